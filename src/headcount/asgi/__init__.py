@@ -1,0 +1,1 @@
+"""Headcount as an ASGI application: endpoints and transports."""

@@ -1,0 +1,77 @@
+"""What operators and their programs ask for: figures, all connections, health."""
+
+from typing import Any
+
+import msgspec
+from starlette.types import Scope
+
+from ..authorize import Grant
+from ..core.stats import Stats
+from ..errors import Malformed
+from ..node import Node
+from .responses import Problem
+from .scope import header, query_of
+
+MAX_PAGE = 1_000
+"""Rows of one page."""
+
+
+def health(node: Node) -> dict[str, Any]:
+    """Say that the server runs. No figures: anybody may ask."""
+    return {"ok": True, "version": node.config.version, "uptime": round(node.clock() - node.started, 3)}
+
+
+def not_authorised(scope: Scope) -> Problem:
+    """Make the answer for somebody without the right: 401 when a login could help, 403 when somebody is logged in."""
+    if header(scope, b"authorization") is None and header(scope, b"cookie") is not None:
+        return Problem(403, "You are not authorised to see statistics; the application's authorize_stats said no.")
+    return Problem(
+        401,
+        "You are not authorised to see statistics; send Authorization: Bearer with the admin token, or sign in.",
+        [(b"www-authenticate", b'Bearer realm="headcount"')],
+    )
+
+
+def visible(stats: Stats, grant: Grant) -> dict[str, Any]:
+    """Return the figures as far as a grant lets them be seen, in the wire's shape."""
+    shown = stats.to_dict()
+    if not grant.routes:
+        shown["routes"] = {}
+    if not grant.connections:
+        shown["connections"] = []
+    elif not grant.ips:
+        for row in shown["connections"]:
+            row.pop("ip", None)
+    return shown
+
+
+def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
+    """
+    Return one page of all connections: `{connections, cursor, total}`; `cursor` is null on the last page.
+
+    Raises:
+        Problem: 400 for a bad limit or cursor, 403 when the grant does not show connections.
+        Malformed: A repeated parameter.
+    """
+    if not grant.connections:
+        raise Problem(
+            403, "Your right does not include the list of connections; ask for a Grant with connections=True."
+        )
+    query = query_of(scope, ("version", "route", "limit", "cursor"))
+    limit = _number(query, "limit", 100, 1, MAX_PAGE)
+    after = _number(query, "cursor", 0, 0, 2**63)
+    rows, cursor = node.page(version=query.get("version"), route=query.get("route"), limit=limit, after=after)
+    shown = [msgspec.to_builtins(row) for row in rows]
+    if not grant.ips:
+        for row in shown:
+            row.pop("ip", None)
+    return {"connections": shown, "cursor": None if cursor is None else str(cursor), "total": node.total}
+
+
+def _number(query: dict[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
+        raise Malformed(f"{name} is {text[:40]!r}; give a whole number from {least} to {most}.")
+    return int(text)

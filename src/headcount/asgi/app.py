@@ -1,0 +1,403 @@
+"""
+The ASGI object: what is served where, and the public face of Headcount.
+
+Mounted, it is an application below `base_path`; wrapped, the outermost middleware, which answers `base_path` itself and
+hands everything else on untouched. Either way streams never pass through a framework's response classes.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict, Unpack
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..authorize import AuthorizeHook, Authorizer
+from ..config import Config
+from ..core import messages
+from ..core.labels import UNKNOWN
+from ..core.stats import Stats
+from ..errors import ConfigError, Malformed
+from ..hooks import CloseHook, Hooks, OpenHook, RouteHook
+from ..live import LocalConnections
+from ..node import Node
+from ..session import End
+from . import admin, commands
+from .asking import PATH as AUTHORIZE
+from .asking import Asking, answer_inner
+from .client_js import ClientScript
+from .responses import Headers, Problem, respond, respond_json, respond_problem
+from .scope import (
+    address_of,
+    allowed_origin,
+    endpoint_of,
+    foreign_origin,
+    header,
+    labels_of,
+    query_of,
+    version_in_cookie,
+)
+from .sse import SseSession
+from .ws import WebSocketSession, reason_of
+
+_GET = frozenset({"/sse", "/health", "/admin/stats", "/admin/connections", "/client.js"})
+_STREAM_QUERY = frozenset({"version", "route", "viewer", "keepalive"})
+
+
+class Settings(TypedDict, total=False):
+    """Keyword arguments of `Headcount`; what each means stands in `headcount.config.Config`."""
+
+    version: str | None
+    update_strategy: Literal["sse", "ws", "auto"]
+    connection_tracking: bool
+    route_tracking: bool
+    ip_tracking: bool | Literal["anonymized"]
+    base_path: str
+    cookie: str | Literal[False]
+    backend: str
+    admin_token: str | None
+    authorize_url: str | None
+    allowed_origins: list[str] | tuple[str, ...]
+    trusted_proxies: list[str] | tuple[str, ...]
+    stats_interval: float
+    keepalive_interval: float
+    peer_timeout: float | None
+    send_timeout: float
+    authorize_timeout: float
+    reauthorize_interval: float
+    viewer_timeout: float
+    hook_timeout: float
+    body_timeout: float
+    reconnect_spread: float
+    max_connections: int | None
+    max_listed_connections: int
+    max_versions: int
+    max_routes: int
+    max_queued_messages: int
+
+
+class Headcount:
+    """
+    Counts the open pages of one application and shows the figures to whoever may see them.
+
+        headcount = Headcount(version="2026.11.3", route_tracking=True)
+
+        @headcount.authorize_stats
+        async def admins_only(request):
+            return request.session.get("role") == "admin"
+
+        app.mount(headcount.base_path, headcount)
+
+    Args:
+        settings: See `Settings`; what is not given comes from `HEADCOUNT_<NAME>`, then from the default.
+
+    Raises:
+        ConfigError: A setting is wrong, or no version is known.
+    """
+
+    def __init__(self, **settings: Unpack[Settings]) -> None:
+        self.config = Config.load(settings)
+        self._hooks = Hooks(self.config.hook_timeout)
+        self._authorizer = Authorizer(self.config.admin_token, self.config.authorize_timeout)
+        if self.config.authorize_url is not None:
+            from ..authorize_url import ask_url
+
+            self._authorizer.hook = ask_url(self.config.authorize_url, self.config.authorize_timeout)
+        self._networks = self.config.networks()
+        self._client_script = ClientScript(self.config)
+        self.node = Node(self.config, self._hooks)
+        """The machinery, for integrations and metrics."""
+
+    # ---- what applications use
+
+    @property
+    def base_path(self) -> str:
+        """Where to mount it."""
+        return self.config.base_path
+
+    @property
+    def version(self) -> str:
+        """Build id of this server."""
+        return self.config.version
+
+    def authorize_stats(self, hook: AuthorizeHook) -> AuthorizeHook:
+        """
+        Register who may watch. The hook gets the request and returns a bool or a `Grant`.
+
+        Raises:
+            ConfigError: There is one already; two would leave open which of them decides.
+        """
+        if self._authorizer.hook is not None:
+            raise ConfigError("authorize_stats (or authorize_url) is set already; combine the rules in one function.")
+        self._authorizer.hook = hook
+        return hook
+
+    def on_connection_open(self, hook: OpenHook) -> OpenHook:
+        """Call `hook(connection)` when a page connected."""
+        self._hooks.open.append(hook)
+        return hook
+
+    def on_connection_close(self, hook: CloseHook) -> CloseHook:
+        """Call `hook(connection, reason)` when a page's stream ended."""
+        self._hooks.close.append(hook)
+        return hook
+
+    def on_route_update(self, hook: RouteHook) -> RouteHook:
+        """Call `hook(connection, previous_route)` when a page navigated."""
+        self._hooks.route.append(hook)
+        return hook
+
+    async def stats(self) -> Stats:
+        """Return the figures now."""
+        return self.node.stats()
+
+    async def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
+        """
+        Send one page a JSON object.
+
+        Raises:
+            UnknownConnection: It is not open.
+            TypeError: The message is not a mapping, or holds what is no JSON.
+        """
+        self.node.send(connection_id, message)
+
+    async def broadcast(
+        self, message: Mapping[str, Any], *, version: str | None = None, route: str | None = None
+    ) -> int:
+        """
+        Send a JSON object to all pages, or those of one version or on one route.
+
+        Returns:
+            To how many it was handed.
+        """
+        return self.node.broadcast(message, version=version, route=route)
+
+    async def revoke(self, connection_id: str) -> bool:
+        """Withdraw a viewer's right. Returns False if it had none."""
+        return self.node.revoke(connection_id)
+
+    async def drain(self) -> None:
+        """Tell every page to come back elsewhere, spread over time, and end its stream; refuse new ones."""
+        self.node.drain()
+
+    def is_client_outdated(self, request: HTTPConnection) -> bool:
+        """
+        Say whether a request comes from a page of another version than this server's.
+
+        The page says it in the header `x-headcount-version` or by its cookie. One that does not say is not outdated:
+        nobody knows, and programs that call an API have no version.
+        """
+        told = request.headers.get("x-headcount-version") or version_in_cookie(request.scope, self.config.cookie)
+        return told not in (UNKNOWN, self.config.version)
+
+    def use_active_connections(self) -> LocalConnections:
+        """Return the figures as observable values, inside this process."""
+        return LocalConnections(self.node)
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Answer `base_path` in front of any ASGI application; everything else goes to it untouched."""
+
+        async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] in ("http", "websocket"):
+                endpoint = endpoint_of(scope, self.config.base_path, mounted=False)
+                if endpoint is not None:
+                    await self._serve(endpoint, scope, receive, send, inner=app)
+                    return
+            await app(scope, receive, send)
+
+        return wrapped
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, as a mounted application or the only one."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        endpoint = endpoint_of(scope, self.config.base_path, mounted=True) or scope["path"]
+        await self._serve(endpoint, scope, receive, send, inner=None)
+
+    # ---- serving
+
+    async def _serve(self, endpoint: str, scope: Scope, receive: Receive, send: Send, *, inner: ASGIApp | None) -> None:
+        if scope["type"] == "websocket":
+            await self._websocket(endpoint, scope, receive, send, inner)
+            return
+        cors: Headers = ()
+        try:
+            cors = self._admit(endpoint, scope)
+            await self._http(endpoint, scope, receive, send, cors, inner)
+        except Malformed as error:
+            await respond_problem(send, Problem(400, str(error)), cors)
+        except Problem as problem:
+            await respond_problem(send, problem, cors)
+
+    def _admit(self, endpoint: str, scope: Scope) -> Headers:
+        """Refuse cross-site requests; return the CORS headers of those that are allowed."""
+        if endpoint == "/health":
+            return ()
+        origin = allowed_origin(scope, self.config.allowed_origins)
+        if origin is not None:
+            return (
+                (b"access-control-allow-origin", origin.encode("latin-1")),
+                (b"access-control-allow-credentials", b"true"),
+                (b"vary", b"origin"),
+            )
+        foreign = foreign_origin(scope, self.config.allowed_origins)
+        if foreign is not None and endpoint != "/client.js":
+            raise Problem(
+                403,
+                f"This request comes from {foreign[:200]}, another site than the one it goes to. "
+                "If that site is yours, add its origin to allowed_origins.",
+            )
+        return ()
+
+    async def _http(
+        self, endpoint: str, scope: Scope, receive: Receive, send: Send, cors: Headers, inner: ASGIApp | None
+    ) -> None:
+        method: str = scope["method"]
+        if endpoint == AUTHORIZE and await answer_inner(self._authorizer, scope, send):
+            return
+        allowed = "POST" if endpoint in commands.PATHS else "GET" if endpoint in _GET else None
+        if allowed is None:
+            raise Problem(
+                404, f"There is nothing at {endpoint[:200]}; Headcount's protocol/README.md lists its endpoints."
+            )
+        if method == "OPTIONS" and cors:
+            preflight = [
+                (b"access-control-allow-methods", allowed.encode()),
+                (b"access-control-allow-headers", b"content-type, authorization"),
+                (b"access-control-max-age", b"600"),
+            ]
+            await respond(send, 204, b"", b"text/plain", [*cors, *preflight])
+            return
+        if method != allowed and not (method == "HEAD" and allowed == "GET" and endpoint != "/sse"):
+            raise Problem(405, f"{endpoint} takes {allowed}, not {method[:20]}.", [(b"allow", allowed.encode())])
+        if endpoint in commands.PATHS:
+            await commands.command(
+                self.node, endpoint, scope, receive, send, self._asking(endpoint, scope, inner), cors
+            )
+        elif endpoint == "/sse":
+            await self._sse(scope, receive, send, cors)
+        elif endpoint == "/health":
+            await respond_json(send, admin.health(self.node))
+        elif endpoint == "/client.js":
+            await self._script(endpoint, scope, send, cors)
+        else:
+            grant = await self._asking(endpoint, scope, inner)()
+            if grant is None:
+                raise admin.not_authorised(scope)
+            if not self.config.connection_tracking:
+                raise Problem(409, "Connections are not counted here; set connection_tracking=True.")
+            if endpoint == "/admin/stats":
+                await respond_json(send, admin.visible(self.node.stats(), grant), cors)
+            else:
+                await respond_json(send, admin.connections(self.node, scope, grant), cors)
+
+    async def _sse(self, scope: Scope, receive: Receive, send: Send, cors: Headers) -> None:
+        query = query_of(scope, _STREAM_QUERY)
+        version, route = labels_of(scope, query, self.config.cookie)
+        viewer = _flag(query, "viewer", "1")
+        visible = _flag(query, "keepalive", "message")
+        if self.node.draining or self.node.full:
+            why = "going away" if self.node.draining else "full"
+            seconds = max(1, self.node.reconnect_delay() // 1000)
+            raise Problem(503, f"This server is {why}; come back later.", [(b"retry-after", b"%d" % seconds)])
+        session = SseSession(self.node, send, counted=not viewer, visible_keepalives=visible)
+        self.node.pulse(session.loop).listeners.adopt(scope.get("server"))
+        connected = self._connected(session.handle)
+        await session.run(receive, connected, version=version, route=route, ip=self._address(scope), headers=cors)
+
+    async def _websocket(
+        self, endpoint: str, scope: Scope, receive: Receive, send: Send, inner: ASGIApp | None
+    ) -> None:
+        await receive()  # websocket.connect
+        foreign = foreign_origin(scope, self.config.allowed_origins)
+        if endpoint != "/ws" or foreign is not None:
+            # Before accepting, a close is an HTTP 403: the handshake itself is refused.
+            why = "Cross-site; add the origin to allowed_origins." if foreign else "There is no WebSocket here."
+            await send({"type": "websocket.close", "code": 1008, "reason": why})
+            return
+        await send({"type": "websocket.accept"})
+        # From here on refusals are close codes, because a page can read those and not the status of a handshake.
+        try:
+            query = query_of(scope, _STREAM_QUERY)
+            version, route = labels_of(scope, query, self.config.cookie)
+            viewer = _flag(query, "viewer", "1")
+        except Malformed as error:
+            await _refuse(send, End(4400, "malformed", str(error)))
+            return
+        if self.node.draining or self.node.full:
+            await _refuse(
+                send,
+                End(1012, "drain", "This server is going away; come back later.")
+                if self.node.draining
+                else End(1013, "full", "This server is full; come back later."),
+            )
+            return
+        session = WebSocketSession(self.node, send, counted=not viewer)
+        self.node.pulse(session.loop).listeners.adopt(scope.get("server"))
+        connected = self._connected(session.handle)
+        ask = self._asking(endpoint, scope, inner)
+        await session.run(receive, connected, ask, version=version, route=route, ip=self._address(scope))
+
+    async def _script(self, endpoint: str, scope: Scope, send: Send, cors: Headers) -> None:
+        body, etag = self._client_script.read(_prefix(scope, endpoint))
+        headers = [*cors, (b"etag", etag), (b"cache-control", b"no-cache")]
+        if header(scope, b"if-none-match") == etag.decode():
+            await send({"type": "http.response.start", "status": 304, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [
+                    (b"content-type", b"text/javascript; charset=utf-8"),
+                    (b"content-length", b"%d" % len(body)),
+                    (b"x-content-type-options", b"nosniff"),
+                    *headers,
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def _asking(self, endpoint: str, scope: Scope, inner: ASGIApp | None) -> Asking:
+        prefix = _prefix(scope, endpoint)
+        if inner is not None:
+            return Asking(self._authorizer, scope, prefix, inner, at_hand=False)
+        return Asking(self._authorizer, scope, prefix, scope.get("app"), at_hand=scope["type"] == "http")
+
+    def _connected(self, handle: str) -> bytes:
+        config = self.config
+        return messages.connected(
+            config.version,
+            handle,
+            self.node.timestamp(),
+            round(config.keepalive_interval * 1000),
+            config.update_strategy,
+        )
+
+    def _address(self, scope: Scope) -> str | None:
+        return address_of(scope, self.config.ip_tracking, self._networks)
+
+
+def _prefix(scope: Scope, endpoint: str) -> str:
+    path: str = scope["path"].rstrip("/")
+    return path.removesuffix(endpoint)
+
+
+def _flag(query: dict[str, str], name: str, value: str) -> bool:
+    told = query.get(name)
+    if told not in (None, "", "0", value):
+        raise Malformed(f"The query parameter {name} is {told[:40]!r}; it takes {value!r} or nothing.")
+    return told == value
+
+
+async def _refuse(send: Send, end: End) -> None:
+    await send({"type": "websocket.close", "code": end.code, "reason": reason_of(end.reason)})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

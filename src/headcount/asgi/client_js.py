@@ -1,0 +1,53 @@
+"""`GET /client.js`: the browser client as one ES module, told where its server is."""
+
+import hashlib
+from importlib import resources
+from typing import Final
+
+import msgspec
+
+from ..config import Config
+from .responses import Problem
+
+_PLACEHOLDER: Final = '"__HEADCOUNT_DEFAULTS__"'
+
+
+class ClientScript:
+    """
+    The built client with this server's defaults put in. Read when it is first asked for.
+
+    Args:
+        config: Whose defaults.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._body: bytes | None = None
+        self._etag = b""
+
+    def read(self, base_path: str) -> tuple[bytes, bytes]:
+        """
+        Return the script and its ETag.
+
+        Args:
+            base_path: As the browser sees it, with the prefix of proxies and mounts.
+
+        Raises:
+            Problem: 404, when the browser code was not built.
+        """
+        if self._body is None:
+            source = resources.files("headcount").joinpath("static", "client.js")
+            if not source.is_file():
+                raise Problem(
+                    404, "The browser client is not built; run `make web` in the clone, or install the wheel."
+                )
+            defaults = {
+                "basePath": base_path,
+                "updateStrategy": self._config.update_strategy,
+                "routeTracking": self._config.route_tracking,
+            }
+            # In a script, unlike in HTML, JSON is safe as it is: it is a subset of the language since ES2019.
+            text = source.read_text("utf-8").replace(_PLACEHOLDER, msgspec.json.encode(defaults).decode())
+            self._body = text.encode()
+            self._etag = b'"' + hashlib.sha256(self._body).hexdigest()[:32].encode() + b'"'
+        return self._body, self._etag

@@ -1,0 +1,87 @@
+"""The POSTs of SSE pages: navigate, subscribe, unsubscribe."""
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from ..core import identity, messages
+from ..errors import Malformed, TooLarge, UnknownConnection
+from ..node import Ask, Node
+from .responses import Headers, Problem, respond
+from .scope import header
+
+_DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    "/route": msgspec.json.Decoder(messages.RouteBody),
+    "/subscribe-stats": msgspec.json.Decoder(messages.SubscribeBody),
+    "/unsubscribe-stats": msgspec.json.Decoder(messages.UnsubscribeBody),
+}
+PATHS: Final = frozenset(_DECODERS)
+
+
+async def command(
+    node: Node, path: str, scope: Scope, receive: Receive, send: Send, ask: Ask, headers: Headers
+) -> None:
+    """
+    Do what a POST asks and answer it.
+
+    Args:
+        node: Of this process.
+        path: One of `PATHS`.
+        scope: The request.
+        receive: Its body.
+        send: For the answer.
+        ask: Asks for the right to watch on this very request.
+        headers: Further response headers.
+
+    Raises:
+        Problem: 400, 404, 413 or 415.
+    """
+    content_type = (header(scope, b"content-type") or "application/json").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise Problem(415, f"The body is {content_type}; send JSON with Content-Type: application/json.")
+    try:
+        # A body that is read ends nothing but this request, however it goes wrong.
+        async with asyncio.timeout(node.config.body_timeout):
+            data = await _read_body(scope, receive)
+        body = messages.decode_body(data, _DECODERS[path])
+        if not body.connection_id or len(body.connection_id) > identity.MAX_HANDLE:
+            raise Malformed("connectionId is empty or too long; send the one that the stream's connected message told.")
+        message: messages.ClientMessage
+        match body:
+            case messages.RouteBody(route=route):
+                message = messages.RouteUpdate(messages.checked_route(route))
+            case messages.SubscribeBody(deltas=deltas):
+                message = messages.SubscribeStats(deltas)
+            case _:
+                message = messages.UnsubscribeStats()
+        coroutine = node.handle(node.find(body.connection_id), message, ask)
+    except TimeoutError:
+        raise Problem(400, f"The body did not arrive within {node.config.body_timeout:g} s.") from None
+    except TooLarge as error:
+        raise Problem(413, str(error)) from None
+    except Malformed as error:
+        raise Problem(400, str(error)) from None
+    except UnknownConnection as error:
+        raise Problem(404, str(error)) from None
+    if coroutine is not None:
+        await coroutine
+    await respond(send, 200, b'{"ok":true}', b"application/json", headers)
+
+
+async def _read_body(scope: Scope, receive: Receive) -> bytes:
+    too_large = TooLarge(f"The body is too long; at most {messages.MAX_MESSAGE} bytes are allowed.")
+    length = header(scope, b"content-length") or ""
+    if length.isdecimal() and int(length[:20]) > messages.MAX_MESSAGE:
+        raise too_large
+    data = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Malformed("The request ended before its body did.")
+        data += message.get("body", b"")
+        if len(data) > messages.MAX_MESSAGE:
+            raise too_large
+        if not message.get("more_body", False):
+            return bytes(data)

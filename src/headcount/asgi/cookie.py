@@ -1,0 +1,73 @@
+"""
+The version cookie, for pages that do not stamp their build id.
+
+A stamp in the page's own bundle is better: a cookie is shared by all tabs of a browser, so an old tab that reconnects
+after a new one was opened is counted as new (docs/adr/0007-version-of-the-page.md).
+"""
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .app import Headcount
+from .scope import version_in_cookie
+
+MAX_AGE = 7 * 24 * 3600
+"""Seconds."""
+
+
+class VersionCookie:
+    """
+    Pure ASGI middleware: sets the cookie on HTML documents.
+
+        app.add_middleware(VersionCookie, headcount=headcount)
+
+    A response with Set-Cookie is not kept by shared caches, so none is set on a document that may be kept (`public`,
+    `s-maxage`, or a `max-age` above 0), nor on one whose page has the right cookie already.
+    """
+
+    def __init__(self, app: ASGIApp, headcount: Headcount) -> None:
+        self._app = app
+        self._headcount = headcount
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        name = self._headcount.config.cookie
+        if scope["type"] != "http" or scope["method"] != "GET" or not isinstance(name, str):
+            await self._app(scope, receive, send)
+            return
+        version = self._headcount.version
+        if not _is_document(Headers(scope=scope)) or version_in_cookie(scope, name) == version:
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                headers = MutableHeaders(scope=message)
+                if headers.get("content-type", "").startswith("text/html") and not _is_cacheable(headers):
+                    headers.append("set-cookie", _cookie(name, version, secure=scope.get("scheme") == "https"))
+            await send(message)
+
+        await self._app(scope, receive, send_with_cookie)
+
+
+def _is_document(headers: Headers) -> bool:
+    # Browsers say so; older ones do not, and then a page is what accepts HTML.
+    destination = headers.get("sec-fetch-dest")
+    return destination == "document" if destination is not None else "text/html" in headers.get("accept", "")
+
+
+def _is_cacheable(headers: MutableHeaders) -> bool:
+    directives = {part.strip().lower() for part in headers.get("cache-control", "").split(",")}
+    if directives & {"private", "no-store"}:
+        return False
+    return "public" in directives or any(
+        directive.startswith(("s-maxage=", "max-age=")) and not directive.endswith("=0") for directive in directives
+    )
+
+
+def _cookie(name: str, version: str, *, secure: bool) -> str:
+    from urllib.parse import quote
+
+    # Readable by the page: the client shows which version it runs.
+    text = f"{name}={quote(version, safe='')}; Path=/; Max-Age={MAX_AGE}; SameSite=Lax"
+    return text + "; Secure" if secure else text

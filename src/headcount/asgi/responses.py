@@ -1,0 +1,63 @@
+"""Short answers: JSON, and problems as RFC 9457 has them."""
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.types import Send
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Problem(Exception):  # noqa: N818  it is one, not an error of ours
+    """
+    An answer that is not the one asked for.
+
+    Args:
+        status: HTTP status.
+        detail: One sentence or two: what was expected, what came, what to do. Shown to strangers.
+        headers: Further response headers.
+    """
+
+    def __init__(self, status: int, detail: str, headers: Headers = ()) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = tuple(headers)
+
+
+async def respond(send: Send, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
+    """Send a whole response."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", content_type),
+                (b"content-length", b"%d" % len(body)),
+                (b"cache-control", b"no-store"),
+                (b"x-content-type-options", b"nosniff"),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_json(send: Send, content: Mapping[str, Any], headers: Headers = ()) -> None:
+    """Send 200 and a JSON object."""
+    await respond(send, 200, _encode(content), b"application/json", headers)
+
+
+async def respond_problem(send: Send, problem: Problem, headers: Headers = ()) -> None:
+    """Send a problem."""
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+    }
+    await respond(send, problem.status, _encode(body), b"application/problem+json", (*problem.headers, *headers))

@@ -1,0 +1,136 @@
+"""Reading an ASGI scope: where a request goes, what it carries, and whether its page may ask at all."""
+
+from collections.abc import Collection, Iterable
+from urllib.parse import parse_qsl, unquote
+
+from starlette.requests import cookie_parser
+from starlette.types import Scope
+
+from ..core.address import IPNetwork, anonymized, client_address
+from ..core.labels import UNKNOWN, parse_route, parse_version
+from ..errors import Malformed
+
+_MAX_FIELDS = 32
+
+
+def endpoint_of(scope: Scope, base_path: str, *, mounted: bool) -> str | None:
+    """
+    Return the path below `base_path`, such as `/sse`, or None when the request is not for Headcount.
+
+    Mounted, the server's root path holds the mount point, and all that comes is for Headcount; wrapped or run alone,
+    `base_path` is still in the path. Behind a proxy that cut a prefix off, the root path may be longer than what the
+    path still starts with.
+    """
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    while root:
+        if path == root or path.startswith(root + "/"):
+            path = path[len(root) :]
+            break
+        cut = root.find("/", 1)
+        root = root[cut:] if cut > 0 else ""
+    if path == base_path or path.startswith(base_path + "/"):
+        path = path[len(base_path) :]
+    elif not mounted:
+        return None
+    return path.rstrip("/") or "/"
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return a request header, several lines of it joined by commas, or None."""
+    values = [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+    return ", ".join(values) if values else None
+
+
+def query_of(scope: Scope, names: Collection[str]) -> dict[str, str]:
+    """
+    Return those query parameters that are in `names`.
+
+    Raises:
+        Malformed: One of them is repeated, so that nobody can know which is meant; or there are too many in all.
+    """
+    found: dict[str, str] = {}
+    text = scope["query_string"].decode("latin-1")
+    if not text:
+        return found
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+    except ValueError:
+        raise Malformed(f"The query has more than {_MAX_FIELDS} parameters; send those that are documented.") from None
+    for key, value in pairs:
+        if key in names:
+            if key in found:
+                raise Malformed(f"The query parameter {key} is given more than once; give it once.")
+            found[key] = value
+    return found
+
+
+def labels_of(scope: Scope, query: dict[str, str], cookie: str | bool) -> tuple[str, str]:
+    """
+    Return version and route of the page that opens a stream.
+
+    The page's own stamp decides, because a cookie is shared by all tabs of a browser and a new tab overwrites it.
+
+    Raises:
+        Malformed: The query holds a bad label. A bad cookie is `unknown`: refusing it would lock the browser out.
+    """
+    route = parse_route(query.get("route", ""))
+    if query.get("version"):
+        return parse_version(query["version"]), route
+    return version_in_cookie(scope, cookie), route
+
+
+def version_in_cookie(scope: Scope, cookie: str | bool) -> str:
+    """Return the version that the cookie tells, or `unknown`."""
+    if isinstance(cookie, str) and (text := header(scope, b"cookie")):
+        try:
+            return parse_version(unquote(cookie_parser(text.replace(", ", "; ")).get(cookie, "")))
+        except Malformed:
+            return UNKNOWN
+    return UNKNOWN
+
+
+def address_of(scope: Scope, tracking: bool | str, trusted: Iterable[IPNetwork]) -> str | None:
+    """Return the client's address as far as it may be kept. With tracking off nothing is even looked at."""
+    if tracking is False:
+        return None
+    names = ("cf-connecting-ip", "x-forwarded-for", "x-real-ip")
+    headers = {name: header(scope, name.encode()) or "" for name in names}
+    client = scope.get("client")
+    address = client_address(client[0] if client else None, headers, trusted)
+    return anonymized(address) if address is not None and tracking == "anonymized" else address
+
+
+def foreign_origin(scope: Scope, allowed: Collection[str]) -> str | None:
+    """
+    Return the origin of a cross-site request that is not allowed, or None when the request may go on.
+
+    Browsers send cookies along with cross-site WebSockets and simple requests, so without this any page on the web
+    could watch with its visitor's rights. Programs send no Origin and have no cookies to abuse.
+    """
+    origin = header(scope, b"origin")
+    if origin is None:
+        return "another site" if header(scope, b"sec-fetch-site") == "cross-site" and "*" not in allowed else None
+    if "*" in allowed or origin in allowed or _same_host(origin, header(scope, b"host") or ""):
+        return None
+    return origin
+
+
+def allowed_origin(scope: Scope, allowed: Collection[str]) -> str | None:
+    """Return the origin to name in CORS headers: an allowed one that is not our own host's."""
+    origin = header(scope, b"origin")
+    if origin is None or not ("*" in allowed or origin in allowed):
+        return None
+    return origin
+
+
+def _same_host(origin: str, host: str) -> bool:
+    # The scheme is not compared: behind a proxy that ends TLS it is http here and https in the browser.
+    scheme, separator, netloc = origin.partition("://")
+    if scheme not in ("http", "https") or not separator or not netloc:
+        return False
+    return _bare(netloc) == _bare(host)
+
+
+def _bare(netloc: str) -> str:
+    return netloc.lower().removesuffix(":80").removesuffix(":443")

@@ -1,0 +1,49 @@
+"""
+One broadcaster drives every `send` without a task for each.
+
+On all servers a `send` that meets no back-pressure finishes without suspending. So its coroutine is run one step in
+place; only when it did suspend, because the peer does not read, does a task take over what is left of it.
+"""
+
+from collections.abc import Awaitable, Generator
+from typing import Any
+
+
+class Rest:
+    """What is left of a coroutine after its first suspension; await it to finish it."""
+
+    __slots__ = ("_first", "_steps")
+
+    def __init__(self, steps: Generator[Any, Any, Any], first: Any) -> None:
+        self._steps = steps
+        self._first = first
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        try:
+            # The future that the coroutine waits for is handed to the task as if it had only now been yielded.
+            yield self._first
+        except BaseException as error:
+            try:
+                first = self._steps.throw(error)
+            except StopIteration:
+                return
+            yield first
+        yield from self._steps
+
+
+def step(awaitable: Awaitable[Any]) -> Rest | None:
+    """
+    Run an awaitable until it suspends or ends.
+
+    Returns:
+        None when it ended; else what is left, which the caller must await.
+
+    Raises:
+        Exception: Whatever it raised.
+    """
+    steps = awaitable.__await__()
+    try:
+        first = next(steps)
+    except StopIteration:
+        return None
+    return Rest(steps, first)

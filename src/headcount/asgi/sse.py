@@ -1,0 +1,78 @@
+"""A stream of Server-Sent Events."""
+
+import asyncio
+from typing import Any
+
+from starlette.types import Receive, Send
+
+from ..core import event_stream, messages
+from ..core.messages import Payload
+from ..node import Node
+from ..session import End
+from .responses import Headers
+from .session import AsgiSession
+
+
+class SseSession(AsgiSession):
+    """
+    One `GET /sse`.
+
+    Args:
+        node: Whose stream it is.
+        send: The server's, for this stream.
+        counted: False for a viewer's own stream.
+        visible_keepalives: The client cannot see comments and wants messages.
+    """
+
+    __slots__ = ("_visible_keepalives",)
+
+    def __init__(self, node: Node, send: Send, *, counted: bool, visible_keepalives: bool) -> None:
+        super().__init__(node, send, counted=counted)
+        self._visible_keepalives = visible_keepalives
+
+    def keepalive(self) -> None:
+        """Send a comment, or the message that the client asked for."""
+        self.transmit(_KEEPALIVE_MESSAGE if self._visible_keepalives else _KEEPALIVE_COMMENT)
+
+    async def run(
+        self, receive: Receive, connected: bytes, *, version: str, route: str, ip: str | None, headers: Headers
+    ) -> None:
+        """Serve the stream until either side ends it."""
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*event_stream.HEADERS, *headers]})
+        # Without a pause between them: the page may use its connectionId as soon as it has read it.
+        self.transmit(Payload(connected))
+        self._node.open(self, version, route, ip)
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                pass  # a body, which no browser sends with GET
+            self._close("client")
+        except asyncio.CancelledError:
+            end = self._ended()
+            read = not self.busy
+            self._close(end.cause)
+            if read:
+                await self._farewell(end)
+        finally:
+            self._close("cancelled")
+
+    def _message(self, payload: Payload) -> dict[str, Any]:
+        return {"type": "http.response.body", "body": payload.event, "more_body": True}
+
+    async def _farewell(self, end: End) -> None:
+        body = b""
+        if end.reconnect is not None:
+            # For clients of ours, and for EventSource itself, which comes back after `retry`.
+            body = event_stream.retry(end.reconnect) + event_stream.frame(messages.drain(end.reconnect))
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class _Comment(Payload):
+    __slots__ = ()
+
+    @property
+    def event(self) -> bytes:
+        return event_stream.KEEPALIVE
+
+
+_KEEPALIVE_COMMENT = _Comment(b"")
+_KEEPALIVE_MESSAGE = Payload(messages.KEEPALIVE)

@@ -1,0 +1,100 @@
+"""
+Who may watch.
+
+Default deny: without a bearer token, a hook or an authorize URL nobody is authorised, and whatever goes wrong while
+asking means no. What a viewer gets is a `Grant`; it is asked for again while the viewer watches (node.py).
+"""
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from hmac import compare_digest
+from typing import TypeAlias
+
+import anyio
+import anyio.to_thread
+import msgspec
+from starlette.requests import HTTPConnection
+
+logger = logging.getLogger("headcount")
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What a viewer may see. `total` and `versions` are always in it.
+
+    Attributes:
+        routes: The map of routes.
+        connections: The list of connections.
+        ips: Addresses in that list.
+        expires_in: Seconds until the right ends by itself; None: it lasts while the hook agrees.
+    """
+
+    routes: bool = True
+    connections: bool = True
+    ips: bool = True
+    expires_in: float | None = None
+
+
+Verdict: TypeAlias = bool | Grant | None
+AuthorizeHook: TypeAlias = Callable[[HTTPConnection], Awaitable[Verdict] | Verdict]
+
+
+class Authorizer:
+    """
+    Asks the bearer token, then the hook.
+
+    Args:
+        admin_token: Bearer token that authorises; None: there is none.
+        timeout: Seconds after which a hook that has not answered means no.
+    """
+
+    def __init__(self, admin_token: str | None, timeout: float) -> None:
+        self._token = admin_token.encode() if admin_token is not None else None
+        self._timeout = timeout
+        self.hook: AuthorizeHook | None = None
+        self.errors = 0
+        """Times that asking failed, which is not the same as a no."""
+
+    async def decide(self, request: HTTPConnection) -> Grant | None:
+        """Return what this request may see, or None. Never raises but for cancellation."""
+        if self._has_token(request):
+            return Grant()
+        if self.hook is None:
+            return None
+        try:
+            with anyio.fail_after(self._timeout):
+                verdict = await self._ask(self.hook, request)
+        except TimeoutError:
+            self.errors += 1
+            logger.warning("authorize_stats did not answer within %g s, so the viewer is denied.", self._timeout)
+            return None
+        except Exception:
+            self.errors += 1
+            logger.exception("authorize_stats failed, so the viewer is denied.")
+            return None
+        if isinstance(verdict, Grant):
+            return verdict
+        if verdict is True:
+            return Grant()
+        if verdict is False or verdict is None:
+            return None
+        self.errors += 1
+        logger.error("authorize_stats returned a %s, so the viewer is denied; return a bool or a Grant.", type(verdict))
+        return None
+
+    async def _ask(self, hook: AuthorizeHook, request: HTTPConnection) -> object:
+        if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004
+            answer = hook(request)
+        else:
+            # A synchronous hook may query a database; in a thread it can hang without holding up anybody else.
+            answer = await anyio.to_thread.run_sync(hook, request, abandon_on_cancel=True)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    def _has_token(self, request: HTTPConnection) -> bool:
+        if self._token is None:
+            return False
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and compare_digest(
+            token.strip().encode("utf-8", "surrogatepass"), self._token
+        )

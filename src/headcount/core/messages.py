@@ -1,0 +1,268 @@
+"""
+Every message of the wire: its type, how it is read, how it is written.
+
+Reading is strict about shape and lenient about news: a known type with a wrong field is malformed, an unknown type is
+`Unknown` and changes nothing. Types are compared, never searched for: a route called `/shopping` holds no ping.
+
+Source: protocol/README.md; golden messages in protocol/fixtures/messages.json
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from ..errors import Malformed, TooLarge
+from .event_stream import frame
+from .labels import parse_route
+from .stats import ConnectionInfo, Stats, StatsDelta
+
+MAX_MESSAGE: Final = 4_096
+"""Bytes of one message or POST body from a client."""
+
+
+class SubscribeStats(msgspec.Struct, frozen=True, tag_field="type", tag="subscribe-stats"):
+    """The page wants to watch; `deltas`: it can apply them."""
+
+    deltas: bool = False
+
+
+class UnsubscribeStats(msgspec.Struct, frozen=True, tag_field="type", tag="unsubscribe-stats"):
+    """The page stops watching."""
+
+
+class RouteUpdate(msgspec.Struct, frozen=True, tag_field="type", tag="route-update"):
+    """The page navigated."""
+
+    route: str
+
+
+class Ping(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):
+    """Answered by a pong."""
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """Well-formed, of a type this version does not know."""
+
+    type: str
+
+
+ClientMessage: TypeAlias = SubscribeStats | UnsubscribeStats | RouteUpdate | Ping | Unknown
+
+
+class RouteBody(msgspec.Struct, frozen=True, rename="camel"):
+    """`POST /route`."""
+
+    connection_id: str
+    route: str
+
+
+class SubscribeBody(msgspec.Struct, frozen=True, rename="camel"):
+    """`POST /subscribe-stats`."""
+
+    connection_id: str
+    deltas: bool = False
+
+
+class UnsubscribeBody(msgspec.Struct, frozen=True, rename="camel"):
+    """`POST /unsubscribe-stats`."""
+
+    connection_id: str
+
+
+class _Typed(msgspec.Struct, frozen=True):
+    type: str
+
+
+_decode_known = msgspec.json.Decoder(SubscribeStats | UnsubscribeStats | RouteUpdate | Ping).decode
+_decode_type = msgspec.json.Decoder(_Typed).decode
+_encode = msgspec.json.Encoder().encode
+
+_KNOWN = frozenset({"subscribe-stats", "unsubscribe-stats", "route-update", "ping"})
+
+
+def decode(data: str | bytes) -> ClientMessage:
+    """
+    Read one WebSocket message of a client.
+
+    Args:
+        data: A text frame, or a binary frame that holds the same text.
+
+    Returns:
+        The message; a `RouteUpdate` holds a checked route without query and fragment.
+
+    Raises:
+        Malformed: Not JSON, not an object, no string `type`, or a wrong field.
+        TooLarge: More than 4 KiB.
+    """
+    size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode("utf-8", "surrogatepass"))
+    if size > MAX_MESSAGE:
+        raise TooLarge(f"The message has {size} bytes; at most {MAX_MESSAGE} are allowed.")
+    if data in ("ping", b"ping"):
+        return Ping()
+    try:
+        message: ClientMessage = _decode_known(data)
+    except msgspec.ValidationError as error:
+        # An unknown tag is a validation error too; only the type alone can tell them apart.
+        name = _read(_decode_type, data).type
+        if name in _KNOWN:
+            raise Malformed(f"The {name} message is wrong: {_sentence(error)}") from None
+        return Unknown(name)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise Malformed(f"The message is not valid JSON: {_sentence(error)}") from None
+    if isinstance(message, RouteUpdate):
+        return RouteUpdate(checked_route(message.route))
+    return message
+
+
+def decode_body(data: bytes, decoder: "msgspec.json.Decoder[Any]") -> Any:
+    """
+    Read the body of a POST.
+
+    Raises:
+        Malformed: Not JSON, not an object, or a field that is missing or wrong.
+    """
+    return _read(decoder.decode, data)
+
+
+def checked_route(route: str) -> str:
+    """Check the route of an update. Unlike in a URL, an empty one is malformed: the page said nothing."""
+    if not route:
+        raise Malformed("The route is empty; send the path that the page shows, such as /products.")
+    return parse_route(route)
+
+
+def connected(version: str, handle: str, now: int, keepalive: int, update_strategy: str) -> bytes:
+    """Encode the first message of a stream. `now` in ms since 1970, `keepalive` in ms."""
+    return _encode(
+        {
+            "type": "connected",
+            "version": version,
+            "connectionId": handle,
+            "timestamp": now,
+            "keepaliveMs": keepalive,
+            "updateStrategy": update_strategy,
+        }
+    )
+
+
+def stats(figures: Stats, *, routes: bool = True, connections: bool = True, ips: bool = True) -> bytes:
+    """
+    Encode a snapshot as far as a grant lets it be seen, without `yourId`.
+
+    Everything but `yourId` is the same for all subscribers of one grant, so it is encoded once; `addressed` adds the
+    rest.
+    """
+    return _encode(
+        {
+            "type": "stats",
+            "total": figures.total,
+            "versions": dict(figures.versions),
+            "routes": dict(figures.routes) if routes else {},
+            "connections": _rows(figures.connections, ips=ips) if connections else (),
+            "revision": figures.revision,
+            "connectionsTruncated": figures.connections_truncated,
+            "nodes": figures.nodes,
+            "partial": figures.partial,
+        }
+    )
+
+
+def addressed(snapshot: bytes, your_id: str) -> bytes:
+    """Add `yourId` to what `stats` made. Ids are ours and need no escaping."""
+    return snapshot[:-1] + b',"yourId":"' + your_id.encode("ascii") + b'"}'
+
+
+def stats_delta(delta: StatsDelta, *, routes: bool = True, connections: bool = True, ips: bool = True) -> bytes:
+    """Encode a delta as far as a grant lets it be seen."""
+    message: dict[str, Any] = {
+        "type": "stats-delta",
+        "base": delta.base,
+        "revision": delta.revision,
+        "total": delta.total,
+        "versions": delta.versions,
+        "routes": delta.routes if routes else {},
+        "connections": (
+            {"set": _rows(delta.set, ips=ips), "remove": delta.removed} if connections else {"set": (), "remove": ()}
+        ),
+    }
+    if delta.connections_truncated is not None:
+        message["connectionsTruncated"] = delta.connections_truncated
+    if delta.nodes is not None:
+        message["nodes"] = delta.nodes
+    if delta.partial is not None:
+        message["partial"] = delta.partial
+    return _encode(message)
+
+
+def drain(reconnect: int) -> bytes:
+    """Encode the request to come back after `reconnect` ms."""
+    return _encode({"type": "drain", "reconnectMs": reconnect})
+
+
+def application(message: Mapping[str, Any]) -> bytes:
+    """
+    Encode a message of the application.
+
+    Raises:
+        TypeError: Not a mapping, or holds something that is no JSON.
+    """
+    if not isinstance(message, Mapping):
+        raise TypeError(f"A message is a JSON object, so pass a dict, not {type(message).__name__}.")
+    return _encode(dict(message))
+
+
+STATS_UNAUTHORIZED: Final = _encode({"type": "stats-unauthorized"})
+KEEPALIVE: Final = _encode({"type": "keepalive"})
+PONG: Final = _encode({"type": "pong"})
+
+
+class Payload:
+    """
+    One encoded message in the forms that transports want, each made once and shared by all who get it.
+
+    JSON is what goes over the wire; `event` and `text` only frame it.
+    """
+
+    __slots__ = ("_event", "_text", "json")
+
+    def __init__(self, json: bytes) -> None:
+        self.json = json
+        self._event: bytes | None = None
+        self._text: str | None = None
+
+    @property
+    def event(self) -> bytes:
+        """As an SSE frame."""
+        if self._event is None:
+            self._event = frame(self.json)
+        return self._event
+
+    @property
+    def text(self) -> str:
+        """As the text of a WebSocket frame."""
+        if self._text is None:
+            self._text = self.json.decode()
+        return self._text
+
+
+def _rows(rows: tuple[ConnectionInfo, ...], *, ips: bool) -> tuple[ConnectionInfo, ...]:
+    if ips:
+        return rows
+    return tuple([ConnectionInfo(row.id, row.version, row.route) for row in rows])
+
+
+def _read(decode_typed: Any, data: str | bytes) -> Any:
+    try:
+        return decode_typed(data)
+    except msgspec.ValidationError as error:
+        raise Malformed(f"The JSON has another shape than expected: {_sentence(error)}") from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise Malformed(f"This is not valid JSON: {_sentence(error)}") from None
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply."
+    text = str(error) or "it cannot be read"
+    return text if text.endswith(".") else text + "."

@@ -1,0 +1,331 @@
+"""
+This node's connections and their counts.
+
+Every event costs O(1), whatever the number of connections: a counter moves, and while somebody watches, the value that
+it had before is noted. `take()` turns those notes into a delta, so the cost of a push is that of what changed.
+
+    listed    {id: Record}   the rows viewers see, at most `max_listed`, in the order in which they were listed
+    unlisted  {id: Record}   everybody else; the oldest moves up when a listed one closes
+    versions, routes         LabelCounts: {label: count}, counts >= 1, a bounded number of labels
+
+Invariants: `total == len(listed) + len(unlisted) == sum(versions)`, and `== sum(routes)` with route tracking.
+"""
+
+import sys
+from collections.abc import Iterable
+from heapq import nsmallest
+from itertools import chain
+from types import MappingProxyType
+
+import msgspec
+
+from ..errors import UnknownConnection
+from .labels import OTHER, ROOT
+from .stats import ConnectionInfo, Stats, StatsDelta
+
+
+class Record(msgspec.Struct, gc=False):
+    """
+    One connection. `gc=False`: it refers only to strings and to a row that refers only to strings, so no cycle can
+    pass through it, and a full collection with 100,000 of them costs nothing.
+
+    The labels are what it is counted under, which is `(other)` when the limit was reached as it arrived. They are kept
+    because the limit may have moved by the time it leaves.
+    """
+
+    info: ConnectionInfo
+    version_label: str
+    route_label: str
+    sequence: int
+
+
+class LabelCounts:
+    """Counts by label, for at most `limit` labels and those of `reserved`; the rest goes under `(other)`."""
+
+    __slots__ = ("_before", "_limit", "_reserved", "counts")
+
+    def __init__(self, limit: int, reserved: Iterable[str] = ()) -> None:
+        self.counts: dict[str, int] = {}
+        self._limit = limit
+        self._reserved = frozenset(reserved)
+        self._before: dict[str, int] | None = None
+
+    def add(self, label: str) -> str:
+        """Count one more. Returns the label it is counted under; hand that to `remove`. O(1)."""
+        count = self.counts.get(label, 0)
+        if not count:
+            if len(self.counts) >= self._limit and label not in self._reserved:
+                label = OTHER
+                count = self.counts.get(OTHER, 0)
+            else:
+                # Shared by all connections that carry it; bounded, because only labels counted apart come here.
+                label = sys.intern(label)
+        if self._before is not None:
+            self._before.setdefault(label, count)
+        self.counts[label] = count + 1
+        return label
+
+    def remove(self, label: str) -> None:
+        """Count one less under a label that `add` returned. O(1)."""
+        count = self.counts[label]
+        if self._before is not None:
+            self._before.setdefault(label, count)
+        if count == 1:
+            del self.counts[label]
+        else:
+            self.counts[label] = count - 1
+
+    def note_changes(self, *, on: bool) -> None:
+        """Start afresh to note changes, or stop and forget them."""
+        self._before = {} if on else None
+
+    def take(self) -> dict[str, int]:
+        """Return `{label: count now}` of what changed since the last call, 0 for what is gone. O(changes)."""
+        before = self._before or {}
+        self._before = {}
+        return {label: now for label, count in before.items() if (now := self.counts.get(label, 0)) != count}
+
+
+class Registry:
+    """
+    The connections of one node. Not thread-safe: the caller holds its lock.
+
+    Args:
+        route_tracking: Off, every route is `/` and no route is counted.
+        max_listed: Rows in a snapshot.
+        max_versions: Versions counted apart.
+        max_routes: Routes counted apart.
+        reserved_versions: Versions that are counted apart whatever arrived before them, so that nobody can push the
+            real ones into `(other)` by opening a thousand connections with made-up build ids.
+    """
+
+    def __init__(
+        self,
+        *,
+        route_tracking: bool = True,
+        max_listed: int = 1_000,
+        max_versions: int = 1_000,
+        max_routes: int = 10_000,
+        reserved_versions: Iterable[str] = (),
+    ) -> None:
+        self._route_tracking = route_tracking
+        self._max_listed = max_listed
+        self._listed: dict[str, Record] = {}
+        self._unlisted: dict[str, Record] = {}
+        self._versions = LabelCounts(max_versions, reserved_versions)
+        self._routes = LabelCounts(max_routes, (ROOT,))
+        self._sequence = 0
+        self._rows_before: dict[str, ConnectionInfo | None] | None = None
+        self._base = 0
+        self._truncated_before = False
+        self.revision = 0
+        """Number of changes so far."""
+
+    @property
+    def total(self) -> int:
+        """Open connections."""
+        return len(self._listed) + len(self._unlisted)
+
+    def __contains__(self, connection_id: object) -> bool:
+        return connection_id in self._listed or connection_id in self._unlisted
+
+    def info(self, connection_id: str) -> ConnectionInfo:
+        """
+        Return the row of a connection.
+
+        Raises:
+            UnknownConnection: Never opened, or already closed.
+        """
+        return self._record(connection_id).info
+
+    def open(self, connection_id: str, version: str, route: str, ip: str | None = None) -> ConnectionInfo:
+        """
+        Count a new connection. The caller must then schedule a flush.
+
+        Args:
+            connection_id: Public id, new.
+            version: From `parse_version`.
+            route: From `parse_route`; ignored without route tracking.
+            ip: Only when the operator wants addresses kept.
+
+        O(1).
+        """
+        if connection_id in self:
+            raise ValueError(f"Connection {connection_id} is open already.")
+        if not self._route_tracking:
+            route = ROOT
+        version_label = self._versions.add(version)
+        route_label = self._routes.add(route) if self._route_tracking else ROOT
+        if version_label is not OTHER:
+            version = version_label  # the shared string, so that 100,000 connections hold one
+        if route_label is not OTHER:
+            route = route_label
+        info = ConnectionInfo(connection_id, version, route, ip)
+        self._sequence += 1
+        record = Record(info, version_label, route_label, self._sequence)
+        if len(self._listed) < self._max_listed:
+            self._list(record)
+        else:
+            self._unlisted[connection_id] = record
+        self.revision += 1
+        return info
+
+    def navigate(self, connection_id: str, route: str) -> bool:
+        """
+        Move a connection to another route.
+
+        Args:
+            connection_id: Public id given to `open()`.
+            route: From `parse_route`.
+
+        Returns:
+            True if a count changed; the caller must then schedule a flush.
+
+        Raises:
+            UnknownConnection: Never opened, or already closed.
+
+        O(1). Source: protocol/README.md#client-to-server-websocket
+        """
+        record = self._record(connection_id)
+        before = record.info
+        if not self._route_tracking or before.route == route:
+            return False
+        self._routes.remove(record.route_label)
+        record.route_label = self._routes.add(route)
+        if record.route_label is not OTHER:
+            route = record.route_label
+        record.info = ConnectionInfo(connection_id, before.version, route, before.ip)
+        if self._rows_before is not None and connection_id in self._listed:
+            self._rows_before.setdefault(connection_id, before)
+        self.revision += 1
+        return True
+
+    def close(self, connection_id: str) -> ConnectionInfo:
+        """
+        Stop counting a connection. The caller must then schedule a flush.
+
+        Returns:
+            The row as it was last.
+
+        Raises:
+            UnknownConnection: Never opened, or already closed.
+
+        O(1).
+        """
+        record = self._unlisted.pop(connection_id, None)
+        if record is None:
+            record = self._listed.pop(connection_id, None)
+            if record is None:
+                raise UnknownConnection(f"No open connection has the id {connection_id}.")
+            if self._rows_before is not None:
+                self._rows_before.setdefault(connection_id, record.info)
+            if self._unlisted:
+                self._list(self._unlisted.pop(next(iter(self._unlisted))))
+        self._versions.remove(record.version_label)
+        if self._route_tracking:
+            self._routes.remove(record.route_label)
+        self.revision += 1
+        return record.info
+
+    def snapshot(self) -> Stats:
+        """Return the figures now. O(versions + routes + rows listed)."""
+        return Stats(
+            total=self.total,
+            versions=MappingProxyType(self._versions.counts.copy()),
+            routes=MappingProxyType(self._routes.counts.copy()),
+            connections=tuple([record.info for record in self._listed.values()]),
+            revision=self.revision,
+            connections_truncated=bool(self._unlisted),
+        )
+
+    def watch(self) -> None:
+        """Start to note changes for `take()`; the first delta starts at the present revision."""
+        self._note_changes(on=True)
+
+    def unwatch(self) -> None:
+        """Stop noting changes: with nobody watching, events leave no trace but the counts."""
+        self._note_changes(on=False)
+
+    def take(self) -> StatsDelta | None:
+        """
+        Return what changed since the last `take()` or `watch()`, and start over.
+
+        Returns:
+            None when no event came. Events that cancel one another give a delta without keys, because the revision
+            moved.
+
+        O(changes). Equals `diff` of the two snapshots.
+        """
+        if self._rows_before is None or self._base == self.revision:
+            return None
+        changed: list[ConnectionInfo] = []
+        removed: list[str] = []
+        for connection_id, before in self._rows_before.items():
+            record = self._listed.get(connection_id)
+            if record is None:
+                if before is not None:
+                    removed.append(connection_id)
+            elif record.info != before:
+                changed.append(record.info)
+        truncated = bool(self._unlisted)
+        delta = StatsDelta(
+            base=self._base,
+            revision=self.revision,
+            total=self.total,
+            versions=self._versions.take(),
+            routes=self._routes.take(),
+            set=tuple(changed),
+            removed=tuple(removed),
+            connections_truncated=truncated if truncated != self._truncated_before else None,
+        )
+        self._rows_before = {}
+        self._base = self.revision
+        self._truncated_before = truncated
+        return delta
+
+    def page(
+        self, *, version: str | None = None, route: str | None = None, limit: int = 100, after: int = 0
+    ) -> tuple[list[ConnectionInfo], int | None]:
+        """
+        Return one page of all connections, oldest first.
+
+        Args:
+            version: Only those of this version.
+            route: Only those on this route.
+            limit: Rows at most.
+            after: Cursor from the page before; 0 is the start.
+
+        Returns:
+            The rows, and the cursor of the next page or None. Connections that stay open while somebody pages are
+            seen exactly once.
+
+        O(connections): paging is for people, not for pushes.
+        """
+        matching = (
+            (record.sequence, record.info)
+            for record in chain(self._listed.values(), self._unlisted.values())
+            if record.sequence > after
+            and (version is None or record.info.version == version)
+            and (route is None or record.info.route == route)
+        )
+        found = nsmallest(limit + 1, matching, key=lambda item: item[0])
+        cursor = found[limit - 1][0] if len(found) > limit else None
+        return [info for _, info in found[:limit]], cursor
+
+    def _record(self, connection_id: str) -> Record:
+        record = self._listed.get(connection_id) or self._unlisted.get(connection_id)
+        if record is None:
+            raise UnknownConnection(f"No open connection has the id {connection_id}.")
+        return record
+
+    def _list(self, record: Record) -> None:
+        self._listed[record.info.id] = record
+        if self._rows_before is not None:
+            self._rows_before.setdefault(record.info.id, None)
+
+    def _note_changes(self, *, on: bool) -> None:
+        self._rows_before = {} if on else None
+        self._versions.note_changes(on=on)
+        self._routes.note_changes(on=on)
+        self._base = self.revision
+        self._truncated_before = bool(self._unlisted)

@@ -1,0 +1,154 @@
+"""
+The figures, and what changed between two revisions.
+
+`apply(a, diff(a, b)) == b` for all snapshots of one stream. The server never calls `diff` on its way to a viewer: it
+knows what changed (`Registry.take`), because comparing snapshots costs O(connections) per event. `diff` defines what
+that shortcut must equal; tests hold the two against one another.
+
+Source: protocol/README.md#stats-delta
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class ConnectionInfo(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One row of the list. `id` is public; `ip` is None unless IP tracking is on and the viewer may see it."""
+
+    id: str
+    version: str
+    route: str
+    ip: str | None = None
+
+
+class Nodes(msgspec.Struct, frozen=True, gc=False):
+    """How many nodes report, of how many that should."""
+
+    reporting: int
+    expected: int
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    The figures at one revision. Immutable: maps are read-only views, the list is a tuple.
+
+    Attributes:
+        total: Open connections.
+        versions: `{version: count}`, counts >= 1, at most 1,000 and `(other)`.
+        routes: `{route: count}`, counts >= 1, at most 10,000 and `(other)`; empty without route tracking.
+        connections: Rows, at most `max_listed_connections`.
+        revision: Grows with every change.
+        connections_truncated: There are more connections than rows.
+        nodes: Whose share is in the figures.
+        partial: Somebody's share is missing.
+    """
+
+    total: int = 0
+    versions: Mapping[str, int] = MappingProxyType({})
+    routes: Mapping[str, int] = MappingProxyType({})
+    connections: tuple[ConnectionInfo, ...] = ()
+    revision: int = 0
+    connections_truncated: bool = False
+    nodes: Nodes = Nodes(1, 1)
+    partial: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the wire's shape: plain JSON values, camelCase keys. O(size)."""
+        return {
+            "total": self.total,
+            "versions": dict(self.versions),
+            "routes": dict(self.routes),
+            "connections": [msgspec.to_builtins(row) for row in self.connections],
+            "revision": self.revision,
+            "connectionsTruncated": self.connections_truncated,
+            "nodes": msgspec.to_builtins(self.nodes),
+            "partial": self.partial,
+        }
+
+
+class StatsDelta(NamedTuple):
+    """
+    What changed from revision `base` to `revision`. Counts are absolute; 0 means that the key is gone.
+
+    `removed` ids are taken out before `set` rows are put in. `connections_truncated`, `nodes` and `partial` are None
+    when they did not change.
+    """
+
+    base: int
+    revision: int
+    total: int
+    versions: Mapping[str, int]
+    routes: Mapping[str, int]
+    set: tuple[ConnectionInfo, ...]
+    removed: tuple[str, ...]
+    connections_truncated: bool | None = None
+    nodes: Nodes | None = None
+    partial: bool | None = None
+
+
+def diff(before: Stats, after: Stats) -> StatsDelta:
+    """Say what changed from `before` to `after`. O(size of both)."""
+    rows = {row.id: row for row in before.connections}
+    kept = {row.id for row in after.connections}
+    return StatsDelta(
+        base=before.revision,
+        revision=after.revision,
+        total=after.total,
+        versions=_diff_counts(before.versions, after.versions),
+        routes=_diff_counts(before.routes, after.routes),
+        set=tuple(row for row in after.connections if rows.get(row.id) != row),
+        removed=tuple(row.id for row in before.connections if row.id not in kept),
+        connections_truncated=_changed(before.connections_truncated, after.connections_truncated),
+        nodes=_changed(before.nodes, after.nodes),
+        partial=_changed(before.partial, after.partial),
+    )
+
+
+def apply(stats: Stats, delta: StatsDelta) -> Stats:
+    """
+    Bring `stats` up to `delta.revision`. O(size).
+
+    Raises:
+        ValueError: `delta.base` is not `stats.revision`; ask for a whole snapshot.
+    """
+    if delta.base != stats.revision:
+        raise ValueError(f"This delta starts at revision {delta.base}, the figures are at {stats.revision}.")
+    rows = {row.id: row for row in stats.connections}
+    for connection_id in delta.removed:
+        rows.pop(connection_id, None)
+    for row in delta.set:
+        rows[row.id] = row
+    return Stats(
+        total=delta.total,
+        versions=_apply_counts(stats.versions, delta.versions),
+        routes=_apply_counts(stats.routes, delta.routes),
+        connections=tuple(rows.values()),
+        revision=delta.revision,
+        connections_truncated=_or(delta.connections_truncated, stats.connections_truncated),
+        nodes=_or(delta.nodes, stats.nodes),
+        partial=_or(delta.partial, stats.partial),
+    )
+
+
+def _diff_counts(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    changed = {key: count for key, count in after.items() if before.get(key) != count}
+    changed.update(dict.fromkeys(before.keys() - after.keys(), 0))
+    return changed
+
+
+def _apply_counts(counts: Mapping[str, int], changed: Mapping[str, int]) -> Mapping[str, int]:
+    merged = {**counts, **changed}
+    return MappingProxyType({key: count for key, count in merged.items() if count})
+
+
+def _changed(before: T, after: T) -> T | None:
+    return None if before == after else after
+
+
+def _or(value: T | None, otherwise: T) -> T:
+    return otherwise if value is None else value

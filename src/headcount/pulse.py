@@ -1,0 +1,83 @@
+"""
+The timers of one event loop: one tick twice a second, however many connections there are.
+
+Keepalives come from a wheel: each session sits in one slot and is served when the hand passes, so the work is spread
+evenly over the interval, and 10,000 connections need one timer.
+"""
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Final
+
+from .listeners import Listeners
+from .session import End, Session
+
+if TYPE_CHECKING:
+    from .node import Node
+
+TICK: Final = 0.5
+"""Seconds. Also how soon a server that stops is noticed, which has 3 s in all."""
+
+
+class Pulse:
+    """
+    Keepalives, slow peers, re-checks, viewers without a right, and a server that stops, for the sessions of one loop.
+
+    Runs while it has sessions.
+    """
+
+    def __init__(self, node: "Node", loop: asyncio.AbstractEventLoop) -> None:
+        self.stalled: dict[Session, float] = {}
+        """Busy sessions, and when they are dropped."""
+        self.listeners = Listeners(node.config.peer_timeout)
+        self._node = node
+        self._loop = loop
+        slots = max(1, math.ceil(node.config.keepalive_interval / TICK))
+        self._slots: list[set[Session]] = [set() for _ in range(slots)]
+        self._slot_of: dict[Session, int] = {}
+        self._viewers: set[Session] = set()
+        self._hand = 0
+        self._next = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, session: Session) -> None:
+        """Serve a session."""
+        self._next = (self._next + 1) % len(self._slots)
+        self._slots[self._next].add(session)
+        self._slot_of[session] = self._next
+        if not session.counted:
+            self._viewers.add(session)
+        if self._timer is None:
+            self._timer = self._loop.call_later(TICK, self._tick)
+
+    def discard(self, session: Session) -> bool:
+        """Stop serving a session. Returns True when it was the last: the pulse is over then."""
+        slot = self._slot_of.pop(session, None)
+        if slot is not None:
+            self._slots[slot].discard(session)
+        self._viewers.discard(session)
+        self.stalled.pop(session, None)
+        if self._slot_of:
+            return False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return True
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(TICK, self._tick)
+        node = self._node
+        now = node.clock()
+        if not node.draining and self.listeners.closed():
+            node.drain()
+            return
+        self._hand = (self._hand + 1) % len(self._slots)
+        for session in self._slots[self._hand]:
+            if not session.busy:
+                session.keepalive()
+        for session in [session for session, deadline in self.stalled.items() if now >= deadline]:
+            session.end(End(4408, "slow", f"Nothing was read for {node.config.send_timeout:g} s."))
+        for session in self._viewers:
+            if session.deadline is not None and now >= session.deadline:
+                session.end(End(1008, "denied", "This viewer is not authorised."))
+        node.recheck(self._loop, now)
