@@ -1,0 +1,67 @@
+# Verbs for people; CI calls the same. `make` alone lists them.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo test lint unit e2e web bench clean browser
+.DEFAULT_GOAL := help
+
+help: ## list the verbs
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: .venv/.ready node_modules/.ready src/headcount/static/client.js examples/shop/static/.ready ## set everything up: Python, Node packages, browser code
+
+demo: setup ## a small shop with visitors, two versions and the admin view
+	$(BIN)/headcount demo
+
+test: lint unit e2e ## everything that must pass: ruff, mypy, tsc, vitest, pytest, browser tests
+
+lint: setup ## ruff, mypy --strict, tsc
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	npm run check
+
+unit: setup ## all tests but those in a browser
+	npm run test
+	$(BIN)/pytest --ignore=tests/e2e $(PYTEST_ARGS)
+
+e2e: setup tests/e2e/nuxt_client/dist/sse.html ## tests in Chromium, which is fetched if there is none
+	$(BIN)/python tests/e2e/chromium.py
+	$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
+
+web: node_modules/.ready ## build the browser code
+	npm run build
+
+bench: setup ## measure what one event costs, at 100 and at 10,000 connections
+	$(BIN)/python bench/cost.py
+
+clean: ## remove everything that was built or installed
+	rm -rf .venv node_modules src/headcount/static/*.js src/headcount/static/*.map examples/shop/static \
+		web/client/dist tests/e2e/nuxt_client/dist dist bench/results
+
+.venv/.ready: pyproject.toml uv.lock
+	@test -n "$(PYTHON)" || { echo "Headcount needs Python 3.11 or newer; install it, or run make PYTHON=/path/to/python3."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
+	VIRTUAL_ENV= $(BIN)/python -m uv sync --locked --quiet
+	@touch $@
+
+node_modules/.ready: package.json package-lock.json $(wildcard web/*/package.json examples/shop/web/package.json tests/e2e/nuxt_client/package.json)
+	@command -v npm >/dev/null || { echo "Headcount's browser code needs Node 20 or newer; install it from https://nodejs.org."; exit 1; }
+	npm ci --no-fund --no-audit
+	@touch $@
+
+src/headcount/static/client.js: node_modules/.ready $(wildcard web/client/src/*.ts web/client/*.json web/client/*.mjs)
+	npm run build --workspace headcount-client
+	@touch $@
+
+examples/shop/static/.ready: src/headcount/static/client.js $(wildcard examples/shop/web/*.* examples/shop/web/src/*.* examples/shop/web/src/*/*.*)
+	npm run build --workspace headcount-shop
+	@touch $@
+
+tests/e2e/nuxt_client/dist/sse.html: node_modules/.ready $(wildcard tests/e2e/nuxt_client/src/* tests/e2e/nuxt_client/stubs/* tests/e2e/nuxt_client/build.mjs)
+	npm run build --workspace headcount-nuxt-compat
+	@touch $@

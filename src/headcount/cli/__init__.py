@@ -1,0 +1,58 @@
+"""The command line; one file a command family, each imported when its command is called."""
+
+import importlib
+import sys
+from importlib.metadata import version
+from typing import NoReturn
+
+import click
+
+from ..errors import HeadcountError
+
+_COMMANDS = {
+    "demo": ("demo", "Run a small shop with visitors, two versions and the admin view."),
+    "serve": ("serve", "Serve Headcount on its own, for a back end in any language."),
+}
+
+
+class _Commands(click.Group):
+    """Finds commands by name without importing the others: `--help` needs no server and no framework."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _ = _COMMANDS[cmd_name]
+        command: click.Command = importlib.import_module(f"headcount.cli.{module}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in sorted(_COMMANDS.items())])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("headcount"), prog_name="headcount")
+def cli() -> None:
+    """
+    How many pages are open right now, on which version and which route.
+
+    Every option can also be set as HEADCOUNT_<NAME> in the environment.
+    """
+
+
+def main() -> NoReturn:
+    """Run a command: exit 0 done, 1 an error, 2 wrong usage, 130 Ctrl-C. Errors are one sentence on stderr."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except HeadcountError as error:
+        click.echo(f"headcount: {error}", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,75 @@
+"""`headcount demo`: the example shop, from the wheel or from a clone."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import ConfigError
+
+CLONE = Path(__file__).parents[3] / "examples" / "shop"
+
+
+@click.command("demo")
+@click.option("--host", default="127.0.0.1", show_default=True, envvar="HEADCOUNT_HOST", help="Address to listen on.")
+@click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    envvar="HEADCOUNT_PORT",
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--visitors", default=300, show_default=True, type=click.IntRange(0, 15_000), help="How many pages to keep open."
+)
+@click.option("--update-strategy", default="sse", show_default=True, type=click.Choice(["sse", "ws", "auto"]))
+@click.option(
+    "--deploy-every", default=60.0, show_default=True, type=click.FloatRange(5), help="Seconds between deploys."
+)
+@click.option("--seed", default=1, show_default=True, help="Visitors with the same seed behave alike.")
+@click.option("--open", "open_browser", is_flag=True, help="Open the admin view in a browser.")
+def command(**options: Any) -> int:
+    """
+    Run a small shop with visitors, two versions and the admin view.
+
+    A few hundred real connections look at products, check out, leave, and move to the new version after each deploy.
+    """
+    return run(options)
+
+
+def run(options: dict[str, Any]) -> int:
+    """
+    Run the shop.
+
+    Raises:
+        ConfigError: It is not installed, or what it needs is not.
+    """
+    import asyncio
+
+    demo = load()
+    try:
+        code: int = asyncio.run(demo.main(**options))
+    except demo.DemoProblem as problem:
+        raise ConfigError(str(problem)) from None
+    return code
+
+
+def load() -> Any:
+    """
+    Import the shop's demo: a part of the wheel, or a folder of the clone.
+
+    Raises:
+        ConfigError: Neither is there, or a package that the shop needs is missing.
+    """
+    try:
+        if Path(__file__).parents[1].joinpath("_demo").is_dir():
+            return importlib.import_module("headcount._demo.demo")
+        if CLONE.is_dir():
+            sys.path.insert(0, str(CLONE))
+            return importlib.import_module("demo")
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"The demo needs {error.name}; run: pip install 'headcount[demo]'") from None
+    raise ConfigError("The demo is not part of this installation; run: pip install 'headcount[demo]'")
