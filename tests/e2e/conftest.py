@@ -1,0 +1,114 @@
+"""A real Chromium and real servers for the browser tests."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import chromium
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+HERE = Path(__file__).parent
+
+
+class Server:
+    """A server process that can be stopped, killed and started again on the same port."""
+
+    def __init__(self, *command: str, cwd: Path = HERE, env: dict[str, str] | None = None) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._command = [sys.executable, *(part.replace("{port}", str(self.port)) for part in command)]
+        self._cwd = cwd
+        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, cwd=self._cwd, env=self._env)
+        eventually(self.answers, "the server answers", seconds=30)
+
+    def answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "the server has ended"
+        try:
+            return httpx.get(f"{self.url}/__skew/health", timeout=1).is_success
+        except httpx.TransportError:
+            return False
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(timeout=10)
+            self._process = None
+
+    def stats(self) -> dict[str, Any]:
+        """The figures, past all sessions."""
+        headers = {"authorization": "Bearer the tests' own door"}
+        found: dict[str, Any] = httpx.get(f"{self.url}/__skew/admin/stats", headers=headers).json()
+        return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def eventually(condition: Callable[[], Any], what: str, seconds: float = 10) -> None:
+    """Wait until `condition` holds; fail with `what` and what it returned last."""
+    end = time.monotonic() + seconds
+    while not (last := condition()):
+        if time.monotonic() > end:
+            pytest.fail(f"Waited {seconds:g} s in vain until {what}; last: {last!r}")
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = chromium.find()
+    assert path is not None, "There is no Chromium; run: python tests/e2e/chromium.py"
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server(
+        *("-m", "uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"), env={"SESSION_SECRET": "s"}
+    )
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def new_context(browser: Browser, server: Server) -> Iterator[Callable[[], BrowserContext]]:
+    """Make browser profiles with their own cookies; all are closed, and gone from the figures, at the end."""
+    contexts: list[BrowserContext] = []
+
+    def make() -> BrowserContext:
+        contexts.append(browser.new_context(base_url=server.url))
+        return contexts[-1]
+
+    yield make
+    for context in contexts:
+        context.close()
+    eventually(lambda: server.answers() and server.stats()["total"] == 0, "all pages are gone")
+
+
+def log_in(context: BrowserContext) -> None:
+    assert context.request.post("/log-in").ok
+
+
+def wait(page: Page, expression: str, seconds: float = 10) -> None:
+    """Wait until a JavaScript expression holds in the page."""
+    page.wait_for_function(expression, timeout=seconds * 1000)

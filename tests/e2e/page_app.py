@@ -1,0 +1,89 @@
+"""An application for the browser tests: sessions that can end, pages with `/client.js`, a door for the tests."""
+
+import os
+import secrets
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, HTMLResponse, Response
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import HTTPConnection
+
+from headcount import Headcount, VersionCookie
+
+NUXT = Path(__file__).parent / "nuxt_client" / "dist"
+PAGE = """<!doctype html><meta charset="utf-8"><title>page</title>
+<script type="module">
+  import { createHeadcount } from "/__skew/client.js"
+  const query = new URLSearchParams(location.search)
+  const headcount = createHeadcount({
+    version: query.get("v") ?? undefined,
+    updateStrategy: query.get("strategy") ?? undefined,
+    deltas: query.get("deltas") !== "0",
+  })
+  const snapshots = []
+  headcount.connect()
+  if (query.has("watch")) headcount.subscribe(() => snapshots.push(headcount.getSnapshot()))
+  Object.assign(window, { headcount, snapshots, snapshot: () => ({ ...headcount.getSnapshot() }) })
+</script>"""
+
+live_sessions: set[str] = set()
+app = FastAPI()
+headcount = Headcount(
+    version="v2",
+    update_strategy="auto",
+    route_tracking=True,
+    reauthorize_interval=1,
+    keepalive_interval=2,
+    reconnect_spread=0.2,
+    admin_token="the tests' own door",
+)
+app.add_middleware(VersionCookie, headcount=headcount)
+app.add_middleware(SessionMiddleware, secret_key=os.environ["SESSION_SECRET"])
+
+
+@headcount.authorize_stats
+async def admins_only(request: HTTPConnection) -> bool:
+    return request.session.get("sid") in live_sessions
+
+
+app.mount(headcount.base_path, headcount)
+
+
+@app.post("/log-in")
+async def log_in(request: Request) -> dict[str, bool]:
+    request.session["sid"] = secrets.token_hex(8)
+    live_sessions.add(request.session["sid"])
+    return {"ok": True}
+
+
+@app.post("/log-out")
+async def log_out(request: Request) -> dict[str, bool]:
+    live_sessions.discard(request.session.pop("sid", ""))
+    return {"ok": True}
+
+
+@app.post("/end-all-sessions")
+async def end_all_sessions() -> dict[str, bool]:
+    live_sessions.clear()
+    return {"ok": True}
+
+
+@app.post("/revoke/{connection_id}")
+async def revoke(connection_id: str) -> dict[str, bool]:
+    return {"ok": await headcount.revoke(connection_id)}
+
+
+@app.post("/broadcast")
+async def broadcast(request: Request) -> dict[str, int]:
+    return {"handed": await headcount.broadcast(await request.json())}
+
+
+@app.get("/nuxt/{name}")
+async def nuxt(name: str) -> Response:
+    return FileResponse(NUXT / Path(name).name)
+
+
+@app.get("/{path:path}", response_class=HTMLResponse)
+async def page() -> str:
+    return PAGE
