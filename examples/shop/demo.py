@@ -1,0 +1,262 @@
+"""
+The shop with visitors in it, and a release every now and then, to look at.
+
+    python demo.py
+
+The server runs in this process. The visitors run in one of their own, so that what they cost is not taken for what
+the server costs, and so that they are as far from it as real ones: a socket away.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import resource
+import secrets
+import signal
+import socket
+import sys
+import webbrowser
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import uvicorn
+from fastapi import FastAPI
+
+from headcount import Headcount, Stats
+
+# Run from its folder this is a script beside shop.py; in an installed Headcount both are parts of a package.
+if TYPE_CHECKING or not __package__:
+    from shop import MissingBuild, create_app
+else:
+    from .shop import MissingBuild, create_app
+
+VISITORS = Path(__file__).with_name("visitors.py")
+
+
+class DemoProblem(Exception):  # noqa: N818  it reads as what it is
+    """The demo cannot start; `str()` says why and what to do, in a sentence."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn without signal handlers: here a signal has to stop the visitors as well."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+class Display:
+    """
+    What the demo prints below its link: events as lines and, in a terminal, the figures on one last line.
+
+    Where there is no terminal, the figures are a line of their own, seldom, so that a log stays readable.
+    """
+
+    def __init__(self) -> None:
+        self.live = sys.stdout.isatty()
+        self.pause = 1.0 if self.live else 30.0
+        """Seconds between two times of showing figures."""
+
+    def say(self, text: str) -> None:
+        """Print an event."""
+        print(f"\r\x1b[K{text}" if self.live else text, flush=True)
+
+    def show(self, stats: Stats, version: str) -> None:
+        """Print figures, in the place of those before."""
+        parts = [f"{stats.total} users", *(f"{name} {count}" for name, count in sorted(stats.versions.items()))]
+        if stats.total:
+            parts.append(f"{100 * stats.versions.get(version, 0) // stats.total}% on {version}")
+        text = " · ".join(parts)
+        print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", flush=True)
+
+    def close(self) -> None:
+        """Leave the cursor on a line of its own."""
+        if self.live:
+            print(flush=True)
+
+
+async def main(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    visitors: int = 300,
+    seed: int = 1,
+    update_strategy: Literal["sse", "ws", "auto"] = "sse",
+    deploy_every: float = 60.0,
+    open_browser: bool = False,
+) -> int:
+    """
+    Run the demo until Ctrl-C, SIGTERM or cancellation.
+
+    Args:
+        host: Address to listen on. Whoever reaches it reaches the shop; the admin view needs the link or a password.
+        port: 0 picks a free one.
+        visitors: How many pages are open, about.
+        seed: Of the visitors' behaviour.
+        update_strategy: Which kind of stream browsers are told to use; the visitors use both kinds.
+        deploy_every: Seconds between two releases; 0 for none.
+        open_browser: Open the link.
+
+    Returns:
+        Exit code: 130 after Ctrl-C, else 0.
+
+    Raises:
+        DemoProblem: It cannot start.
+    """
+    stopped = asyncio.Event()
+    exit_code = 0
+
+    def stop(code: int) -> None:
+        nonlocal exit_code
+        exit_code = code
+        stopped.set()
+
+    raise_file_limit()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, stop, 130)
+    loop.add_signal_handler(signal.SIGTERM, stop, 0)
+
+    token = secrets.token_urlsafe(24)
+    password = secrets.token_urlsafe(9)
+    try:
+        app = create_app(
+            "v1",
+            admin_password=password,
+            update_strategy=update_strategy,
+            sign_in_token=token,
+            # The visitors say that they come from elsewhere; nobody else on this machine gains by doing so.
+            trusted_proxies=["127.0.0.1", "::1"],
+        )
+    except MissingBuild as error:
+        raise DemoProblem(str(error)) from None
+    listener = listen(host, port)
+    port = listener.getsockname()[1]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    server = Server(
+        uvicorn.Config(app, log_level="warning", access_log=False, proxy_headers=False, timeout_graceful_shutdown=1)
+    )
+    display = Display()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(display.close)
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        stack.push_async_callback(stop_serving, server, serving, app.state.headcount)
+        link = f"{url}/admin/sign-in?token={token}"
+        print(f"\n  {link}\n", flush=True)
+        print(
+            f"This link opens the admin view of a small shop, for an hour from now; after that log in with {password}\n"
+            f"{visitors} visitors are on their way in. "
+            + (f"A release every {deploy_every:g} s. " if deploy_every else "")
+            + "Stop with Ctrl-C.\n",
+            flush=True,
+        )
+        if visitors:
+            crowd = await asyncio.create_subprocess_exec(
+                *(sys.executable, str(VISITORS), url, "--count", str(visitors), "--seed", str(seed)),
+                # A little more than half of the time between two releases, so that each is seen to end.
+                *("--reload-within", str(0.6 * (deploy_every or 50))),
+            )
+            stack.push_async_callback(stop_process, crowd)
+        if open_browser:
+            await asyncio.to_thread(webbrowser.open, link)
+        chores = [asyncio.ensure_future(show_figures(app, display)), serving]
+        if deploy_every:
+            chores.append(asyncio.ensure_future(keep_deploying(app, display, deploy_every)))
+        waiting = asyncio.ensure_future(stopped.wait())
+        try:
+            done, _ = await asyncio.wait([waiting, *chores], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (waiting, *chores):
+                if task is not serving:
+                    task.cancel()
+    return exit_code
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the system lets us, here and in the visitors' process: each stream is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems say "unlimited" and then refuse it.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind here and not in uvicorn, which ends the process when it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise DemoProblem(f"Port {port} is in use on {host}; choose another one with --port.") from None
+        raise DemoProblem(f"Cannot listen on {host}, port {port}: {error.strerror}.") from None
+
+
+async def show_figures(app: FastAPI, display: Display) -> None:
+    """Print the figures again and again."""
+    while True:
+        await asyncio.sleep(display.pause)
+        display.show(await app.state.headcount.stats(), app.state.version)
+
+
+async def keep_deploying(app: FastAPI, display: Display, every: float) -> None:
+    """Put the other build live `every` so many seconds; the first time sooner, for whoever is waiting to see it."""
+    live = app.state.headcount.use_active_connections()
+    clock = asyncio.get_running_loop().time
+    await asyncio.sleep(min(20.0, every))
+    while True:
+        began = clock()
+        version = "v2" if app.state.version == "v1" else "v1"
+        await app.state.deploy(version)
+        display.say(f"{version} is deployed. Open pages still run the build before it.")
+        with contextlib.suppress(TimeoutError):
+            # Somebody may keep an old page open for good; the next release does not wait for them.
+            async with asyncio.timeout(every):
+                await live.wait_for(lambda stats, version=version: set(stats.versions) <= {version})
+                display.say(f"All users migrated to {version}, {clock() - began:.0f} s after the deploy.")
+        await asyncio.sleep(max(0.0, began + every - clock()))
+
+
+async def stop_serving(server: Server, serving: asyncio.Future[None], headcount: Headcount) -> None:
+    """Send the browsers away, then stop; uvicorn would wait for their streams otherwise."""
+    await headcount.drain()
+    server.should_exit = True
+    await serving
+
+
+async def stop_process(process: asyncio.subprocess.Process) -> None:
+    """End a process, politely for a second."""
+    if process.returncode is None:
+        # It may be gone by itself: Ctrl-C in a terminal reaches both.
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), 1)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that stands at the top of this file."""
+    parser = argparse.ArgumentParser(description="The shop with visitors in it.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--visitors", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--update-strategy", choices=("sse", "ws", "auto"), default="sse")
+    parser.add_argument("--deploy-every", type=float, default=60.0, metavar="SECONDS")
+    parser.add_argument("--open-browser", action="store_true")
+    try:
+        return asyncio.run(main(**vars(parser.parse_args(arguments))))
+    except DemoProblem as problem:
+        print(problem, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(run())

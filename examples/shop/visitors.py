@@ -1,0 +1,257 @@
+"""
+Visitors for the shop: real connections that behave like open pages.
+
+    python visitors.py http://127.0.0.1:8000 --count 200 --seed 1
+
+Each loads a page, reads from it which build it got, opens a stream as that build, looks at a few products, leaves, and
+comes back later. When a release is announced on the stream, a visitor reloads the page some time in the next
+`reload_within` seconds, and is on the new build from then on. Half use SSE, half WebSocket.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import re
+import signal
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import httpx
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+from websockets.typing import Origin
+
+BASE_PATH = "/__skew"
+BUILD_ID = re.compile(r'<meta name="build-id" content="([^"]+)">')
+
+# Where people come in, and where they go from a page, with weights: many on the first products, few at the checkout.
+ENTRANCES = {"/": 6.0, "/products": 2.0, "/products/1": 1.0, "/products/5": 1.0}
+FROM_A_PRODUCT = {"/products": 6.0, "/checkout": 2.0, "/products/1": 2.0, "/products/4": 1.0, "/": 2.0}
+NEXT_PAGES: dict[str, dict[str, float]] = {
+    "/": {"/products": 5.0, "/products/1": 2.0, "/products/2": 1.0, "/products/3": 1.0},
+    "/products": {f"/products/{number}": 9 / number for number in range(1, 10)} | {"/": 3.0},
+    "/checkout": {"/": 2.0, "/products": 2.0},
+}
+
+# Networks set aside for documentation (RFC 5737), so that the list of connections has something to show. The addresses
+# count only where the shop trusts this machine as a proxy.
+NETWORKS = ("192.0.2", "198.51.100", "203.0.113")
+ADDRESS = "X-Forwarded-For"
+
+LOST = (httpx.HTTPError, WebSocketException, OSError)
+TRIES = 5
+
+Message: TypeAlias = Mapping[str, Any]
+Navigate: TypeAlias = Callable[[str], Awaitable[object]]
+Stream: TypeAlias = tuple[AsyncIterator[Message], Navigate]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """
+    How restless visitors are, in seconds.
+
+    Attributes:
+        page: Mean time on one page.
+        visit: Mean time in the shop.
+        away: Mean time until somebody comes back.
+        arrive: The first visits begin spread over this long.
+        reload_within: After a release, the longest time until a page is reloaded.
+    """
+
+    page: float = 12.0
+    visit: float = 150.0
+    away: float = 6.0
+    arrive: float = 6.0
+    reload_within: float = 30.0
+
+
+class Visitor:
+    """One person with one tab. `client` and `rng` are the visitor's own."""
+
+    def __init__(self, client: httpx.AsyncClient, rng: random.Random, pace: Pace, *, websocket: bool) -> None:
+        self.client = client
+        self.rng = rng
+        self.pace = pace
+        self.open = self.open_websocket if websocket else self.open_sse
+        self.page = "/"
+
+    async def live(self) -> None:
+        """Visit again and again, until the shop has been out of reach for about a minute."""
+        await asyncio.sleep(self.rng.uniform(0, self.pace.arrive))
+        failures = 0
+        while failures < TRIES:
+            self.page = self.choose(ENTRANCES)
+            try:
+                await self.visit()
+            except LOST:
+                # Jitter, as everybody is thrown out at the same moment.
+                failures += 1
+                await asyncio.sleep(self.rng.uniform(0.5, 1) * 2**failures)
+            else:
+                failures = 0
+                await asyncio.sleep(self.rng.expovariate(1 / self.pace.away))
+
+    async def visit(self) -> None:
+        """Stay for a while, on whichever builds are live meanwhile."""
+        leaves = asyncio.get_running_loop().time() + self.rng.expovariate(1 / self.pace.visit)
+        reload = True
+        while reload:
+            version = await self.load()
+            async with self.open(version) as (messages, navigate):
+                reload = await self.stay(version, messages, navigate, leaves)
+
+    async def load(self) -> str:
+        """Load the page as a browser would, and read which build it is."""
+        response = (await self.client.get(self.page)).raise_for_status()
+        found = BUILD_ID.search(response.text)
+        if found is None:
+            raise httpx.DecodingError("The page does not say which build it is.", request=response.request)
+        return found[1]
+
+    async def stay(self, version: str, messages: AsyncIterator[Message], navigate: Navigate, leaves: float) -> bool:
+        """Return True when it is time to reload because of a release, False when it is time to leave."""
+        listening = asyncio.ensure_future(self.listen(version, messages))
+        wandering = asyncio.ensure_future(self.wander(navigate, leaves))
+        both = [listening, wandering]
+        try:
+            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            return wandering not in done
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+
+    async def listen(self, version: str, messages: AsyncIterator[Message]) -> None:
+        """Return some time after another release than `version` has been announced."""
+        async for message in messages:
+            if message["type"] == "version" and message["version"] != version:
+                await asyncio.sleep(self.rng.uniform(0, self.pace.reload_within))
+                return
+        raise ConnectionError("The server ended the stream.")
+
+    async def wander(self, navigate: Navigate, leaves: float) -> None:
+        """Look at one page after the other until it is time to leave."""
+        clock = asyncio.get_running_loop().time
+        while (left := leaves - clock()) > 0:
+            await asyncio.sleep(min(left, self.rng.expovariate(1 / self.pace.page)))
+            if clock() < leaves:
+                self.page = self.choose(NEXT_PAGES.get(self.page, FROM_A_PRODUCT))
+                await navigate(self.page)
+
+    def choose(self, weights: Mapping[str, float]) -> str:
+        """Draw one of the keys."""
+        return self.rng.choices(list(weights), list(weights.values()))[0]
+
+    @contextlib.asynccontextmanager
+    async def open_sse(self, version: str) -> AsyncIterator[Stream]:
+        """Open an SSE stream."""
+        async with self.client.stream(
+            "GET", f"{BASE_PATH}/sse", params={"version": version, "route": self.page}
+        ) as response:
+            response.raise_for_status()
+            messages = sse_messages(response)
+            # The handle for POSTs; it is what the server says first.
+            connection_id = (await anext(messages))["connectionId"]
+
+            async def navigate(route: str) -> None:
+                body = {"connectionId": connection_id, "route": route}
+                (await self.client.post(f"{BASE_PATH}/route", json=body)).raise_for_status()
+
+            yield messages, navigate
+
+    @contextlib.asynccontextmanager
+    async def open_websocket(self, version: str) -> AsyncIterator[Stream]:
+        """Open a WebSocket."""
+        base = self.client.base_url
+        url = base.copy_with(
+            scheme={"http": "ws", "https": "wss"}[base.scheme],
+            path=f"{BASE_PATH}/ws",
+            params={"version": version, "route": self.page},
+        )
+        async with connect(
+            str(url),
+            origin=Origin(self.client.headers["Origin"]),
+            additional_headers={ADDRESS: self.client.headers[ADDRESS]},
+            compression=None,
+            proxy=None,
+            close_timeout=1,
+        ) as socket:
+
+            async def messages() -> AsyncIterator[Message]:
+                async for text in socket:
+                    yield json.loads(text)
+
+            async def navigate(route: str) -> None:
+                await socket.send(json.dumps({"type": "route-update", "route": route}))
+
+            yield messages(), navigate
+
+
+async def sse_messages(response: httpx.Response) -> AsyncIterator[Message]:
+    """Read the messages of an SSE stream; Headcount's are one `data:` line each."""
+    async for line in response.aiter_lines():
+        if line.startswith("data:"):
+            yield json.loads(line.removeprefix("data:"))
+
+
+async def run_visitors(url: str, count: int, *, seed: int = 1, pace: Pace | None = None) -> None:
+    """
+    Let `count` visitors live in the shop at `url`, until cancelled or until the shop is gone.
+
+    Args:
+        url: Where the shop is, such as http://127.0.0.1:8000.
+        count: How many; at any moment a few of them are away.
+        seed: The same seed gives the same people on the same paths; the network's timing is its own.
+        pace: How restless they are.
+    """
+    # Made once: it is what takes most of the time in making a client.
+    tls = ssl.create_default_context()
+    parts = httpx.URL(url)
+    origin = f"{parts.scheme}://{parts.netloc.decode('ascii')}"
+
+    async def visitor(number: int) -> None:
+        rng = random.Random(f"{seed}/{number}")
+        # A client for each, as each is a browser of its own. One for all would search its pool of thousands of
+        # connections at every request.
+        async with httpx.AsyncClient(
+            base_url=url,
+            headers={"Origin": origin, ADDRESS: f"{rng.choice(NETWORKS)}.{rng.randint(1, 254)}"},
+            # The longest silence of a stream is its keepalive interval, 20 s by default.
+            timeout=httpx.Timeout(10, read=60),
+            verify=tls,
+            # The shop is on this machine; a proxy that the environment names is not meant for it.
+            trust_env=False,
+        ) as client:
+            await Visitor(client, rng, pace or Pace(), websocket=number % 2 == 1).live()
+
+    async with asyncio.TaskGroup() as people:
+        for number in range(count):
+            people.create_task(visitor(number))
+
+
+async def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that stands at the top of this file; Ctrl-C or SIGTERM ends it."""
+    parser = argparse.ArgumentParser(description="Visitors for the shop.")
+    parser.add_argument("url")
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--reload-within", type=float, default=Pace.reload_within, metavar="SECONDS")
+    options = parser.parse_args(arguments)
+    running = asyncio.ensure_future(
+        run_visitors(options.url, options.count, seed=options.seed, pace=Pace(reload_within=options.reload_within))
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

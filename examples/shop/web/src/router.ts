@@ -1,0 +1,35 @@
+import { nextTick } from 'vue'
+import { START_LOCATION, createRouter, createWebHistory } from 'vue-router'
+import { itemCount } from './cart'
+import { isOutdated } from './release'
+
+export const router = createRouter({
+  history: createWebHistory(),
+  // Pages are loaded when they are visited, so an open page of an old release goes on asking for parts of that
+  // release. That is why the server keeps the old builds.
+  routes: [
+    { path: '/', component: () => import('./pages/Home.vue'), meta: { title: 'Pots for every day' } },
+    { path: '/products', component: () => import('./pages/Products.vue'), meta: { title: 'All pots' } },
+    { path: '/products/:number(\\d+)', component: () => import('./pages/Product.vue'), meta: { title: 'Pot' } },
+    { path: '/checkout', component: () => import('./pages/Checkout.vue'), meta: { title: 'Checkout' } },
+    { path: '/admin', component: () => import('./pages/Admin.vue'), meta: { title: 'Live figures' } },
+    { path: '/:rest(.*)', component: () => import('./pages/Missing.vue'), meta: { title: 'Not found' } },
+  ],
+  scrollBehavior: (_to, _from, saved) => saved ?? { top: 0 },
+})
+
+// After a release a visitor's next click loads the new build instead of another part of the old one; but never at the
+// price of what they have put into the cart, which only this page knows.
+router.beforeEach((to, from) => {
+  if (from === START_LOCATION || !isOutdated.value || itemCount.value > 0) return true
+  location.assign(to.fullPath)
+  return false
+})
+
+router.afterEach(async (to, from) => {
+  document.title = `${String(to.meta.title)} · Kiln & Shelf`
+  if (from === START_LOCATION || to.path === from.path) return
+  await nextTick()
+  // What a full page load would do: whoever listens or uses the keyboard starts at the top of the new page.
+  document.getElementById('content')?.focus()
+})

@@ -1,0 +1,95 @@
+"""The example shop in a real browser: the Vue composable, on both transports, through a deploy."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from conftest import Server
+
+SHOP = Path(__file__).parents[2] / "examples" / "shop"
+START = (
+    "import sys, uvicorn; from shop import create_app; "
+    "uvicorn.run(create_app('v1', update_strategy=sys.argv[2]), port=int(sys.argv[1]), log_level='warning')"
+)
+
+
+@pytest.fixture(params=["sse", "ws"])
+def shop(request: pytest.FixtureRequest) -> Iterator[Server]:
+    server = Server("-c", START, "{port}", request.param, cwd=SHOP, env={"SHOP_ADMIN_PASSWORD": "open sesame"})
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def admin(browser: Browser, shop: Server) -> Iterator[BrowserContext]:
+    context = browser.new_context(base_url=shop.url)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def visitor(browser: Browser, shop: Server) -> Iterator[BrowserContext]:
+    context = browser.new_context(base_url=shop.url)
+    yield context
+    context.close()
+
+
+def log_in(page: Page) -> None:
+    page.goto("/admin")
+    expect(page.get_by_text("Not authorized for live stats")).to_be_visible()
+    page.get_by_label("Admin password").fill("open sesame")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", name="Active users: 1")).to_be_visible()
+
+
+def test_admin_sees_who_is_where_and_log_out_ends_it(admin: BrowserContext, visitor: BrowserContext) -> None:
+    page = admin.new_page()
+    log_in(page)
+    guest = visitor.new_page()
+    guest.goto("/products")
+    expect(page.get_by_role("heading", name="Active users: 2")).to_be_visible()
+    active = page.get_by_role("region", name="Active users")
+    expect(active.get_by_text("2 (100%)")).to_be_visible()
+    expect(active.get_by_text("/products", exact=True)).to_be_visible()
+    guest.get_by_role("link", name="Checkout").or_(guest.locator("a[href='/checkout']")).first.click()
+    expect(active.get_by_text("/checkout", exact=True)).to_be_visible()
+    expect(active.get_by_text("/products", exact=True)).not_to_be_visible()
+    own = page.locator("tr.own")
+    expect(own).to_have_count(1)
+    expect(own.locator("td.route")).to_have_text("/admin")
+    guest.close()
+    expect(page.get_by_role("heading", name="Active users: 1")).to_be_visible()
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_text("Not authorized for live stats")).to_be_visible()
+    expect(page.get_by_role("heading", name="Active users")).not_to_be_visible()
+
+
+def test_log_out_in_one_tab_ends_the_right_in_the_other(admin: BrowserContext) -> None:
+    page = admin.new_page()
+    log_in(page)
+    other = admin.new_page()
+    other.goto("/admin")
+    expect(other.get_by_role("heading", name="Active users: 2")).to_be_visible()
+    page.get_by_role("button", name="Log out").click()
+    expect(other.get_by_text("Not authorized for live stats")).to_be_visible(timeout=65_000)
+
+
+def test_migration_is_seen_from_the_deploy_to_the_last_page(admin: BrowserContext, visitor: BrowserContext) -> None:
+    page = admin.new_page()
+    log_in(page)
+    guest = visitor.new_page()
+    guest.goto("/")
+    expect(page.get_by_role("heading", name="Active users: 2")).to_be_visible()
+    expect(page.get_by_text("All users migrated to the latest version")).to_be_visible()
+    page.get_by_role("button", name="Deploy v2").click()
+    expect(page.get_by_text("users are on old versions")).to_be_visible()
+    expect(page.get_by_text("0% up to date")).to_be_visible()
+    # The admin's own page follows by itself, some seconds after the release; a visitor's at the next click.
+    expect(page.get_by_text("1 user is on an old version")).to_be_visible(timeout=30_000)
+    expect(guest.get_by_text("There is a new version of this shop (v2)")).to_be_visible()
+    guest.get_by_role("link", name="Pots", exact=True).click()
+    expect(page.get_by_text("All users migrated to the latest version")).to_be_visible()
+    expect(page.get_by_text("100% up to date")).to_be_visible()
+    expect(page.get_by_role("region", name="Active users").get_by_text("v2")).to_be_visible()

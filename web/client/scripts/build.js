@@ -1,0 +1,16 @@
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { bundleServed, compilePackage } from './bundle.js';
+
+process.chdir(fileURLToPath(new URL('..', import.meta.url)));
+
+const served = '../../src/headcount/static';
+mkdirSync(served, { recursive: true });
+writeFileSync(`${served}/client.js`, await bundleServed());
+
+rmSync('dist', { recursive: true, force: true });
+await compilePackage(readdirSync('src').map((file) => `src/${file}`));
+const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc');
+execFileSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], { stdio: 'inherit' });

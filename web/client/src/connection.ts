@@ -1,0 +1,182 @@
+/**
+ * Keeps one stream open for as long as it is wanted. The rules of reconnecting are here and nowhere else:
+ *
+ * - It is tried for ever, after a full-jitter delay. The delays start anew when a stream has lasted, not when one has
+ *   opened: a server that accepts and crashes would otherwise be met without any back-off.
+ * - `drain` names the delay itself. 1008 ends everything. 1012 and 1013 begin with a longer delay.
+ * - Waiting ends at once when the network is back or when somebody looks at the page again.
+ * - A stream that is silent for longer than the server promised is dead, whatever the browser thinks of it.
+ * - A page that is left closes its stream, because a frozen page would still be counted; if it comes back from the
+ *   back/forward cache, it opens a new one.
+ */
+import { backoffMs, toldMs } from './backoff.js';
+import type { ClientMessage, ServerMessage, UpdateStrategy } from './messages.js';
+import { openEventStream, openWebSocket, type Site, type Stream, type StreamEvents } from './transport.js';
+
+export type Status = 'idle' | 'connecting' | 'open' | 'reconnecting' | 'closed';
+
+export interface ConnectionEvents {
+  /** What the next stream says of this page: asked anew each time, because the page moves on between streams. */
+  query(): URLSearchParams;
+  /** There is no stream now, and `status` says whether there will be one. */
+  ended(status: 'reconnecting' | 'closed', error: string | null): void;
+  /** `connected` is the first message of every stream, and comes once. `keepalive` and `pong` stay here. */
+  message(message: ServerMessage): void;
+  refused: StreamEvents['refused'];
+}
+
+export interface Connection {
+  /** Opens a stream at once, in place of the present one. */
+  open(): void;
+  close(): void;
+  /** Only between `connected` and `ended`. */
+  send(message: ClientMessage): void;
+}
+
+const DENIED = 1008;
+const DRAINING = 1012;
+const OVERLOADED = 1013;
+/** What a browser reports when a handshake failed or a stream just broke off. */
+const ABNORMAL = 1006;
+
+/** A stream that held this long was no part of a crash loop. */
+const STABLE_MS = 30_000;
+/** Saying `connected` takes no time, but with HTTP/1.1 a browser opens six event streams and lets the seventh wait. */
+const EVENT_STREAM_TIMEOUT_MS = 50_000;
+const WEB_SOCKET_TIMEOUT_MS = 10_000;
+/** One keepalive may be lost or late without harm. */
+const SILENCE = 2.5;
+/** Draining and overload concern everybody at once: the first delay is drawn from 2^3 times the usual range. */
+const CROWD_ATTEMPT = 3;
+/** So many WebSockets in a row that do not open mean that something in between does not let them. */
+const SOCKET_ATTEMPTS = 2;
+
+/** They keep the stream alive and mean nothing else. */
+const SILENT = ['keepalive', 'pong'];
+const PAGE_EVENTS = ['online', 'pagehide', 'pageshow'];
+const DOCUMENT_EVENTS = ['visibilitychange', 'prerenderingchange'];
+
+export function createConnection(
+  win: Window,
+  site: Site,
+  updateStrategy: UpdateStrategy,
+  events: ConnectionEvents,
+): Connection {
+  const { navigator } = win;
+  const document: Document & { prerendering?: boolean } = win.document;
+  let stream: Stream | undefined;
+  let retry: ReturnType<typeof setTimeout> | undefined;
+  let watchdog: ReturnType<typeof setTimeout> | undefined;
+  let attempt = 0;
+  let failedSockets = 0;
+  let told: unknown;
+  let away = false;
+
+  function open(): void {
+    const replaced = stream;
+    drop();
+    // A page that is being prerendered is seen by nobody, and may never be.
+    if (away || document.prerendering) return;
+
+    const socket =
+      updateStrategy === 'auto' ? told !== 'sse' && failedSockets < SOCKET_ATTEMPTS : updateStrategy === 'ws';
+    let openedAt: number | undefined;
+    let silenceMs: number | undefined = socket ? WEB_SOCKET_TIMEOUT_MS : EVENT_STREAM_TIMEOUT_MS;
+
+    // In all of these what listeners are told comes last: they may close or reopen on the spot.
+    const watch = () => {
+      clearTimeout(watchdog);
+      if (silenceMs) watchdog = setTimeout(ended, silenceMs, 'nothing came for too long');
+    };
+    const received = (message: ServerMessage | undefined) => {
+      const first = openedAt === undefined;
+      if (message && first && message.type === 'connected') {
+        openedAt = Date.now();
+        silenceMs = toldMs(message.keepaliveMs);
+        if (silenceMs) silenceMs *= SILENCE;
+        if (socket) failedSockets = 0;
+        told = message.updateStrategy;
+      }
+      watch();
+      if (!message || openedAt === undefined) return;
+      if (message.type === 'drain') plan(toldMs(message.reconnectMs) ?? backoffMs(CROWD_ATTEMPT, site.backoff));
+      if (message.type === 'connected' ? first : !SILENT.includes(message.type)) events.message(message);
+    };
+    const ended = (reason: string, code = ABNORMAL) => {
+      const announced = retry !== undefined;
+      const words = (what: string) => what + (reason && ': ' + reason);
+      // While the device is offline a failure says nothing about WebSockets.
+      if (socket && openedAt === undefined && code === ABNORMAL && navigator.onLine !== false) failedSockets++;
+      if (code === DENIED) {
+        close();
+        return events.ended('closed', words('The server denied the connection'));
+      }
+      if (openedAt !== undefined && Date.now() - openedAt >= STABLE_MS) attempt = 0;
+      if (code === DRAINING || code === OVERLOADED) attempt = Math.max(attempt, CROWD_ATTEMPT);
+      stopStream();
+      if (!announced) plan(backoffMs(attempt++, site.backoff));
+      events.ended('reconnecting', announced ? null : words('The connection was lost'));
+    };
+
+    watch();
+    try {
+      stream = (socket ? openWebSocket : openEventStream)(site, events.query(), {
+        received,
+        ended,
+        refused: events.refused,
+      });
+      // Nothing must be sent on the new stream before it has said `connected`.
+      if (replaced) events.ended('reconnecting', null);
+    } catch (error) {
+      // The browser lacks this API, or the page has an address that leads nowhere.
+      ended(String(error));
+    }
+  }
+
+  function plan(delayMs: number): void {
+    clearTimeout(retry);
+    retry = setTimeout(open, delayMs);
+  }
+
+  function stopStream(): void {
+    clearTimeout(watchdog);
+    stream?.close();
+    stream = undefined;
+  }
+
+  function drop(): void {
+    clearTimeout(retry);
+    retry = undefined;
+    stopStream();
+  }
+
+  function onPageEvent({ type }: Event): void {
+    if (type === 'pagehide') {
+      away = true;
+      drop();
+      return events.ended('reconnecting', null);
+    }
+    if (type === 'pageshow') away = false;
+    if (stream || (type === 'visibilitychange' && document.hidden)) return;
+    attempt = 0;
+    open();
+  }
+
+  function close(): void {
+    for (const type of PAGE_EVENTS) win.removeEventListener(type, onPageEvent);
+    for (const type of DOCUMENT_EVENTS) document.removeEventListener(type, onPageEvent);
+    away = false;
+    drop();
+  }
+
+  return {
+    open() {
+      for (const type of PAGE_EVENTS) win.addEventListener(type, onPageEvent);
+      for (const type of DOCUMENT_EVENTS) document.addEventListener(type, onPageEvent);
+      attempt = 0;
+      open();
+    },
+    close,
+    send: (message) => stream?.send(message),
+  };
+}

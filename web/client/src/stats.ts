@@ -1,0 +1,117 @@
+/**
+ * Figures: what a viewer is shown, and how `stats` and `stats-delta` turn old ones into new ones.
+ *
+ * Values in, values out; nothing given is ever changed. Versions, routes and ids are text that strangers chose, so the
+ * maps have no prototype: `__proto__` and `constructor` are counted like any other label.
+ */
+import type { ServerMessage } from './messages.js';
+
+export interface ConnectionInfo {
+  id: string;
+  version: string;
+  route: string;
+  /** Only with IP tracking, and for viewers whose grant includes it. */
+  ip?: string;
+}
+
+export interface ConnectionStats {
+  total: number;
+  versions: Record<string, number>;
+  routes: Record<string, number>;
+  connections: ConnectionInfo[];
+  yourId?: string | undefined;
+}
+
+export interface Figures extends ConnectionStats {
+  yourId: string | undefined;
+  /** Grows with every change; comparable only within one stream. */
+  revision: number;
+  /** True when there are more connections than `connections` lists; `total` and the maps are whole all the same. */
+  connectionsTruncated: boolean;
+  nodes: { reporting: number; expected: number } | undefined;
+  /** True while the share of some node is missing. */
+  partial: boolean;
+}
+
+export function noFigures(): Figures {
+  return {
+    total: 0,
+    versions: Object.create(null),
+    routes: Object.create(null),
+    connections: [],
+    yourId: undefined,
+    revision: 0,
+    connectionsTruncated: false,
+    nodes: undefined,
+    partial: false,
+  };
+}
+
+/** Returns undefined when the message cannot be meant. */
+export function readStats(message: ServerMessage): Figures | undefined {
+  return change(noFigures(), message, message.connections, []);
+}
+
+/**
+ * Returns undefined when the delta does not continue these figures; the caller must then subscribe again and leave
+ * deltas alone until a whole `stats` has come.
+ */
+export function applyDelta(figures: Figures, delta: ServerMessage): Figures | undefined {
+  const rows = Object(delta.connections);
+  return delta.base === figures.revision ? change(figures, delta, rows.set, rows.remove) : undefined;
+}
+
+function change(from: Figures, message: ServerMessage, set: unknown, remove: unknown): Figures | undefined {
+  const { total, revision, yourId, connectionsTruncated, nodes, partial } = message;
+  if (!isCount(total) || !isCount(revision)) return undefined;
+  return {
+    total,
+    versions: changeCounts(from.versions, message.versions),
+    routes: changeCounts(from.routes, message.routes),
+    connections: changeRows(from.connections, list(set).filter(isRow), list(remove)),
+    yourId: typeof yourId === 'string' ? yourId : from.yourId,
+    revision,
+    connectionsTruncated: typeof connectionsTruncated === 'boolean' ? connectionsTruncated : from.connectionsTruncated,
+    nodes: isNodes(nodes) ? nodes : from.nodes,
+    partial: typeof partial === 'boolean' ? partial : from.partial,
+  };
+}
+
+/** What did not change stays the same object, so that nothing that only shows versions renders for a new route. */
+function changeCounts(from: Record<string, number>, counts: unknown): Record<string, number> {
+  const changes = Object.entries(Object(counts));
+  if (!changes.length) return from;
+  const result: Record<string, number> = Object.assign(Object.create(null), from);
+  for (const [key, count] of changes) {
+    if (count === 0) delete result[key];
+    else if (isCount(count)) result[key] = count;
+  }
+  return result;
+}
+
+function changeRows(from: ConnectionInfo[], set: ConnectionInfo[], remove: unknown[]): ConnectionInfo[] {
+  if (!set.length && !remove.length) return from;
+  const rows = new Map<unknown, ConnectionInfo>(from.map((row) => [row.id, row]));
+  for (const id of remove) rows.delete(id);
+  for (const row of set) rows.set(row.id, row);
+  return [...rows.values()];
+}
+
+function list(value: unknown): unknown[] {
+  return Array.isArray(value) ? value : [];
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+function isNodes(value: any): value is { reporting: number; expected: number } {
+  return isCount(value?.reporting) && isCount(value.expected);
+}
+
+function isRow(value: any): value is ConnectionInfo {
+  return (
+    [value?.id, value?.version, value?.route].every((field) => typeof field === 'string') &&
+    ['string', 'undefined'].includes(typeof value.ip)
+  );
+}

@@ -1,0 +1,50 @@
+/** Vue's view of a Headcount: computed refs over its snapshot, alive from mount to the end of the scope. */
+import { computed, getCurrentInstance, getCurrentScope, hasInjectionContext, inject, onMounted, onScopeDispose, shallowRef } from 'vue';
+import type { App, ComputedRef, InjectionKey } from 'vue';
+import { latestHeadcount, type Headcount, type Snapshot } from './index.js';
+
+const NAMES = [
+  'total', 'versions', 'routes', 'connections', 'yourId', 'authorized', 'status', 'error', 'isStale', 'partial',
+] as const;
+
+export type ActiveConnections = { [name in (typeof NAMES)[number]]: ComputedRef<Snapshot[name]> };
+
+const key: InjectionKey<Headcount> = Symbol('headcount');
+
+/** `app.use(headcountPlugin, headcount)` provides it to all components and counts the page once the app is mounted. */
+export const headcountPlugin = {
+  install(app: App, headcount: Headcount): void {
+    app.provide(key, headcount);
+    // Vue tells plugins nothing of the mount; a server never mounts.
+    const mount = app.mount;
+    app.mount = (...target) => {
+      const root = mount(...target);
+      headcount.connect();
+      return root;
+    };
+  },
+};
+
+/**
+ * The statistics, live. However many components ask, there is one stream and one subscription.
+ *
+ * @param headcount Default: the one the app provides, else the one created last.
+ */
+export function useActiveConnections(headcount?: Headcount): ActiveConnections {
+  const live = headcount ?? (hasInjectionContext() ? inject(key, undefined) : undefined) ?? latestHeadcount();
+  if (!live) throw new Error('useActiveConnections() needs a Headcount: call createHeadcount() first, or pass one.');
+  // Until it is mounted a component shows what the server rendered, even if figures are there already.
+  const snapshot = shallowRef(live.getServerSnapshot());
+  const update = () => {
+    snapshot.value = live.getSnapshot();
+  };
+  let stop: (() => void) | undefined;
+  const start = () => {
+    stop = live.subscribe(update);
+    update();
+  };
+  if (getCurrentInstance()) onMounted(start);
+  else start();
+  if (getCurrentScope()) onScopeDispose(() => stop?.());
+  return Object.fromEntries(NAMES.map((name) => [name, computed(() => snapshot.value[name])])) as ActiveConnections;
+}

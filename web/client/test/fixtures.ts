@@ -1,0 +1,25 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Figures, ServerMessage } from '../src/index.js';
+
+function read(name: string) {
+  // Not imported: as a module, `__proto__` in them would be a prototype and not a key.
+  return JSON.parse(readFileSync(join(import.meta.dirname, '../../../protocol/fixtures', `${name}.json`), 'utf8'));
+}
+
+/** The golden messages that the server's tests read too. */
+export const messages: {
+  server: Record<
+    'connected' | 'stats' | 'stats-delta' | 'stats-unauthorized' | 'version' | 'keepalive' | 'pong' | 'drain',
+    ServerMessage
+  >;
+  client: Record<'subscribe-stats' | 'unsubscribe-stats' | 'route-update' | 'ping', Record<string, unknown>>;
+  malformed: string[];
+} = read('messages');
+
+export const deltas: {
+  name: string;
+  before: Omit<Figures, 'yourId'>;
+  delta: ServerMessage;
+  after: Omit<Figures, 'yourId'>;
+}[] = read('deltas');

@@ -1,0 +1,96 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { brotliCompressSync } from 'node:zlib';
+import { afterAll, describe, expect, test } from 'vitest';
+import { bundlePackaged, bundleServed } from '../scripts/bundle.js';
+import { openPage } from './page.js';
+
+const SLOT = '"__HEADCOUNT_DEFAULTS__"';
+const directory = mkdtempSync(join(tmpdir(), 'headcount-client-'));
+afterAll(() => rmSync(directory, { recursive: true }));
+
+async function text(bytes: Promise<Uint8Array>) {
+  return Buffer.from(await bytes).toString();
+}
+
+const size = (code: string) => brotliCompressSync(code).length;
+
+describe('size, minified and compressed', () => {
+  test('the core is at most 4,096 bytes', async () => {
+    expect(size(await text(bundlePackaged('src/index.ts')))).toBeLessThanOrEqual(4096);
+    expect(size(await text(bundleServed()))).toBeLessThanOrEqual(4096);
+  });
+
+  test('the Vue adapter is at most 1,024 bytes', async () => {
+    const code = await text(bundlePackaged('src/vue.ts'));
+    expect(code).toMatch(/from"vue"/);
+    expect(code).toMatch(/from"\.\/index\.js"/);
+    expect(size(code)).toBeLessThanOrEqual(1024);
+  });
+});
+
+test('the package runs in Node, depends on nothing and imports nothing', async () => {
+  const code = await text(bundlePackaged('src/index.ts'));
+  expect(code).not.toMatch(/\bimport\b/);
+  expect(JSON.parse(readFileSync('package.json', 'utf8')).dependencies).toBeUndefined();
+  const file = join(directory, 'package.mjs');
+  writeFileSync(file, code);
+  const { createHeadcount } = await import(file);
+  expect(createHeadcount().getSnapshot().status).toBe('idle');
+});
+
+describe('the module that a server hands out', () => {
+  /** Where a stream goes when the module with these settings in it was loaded from this address. */
+  async function streamOf(settings: object | undefined, address: string, options: object = {}) {
+    const code = (await text(bundleServed()))
+      .replace(SLOT, settings ? JSON.stringify(settings) : SLOT)
+      // Node imports no http: addresses, so the module is told its own.
+      .replace('import.meta.url', JSON.stringify(address));
+    const file = join(directory, `${Math.random()}.mjs`);
+    writeFileSync(file, code);
+    const { createHeadcount } = await import(file);
+    const { window } = openPage();
+    const urls: string[] = [];
+    const open = (kind: string) => function (url: string) {
+      urls.push(`${kind} ${url}`);
+      return { close() {} };
+    };
+    const headcount = createHeadcount({ window, EventSource: open('sse'), WebSocket: open('ws'), ...options });
+    headcount.connect();
+    headcount.close();
+    return urls[0]!.replace('&keepalive=message', '');
+  }
+
+  test('has its slot exactly once', async () => {
+    expect((await text(bundleServed())).split(SLOT)).toHaveLength(2);
+    expect((await text(bundlePackaged('src/index.ts'))).split(SLOT)).toHaveLength(2);
+  });
+
+  test('takes the settings of the server, and over them those of the page', async () => {
+    const settings = { basePath: '/live', updateStrategy: 'sse', routeTracking: true };
+    const address = 'https://shop.example/live/client.js';
+    expect(await streamOf(settings, address)).toBe('sse https://shop.example/live/sse?route=%2Flanding');
+    expect(await streamOf(settings, address, { basePath: '/other', updateStrategy: 'ws', routeTracking: false })).toBe(
+      'ws wss://shop.example/other/ws?',
+    );
+    expect(await streamOf(settings, address, { basePath: undefined })).toContain('/live/sse');
+  });
+
+  test('stands beside its endpoints when the server said nothing', async () => {
+    expect(await streamOf(undefined, 'https://shop.example/pro/__skew/client.js?v=3')).toBe('ws wss://shop.example/pro/__skew/ws?');
+    expect(await streamOf(undefined, 'https://live.example/__skew/client.js')).toBe('ws wss://live.example/__skew/ws?');
+  });
+
+  test('knows of a prefix that the server does not know of', async () => {
+    expect(await streamOf({ basePath: '/__skew' }, 'https://shop.example/pro/__skew/client.js')).toBe(
+      'ws wss://shop.example/pro/__skew/ws?',
+    );
+  });
+
+  test('believes the server when it was copied elsewhere', async () => {
+    for (const address of ['https://cdn.example/assets/client.js', 'https://shop.example/assets/app-1a2b.js']) {
+      expect(await streamOf({ basePath: '/__skew' }, address)).toBe('ws wss://shop.example/__skew/ws?');
+    }
+  });
+});

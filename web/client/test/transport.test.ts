@@ -1,0 +1,205 @@
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { messages } from './fixtures.js';
+import { openPage, settled } from './page.js';
+
+beforeEach(() => {
+  vi.useFakeTimers();
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+const { connectionId } = messages.server.connected;
+
+function openWith(options: Parameters<typeof openPage>[0] = {}) {
+  const page = openPage(options);
+  page.headcount.connect();
+  return page;
+}
+
+/** A page whose subscription is asked for, with the POST still unanswered. */
+function subscribed(options: Parameters<typeof openPage>[0] = {}) {
+  const page = openWith(options);
+  page.headcount.subscribe(() => {});
+  page.stream.connects();
+  return page;
+}
+
+test('opens an event stream that says route and version and asks for visible keepalives', () => {
+  const { stream } = openWith({ routeTracking: true, version: 'v 1&x' });
+  expect(stream.url.href).toBe('https://shop.example/__skew/sse?route=%2Flanding&version=v+1%26x&keepalive=message');
+  expect(stream.withCredentials).toBe(false);
+});
+
+test('opens a WebSocket beside it, on the same base path', () => {
+  const { stream } = openWith({ updateStrategy: 'ws', routeTracking: true, basePath: '/pro/__skew/' });
+  expect(stream.url.href).toBe('wss://shop.example/pro/__skew/ws?route=%2Flanding&version=v1');
+});
+
+test('sends cookies to another origin unless the page says otherwise', () => {
+  const away = subscribed({ url: 'https://live.example' });
+  expect(away.stream.url.origin).toBe('https://live.example');
+  expect(away.stream.withCredentials).toBe(true);
+  expect(away.posts[0]!.init.credentials).toBe('include');
+
+  const omitted = subscribed({ url: 'https://live.example', credentials: 'omit' });
+  expect(omitted.stream.withCredentials).toBe(false);
+  expect(omitted.posts[0]!.init.credentials).toBe('omit');
+
+  expect(subscribed({ url: 'https://shop.example/' }).posts[0]!.init.credentials).toBe('same-origin');
+});
+
+test('posts JSON that names the secret handle', async () => {
+  const { headcount, posts } = subscribed();
+  expect(posts[0]).toMatchObject({ path: '/__skew/subscribe-stats', body: { connectionId, deltas: true } });
+  expect(posts[0]!.init).toMatchObject({
+    method: 'POST', credentials: 'same-origin', headers: { 'content-type': 'application/json' },
+  });
+  headcount.setRoute('/b');
+  expect(posts[1]).toMatchObject({ path: '/__skew/route', body: { connectionId, route: '/b' } });
+});
+
+test('sends the golden messages over a WebSocket', async () => {
+  const page = openWith({ updateStrategy: 'ws' });
+  const leave = page.headcount.subscribe(() => {});
+  page.stream.connects();
+  page.headcount.setRoute('/shopping');
+  leave();
+  await settled();
+  const { client } = messages;
+  expect(page.stream.sent).toEqual([client['subscribe-stats'], client['route-update'], client['unsubscribe-stats']]);
+});
+
+test('has one route under way and one waiting, so that the last route is the last to arrive', async () => {
+  const page = openWith();
+  page.stream.connects();
+  for (const route of ['/a', '/b', '/c', '/d']) page.headcount.setRoute(route);
+  expect(page.posts.map(({ body }) => body.route)).toEqual(['/a']);
+  await page.posts[0]!.answer(200);
+  expect(page.posts.map(({ body }) => body.route)).toEqual(['/a', '/d']);
+  await page.posts[1]!.answer(200);
+  expect(page.posts).toHaveLength(2);
+});
+
+test('a route on its way does not hold up the subscription', () => {
+  const page = openWith();
+  page.stream.connects();
+  page.headcount.setRoute('/a');
+  page.headcount.subscribe(() => {});
+  expect(page.posts.map(({ path }) => path)).toEqual(['/__skew/route', '/__skew/subscribe-stats']);
+});
+
+test.each([429, 503])('tries again after what a %d says', async (status) => {
+  const { posts } = subscribed();
+  await posts[0]!.answer(status, { 'retry-after': '7' });
+  await vi.advanceTimersByTimeAsync(6999);
+  expect(posts).toHaveLength(1);
+  await vi.advanceTimersByTimeAsync(1100);
+  expect(posts).toHaveLength(2);
+  expect(posts[1]!.body).toEqual(posts[0]!.body);
+});
+
+test('understands a Retry-After that is a date', async () => {
+  const { posts } = subscribed();
+  await posts[0]!.answer(503, { 'retry-after': new Date(Date.now() + 20_000).toUTCString() });
+  await vi.advanceTimersByTimeAsync(18_900);
+  expect(posts).toHaveLength(1);
+  await vi.advanceTimersByTimeAsync(2200);
+  expect(posts).toHaveLength(2);
+});
+
+test('repeats a POST that the network lost, with back-off', async () => {
+  vi.spyOn(Math, 'random').mockReturnValue(0.5);
+  const { posts } = subscribed();
+  await posts[0]!.fail();
+  await vi.advanceTimersByTimeAsync(500);
+  await posts[1]!.fail();
+  await vi.advanceTimersByTimeAsync(999);
+  expect(posts).toHaveLength(2);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(posts).toHaveLength(3);
+});
+
+test('after a failure sends the newest route, not the one that failed', async () => {
+  const page = openWith();
+  page.stream.connects();
+  page.headcount.setRoute('/a');
+  await page.posts[0]!.fail();
+  page.headcount.setRoute('/b');
+  await vi.advanceTimersByTimeAsync(1000);
+  expect(page.posts.map(({ body }) => body.route)).toEqual(['/a', '/b']);
+});
+
+test('prefers a newer route also to one that fails while it waits', async () => {
+  const page = openWith();
+  page.stream.connects();
+  page.headcount.setRoute('/a');
+  page.headcount.setRoute('/b');
+  await page.posts[0]!.fail();
+  await vi.advanceTimersByTimeAsync(1000);
+  expect(page.posts.map(({ body }) => body.route)).toEqual(['/a', '/b']);
+});
+
+test('forgets earlier failures once a POST has come through', async () => {
+  vi.spyOn(Math, 'random').mockReturnValue(0.5);
+  const page = openWith();
+  page.stream.connects();
+  page.headcount.setRoute('/a');
+  for (const delay of [500, 1000, 2000]) {
+    await page.posts.at(-1)!.fail();
+    await vi.advanceTimersByTimeAsync(delay);
+  }
+  await page.posts.at(-1)!.answer(200);
+  page.headcount.setRoute('/b');
+  await page.posts.at(-1)!.fail();
+  await vi.advanceTimersByTimeAsync(500);
+  expect(page.posts).toHaveLength(6);
+});
+
+test('gives up a POST that hangs, and sends it again', async () => {
+  const { posts } = subscribed();
+  await vi.advanceTimersByTimeAsync(20_000);
+  expect(posts[0]!.init.signal!.aborted).toBe(true);
+  await vi.advanceTimersByTimeAsync(1000);
+  expect(posts).toHaveLength(2);
+});
+
+test('leaves a POST alone that was under way when its stream ended', async () => {
+  const { headcount, posts } = subscribed();
+  headcount.close();
+  expect(posts[0]!.init.signal!.aborted).toBe(true);
+  await settled();
+  expect(vi.getTimerCount()).toBe(0);
+});
+
+test('posts nothing more for a stream that is over', async () => {
+  const { headcount, posts } = subscribed();
+  await posts[0]!.answer(503, { 'retry-after': '5' });
+  headcount.close();
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(posts).toHaveLength(1);
+  expect(vi.getTimerCount()).toBe(0);
+});
+
+test('takes a 404 for the loss of the connection and opens another', async () => {
+  const page = subscribed();
+  await page.posts[0]!.answer(404);
+  expect(page.stream.closed).toBe(true);
+  expect(page.headcount.getSnapshot()).toMatchObject({
+    status: 'reconnecting', error: 'The connection was lost: the server does not know this connection',
+  });
+  await vi.advanceTimersByTimeAsync(1000);
+  expect(page.streams).toHaveLength(2);
+  page.stream.connects({ connectionId: 'second' });
+  expect(page.posts.at(-1)!.body.connectionId).toBe('second');
+});
+
+test('is denied by a 403, and says so', async () => {
+  const page = subscribed();
+  await page.posts[0]!.answer(403);
+  expect(page.headcount.getSnapshot()).toMatchObject({
+    authorized: false, status: 'open', error: 'The server refused subscribe-stats (403)',
+  });
+  await vi.advanceTimersByTimeAsync(10_000);
+  expect(page.posts).toHaveLength(1);
+});
