@@ -179,9 +179,10 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
       case 'stats-unauthorized':
         if (!listeners.size) return;
         whole = false;
-        // The server is about to close a viewer's stream. An event stream could not say why, and would come back in vain.
+        // The server is about to close a viewer's stream. SSE could not say why, and would come back in vain.
         if (settings.viewer) connection?.close();
-        return set({ ...noFigures(), authorized: false, isStale: false, ...(settings.viewer && { status: 'closed' }) });
+        set({ ...noFigures(), authorized: false, isStale: false, ...(settings.viewer && { status: 'closed' }) });
+        return;
       default:
         notify(messageListeners, message);
     }
@@ -192,7 +193,7 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
     tell();
   }
 
-  /** Runs a little after the last one left, because whoever replaces a component's view subscribes again right away. */
+  /** Runs a little after the last one left: the component that takes its place subscribes right away. */
   function settle(): void {
     if (listeners.size) return;
     // Nothing need be said on a stream that closes.
@@ -235,7 +236,7 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
   });
 }
 
-/** One listener that throws is reported like any uncaught error, and keeps neither the others nor the stream waiting. */
+/** A listener that throws is reported like any uncaught error, and keeps neither the others nor the stream waiting. */
 function notify<T>(listeners: Set<(value: T) => void>, value: T): void {
   for (const listener of [...listeners]) {
     try {

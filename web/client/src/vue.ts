@@ -1,5 +1,6 @@
 /** Vue's view of a Headcount: computed refs over its snapshot, alive from mount to the end of the scope. */
-import { computed, getCurrentInstance, getCurrentScope, hasInjectionContext, inject, onMounted, onScopeDispose, shallowRef } from 'vue';
+import { computed, getCurrentInstance, getCurrentScope, hasInjectionContext, inject } from 'vue';
+import { onMounted, onScopeDispose, shallowRef } from 'vue';
 import type { App, ComputedRef, InjectionKey } from 'vue';
 import { latestHeadcount, type Headcount, type Snapshot } from './index.js';
 

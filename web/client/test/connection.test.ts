@@ -111,7 +111,8 @@ describe.each(['sse', 'ws'] as const)('%s', (updateStrategy) => {
     page.navigate('/elsewhere');
     expect(page.stream.sent).toEqual([]);
     page.stream.connects();
-    expect(updateStrategy === 'ws' ? page.stream.sent : page.posts.map(({ body }) => body)).toMatchObject([{ route: '/elsewhere' }]);
+    const told = updateStrategy === 'ws' ? page.stream.sent : page.posts.map(({ body }) => body);
+    expect(told).toMatchObject([{ route: '/elsewhere' }]);
   });
 
   test('takes a drain without a usable delay for a long one', async () => {
@@ -306,7 +307,11 @@ test('stops for good when it is denied', async () => {
   page.stream.says(messages.server.stats);
   page.stream.breaks(1008, 'origin not allowed');
   expect(page.headcount.getSnapshot()).toMatchObject({
-    status: 'closed', error: 'The server denied the connection: origin not allowed', authorized: false, total: 0, isStale: false,
+    status: 'closed',
+    error: 'The server denied the connection: origin not allowed',
+    authorized: false,
+    total: 0,
+    isStale: false,
   });
   page.setOnline(true);
   page.setHidden(false);
@@ -373,7 +378,10 @@ describe('auto', () => {
   });
 
   test('does without WebSocket where there is none', async () => {
-    const page = openWith({ updateStrategy: 'auto', WebSocket: class { constructor() { throw new Error('blocked'); } } as any });
+    const blocked: any = function () {
+      throw new Error('blocked');
+    };
+    const page = openWith({ updateStrategy: 'auto', WebSocket: blocked });
     expect(page.headcount.getSnapshot()).toMatchObject({
       status: 'reconnecting', error: 'The connection was lost: Error: blocked',
     });

@@ -10,7 +10,9 @@ test.each(messages.malformed.filter((text) => !text.startsWith('{"type":"')))('t
   expect(decode(text)).toBeUndefined();
 });
 
-test.each([undefined, null, 5, {}, new ArrayBuffer(4), new Blob(['{"type":"stats"}'])])('takes %s for no message', (data) => {
+const binary = [new ArrayBuffer(4), new Blob(['{"type":"stats"}'])];
+
+test.each([undefined, null, 5, {}, ...binary])('takes %s for no message', (data) => {
   expect(decode(data)).toBeUndefined();
 });
 

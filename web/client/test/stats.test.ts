@@ -55,7 +55,8 @@ test('removes what a delta removes before it sets, and sets in place', () => {
 
 test('keeps the objects of what did not change', () => {
   const from = figures(stats);
-  const after = applyDelta(from, { type: 'stats-delta', base: 7, revision: 8, total: 2, versions: {}, routes: { '/': 0 } })!;
+  const delta = { type: 'stats-delta', base: 7, revision: 8, total: 2, versions: {}, routes: { '/': 0 } };
+  const after = applyDelta(from, delta)!;
   expect(after.versions).toBe(from.versions);
   expect(after.connections).toBe(from.connections);
   expect(after.routes).toEqual({});

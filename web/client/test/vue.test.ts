@@ -51,7 +51,10 @@ test('has the promised names and types', () => {
 
 test('is pending, then authorised, then denied', () => {
   const { page, seen: live } = mounted((live) => live);
-  const values = () => [live.authorized.value, live.total.value, live.versions.value, live.connections.value.length, live.yourId.value];
+  const values = () => {
+    const { authorized, total, versions, connections, yourId } = live;
+    return [authorized.value, total.value, versions.value, connections.value.length, yourId.value];
+  };
   expect(values()).toEqual([null, 0, {}, 0, undefined]);
   page.stream.says(stats);
   expect(values()).toEqual([true, 2, { v1: 2 }, 2, 'c1']);
@@ -86,7 +89,8 @@ describe('what applications build with it', () => {
           .map(([route]) => route),
       ),
     }));
-    page.stream.says({ ...stats, total: 4, versions: { version1: 3, version2: 1 }, routes: { '/': 1, '/a': 2, '/b': 0, '/c': 3 } });
+    const routes = { '/': 1, '/a': 2, '/b': 0, '/c': 3 };
+    page.stream.says({ ...stats, total: 4, versions: { version1: 3, version2: 1 }, routes });
     expect(seen.authorized.value).toBe(true);
     expect(seen.shares.value).toEqual(['vers 25%', 'vers 75%']);
     expect(seen.busiest.value).toEqual(['/c', '/a']);
@@ -130,7 +134,8 @@ describe('what applications build with it', () => {
 describe('sharing', () => {
   test('many components have one stream and one subscription, which ends with the last', async () => {
     const page = openPage({ updateStrategy: 'ws' });
-    const [a, b] = [1, 2].map(() => mount(() => [useActiveConnections(page.headcount), useActiveConnections(page.headcount)]));
+    const use = () => useActiveConnections(page.headcount);
+    const [a, b] = [1, 2].map(() => mount(() => [use(), use()]));
     page.stream.connects();
     expect(page.streams).toHaveLength(1);
     expect(page.stream.sent).toHaveLength(1);
