@@ -1,0 +1,66 @@
+"""Docs that lie are worse than none: settings, links, make verbs and the public API are held against the code."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import headcount
+from headcount.config import VERSION_VARIABLES, Config
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    Path(name)
+    for name in subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+)
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", (ROOT / "docs/settings.md").read_text("utf-8"), re.MULTILINE))
+    assert rows.keys() == set(Config.__struct_fields__)
+    config = Config(version="v1")
+    shown = {True: "on", False: "off", None: "none", (): "none"}
+    for name, text in rows.items():
+        default = getattr(config, name)
+        if name != "version":
+            expected = shown.get(default, f"{default:,}" if isinstance(default, int) else default)
+            expected = f"{expected:g}" if isinstance(expected, float) else expected
+            assert text.strip().strip("`") == str(expected), name
+
+
+def test_variables_that_are_asked_for_the_version_are_documented_in_order() -> None:
+    page = (ROOT / "docs/settings.md").read_text("utf-8")
+    assert ", ".join(f"`{name}`" for name in ("HEADCOUNT_VERSION", *VERSION_VARIABLES)) in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (ROOT / page.parent / target).exists(), f"{page} links to {target}"
+
+
+def test_make_verbs_that_pages_name_exist() -> None:
+    verbs = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    for page in PAGES:
+        for verb in re.findall(r"(?:^|`)make ([a-z]+)(?:`|$)", (ROOT / page).read_text("utf-8"), re.MULTILINE):
+            assert verb in verbs, f"{page} says make {verb}"
+
+
+def test_public_names_exist_and_are_sorted() -> None:
+    assert list(headcount.__all__) == sorted(headcount.__all__)
+    assert all(hasattr(headcount, name) for name in headcount.__all__)
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert "```sh\nmake test\n```" in readme
+    assert (ROOT / ".ci/run").read_text("utf-8").rstrip().endswith("make test")
