@@ -7,6 +7,7 @@ asking means no. What a viewer gets is a `Grant`; it is asked for again while th
 
 import inspect
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 from typing import TypeAlias
@@ -28,12 +29,26 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
         connections: The list of connections.
         ips: Addresses in that list.
         expires_in: Seconds until the right ends by itself; None: it lasts while the hook agrees.
+
+    Raises:
+        TypeError: A value of another type. "no" would be true, and a number that is none would never be reached.
     """
 
     routes: bool = True
     connections: bool = True
     ips: bool = True
     expires_in: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the types, which msgspec does only when it decodes."""
+        for name in ("routes", "connections", "ips"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"Grant({name}=…) takes True or False, not {getattr(self, name)!r}.")
+        seconds = self.expires_in
+        if seconds is not None and (
+            isinstance(seconds, bool) or not isinstance(seconds, int | float) or math.isnan(seconds)
+        ):
+            raise TypeError(f"Grant(expires_in=…) takes seconds or None, not {seconds!r}.")
 
 
 Verdict: TypeAlias = bool | Grant | None
@@ -95,6 +110,5 @@ class Authorizer:
         if self._token is None:
             return False
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and compare_digest(
-            token.strip().encode("utf-8", "surrogatepass"), self._token
-        )
+        # latin-1 is how the header was decoded, so these are the bytes that came.
+        return scheme.lower() == "bearer" and compare_digest(token.strip().encode("latin-1", "replace"), self._token)

@@ -26,13 +26,23 @@ def ask_url(url: str, timeout: float) -> AuthorizeHook:
     except ImportError:
         raise ConfigError("authorize_url needs httpx; run: pip install 'headcount[serve]'") from None
 
+    # Reading all certificates takes longer than asking, and strangers can make us ask.
+    trusted = httpx.create_ssl_context(trust_env=False)
+
     async def ask(request: HTTPConnection) -> bool:
-        headers = {name: request.headers[name] for name in ("cookie", "authorization") if name in request.headers}
-        if not headers:
+        # As they came: a header may hold any byte, and HTTP/2 splits Cookie into several lines.
+        told = [(name, value) for name, value in request.scope["headers"] if name in (b"cookie", b"authorization")]
+        if not told:
             return False  # a stranger; no need to ask anybody
+        cookies = b"; ".join(value for name, value in told if name == b"cookie")
+        headers = [(name, value) for name, value in told if name != b"cookie"]
+        if cookies:
+            headers.append((b"cookie", cookies))
         # A client for each question: questions are few, and a client belongs to one event loop.
-        async with httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as client:
-            response = await client.get(url, headers=headers)
-        return response.is_success
+        async with (
+            httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False, verify=trusted) as client,
+            client.stream("GET", url, headers=headers) as response,  # the status says all; a body may be long
+        ):
+            return response.is_success
 
     return ask

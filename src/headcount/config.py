@@ -7,6 +7,7 @@ A setting given in Python wins over `HEADCOUNT_<NAME>`, which wins over the defa
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -130,7 +131,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Make a checked configuration.
 
         Args:
-            settings: What the caller gave; None counts as not given.
+            settings: What the caller gave; None counts as not given, but for `peer_timeout`, where it is a value.
             environ: Defaults to the process's environment.
 
         Raises:
@@ -144,7 +145,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 )
         values: dict[str, Any] = {}
         for name in cls.__struct_fields__:
-            if settings.get(name) is not None:
+            if settings.get(name) is not None or (name == "peer_timeout" and name in settings):
                 values[name] = _plain(name, settings[name])
             elif (text := environ.get(f"HEADCOUNT_{name.upper()}")) is not None:
                 values[name] = _from_text(name, text)
@@ -214,17 +215,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise ConfigError(f"{name} is {value}; give at least 1.")
         if self.admin_token is not None and not self.admin_token.strip():
             raise ConfigError("admin_token is empty; leave it out, or make one with: openssl rand -hex 24.")
-        if self.authorize_url is not None and urlsplit(self.authorize_url).scheme not in ("http", "https"):
+        if self.authorize_url is not None and not _is_url(self.authorize_url):
             raise ConfigError(f"authorize_url is {self.authorize_url!r}; give an http:// or https:// URL.")
         for origin in self.allowed_origins:
-            parts = urlsplit(origin)
-            if origin != "*" and (
-                parts.scheme not in ("http", "https")
-                or not parts.netloc
-                or origin != f"{parts.scheme}://{parts.netloc}"
-            ):
+            if origin != "*" and (not _ORIGIN.fullmatch(origin) or _DEFAULT_PORT.fullmatch(origin)):
                 raise ConfigError(
-                    f"allowed_origins has {origin!r}; write scheme and host only, such as https://www.example.com."
+                    f"allowed_origins has {origin!r}; write it as browsers do, such as https://www.example.com: scheme "
+                    "and host only, in lower case, and a port only when it is not the scheme's own."
                 )
         try:
             self.networks()
@@ -234,12 +231,24 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 _LISTS: Final = ("allowed_origins", "trusted_proxies")
 
+# Origins are compared as strings, so one that no browser ever sends would be allowed in vain.
+_ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_DEFAULT_PORT: Final = re.compile(r"http:.*:80|https:.*:443")
+
 
 def _plain(name: str, value: Any) -> Any:
     if name in _LISTS:
         # A single origin as a plain string is a mistake everybody makes once; characters are never meant.
-        return (value,) if isinstance(value, str) else tuple(value)
+        return (value,) if isinstance(value, str) else value
     return value
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc)
 
 
 def _from_text(name: str, text: str) -> Any:
@@ -248,6 +257,8 @@ def _from_text(name: str, text: str) -> Any:
     if name == "cookie" and text.lower() in ("false", "0", "no", "off", ""):
         return False
     lowered = text.lower()
+    if name == "peer_timeout" and lowered == "none":
+        return None
     if name in ("connection_tracking", "route_tracking", "ip_tracking"):
         if lowered in ("1", "true", "yes", "on"):
             return True

@@ -3,15 +3,20 @@ The application's own functions, and how they are run so that none can do harm.
 
 An exception in a hook is logged and counted, and closes nothing. Synchronous hooks run in place and must not block;
 asynchronous ones run as tasks of their own, one after the other for each connection, so that a close never overtakes
-its open.
+its open. How many may wait is bounded: a page can navigate faster than a hook runs.
 """
 
 import asyncio
 import inspect
 import logging
+import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
+
+MAX_WAITING: Final = 100
+"""Route hooks of one connection that wait for their turn; a page that navigates faster than they run loses some."""
 
 logger = logging.getLogger("headcount")
 
@@ -59,35 +64,78 @@ class Hooks:
         self.errors = 0
         """Hooks that raised or took too long."""
         self._timeout = timeout
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._last: dict[str, asyncio.Task[None]] = {}
+        self._waiting: Counter[str] = Counter()
+        self._overrun: set[str] = set()
 
     def run(self, hooks: list[Any], connection: Connection, *args: str) -> None:
-        """Call each of `hooks`. Never raises. Must be called in an event loop."""
+        """Call each of `hooks`. Never raises. Must be called in the connection's event loop, if that still runs."""
+        if hooks is self.route and self._waiting[connection.id] >= MAX_WAITING:
+            self.errors += 1
+            if connection.id not in self._overrun:  # said once, or a page could fill the log
+                self._overrun.add(connection.id)
+                logger.error("Navigations of %s are not told: the hooks run too slowly for them.", connection.id)
+            return
         for hook in hooks:
             try:
                 result = hook(connection, *args)
             except Exception:
-                self._failed(hook)
+                self._failed(hook, "failed")
                 continue
             if inspect.isawaitable(result):
-                previous = self._running.get(connection.id)
-                task = asyncio.ensure_future(self._finish(hook, result, previous))
-                self._running[connection.id] = task
-                task.add_done_callback(partial(self._forget, connection.id))
+                self._line_up(hook, result, connection.id)
 
-    async def _finish(self, hook: Any, result: Awaitable[None], previous: asyncio.Task[None] | None) -> None:
-        if previous is not None:
-            await asyncio.wait([previous])
+    def _line_up(self, hook: Any, result: Awaitable[None], key: str) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            # The connection's loop is gone, and somebody without one noticed.
+            _discard(result)
+            self._failed(hook, "cannot run, because there is no event loop any more")
+            return
+        last = self._last.get(key)
+        if last is not None and last.get_loop() is not loop:
+            last = None  # it died with its loop
+            del self._waiting[key]
+        task = loop.create_task(self._finish(hook, result, last))
+        self._last[key] = task
+        self._waiting[key] += 1
+        task.add_done_callback(partial(self._forget, key, result))
+
+    async def _finish(self, hook: Any, result: Awaitable[None], last: asyncio.Task[None] | None) -> None:
+        if last is not None:
+            await asyncio.wait([last])
         try:
             async with asyncio.timeout(self._timeout):
                 await result
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._failed(hook, "waited for something that was cancelled")
         except Exception:
-            self._failed(hook)
+            self._failed(hook, "failed")
 
-    def _forget(self, key: str, task: asyncio.Task[None]) -> None:
-        if self._running.get(key) is task:
-            del self._running[key]
+    def _forget(self, key: str, result: Awaitable[None], task: asyncio.Task[None]) -> None:
+        _discard(result)
+        self._waiting[key] -= 1
+        if not self._waiting[key]:
+            del self._waiting[key]
+            self._overrun.discard(key)
+        if self._last.get(key) is task:
+            del self._last[key]
 
-    def _failed(self, hook: Any) -> None:
+    def _failed(self, hook: Any, how: str) -> None:
         self.errors += 1
-        logger.exception("The hook %s failed; nothing else is affected.", getattr(hook, "__qualname__", hook))
+        logger.error(
+            "The hook %s %s; nothing else is affected.",
+            getattr(hook, "__qualname__", hook),
+            how,
+            exc_info=sys.exc_info()[0] is not None,
+        )
+
+
+def _discard(result: Awaitable[None]) -> None:
+    """Close a coroutine whose turn never came, lest it be reported as forgotten; one that is done does not mind."""
+    if inspect.iscoroutine(result):
+        result.close()

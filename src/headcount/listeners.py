@@ -64,7 +64,8 @@ class Listeners:
             inode = os.fstat(fd).st_ino
             with socket.socket(fileno=os.dup(fd)) as sock:
                 name = sock.getsockname()
-                mine = name[1] == server[1] if isinstance(name, tuple) and len(name) > 1 else name == server[0]
+                # As text: granian tells the port as a string.
+                mine = str(name[1]) == str(server[1]) if isinstance(name, tuple) else name == server[0]
                 if not mine or sock.type != socket.SOCK_STREAM:
                     return
                 if self._peer_timeout is not None and isinstance(name, tuple) and hasattr(socket, "TCP_USER_TIMEOUT"):

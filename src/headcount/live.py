@@ -5,7 +5,8 @@ It is a viewer without a connection: it needs no right, is not counted, and cost
 watched.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, Self
 
 from .core.stats import ConnectionInfo, Stats
@@ -37,7 +38,7 @@ class LocalConnections:
         self.your_id: Observable[str | None] = Observable(store, lambda _: None)
         self.authorized: Observable[bool | None] = Observable(store, lambda _: True)
 
-    async def __aiter__(self) -> AsyncIterator[Stats]:
+    async def __aiter__(self) -> AsyncGenerator[Stats, None]:
         """Give the figures now, then the newest whenever they changed; a slow reader misses those between."""
         last = self.stats.value
         yield last
@@ -49,9 +50,11 @@ class LocalConnections:
 
     async def wait_for(self, condition: Callable[[Stats], Any]) -> Stats:
         """Wait until `condition` holds of the figures, and return them. It is asked at once and after each change."""
-        async for stats in self:
-            if condition(stats):
-                return stats
+        # Closed here and now, or the loop would have to do it later, when it may be gone.
+        async with aclosing(self.__aiter__()) as figures:
+            async for stats in figures:
+                if condition(stats):
+                    return stats
         raise AssertionError("the iteration above has no end")
 
     async def __aenter__(self) -> Self:

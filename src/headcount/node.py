@@ -17,8 +17,8 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import anyio
 import msgspec
@@ -41,10 +41,17 @@ Ask: TypeAlias = Callable[[], Awaitable[Grant | None]]
 """Asks whether a viewer may watch: at first, and again while it watches."""
 
 
+class Wish(NamedTuple):
+    """A request to watch that is not decided yet."""
+
+    ask: Ask
+    deltas: bool
+
+
 class Subscription:
     """One viewer's standing request for figures."""
 
-    __slots__ = ("ask", "deltas", "expires_at", "grant", "recheck_at", "rechecking", "revision", "session")
+    __slots__ = ("ask", "deltas", "epoch", "expires_at", "grant", "recheck_at", "rechecking", "revision", "session")
 
     def __init__(self, session: Session, grant: Grant, ask: Ask, *, deltas: bool) -> None:
         self.session = session
@@ -53,6 +60,8 @@ class Subscription:
         self.deltas = deltas
         self.revision: int | None = None
         """Of the last message sent; None: a whole snapshot is due."""
+        self.epoch = 0
+        """Starts of a chain of deltas so far: what was chosen before the last and is still on its way is void."""
         self.recheck_at = 0.0
         self.rechecking = False
         self.expires_at: float | None = None
@@ -95,8 +104,10 @@ class Node:
         )
         self._pulses: dict[asyncio.AbstractEventLoop, Pulse] = {}
         self._watchers: dict[object, tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = {}
-        self._asking: dict[str, object] = {}
+        self._asking: dict[str, Wish | None] = {}
+        """The newest undecided wish of each session for which somebody asks; None: it does not wish any more."""
         self._flush_loop: asyncio.AbstractEventLoop | None = None
+        self._flush_timer: asyncio.TimerHandle | None = None
         self._last_flush = float("-inf")
         self._flushed = 0
         self._snapshot = Stats()
@@ -137,8 +148,8 @@ class Node:
 
     def open(self, session: Session, version: str, route: str, ip: str | None) -> None:
         """Take a new stream into the figures, or, when it is a viewer's, only into the list of streams."""
+        self.forget_dead_loops()
         with self._lock:
-            self._forget_dead_loops()
             self.sessions[session.id] = session
             self.pulse(session.loop).add(session)
             info = None
@@ -156,6 +167,7 @@ class Node:
         with self._lock:
             if self.sessions.pop(session.id, None) is None:
                 return
+            self._asking.pop(session.id, None)
             self._drop_subscription(session.id)
             pulse = self._pulses.get(session.loop)
             if pulse is not None and pulse.discard(session):
@@ -169,26 +181,29 @@ class Node:
         if info is not None and self.hooks.close:
             self.hooks.run(self.hooks.close, self.connection(info), reason)
 
-    def handle(self, session: Session, message: messages.ClientMessage, ask: Ask) -> Coroutine[Any, Any, None] | None:
+    def handle(
+        self, session: Session, message: messages.ClientMessage, make_ask: Callable[[], Ask]
+    ) -> Coroutine[Any, Any, None] | None:
         """
         Do what a client asks.
 
         Args:
             session: Whose stream it is.
             message: Decoded and checked.
-            ask: Asks for the right to watch, on the request that carried the message.
+            make_ask: Makes what asks for the right to watch, on the request that carried the message.
 
         Returns:
-            For a subscription the coroutine that decides it, which the caller must run; else None.
+            For a subscription the coroutine that decides it, which the caller must run; None when there is nothing to
+            wait for.
         """
         match message:
             case messages.RouteUpdate(route=route):
                 self._navigate(session, route)
             case messages.SubscribeStats(deltas=deltas):
-                return self._subscribe(session, ask, deltas=deltas)
+                return self._subscribe(session, Wish(make_ask(), deltas))
             case messages.UnsubscribeStats():
                 with self._lock:
-                    self._asking.pop(session.id, None)
+                    self._unwish(session.id)
                     self._drop_subscription(session.id)
             case messages.Ping():
                 session.post(_PONG)
@@ -209,15 +224,14 @@ class Node:
 
     def stats(self) -> Stats:
         """Return the figures now. O(1) when nothing changed since the last call."""
-        with self._lock:
-            if self._snapshot.revision != self._registry.revision:
-                self._snapshot = self._registry.snapshot()
-            return self._snapshot
+        self.forget_dead_loops()
+        return self._stats()
 
     def page(
         self, *, version: str | None, route: str | None, limit: int, after: int
     ) -> tuple[list[ConnectionInfo], int | None]:
         """Page through all connections; see `Registry.page`."""
+        self.forget_dead_loops()
         with self._lock:
             return self._registry.page(version=version, route=route, limit=limit, after=after)
 
@@ -228,10 +242,10 @@ class Node:
         Returns:
             A function that ends it.
         """
-        key = object()
+        key, loop = object(), asyncio.get_running_loop()
         with self._lock:
             self._start_noting()
-            self._watchers[key] = (asyncio.get_running_loop(), callback)
+            self._watchers[key] = (loop, callback)
 
         def unwatch() -> None:
             with self._lock:
@@ -287,16 +301,31 @@ class Node:
         Withdraw a viewer's right, by public id or secret handle.
 
         Returns:
-            False if it had none.
+            False if it had none and was not asking for one.
         """
         public = identity.id_of(connection_id, self._key) or connection_id
         with self._lock:
-            self._asking.pop(public, None)
-            subscription = self.subscriptions.get(public)
-        if subscription is None:
-            return False
-        self._in_loop(subscription.session, self._refuse, subscription.session)
+            session = self.sessions.get(public)
+            wished = self._unwish(public)
+            if session is None or not (wished or public in self.subscriptions):
+                return False
+            self._refuse(session)
         return True
+
+    async def answer(self, ask: Ask) -> Grant | None:
+        """Ask, and take whatever goes wrong for a no. Raises nothing but the caller's own cancellation."""
+        try:
+            with anyio.fail_after(2 * self.config.authorize_timeout):
+                return await ask()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled us, but the hook waited for something that was.
+            self._failed_to_ask()
+        except Exception:
+            self._failed_to_ask()
+        return None
 
     def recheck(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         """Ask again for the rights that it is time for, of viewers in the running `loop`. O(viewers)."""
@@ -307,9 +336,7 @@ class Node:
                 self._refuse(subscription.session)
             elif not subscription.rechecking and now >= subscription.recheck_at:
                 subscription.rechecking = True
-                task = asyncio.ensure_future(self._recheck(subscription))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._run(loop, self._recheck(subscription))
 
     def caught_up(self, session: Session) -> None:
         """Tell that all is sent, so that a viewer who fell behind gets the newest snapshot."""
@@ -327,6 +354,21 @@ class Node:
         pulse = self._pulses.get(session.loop)
         if pulse is not None:
             pulse.stalled.pop(session, None)
+
+    def forget_dead_loops(self) -> None:
+        """Close what a loop left behind that was stopped in the middle, as test suites do. O(loops and watchers)."""
+        with self._lock:
+            dead = [loop for loop in self._pulses if loop.is_closed()]
+            for loop in dead:
+                del self._pulses[loop]
+            left = [session for session in self.sessions.values() if session.loop in dead] if dead else []
+            for key in [key for key, (loop, _) in self._watchers.items() if loop.is_closed()]:
+                del self._watchers[key]
+                self._stop_noting()
+            if self._flush_loop is not None and self._flush_loop.is_closed():
+                self._changed()  # what it would have flushed is still due elsewhere
+        for session in left:
+            self.close(session, "loop closed")
 
     def pulse(self, loop: asyncio.AbstractEventLoop) -> Pulse:
         """Return the timers of a loop, which is the running one or has sessions already."""
@@ -347,35 +389,64 @@ class Node:
             self._changed()
             info = self._registry.info(session.id)
         if self.hooks.route:
-            self.hooks.run(self.hooks.route, self.connection(info), before.route)
+            # A POST may come in by another loop; one connection's hooks run in one, or they could not wait in line.
+            self._in_loop(session, self.hooks.run, self.hooks.route, self.connection(info), before.route)
 
-    async def _subscribe(self, session: Session, ask: Ask, *, deltas: bool) -> None:
-        if session.id in self._asking:
-            return  # the verdict on the stream will answer both; a flood of requests asks the hook once
-        token = self._asking[session.id] = object()
+    def _subscribe(self, session: Session, wish: Wish) -> Coroutine[Any, Any, None] | None:
+        with self._lock:
+            asking = session.id in self._asking
+            self._asking[session.id] = wish
+        # A wish that meets another is asked for after it, by whoever asks already: a flood asks the hook one at a time.
+        return None if asking else self._decide(session)
+
+    async def _decide(self, session: Session) -> None:
+        wish = None
         try:
-            grant = await self._answer(ask) if self.config.connection_tracking else None
+            while True:
+                with self._lock:
+                    wish = self._asking.get(session.id)
+                    if wish is None:
+                        self._asking.pop(session.id, None)
+                        return
+                grant = await self.answer(wish.ask) if self.config.connection_tracking else None
+                with self._lock:
+                    # Else it unsubscribed, was revoked, left or asked anew meanwhile, and this verdict is nobody's.
+                    if self._asking.get(session.id) is wish:
+                        self._asking[session.id] = None
+                        self._settle(session, wish, grant)
+        except BaseException:
             with self._lock:
-                if self._asking.get(session.id) is not token or session.id not in self.sessions:
-                    return  # it unsubscribed, was revoked or left while we asked
-                if grant is None:
-                    self._in_loop(session, self._refuse, session)
-                    return
-                self._start_noting()
-                subscription = Subscription(session, grant, ask, deltas=deltas)
-                self._expire(subscription)
-                self._recheck_later(subscription)
-                self.subscriptions[session.id] = subscription
-                session.deadline = None
-                self._in_loop(session, self._send_whole, subscription)
-        finally:
-            if self._asking.get(session.id) is token:
-                del self._asking[session.id]
+                left = self._asking.pop(session.id, None)
+                if left is not None and left is not wish:
+                    self._refuse(session)  # nobody asks for this one now that the request before it was broken off
+            raise
+
+    def _settle(self, session: Session, wish: Wish, grant: Grant | None) -> None:
+        if grant is None:
+            self._refuse(session)
+            return
+        self._start_noting()
+        subscription = Subscription(session, grant, wish.ask, deltas=wish.deltas)
+        self._expire(subscription)
+        self._recheck_later(subscription)
+        self.subscriptions[session.id] = subscription
+        session.deadline = None
+        self._in_loop(session, self._send_whole, subscription)
+
+    def _unwish(self, connection_id: str) -> bool:
+        """Forget an undecided wish. Returns whether there was one."""
+        wished = self._asking.get(connection_id) is not None
+        if wished:
+            self._asking[connection_id] = None
+        return wished
 
     async def _recheck(self, subscription: Subscription) -> None:
-        grant = await self._answer(subscription.ask)
-        with self._lock:
+        try:
+            grant = await self.answer(subscription.ask)
+        finally:
+            # Broken off, it is asked again with the next tick: a right must not last because nobody asks for it.
             subscription.rechecking = False
+        with self._lock:
             if self.subscriptions.get(subscription.session.id) is not subscription:
                 return
             if grant is None:
@@ -391,15 +462,9 @@ class Node:
             if subscription.variant != variant:
                 self._send_whole(subscription)
 
-    async def _answer(self, ask: Ask) -> Grant | None:
-        """Ask, and take whatever goes wrong for a no."""
-        try:
-            with anyio.fail_after(2 * self.config.authorize_timeout):
-                return await ask()
-        except Exception:
-            self.counters["authorize_errors"] += 1
-            logger.exception("Asking for the right to watch failed, so the viewer is denied.")
-            return None
+    def _failed_to_ask(self) -> None:
+        self.counters["authorize_errors"] += 1
+        logger.exception("Asking for the right to watch failed, so the viewer is denied.")
 
     def _recheck_later(self, subscription: Subscription) -> None:
         spread = random.uniform(0.8, 0.95)  # noqa: S311  viewers that came together are not asked for together
@@ -410,10 +475,12 @@ class Node:
         subscription.expires_at = self.clock() + expires_in if expires_in is not None else None
 
     def _refuse(self, session: Session) -> None:
-        self._drop_subscription(session.id)
-        if not session.counted and session.deadline is None:
-            session.deadline = self.clock() + self.config.viewer_timeout
-        session.post(_UNAUTHORIZED)
+        """Withdraw a right or deny it. Here and now, whichever loop the session is in: no figure follows."""
+        with self._lock:
+            self._drop_subscription(session.id)
+            if not session.counted and session.deadline is None:
+                session.deadline = self.clock() + self.config.viewer_timeout
+        self._in_loop(session, session.post, _UNAUTHORIZED)
 
     def _drop_subscription(self, connection_id: str) -> None:
         with self._lock:
@@ -429,33 +496,40 @@ class Node:
         if not self.subscriptions and not self._watchers:
             self._registry.unwatch()
             self._wholes.clear()
+            if self._flush_timer is not None and self._flush_loop is not None:
+                self._call(self._flush_loop, self._flush_timer.cancel)
+                self._flush_timer = self._flush_loop = None
 
     def _changed(self) -> None:
         """Schedule a flush, in a loop in which somebody waits for it. The lock is held."""
         if self._flush_loop is not None and not self._flush_loop.is_closed():
             return
-        loop = next(
-            (s.session.loop for s in self.subscriptions.values() if not s.session.loop.is_closed()), None
-        ) or next((loop for loop, _ in self._watchers.values() if not loop.is_closed()), None)
-        if loop is None:
-            return
-        self._flush_loop = loop
+        self._flush_loop = None
         delay = self._last_flush + self.config.stats_interval - self.clock()
-        if loop is not _running_loop():
-            loop.call_soon_threadsafe(self._flush_after, loop, delay)
-        else:
-            self._flush_after(loop, delay)
+        for loop in self._waiting_loops():
+            if self._call(loop, self._flush_after, loop, delay):
+                self._flush_loop = loop
+                return
+
+    def _waiting_loops(self) -> Iterator[asyncio.AbstractEventLoop]:
+        for subscription in self.subscriptions.values():
+            yield subscription.session.loop
+        for loop, _ in self._watchers.values():
+            yield loop
 
     def _flush_after(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
         if delay > 0:
-            loop.call_later(delay, self._flush)
+            self._flush_timer = loop.call_later(delay, self._begin_flush, loop)
         else:
-            # Not in place: what else happens in this turn of the loop goes into the same push.
-            loop.call_soon(self._flush)
+            self._begin_flush(loop)
 
-    def _flush(self) -> None:
+    def _begin_flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Not in place: what else happens in this turn of the loop goes into the same push.
+        self._run(loop, self._flush())
+
+    async def _flush(self) -> None:
         with self._lock:
-            self._flush_loop = None
+            self._flush_loop = self._flush_timer = None
             delta = self._registry.take()
             if delta is not None:
                 self._last_flush = self.clock()
@@ -463,24 +537,30 @@ class Node:
                 self._wholes.clear()
                 self.counters["flushes"] += 1
             due = self._due(delta)
-            watchers = list(self._watchers.values()) if delta is not None else []
-        for session, payload in due:
-            self._in_loop(session, self._push, session, payload)
-        for loop, callback in watchers:
-            if loop is _running_loop():
-                callback()
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(callback)
+            watchers = list(self._watchers.items()) if delta is not None else []
+        for subscription, epoch, payload in due:
+            self._in_loop(subscription.session, self._push, subscription, epoch, payload)
+        for key, (loop, _) in watchers:
+            self._call(loop, self._notify, key)
 
-    def _due(self, delta: StatsDelta | None) -> list[tuple[Session, Payload]]:
+    def _notify(self, key: object) -> None:
+        watcher = self._watchers.get(key)
+        if watcher is None:
+            return  # it ended meanwhile
+        try:
+            watcher[1]()
+        except Exception:  # the application's own function; those after it are still told
+            self.counters["watcher_errors"] += 1
+            logger.exception("What watches the figures failed; nothing else is affected.")
+
+    def _due(self, delta: StatsDelta | None) -> list[tuple[Subscription, int, Payload]]:
         """Choose what each subscriber gets: the delta, the whole, or nothing until it has read what it was sent."""
-        due: list[tuple[Session, Payload]] = []
+        due: list[tuple[Subscription, int, Payload]] = []
         deltas: dict[tuple[bool, bool, bool], Payload] = {}
         for subscription in self.subscriptions.values():
             if delta is None and subscription.revision is not None:
                 continue
-            session = subscription.session
-            if session.busy:
+            if subscription.session.busy:
                 subscription.revision = None
                 self.counters["conflated"] += 1
                 continue
@@ -494,35 +574,47 @@ class Node:
             else:
                 payload = self._whole(subscription)
             subscription.revision = self._flushed
-            due.append((session, payload))
+            due.append((subscription, subscription.epoch, payload))
         return due
 
-    def _push(self, session: Session, payload: Payload) -> None:
-        if session.busy:
-            # It became busy between the choice and now, which only another loop's session can.
+    def _push(self, subscription: Subscription, epoch: int, payload: Payload) -> None:
+        # For a session of another loop, time has passed since the choice.
+        if self.subscriptions.get(subscription.session.id) is not subscription or subscription.epoch != epoch:
+            return
+        if subscription.session.busy:
             with self._lock:
-                subscription = self.subscriptions.get(session.id)
-                if subscription is not None:
-                    subscription.revision = None
-        elif session.id in self.subscriptions:
-            session.transmit(payload)
+                subscription.revision = None
+                subscription.epoch += 1
+                self.counters["conflated"] += 1
+        else:
+            subscription.session.transmit(payload)
 
     def _send_whole(self, subscription: Subscription) -> None:
         """Send the newest snapshot now, or with the next flush when the figures have moved since the last."""
         with self._lock:
+            if self.subscriptions.get(subscription.session.id) is not subscription:
+                return
             subscription.revision = None
+            subscription.epoch += 1
             if self._registry.revision != self._flushed:
                 self._changed()
             elif not subscription.session.busy:
                 subscription.revision = self._flushed
                 subscription.session.transmit(self._whole(subscription))
 
+    def _stats(self) -> Stats:
+        with self._lock:
+            if self._snapshot.revision != self._registry.revision:
+                self._snapshot = self._registry.snapshot()
+            return self._snapshot
+
     def _whole(self, subscription: Subscription) -> Payload:
         variant = subscription.variant
         body = self._wholes.get(variant)
         if body is None:
             routes, connections, ips = variant
-            body = self._wholes[variant] = messages.stats(self.stats(), routes=routes, connections=connections, ips=ips)
+            figures = self._stats()
+            body = self._wholes[variant] = messages.stats(figures, routes=routes, connections=connections, ips=ips)
         return Payload(messages.addressed(body, subscription.session.id))
 
     def _matches(self, session: Session, version: str | None, route: str | None) -> bool:
@@ -536,17 +628,28 @@ class Node:
         return (version is None or info.version == version) and (route is None or info.route == route)
 
     def _in_loop(self, session: Session, call: Callable[..., None], *args: Any) -> None:
-        if session.loop is _running_loop():
-            call(*args)
-        elif not session.loop.is_closed():
-            session.loop.call_soon_threadsafe(call, *args)
+        self._call(session.loop, call, *args)
 
-    def _forget_dead_loops(self) -> None:
-        """Close what a loop left behind when it was stopped in the middle, as test suites do."""
-        for loop in [loop for loop in self._pulses if loop.is_closed()]:
-            del self._pulses[loop]
-            for session in [session for session in self.sessions.values() if session.loop is loop]:
-                self.close(session, "loop closed")
+    def _call(self, loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: Any) -> bool:
+        """Call in a loop: at once in the running one. Returns False when it is closed, as others can be at any time."""
+        if loop is _running_loop():
+            call(*args)
+            return True
+        try:
+            loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:
+            return False
+        return True
+
+    def _run(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
+        """
+        Run in a task, in the running loop.
+
+        Pushes do, too: a `send` is begun in place, and middleware round it may want to know in which task that is.
+        """
+        task = loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 class NodeConnection(msgspec.Struct, frozen=True):

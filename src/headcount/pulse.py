@@ -32,19 +32,25 @@ class Pulse:
         self.listeners = Listeners(node.config.peer_timeout)
         self._node = node
         self._loop = loop
-        slots = max(1, math.ceil(node.config.keepalive_interval / TICK))
+        # Rounded down: the interval is the longest silence that clients were told of.
+        slots = max(1, math.floor(node.config.keepalive_interval / TICK))
         self._slots: list[set[Session]] = [set() for _ in range(slots)]
         self._slot_of: dict[Session, int] = {}
         self._viewers: set[Session] = set()
         self._hand = 0
         self._next = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._work: asyncio.Task[None] | None = None
 
     def add(self, session: Session) -> None:
         """Serve a session."""
-        self._next = (self._next + 1) % len(self._slots)
-        self._slots[self._next].add(session)
-        self._slot_of[session] = self._next
+        # Those who come together are spread over the half of the wheel that the hand reaches last: a stream that has
+        # just begun needs no keepalive, and whoever tests with one does not want to meet it.
+        slots = len(self._slots)
+        self._next = (self._next + 1) % max(1, slots // 2)
+        slot = (self._hand - self._next) % slots
+        self._slots[slot].add(session)
+        self._slot_of[session] = slot
         if not session.counted:
             self._viewers.add(session)
         if self._timer is None:
@@ -66,6 +72,10 @@ class Pulse:
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK, self._tick)
+        # A task, because middleware round a `send` may want to know in which one it is.
+        self._work = self._loop.create_task(self._serve())
+
+    async def _serve(self) -> None:
         node = self._node
         now = node.clock()
         if not node.draining and self.listeners.closed():
@@ -81,3 +91,4 @@ class Pulse:
             if session.deadline is not None and now >= session.deadline:
                 session.end(End(1008, "denied", "This viewer is not authorised."))
         node.recheck(self._loop, now)
+        node.forget_dead_loops()

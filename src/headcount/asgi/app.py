@@ -6,10 +6,12 @@ hands everything else on untouched. Either way streams never pass through a fram
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, TypedDict, Unpack
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..authorize import AuthorizeHook, Authorizer
 from ..config import Config
@@ -25,7 +27,7 @@ from . import admin, commands
 from .asking import PATH as AUTHORIZE
 from .asking import Asking, answer_inner
 from .client_js import ClientScript
-from .responses import Headers, Problem, respond, respond_json, respond_problem
+from .responses import Headers, Problem, respond_json, respond_problem
 from .scope import (
     address_of,
     allowed_origin,
@@ -33,6 +35,7 @@ from .scope import (
     foreign_origin,
     header,
     labels_of,
+    prefix_of,
     query_of,
     version_in_cookie,
 )
@@ -220,6 +223,8 @@ class Headcount:
         if scope["type"] == "websocket":
             await self._websocket(endpoint, scope, receive, send, inner)
             return
+        if scope["method"] == "HEAD":
+            send = _without_body(send)
         cors: Headers = ()
         try:
             cors = self._admit(endpoint, scope)
@@ -266,14 +271,15 @@ class Headcount:
                 (b"access-control-allow-headers", b"content-type, authorization"),
                 (b"access-control-max-age", b"600"),
             ]
-            await respond(send, 204, b"", b"text/plain", [*cors, *preflight])
+            # Not respond(): a 204 has no length and no type.
+            await send({"type": "http.response.start", "status": 204, "headers": [*cors, *preflight]})
+            await send({"type": "http.response.body", "body": b""})
             return
         if method != allowed and not (method == "HEAD" and allowed == "GET" and endpoint != "/sse"):
             raise Problem(405, f"{endpoint} takes {allowed}, not {method[:20]}.", [(b"allow", allowed.encode())])
         if endpoint in commands.PATHS:
-            await commands.command(
-                self.node, endpoint, scope, receive, send, self._asking(endpoint, scope, inner), cors
-            )
+            make_ask = partial(self._asking, endpoint, scope, inner)
+            await commands.command(self.node, endpoint, scope, receive, send, make_ask, cors)
         elif endpoint == "/sse":
             await self._sse(scope, receive, send, cors)
         elif endpoint == "/health":
@@ -281,7 +287,7 @@ class Headcount:
         elif endpoint == "/client.js":
             await self._script(endpoint, scope, send, cors)
         else:
-            grant = await self._asking(endpoint, scope, inner)()
+            grant = await self.node.answer(self._asking(endpoint, scope, inner))
             if grant is None:
                 raise admin.not_authorised(scope)
             if not self.config.connection_tracking:
@@ -313,9 +319,12 @@ class Headcount:
         if endpoint != "/ws" or foreign is not None:
             # Before accepting, a close is an HTTP 403: the handshake itself is refused.
             why = "Cross-site; add the origin to allowed_origins." if foreign else "There is no WebSocket here."
-            await send({"type": "websocket.close", "code": 1008, "reason": why})
+            await _refuse(send, End(1008, "denied", why))
             return
-        await send({"type": "websocket.accept"})
+        try:
+            await send({"type": "websocket.accept"})
+        except OSError:  # it left before it was answered
+            return
         # From here on refusals are close codes, because a page can read those and not the status of a handshake.
         try:
             query = query_of(scope, _STREAM_QUERY)
@@ -332,16 +341,18 @@ class Headcount:
                 else End(1013, "full", "This server is full; come back later."),
             )
             return
+        make_ask = partial(self._asking, endpoint, scope, inner)
         session = WebSocketSession(self.node, send, counted=not viewer)
         self.node.pulse(session.loop).listeners.adopt(scope.get("server"))
         connected = self._connected(session.handle)
-        ask = self._asking(endpoint, scope, inner)
-        await session.run(receive, connected, ask, version=version, route=route, ip=self._address(scope))
+        await session.run(receive, connected, make_ask, version=version, route=route, ip=self._address(scope))
 
     async def _script(self, endpoint: str, scope: Scope, send: Send, cors: Headers) -> None:
-        body, etag = self._client_script.read(_prefix(scope, endpoint))
+        body, etag = self._client_script.read(prefix_of(scope, endpoint))
         headers = [*cors, (b"etag", etag), (b"cache-control", b"no-cache")]
-        if header(scope, b"if-none-match") == etag.decode():
+        # Proxies that compress make the tag a weak one.
+        known = [tag.strip().removeprefix("W/") for tag in (header(scope, b"if-none-match") or "").split(",")]
+        if etag.decode() in known or "*" in known:
             await send({"type": "http.response.start", "status": 304, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
             return
@@ -357,13 +368,10 @@ class Headcount:
                 ],
             }
         )
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        await send({"type": "http.response.body", "body": body})
 
     def _asking(self, endpoint: str, scope: Scope, inner: ASGIApp | None) -> Asking:
-        prefix = _prefix(scope, endpoint)
-        if inner is not None:
-            return Asking(self._authorizer, scope, prefix, inner, at_hand=False)
-        return Asking(self._authorizer, scope, prefix, scope.get("app"), at_hand=scope["type"] == "http")
+        return Asking(self._authorizer, scope, self.config.base_path, endpoint, inner)
 
     def _connected(self, handle: str) -> bytes:
         config = self.config
@@ -379,11 +387,6 @@ class Headcount:
         return address_of(scope, self.config.ip_tracking, self._networks)
 
 
-def _prefix(scope: Scope, endpoint: str) -> str:
-    path: str = scope["path"].rstrip("/")
-    return path.removesuffix(endpoint)
-
-
 def _flag(query: dict[str, str], name: str, value: str) -> bool:
     told = query.get(name)
     if told not in (None, "", "0", value):
@@ -391,8 +394,18 @@ def _flag(query: dict[str, str], name: str, value: str) -> bool:
     return told == value
 
 
+def _without_body(send: Send) -> Send:
+    """Answer HEAD as GET, without the body."""
+
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_head
+
+
 async def _refuse(send: Send, end: End) -> None:
-    await send({"type": "websocket.close", "code": end.code, "reason": reason_of(end.reason)})
+    with suppress(OSError):  # it left first
+        await send({"type": "websocket.close", "code": end.code, "reason": reason_of(end.reason)})
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

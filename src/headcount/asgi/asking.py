@@ -8,12 +8,15 @@ again) is decided on an inner request: `GET {base}/authorize` with the headers o
 the application's own middleware, which no client can send.
 """
 
-from typing import Final
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any, Final
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Scope, Send
 
 from ..authorize import Authorizer, Grant
+from .scope import prefix_of
 
 PATH: Final = "/authorize"
 _EXTENSION: Final = "headcount.authorize"
@@ -34,6 +37,22 @@ class _Verdict:
         self.reached = False
 
 
+class _State(dict[str, Any]):
+    """The `state` of an inner request; notes what the application's middleware puts in."""
+
+    # Those of dict do not go through `__setitem__`.
+    update = MutableMapping.update
+    setdefault = MutableMapping.setdefault
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        super().__init__(state)
+        self.written: set[str] = set()
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.written.add(key)
+        super().__setitem__(key, value)
+
+
 class Asking:
     """
     Asks for one viewer's right. Each call asks anew.
@@ -41,33 +60,45 @@ class Asking:
     Args:
         authorizer: Asks the token and the hook.
         scope: The request that asked to watch.
-        prefix: Its path without the endpoint, to build the inner request's.
-        app: The application whose middleware an inner request goes through; None: there is none.
-        at_hand: The first time, decide on `scope` itself: it came through that middleware.
+        base_path: Where Headcount is, in the application that it is mounted in or wrapped round.
+        endpoint: What of the path comes after that.
+        wrapped: The application that Headcount is wrapped round. None: Headcount is mounted in `scope["app"]`, or
+            stands alone.
     """
 
-    __slots__ = ("_app", "_authorizer", "_inner", "_now")
+    __slots__ = ("_app", "_at_hand", "_authorizer", "_inner", "_mounted")
 
     def __init__(
-        self, authorizer: Authorizer, scope: Scope, prefix: str, app: ASGIApp | None, *, at_hand: bool
+        self, authorizer: Authorizer, scope: Scope, base_path: str, endpoint: str, wrapped: ASGIApp | None
     ) -> None:
         self._authorizer = authorizer
-        self._app = app
-        self._now: Scope | None = scope if at_hand else None
+        self._mounted = wrapped is None
+        self._app: ASGIApp | None = scope.get("app") if wrapped is None else wrapped
+        # The first time, a mounted request is decided on itself, because it came through the application's middleware.
+        self._at_hand: Scope | None = scope if self._mounted and scope["type"] == "http" else None
         # Kept while the viewer watches: what it takes to ask again, and nothing that middleware added.
-        self._inner = _inner_scope(scope, prefix)
+        self._inner = _inner_scope(scope, base_path, endpoint)
 
     async def __call__(self) -> Grant | None:
         """Return what the viewer may see now, or None."""
-        scope, self._now = self._now, None
-        if scope is not None or self._app is None:
-            return await self._authorizer.decide(HTTPConnection(scope or self._fresh(_Verdict())))
+        scope, self._at_hand = self._at_hand, None
         verdict = _Verdict()
         inner = self._fresh(verdict)
+        if self._app is None:
+            return await self._authorizer.decide(HTTPConnection(scope or inner))
+        # A state is kept only as far as it is the server's own, its lifespan's. What middleware put in for this visitor
+        # would be found again after the log-out; an inner request tells the two apart.
+        if scope is not None and not inner["state"]:
+            return await self._authorizer.decide(HTTPConnection(scope))
+        state: _State = inner["state"]
         status = await _status_of(self._app, inner)
-        if verdict.reached:
+        if self._mounted:
+            kept = state.keys() - state.written if inner.get("state") is state else ()
+            self._inner["state"] = {key: state[key] for key in kept}
+        if self._mounted or verdict.reached:
+            # A request that did not reach us was answered by the application's middleware, whatever it said.
             return verdict.grant
-        if status in (401, 403, 407) or 300 <= status < 400 or status >= 500:
+        if not (200 <= status < 300 or status in (404, 405)):
             return None  # the application's own middleware refused this visitor
         # Wrapped, the application knows no such path; but its middleware has left session and user in the scope.
         return await self._authorizer.decide(HTTPConnection(inner))
@@ -75,16 +106,16 @@ class Asking:
     def _fresh(self, verdict: _Verdict) -> Scope:
         inner = dict(self._inner)
         inner["headers"] = list(self._inner["headers"])
-        inner["state"] = dict(self._inner["state"])
+        inner["state"] = _State(self._inner["state"])
         inner["extensions"] = {_EXTENSION: verdict}
         return inner
 
 
 async def answer_inner(authorizer: Authorizer, scope: Scope, send: Send) -> bool:
     """Answer an inner request. Returns False when it is none, but a stranger's."""
-    verdict = (scope.get("extensions") or {}).get(_EXTENSION)
-    if not isinstance(verdict, _Verdict):
+    if not is_inner(scope):
         return False
+    verdict: _Verdict = scope["extensions"][_EXTENSION]
     verdict.grant = await authorizer.decide(HTTPConnection(scope))
     verdict.reached = True
     await send({"type": "http.response.start", "status": 204, "headers": []})
@@ -92,8 +123,18 @@ async def answer_inner(authorizer: Authorizer, scope: Scope, send: Send) -> bool
     return True
 
 
-def _inner_scope(scope: Scope, prefix: str) -> Scope:
+def is_inner(scope: Scope) -> bool:
+    """Say whether a request is one of ours, asking for a right: then the right is all that matters of it."""
+    return isinstance((scope.get("extensions") or {}).get(_EXTENSION), _Verdict)
+
+
+def _inner_scope(scope: Scope, base_path: str, endpoint: str) -> Scope:
+    prefix = prefix_of(scope, endpoint)
     path = prefix + PATH
+    root = scope.get("app_root_path", scope.get("root_path", ""))
+    if "router" in scope and scope["router"] is not getattr(scope.get("app"), "router", None):
+        # `app` is itself mounted in another, whose router it is and whose root path stands here.
+        root = prefix.removesuffix(base_path)
     return {
         "type": "http",
         "asgi": scope.get("asgi", {"version": "3.0"}),
@@ -102,7 +143,7 @@ def _inner_scope(scope: Scope, prefix: str) -> Scope:
         "scheme": {"ws": "http", "wss": "https"}.get(scope.get("scheme", "http"), scope.get("scheme", "http")),
         "path": path,
         "raw_path": path.encode("utf-8", "surrogatepass"),
-        "root_path": scope.get("app_root_path", scope.get("root_path", "")),
+        "root_path": root,
         "query_string": b"",
         "headers": [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP],
         "client": scope.get("client"),
@@ -118,7 +159,8 @@ async def _status_of(app: ASGIApp, scope: Scope) -> int:
     async def receive() -> Message:
         nonlocal asked
         if asked:
-            return {"type": "http.disconnect"}
+            # Like a client that waits for its answer. To say that it left would make Django cancel the request.
+            await asyncio.get_running_loop().create_future()
         asked = True
         return {"type": "http.request", "body": b"", "more_body": False}
 

@@ -11,6 +11,9 @@ from .responses import Problem
 
 _PLACEHOLDER: Final = '"__HEADCOUNT_DEFAULTS__"'
 
+_MAX_MADE: Final = 8
+"""Paths that the script is kept for. Usually there is one, but a request that comes by another decides for itself."""
+
 
 class ClientScript:
     """
@@ -22,8 +25,8 @@ class ClientScript:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._body: bytes | None = None
-        self._etag = b""
+        self._source: str | None = None
+        self._made: dict[str, tuple[bytes, bytes]] = {}
 
     def read(self, base_path: str) -> tuple[bytes, bytes]:
         """
@@ -35,19 +38,26 @@ class ClientScript:
         Raises:
             Problem: 404, when the browser code was not built.
         """
-        if self._body is None:
+        if self._source is None:
             source = resources.files("headcount").joinpath("static", "client.js")
             if not source.is_file():
                 raise Problem(
                     404, "The browser client is not built; run `make web` in the clone, or install the wheel."
                 )
-            defaults = {
-                "basePath": base_path,
-                "updateStrategy": self._config.update_strategy,
-                "routeTracking": self._config.route_tracking,
-            }
-            # In a script, unlike in HTML, JSON is safe as it is: it is a subset of the language since ES2019.
-            text = source.read_text("utf-8").replace(_PLACEHOLDER, msgspec.json.encode(defaults).decode())
-            self._body = text.encode()
-            self._etag = b'"' + hashlib.sha256(self._body).hexdigest()[:32].encode() + b'"'
-        return self._body, self._etag
+            self._source = source.read_text("utf-8")
+        made = self._made.get(base_path)
+        if made is None:
+            if len(self._made) >= _MAX_MADE:
+                self._made.clear()
+            made = self._made[base_path] = self._make(self._source, base_path)
+        return made
+
+    def _make(self, source: str, base_path: str) -> tuple[bytes, bytes]:
+        defaults = {
+            "basePath": base_path,
+            "updateStrategy": self._config.update_strategy,
+            "routeTracking": self._config.route_tracking,
+        }
+        # In a script, unlike in HTML, JSON is safe as it is: it is a subset of the language since ES2019.
+        body = source.replace(_PLACEHOLDER, msgspec.json.encode(defaults).decode()).encode()
+        return body, b'"' + hashlib.sha256(body).hexdigest()[:32].encode() + b'"'

@@ -1,6 +1,7 @@
 """The POSTs of SSE pages: navigate, subscribe, unsubscribe."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +22,13 @@ PATHS: Final = frozenset(_DECODERS)
 
 
 async def command(
-    node: Node, path: str, scope: Scope, receive: Receive, send: Send, ask: Ask, headers: Headers
+    node: Node,
+    path: str,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    make_ask: Callable[[], Ask],
+    headers: Headers,
 ) -> None:
     """
     Do what a POST asks and answer it.
@@ -32,7 +39,7 @@ async def command(
         scope: The request.
         receive: Its body.
         send: For the answer.
-        ask: Asks for the right to watch on this very request.
+        make_ask: Makes what asks for the right to watch on this very request.
         headers: Further response headers.
 
     Raises:
@@ -40,7 +47,7 @@ async def command(
     """
     content_type = (header(scope, b"content-type") or "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json":
-        raise Problem(415, f"The body is {content_type}; send JSON with Content-Type: application/json.")
+        raise Problem(415, f"The body is {content_type[:100]}; send JSON with Content-Type: application/json.")
     try:
         # A body that is read ends nothing but this request, however it goes wrong.
         async with asyncio.timeout(node.config.body_timeout):
@@ -56,7 +63,7 @@ async def command(
                 message = messages.SubscribeStats(deltas)
             case _:
                 message = messages.UnsubscribeStats()
-        coroutine = node.handle(node.find(body.connection_id), message, ask)
+        coroutine = node.handle(node.find(body.connection_id), message, make_ask)
     except TimeoutError:
         raise Problem(400, f"The body did not arrive within {node.config.body_timeout:g} s.") from None
     except TooLarge as error:

@@ -5,6 +5,8 @@ A stamp in the page's own bundle is better: a cookie is shared by all tabs of a 
 after a new one was opened is counted as new (docs/adr/0007-version-of-the-page.md).
 """
 
+from urllib.parse import quote
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,6 +44,7 @@ class VersionCookie:
 
         async def send_with_cookie(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
+                message.setdefault("headers", [])
                 headers = MutableHeaders(scope=message)
                 if headers.get("content-type", "").startswith("text/html") and not _is_cacheable(headers):
                     headers.append("set-cookie", _cookie(name, version, secure=scope.get("scheme") == "https"))
@@ -57,7 +60,7 @@ def _is_document(headers: Headers) -> bool:
 
 
 def _is_cacheable(headers: MutableHeaders) -> bool:
-    directives = {part.strip().lower() for part in headers.get("cache-control", "").split(",")}
+    directives = {part.strip().lower() for part in ",".join(headers.getlist("cache-control")).split(",")}
     if directives & {"private", "no-store"}:
         return False
     return "public" in directives or any(
@@ -66,8 +69,6 @@ def _is_cacheable(headers: MutableHeaders) -> bool:
 
 
 def _cookie(name: str, version: str, *, secure: bool) -> str:
-    from urllib.parse import quote
-
     # Readable by the page: the client shows which version it runs.
     text = f"{name}={quote(version, safe='')}; Path=/; Max-Age={MAX_AGE}; SameSite=Lax"
     return text + "; Secure" if secure else text

@@ -36,6 +36,18 @@ def endpoint_of(scope: Scope, base_path: str, *, mounted: bool) -> str | None:
     return path.rstrip("/") or "/"
 
 
+def prefix_of(scope: Scope, endpoint: str) -> str:
+    """
+    Return what stands before an endpoint in the path that the server saw: proxies' prefix, mount point, base path.
+
+    A framework may have cut the mount point off `path`; `raw_path` still holds it.
+    """
+    for path in (unquote((scope.get("raw_path") or b"").decode("latin-1")), scope["path"]):
+        if path.rstrip("/").endswith(endpoint):
+            return path.rstrip("/").removesuffix(endpoint)
+    return ""
+
+
 def header(scope: Scope, name: bytes) -> str | None:
     """Return a request header, several lines of it joined by commas, or None."""
     values = [value.decode("latin-1") for key, value in scope["headers"] if key == name]

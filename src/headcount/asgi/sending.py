@@ -19,15 +19,18 @@ class Rest:
         self._first = first
 
     def __await__(self) -> Generator[Any, Any, None]:
-        try:
-            # The future that the coroutine waits for is handed to the task as if it had only now been yielded.
-            yield self._first
-        except BaseException as error:
+        awaited = self._first
+        while True:
             try:
-                first = self._steps.throw(error)
-            except StopIteration:
-                return
-            yield first
+                # The future that the coroutine waits for is handed to the task as if it had only now been yielded.
+                yield awaited
+                break
+            except BaseException as error:
+                # A coroutine that cleans up after one cancellation may suspend again, and be cancelled again.
+                try:
+                    awaited = self._steps.throw(error)
+                except StopIteration:
+                    return
         yield from self._steps
 
 

@@ -8,14 +8,20 @@ application messages; figures are not queued but conflated, since only the newes
 
 import asyncio
 from collections import deque
-from typing import Any
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
 
-from starlette.types import Send
+from starlette.types import Message, Receive, Send
 
 from ..core.messages import Payload
+from ..errors import ProtocolError
 from ..node import Node
 from ..session import End
-from .sending import Rest, step
+from .sending import step
+
+GOODBYE_TIMEOUT: Final = 1.0
+"""Seconds that a peer gets to take the last message. By then it is out of the figures, and a server may be stopping."""
 
 
 class AsgiSession:
@@ -30,8 +36,11 @@ class AsgiSession:
 
     __slots__ = (
         "_ending",
+        "_first",
+        "_listening",
         "_node",
         "_over",
+        "_patient",
         "_queue",
         "_rest",
         "_send",
@@ -51,7 +60,10 @@ class AsgiSession:
         self._node = node
         self._send = send
         self._task = asyncio.current_task()
+        self._first: Awaitable[None] | None = None
         self._rest: asyncio.Task[None] | None = None
+        self._listening = False
+        self._patient = False
         self._queue: deque[Payload] | None = None
         self._ending: End | None = None
         self._over = False
@@ -59,20 +71,11 @@ class AsgiSession:
     @property
     def busy(self) -> bool:
         """A message is still on its way."""
-        return self._rest is not None
+        return self._rest is not None or self._first is not None
 
     def transmit(self, payload: Payload) -> None:
         """Send now; must not be called while busy."""
-        if self._over:
-            return
-        try:
-            rest = step(self._send(self._message(payload)))
-        except Exception:  # each server raises its own when the peer is gone; receive() will tell
-            self._over = True
-            return
-        if rest is not None:
-            self._rest = self.loop.create_task(self._finish(rest))
-            self._node.stalled(self)
+        self._put(self._message(payload))
 
     def post(self, payload: Payload) -> None:
         """Send now or, while busy, after what is on its way; a full queue drops the peer."""
@@ -92,35 +95,135 @@ class AsgiSession:
 
     def end(self, end: End) -> None:
         """End the stream from this side. Idempotent."""
-        if self._ending is None and self._task is not None and not self._over:
-            self._ending = end
+        if self._ending is None and self._task is not None:
+            self._ending = _BROKEN if self._over else end
             # The task waits in receive(), and only a cancellation wakes it without a second task for each stream.
             self._task.cancel()
+
+    async def _serve(
+        self,
+        receive: Receive,
+        connected: bytes,
+        take: Callable[[Message], None],
+        *,
+        version: str,
+        route: str,
+        ip: str | None,
+    ) -> None:
+        """Say `connected`, be counted, and hand what comes to `take` until either side ends the stream."""
+        # Without a pause between them: the page may use its connectionId as soon as it has read it, and nobody may
+        # find this stream before it has been told.
+        self.post(Payload(connected))
+        self._node.open(self, version, route, ip)
+        try:
+            while self._first is not None:
+                await self._finish(self._first)
+            self._listening = True
+            await self._listen(receive, take)
+            self._close("client")
+        except ProtocolError as error:
+            self._node.counters["malformed"] += 1
+            await self._part(End(4400, "malformed", str(error)))
+        except asyncio.CancelledError:
+            await self._part(self._ended())
+        finally:
+            self._close("cancelled")
+
+    async def _listen(self, receive: Receive, take: Callable[[Message], None]) -> None:
+        while True:
+            if self._ending is not None:
+                # Ended by what it sent itself: the cancellation comes with the next pause, and must not meet the server
+                # there, after we have returned. Or what is between us and the server swallowed it.
+                await asyncio.sleep(0)
+                raise asyncio.CancelledError
+            message = await receive()
+            if message["type"].endswith(".disconnect"):
+                return
+            take(message)
 
     def _message(self, payload: Payload) -> dict[str, Any]:
         raise NotImplementedError
 
+    def _farewell(self, end: End) -> list[dict[str, Any]]:
+        """Return the last messages of the stream."""
+        raise NotImplementedError
+
+    def _put(self, message: dict[str, Any]) -> None:
+        """
+        Send, in place if it can be.
+
+        Middleware round `send` may hold on to the task it is in (locks and scopes of anyio do, BaseHTTPMiddleware has
+        them). So the first sends of a stream are finished by its own task; and one that ever suspended has a task for
+        each message from then on, in which all of it happens. So has what comes from outside of any task.
+        """
+        if self._over:
+            return
+        task = asyncio.current_task()
+        rest: Awaitable[None] | None
+        try:
+            rest = self._send(message)
+            if task is not None and not self._patient:
+                rest = step(rest)
+        except Exception:  # each server raises its own when the peer is gone
+            self._broke()
+            return
+        if rest is None:
+            return
+        self._patient = True
+        self._node.stalled(self)
+        if task is self._task and not self._listening:
+            self._first = rest
+        else:
+            self._rest = self.loop.create_task(self._finish(rest))
+
+    def _broke(self) -> None:
+        self._over = True
+        if self._task is not None:
+            # receive() will tell that the peer is gone. Should it not, the stream ends after `send_timeout`.
+            self._node.stalled(self)
+
+    async def _finish(self, rest: Awaitable[None]) -> None:
+        try:
+            await rest
+        except Exception:  # as in _put()
+            self._rest = self._first = None
+            self._broke()
+            return
+        self._rest = self._first = None
+        self._node.read_again(self)
+        while self._queue and not self.busy:
+            self.transmit(self._queue.popleft())
+        if not self.busy:
+            self._node.caught_up(self)
+
     def _ended(self) -> End:
         """Take back the cancellation by `end()`, called where it was caught; any other is raised again."""
-        assert self._task is not None
-        if self._ending is None or self._task.uncancel():
+        if self._ending is None or self._task is None or self._task.uncancel():
             raise asyncio.CancelledError
         return self._ending
 
     def _close(self, cause: str) -> None:
+        # From here on the task is the server's again, and nobody may cancel it.
+        self._task = None
         self._over = True
+        self._queue = None
         if self._rest is not None:
             self._rest.cancel()
         self._node.close(self, cause)
 
-    async def _finish(self, rest: Rest) -> None:
-        try:
-            await rest
-        except Exception:  # as in transmit()
-            self._over = True
-        self._rest = None
-        self._node.read_again(self)
-        while self._queue and self._rest is None:
-            self.transmit(self._queue.popleft())
-        if self._rest is None:
-            self._node.caught_up(self)
+    async def _part(self, end: End) -> None:
+        """Leave the figures and say goodbye, if the peer takes it."""
+        broken = self._over
+        self._close(end.cause)
+        if broken:
+            return
+        # The peer may have left first, which each server reports its own way, or may not read.
+        with suppress(Exception):
+            async with asyncio.timeout(GOODBYE_TIMEOUT):
+                if self._rest is not None:
+                    await asyncio.wait([self._rest])
+                for message in self._farewell(end):
+                    await self._send(message)
+
+
+_BROKEN: Final = End(1006, "broken", "Sending to the peer failed.")

@@ -1,9 +1,8 @@
 """A stream of Server-Sent Events."""
 
-import asyncio
 from typing import Any
 
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
 from ..core import event_stream, messages
 from ..core.messages import Payload
@@ -38,32 +37,23 @@ class SseSession(AsgiSession):
         self, receive: Receive, connected: bytes, *, version: str, route: str, ip: str | None, headers: Headers
     ) -> None:
         """Serve the stream until either side ends it."""
-        await self._send({"type": "http.response.start", "status": 200, "headers": [*event_stream.HEADERS, *headers]})
-        # Without a pause between them: the page may use its connectionId as soon as it has read it.
-        self.transmit(Payload(connected))
-        self._node.open(self, version, route, ip)
-        try:
-            while (await receive())["type"] != "http.disconnect":
-                pass  # a body, which no browser sends with GET
-            self._close("client")
-        except asyncio.CancelledError:
-            end = self._ended()
-            read = not self.busy
-            self._close(end.cause)
-            if read:
-                await self._farewell(end)
-        finally:
-            self._close("cancelled")
+        # Not awaited: where this suspends, other streams would open meanwhile and be more than `max_connections`.
+        self._put({"type": "http.response.start", "status": 200, "headers": [*event_stream.HEADERS, *headers]})
+        await self._serve(receive, connected, _ignore, version=version, route=route, ip=ip)
 
     def _message(self, payload: Payload) -> dict[str, Any]:
         return {"type": "http.response.body", "body": payload.event, "more_body": True}
 
-    async def _farewell(self, end: End) -> None:
+    def _farewell(self, end: End) -> list[dict[str, Any]]:
         body = b""
         if end.reconnect is not None:
             # For clients of ours, and for EventSource itself, which comes back after `retry`.
             body = event_stream.retry(end.reconnect) + event_stream.frame(messages.drain(end.reconnect))
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        return [{"type": "http.response.body", "body": body, "more_body": False}]
+
+
+def _ignore(message: Message) -> None:
+    """Take no notice of a body, which no browser sends with GET."""
 
 
 class _Comment(Payload):

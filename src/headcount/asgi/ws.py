@@ -1,14 +1,14 @@
 """A WebSocket."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
-from starlette.types import Receive
+from starlette.types import Message, Receive, Send
 
 from ..core import messages
 from ..core.messages import Payload
-from ..errors import ProtocolError
-from ..node import Ask
+from ..node import Ask, Node
 from ..session import End
 from .session import AsgiSession
 
@@ -18,59 +18,56 @@ class WebSocketSession(AsgiSession):
 
     __slots__ = ("_asking",)
 
+    def __init__(self, node: Node, send: Send, *, counted: bool) -> None:
+        super().__init__(node, send, counted=counted)
+        self._asking: asyncio.Task[None] | None = None
+
     def keepalive(self) -> None:
         """Send a message: pages cannot see the protocol's own pings, and servers may have them switched off."""
         self.transmit(_KEEPALIVE)
 
     async def run(
-        self, receive: Receive, connected: bytes, ask: Ask, *, version: str, route: str, ip: str | None
+        self,
+        receive: Receive,
+        connected: bytes,
+        make_ask: Callable[[], Ask],
+        *,
+        version: str,
+        route: str,
+        ip: str | None,
     ) -> None:
-        """Serve the stream until either side ends it."""
-        self._asking: asyncio.Task[None] | None = None
-        self.transmit(Payload(connected))
-        self._node.open(self, version, route, ip)
-        try:
-            while (message := await receive())["type"] != "websocket.disconnect":
-                self._handle(message, ask)
-            self._close("client")
-        except ProtocolError as error:
-            self._node.counters["malformed"] += 1
-            self._close("malformed")
-            await self._say_goodbye(End(4400, "malformed", str(error)))
-        except asyncio.CancelledError:
-            end = self._ended()
-            read = not self.busy
-            self._close(end.cause)
-            if read:
-                await self._say_goodbye(end)
-        finally:
-            self._close("cancelled")
+        """
+        Serve the stream until either side ends it.
 
-    def _handle(self, message: Any, ask: Ask) -> None:
-        data = message.get("text")
-        if data is None:
-            data = message.get("bytes") or b""
-        coroutine = self._node.handle(self, messages.decode(data), ask)
-        if coroutine is not None:
-            # The answer may take long; meanwhile this task must notice when the peer leaves.
-            self._asking = self.loop.create_task(coroutine)
+        `make_ask` is called when the peer wants to watch, because what it makes keeps the handshake's headers and
+        address, and of most pages nobody needs them.
+        """
+
+        def take(message: Message) -> None:
+            data = message.get("text")
+            if data is None:
+                data = message.get("bytes") or b""
+            coroutine = self._node.handle(self, messages.decode(data), make_ask)
+            if coroutine is not None:
+                # The answer may take long; meanwhile this task must notice when the peer leaves.
+                self._asking = self.loop.create_task(coroutine)
+
+        await self._serve(receive, connected, take, version=version, route=route, ip=ip)
 
     def _message(self, payload: Payload) -> dict[str, Any]:
         return {"type": "websocket.send", "text": payload.text}
+
+    def _farewell(self, end: End) -> list[dict[str, Any]]:
+        close = {"type": "websocket.close", "code": end.code, "reason": reason_of(end.reason)}
+        if end.reconnect is None:
+            return [close]
+        return [self._message(Payload(messages.drain(end.reconnect))), close]
 
     def _close(self, cause: str) -> None:
         super()._close(cause)
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
-
-    async def _say_goodbye(self, end: End) -> None:
-        try:
-            if end.reconnect is not None:
-                await self._send(self._message(Payload(messages.drain(end.reconnect))))
-            await self._send({"type": "websocket.close", "code": end.code, "reason": reason_of(end.reason)})
-        except Exception:  # the peer left first, which each server reports its own way
-            return
 
 
 def reason_of(text: str) -> str:

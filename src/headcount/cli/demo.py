@@ -27,7 +27,11 @@ CLONE = Path(__file__).parents[3] / "examples" / "shop"
 )
 @click.option("--update-strategy", default="sse", show_default=True, type=click.Choice(["sse", "ws", "auto"]))
 @click.option(
-    "--deploy-every", default=60.0, show_default=True, type=click.FloatRange(0), help="Seconds between deploys; 0: none."
+    "--deploy-every",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds between deploys; 0: none.",
 )
 @click.option("--seed", default=1, show_default=True, help="Visitors with the same seed behave alike.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the admin view in a browser.")

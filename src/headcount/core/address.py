@@ -2,7 +2,8 @@
 The client's address: whose word is taken, and how much of it is kept.
 
 Anybody can send X-Forwarded-For. A header is believed only when the peer itself is a trusted proxy, and in a list only
-the rightmost address that is not a trusted proxy, because everything to its left was written by a stranger.
+the rightmost address that is not a trusted proxy, because everything to its left was written by a stranger. When all of
+them are ours, the request began inside: then it is the leftmost.
 """
 
 import ipaddress
@@ -28,13 +29,18 @@ def client_address(peer: str | None, headers: Mapping[str, str], trusted: Iterab
     networks = tuple(trusted)
     address = _parse(peer)
     if networks and (address is None or _within(address, networks)):
+        farthest: IPAddress | None = None
         for name in ("cf-connecting-ip", "x-forwarded-for", "x-real-ip"):
+            hop: IPAddress | None = None
             for word in reversed(headers.get(name, "").split(",")):
                 told = _parse(word.strip())
                 if told is None:
                     break
                 if not _within(told, networks) or networks_are_everything(networks):
                     return str(told)
+                hop = told
+            farthest = farthest or hop
+        address = farthest or address
     return str(address) if address is not None else None
 
 
@@ -62,6 +68,8 @@ def _parse(text: str | None) -> IPAddress | None:
             word = word[: word.index("]")]
         elif word.count(":") == 1:
             word = word[: word.index(":")]
+        # A zone (fe80::1%eth0) means nothing elsewhere, and in a header it is free text.
+        word = word.partition("%")[0]
         address = ipaddress.ip_address(word)
     except ValueError:
         return None

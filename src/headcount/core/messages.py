@@ -205,11 +205,14 @@ def application(message: Mapping[str, Any]) -> bytes:
     Encode a message of the application.
 
     Raises:
-        TypeError: Not a mapping, or holds something that is no JSON.
+        TypeError: Not a mapping, or holds something that is no JSON, itself or an unpaired surrogate.
     """
     if not isinstance(message, Mapping):
         raise TypeError(f"A message is a JSON object, so pass a dict, not {type(message).__name__}.")
-    return _encode(dict(message))
+    try:
+        return _encode(dict(message))
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise TypeError(f"The message cannot be written as JSON: {_sentence(error)}") from error
 
 
 STATS_UNAUTHORIZED: Final = _encode({"type": "stats-unauthorized"})

@@ -40,7 +40,10 @@ class Record(msgspec.Struct, gc=False):
 
 
 class LabelCounts:
-    """Counts by label, for at most `limit` labels and those of `reserved`; the rest goes under `(other)`."""
+    """
+    Counts by label, for at most `limit` labels and those of `reserved`; the rest goes under `(other)`, which takes no
+    place of theirs.
+    """
 
     __slots__ = ("_before", "_limit", "_reserved", "counts")
 
@@ -54,7 +57,8 @@ class LabelCounts:
         """Count one more. Returns the label it is counted under; hand that to `remove`. O(1)."""
         count = self.counts.get(label, 0)
         if not count:
-            if len(self.counts) >= self._limit and label not in self._reserved:
+            apart = len(self.counts) - (OTHER in self.counts)
+            if apart >= self._limit and label not in self._reserved:
                 label = OTHER
                 count = self.counts.get(OTHER, 0)
             else:
@@ -254,7 +258,8 @@ class Registry:
             None when no event came. Events that cancel one another give a delta without keys, because the revision
             moved.
 
-        O(changes). Equals `diff` of the two snapshots.
+        O(changes). Equals `diff` of the two snapshots, but that rows which were listed before come in the order of
+        their changes; `apply` leaves them where they are.
         """
         if self._rows_before is None or self._base == self.revision:
             return None

@@ -1,0 +1,1 @@
+"""The ASGI application with plain receive and send: no server, no socket."""

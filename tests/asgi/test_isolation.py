@@ -1,0 +1,519 @@
+"""Several Headcounts, several event loops, several tests in one process: none knows of the other."""
+
+import asyncio
+import contextvars
+import gc
+import random
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+import pytest
+from fastapi import FastAPI
+from starlette.middleware.sessions import SessionMiddleware
+
+from headcount import Headcount, pulse
+
+from .asgi_client import (
+    ADMIN,
+    PATIENCE,
+    SECRET,
+    TRANSPORTS,
+    VISITOR,
+    WAYS,
+    Client,
+    Figures,
+    Site,
+    Stream,
+    admins_only,
+    asynchronous,
+    timers,
+    turns,
+    until,
+)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # newer Starlette would rather have another HTTP library, which we need not have
+    from starlette.testclient import TestClient
+
+T = TypeVar("T")
+
+both = pytest.mark.parametrize("transport", TRANSPORTS)
+every_way = pytest.mark.parametrize("way", WAYS)
+
+
+def soon(condition: Callable[[], Any]) -> None:
+    """Wait until something holds that other threads do."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+_broken_off: list[asyncio.Task[Any]] = []
+
+
+class Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        self._context = contextvars.copy_context()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run in that loop and wait for the result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(PATIENCE)
+
+    def stop(self) -> None:
+        """Let it go as `asyncio.run` does: everything is cancelled first."""
+        if self.loop.is_closed():
+            return
+        self.run(self._cancel_all())
+        self.break_off()
+
+    def break_off(self) -> None:
+        """Close it in the middle of what it does."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(PATIENCE)
+        # Never collected: a coroutine that is closed after its loop complains in the middle of asyncio's own queues.
+        _broken_off.extend(asyncio.all_tasks(self.loop))
+        self.loop.close()
+
+    async def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            assert task is not None
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def loops() -> Iterator[Callable[[], Loop]]:
+    """Make loops; they are gone after the test."""
+    from .asgi_client import _open
+
+    token = _open.set([])
+    made: list[Loop] = []
+
+    def make() -> Loop:
+        made.append(Loop())
+        return made[-1]
+
+    yield make
+    for loop in made:
+        loop.stop()
+    _open.reset(token)
+    gc.collect()
+
+
+@pytest.fixture
+def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the pulse look at its clock every few milliseconds."""
+    monkeypatch.setattr(pulse, "TICK", 0.002)
+
+
+# ---- one loop
+
+
+@both
+@asynchronous
+async def test_two_headcounts_in_one_application_know_nothing_of_each_other(transport: str) -> None:
+    shop = Headcount(version="shop-1", base_path="/__shop", route_tracking=True)
+    blog = Headcount(version="blog-1", base_path="/__blog")
+    shop.authorize_stats(lambda _: True)
+    app = FastAPI()
+    app.mount(shop.base_path, shop)
+    wrapped = blog.wrap(app)
+    in_shop, in_blog = Client(wrapped, base="/__shop"), Client(wrapped, base="/__blog")
+    page = await in_shop.open(transport)
+    reader = await in_blog.open(transport)
+    assert (page.connected["version"], reader.connected["version"]) == ("shop-1", "blog-1")
+    figures = await in_shop.watch(page)
+    assert figures.now["total"] == 1
+    await in_blog.say(reader, {"type": "subscribe-stats"})
+    await reader.next("stats-unauthorized")
+    # The handle of the one is nothing to the other, and neither is its id.
+    for path in ("/route", "/subscribe-stats"):
+        assert (await in_blog.post(path, {"connectionId": page.handle, "route": "/x"})).status == 404
+    assert await blog.broadcast({"type": "news"}) == 1
+    await reader.next("news")
+    assert not page.unread
+    await blog.drain()
+    await reader.ended()
+    assert not page.done
+    assert (await shop.stats()).total == 1
+
+
+@every_way
+@both
+@asynchronous
+async def test_without_a_stream_there_is_no_task_and_no_timer(way: str, transport: str) -> None:
+    before = len(asyncio.all_tasks())
+    site = Site(way)
+    live = site.headcount.use_active_connections()
+    assert live.total.value == 0
+    assert (timers(), len(asyncio.all_tasks())) == ([], before)
+    # The flush after the last change would be due in a quarter of a second: nobody waits for it any more.
+    pages = [await site.stranger.open(transport) for _ in range(3)]
+    viewer = await site.admin.open(transport)
+    await site.admin.watch(viewer)
+    await pages.pop().leave()
+    await turns()
+    await pages.pop().leave()
+    assert len(timers()) == 2, "one pulse, one flush"
+    await viewer.leave()
+    assert len(timers()) == 1
+    await pages.pop().leave()
+    assert timers() == []
+    assert len(asyncio.all_tasks()) == before
+    assert not site.node._pulses
+
+
+def test_importing_reads_opens_starts_and_patches_nothing() -> None:
+    program = """
+import os, sys, threading, asyncio
+class Watched(dict):
+    def __getitem__(self, key): assert not str(key).startswith("HEADCOUNT"), key; return super().__getitem__(key)
+    def get(self, key, *rest): assert not str(key).startswith("HEADCOUNT"), key; return super().get(key, *rest)
+os.environ["HEADCOUNT_BASE_PATH"] = "nonsense"
+import starlette.requests, msgspec, anyio, anyio.to_thread
+before = sorted(os.listdir("/dev/fd"))
+os.environ = Watched(os.environ)
+import headcount
+assert sorted(os.listdir("/dev/fd")) == before
+assert threading.active_count() == 1
+assert "uvicorn" not in sys.modules and "httpx" not in sys.modules and "fastapi" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=30)
+
+
+# ---- one loop after another
+
+
+def test_one_application_serves_several_loops_one_after_another() -> None:
+    site = Site()  # as a module of an application has it
+
+    async def visit() -> None:
+        viewer = await site.admin.open("ws")
+        figures = await site.admin.watch(viewer)
+        assert figures.now["total"] == 1
+        page = await site.stranger.open("sse")
+        await figures.total(2)
+        await page.leave()
+        await figures.total(1)
+
+    for _ in range(3):
+        asynchronous(visit)()
+        assert site.total == 0
+    assert site.node.counters["opened"] == site.node.counters["closed"] == 6
+
+
+def test_loop_that_ends_with_streams_open_leaves_none_of_them() -> None:
+    """`asyncio.run` cancels what is left, so the streams end properly."""
+    site = Site()
+
+    async def visit() -> None:
+        from .asgi_client import _open
+
+        _open.set([])
+        for transport in TRANSPORTS:
+            await site.admin.watch(await site.admin.open(transport))
+        assert site.total == 2
+
+    asyncio.run(visit())
+    gc.collect()
+    assert not site.node.sessions
+    assert not site.node.subscriptions
+    assert not site.node._pulses
+    asynchronous(visit)()
+
+
+# ---- several loops at once
+
+
+def make_app() -> tuple[FastAPI, Headcount]:
+    """Make an application as a module holds it."""
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, secret_key=SECRET)
+    headcount = Headcount(version="v1", route_tracking=True)
+    headcount.authorize_stats(admins_only)
+    app.mount(headcount.base_path, headcount)
+    return app, headcount
+
+
+def test_two_clients_of_starlette_at_once_are_both_counted_and_told() -> None:
+    """Without a context manager, each `websocket_connect` of a TestClient runs in a loop of its own."""
+    app, headcount = make_app()
+    with (
+        TestClient(app).websocket_connect("/__skew/ws?route=/admin", headers=ADMIN) as viewer,
+        TestClient(app).websocket_connect("/__skew/ws?route=/shop", headers=VISITOR) as page,
+    ):
+        assert viewer.receive_json()["type"] == "connected"
+        handle = page.receive_json()["connectionId"]
+        assert headcount.node.total == 2
+        viewer.send_json({"type": "subscribe-stats", "deltas": True})
+        stats = viewer.receive_json()
+        assert (stats["total"], stats["routes"]) == (2, {"/admin": 1, "/shop": 1})
+        page.send_json({"type": "route-update", "route": "/cart"})
+        delta = viewer.receive_json()
+        assert (delta["base"], delta["routes"]) == (stats["revision"], {"/shop": 0, "/cart": 1})
+        # A POST runs in a third loop.
+        answer = TestClient(app).post("/__skew/route", json={"connectionId": handle, "route": "/checkout"})
+        assert answer.json() == {"ok": True}
+        assert viewer.receive_json()["routes"] == {"/cart": 0, "/checkout": 1}
+        page.send_json({"type": "subscribe-stats"})
+        assert page.receive_json() == {"type": "stats-unauthorized"}
+        with TestClient(app).websocket_connect("/__skew/ws?version=v0") as third:
+            third.receive_json()
+            assert viewer.receive_json()["total"] == 3
+        assert viewer.receive_json()["total"] == 2
+    assert not headcount.node.sessions
+    assert not headcount.node._pulses
+
+
+def test_subscription_posted_in_another_loop_is_told_on_the_stream(loops: Callable[[], Loop]) -> None:
+    site = Site()
+    here, there = loops(), loops()
+    stream = here.run(site.admin.open("sse"))
+    there.run(site.admin.post("/subscribe-stats", {"connectionId": stream.handle, "deltas": True}))
+    figures = here.run(stream.figures())
+    there.run(site.stranger.open("ws"))
+    here.run(figures.total(2))
+    there.run(site.visitor.post("/subscribe-stats", {"connectionId": stream.handle}))
+    here.run(stream.next("stats-unauthorized"))
+    assert not site.node.subscriptions
+
+
+def test_right_revoked_from_another_thread_is_gone_at_once(loops: Callable[[], Loop]) -> None:
+    site = Site(stats_interval=0.001)
+    here, there = loops(), loops()
+    viewer = here.run(site.admin.open("ws"))
+    here.run(site.admin.watch(viewer))
+    for _ in range(20):
+        page = there.run(site.stranger.open("ws"))
+        assert site.node.revoke(viewer.public)
+        assert not site.node.subscriptions
+        there.run(page.leave())
+        here.run(_withdrawn(viewer))
+        here.run(_nothing_unread(viewer))
+        here.run(site.admin.watch(viewer))
+
+
+async def _withdrawn(stream: Stream) -> None:
+    while (await stream.next())["type"] != "stats-unauthorized":
+        pass
+
+
+async def _nothing_unread(stream: Stream) -> None:
+    await turns(50)
+    assert not stream.unread
+
+
+def test_hooks_of_a_page_run_in_order_although_its_posts_come_in_by_another_loop(loops: Callable[[], Loop]) -> None:
+    site = Site()
+    told: list[str] = []
+    release = threading.Event()
+
+    @site.headcount.on_connection_open
+    async def opened(_: Any) -> None:
+        while not release.is_set():
+            await asyncio.sleep(0.001)
+        told.append("open")
+
+    @site.headcount.on_route_update
+    async def moved(connection: Any, _: str) -> None:
+        told.append(connection.route)
+
+    here, there = loops(), loops()
+    page = here.run(site.stranger.open("sse"))
+    for route in ("/a", "/b"):
+        there.run(site.stranger.navigate(page, route))
+    assert told == []
+    release.set()
+    soon(lambda: len(told) == 3)
+    assert told == ["open", "/a", "/b"]
+    assert site.headcount._hooks.errors == 0
+
+
+def test_drain_and_messages_reach_the_pages_of_every_loop(loops: Callable[[], Loop]) -> None:
+    site = Site()
+    streams = [(loop, loop.run(site.stranger.open(kind))) for loop in (loops(), loops()) for kind in TRANSPORTS]
+    assert site.node.broadcast({"type": "news"}) == 4
+    for loop, stream in streams:
+        loop.run(stream.next("news"))
+    site.node.drain()
+    for loop, stream in streams:
+        loop.run(stream.next("drain"))
+        loop.run(stream.ended())
+
+
+def test_viewers_in_several_loops_follow_a_random_history_without_a_gap(loops: Callable[[], Loop]) -> None:
+    """`Figures` refuses any delta that does not start where the last message of its stream ended."""
+    site = Site(stats_interval=0.001, ip_tracking=True)
+    workers = [loops() for _ in range(3)]
+    watching = [(loop, loop.run(_watch(site, transport))) for loop in workers for transport in TRANSPORTS]
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    async def live(seed: int) -> None:
+        chance = random.Random(seed)
+        pages: list[Stream] = []
+        for _ in range(150):
+            if not pages or chance.random() < 0.4:
+                pages.append(await site.stranger.open(chance.choice(TRANSPORTS), f"?version=v{chance.randrange(3)}"))
+            elif chance.random() < 0.4:
+                await pages.pop(chance.randrange(len(pages))).leave()
+            else:
+                await site.stranger.navigate(chance.choice(pages), f"/{chance.randrange(5)}")
+            if chance.random() < 0.1:
+                figures = watching[seed * 2 + 1][1]
+                figures.stream.block()
+                await turns(chance.randrange(30))
+                figures.stream.unblock()
+        while pages:
+            await pages.pop().leave()
+
+    running = [asyncio.run_coroutine_threadsafe(live(seed), loop.loop) for seed, loop in enumerate(workers)]
+    for future in running:
+        future.result(60)
+    stop.set()
+    assert not errors
+    revision = site.node.stats().revision
+    for loop, figures in watching:
+        now = loop.run(figures.until(lambda now: now["revision"] == revision))
+        assert now["total"] == 0
+        assert (now["versions"], now["routes"], now["connections"]) == ({}, {}, [])
+
+
+async def _watch(site: Site, transport: str) -> Figures:
+    stream = await site.admin.open(transport, "?viewer=1")
+    return await site.admin.watch(stream)
+
+
+# ---- loops closed in the middle
+
+
+def test_loop_closed_in_the_middle_leaves_no_ghost(loops: Callable[[], Loop]) -> None:
+    site = Site()
+    reasons: list[str] = []
+    site.headcount.on_connection_close(lambda _, reason: reasons.append(reason))
+    loop = loops()
+    kept = [loop.run(site.stranger.open(transport)) for transport in TRANSPORTS]
+    kept.append(loop.run(site.admin.open("ws", "?viewer=1")))
+    loop.run(site.admin.watch(kept[-1]))
+    loop.break_off()
+    assert site.node.stats().total == 0
+    assert reasons == ["loop closed"] * 2
+    assert not site.node.sessions
+    assert not site.node.subscriptions
+    assert site.node.page(version=None, route=None, limit=10, after=0) == ([], None)
+    assert site.node.broadcast({"type": "news"}) == 0
+    site.node.drain()
+
+
+def test_viewers_elsewhere_are_told_that_a_loop_has_gone(loops: Callable[[], Loop], quick_ticks: None) -> None:
+    site = Site()
+    doomed, here = loops(), loops()
+    # The first viewer's loop is the one that flushes; it goes in the middle of that.
+    first = doomed.run(site.admin.open("ws"))
+    doomed.run(site.admin.watch(first))
+    doomed.run(site.stranger.open("sse"))
+    viewer = here.run(site.admin.open("ws"))
+    figures = here.run(site.admin.watch(viewer))
+    here.run(figures.total(3))
+    here.run(site.stranger.open("ws"))
+    doomed.break_off()
+    here.run(figures.total(2))
+
+
+def test_whoever_watches_in_a_loop_that_is_closed_is_forgotten(loops: Callable[[], Loop]) -> None:
+    site = Site(stats_interval=0.001)
+    live = site.headcount.use_active_connections()
+    doomed, here = loops(), loops()
+
+    async def watch() -> None:
+        live.total.subscribe(lambda _: None)
+
+    doomed.run(watch())
+    assert site.node._watchers
+    doomed.break_off()
+    pages = [here.run(site.stranger.open("ws")) for _ in range(3)]
+    assert not site.node._watchers
+    assert site.node._registry._rows_before is None, "nobody watches, so nothing is noted"
+    assert len(pages) == 3
+
+
+@pytest.mark.parametrize("blocked", [True, False])
+def test_stream_of_a_closed_loop_that_is_collected_late_harms_nobody(blocked: bool) -> None:
+    site = Site()
+    loop = asyncio.new_event_loop()
+
+    async def never() -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        if blocked and message["type"] == "http.response.body":
+            await never()
+
+    async def begin() -> Coroutine[Any, Any, None]:
+        stream = site.headcount(site.stranger.scope("GET", "/__skew/sse"), never, send)
+        stream.send(None)  # by hand, so that it is this test that closes it, and not the collector
+        return stream
+
+    stream = loop.run_until_complete(begin())
+    assert site.total == 1
+    loop.run_until_complete(asyncio.sleep(0))
+    _broken_off.extend(asyncio.all_tasks(loop))
+    loop.close()
+    assert site.total == 0
+    stream.close()
+    assert not site.node.sessions
+    assert site.node.counters["closed"] == 1
+
+
+@asynchronous
+async def test_what_opens_and_closes_ten_thousand_times_leaves_nothing() -> None:
+    from .asgi_client import _open
+
+    site = Site("alone", admin_token="token")
+    client = Client(site.app, {"authorization": "Bearer token"})
+    for _ in range(3):  # so that everything that is made once is there
+        await (await client.open("ws")).leave()
+    sizes = _sizes(site)
+    for number in range(1_000):
+        stream = await client.open(TRANSPORTS[number % 2], f"?route=/{number}&version=v{number}")
+        if number % 10 == 0:
+            await client.watch(stream)
+        await stream.leave()
+        _open.get().clear()
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+    assert _sizes(site) == sizes
+
+
+def _sizes(site: Site) -> dict[str, int]:
+    node, registry = site.node, site.node._registry
+    containers: dict[str, Any] = {
+        "sessions": node.sessions,
+        "subscriptions": node.subscriptions,
+        "asking": node._asking,
+        "pulses": node._pulses,
+        "watchers": node._watchers,
+        "wholes": node._wholes,
+        "tasks": node._tasks,
+        "listed": registry._listed,
+        "unlisted": registry._unlisted,
+        "versions": registry._versions.counts,
+        "routes": registry._routes.counts,
+        "noted": registry._rows_before or {},
+    }
+    return {name: len(container) for name, container in containers.items()}

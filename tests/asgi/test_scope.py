@@ -1,0 +1,428 @@
+"""Reading an ASGI scope."""
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
+
+from headcount.asgi.scope import (
+    address_of,
+    allowed_origin,
+    endpoint_of,
+    foreign_origin,
+    header,
+    labels_of,
+    prefix_of,
+    query_of,
+    version_in_cookie,
+)
+from headcount.errors import Malformed
+
+BASE = "/__skew"
+NAMES = frozenset({"version", "route", "viewer"})
+OURS = (ipaddress.ip_network("10.0.0.0/8"),)
+
+
+def scope_of(
+    path: str = "/",
+    root_path: str | None = None,
+    query: str | bytes = b"",
+    headers: Iterable[tuple[str, str]] = (),
+    client: tuple[str, int] | None = ("203.0.113.9", 5123),
+) -> Scope:
+    scope: dict[str, Any] = {
+        "type": "http",
+        "path": path,
+        "query_string": query.encode() if isinstance(query, str) else query,
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers],
+        "client": client,
+    }
+    if root_path is not None:
+        scope["root_path"] = root_path
+    return scope
+
+
+# ---- where a request goes
+
+
+@pytest.mark.parametrize(
+    ("path", "root_path", "endpoint"),
+    [
+        ("/__skew/sse", None, "/sse"),
+        ("/__skew/sse", "", "/sse"),
+        ("/__skew/sse/", "", "/sse"),
+        ("/__skew/admin/stats", "", "/admin/stats"),
+        ("/__skew", "", "/"),
+        ("/__skew/", "", "/"),
+        ("/__skew//", "", "/"),
+        # The server knows its prefix, and the path holds it, as ASGI wants.
+        ("/api/__skew/sse", "/api", "/sse"),
+        ("/api/__skew/sse", "/api/", "/sse"),
+        ("/api/v1/__skew/sse", "/api/v1", "/sse"),
+        # The proxy cut the prefix off, and the server was only told of it.
+        ("/__skew/sse", "/api", "/sse"),
+        ("/__skew/sse", "/api/v1", "/sse"),
+        # Not for us.
+        ("/", "", None),
+        ("/sse", "", None),
+        ("/__skewed/sse", "", None),
+        ("/a/__skew/sse", "", None),
+        ("/__SKEW/sse", "", None),
+        ("/api/sse", "/api", None),
+        ("/apis/__skew/sse", "/api", None),
+    ],
+)
+def test_wrapped_only_what_is_below_the_base_path_is_for_us(
+    path: str, root_path: str | None, endpoint: str | None
+) -> None:
+    assert endpoint_of(scope_of(path, root_path), BASE, mounted=False) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("path", "root_path", "endpoint"),
+    [
+        # Starlette leaves the path whole and adds the mount point to the root path.
+        ("/__skew/sse", "/__skew", "/sse"),
+        ("/__skew/sse/", "/__skew", "/sse"),
+        ("/__skew/admin/stats", "/__skew", "/admin/stats"),
+        ("/__skew/", "/__skew", "/"),
+        ("/__skew", "/__skew", "/"),
+        # Mounted elsewhere than the base path says.
+        ("/live/sse", "/live", "/sse"),
+        # A prefix before it, with a server that keeps it in the path and with a proxy that cut it off.
+        ("/api/__skew/sse", "/api/__skew", "/sse"),
+        ("/__skew/sse", "/api/__skew", "/sse"),
+        ("/__skew/sse", "/api/v1/__skew", "/sse"),
+        ("/v1/__skew/sse", "/api/v1/__skew", "/sse"),
+        ("/api/live/sse", "/api/live", "/sse"),
+        ("/live/sse", "/api/live", "/sse"),
+        # Frameworks that cut the mount point off the path.
+        ("/sse", "/__skew", "/sse"),
+        ("/sse", "/api/__skew", "/sse"),
+        # Run alone.
+        ("/__skew/sse", "", "/sse"),
+        ("/__skew/sse", None, "/sse"),
+        ("/sse", "", "/sse"),
+        ("/", "", "/"),
+        # A root path is cut off at a slash only.
+        ("/__skewed/sse", "/__skew", "/__skewed/sse"),
+    ],
+)
+def test_mounted_everything_is_for_us(path: str, root_path: str | None, endpoint: str) -> None:
+    assert endpoint_of(scope_of(path, root_path), BASE, mounted=True) == endpoint
+
+
+@pytest.mark.parametrize(("prefix", "base"), [("", "/__skew"), ("/api", "/__skew"), ("", "/a/b"), ("/api", "/a/b")])
+@pytest.mark.parametrize("endpoint", ["/sse", "/admin/stats", "/client.js"])
+@pytest.mark.parametrize("stripped", [True, False], ids=["prefix cut off", "prefix kept"])
+def test_starlette_s_mount_leads_to_the_endpoint(prefix: str, base: str, endpoint: str, stripped: bool) -> None:
+    found = []
+
+    async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+        found.append(endpoint_of(scope, base, mounted=True))
+
+    app = Starlette(routes=[Mount(base, app=mounted)])
+    path = base + endpoint if stripped else prefix + base + endpoint
+    scope = {**scope_of(path, prefix), "method": "GET"}
+    drive = app(scope, no_receive, no_send)
+    with pytest.raises(StopIteration):
+        drive.__await__().__next__()
+    assert found == [endpoint]
+
+
+async def no_receive() -> Any:
+    raise AssertionError
+
+
+async def no_send(message: Any) -> None:
+    raise AssertionError
+
+
+@given(st.text(st.sampled_from("/ab_"), max_size=12), st.text(st.sampled_from("/ab"), max_size=12), st.booleans())
+def test_any_path_leads_to_an_endpoint_that_begins_and_does_not_end_with_a_slash(
+    path: str, root_path: str, mounted: bool
+) -> None:
+    endpoint = endpoint_of(scope_of("/" + path, root_path), "/a", mounted=mounted)
+    assert endpoint is None or endpoint == "/" or (endpoint.startswith("/") and not endpoint.endswith("/"))
+    assert endpoint is not None or not mounted
+
+
+@pytest.mark.parametrize(
+    ("path", "raw_path", "prefix"),
+    [
+        ("/__skew/sse", None, "/__skew"),
+        ("/__skew/sse", b"/__skew/sse", "/__skew"),
+        ("/api/__skew/sse/", None, "/api/__skew"),
+        ("/sse", b"/live/sse", "/live"),
+        ("/sse", b"/caf%C3%A9/sse", "/café"),
+        ("/sse", None, ""),
+        ("/elsewhere", b"/elsewhere", ""),
+    ],
+)
+def test_the_prefix_is_what_stands_before_the_endpoint(path: str, raw_path: bytes | None, prefix: str) -> None:
+    assert prefix_of({**scope_of(path), "raw_path": raw_path}, "/sse") == prefix
+
+
+# ---- headers and query
+
+
+def test_a_header_in_several_lines_is_joined() -> None:
+    scope = scope_of(headers=[("x-forwarded-for", "a"), ("host", "h"), ("x-forwarded-for", "b, c")])
+    assert header(scope, b"x-forwarded-for") == "a, b, c"
+    assert header(scope, b"host") == "h"
+    assert header(scope, b"cookie") is None
+
+
+def test_an_empty_header_is_there() -> None:
+    assert header(scope_of(headers=[("origin", "")]), b"origin") == ""
+
+
+def test_a_header_that_is_no_text_is_read_byte_by_byte() -> None:
+    assert header(scope_of(headers=[("cookie", "\xff\x80")]), b"cookie") == "\xff\x80"
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("", {}),
+        ("version=v1&route=/a", {"version": "v1", "route": "/a"}),
+        ("route=%2Fa%3Fb%26c%3Dd", {"route": "/a?b&c=d"}),
+        ("version=a%2Bb+c", {"version": "a+b c"}),
+        ("route=%F0%9F%A6%86", {"route": "🦆"}),
+        ("route=%FF", {"route": "\ufffd"}),
+        ("version=", {"version": ""}),
+        ("version", {"version": ""}),
+        ("other=1&other=2&version=v1", {"version": "v1"}),
+        ("%76ersion=v1", {"version": "v1"}),
+        ("Version=v1", {}),
+        ("&&=&", {}),
+        ("a=1;version=2", {}),
+    ],
+)
+def test_the_query_gives_what_was_asked_for(query: str, found: dict[str, str]) -> None:
+    assert query_of(scope_of(query=query), NAMES) == found
+
+
+@pytest.mark.parametrize("query", ["version=v1&version=v1", "version=&version=v2", "version=a&%76ersion=b"])
+def test_a_parameter_that_is_given_twice_is_malformed(query: str) -> None:
+    with pytest.raises(Malformed, match="parameter version is given more than once"):
+        query_of(scope_of(query=query), NAMES)
+
+
+def test_too_many_parameters_are_malformed() -> None:
+    assert query_of(scope_of(query="&".join(f"p{number}" for number in range(32))), NAMES) == {}
+    with pytest.raises(Malformed, match="more than 32 parameters"):
+        query_of(scope_of(query="&".join(f"p{number}" for number in range(33))), NAMES)
+
+
+@given(st.binary() | st.text(st.sampled_from("version=rut&%26c0;+")).map(str.encode))
+def test_any_query_is_read_or_malformed(query: bytes) -> None:
+    try:
+        found = query_of(scope_of(query=query), NAMES)
+    except Malformed:
+        return
+    assert set(found) <= NAMES
+
+
+# ---- what the page says of itself
+
+
+def labels(query: str = "", *headers: tuple[str, str], cookie: str | bool = "__nkpv") -> tuple[str, str]:
+    scope = scope_of(query=query, headers=headers)
+    return labels_of(scope, query_of(scope, NAMES), cookie)
+
+
+def test_a_page_that_says_nothing_is_unknown_at_the_root() -> None:
+    assert labels() == ("unknown", "/")
+
+
+def test_the_stamp_of_the_page_wins_over_the_cookie() -> None:
+    assert labels("version=v1&route=/a", ("cookie", "__nkpv=v2")) == ("v1", "/a")
+    assert labels("version=&route=/a%23b", ("cookie", "__nkpv=v2")) == ("v2", "/a")
+    assert labels("route=/a", ("cookie", "__nkpv=v2")) == ("v2", "/a")
+
+
+def test_a_bad_label_in_the_query_is_malformed() -> None:
+    for query in ("version=" + "v" * 129, "version=a%00", "route=/%0A", "route=/" + "a" * 512, "version=%E2%80%A8"):
+        with pytest.raises(Malformed):
+            labels(query, ("cookie", "__nkpv=v2"))
+
+
+def test_a_bad_cookie_is_unknown_because_it_would_lock_the_browser_out() -> None:
+    for value in ("v" * 129, "a%00b", "a%0Ab", "a\x85b"):
+        assert labels("", ("cookie", f"__nkpv={value}")) == ("unknown", "/")
+
+
+@pytest.mark.parametrize(
+    ("cookie", "version"),
+    [
+        ("__nkpv=v1", "v1"),
+        ("a=b; __nkpv=v1; c=d", "v1"),
+        ("a=b;__nkpv=v1", "v1"),
+        ('__nkpv="v1"', "v1"),
+        ("__nkpv=a%2Bb%3B%20c", "a+b; c"),
+        ("__nkpv=%F0%9F%A6%86", "🦆"),
+        ("__nkpv=%FF", "\ufffd"),
+        ("__nkpv=100%", "100%"),
+        ("__nkpv=a+b", "a+b"),
+        ("__nkpv=a=b", "a=b"),
+        ("__nkpv=", "unknown"),
+        ("__nkpv", "unknown"),
+        ("x__nkpv=v1", "unknown"),
+        ("__NKPV=v1", "unknown"),
+        ("", "unknown"),
+        (";;=;", "unknown"),
+    ],
+)
+def test_the_version_of_the_cookie_is_percent_decoded(cookie: str, version: str) -> None:
+    assert version_in_cookie(scope_of(headers=[("cookie", cookie)]), "__nkpv") == version
+
+
+def test_cookies_in_several_lines_are_all_read() -> None:
+    """HTTP/2 may send each in a line of its own (RFC 9113, 8.2.3)."""
+    scope = scope_of(headers=[("cookie", "a=b"), ("cookie", "__nkpv=v1"), ("cookie", "c=d")])
+    assert version_in_cookie(scope, "__nkpv") == "v1"
+
+
+def test_a_cookie_that_is_switched_off_or_named_otherwise_is_not_read() -> None:
+    scope = scope_of(headers=[("cookie", "__nkpv=v1; build=v2")])
+    assert version_in_cookie(scope, False) == "unknown"
+    assert version_in_cookie(scope, "build") == "v2"
+
+
+@given(st.text(st.characters(max_codepoint=255)))
+def test_any_cookie_is_a_version_or_unknown(cookie: str) -> None:
+    for text in (cookie, "__nkpv=" + cookie):
+        version = version_in_cookie(scope_of(headers=[("cookie", text)]), "__nkpv")
+        assert 1 <= len(version) <= 128
+        version.encode()
+
+
+# ---- whose address it is
+
+
+def test_without_tracking_no_address_is_looked_at() -> None:
+    assert address_of({}, False, OURS) is None
+
+
+def test_the_address_is_the_peer_s_or_what_a_trusted_proxy_says() -> None:
+    headers = [("x-forwarded-for", "198.51.100.7"), ("x-forwarded-for", "10.0.0.2")]
+    assert address_of(scope_of(headers=headers), True, OURS) == "203.0.113.9"
+    assert address_of(scope_of(headers=headers, client=("10.0.0.1", 1)), True, OURS) == "198.51.100.7"
+    assert address_of(scope_of(headers=headers, client=("10.0.0.1", 1)), True, ()) == "10.0.0.1"
+    assert address_of(scope_of(headers=headers, client=None), True, OURS) == "198.51.100.7"
+    assert address_of(scope_of(headers=headers, client=None), True, ()) is None
+
+
+def test_an_anonymized_address_is_cut_whoever_told_it() -> None:
+    assert address_of(scope_of(), "anonymized", OURS) == "203.0.113.0"
+    scope = scope_of(headers=[("x-real-ip", "2001:db8:1:2::3")], client=("10.0.0.1", 1))
+    assert address_of(scope, "anonymized", OURS) == "2001:db8:1::"
+    assert address_of(scope_of(client=("::ffff:203.0.113.9", 1)), "anonymized", ()) == "203.0.113.0"
+    assert address_of(scope_of(client=("fe80::1:2%eth0", 1)), "anonymized", ()) == "fe80::"
+    assert address_of(scope_of(client=("testclient", 1)), "anonymized", ()) is None
+
+
+# ---- whether its page may ask
+
+
+def foreign(origin: str | None, host: str | None = "app.example", *allowed: str, site: str | None = None) -> str | None:
+    given = [("origin", origin), ("host", host), ("sec-fetch-site", site)]
+    return foreign_origin(scope_of(headers=[(name, value) for name, value in given if value is not None]), allowed)
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("https://app.example", "app.example"),
+        ("http://app.example", "app.example"),
+        ("https://app.example", "app.example:443"),
+        ("http://app.example", "app.example:80"),
+        ("https://app.example", "APP.example"),
+        ("http://localhost:8000", "localhost:8000"),
+        ("http://127.0.0.1:8000", "127.0.0.1:8000"),
+        ("http://[::1]:8000", "[::1]:8000"),
+        ("http://[::1]", "[::1]:80"),
+    ],
+)
+def test_a_page_of_the_same_host_may_ask(origin: str, host: str) -> None:
+    assert foreign(origin, host) is None
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("https://evil.example", "app.example"),
+        ("https://sub.app.example", "app.example"),
+        ("https://app.example.evil.example", "app.example"),
+        ("https://evilapp.example", "app.example"),
+        ("http://localhost:3000", "localhost:8000"),
+        ("http://localhost", "localhost:8000"),
+        ("http://app.example:8080", "app.example"),
+        ("http://127.0.0.1:8000", "localhost:8000"),
+        ("null", "app.example"),
+        ("null", "null"),
+        ("", "app.example"),
+        ("", ""),
+        ("https://", ""),
+        ("app.example", "app.example"),
+        ("://app.example", "app.example"),
+        ("file://app.example", "app.example"),
+        ("chrome-extension://app.example", "app.example"),
+        ("https://app.example/", "app.example"),
+        ("https://user@app.example", "app.example"),
+        ("https://app.example", None),
+        ("https://app.example, https://evil.example", "app.example"),
+    ],
+)
+def test_a_page_of_any_other_origin_may_not(origin: str, host: str | None) -> None:
+    assert foreign(origin, host) == origin
+    assert foreign(origin, host, "https://allowed.example") == origin
+
+
+def test_a_page_with_two_hosts_may_not() -> None:
+    scope = scope_of(headers=[("origin", "https://a.example"), ("host", "a.example"), ("host", "b.example")])
+    assert foreign_origin(scope, ()) == "https://a.example"
+
+
+def test_an_allowed_origin_may() -> None:
+    allowed = ("https://www.example.com", "http://localhost:5173")
+    for origin in allowed:
+        assert foreign(origin, "app.example", *allowed) is None
+    for origin in ("http://www.example.com", "https://www.example.com:8443", "http://localhost:5174"):
+        assert foreign(origin, "app.example", *allowed) == origin
+
+
+def test_a_star_allows_every_origin() -> None:
+    assert foreign("https://anything.example", "app.example", "*") is None
+    assert foreign("null", "app.example", "*") is None
+    assert foreign(None, site="cross-site") == "another site"
+    assert foreign(None, "app.example", "*", site="cross-site") is None
+
+
+@pytest.mark.parametrize("site", [None, "same-origin", "same-site", "none"])
+def test_a_program_or_a_page_of_ours_that_sends_no_origin_may(site: str | None) -> None:
+    assert foreign(None, site=site) is None
+
+
+def test_a_cross_site_page_that_sends_no_origin_may_not() -> None:
+    assert foreign(None, site="cross-site") == "another site"
+    assert foreign(None, "app.example", "https://allowed.example", site="cross-site") == "another site"
+
+
+def test_only_an_allowed_origin_is_named_in_cors_headers() -> None:
+    def named(origin: str | None, *allowed: str) -> str | None:
+        headers = [("host", "app.example"), *([("origin", origin)] if origin is not None else [])]
+        return allowed_origin(scope_of(headers=headers), allowed)
+
+    assert named("https://www.example.com", "https://www.example.com") == "https://www.example.com"
+    assert named("https://anything.example", "*") == "https://anything.example"
+    assert named("https://evil.example", "https://www.example.com") is None
+    assert named("https://app.example") is None
+    assert named(None, "*") is None

@@ -1,0 +1,378 @@
+"""Peers that do not read, or cannot be sent to: what they cost, and that nobody else pays."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from headcount import pulse
+from headcount.asgi import session as asgi_session
+
+from .asgi_client import (
+    TRANSPORTS,
+    WAYS,
+    Clock,
+    Site,
+    Stream,
+    WebSocket,
+    asynchronous,
+    turns,
+    until,
+)
+
+both = pytest.mark.parametrize("transport", TRANSPORTS)
+every_way = pytest.mark.parametrize("way", WAYS)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "TICK", 0.002)
+    monkeypatch.setattr(asgi_session, "GOODBYE_TIMEOUT", 0.02)
+
+
+@every_way
+@both
+@pytest.mark.parametrize("deltas", [True, False])
+@asynchronous
+async def test_viewer_that_does_not_read_holds_one_message_and_then_gets_the_newest_figures(
+    way: str, transport: str, deltas: bool
+) -> None:
+    site = Site(way, stats_interval=0.001)
+    slow, quick = await site.admin.open(transport), await site.admin.open("ws")
+    slow_figures = await site.admin.watch(slow, deltas=deltas)
+    quick_figures = await site.admin.watch(quick)
+    slow.block()
+    attempts = slow.attempts
+    page = await site.stranger.open("ws")
+    for number in range(50):
+        await site.stranger.navigate(page, f"/{number}")
+        route = f"/{number}"
+        await quick_figures.until(lambda now: route in now["routes"])  # noqa: B023  awaited at once
+    session = site.node.sessions[slow.public]
+    assert slow.attempts == attempts + 1, "while one message is on its way, no second is begun"
+    assert not getattr(session, "_queue", None)
+    assert site.node.counters["conflated"] > 10
+    slow.unblock()
+    await slow_figures.until(lambda now: "/49" in now["routes"])
+    late = [message["type"] for message in slow.received[2:]]
+    assert late == ["stats-delta" if deltas else "stats", "stats"], "one that was on its way, and the whole"
+    assert slow_figures.now == quick_figures.now
+    # And from there on as before.
+    await site.stranger.navigate(page, "/next")
+    await slow_figures.step("stats-delta" if deltas else "stats")
+    await quick_figures.step("stats-delta")
+    assert slow_figures.now == quick_figures.now
+
+
+@both
+@asynchronous
+async def test_viewer_that_recovers_when_nothing_has_changed_gets_nothing_twice(transport: str) -> None:
+    site = Site(stats_interval=0.001)
+    viewer = await site.admin.open(transport)
+    figures = await site.admin.watch(viewer)
+    viewer.block()
+    page = await site.stranger.open("ws")
+    await until(lambda: site.node.sessions[viewer.public].busy)
+    viewer.unblock()
+    await figures.total(2)
+    await site.settled()
+    assert not viewer.unread
+    await site.stranger.navigate(page, "/on")
+    await figures.step("stats-delta")
+
+
+@every_way
+@both
+@asynchronous
+async def test_peer_that_does_not_read_is_dropped_in_time(way: str, transport: str) -> None:
+    clock = Clock()
+    site = Site(way, clock=clock, stats_interval=0.001)
+    reasons: list[str] = []
+    site.headcount.on_connection_close(lambda connection, reason: reasons.append(f"{connection.route} {reason}"))
+    slow = await site.admin.open(transport, "?route=/slow")
+    await site.admin.watch(slow)
+    quick = await site.admin.open("ws", "?viewer=1")
+    figures = await site.admin.watch(quick)
+    slow.block()
+    await site.stranger.open("ws")
+    await figures.total(2)
+    await until(lambda: site.node.sessions[slow.public].busy)
+    clock.advance(9.9)
+    await ticks(site)
+    assert not slow.done
+    clock.advance(0.2)
+    await slow.ended()
+    assert reasons == ["/slow slow"]
+    assert site.node.counters["closed:slow"] == 1
+    await figures.total(1)
+    assert slow.public not in site.node.subscriptions
+
+
+@both
+@asynchronous
+async def test_peer_that_reads_at_the_last_moment_stays(transport: str) -> None:
+    clock = Clock()
+    site = Site(clock=clock, stats_interval=0.001)
+    viewer = await site.admin.open(transport)
+    figures = await site.admin.watch(viewer)
+    for round_ in range(3):
+        viewer.block()
+        await site.stranger.open("ws")
+        await until(lambda: site.node.sessions[viewer.public].busy)
+        clock.advance(9.9)
+        await ticks(site)
+        viewer.unblock()
+        await figures.total(2 + round_)
+    assert not viewer.done
+
+
+@both
+@asynchronous
+async def test_peer_that_stopped_reading_is_told_why_if_it_reads_again_at_once(transport: str) -> None:
+    clock = Clock()
+    site = Site(clock=clock)
+    slow = await site.stranger.open(transport)
+    slow.block()
+    await site.headcount.send(slow.public, {"type": "news"})
+    clock.advance(11)
+    await until(lambda: slow.public not in site.node.sessions)
+    slow.unblock()
+    await slow.ended()
+    if isinstance(slow, WebSocket):
+        assert slow.close == (4408, "Nothing was read for 10 s.")
+    else:
+        assert slow.complete
+
+
+@both
+@asynchronous
+async def test_peer_that_never_reads_even_the_beginning_is_dropped(transport: str) -> None:
+    clock = Clock()
+    site = Site(clock=clock)
+    stream: Stream = site.stranger.sse() if transport == "sse" else site.stranger.ws()
+    if transport == "ws":
+        await until(lambda: stream.received)
+    stream.block()
+    await until(lambda: site.node.sessions)
+    await site.headcount.broadcast({"type": "news"})
+    assert site.total == 1
+    clock.advance(11)
+    await stream.ended()
+    assert site.total == 0
+
+
+@both
+@asynchronous
+async def test_keepalives_do_not_pile_up_behind_a_peer_that_does_not_read(transport: str) -> None:
+    site = Site(keepalive_interval=0.002)
+    slow = await site.stranger.open(transport)
+    slow.block()
+    await until(lambda: site.node.sessions[slow.public].busy)
+    attempts = slow.attempts
+    await ticks(site, 20)
+    assert slow.attempts == attempts
+
+
+async def ticks(site: Site, count: int = 3) -> None:
+    """Wait for some ticks of the pulse."""
+    (wheel,) = site.node._pulses.values()
+    for _ in range(count):
+        timer = wheel._timer
+        await until(lambda: wheel._timer is not timer)  # noqa: B023  awaited at once
+    await turns(3)
+
+
+# ---- messages of the application
+
+
+@every_way
+@both
+@asynchronous
+async def test_application_messages_wait_in_order_and_none_is_lost(way: str, transport: str) -> None:
+    site = Site(way, max_queued_messages=10)
+    slow = await site.stranger.open(transport)
+    slow.block()
+    for number in range(11):  # one on its way, ten that wait
+        await site.headcount.send(slow.public, {"type": "news", "number": number})
+    await turns()
+    slow.unblock()
+    for number in range(11):
+        assert (await slow.next("news"))["number"] == number
+    await turns()
+    assert not slow.done
+    assert not slow.unread
+
+
+@every_way
+@both
+@asynchronous
+async def test_peer_for_whom_too_many_messages_wait_is_dropped_and_others_get_theirs(way: str, transport: str) -> None:
+    site = Site(way, max_queued_messages=10)
+    slow, quick = await site.stranger.open(transport), await site.stranger.open(transport)
+    slow.block()
+    for number in range(30):
+        await site.headcount.broadcast({"type": "news", "number": number})
+    await slow.ended()
+    assert site.node.counters["closed:slow"] == 1
+    for number in range(30):
+        assert (await quick.next("news"))["number"] == number
+    if isinstance(slow, WebSocket):
+        assert slow.close is None, "it did not even read that"
+
+
+@asynchronous
+async def test_pings_of_a_peer_that_does_not_read_the_pongs_are_bounded() -> None:
+    site = Site(max_queued_messages=10)
+    socket = await site.stranger.open("ws")
+    socket.block()
+    for _ in range(1_000):
+        socket.say_text("ping")
+    await socket.ended()
+    assert site.node.counters["closed:slow"] == 1
+    assert socket._incoming.qsize() > 900, "what came after the end was not even read"
+
+
+@asynchronous
+async def test_peer_that_ends_itself_and_leaves_in_one_breath_does_not_cancel_its_server() -> None:
+    """
+    Its own flood ends the stream with a cancellation, which waits for the next pause.
+
+    Should the peer's goodbye be there without one, that pause is the server's, after the application has returned.
+    """
+    after: list[str] = []
+
+    async def server(scope: Any, receive: Any, send: Any) -> None:
+        await site.headcount(scope, receive, send)
+        await asyncio.sleep(0)
+        after.append("still alive")
+
+    site = Site("alone", max_queued_messages=2)
+    for last in ({"type": "websocket.disconnect", "code": 1001}, {"type": "websocket.receive", "text": "nonsense"}):
+        site.stranger.app = server
+        socket = await site.stranger.open("ws")
+        socket.block()
+        for _ in range(4):
+            socket.say_text("ping")
+        socket.put(last)
+        await socket.ended()
+    assert after == ["still alive"] * 2
+
+
+@both
+@asynchronous
+async def test_figures_do_not_wait_in_the_queue_of_application_messages(transport: str) -> None:
+    site = Site(stats_interval=0.001)
+    viewer = await site.admin.open(transport)
+    figures = await site.admin.watch(viewer)
+    other = await site.admin.watch(await site.admin.open("ws", "?viewer=1"))
+    viewer.block()
+    await site.headcount.send(viewer.public, {"type": "news", "number": 1})
+    for total in range(2, 5):
+        await site.stranger.open("ws")
+        await other.total(total)
+    await site.headcount.send(viewer.public, {"type": "news", "number": 2})
+    viewer.unblock()
+    await viewer.next("news")
+    await viewer.next("news")
+    await figures.step("stats")
+    assert figures.now["total"] == 4
+    await site.settled()
+    assert not viewer.unread
+
+
+@both
+@asynchronous
+async def test_withdrawal_is_told_after_what_was_on_its_way_and_nothing_after_it(transport: str) -> None:
+    site = Site(stats_interval=0.001)
+    viewer = await site.admin.open(transport)
+    await site.admin.watch(viewer)
+    other = await site.admin.watch(await site.admin.open("ws", "?viewer=1"))
+    viewer.block()
+    await site.stranger.open("ws")
+    await other.total(2)
+    await until(lambda: site.node.sessions[viewer.public].busy)
+    await site.headcount.revoke(viewer.public)
+    await site.stranger.open("ws")
+    await other.total(3)
+    viewer.unblock()
+    assert (await viewer.next())["type"] == "stats-delta"
+    await viewer.next("stats-unauthorized")
+    await site.settled()
+    assert not viewer.unread
+
+
+# ---- sends that raise
+
+
+@every_way
+@both
+@pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("Unexpected ASGI message"), ValueError("odd")])
+@asynchronous
+async def test_send_that_raises_ends_that_stream_and_disturbs_nobody(
+    way: str, transport: str, error: Exception
+) -> None:
+    clock = Clock()
+    site = Site(way, clock=clock, stats_interval=0.001)
+    broken, quick = await site.admin.open(transport), await site.admin.open("ws")
+    await site.admin.watch(broken)
+    figures = await site.admin.watch(quick)
+    broken.break_sending(error)
+    for total in (3, 4):
+        await site.stranger.open("ws")
+        await figures.total(total)
+    # A server tells that the peer has gone by receive(). This one does not, and is not believed for ever.
+    assert not broken.done
+    clock.advance(10.1)
+    await broken.ended()
+    await figures.total(3)
+    assert site.node.counters["closed:broken"] == 1
+
+
+@both
+@asynchronous
+async def test_peer_that_leaves_after_a_failed_send_has_left_as_a_client(transport: str) -> None:
+    site = Site()
+    broken = await site.stranger.open(transport)
+    broken.break_sending(OSError("gone"))
+    await site.headcount.broadcast({"type": "news"})
+    attempts = broken.attempts
+    await site.headcount.broadcast({"type": "news"})
+    assert broken.attempts == attempts, "once is enough"
+    await broken.leave()
+    assert site.node.counters["closed:client"] == 1
+    assert not site.node._pulses
+
+
+@both
+@asynchronous
+async def test_send_that_fails_after_it_waited_is_a_failed_send(transport: str) -> None:
+    clock = Clock()
+    site = Site(clock=clock)
+    stream = await site.stranger.open(transport)
+    release = asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        await release
+
+    site.node.sessions[stream.public]._send = send  # type: ignore[attr-defined]
+    await site.headcount.send(stream.public, {"type": "news"})
+    await site.headcount.send(stream.public, {"type": "more"})
+    release.set_exception(OSError("reset by peer"))
+    await turns()
+    assert not stream.done
+    clock.advance(11)
+    await stream.ended()
+    assert site.node.counters["closed:broken"] == 1
+
+
+@both
+@asynchronous
+async def test_goodbye_that_is_not_read_or_fails_holds_nobody_up(transport: str) -> None:
+    site = Site()
+    deaf, broken = await site.stranger.open(transport), await site.stranger.open(transport)
+    deaf.block()
+    broken.break_sending(OSError("gone"))
+    await site.headcount.drain()
+    await deaf.ended()
+    await broken.ended()
+    assert not site.node.sessions

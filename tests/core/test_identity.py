@@ -1,0 +1,78 @@
+"""Public ids and the secret handles that prove them."""
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headcount.core.identity import ID_BYTES, MAX_HANDLE, handle_for, id_of, public_id
+
+KEY = bytes(range(32))
+OTHER_KEY = bytes(32)
+PUBLIC = public_id("n1", bytes(range(ID_BYTES)))
+HANDLE = handle_for(PUBLIC, KEY)
+
+
+def test_a_public_id_tells_its_node_and_the_random_bytes() -> None:
+    assert PUBLIC == "n100010203040506070809"
+
+
+@given(st.binary(min_size=ID_BYTES, max_size=ID_BYTES), st.binary(min_size=32, max_size=32))
+def test_a_handle_proves_its_id(random: bytes, key: bytes) -> None:
+    public = public_id("0a1b2c3d", random)
+    handle = handle_for(public, key)
+    assert id_of(handle, key) == public
+    assert len(handle) <= MAX_HANDLE
+    assert set(handle) <= set(string.ascii_letters + string.digits + "-_.")
+
+
+def test_the_public_id_alone_proves_nothing() -> None:
+    assert id_of(PUBLIC, KEY) is None
+    assert id_of(PUBLIC + ".", KEY) is None
+
+
+@pytest.mark.parametrize("length", range(len(HANDLE)))
+def test_a_cut_handle_proves_nothing(length: int) -> None:
+    assert id_of(HANDLE[:length], KEY) is None
+
+
+def test_a_handle_with_something_added_proves_nothing() -> None:
+    for handle in (HANDLE + "A", HANDLE + "=", HANDLE + ".", " " + HANDLE, HANDLE + "\n", "." + HANDLE):
+        assert id_of(handle, KEY) is None
+
+
+@pytest.mark.parametrize("position", range(len(HANDLE)))
+def test_a_handle_with_one_character_changed_proves_nothing(position: int) -> None:
+    for character in "Aa0_":
+        if HANDLE[position] != character:
+            assert id_of(HANDLE[:position] + character + HANDLE[position + 1 :], KEY) is None
+
+
+def test_the_handle_of_another_node_proves_nothing() -> None:
+    assert id_of(handle_for(PUBLIC, OTHER_KEY), KEY) is None
+
+
+def test_the_proof_of_another_connection_proves_nothing() -> None:
+    another = public_id("n1", bytes(ID_BYTES))
+    assert id_of(f"{another}.{HANDLE.partition('.')[2]}", KEY) is None
+
+
+def test_the_proof_depends_on_the_key_and_not_on_the_id_alone() -> None:
+    proofs = {handle_for(PUBLIC, bytes([number]) * 32).partition(".")[2] for number in range(100)}
+    assert len(proofs) == 100
+    assert all(len(proof) == 22 for proof in proofs)  # 128 bits
+    assert all(PUBLIC not in proof for proof in proofs)
+
+
+@pytest.mark.parametrize(
+    "handle", ["", ".", "..", "é.ü", "\ud800.\udfff", f"{PUBLIC}.ü", f"{PUBLIC}.\ud800", "🦆." * 60]
+)
+def test_nonsense_proves_nothing(handle: str) -> None:
+    assert id_of(handle, KEY) is None
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_no_guess_proves_anything(guess: str) -> None:
+    assert id_of(guess, KEY) is None
+    assert id_of(f"{PUBLIC}.{guess}", KEY) is None

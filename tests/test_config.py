@@ -1,0 +1,387 @@
+"""Every setting: its default, where it comes from, and the sentence about a wrong one."""
+
+import ipaddress
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from headcount.config import VERSION_VARIABLES, Config
+from headcount.errors import ConfigError
+
+DEFAULTS: dict[str, Any] = {
+    # CONTRACT.md
+    "update_strategy": "sse",
+    "connection_tracking": True,
+    "route_tracking": False,
+    "ip_tracking": False,
+    "base_path": "/__skew",
+    "cookie": "__nkpv",
+    "backend": "memory",
+    "viewer_timeout": 10.0,
+    "reauthorize_interval": 60.0,
+    "max_listed_connections": 1_000,
+    "max_versions": 1_000,
+    "max_routes": 10_000,
+    # docs/settings.md
+    "admin_token": None,
+    "authorize_url": None,
+    "allowed_origins": (),
+    "trusted_proxies": (),
+    "stats_interval": 0.25,
+    "keepalive_interval": 20.0,
+    "peer_timeout": 30.0,
+    "send_timeout": 10.0,
+    "authorize_timeout": 10.0,
+    "hook_timeout": 30.0,
+    "body_timeout": 10.0,
+    "reconnect_spread": 5.0,
+    "max_connections": None,
+    "max_queued_messages": 64,
+}
+
+OTHERS: dict[str, tuple[str, Any]] = {
+    "version": ("v2", "v2"),
+    "update_strategy": ("auto", "auto"),
+    "connection_tracking": ("false", False),
+    "route_tracking": ("true", True),
+    "ip_tracking": ("anonymized", "anonymized"),
+    "base_path": ("/live", "/live"),
+    "cookie": ("build", "build"),
+    "backend": ("memory", "memory"),
+    "viewer_timeout": ("3", 3.0),
+    "reauthorize_interval": ("0.5", 0.5),
+    "max_listed_connections": ("5", 5),
+    "max_versions": ("6", 6),
+    "max_routes": ("7", 7),
+    "admin_token": ("12", "12"),
+    "authorize_url": ("http://127.0.0.1:8000/may", "http://127.0.0.1:8000/may"),
+    "allowed_origins": ("https://a.example, http://b.example:8080,", ("https://a.example", "http://b.example:8080")),
+    "trusted_proxies": ("10.0.0.0/8,::1", ("10.0.0.0/8", "::1")),
+    "stats_interval": ("1", 1.0),
+    "keepalive_interval": ("15.5", 15.5),
+    "peer_timeout": ("None", None),
+    "send_timeout": ("2", 2.0),
+    "authorize_timeout": ("2", 2.0),
+    "hook_timeout": ("2", 2.0),
+    "body_timeout": ("2", 2.0),
+    "reconnect_spread": ("0", 0.0),
+    "max_connections": ("9", 9),
+    "max_queued_messages": ("1", 1),
+}
+"""What stands in the environment, and what it means."""
+
+
+def load(environ: dict[str, str] | None = None, /, **settings: Any) -> Config:
+    return Config.load({"version": "v1", **settings}, environ or {})
+
+
+def complaint(environ: dict[str, str] | None = None, /, **settings: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(environ, **settings)
+    return str(caught.value)
+
+
+# ---- defaults and where values come from
+
+
+def test_every_default_is_the_documented_one() -> None:
+    config = load()
+    assert {name: getattr(config, name) for name in Config.__struct_fields__} == {"version": "v1", **DEFAULTS}
+
+
+def test_every_setting_is_read_from_the_environment() -> None:
+    assert set(OTHERS) == set(Config.__struct_fields__)
+    config = Config.load({}, {f"HEADCOUNT_{name.upper()}": text for name, (text, _) in OTHERS.items()})
+    assert {name: getattr(config, name) for name in OTHERS} == {name: value for name, (_, value) in OTHERS.items()}
+
+
+def test_an_argument_wins_over_the_environment() -> None:
+    environ = {f"HEADCOUNT_{name.upper()}": text for name, (text, _) in OTHERS.items()}
+    given = {name: value for name, value in DEFAULTS.items() if value is not None}
+    config = Config.load({"version": "v1", **given}, environ)
+    assert {name: getattr(config, name) for name in given} == given
+
+
+@pytest.mark.parametrize("name", sorted(set(DEFAULTS) - {"peer_timeout"}))
+def test_none_counts_as_not_given(name: str) -> None:
+    assert getattr(load(**{name: None}), name) == DEFAULTS[name]
+    text, value = OTHERS[name]
+    assert getattr(load({f"HEADCOUNT_{name.upper()}": text}, **{name: None}), name) == value
+
+
+def test_none_switches_the_peer_timeout_off() -> None:
+    assert load(peer_timeout=None).peer_timeout is None
+    assert load({"HEADCOUNT_PEER_TIMEOUT": "5"}, peer_timeout=None).peer_timeout is None
+    assert load({"HEADCOUNT_PEER_TIMEOUT": "none"}).peer_timeout is None
+    assert load({"HEADCOUNT_PEER_TIMEOUT": "5"}).peer_timeout == 5.0
+
+
+def test_the_process_s_environment_is_read_when_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADCOUNT_VERSION", "from the process")
+    assert Config.load({}).version == "from the process"
+
+
+def test_a_name_that_is_no_setting_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ConfigError, match=r"no setting called rout_tracking.* route_tracking"):
+        Config.load({"version": "v1", "rout_tracking": True}, {})
+
+
+def test_a_variable_that_is_no_setting_is_nobody_s_business() -> None:
+    assert load({"HEADCOUNT_ROUT_TRACKING": "true", "HEADCOUNT_": "x", "ROUTE_TRACKING": "true"}) == load()
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        load().version = "v2"  # type: ignore[misc]
+
+
+# ---- version
+
+
+def test_the_version_is_what_ci_and_platforms_say_in_their_order() -> None:
+    environ = {name: f"from {name}" for name in VERSION_VARIABLES}
+    for name in VERSION_VARIABLES:
+        assert Config.load({}, environ).version == f"from {name}"
+        environ[name] = ""
+    assert {"GITHUB_SHA", "CI_COMMIT_SHA", "SOURCE_VERSION", "VERCEL_GIT_COMMIT_SHA"} <= set(VERSION_VARIABLES)
+
+
+def test_our_own_variable_wins_over_theirs() -> None:
+    assert Config.load({}, {"GITHUB_SHA": "abc", "HEADCOUNT_VERSION": "v7"}).version == "v7"
+    assert Config.load({"version": "v8"}, {"GITHUB_SHA": "abc", "HEADCOUNT_VERSION": "v7"}).version == "v8"
+
+
+def test_without_any_version_the_error_says_how_to_give_one() -> None:
+    with pytest.raises(ConfigError, match=r"Headcount\(version=…\).*HEADCOUNT_VERSION"):
+        Config.load({}, {})
+    with pytest.raises(ConfigError, match="HEADCOUNT_VERSION"):
+        Config.load({"version": None}, {"GITHUB_SHA": ""})
+
+
+@pytest.mark.parametrize("version", ["v" * 128, "🦆" * 128, "2026.11.3", "(other)", "__proto__"])
+def test_any_label_is_a_version(version: str) -> None:
+    assert load(version=version).version == version
+
+
+# ---- what text means
+
+
+@pytest.mark.parametrize("name", ["connection_tracking", "route_tracking", "ip_tracking"])
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        *[(text, True) for text in ("1", "true", "TRUE", "yes", "On")],
+        *[(text, False) for text in ("0", "false", "False", "no", "OFF", "")],
+    ],
+)
+def test_a_switch_is_on_or_off(name: str, text: str, meant: bool) -> None:
+    assert getattr(load({f"HEADCOUNT_{name.upper()}": text}), name) is meant
+
+
+def test_addresses_can_be_anonymized_from_either_side() -> None:
+    assert load(ip_tracking="anonymized").ip_tracking == "anonymized"
+    assert load({"HEADCOUNT_IP_TRACKING": "anonymized"}).ip_tracking == "anonymized"
+    assert load(ip_tracking=True).ip_tracking is True
+
+
+@pytest.mark.parametrize("text", ["false", "False", "0", "no", "off", ""])
+def test_the_cookie_can_be_switched_off_by_the_environment(text: str) -> None:
+    assert load({"HEADCOUNT_COOKIE": text}).cookie is False
+
+
+def test_the_cookie_can_be_switched_off_and_renamed() -> None:
+    assert load(cookie=False).cookie is False
+    assert load(cookie="my-build_id").cookie == "my-build_id"
+    assert load({"HEADCOUNT_COOKIE": "build"}, cookie=False).cookie is False
+
+
+def test_a_single_origin_or_proxy_need_not_be_in_a_list() -> None:
+    assert load(allowed_origins="https://a.example").allowed_origins == ("https://a.example",)
+    assert load(trusted_proxies="10.0.0.1").trusted_proxies == ("10.0.0.1",)
+    assert load(allowed_origins=["https://a.example"]).allowed_origins == ("https://a.example",)
+    assert load({"HEADCOUNT_ALLOWED_ORIGINS": ""}).allowed_origins == ()
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("*", "https://www.example.com", "http://localhost:5173", "http://127.0.0.1:8000", "https://[::1]:8443"),
+        *("http://localhost:8080", "https://xn--mller-kva.example", "http://my_container", "https://a.example:80"),
+    ],
+)
+def test_an_origin_as_browsers_send_it_is_taken(origin: str) -> None:
+    assert load(allowed_origins=[origin]).allowed_origins == (origin,)
+
+
+def test_proxies_are_networks() -> None:
+    config = load(trusted_proxies=["10.1.2.3", "192.168.0.9/16", "::1"])
+    assert config.networks() == tuple(map(ipaddress.ip_network, ("10.1.2.3/32", "192.168.0.0/16", "::1/128")))
+    assert load().networks() == ()
+
+
+def test_a_star_trusts_every_peer() -> None:
+    networks = load(trusted_proxies=["10.0.0.1", "*"]).networks()
+    for peer in ("203.0.113.9", "2001:db8::1"):
+        assert any(ipaddress.ip_address(peer) in network for network in networks)
+
+
+# ---- sentences about what is wrong
+
+NAN, INF = float("nan"), float("inf")
+SECONDS = (0, -1, 86_400, NAN, INF, "soon", True)
+LIMIT = (0, -1, 1.5, "many", True)
+
+WRONG: dict[str, tuple[Any, ...]] = {
+    "stats_interval": SECONDS,
+    "keepalive_interval": SECONDS,
+    "send_timeout": SECONDS,
+    "authorize_timeout": SECONDS,
+    "viewer_timeout": SECONDS,
+    "hook_timeout": SECONDS,
+    "body_timeout": SECONDS,
+    "reauthorize_interval": (0, -1, 60.1, NAN, INF),
+    "reconnect_spread": (-0.1, 3_600.1, NAN),
+    "peer_timeout": (0, 0.9, -1, 3_601, NAN, INF),
+    "max_connections": LIMIT,
+    "max_listed_connections": LIMIT,
+    "max_versions": LIMIT,
+    "max_routes": LIMIT,
+    "max_queued_messages": LIMIT,
+    "version": ("", "v" * 129, "a\nb", "\x00", "\ud800", 5),
+    "update_strategy": ("http", "", "SSE", 1),
+    "connection_tracking": ("perhaps", 2, []),
+    "route_tracking": ("perhaps", 2, []),
+    "ip_tracking": ("perhaps", "anonymised", 2),
+    "base_path": ("", "/", "skew", "/skew/", "/a?b", "https://a.example/skew", 5),
+    "cookie": ("", True, "a b", "a=b", "a;b", "ä", "a\n", "a.b", 5),
+    "backend": ("redis://localhost", "", "Memory"),
+    "admin_token": ("", " ", 5),
+    "authorize_url": ("", "/may", "ftp://a.example", "http://", "http://[", 5),
+    "allowed_origins": (
+        *("", "a.example", "https://", "https://a.example/", "https://a.example/path", "https://*.example", "null"),
+        *("https://A.example", "HTTPS://a.example", "https://a.example:443", "http://a.example:80", "ftp://a.example"),
+        *("http://[", "https://a.example:port", "https://u:p@a.example", "https://müller.example", [5], 5),
+    ),
+    "trusted_proxies": ("", "proxy", "10.0.0.0/33", "256.0.0.1", "10.0.0.1:80", [5], 5),
+}
+
+
+def test_every_setting_can_be_wrong() -> None:
+    assert set(WRONG) == set(Config.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in WRONG.items() for value in values],
+    ids=lambda value: ascii(value)[:30],
+)
+def test_a_wrong_value_gets_one_sentence_that_names_the_setting(name: str, value: Any) -> None:
+    sentence = complaint(**{name: value})
+    assert name in sentence
+    assert sentence.endswith(".")
+    assert not sentence.endswith("..")
+    assert "\n" not in sentence
+    assert len(sentence) < 300
+
+
+@pytest.mark.parametrize("name", sorted(set(WRONG) - {"admin_token"}))
+def test_a_wrong_text_in_the_environment_gets_such_a_sentence_too(name: str) -> None:
+    environ = {"HEADCOUNT_VERSION": "v1", f"HEADCOUNT_{name.upper()}": "\x00"}
+    with pytest.raises(ConfigError, match=name):
+        Config.load({}, environ)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"reauthorize_interval": 61}, "reauthorize_interval is 61.0; rights are re-checked at least every 60 s."),
+        ({"stats_interval": 0}, "stats_interval is 0.0; give seconds, more than 0 and less than a day."),
+        ({"max_routes": 0}, "max_routes is 0; give at least 1."),
+        ({"cookie": True}, "cookie is True; use letters, digits, - and _ only, or False for none."),
+        ({"peer_timeout": 0}, "peer_timeout is 0.0; give 1 to 3600 seconds, or None."),
+    ],
+)
+def test_the_sentence_says_what_came_and_what_to_write(settings: dict[str, Any], sentence: str) -> None:
+    assert complaint(**settings) == sentence
+
+
+def test_a_secret_is_not_repeated_in_a_sentence() -> None:
+    assert "hunter2" not in complaint(admin_token=["hunter2"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"reauthorize_interval": 60},
+        {"reconnect_spread": 0},
+        {"reconnect_spread": 3600},
+        {"peer_timeout": 1},
+        {"peer_timeout": 3600},
+        {"max_connections": 1},
+        {"stats_interval": 0.001},
+        {"keepalive_interval": 86_399},
+    ],
+    ids=str,
+)
+def test_the_ends_of_a_range_are_in_it(settings: dict[str, Any]) -> None:
+    config = load(**settings)
+    assert {name: getattr(config, name) for name in settings} == settings
+
+
+# ---- import
+
+WATCHER = """
+import os, sys, threading
+
+variables, events = [], []
+
+class Watched(dict):
+    def __getitem__(self, name):
+        variables.append(name)
+        return super().__getitem__(name)
+    def get(self, name, default=None):
+        variables.append(name)
+        return super().get(name, default)
+    def __contains__(self, name):
+        variables.append(name)
+        return super().__contains__(name)
+    def __iter__(self):
+        variables.append("HEADCOUNT_ all of them")
+        return super().__iter__()
+    def items(self):
+        return [(name, self[name]) for name in self]
+    def copy(self):
+        return dict(self.items())
+
+sys.addaudithook(lambda event, _: events.append(event))
+{before}
+os.environ = Watched(os.environ)
+events.clear()
+import headcount, headcount.config, headcount.asgi.app, headcount.node
+{after}
+ours = [name for name in variables if name.startswith("HEADCOUNT_") or name in headcount.config.VERSION_VARIABLES]
+opened = [event for event in events if event.partition(".")[0] in ("socket", "subprocess") or event == "os.fork"]
+optional = {"uvicorn", "httpx", "fastapi", "django", "websockets", "redis", "itsdangerous"} & set(sys.modules)
+print(ours, [event for event in opened if event != "socket.gethostname"], threading.active_count(), sorted(optional))
+"""
+
+
+def watch_import(after: str = "") -> str:
+    # What we stand on is imported before: only what Headcount itself does is looked at.
+    before = "import anyio, asyncio, msgspec, starlette.applications, starlette.requests"
+    source = WATCHER.replace("{before}", before).replace("{after}", after)
+    run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=60)
+    return run.stdout.strip()
+
+
+def test_importing_reads_no_environment_opens_nothing_and_starts_nothing() -> None:
+    assert watch_import() == "[] [] 1 []"
+
+
+def test_making_one_is_when_the_environment_is_read() -> None:
+    """So the test above can fail."""
+    seen = watch_import("variables.clear(); headcount.Headcount(version='v1')")
+    assert "HEADCOUNT_ROUTE_TRACKING" in seen
+    assert seen.endswith("[] 1 []")
