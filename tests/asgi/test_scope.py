@@ -110,7 +110,9 @@ def test_wrapped_only_what_is_below_the_base_path_is_for_us(
         ("/__skew/sse", None, "/sse"),
         ("/sse", "", "/sse"),
         ("/", "", "/"),
-        # A root path is cut off at a slash only.
+        # A root path is cut off once, and at a slash only.
+        ("/live/live/sse", "/live", "/live/sse"),
+        ("/a/b/b/sse", "/a/b", "/b/sse"),
         ("/__skewed/sse", "/__skew", "/__skewed/sse"),
     ],
 )

@@ -367,6 +367,22 @@ async def test_send_that_fails_after_it_waited_is_a_failed_send(transport: str) 
 
 @both
 @asynchronous
+async def test_message_whose_sending_had_not_begun_is_given_up_when_the_peer_leaves(transport: str) -> None:
+    site = Site()
+    stream = await site.stranger.open(transport)
+    stream.block()
+    await site.headcount.broadcast({"type": "news"})
+    stream.unblock()
+    await stream.next("news")
+    # From now on each message has a task of its own, and this one's is cancelled before it begins.
+    stream.put(stream._goodbye())
+    await site.headcount.broadcast({"type": "late"})
+    await stream.ended()
+    assert not stream.unread
+
+
+@both
+@asynchronous
 async def test_goodbye_that_is_not_read_or_fails_holds_nobody_up(transport: str) -> None:
     site = Site()
     deaf, broken = await site.stranger.open(transport), await site.stranger.open(transport)

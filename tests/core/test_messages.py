@@ -169,6 +169,11 @@ def test_deep_nesting_is_malformed(data: str) -> None:
         decode(data)
 
 
+def test_the_sentence_about_deep_nesting_says_so() -> None:
+    with pytest.raises(Malformed, match="it is nested too deeply"):
+        decode('{"type":"ping","a":' + "[" * 2000 + "]" * 2000 + "}")
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Server, eventually, log_in, wait
 from playwright.sync_api import BrowserContext, Page
+
+from .conftest import Server, eventually, log_in, wait
 
 NewContext = Callable[[], BrowserContext]
 
@@ -159,7 +160,7 @@ def test_page_that_does_not_stamp_its_version_is_known_by_the_cookie(
 ) -> None:
     context = new_context()
     open_page(context, "/", strategy)
-    assert [cookie["value"] for cookie in context.cookies() if cookie["name"] == "__nkpv"] == ["v2"]  # type: ignore[typeddict-item]
+    assert [cookie["value"] for cookie in context.cookies() if cookie["name"] == "__nkpv"] == ["v2"]
     assert server.stats()["versions"] == {"v2": 1}
 
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Server, eventually, log_in, wait
 from playwright.sync_api import BrowserContext, Page
+
+from .conftest import Server, eventually, log_in, wait
 
 NewContext = Callable[[], BrowserContext]
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import eventually, free_port, wait
 from playwright.sync_api import Browser
+
+from .conftest import eventually, free_port, wait
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from conftest import Server
+from .conftest import Server
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 START = (

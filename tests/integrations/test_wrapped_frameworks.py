@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from http.cookies import SimpleCookie
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from starlette.requests import HTTPConnection
@@ -41,7 +41,7 @@ def django_app(headcount: Headcount) -> ASGIApp:
             ],
         )
         django.setup()
-    return headcount.wrap(get_asgi_application())
+    return headcount.wrap(cast(ASGIApp, get_asgi_application()))
 
 
 def litestar_app(headcount: Headcount) -> ASGIApp:
@@ -137,7 +137,7 @@ async def verdict_of(application: ASGIApp, cookie: str) -> str:
     outbox: asyncio.Queue[Message] = asyncio.Queue()
     inbox.put_nowait({"type": "websocket.connect"})
     scope = scope_of("websocket", "/__skew/ws", cookie, subprotocols=[])
-    task = asyncio.ensure_future(application(scope, inbox.get, outbox.put))  # type: ignore[arg-type]
+    task = asyncio.ensure_future(application(scope, inbox.get, outbox.put))
     assert (await outbox.get())["type"] == "websocket.accept"
     assert json.loads((await outbox.get())["text"])["type"] == "connected"
     inbox.put_nowait({"type": "websocket.receive", "text": '{"type":"subscribe-stats"}'})

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from starlette.types import Message, Receive, Send
@@ -18,7 +19,7 @@ from ..core.messages import Payload
 from ..errors import ProtocolError
 from ..node import Node
 from ..session import End
-from .sending import step
+from .sending import Rest, step
 
 GOODBYE_TIMEOUT: Final = 1.0
 """Seconds that a peer gets to take the last message. By then it is out of the figures, and a server may be stopping."""
@@ -60,7 +61,7 @@ class AsgiSession:
         self._node = node
         self._send = send
         self._task = asyncio.current_task()
-        self._first: Awaitable[None] | None = None
+        self._first: Callable[[], Awaitable[None]] | None = None
         self._rest: asyncio.Task[None] | None = None
         self._listening = False
         self._patient = False
@@ -159,22 +160,24 @@ class AsgiSession:
         if self._over:
             return
         task = asyncio.current_task()
-        rest: Awaitable[None] | None
-        try:
-            rest = self._send(message)
-            if task is not None and not self._patient:
-                rest = step(rest)
-        except Exception:  # each server raises its own when the peer is gone
-            self._broke()
-            return
-        if rest is None:
-            return
+        finish: Callable[[], Awaitable[None]]
+        if task is None or self._patient:
+            finish = partial(self._send, message)
+        else:
+            try:
+                rest = step(self._send(message))
+            except Exception:  # each server raises its own when the peer is gone
+                self._broke()
+                return
+            if rest is None:
+                return
+            finish = partial(_same, rest)
         self._patient = True
         self._node.stalled(self)
         if task is self._task and not self._listening:
-            self._first = rest
+            self._first = finish
         else:
-            self._rest = self.loop.create_task(self._finish(rest))
+            self._rest = self.loop.create_task(self._finish(finish))
 
     def _broke(self) -> None:
         self._over = True
@@ -182,9 +185,9 @@ class AsgiSession:
             # receive() will tell that the peer is gone. Should it not, the stream ends after `send_timeout`.
             self._node.stalled(self)
 
-    async def _finish(self, rest: Awaitable[None]) -> None:
+    async def _finish(self, finish: Callable[[], Awaitable[None]]) -> None:
         try:
-            await rest
+            await finish()
         except Exception:  # as in _put()
             self._rest = self._first = None
             self._broke()
@@ -224,6 +227,10 @@ class AsgiSession:
                     await asyncio.wait([self._rest])
                 for message in self._farewell(end):
                     await self._send(message)
+
+
+def _same(rest: Rest) -> Rest:
+    return rest
 
 
 _BROKEN: Final = End(1006, "broken", "Sending to the peer failed.")

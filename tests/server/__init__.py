@@ -1,0 +1,1 @@
+"""Headcount under real server processes, over real TCP."""

@@ -1,0 +1,139 @@
+"""
+The applications that the servers in these tests run, named on their command lines as users name theirs.
+
+Settings come from `HEADCOUNT_*`, as in production. `MARKER` names a file that the lifespan writes "started" and
+"stopped" to. `/debug` shows what no client may see: what is left behind when the streams are gone.
+"""
+
+import asyncio
+import os
+import socket
+import stat
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp
+
+from headcount import Headcount
+
+
+def _note(line: str) -> None:
+    if "MARKER" in os.environ:
+        with Path(os.environ["MARKER"]).open("a") as marker:
+            marker.write(line + "\n")
+
+
+@asynccontextmanager
+async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
+    _note("started")
+    yield
+    _note("stopped")
+
+
+def _make() -> tuple[FastAPI, Headcount]:
+    app = FastAPI(lifespan=_lifespan)
+    app.add_middleware(SessionMiddleware, secret_key="only for tests")
+    headcount = Headcount(route_tracking=True)
+
+    @headcount.authorize_stats
+    async def admins_only(request: HTTPConnection) -> bool:
+        return request.session.get("role") == "admin"
+
+    @app.post("/sign-in")
+    async def sign_in(request: Request) -> dict[str, bool]:
+        request.session["role"] = "admin"
+        return {"ok": True}
+
+    @app.get("/debug")
+    async def debug(request: Request) -> dict[str, Any]:
+        return _inside(headcount, _port(request))
+
+    @app.get("/debug/peer-timeouts")
+    async def peer_timeouts(request: Request) -> dict[str, list[int]]:
+        return _peer_timeouts(_port(request))
+
+    return app, headcount
+
+
+def _mounted() -> FastAPI:
+    app, headcount = _make()
+    app.mount(headcount.base_path, headcount)
+    return app
+
+
+def _wrapped() -> ASGIApp:
+    app, headcount = _make()
+    return headcount.wrap(app)
+
+
+def _inside(headcount: Headcount, port: int) -> dict[str, Any]:
+    node = headcount.node
+    sizes: Counter[str] = Counter()
+    _measure(headcount, sizes, set())
+    return {
+        "pid": os.getpid(),
+        "total": node.total,
+        "sessions": len(node.sessions),
+        "subscriptions": len(node.subscriptions),
+        "sizes": sizes,
+        "tasks": len(asyncio.all_tasks()),
+        "sockets": sum(map(len, _peer_timeouts(port).values())),
+        "counters": dict(node.counters),
+    }
+
+
+def _measure(thing: Any, sizes: Counter[str], seen: set[int]) -> None:
+    """
+    Add up how much every container holds that can be reached from a Headcount, as `{"Pulse.stalled": 3}`.
+
+    Whatever grows with the connections is in it, also what is invented after this was written.
+    """
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    kind = type(thing)
+    names = [*getattr(thing, "__dict__", ()), *(name for base in kind.__mro__ for name in _slots(base))]
+    for name in names:
+        value = getattr(thing, name, None)
+        inner = [value]
+        if isinstance(value, (dict, list, set, deque)) and name != "counters":
+            sizes[f"{kind.__name__}.{name}"] += len(value)
+            inner = list(value.values() if isinstance(value, dict) else value)
+        for one in inner:
+            if type(one).__module__.startswith("headcount."):
+                _measure(one, sizes, seen)
+            elif isinstance(one, set):
+                sizes[f"{kind.__name__}.{name}[]"] += len(one)
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = kind.__dict__.get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _port(request: Request) -> int:
+    return int(request.scope["server"][1])  # granian tells a string
+
+
+def _peer_timeouts(port: int) -> dict[str, list[int]]:
+    """Read TCP_USER_TIMEOUT, in ms, of this process's listeners on a port and of the connections they accepted."""
+    found: dict[str, list[int]] = {"listening": [], "accepted": []}
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the descriptor of the listing itself
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as sock:
+                if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == port:
+                    kind = "listening" if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else "accepted"
+                    found[kind].append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+    return found
+
+
+mounted = _mounted()
+wrapped = _wrapped()

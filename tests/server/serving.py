@@ -1,0 +1,199 @@
+"""Start servers as users start them: by their own command line, in processes of their own."""
+
+import http.client
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+VERSION = "2026.11.3"
+
+COMMANDS: dict[str, list[str]] = {
+    "uvicorn": ["uvicorn", "{app}", "--host", "{host}", "--port", "{port}"],
+    "uvicorn-no-ping": [
+        *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}", "--ws-ping-interval", "86400"],
+    ],
+    "uvicorn-plain": [
+        *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}"],
+        *["--loop", "asyncio", "--http", "h11", "--ws", "wsproto"],
+    ],
+    # Of its own accord granian holds 1,024 requests at once, and a stream is a request that does not end.
+    "granian": [
+        *["granian", "{app}", "--interface", "asgi", "--host", "{host}", "--port", "{port}"],
+        *["--backpressure", "10000"],
+    ],
+    "hypercorn": ["hypercorn", "{app}", "--bind", "{host}:{port}"],
+    "gunicorn": [
+        *["gunicorn", "{app}", "--bind", "{host}:{port}", "--worker-class", "uvicorn_worker.UvicornWorker"],
+        *["--worker-tmp-dir", "/dev/shm"],
+    ],
+    "headcount-serve": [
+        *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking", "--admin-token", "s3cret"],
+    ],
+}
+"""By the name that tests use. `{app}` is `apps:mounted` or `apps:wrapped`."""
+
+
+def missing(server: str) -> str | None:
+    """Say what has to be installed for a server, or None."""
+    modules = {"gunicorn": ("gunicorn", "uvicorn_worker"), "granian": ("granian",), "hypercorn": ("hypercorn",)}
+    absent = [name for name in modules.get(server, ()) if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(absent)} not installed" if absent else None
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Server:
+    """
+    One server of `COMMANDS`, running. It is ready when `wait_ready` returned; leaving the `with` ends it.
+
+    Args:
+        server: Key of `COMMANDS`.
+        app: Name in apps.py.
+        settings: Of Headcount, handed on as `HEADCOUNT_*`; None is `null`.
+        host: Address to listen on.
+    """
+
+    def __init__(self, server: str, app: str = "mounted", *, host: str = "127.0.0.1", **settings: Any) -> None:
+        self.name = f"{server}, {app}"
+        self.host = host
+        self.port = free_port()
+        self._directory = tempfile.TemporaryDirectory(prefix="headcount-")
+        self._log = Path(self._directory.name, "log")
+        self._marker = Path(self._directory.name, "marker")
+        values = {"version": VERSION, **settings}
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("HEADCOUNT_")},
+            **{f"HEADCOUNT_{name.upper()}": _text(value) for name, value in values.items()},
+            "PYTHONPATH": str(HERE),
+            "PYTHONUNBUFFERED": "1",
+            "MARKER": str(self._marker),
+        }
+        program, *arguments = [word.format(app=f"apps:{app}", host=host, port=self.port) for word in COMMANDS[server]]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [BIN / program, *arguments],
+                env=environment,
+                cwd=self._directory.name,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def url(self) -> str:
+        """Origin."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """What the server has written so far."""
+        return self._log.read_text(errors="replace")
+
+    @property
+    def marks(self) -> list[str]:
+        """What the application's lifespan has written so far."""
+        return self._marker.read_text().split() if self._marker.exists() else []
+
+    def wait_ready(self, timeout: float = 60) -> Self:
+        """Wait until it answers."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                if self.get("/__skew/health")[0] == 200:
+                    return self
+            except OSError:
+                pass
+            assert self.process.poll() is None, f"{self.name} ended before it served:\n{self.log}"
+            assert time.monotonic() < deadline, f"{self.name} does not serve:\n{self.log}"
+            time.sleep(0.02)
+
+    def request(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Send one request and wait; returns status, decoded JSON (or None) and headers in lower case."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+        try:
+            content = None if body is None else json.dumps(body)
+            connection.request(method, path, content, {"Content-Type": "application/json", **(headers or {})})
+            response = connection.getresponse()
+            text = response.read()
+            told = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, json.loads(text) if "json" in told.get("content-type", "") else None, told
+        finally:
+            connection.close()
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any, dict[str, str]]:
+        """GET, and wait."""
+        return self.request("GET", path, None, headers)
+
+    def sign_in(self) -> str:
+        """Return the Cookie header of an admin."""
+        status, _, headers = self.request("POST", "/sign-in")
+        assert status == 200, status
+        return headers["set-cookie"].partition(";")[0]
+
+    def debug(self) -> dict[str, Any]:
+        """Look inside the application's process."""
+        answer: dict[str, Any] = self.get("/debug")[1]
+        return answer
+
+    def processes(self) -> Sequence[psutil.Process]:
+        """Return all processes of this server."""
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def memory(self) -> int:
+        """Return the resident bytes of the process that runs the application."""
+        size: int = psutil.Process(self.debug()["pid"]).memory_info().rss
+        return size
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process that was started, as `kill` and process supervisors do."""
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float) -> int:
+        """Wait until the process has ended; returns its exit code."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} still runs after {timeout:g} s:\n{self.log[-4000:]}") from None
+
+    def stop(self) -> None:
+        """End it, and whatever it started, now."""
+        for process in self.processes() if self.process.poll() is None else ():
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait(30)
+        self._directory.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
