@@ -396,6 +396,55 @@ async def _watch(site: Site, transport: str) -> Figures:
     return await site.admin.watch(stream)
 
 
+class Held:
+    """Holds a loop in the middle of a callback, as a busy one is, so that what others call in it has to wait."""
+
+    def __init__(self, loop: Loop, then: Callable[[], None] = lambda: None) -> None:
+        self._then = then
+        self._entered = threading.Event()
+        self._release = threading.Event()
+        loop.loop.call_soon_threadsafe(self._hold)
+        assert self._entered.wait(PATIENCE)
+
+    def _hold(self) -> None:
+        self._entered.set()
+        self._release.wait(PATIENCE)
+        self._then()
+
+    def release(self) -> None:
+        """Let it go on."""
+        self._release.set()
+
+
+def test_delta_that_a_whole_has_overtaken_is_not_sent(loops: Callable[[], Loop]) -> None:
+    """It was chosen in one loop, and on its way to another when the figures were sent whole there."""
+    site = Site(stats_interval=0.001)
+    flushing, here = loops(), loops()
+    flushing.run(_watch(site, "ws"))
+    figures = here.run(_watch(site, "ws"))
+    subscription = site.node.subscriptions[figures.your_id]
+    held = Held(here, then=lambda: site.node._send_whole(subscription))
+    flushes = site.node.counters["flushes"]
+    flushing.run(site.stranger.open("ws"))
+    soon(lambda: site.node.counters["flushes"] > flushes)
+    held.release()
+    here.run(figures.step("stats"))
+    flushing.run(site.stranger.open("ws"))
+    here.run(figures.total(2))
+
+
+def test_whole_that_was_on_its_way_when_its_viewer_unsubscribed_is_not_sent(loops: Callable[[], Loop]) -> None:
+    site = Site()
+    here, there = loops(), loops()
+    stream = here.run(site.admin.open("sse"))
+    held = Held(here)
+    for path in ("/subscribe-stats", "/unsubscribe-stats"):
+        assert there.run(site.admin.post(path, {"connectionId": stream.handle})).status == 200
+    held.release()
+    site.node.broadcast({"type": "marker"})
+    here.run(stream.next("marker"))
+
+
 # ---- loops closed in the middle
 
 
@@ -428,6 +477,19 @@ def test_viewers_elsewhere_are_told_that_a_loop_has_gone(loops: Callable[[], Loo
     figures = here.run(site.admin.watch(viewer))
     here.run(figures.total(3))
     here.run(site.stranger.open("ws"))
+    doomed.break_off()
+    here.run(figures.total(2))
+
+
+def test_change_that_a_closed_loop_was_to_tell_is_told_by_another(loops: Callable[[], Loop], quick_ticks: None) -> None:
+    site = Site(stats_interval=0.1)
+    doomed, here = loops(), loops()
+    doomed.run(_watch(site, "ws"))
+    figures = here.run(_watch(site, "ws"))
+    here.run(site.stranger.open("ws"))
+    here.run(figures.total(1))
+    here.run(site.stranger.open("ws"))
+    assert site.node._flush_loop is doomed.loop
     doomed.break_off()
     here.run(figures.total(2))
 

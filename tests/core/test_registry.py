@@ -295,6 +295,17 @@ def test_labels_beyond_the_limit_are_counted_under_other() -> None:
     assert [row.version for row in stats.connections] == ["v0", "v1", "v2", "v3", "v4"]
 
 
+def test_without_other_limits_those_of_the_contract_hold() -> None:
+    registry = Registry()
+    for number in range(10_001):
+        registry.open(f"c{number}", f"v{number}", f"/{number}")
+    stats = registry.snapshot()
+    assert stats.total == 10_001
+    assert (len(stats.versions), stats.versions[OTHER]) == (1_001, 9_001)
+    assert (len(stats.routes), stats.routes[OTHER]) == (10_001, 1)
+    assert len(stats.connections) == 1_000
+
+
 def test_other_takes_no_label_s_place() -> None:
     registry = Registry(max_versions=2)
     for number in range(3):

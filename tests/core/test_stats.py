@@ -223,6 +223,19 @@ def test_to_dict_is_plain_json_in_camel_case() -> None:
     assert json.loads(json.dumps(stats.to_dict())) == expected
 
 
+def test_no_figures_are_those_of_one_node_that_reports() -> None:
+    assert Stats().to_dict() == {
+        "total": 0,
+        "versions": {},
+        "routes": {},
+        "connections": [],
+        "revision": 0,
+        "connectionsTruncated": False,
+        "nodes": {"reporting": 1, "expected": 1},
+        "partial": False,
+    }
+
+
 def test_to_dict_gives_away_nothing_of_the_stats_themselves() -> None:
     stats = Stats(versions={"v1": 1}, connections=(ConnectionInfo("a", "v1", "/"),))
     shown = stats.to_dict()
