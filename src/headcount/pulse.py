@@ -82,12 +82,12 @@ class Pulse:
             node.drain()
             return
         self._hand = (self._hand + 1) % len(self._slots)
-        for session in self._slots[self._hand]:
+        for session in list(self._slots[self._hand]):
             if not session.busy:
                 session.keepalive()
         for session in [session for session, deadline in self.stalled.items() if now >= deadline]:
             session.end(End(4408, "slow", f"Nothing was read for {node.config.send_timeout:g} s."))
-        for session in self._viewers:
+        for session in list(self._viewers):
             if session.deadline is not None and now >= session.deadline:
                 session.end(End(1008, "denied", "This viewer is not authorised."))
         node.recheck(self._loop, now)

@@ -54,6 +54,7 @@ def serve(headcount: Headcount, host: str, port: int, ready: Callable[[str], Non
     url = f"http://{shown}:{sock.getsockname()[1]}{headcount.base_path}"
     config = uvicorn.Config(
         headcount.wrap(_nothing_else),
+        http=headcount.protocol,
         log_level="warning",
         access_log=False,
         lifespan="off",

@@ -23,11 +23,16 @@ class Session(Protocol):
     """One open stream. To be called in its own loop, but for `loop` and `busy`."""
 
     id: str
-    loop: asyncio.AbstractEventLoop
-    counted: bool
-    """False for a viewer's own stream."""
     deadline: float | None
     """When a viewer must have a right; None: it has one, or is a counted page."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where it must be called."""
+
+    @property
+    def counted(self) -> bool:
+        """False for a viewer's own stream."""
 
     @property
     def busy(self) -> bool:

@@ -5,6 +5,7 @@ Mounted, it is an application below `base_path`; wrapped, the outermost middlewa
 hands everything else on untouched. Either way streams never pass through a framework's response classes.
 """
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..authorize import AuthorizeHook, Authorizer
 from ..config import Config
 from ..core import messages
+from ..core.frames import cut_reason
 from ..core.labels import UNKNOWN
 from ..core.stats import Stats
 from ..errors import ConfigError, Malformed
@@ -27,6 +29,7 @@ from . import admin, commands
 from .asking import PATH as AUTHORIZE
 from .asking import Asking, answer_inner
 from .client_js import ClientScript
+from .handover import sse_offer, websocket_offer
 from .responses import Headers, Problem, respond_json, respond_problem
 from .scope import (
     address_of,
@@ -40,7 +43,7 @@ from .scope import (
     version_in_cookie,
 )
 from .sse import SseSession
-from .ws import WebSocketSession, reason_of
+from .ws import WebSocketSession
 
 _GET = frozenset({"/sse", "/health", "/admin/stats", "/admin/connections", "/client.js"})
 _STREAM_QUERY = frozenset({"version", "route", "viewer", "keepalive"})
@@ -109,6 +112,10 @@ class Headcount:
         self._client_script = ClientScript(self.config)
         self.node = Node(self.config, self._hooks)
         """The machinery, for integrations and metrics."""
+        base = self.config.base_path.encode()
+        self.stream_paths = (base + b"/sse", base + b"/ws")
+        """What the raw paths of streams end with, for `protocol`."""
+        self._protocol: type[asyncio.Protocol] | None = None
 
     # ---- what applications use
 
@@ -121,6 +128,21 @@ class Headcount:
     def version(self) -> str:
         """Build id of this server."""
         return self.config.version
+
+    @property
+    def protocol(self) -> type[asyncio.Protocol]:
+        """
+        A protocol class for uvicorn, which keeps a stream in a fraction of the memory that ASGI takes.
+
+            uvicorn app:app --http app:headcount.protocol
+
+        Everything else is served as before. See docs/performance.md.
+        """
+        if self._protocol is None:
+            from .takeover.choose import protocol_class
+
+            self._protocol = protocol_class(self)
+        return self._protocol
 
     def authorize_stats(self, hook: AuthorizeHook) -> AuthorizeHook:
         """
@@ -308,8 +330,15 @@ class Headcount:
             raise Problem(503, f"This server is {why}; come back later.", [(b"retry-after", b"%d" % seconds)])
         session = SseSession(self.node, send, counted=not viewer, visible_keepalives=visible)
         self.node.pulse(session.loop).listeners.adopt(scope.get("server"))
-        connected = self._connected(session.handle)
-        await session.run(receive, connected, version=version, route=route, ip=self._address(scope), headers=cors)
+        await session.run(
+            receive,
+            self._connected(session.handle),
+            sse_offer(scope),
+            version=version,
+            route=route,
+            ip=self._address(scope),
+            headers=cors,
+        )
 
     async def _websocket(
         self, endpoint: str, scope: Scope, receive: Receive, send: Send, inner: ASGIApp | None
@@ -344,8 +373,15 @@ class Headcount:
         make_ask = partial(self._asking, endpoint, scope, inner)
         session = WebSocketSession(self.node, send, counted=not viewer)
         self.node.pulse(session.loop).listeners.adopt(scope.get("server"))
-        connected = self._connected(session.handle)
-        await session.run(receive, connected, make_ask, version=version, route=route, ip=self._address(scope))
+        await session.run(
+            receive,
+            self._connected(session.handle),
+            make_ask,
+            websocket_offer(scope),
+            version=version,
+            route=route,
+            ip=self._address(scope),
+        )
 
     async def _script(self, endpoint: str, scope: Scope, send: Send, cors: Headers) -> None:
         body, etag = self._client_script.read(prefix_of(scope, endpoint))
@@ -405,7 +441,7 @@ def _without_body(send: Send) -> Send:
 
 async def _refuse(send: Send, end: End) -> None:
     with suppress(OSError):  # it left first
-        await send({"type": "websocket.close", "code": end.code, "reason": reason_of(end.reason)})
+        await send({"type": "websocket.close", "code": end.code, "reason": cut_reason(end.reason)})
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Send
 from ..core.messages import Payload
 from ..errors import ProtocolError
 from ..node import Node
-from ..session import End
+from ..session import End, Session
 from .sending import Rest, step
 
 GOODBYE_TIMEOUT: Final = 1.0
@@ -38,6 +38,7 @@ class AsgiSession:
     __slots__ = (
         "_ending",
         "_first",
+        "_hand_over",
         "_listening",
         "_node",
         "_over",
@@ -61,6 +62,8 @@ class AsgiSession:
         self._node = node
         self._send = send
         self._task = asyncio.current_task()
+        self._hand_over: Callable[[Payload], Session | None] | None = None
+        """Makes another session of the socket behind this one, if it can."""
         self._first: Callable[[], Awaitable[None]] | None = None
         self._rest: asyncio.Task[None] | None = None
         self._listening = False
@@ -114,7 +117,14 @@ class AsgiSession:
         """Say `connected`, be counted, and hand what comes to `take` until either side ends the stream."""
         # Without a pause between them: the page may use its connectionId as soon as it has read it, and nobody may
         # find this stream before it has been told.
-        self.post(Payload(connected))
+        told = Payload(connected)
+        self.post(told)
+        if self._hand_over is not None and not self.busy:
+            successor = self._hand_over(told)
+            if successor is not None:
+                self._over = True
+                self._node.open(successor, version, route, ip)
+                return
         self._node.open(self, version, route, ip)
         try:
             while self._first is not None:

@@ -1,5 +1,6 @@
 """A stream of Server-Sent Events."""
 
+from functools import partial
 from typing import Any
 
 from starlette.types import Message, Receive, Send
@@ -7,7 +8,8 @@ from starlette.types import Message, Receive, Send
 from ..core import event_stream, messages
 from ..core.messages import Payload
 from ..node import Node
-from ..session import End
+from ..session import End, Session
+from .handover import SseOffer
 from .responses import Headers
 from .session import AsgiSession
 
@@ -34,12 +36,27 @@ class SseSession(AsgiSession):
         self.transmit(_KEEPALIVE_MESSAGE if self._visible_keepalives else _KEEPALIVE_COMMENT)
 
     async def run(
-        self, receive: Receive, connected: bytes, *, version: str, route: str, ip: str | None, headers: Headers
+        self,
+        receive: Receive,
+        connected: bytes,
+        offer: SseOffer | None,
+        *,
+        version: str,
+        route: str,
+        ip: str | None,
+        headers: Headers,
     ) -> None:
-        """Serve the stream until either side ends it."""
+        """Serve the stream until either side ends it, or until the socket behind it is handed over."""
+        if offer is not None:
+            self._hand_over = partial(self._take, offer)
         # Not awaited: where this suspends, other streams would open meanwhile and be more than `max_connections`.
         self._put({"type": "http.response.start", "status": 200, "headers": [*event_stream.HEADERS, *headers]})
         await self._serve(receive, connected, _ignore, version=version, route=route, ip=ip)
+
+    def _take(self, offer: SseOffer, connected: Payload) -> Session | None:
+        return offer.sse(
+            self._node, self.id, connected, counted=self.counted, visible_keepalives=self._visible_keepalives
+        )
 
     def _message(self, payload: Payload) -> dict[str, Any]:
         return {"type": "http.response.body", "body": payload.event, "more_body": True}

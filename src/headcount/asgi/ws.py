@@ -7,9 +7,11 @@ from typing import Any
 from starlette.types import Message, Receive, Send
 
 from ..core import messages
+from ..core.frames import cut_reason
 from ..core.messages import Payload
 from ..node import Ask, Node
 from ..session import End
+from .handover import WebSocketOffer
 from .session import AsgiSession
 
 
@@ -31,17 +33,24 @@ class WebSocketSession(AsgiSession):
         receive: Receive,
         connected: bytes,
         make_ask: Callable[[], Ask],
+        offer: WebSocketOffer | None,
         *,
         version: str,
         route: str,
         ip: str | None,
     ) -> None:
         """
-        Serve the stream until either side ends it.
+        Serve the stream until either side ends it, or until the socket behind it is handed over.
 
         `make_ask` is called when the peer wants to watch, because what it makes keeps the handshake's headers and
         address, and of most pages nobody needs them.
         """
+        if offer is not None:
+            stream = offer.websocket(self._node, self.id, counted=self.counted, make_ask=make_ask)
+            if stream is not None:
+                stream.post(Payload(connected))
+                self._node.open(stream, version, route, ip)
+            return
 
         def take(message: Message) -> None:
             data = message.get("text")
@@ -58,7 +67,7 @@ class WebSocketSession(AsgiSession):
         return {"type": "websocket.send", "text": payload.text}
 
     def _farewell(self, end: End) -> list[dict[str, Any]]:
-        close = {"type": "websocket.close", "code": end.code, "reason": reason_of(end.reason)}
+        close = {"type": "websocket.close", "code": end.code, "reason": cut_reason(end.reason)}
         if end.reconnect is None:
             return [close]
         return [self._message(Payload(messages.drain(end.reconnect))), close]
@@ -68,11 +77,6 @@ class WebSocketSession(AsgiSession):
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
-
-
-def reason_of(text: str) -> str:
-    """Cut a sentence to what fits in a close frame: 123 bytes of UTF-8."""
-    return text.encode("utf-8", "replace")[:123].decode("utf-8", "ignore")
 
 
 _KEEPALIVE = Payload(messages.KEEPALIVE)

@@ -30,3 +30,11 @@ def frame(message: bytes) -> bytes:
 def retry(delay: int) -> bytes:
     """Set the delay after which the browser reconnects by itself, in milliseconds."""
     return b"retry: %d\n\n" % delay
+
+
+def chunk(data: bytes) -> bytes:
+    """Wrap bytes, which must not be empty, in a chunk of an HTTP/1.1 response (RFC 9112, section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST_CHUNK: Final = b"0\r\n\r\n"

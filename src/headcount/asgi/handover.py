@@ -1,0 +1,59 @@
+"""
+How a server offers Headcount the socket of a request, and how Headcount finds the offer.
+
+The offer is an ASGI extension, so it passes through middleware like the rest of the scope, and a server that knows
+nothing of it changes nothing: the stream then stays on the ASGI path.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol, cast
+
+from starlette.types import Scope
+
+from ..core.messages import Payload
+from ..node import Ask, Node
+from ..session import Session
+
+EXTENSION: Final = "headcount.handover"
+
+
+class SseOffer(Protocol):
+    """Offered with `GET {base}/sse`."""
+
+    def sse(
+        self, node: Node, public_id: str, connected: Payload, *, counted: bool, visible_keepalives: bool
+    ) -> Session | None:
+        """
+        Take the socket over, after the response's head and `connected` were sent the ASGI way.
+
+        Returns:
+            The stream, which the caller must open in the node at once, and then return without sending anything more.
+            None: what arrived at the socket is not just what was sent, so the stream stays where it is.
+        """
+
+
+class WebSocketOffer(Protocol):
+    """Offered with a WebSocket on `{base}/ws`."""
+
+    def websocket(self, node: Node, public_id: str, *, counted: bool, make_ask: Callable[[], Ask]) -> Session | None:
+        """
+        Take the socket over, after the handshake was accepted the ASGI way.
+
+        Returns:
+            The stream, which the caller must tell `connected` and open in the node at once, and then return. None: the
+            peer has left.
+        """
+
+
+def sse_offer(scope: Scope) -> SseOffer | None:
+    """Return the offer that came with a request, or None."""
+    return cast(SseOffer | None, _extension(scope))
+
+
+def websocket_offer(scope: Scope) -> WebSocketOffer | None:
+    """Return the offer that came with a handshake, or None."""
+    return cast(WebSocketOffer | None, _extension(scope))
+
+
+def _extension(scope: Scope) -> Any:
+    return (scope.get("extensions") or {}).get(EXTENSION)

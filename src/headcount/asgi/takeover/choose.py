@@ -1,0 +1,47 @@
+"""
+Which protocol class uvicorn is given: ours where it is known to work, uvicorn's own where it is not.
+
+Ours inherits from a class that uvicorn does not document, so it is tested with each of uvicorn's minor versions in
+`TESTED` (tests/server/test_uvicorn_versions.py). With any other, streams stay on the ASGI path, and the log says so.
+"""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+if TYPE_CHECKING:
+    from ..app import Headcount
+
+logger = logging.getLogger("headcount")
+
+TESTED: Final = range(34, 55)
+"""Minor versions of uvicorn 0.x."""
+
+
+def protocol_class(headcount: "Headcount") -> type[asyncio.Protocol]:
+    """Return the class that takes over the streams of one Headcount, or uvicorn's own."""
+    why = _obstacle()
+    if why is not None:
+        logger.warning("%s Streams are served over ASGI: they work the same and take more memory.", why)
+        return AutoHTTPProtocol
+    from .protocol import HeadcountProtocol
+
+    return type("HeadcountProtocol", (HeadcountProtocol,), {"headcount": headcount})
+
+
+def _obstacle() -> str | None:
+    major, minor, *_ = uvicorn.__version__.split(".")
+    if major != "0" or not minor.isdecimal() or int(minor) not in TESTED:
+        return (
+            f"Headcount's protocol is tested with uvicorn 0.{TESTED[0]} to 0.{TESTED[-1]}, not with "
+            f"{uvicorn.__version__}."
+        )
+    try:
+        import httptools  # noqa: F401
+        import websockets.frames  # noqa: F401
+    except ImportError as error:
+        return f"Headcount's protocol needs {error.name}; run: pip install 'uvicorn[standard]'."
+    return None

@@ -1,0 +1,375 @@
+"""
+One open stream on a bare socket; the only object that Headcount keeps for it beside its record.
+
+The transport's high-water mark is zero: a write goes to the kernel at once, and the protocol is paused exactly while
+some of it is still waiting. So "paused" is what `busy` means, and a peer that does not read holds one message.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any, Final
+
+from websockets.exceptions import PayloadTooBig
+from websockets.exceptions import ProtocolError as BadFrame
+from websockets.frames import Frame, Opcode
+
+from ...core import event_stream, messages
+from ...core.frames import close_frame, pong_frame
+from ...core.messages import Payload
+from ...errors import ProtocolError, TooLarge
+from ...node import Ask, Node
+from ...session import End
+from ..session import GOODBYE_TIMEOUT
+
+_COUNTED: Final = 1
+_VISIBLE_KEEPALIVES: Final = 2
+_PAUSED: Final = 4
+_OVER: Final = 8
+"""Out of the figures; what is still to be sent is the goodbye."""
+_CLOSING: Final = 16
+"""A WebSocket that has sent its close frame and waits for the peer's."""
+
+
+class Home:
+    """What the streams of one server in one loop have in common."""
+
+    __slots__ = ("connections", "loop", "node")
+
+    def __init__(self, node: Node, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
+        self.node = node
+        self.loop = loop
+        self.connections = connections
+        """uvicorn's set of what it must wait for when it stops."""
+
+
+class Stream(asyncio.Protocol):
+    """
+    Base of the two kinds. Implements `headcount.session.Session`.
+
+    Args:
+        home: Where it lives.
+        transport: The socket, whose protocol it becomes.
+        public_id: Of the connection.
+        counted: False for a viewer's own stream.
+        flags: Further ones.
+    """
+
+    __slots__ = ("_flags", "_home", "_queue", "_transport", "deadline", "id")
+
+    def __init__(
+        self, home: Home, transport: asyncio.Transport, public_id: str, *, counted: bool, flags: int = 0
+    ) -> None:
+        self.id = public_id
+        self.deadline: float | None = None
+        self._home = home
+        self._transport = transport
+        self._queue: deque[Payload] | None = None
+        self._flags = flags | (_COUNTED if counted else 0)
+        home.connections.add(self)
+        transport.set_protocol(self)
+        transport.set_write_buffer_limits(high=0)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that it must be called in."""
+        return self._home.loop
+
+    @property
+    def counted(self) -> bool:
+        """False for a viewer's own stream."""
+        return self._flags & _COUNTED != 0
+
+    @property
+    def busy(self) -> bool:
+        """A message is still on its way."""
+        return self._flags & _PAUSED != 0
+
+    def transmit(self, payload: Payload) -> None:
+        """Send now; must not be called while busy."""
+        raise NotImplementedError
+
+    def keepalive(self) -> None:
+        """Send the smallest thing that keeps the stream open."""
+        raise NotImplementedError
+
+    def post(self, payload: Payload) -> None:
+        """Send now or, while busy, after what is on its way; a full queue drops the peer."""
+        if not self._flags & (_PAUSED | _OVER):
+            self.transmit(payload)
+            return
+        if self._flags & _OVER:
+            return
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(payload)
+        if len(self._queue) > self._home.node.config.max_queued_messages:
+            self.end(End(4408, "slow", "Too many messages are waiting to be read."))
+
+    def end(self, end: End) -> None:
+        """End the stream from this side. Idempotent."""
+        if not self._flags & _OVER:
+            self._leave(end.cause)
+            self._part(end)
+
+    # ---- what uvicorn calls
+
+    def shutdown(self) -> None:
+        """Stop, because the server does: it says so to each of its connections, and the first takes all along."""
+        if not self._home.node.draining:
+            self._home.node.drain()
+
+    # ---- what the transport calls
+
+    def data_received(self, data: bytes) -> None:
+        """Take no notice: after its request, nothing is expected from this peer."""
+
+    def pause_writing(self) -> None:
+        """Some of the last message is still here."""
+        self._flags |= _PAUSED
+        if not self._flags & _OVER:
+            self._home.node.stalled(self)
+
+    def resume_writing(self) -> None:
+        """All of it is out."""
+        self._flags &= ~_PAUSED
+        if self._flags & _OVER:
+            return
+        self._home.node.read_again(self)
+        while self._queue and not self._flags & _PAUSED:
+            self.transmit(self._queue.popleft())
+        if not self._flags & _PAUSED:
+            self._queue = None
+            self._home.node.caught_up(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Leave the figures: the peer is gone, or we closed."""
+        self._home.connections.discard(self)
+        if not self._flags & _OVER:
+            self._leave("client")
+
+    # ---- inside
+
+    def _leave(self, cause: str) -> None:
+        self._flags |= _OVER
+        self._queue = None
+        self._home.node.close(self, cause)
+
+    def _part(self, end: End) -> None:
+        """Say goodbye."""
+        raise NotImplementedError
+
+    def _hang_up(self) -> None:
+        """Close after what is still to be sent; a peer that does not take it is cut off."""
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._home.loop.call_later(GOODBYE_TIMEOUT, self._transport.abort)
+
+
+class SseStream(Stream):
+    """
+    What is left of a `GET /sse`: a chunked response that has begun.
+
+    Args:
+        home: Where it lives.
+        transport: The socket.
+        public_id: Of the connection.
+        counted: False for a viewer's own stream.
+        visible_keepalives: The client cannot see comments and wants messages.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self, home: Home, transport: asyncio.Transport, public_id: str, *, counted: bool, visible_keepalives: bool
+    ) -> None:
+        flags = _VISIBLE_KEEPALIVES if visible_keepalives else 0
+        super().__init__(home, transport, public_id, counted=counted, flags=flags)
+
+    def transmit(self, payload: Payload) -> None:
+        """Send now; must not be called while busy."""
+        if not self._flags & _OVER:
+            self._transport.write(payload.event_chunk)
+
+    def keepalive(self) -> None:
+        """Send a comment, or the message that the client asked for."""
+        visible = self._flags & _VISIBLE_KEEPALIVES
+        self._transport.write(_KEEPALIVE.event_chunk if visible else _KEEPALIVE_COMMENT)
+
+    def _part(self, end: End) -> None:
+        goodbye = event_stream.LAST_CHUNK
+        if end.reconnect is not None:
+            told = event_stream.retry(end.reconnect) + event_stream.frame(messages.drain(end.reconnect))
+            goodbye = event_stream.chunk(told) + goodbye
+        self._transport.write(goodbye)
+        self._hang_up()
+
+
+class WebSocketStream(Stream):
+    """
+    A WebSocket after its handshake.
+
+    Args:
+        home: Where it lives.
+        transport: The socket.
+        public_id: Of the connection.
+        counted: False for a viewer's own stream.
+        make_ask: Makes what asks for the right to watch, when the peer wants to. None: it will be dismissed at once.
+    """
+
+    __slots__ = ("_asking", "_make_ask", "_message", "_unread")
+
+    def __init__(
+        self,
+        home: Home,
+        transport: asyncio.Transport,
+        public_id: str,
+        *,
+        counted: bool,
+        make_ask: Callable[[], Ask] | None,
+    ) -> None:
+        self._make_ask = make_ask
+        self._asking: asyncio.Task[None] | None = None
+        self._unread = b""
+        """The beginning of a frame."""
+        self._message: bytearray | None = None
+        """The beginning of a message that comes in fragments."""
+        super().__init__(home, transport, public_id, counted=counted)
+
+    def dismiss(self, code: int, reason: str) -> None:
+        """Say goodbye to a peer that never came into the node."""
+        self._flags |= _OVER
+        self._part(End(code, "denied", reason))
+
+    def transmit(self, payload: Payload) -> None:
+        """Send now; must not be called while busy."""
+        if not self._flags & _OVER:
+            self._transport.write(payload.text_frame)
+
+    def keepalive(self) -> None:
+        """Send a message: pages cannot see the protocol's own pings."""
+        self._transport.write(_KEEPALIVE.text_frame)
+
+    def data_received(self, data: bytes) -> None:
+        """Read frames, and do what their messages ask."""
+        reader = _Reader(self._unread + data if self._unread else data)
+        try:
+            while (frame := reader.frame()) is not None:
+                self._take(frame)
+            self._unread = reader.rest()
+        except PayloadTooBig:
+            self._malformed(4400, f"The message is too long; at most {messages.MAX_MESSAGE} bytes are allowed.")
+        except BadFrame as error:
+            self._malformed(1002, f"This is no WebSocket frame: {error}.")
+        except ProtocolError as error:
+            self._malformed(4400, str(error))
+
+    def _take(self, frame: Frame) -> None:
+        """Do what one frame asks. Raises `ProtocolError` for a bad message and `BadFrame` for one out of order."""
+        if frame.rsv1 or frame.rsv2 or frame.rsv3:
+            raise BadFrame("no extension was agreed upon")
+        if self._flags & _CLOSING:
+            if frame.opcode is Opcode.CLOSE:
+                self._transport.close()
+            return
+        if frame.opcode is Opcode.PING:
+            # A peer that sends pings and reads no pongs gets one when it reads again.
+            if not self._flags & _PAUSED:
+                self._transport.write(pong_frame(bytes(frame.data)))
+        elif frame.opcode is Opcode.CLOSE:
+            self._answer_close(bytes(frame.data))
+        elif frame.opcode is not Opcode.PONG:
+            self._take_data(frame)
+
+    def _take_data(self, frame: Frame) -> None:
+        if (frame.opcode is Opcode.CONT) != (self._message is not None):
+            raise BadFrame("a fragment is out of order")
+        data = bytes(frame.data)
+        if self._message is not None:
+            self._message += data
+            if len(self._message) > messages.MAX_MESSAGE:
+                raise TooLarge(f"The message is too long; at most {messages.MAX_MESSAGE} bytes are allowed.")
+            data = bytes(self._message)
+        elif not frame.fin:
+            self._message = bytearray(data)
+        if not frame.fin:
+            return
+        self._message = None
+        if self._make_ask is None:
+            return
+        coroutine = self._home.node.handle(self, messages.decode(data), self._make_ask)
+        if coroutine is not None:
+            self._asking = self._home.loop.create_task(coroutine)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave the figures: the peer is gone, or we closed."""
+        super().connection_lost(exc)
+        self._message = None
+        self._unread = b""
+
+    def _answer_close(self, data: bytes) -> None:
+        if not self._flags & _OVER:
+            self._leave("client")
+        code = int.from_bytes(data[:2], "big") if len(data) > 1 else 1000
+        self._transport.write(close_frame(code if 1000 <= code < 5000 else 1002))
+        self._flags |= _CLOSING
+        self._hang_up()
+
+    def _malformed(self, code: int, reason: str) -> None:
+        self._unread = b""
+        if not self._flags & _OVER:
+            self._home.node.counters["malformed"] += 1
+            self.end(End(code, "malformed", reason))
+
+    def _leave(self, cause: str) -> None:
+        super()._leave(cause)
+        self._make_ask = None
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+
+    def _part(self, end: End) -> None:
+        goodbye = close_frame(end.code, end.reason)
+        if end.reconnect is not None:
+            goodbye = Payload(messages.drain(end.reconnect)).text_frame + goodbye
+        self._transport.write(goodbye)
+        self._flags |= _CLOSING
+        # The peer answers and then expects us to hang up. To do so before, with something of it unread, would make the
+        # kernel reset the connection, and the peer might lose the goodbye.
+        self._home.loop.call_later(GOODBYE_TIMEOUT, self._transport.abort)
+
+
+class _Reader:
+    """Reads whole frames from bytes at hand. Keeps nothing between two calls of the transport."""
+
+    __slots__ = ("_at", "_data", "_done")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+        self._done = 0
+
+    def frame(self) -> Frame | None:
+        """Return the next frame, or None when the rest is not a whole one."""
+        parsing = Frame.parse(self._exactly, mask=True, max_size=messages.MAX_MESSAGE)
+        try:
+            next(parsing)
+        except StopIteration as stop:
+            self._done = self._at
+            frame: Frame = stop.value
+            return frame
+        return None
+
+    def rest(self) -> bytes:
+        """Return what is left after the last whole frame: at most a header and `MAX_MESSAGE`."""
+        return self._data[self._done :]
+
+    def _exactly(self, size: int) -> Generator[None, None, bytes]:
+        begin, self._at = self._at, self._at + size
+        if self._at > len(self._data):
+            yield
+        return self._data[begin : self._at]
+
+
+_KEEPALIVE: Final = Payload(messages.KEEPALIVE)
+_KEEPALIVE_COMMENT: Final = event_stream.chunk(event_stream.KEEPALIVE)
