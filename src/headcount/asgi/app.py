@@ -112,8 +112,8 @@ class Headcount:
         self._client_script = ClientScript(self.config)
         self.node = Node(self.config, self._hooks)
         """The machinery, for integrations and metrics."""
-        base = self.config.base_path.encode()
-        self.stream_paths = (base + b"/sse", base + b"/ws")
+        self.base = self.config.base_path.encode() + b"/"
+        self.stream_paths = (self.base + b"sse", self.base + b"ws")
         """What the raw paths of streams end with, for `protocol`."""
         self._protocol: type[asyncio.Protocol] | None = None
 

@@ -31,15 +31,19 @@ class HeadcountProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Offer the socket of an event stream."""
         path = self.url.partition(b"?")[0]
-        # TLS is between us and the socket then; what is saved would be little beside what it costs.
-        if not path.endswith(self.headcount.stream_paths[0]) or self.scheme == "https":
+        # With TLS there is more between us and the socket, and what could be saved is little beside what that costs.
+        if self.headcount.base in path and self.scheme != "https":
+            self._answer_by(path.endswith(self.headcount.stream_paths[0]))
+        else:
             super().on_headers_complete()
-            return
+
+    def _answer_by(self, stream: bool) -> None:
         transport = self.transport
-        offer = SocketOffer(self, transport)
-        self.scope["extensions"] = {EXTENSION: offer}  # type: ignore[dict-item]
-        # What the request's answer is written to; it notes what that was.
-        self.transport = offer  # type: ignore[assignment]
+        answer = Answer(self, transport)
+        if stream:
+            self.scope["extensions"] = {EXTENSION: answer}  # type: ignore[dict-item]
+        # What is given to the new cycle.
+        self.transport = answer  # type: ignore[assignment]
         try:
             super().on_headers_complete()
         finally:
@@ -49,7 +53,7 @@ class HeadcountProtocol(HttpToolsProtocol):
         """Let go of an offer that was not taken up, before it is garbage that only the collector finds."""
         if self.cycle is not None:
             written_to: object = self.cycle.transport
-            if isinstance(written_to, SocketOffer):
+            if isinstance(written_to, Answer):
                 written_to.withdraw()
         super().on_response_complete()
 
@@ -101,30 +105,34 @@ class HeadcountProtocol(HttpToolsProtocol):
         return home
 
 
-class SocketOffer:
+class Answer:
     """
-    The socket of one `GET {base}/sse`. Stands between the answer and the transport, and notes what passes.
+    Stands between one answer of ours and the socket. Writes its head and the beginning of its body at once, which saves
+    a system call and a packet, and offers the socket when that turns out to be a stream.
 
     Args:
         protocol: Whose request it is.
         transport: The socket.
     """
 
-    __slots__ = ("_protocol", "_transport", "_written")
+    __slots__ = ("_head", "_protocol", "_transport", "_written")
 
     def __init__(self, protocol: HeadcountProtocol, transport: asyncio.Transport) -> None:
         self._protocol: HeadcountProtocol | None = protocol
         self._transport = transport
-        self._written: list[bytes] | None = []
+        self._head: bytes | None = None
+        """Held back until more comes, or the loop turns."""
+        self._written: tuple[bytes, bytes] | None = None
+        """Head and first piece of the body, while nothing else was written."""
 
     def sse(
         self, node: Node, public_id: str, connected: Payload, *, counted: bool, visible_keepalives: bool
     ) -> SseStream | None:
         """Take the socket over; see `handover.SseOffer`."""
-        protocol, written, self._written = self._protocol, self._written, None
-        if protocol is None or not self._untouched(protocol, written, connected):
+        protocol = self._protocol
+        if protocol is None or not self._untouched(protocol, connected):
             return None
-        self._protocol = None
+        self._protocol = self._written = None
         home = protocol.home(node)
         protocol.release()
         return SseStream(home, self._transport, public_id, counted=counted, visible_keepalives=visible_keepalives)
@@ -134,12 +142,17 @@ class SocketOffer:
         self._protocol = self._written = None
 
     def write(self, data: bytes) -> None:
-        """Note what the answer is, until it is known to be a stream or not."""
-        if self._written is not None:
-            self._written.append(data)
-            if len(self._written) > 2:
-                self._written = None
-        self._transport.write(data)
+        """Write a piece of the answer."""
+        head, self._head = self._head, None
+        if head is not None:
+            self._written = (head, data)
+            self._transport.write(head + data)
+        elif self._written is None and self._protocol is not None and data.startswith(b"HTTP/1.1 200 "):
+            self._head = data
+            self._protocol.loop.call_soon(self._flush)
+        else:
+            self._written = None
+            self._transport.write(data)
 
     def is_closing(self) -> bool:
         """As the transport."""
@@ -147,17 +160,22 @@ class SocketOffer:
 
     def close(self) -> None:
         """As the transport."""
+        self._flush()
         self._transport.close()
 
-    def _untouched(self, protocol: HeadcountProtocol, written: list[bytes] | None, connected: Payload) -> bool:
+    def _flush(self) -> None:
+        head, self._head = self._head, None
+        if head is not None and not self._transport.is_closing():
+            self._transport.write(head)
+
+    def _untouched(self, protocol: HeadcountProtocol, connected: Payload) -> bool:
         """Say whether the answer came here as it was sent, in chunks, and nothing else is going on."""
-        if written is None or len(written) != 2 or written[1] != connected.event_chunk:
+        if self._written is None or self._written[1] != connected.event_chunk:
             return False  # middleware holds it back, or changes it
-        head, cycle = written[0], protocol.cycle
+        head, cycle = self._written[0], protocol.cycle
         written_to: object = cycle.transport if cycle is not None else None
         return (
-            head.startswith(b"HTTP/1.1 200 ")
-            and b"\r\ntransfer-encoding: chunked\r\n" in head
+            b"\r\ntransfer-encoding: chunked\r\n" in head
             and b"\r\ncontent-encoding:" not in head
             and written_to is self  # and not that of a request which came after it
             and not protocol.pipeline
