@@ -141,6 +141,11 @@ class Node:
         return time.time_ns() // 1_000_000
 
     @property
+    def closed_to_streams(self) -> bool:
+        """No more streams are taken: the server is going away, or full."""
+        return self.draining or self.full
+
+    @property
     def full(self) -> bool:
         """No more streams are taken."""
         limit = self.config.max_connections

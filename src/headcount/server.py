@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from .asgi.app import Headcount
 from .asgi.responses import Problem, respond_problem
+from .asgi.takeover.choose import protocol_class
 from .errors import ConfigError
 
 STOP_TIMEOUT = 3
@@ -54,7 +55,7 @@ def serve(headcount: Headcount, host: str, port: int, ready: Callable[[str], Non
     url = f"http://{shown}:{sock.getsockname()[1]}{headcount.base_path}"
     config = uvicorn.Config(
         headcount.wrap(_nothing_else),
-        http=headcount.protocol,
+        http=protocol_class(headcount, beneath=_nothing_else),
         log_level="warning",
         access_log=False,
         lifespan="off",

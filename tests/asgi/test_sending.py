@@ -58,7 +58,7 @@ def test_what_is_raised_before_the_first_pause_is_raised_here() -> None:
         step(send())
 
 
-async def finish(rest: Rest) -> None:
+async def finish(rest: Rest[None]) -> None:
     await rest
 
 

@@ -27,26 +27,23 @@ from ..node import Node
 from ..session import End
 from . import admin, commands
 from .asking import PATH as AUTHORIZE
-from .asking import Asking, answer_inner
+from .asking import Asking, AskingLater, Common, answer_inner
 from .client_js import ClientScript
 from .handover import sse_offer, websocket_offer
+from .opening import Opening, read_opening
 from .responses import Headers, Problem, respond_json, respond_problem
 from .scope import (
-    address_of,
     allowed_origin,
     endpoint_of,
     foreign_origin,
     header,
-    labels_of,
     prefix_of,
-    query_of,
     version_in_cookie,
 )
 from .sse import SseSession
 from .ws import WebSocketSession
 
 _GET = frozenset({"/sse", "/health", "/admin/stats", "/admin/connections", "/client.js"})
-_STREAM_QUERY = frozenset({"version", "route", "viewer", "keepalive"})
 
 
 class Settings(TypedDict, total=False):
@@ -109,12 +106,14 @@ class Headcount:
 
             self._authorizer.hook = ask_url(self.config.authorize_url, self.config.authorize_timeout)
         self._networks = self.config.networks()
+        self._common: Common | None = None
         self._client_script = ClientScript(self.config)
         self.node = Node(self.config, self._hooks)
         """The machinery, for integrations and metrics."""
         self.base = self.config.base_path.encode() + b"/"
         self.stream_paths = (self.base + b"sse", self.base + b"ws")
         """What the raw paths of streams end with, for `protocol`."""
+        self.route_path = self.base + b"route"
         self._protocol: type[asyncio.Protocol] | None = None
 
     # ---- what applications use
@@ -249,14 +248,14 @@ class Headcount:
             send = _without_body(send)
         cors: Headers = ()
         try:
-            cors = self._admit(endpoint, scope)
+            cors = self.admit(endpoint, scope)
             await self._http(endpoint, scope, receive, send, cors, inner)
         except Malformed as error:
             await respond_problem(send, Problem(400, str(error)), cors)
         except Problem as problem:
             await respond_problem(send, problem, cors)
 
-    def _admit(self, endpoint: str, scope: Scope) -> Headers:
+    def admit(self, endpoint: str, scope: Scope) -> Headers:
         """Refuse cross-site requests; return the CORS headers of those that are allowed."""
         if endpoint == "/health":
             return ()
@@ -320,25 +319,14 @@ class Headcount:
                 await respond_json(send, admin.connections(self.node, scope, grant), cors)
 
     async def _sse(self, scope: Scope, receive: Receive, send: Send, cors: Headers) -> None:
-        query = query_of(scope, _STREAM_QUERY)
-        version, route = labels_of(scope, query, self.config.cookie)
-        viewer = _flag(query, "viewer", "1")
-        visible = _flag(query, "keepalive", "message")
-        if self.node.draining or self.node.full:
+        opening = self.opening(scope)
+        if self.node.closed_to_streams:
             why = "going away" if self.node.draining else "full"
             seconds = max(1, self.node.reconnect_delay() // 1000)
             raise Problem(503, f"This server is {why}; come back later.", [(b"retry-after", b"%d" % seconds)])
-        session = SseSession(self.node, send, counted=not viewer, visible_keepalives=visible)
+        session = SseSession(self.node, send, counted=opening.counted, visible_keepalives=opening.visible_keepalives)
         self.node.pulse(session.loop).listeners.adopt(scope.get("server"))
-        await session.run(
-            receive,
-            self._connected(session.handle),
-            sse_offer(scope),
-            version=version,
-            route=route,
-            ip=self._address(scope),
-            headers=cors,
-        )
+        await session.run(receive, self.connected(session.handle), sse_offer(scope), opening, cors)
 
     async def _websocket(
         self, endpoint: str, scope: Scope, receive: Receive, send: Send, inner: ASGIApp | None
@@ -356,13 +344,11 @@ class Headcount:
             return
         # From here on refusals are close codes, because a page can read those and not the status of a handshake.
         try:
-            query = query_of(scope, _STREAM_QUERY)
-            version, route = labels_of(scope, query, self.config.cookie)
-            viewer = _flag(query, "viewer", "1")
+            opening = self.opening(scope)
         except Malformed as error:
             await _refuse(send, End(4400, "malformed", str(error)))
             return
-        if self.node.draining or self.node.full:
+        if self.node.closed_to_streams:
             await _refuse(
                 send,
                 End(1012, "drain", "This server is going away; come back later.")
@@ -370,18 +356,10 @@ class Headcount:
                 else End(1013, "full", "This server is full; come back later."),
             )
             return
-        make_ask = partial(self._asking, endpoint, scope, inner)
-        session = WebSocketSession(self.node, send, counted=not viewer)
+        session = WebSocketSession(self.node, send, counted=opening.counted)
         self.node.pulse(session.loop).listeners.adopt(scope.get("server"))
-        await session.run(
-            receive,
-            self._connected(session.handle),
-            make_ask,
-            websocket_offer(scope),
-            version=version,
-            route=route,
-            ip=self._address(scope),
-        )
+        ask_later = self.ask_later(scope, inner)
+        await session.run(receive, self.connected(session.handle), ask_later, websocket_offer(scope), opening)
 
     async def _script(self, endpoint: str, scope: Scope, send: Send, cors: Headers) -> None:
         body, etag = self._client_script.read(prefix_of(scope, endpoint))
@@ -409,7 +387,20 @@ class Headcount:
     def _asking(self, endpoint: str, scope: Scope, inner: ASGIApp | None) -> Asking:
         return Asking(self._authorizer, scope, self.config.base_path, endpoint, inner)
 
-    def _connected(self, handle: str) -> bytes:
+    def ask_later(self, scope: Scope, inner: ASGIApp | None) -> AskingLater:
+        """Remember of a WebSocket's handshake what it takes to ask for its right to watch."""
+        common = self._common
+        if common is None or not common.fits(scope, inner):
+            # The newest is kept, because nearly all come by one path.
+            common = self._common = Common(self._authorizer, scope, self.config.base_path, "/ws", inner)
+        return AskingLater(common, scope)
+
+    def opening(self, scope: Scope) -> Opening:
+        """Read the request for a stream. Raises `Malformed`."""
+        return read_opening(scope, self.config, self._networks)
+
+    def connected(self, handle: str) -> bytes:
+        """Make the first message of a stream."""
         config = self.config
         return messages.connected(
             config.version,
@@ -418,16 +409,6 @@ class Headcount:
             round(config.keepalive_interval * 1000),
             config.update_strategy,
         )
-
-    def _address(self, scope: Scope) -> str | None:
-        return address_of(scope, self.config.ip_tracking, self._networks)
-
-
-def _flag(query: dict[str, str], name: str, value: str) -> bool:
-    told = query.get(name)
-    if told not in (None, "", "0", value):
-        raise Malformed(f"The query parameter {name} is {told[:40]!r}; it takes {value!r} or nothing.")
-    return told == value
 
 
 def _without_body(send: Send) -> Send:

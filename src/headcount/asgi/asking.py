@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Any, Final
 
+import msgspec
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Scope, Send
 
@@ -109,6 +110,61 @@ class Asking:
         inner["state"] = _State(self._inner["state"])
         inner["extensions"] = {_EXTENSION: verdict}
         return inner
+
+
+class AskingLater:
+    """
+    What makes an `Asking` of a handshake, should its page want to watch; most never do.
+
+    Holds the headers as one string of bytes, and shares all that the handshakes of one path have in common: a scope of
+    its own would cost each page ten times as much.
+    """
+
+    __slots__ = ("_common", "_own")
+
+    def __init__(self, common: "Common", scope: Scope) -> None:
+        self._common = common
+        headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
+        self._own = _pack((scope.get("client"), headers))
+
+    def __call__(self) -> Asking:
+        """Make it."""
+        client, headers = _unpack(self._own)
+        common = self._common
+        scope = {**common.scope, "client": client, "headers": headers}
+        return Asking(common.authorizer, scope, common.base_path, common.endpoint, common.wrapped)
+
+
+class Common:
+    """
+    What the handshakes of one path share; see `Asking` for the arguments.
+
+    `scope` is that of any of them, without what is its own.
+    """
+
+    __slots__ = ("authorizer", "base_path", "endpoint", "scope", "wrapped")
+
+    def __init__(
+        self, authorizer: Authorizer, scope: Scope, base_path: str, endpoint: str, wrapped: ASGIApp | None
+    ) -> None:
+        self.authorizer = authorizer
+        self.base_path = base_path
+        self.endpoint = endpoint
+        self.wrapped = wrapped
+        self.scope = {key: scope[key] for key in _COMMON if key in scope}
+
+    def fits(self, scope: Scope, wrapped: ASGIApp | None) -> bool:
+        """Say whether a handshake differs in nothing but its headers and its peer."""
+        return wrapped is self.wrapped and all(scope.get(key) == self.scope.get(key) for key in _COMMON)
+
+
+_COMMON: Final = (
+    *("type", "asgi", "scheme", "server", "state"),
+    *("path", "raw_path", "root_path", "app_root_path", "app", "router"),
+)
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(tuple[tuple[str, int | None] | None, list[tuple[bytes, bytes]]]).decode
 
 
 async def answer_inner(authorizer: Authorizer, scope: Scope, send: Send) -> bool:

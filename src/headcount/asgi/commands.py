@@ -10,8 +10,9 @@ from starlette.types import Receive, Scope, Send
 from ..core import identity, messages
 from ..errors import Malformed, TooLarge, UnknownConnection
 from ..node import Ask, Node
-from .responses import Headers, Problem, respond
+from .responses import OK, Headers, Problem
 from .scope import header
+from .sending import Rest, step
 
 _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     "/route": msgspec.json.Decoder(messages.RouteBody),
@@ -45,25 +46,10 @@ async def command(
     Raises:
         Problem: 400, 404, 413 or 415.
     """
-    content_type = (header(scope, b"content-type") or "application/json").partition(";")[0].strip().lower()
-    if content_type != "application/json":
-        raise Problem(415, f"The body is {content_type[:100]}; send JSON with Content-Type: application/json.")
+    check_type(scope)
     try:
-        # A body that is read ends nothing but this request, however it goes wrong.
-        async with asyncio.timeout(node.config.body_timeout):
-            data = await _read_body(scope, receive)
-        body = messages.decode_body(data, _DECODERS[path])
-        if not body.connection_id or len(body.connection_id) > identity.MAX_HANDLE:
-            raise Malformed("connectionId is empty or too long; send the one that the stream's connected message told.")
-        message: messages.ClientMessage
-        match body:
-            case messages.RouteBody(route=route):
-                message = messages.RouteUpdate(messages.checked_route(route))
-            case messages.SubscribeBody(deltas=deltas):
-                message = messages.SubscribeStats(deltas)
-            case _:
-                message = messages.UnsubscribeStats()
-        coroutine = node.handle(node.find(body.connection_id), message, make_ask)
+        handle, message = read(path, await _body(node, scope, receive))
+        coroutine = node.handle(node.find(handle), message, make_ask)
     except TimeoutError:
         raise Problem(400, f"The body did not arrive within {node.config.body_timeout:g} s.") from None
     except TooLarge as error:
@@ -74,7 +60,47 @@ async def command(
         raise Problem(404, str(error)) from None
     if coroutine is not None:
         await coroutine
-    await respond(send, 200, b'{"ok":true}', b"application/json", headers)
+    await send({"type": "http.response.start", "status": 200, "headers": [*OK.headers, *headers]})
+    await send({"type": "http.response.body", "body": OK.body})
+
+
+def check_type(scope: Scope) -> None:
+    """Raise 415 unless the body is said to be JSON, or nothing is said."""
+    content_type = header(scope, b"content-type")
+    if content_type is None or content_type == "application/json":
+        return
+    content_type = content_type.partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise Problem(415, f"The body is {content_type[:100]}; send JSON with Content-Type: application/json.")
+
+
+def read(path: str, data: bytes) -> tuple[str, messages.ClientMessage]:
+    """
+    Read a body: whose connection, and what is asked.
+
+    Raises:
+        Malformed: In a sentence.
+    """
+    body = messages.decode_body(data, _DECODERS[path])
+    if not body.connection_id or len(body.connection_id) > identity.MAX_HANDLE:
+        raise Malformed("connectionId is empty or too long; send the one that the stream's connected message told.")
+    match body:
+        case messages.RouteBody(route=route):
+            return body.connection_id, messages.RouteUpdate(messages.checked_route(route))
+        case messages.SubscribeBody(deltas=deltas):
+            return body.connection_id, messages.SubscribeStats(deltas)
+        case _:
+            return body.connection_id, messages.UnsubscribeStats()
+
+
+async def _body(node: Node, scope: Scope, receive: Receive) -> bytes:
+    """Read the body, in place when all of it is here already, else within `body_timeout`."""
+    reading = step(_read_body(scope, receive))
+    if not isinstance(reading, Rest):
+        return reading
+    # A body that is read ends nothing but this request, however it goes wrong.
+    async with asyncio.timeout(node.config.body_timeout):
+        return await reading
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes:

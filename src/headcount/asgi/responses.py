@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from starlette.types import Send
@@ -29,19 +29,32 @@ class Problem(Exception):  # noqa: N818  it is one, not an error of ours
         self.headers = tuple(headers)
 
 
+class Whole(NamedTuple):
+    """A response that is always the same."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+def _headers(content_type: bytes, size: int) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"content-type", content_type),
+        (b"content-length", b"%d" % size),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
+    )
+
+
+OK: Final = Whole(_headers(b"application/json", 11), b'{"ok":true}')
+
+
 async def respond(send: Send, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
     """Send a whole response."""
     await send(
         {
             "type": "http.response.start",
             "status": status,
-            "headers": [
-                (b"content-type", content_type),
-                (b"content-length", b"%d" % len(body)),
-                (b"cache-control", b"no-store"),
-                (b"x-content-type-options", b"nosniff"),
-                *headers,
-            ],
+            "headers": [*_headers(content_type, len(body)), *headers],
         }
     )
     await send({"type": "http.response.body", "body": body})

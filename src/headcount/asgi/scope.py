@@ -50,8 +50,11 @@ def prefix_of(scope: Scope, endpoint: str) -> str:
 
 def header(scope: Scope, name: bytes) -> str | None:
     """Return a request header, several lines of it joined by commas, or None."""
-    values = [value.decode("latin-1") for key, value in scope["headers"] if key == name]
-    return ", ".join(values) if values else None
+    found = None
+    for key, value in scope["headers"]:
+        if key == name:
+            found = value if found is None else found + b", " + value
+    return None if found is None else found.decode("latin-1")
 
 
 def query_of(scope: Scope, names: Collection[str]) -> dict[str, str]:

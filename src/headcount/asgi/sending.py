@@ -6,19 +6,21 @@ place; only when it did suspend, because the peer does not read, does a task tak
 """
 
 from collections.abc import Awaitable, Generator
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 
-class Rest:
-    """What is left of a coroutine after its first suspension; await it to finish it."""
+class Rest(Generic[T]):
+    """What is left of a coroutine after its first suspension; await it to finish it and have what it returns."""
 
     __slots__ = ("_first", "_steps")
 
-    def __init__(self, steps: Generator[Any, Any, Any], first: Any) -> None:
+    def __init__(self, steps: Generator[Any, Any, T], first: Any) -> None:
         self._steps = steps
         self._first = first
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any, T]:
         awaited = self._first
         while True:
             try:
@@ -29,17 +31,18 @@ class Rest:
                 # A coroutine that cleans up after one cancellation may suspend again, and be cancelled again.
                 try:
                     awaited = self._steps.throw(error)
-                except StopIteration:
-                    return
-        yield from self._steps
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+        return (yield from self._steps)
 
 
-def step(awaitable: Awaitable[Any]) -> Rest | None:
+def step(awaitable: Awaitable[T]) -> Rest[T] | T:
     """
     Run an awaitable until it suspends or ends.
 
     Returns:
-        None when it ended; else what is left, which the caller must await.
+        What it returned when it ended; else what is left, which the caller must await.
 
     Raises:
         Exception: Whatever it raised.
@@ -47,6 +50,7 @@ def step(awaitable: Awaitable[Any]) -> Rest | None:
     steps = awaitable.__await__()
     try:
         first = next(steps)
-    except StopIteration:
-        return None
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
     return Rest(steps, first)

@@ -19,6 +19,7 @@ from ..core.messages import Payload
 from ..errors import ProtocolError
 from ..node import Node
 from ..session import End, Session
+from .opening import Opening
 from .sending import Rest, step
 
 GOODBYE_TIMEOUT: Final = 1.0
@@ -109,10 +110,7 @@ class AsgiSession:
         receive: Receive,
         connected: bytes,
         take: Callable[[Message], None],
-        *,
-        version: str,
-        route: str,
-        ip: str | None,
+        opening: Opening,
     ) -> None:
         """Say `connected`, be counted, and hand what comes to `take` until either side ends the stream."""
         # Without a pause between them: the page may use its connectionId as soon as it has read it, and nobody may
@@ -123,9 +121,9 @@ class AsgiSession:
             successor = self._hand_over(told)
             if successor is not None:
                 self._over = True
-                self._node.open(successor, version, route, ip)
+                self._node.open(successor, opening.version, opening.route, opening.ip)
                 return
-        self._node.open(self, version, route, ip)
+        self._node.open(self, opening.version, opening.route, opening.ip)
         try:
             while self._first is not None:
                 await self._finish(self._first)
@@ -179,7 +177,7 @@ class AsgiSession:
             except Exception:  # each server raises its own when the peer is gone
                 self._broke()
                 return
-            if rest is None:
+            if not isinstance(rest, Rest):
                 return
             finish = partial(_same, rest)
         self._patient = True
@@ -239,7 +237,7 @@ class AsgiSession:
                     await self._send(message)
 
 
-def _same(rest: Rest) -> Rest:
+def _same(rest: Rest[None]) -> Rest[None]:
     return rest
 
 

@@ -10,6 +10,7 @@ from ..core.messages import Payload
 from ..node import Node
 from ..session import End, Session
 from .handover import SseOffer
+from .opening import Opening
 from .responses import Headers
 from .session import AsgiSession
 
@@ -40,10 +41,7 @@ class SseSession(AsgiSession):
         receive: Receive,
         connected: bytes,
         offer: SseOffer | None,
-        *,
-        version: str,
-        route: str,
-        ip: str | None,
+        opening: Opening,
         headers: Headers,
     ) -> None:
         """Serve the stream until either side ends it, or until the socket behind it is handed over."""
@@ -51,7 +49,7 @@ class SseSession(AsgiSession):
             self._hand_over = partial(self._take, offer)
         # Not awaited: where this suspends, other streams would open meanwhile and be more than `max_connections`.
         self._put({"type": "http.response.start", "status": 200, "headers": [*event_stream.HEADERS, *headers]})
-        await self._serve(receive, connected, _ignore, version=version, route=route, ip=ip)
+        await self._serve(receive, connected, _ignore, opening)
 
     def _take(self, offer: SseOffer, connected: Payload) -> Session | None:
         return offer.sse(

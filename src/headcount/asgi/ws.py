@@ -12,6 +12,7 @@ from ..core.messages import Payload
 from ..node import Ask, Node
 from ..session import End
 from .handover import WebSocketOffer
+from .opening import Opening
 from .session import AsgiSession
 
 
@@ -34,10 +35,7 @@ class WebSocketSession(AsgiSession):
         connected: bytes,
         make_ask: Callable[[], Ask],
         offer: WebSocketOffer | None,
-        *,
-        version: str,
-        route: str,
-        ip: str | None,
+        opening: Opening,
     ) -> None:
         """
         Serve the stream until either side ends it, or until the socket behind it is handed over.
@@ -49,7 +47,7 @@ class WebSocketSession(AsgiSession):
             stream = offer.websocket(self._node, self.id, counted=self.counted, make_ask=make_ask)
             if stream is not None:
                 stream.post(Payload(connected))
-                self._node.open(stream, version, route, ip)
+                self._node.open(stream, opening.version, opening.route, opening.ip)
             return
 
         def take(message: Message) -> None:
@@ -61,7 +59,7 @@ class WebSocketSession(AsgiSession):
                 # The answer may take long; meanwhile this task must notice when the peer leaves.
                 self._asking = self.loop.create_task(coroutine)
 
-        await self._serve(receive, connected, take, version=version, route=route, ip=ip)
+        await self._serve(receive, connected, take, opening)
 
     def _message(self, payload: Payload) -> dict[str, Any]:
         return {"type": "websocket.send", "text": payload.text}

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 if TYPE_CHECKING:
@@ -21,15 +22,25 @@ TESTED: Final = range(34, 55)
 """Minor versions of uvicorn 0.x."""
 
 
-def protocol_class(headcount: "Headcount") -> type[asyncio.Protocol]:
-    """Return the class that takes over the streams of one Headcount, or uvicorn's own."""
+def protocol_class(headcount: "Headcount", beneath: ASGIApp | None = None) -> type[asyncio.Protocol]:
+    """
+    Return the class that takes over the streams of one Headcount, or uvicorn's own.
+
+    Args:
+        headcount: Whose streams.
+        beneath: What it is wrapped round, when that has no part in what Headcount serves: no middleware, no session.
+    """
     why = _obstacle()
     if why is not None:
         logger.warning("%s Streams are served over ASGI: they work the same and take more memory.", why)
         return AutoHTTPProtocol
-    from .protocol import HeadcountProtocol
+    if beneath is None:
+        from .protocol import HeadcountProtocol
 
-    return type("HeadcountProtocol", (HeadcountProtocol,), {"headcount": headcount})
+        return type("HeadcountProtocol", (HeadcountProtocol,), {"headcount": headcount})
+    from .alone import AloneProtocol
+
+    return type("HeadcountProtocol", (AloneProtocol,), {"headcount": headcount, "beneath": staticmethod(beneath)})
 
 
 def _obstacle() -> str | None:

@@ -48,6 +48,21 @@ def acceptable(headers: Headers) -> bytes | None:
         return None
 
 
+def accepted(key: bytes, headers: Headers) -> bytes:
+    """Make the answer that opens a WebSocket."""
+    lines = [
+        b"HTTP/1.1 101 Switching Protocols",
+        b"upgrade: websocket",
+        b"connection: Upgrade",
+        b"sec-websocket-accept: " + b64encode(sha1(key + _GUID, usedforsecurity=False).digest()),
+    ]
+    for name, value in headers:
+        if b"\n" in value or b"\r" in value:
+            raise RuntimeError(f"The value of the header {name!r} holds a line break.")
+        lines.append(name + b": " + value)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
 class Handshake:
     """
     One handshake, between the request and its answer.
@@ -118,20 +133,12 @@ class Handshake:
             raise RuntimeError(f"{kind} is not expected in a handshake.")
 
     def _accept(self, message: dict[str, Any] | Message) -> None:
-        lines = [
-            b"HTTP/1.1 101 Switching Protocols",
-            b"upgrade: websocket",
-            b"connection: Upgrade",
-            b"sec-websocket-accept: " + b64encode(sha1(self._key + _GUID, usedforsecurity=False).digest()),
-        ]
+        headers = [*self._default_headers, *message.get("headers", ())]
         if message.get("subprotocol"):
-            lines.append(b"sec-websocket-protocol: " + message["subprotocol"].encode("ascii"))
-        for name, value in (*self._default_headers, *message.get("headers", ())):
-            if b"\n" in value or b"\r" in value:
-                raise RuntimeError("Invalid HTTP header value.")
-            lines.append(name + b": " + value)
+            headers.append((b"sec-websocket-protocol", message["subprotocol"].encode("ascii")))
+        head = accepted(self._key, headers)
         self._accepted = True
-        self._transport.write(b"\r\n".join(lines) + b"\r\n\r\n")
+        self._transport.write(head)
 
     def _refuse(self, status: int) -> None:
         self._closed = True

@@ -65,6 +65,14 @@ class HeadcountProtocol(HttpToolsProtocol):
             super().handle_websocket_upgrade()
             return
         handshake = Handshake(self, key, self.server_state.default_headers)
+        scope = {**self.websocket_scope(path, query), "extensions": {EXTENSION: handshake}}
+        self.transport.pause_reading()  # until it is decided who reads
+        task = self.loop.create_task(handshake.run(self.app, scope))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def websocket_scope(self, path: bytes, query: bytes) -> Scope:
+        """Make the scope of a handshake, as uvicorn's WebSocket classes do."""
         scope: Scope = {
             **self.scope,
             "type": "websocket",
@@ -74,13 +82,9 @@ class HeadcountProtocol(HttpToolsProtocol):
             "raw_path": self.root_path.encode("ascii") + path,
             "query_string": query,
             "subprotocols": [],
-            "extensions": {EXTENSION: handshake},
         }
         del scope["method"]
-        self.transport.pause_reading()  # until it is decided who reads
-        task = self.loop.create_task(handshake.run(self.app, scope))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        return scope
 
     def release(self) -> None:
         """Let go of the socket, which has become somebody else's, and of all that would keep this object alive."""

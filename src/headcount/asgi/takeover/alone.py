@@ -1,0 +1,196 @@
+"""
+The protocol class of `headcount serve`, where there is no application whose middleware a request must pass.
+
+What is asked for all the time is then answered as soon as it has been read: a stream is opened, a page has navigated.
+No task is made for it, and none of ASGI's messages. It is the plain, good case only that takes this way: whatever is
+unusual about a request, or wrong with it, goes the ordinary one, so there is one place that says what is wrong.
+"""
+
+from typing import ClassVar, Final, NoReturn, cast
+
+from starlette.types import ASGIApp, Scope
+
+from ...core import event_stream, messages
+from ...core.messages import Payload
+from ...errors import ProtocolError, UnknownConnection
+from .. import commands
+from ..opening import Opening
+from ..responses import OK, Headers, Problem
+from .handshake import acceptable, accepted
+from .protocol import HeadcountProtocol
+from .streams import SseStream, WebSocketStream
+
+_OPEN_STREAM: Final = (*event_stream.HEADERS, (b"transfer-encoding", b"chunked"))
+
+
+class AloneProtocol(HeadcountProtocol):
+    """Serves one TCP connection of a server that serves Headcount and nothing else."""
+
+    beneath: ClassVar[ASGIApp]
+    """What Headcount is wrapped round: it knows no path and no session."""
+
+    _heads: ClassVar[dict[Headers, tuple[object, bytes]]] = {}
+    _direct: str | None = None
+    """The endpoint of the request that is being read, if it may be one to answer at once."""
+    _body = b""
+    _opening: Opening | None = None
+    """The request was for a stream. Whatever its peer sends after it is not read."""
+
+    # ---- what the parser calls
+
+    def on_message_begin(self) -> None:
+        """Read a request, unless one before it asked for a stream."""
+        if self._opening is None:
+            super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Wait for the body of what may be answered at once."""
+        if self._opening is not None:
+            return
+        endpoint = self._endpoint()
+        if endpoint is None:
+            super().on_headers_complete()
+        else:
+            self._direct = endpoint
+            self._body = b""
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        if self._opening is not None:
+            return
+        if self._direct is None:
+            super().on_body(body)
+        else:
+            self._body += body
+            if len(self._body) > messages.MAX_MESSAGE:
+                self._go_the_ordinary_way()
+
+    def on_message_complete(self) -> None:
+        """Answer at once, or go the ordinary way after all."""
+        if self._opening is not None:
+            return
+        if self._direct is not None:
+            if self._answer(self._direct):
+                self._direct = None
+                return
+            self._go_the_ordinary_way()
+        super().on_message_complete()
+
+    # ---- what the transport calls
+
+    def data_received(self, data: bytes) -> None:
+        """Read, and then open what is to be a stream: not before, because the parser is in use until here."""
+        super().data_received(data)
+        if self._opening is not None:
+            self._open_stream(self._opening)
+        elif self._direct is not None:
+            self._go_the_ordinary_way()  # the rest of the body may take its time
+
+    def handle_websocket_upgrade(self) -> None:
+        """Answer the handshake of a stream."""
+        path, _, query = self.url.partition(b"?")
+        key = acceptable(self.headers) if path == self.headcount.stream_paths[1] else None
+        if key is None or self.scheme == "https" or self.scope["method"] != "GET" or self.root_path:
+            super().handle_websocket_upgrade()
+            return
+        headcount, node = self.headcount, self.headcount.node
+        scope = self.websocket_scope(path, query)
+        try:
+            headcount.admit("/ws", scope)
+            opening = headcount.opening(scope)
+        except (Problem, ProtocolError):
+            super().handle_websocket_upgrade()
+            return
+        if node.closed_to_streams:
+            super().handle_websocket_upgrade()
+            return
+        public, handle = node.identify()
+        ask_later = headcount.ask_later(scope, type(self).beneath)
+        home, transport = self.home(node), self.transport
+        hello = accepted(key, self.server_state.default_headers) + Payload(headcount.connected(handle)).text_frame
+        self.release()
+        stream = WebSocketStream(home, transport, public, counted=opening.counted, make_ask=ask_later)
+        transport.write(hello)
+        node.pulse(home.loop).listeners.adopt(self.server)
+        node.open(stream, opening.version, opening.route, opening.ip)
+
+    # ---- inside
+
+    def _endpoint(self) -> str | None:
+        """Return what a request asks for, if it may be answered at once."""
+        path, _, query = self.url.partition(b"?")
+        method = self.parser.get_method()
+        if path == self.headcount.stream_paths[0] and method == b"GET":
+            endpoint = "/sse"
+        elif path == self.headcount.route_path and method == b"POST":
+            endpoint = "/route"
+        else:
+            return None
+        answered = self.cycle is None or self.cycle.response_complete
+        if (
+            not answered
+            or self.pipeline
+            or self.expect_100_continue
+            or self.root_path
+            or self.scheme == "https"
+            or self.parser.get_http_version() != "1.1"
+            or not self.parser.should_keep_alive()
+            or self.parser.should_upgrade()
+        ):
+            return None
+        self.scope["query_string"] = query
+        return endpoint
+
+    def _answer(self, endpoint: str) -> bool:
+        headcount, node = self.headcount, self.headcount.node
+        scope = cast(Scope, self.scope)
+        try:
+            if headcount.admit(endpoint, scope):
+                return False  # from another origin: the answer says that it may
+            if endpoint == "/sse":
+                if node.closed_to_streams:
+                    return False
+                self._opening = headcount.opening(scope)
+                return True
+            commands.check_type(scope)
+            handle, message = commands.read(endpoint, self._body)
+            node.handle(node.find(handle), message, _never)
+        except (Problem, ProtocolError, UnknownConnection):
+            return False
+        self.transport.write(self._head(OK.headers) + OK.body)
+        self.on_response_complete()
+        return True
+
+    def _open_stream(self, opening: Opening) -> None:
+        headcount, node = self.headcount, self.headcount.node
+        if self.transport.is_closing():
+            return
+        public, handle = node.identify()
+        home, transport = self.home(node), self.transport
+        hello = self._head(_OPEN_STREAM) + Payload(headcount.connected(handle)).event_chunk
+        self.release()
+        stream = SseStream(
+            home, transport, public, counted=opening.counted, visible_keepalives=opening.visible_keepalives
+        )
+        transport.write(hello)
+        node.pulse(home.loop).listeners.adopt(self.server)
+        node.open(stream, opening.version, opening.route, opening.ip)
+
+    def _go_the_ordinary_way(self) -> None:
+        body, self._body, self._direct = self._body, b"", None
+        super().on_headers_complete()
+        if body:
+            super().on_body(body)
+
+    def _head(self, headers: Headers) -> bytes:
+        """Return a head with status 200; uvicorn's own headers change once a second."""
+        default_headers = self.server_state.default_headers
+        known = self._heads.get(headers)
+        if known is None or known[0] is not default_headers:
+            lines = [b"HTTP/1.1 200 OK", *(name + b": " + value for name, value in (*default_headers, *headers))]
+            known = self._heads[headers] = (default_headers, b"\r\n".join(lines) + b"\r\n\r\n")
+        return known[1]
+
+
+def _never() -> NoReturn:
+    raise AssertionError("to navigate takes no right")
