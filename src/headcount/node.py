@@ -153,7 +153,8 @@ class Node:
 
     def open(self, session: Session, version: str, route: str, ip: str | None) -> None:
         """Take a new stream into the figures, or, when it is a viewer's, only into the list of streams."""
-        self.forget_dead_loops()
+        if self._watchers or len(self._pulses) != 1 or session.loop not in self._pulses:
+            self.forget_dead_loops()
         with self._lock:
             self.sessions[session.id] = session
             self.pulse(session.loop).add(session)

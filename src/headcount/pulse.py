@@ -35,7 +35,7 @@ class Pulse:
         # Rounded down: the interval is the longest silence that clients were told of.
         slots = max(1, math.floor(node.config.keepalive_interval / TICK))
         self._slots: list[set[Session]] = [set() for _ in range(slots)]
-        self._slot_of: dict[Session, int] = {}
+        self._count = 0
         self._viewers: set[Session] = set()
         self._hand = 0
         self._next = 0
@@ -50,7 +50,8 @@ class Pulse:
         self._next = (self._next + 1) % max(1, slots // 2)
         slot = (self._hand - self._next) % slots
         self._slots[slot].add(session)
-        self._slot_of[session] = slot
+        session.slot = slot
+        self._count += 1
         if not session.counted:
             self._viewers.add(session)
         if self._timer is None:
@@ -58,12 +59,13 @@ class Pulse:
 
     def discard(self, session: Session) -> bool:
         """Stop serving a session. Returns True when it was the last: the pulse is over then."""
-        slot = self._slot_of.pop(session, None)
-        if slot is not None:
-            self._slots[slot].discard(session)
+        slot = self._slots[session.slot]
+        if session in slot:
+            slot.discard(session)
+            self._count -= 1
         self._viewers.discard(session)
         self.stalled.pop(session, None)
-        if self._slot_of:
+        if self._count:
             return False
         if self._timer is not None:
             self._timer.cancel()

@@ -25,6 +25,8 @@ class Session(Protocol):
     id: str
     deadline: float | None
     """When a viewer must have a right; None: it has one, or is a counted page."""
+    slot: int
+    """Its place in the pulse's wheel."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -61,15 +61,15 @@ def _make() -> tuple[FastAPI, Headcount]:
     return app, headcount
 
 
-def _mounted() -> FastAPI:
+def _mounted() -> tuple[FastAPI, Headcount]:
     app, headcount = _make()
     app.mount(headcount.base_path, headcount)
-    return app
+    return app, headcount
 
 
-def _wrapped() -> ASGIApp:
+def _wrapped() -> tuple[ASGIApp, Headcount, FastAPI]:
     app, headcount = _make()
-    return headcount.wrap(app)
+    return headcount.wrap(app), headcount, app
 
 
 def _inside(headcount: Headcount, port: int) -> dict[str, Any]:
@@ -135,5 +135,5 @@ def _peer_timeouts(port: int) -> dict[str, list[int]]:
     return found
 
 
-mounted = _mounted()
-wrapped = _wrapped()
+mounted, mounted_headcount = _mounted()
+wrapped, wrapped_headcount, beneath = _wrapped()

@@ -39,11 +39,23 @@ COMMANDS: dict[str, list[str]] = {
         *["gunicorn", "{app}", "--bind", "{host}:{port}", "--worker-class", "uvicorn_worker.UvicornWorker"],
         *["--worker-tmp-dir", "/dev/shm"],
     ],
+    "uvicorn-takeover": [
+        *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}"],
+        *["--http", "{app}_headcount.protocol"],
+    ],
+    "uvicorn-takeover-asyncio": [
+        *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}"],
+        *["--http", "{app}_headcount.protocol", "--loop", "asyncio"],
+    ],
+    "alone": ["python", str(HERE / "alone.py"), "{host}", "{port}"],
     "headcount-serve": [
         *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking", "--admin-token", "s3cret"],
     ],
 }
 """By the name that tests use. `{app}` is `apps:mounted` or `apps:wrapped`."""
+
+TAKEN_OVER = ("uvicorn-takeover", "uvicorn-takeover-asyncio", "alone")
+"""Those whose streams are on the bare socket. What holds for `uvicorn` must hold for them."""
 
 
 def missing(server: str) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from .peers import Sse, WebSocket, all_of, ask
-from .serving import Server
+from .serving import TAKEN_OVER, Server
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +44,7 @@ _TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 KINDS = (_unfinished_head, _unsent_body, _tls, _garbage)
 
 
-@pytest.mark.parametrize("command", ["uvicorn", "uvicorn-plain", "granian", "hypercorn"])
+@pytest.mark.parametrize("command", ["uvicorn", "uvicorn-plain", "granian", "hypercorn", *TAKEN_OVER])
 async def test_a_thousand_half_open_requests_hold_up_nobody(command: str) -> None:
     with Server(command, body_timeout=2, stats_interval=0.05) as server:
         server.wait_ready()

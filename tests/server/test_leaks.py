@@ -17,8 +17,9 @@ WARM_UP = 3
 MEGABYTE = 2**20
 
 
-async def test_twenty_thousand_connections_leave_nothing_behind() -> None:
-    with Server("uvicorn") as server:
+@pytest.mark.parametrize("command", ["uvicorn", "uvicorn-takeover", "alone"])
+async def test_twenty_thousand_connections_leave_nothing_behind(command: str) -> None:
+    with Server(command) as server:
         server.wait_ready()
         cookie = server.sign_in()
         # Some stay: what the gone ones leave in what is shared would else be thrown away with it.

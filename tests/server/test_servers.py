@@ -7,14 +7,15 @@ from contextlib import ExitStack
 import pytest
 
 from .peers import Sse, WebSocket, all_of, ask
-from .serving import Server, missing
+from .serving import TAKEN_OVER, Server, missing
 
 pytestmark = pytest.mark.anyio
 
 MATRIX = [
     (server, app)
-    for server in ("uvicorn", "uvicorn-plain", "granian", "hypercorn", "gunicorn")
+    for server in ("uvicorn", "uvicorn-plain", "granian", "hypercorn", "gunicorn", *TAKEN_OVER)
     for app in ("mounted", "wrapped")
+    if (server, app) != ("alone", "mounted")
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from .peers import Sse, Stream, WebSocket, all_of
-from .serving import Server
+from .serving import TAKEN_OVER, Server
 
 pytestmark = pytest.mark.anyio
 
@@ -61,7 +61,7 @@ class _Crowd:
             page.fin()
 
 
-@pytest.mark.parametrize("command", ["uvicorn", "uvicorn-plain", "granian", "hypercorn"])
+@pytest.mark.parametrize("command", ["uvicorn", "uvicorn-plain", "granian", "hypercorn", *TAKEN_OVER])
 async def test_viewers_that_do_not_read_are_dropped_and_nobody_waits_for_them(command: str) -> None:
     with Server(command, **SETTINGS) as server:
         server.wait_ready()
@@ -99,8 +99,9 @@ async def test_viewers_that_do_not_read_are_dropped_and_nobody_waits_for_them(co
         crowd.leave()
 
 
-async def test_a_viewer_that_reads_again_in_time_stays_and_gets_the_newest_figures() -> None:
-    with Server("uvicorn", **{**SETTINGS, "send_timeout": 30}) as server:
+@pytest.mark.parametrize("command", ["uvicorn", *TAKEN_OVER])
+async def test_a_viewer_that_reads_again_in_time_stays_and_gets_the_newest_figures(command: str) -> None:
+    with Server(command, **{**SETTINGS, "send_timeout": 30}) as server:
         server.wait_ready()
         crowd = _Crowd(server)
         await crowd.gather()
@@ -124,8 +125,9 @@ async def test_a_viewer_that_reads_again_in_time_stays_and_gets_the_newest_figur
         crowd.leave()
 
 
-async def test_a_viewer_that_does_not_read_holds_up_a_stop_no_longer_than_peer_timeout() -> None:
-    with Server("uvicorn", **{**SETTINGS, "send_timeout": 60, "peer_timeout": PEER_TIMEOUT}) as server:
+@pytest.mark.parametrize("command", ["uvicorn", *TAKEN_OVER])
+async def test_a_viewer_that_does_not_read_holds_up_a_stop_no_longer_than_peer_timeout(command: str) -> None:
+    with Server(command, **{**SETTINGS, "send_timeout": 60, "peer_timeout": PEER_TIMEOUT}) as server:
         server.wait_ready()
         crowd = _Crowd(server)
         await crowd.gather()

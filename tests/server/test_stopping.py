@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from .peers import Sse, WebSocket, all_of
-from .serving import Server, missing
+from .serving import TAKEN_OVER, Server, missing
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +22,7 @@ SPREAD = 5_000
 
 CASES = [
     (server, number)
-    for server in ("uvicorn", "uvicorn-plain", "hypercorn", "granian", "gunicorn", "headcount-serve")
+    for server in ("uvicorn", "uvicorn-plain", "hypercorn", "granian", "gunicorn", "headcount-serve", *TAKEN_OVER)
     for number in (signal.SIGTERM, signal.SIGINT)
 ]
 
@@ -85,8 +85,8 @@ async def test_a_server_with_open_streams_stops_and_tells_every_page_when_to_com
         assert codes == {1006: 100}
     else:
         assert codes == {1012: 100}
-    if command == "hypercorn":
-        # It leaves open WebSockets to the application; uvicorn closes them itself, with the right code and no drain.
+    if command in ("hypercorn", "headcount-serve", *TAKEN_OVER):
+        # They leave open WebSockets to us; uvicorn closes them itself, with the right code and no drain.
         waits = [sock.of_type("drain")[0]["reconnectMs"] for sock in sockets]
         assert len(set(waits)) > 50
 

@@ -16,7 +16,7 @@ from .peers import Sse, all_of, ask
 from .serving import Server
 
 KEEPALIVE, PEER_TIMEOUT = 1, 2
-SERVERS = ("uvicorn", "uvicorn-no-ping", "uvicorn-plain", "granian", "hypercorn")
+SERVERS = ("uvicorn", "uvicorn-no-ping", "uvicorn-plain", "granian", "hypercorn", "uvicorn-takeover", "alone")
 CONTROL = "sockets left alone"
 SLACK = 3.0
 """Seconds, for the tick of the timers, the kernel's own timers, and a busy machine."""

@@ -392,8 +392,12 @@ class Headcount:
         common = self._common
         if common is None or not common.fits(scope, inner):
             # The newest is kept, because nearly all come by one path.
-            common = self._common = Common(self._authorizer, scope, self.config.base_path, "/ws", inner)
-        return AskingLater(common, scope)
+            common = self._common = self.common(scope, inner)
+        return AskingLater(common, scope.get("client"), scope["headers"])
+
+    def common(self, scope: Scope, inner: ASGIApp | None) -> Common:
+        """Make what the handshakes of WebSockets share that came by the path of this one."""
+        return Common(self._authorizer, scope, self.config.base_path, "/ws", inner)
 
     def opening(self, scope: Scope) -> Opening:
         """Read the request for a stream. Raises `Malformed`."""

@@ -9,7 +9,7 @@ the application's own middleware, which no client can send.
 """
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any, Final
 
 import msgspec
@@ -122,10 +122,9 @@ class AskingLater:
 
     __slots__ = ("_common", "_own")
 
-    def __init__(self, common: "Common", scope: Scope) -> None:
+    def __init__(self, common: "Common", client: Any, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._common = common
-        headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
-        self._own = _pack((scope.get("client"), headers))
+        self._own = _pack((client, [header for header in headers if header[0] not in _HOP_BY_HOP]))
 
     def __call__(self) -> Asking:
         """Make it."""
@@ -164,7 +163,7 @@ _COMMON: Final = (
 )
 
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(tuple[tuple[str, int | None] | None, list[tuple[bytes, bytes]]]).decode
+_unpack = msgspec.msgpack.Decoder(tuple[tuple[Any, ...] | None, list[tuple[bytes, bytes]]]).decode
 
 
 async def answer_inner(authorizer: Authorizer, scope: Scope, send: Send) -> bool:

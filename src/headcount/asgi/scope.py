@@ -1,6 +1,7 @@
 """Reading an ASGI scope: where a request goes, what it carries, and whether its page may ask at all."""
 
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import cookie_parser
@@ -11,6 +12,9 @@ from ..core.labels import UNKNOWN, parse_route, parse_version
 from ..errors import Malformed
 
 _MAX_FIELDS = 32
+
+_MAX_REMEMBERED = 256
+"""Bytes of a query; longer ones are read anew each time."""
 
 
 def endpoint_of(scope: Scope, base_path: str, *, mounted: bool) -> str | None:
@@ -57,6 +61,14 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None if found is None else found.decode("latin-1")
 
 
+def _pairs(text: bytes) -> list[tuple[str, str]]:
+    return parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+
+
+# Of all that open a stream, many come with the same query: that of the front page.
+_pairs_again = lru_cache(maxsize=512)(_pairs)
+
+
 def query_of(scope: Scope, names: Collection[str]) -> dict[str, str]:
     """
     Return those query parameters that are in `names`.
@@ -65,11 +77,11 @@ def query_of(scope: Scope, names: Collection[str]) -> dict[str, str]:
         Malformed: One of them is repeated, so that nobody can know which is meant; or there are too many in all.
     """
     found: dict[str, str] = {}
-    text = scope["query_string"].decode("latin-1")
+    text: bytes = scope["query_string"]
     if not text:
         return found
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+        pairs = _pairs_again(text) if len(text) <= _MAX_REMEMBERED else _pairs(text)
     except ValueError:
         raise Malformed(f"The query has more than {_MAX_FIELDS} parameters; send those that are documented.") from None
     for key, value in pairs:

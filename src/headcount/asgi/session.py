@@ -53,6 +53,7 @@ class AsgiSession:
         "handle",
         "id",
         "loop",
+        "slot",
     )
 
     def __init__(self, node: Node, send: Send, *, counted: bool) -> None:
@@ -60,6 +61,7 @@ class AsgiSession:
         self.loop = asyncio.get_running_loop()
         self.counted = counted
         self.deadline: float | None = None
+        self.slot = 0
         self._node = node
         self._send = send
         self._task = asyncio.current_task()

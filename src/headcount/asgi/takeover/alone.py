@@ -14,11 +14,12 @@ from ...core import event_stream, messages
 from ...core.messages import Payload
 from ...errors import ProtocolError, UnknownConnection
 from .. import commands
+from ..asking import AskingLater, Common
 from ..opening import Opening
 from ..responses import OK, Headers, Problem
 from .handshake import acceptable, accepted
 from .protocol import HeadcountProtocol
-from .streams import SseStream, WebSocketStream
+from .streams import CountingHome, SseStream, WebSocketStream
 
 _OPEN_STREAM: Final = (*event_stream.HEADERS, (b"transfer-encoding", b"chunked"))
 
@@ -29,6 +30,9 @@ class AloneProtocol(HeadcountProtocol):
     beneath: ClassVar[ASGIApp]
     """What Headcount is wrapped round: it knows no path and no session."""
 
+    home_class = CountingHome
+    _commons: ClassVar[dict[object, Common]]
+    """By the address of ours that a handshake came to; there are few. Each class has a dictionary of its own."""
     _heads: ClassVar[dict[Headers, tuple[object, bytes]]] = {}
     _direct: str | None = None
     """The endpoint of the request that is being read, if it may be one to answer at once."""
@@ -94,7 +98,8 @@ class AloneProtocol(HeadcountProtocol):
             super().handle_websocket_upgrade()
             return
         headcount, node = self.headcount, self.headcount.node
-        scope = self.websocket_scope(path, query)
+        scope = cast(Scope, self.scope)
+        scope["query_string"] = query
         try:
             headcount.admit("/ws", scope)
             opening = headcount.opening(scope)
@@ -105,7 +110,11 @@ class AloneProtocol(HeadcountProtocol):
             super().handle_websocket_upgrade()
             return
         public, handle = node.identify()
-        ask_later = headcount.ask_later(scope, type(self).beneath)
+        common = self._commons.get(self.server)
+        if common is None:
+            common = headcount.common(self.websocket_scope(path, query), type(self).beneath)
+            self._commons[self.server] = common
+        ask_later = AskingLater(common, self.client, self.headers)
         home, transport = self.home(node), self.transport
         hello = accepted(key, self.server_state.default_headers) + Payload(headcount.connected(handle)).text_frame
         self.release()

@@ -40,7 +40,8 @@ def protocol_class(headcount: "Headcount", beneath: ASGIApp | None = None) -> ty
         return type("HeadcountProtocol", (HeadcountProtocol,), {"headcount": headcount})
     from .alone import AloneProtocol
 
-    return type("HeadcountProtocol", (AloneProtocol,), {"headcount": headcount, "beneath": staticmethod(beneath)})
+    own = {"headcount": headcount, "beneath": staticmethod(beneath), "_commons": {}}
+    return type("HeadcountProtocol", (AloneProtocol,), own)
 
 
 def _obstacle() -> str | None:

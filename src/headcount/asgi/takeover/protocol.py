@@ -26,7 +26,21 @@ class HeadcountProtocol(HttpToolsProtocol):
     """Serves one TCP connection as uvicorn does, and lets go of it when it has become a stream."""
 
     headcount: ClassVar["Headcount"]
+    home_class: ClassVar[type[Home]] = Home
     _shared_home: ClassVar[Home | None] = None
+
+    _upgrades: bool | None = None
+
+    def on_message_begin(self) -> None:
+        """Read a request."""
+        self._upgrades = None
+        super().on_message_begin()
+
+    def _should_upgrade(self) -> bool:
+        # uvicorn asks this of every handshake several times, and each time goes through the headers.
+        if self._upgrades is None:
+            self._upgrades = super()._should_upgrade()
+        return self._upgrades
 
     def on_headers_complete(self) -> None:
         """Offer the socket of an event stream."""
@@ -105,7 +119,7 @@ class HeadcountProtocol(HttpToolsProtocol):
             or home.loop is not self.loop
             or home.connections is not self.connections
         ):
-            home = cls._shared_home = Home(node, self.loop, self.connections)
+            home = cls._shared_home = self.home_class(node, self.loop, self.connections)
         return home
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from websockets.exceptions import PayloadTooBig
 from websockets.exceptions import ProtocolError as BadFrame
 from websockets.frames import Frame, Opcode
+from websockets.utils import apply_mask
 
 from ...core import event_stream, messages
 from ...core.frames import close_frame, pong_frame
@@ -27,6 +28,10 @@ _VISIBLE_KEEPALIVES: Final = 2
 _PAUSED: Final = 4
 _OVER: Final = 8
 """Out of the figures; what is still to be sent is the goodbye."""
+_TEXT: Final = 0x81
+"""First byte of a text frame that is a whole message; all others are read by the library."""
+_MASKED: Final = 0x80
+
 _CLOSING: Final = 16
 """A WebSocket that has sent its close frame and waits for the peer's."""
 
@@ -40,7 +45,42 @@ class Home:
         self.node = node
         self.loop = loop
         self.connections = connections
-        """uvicorn's set of what it must wait for when it stops."""
+        """uvicorn's set of what it tells to stop, and waits for when it does; `--limit-concurrency` counts it."""
+
+    def enter(self, stream: "Stream") -> None:
+        """Take in a stream that begins."""
+        self.connections.add(stream)
+
+    def leave(self, stream: "Stream") -> None:
+        """Let go of one that is over."""
+        self.connections.discard(stream)
+
+    def shutdown(self) -> None:
+        """Stop, because the server does: it says so to each of its connections, and the first takes all along."""
+        if not self.node.draining:
+            self.node.drain()
+
+
+class CountingHome(Home):
+    """One that stands in uvicorn's set for all of its streams, which saves a place for each."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self, node: Node, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
+        super().__init__(node, loop, connections)
+        self._count = 0
+
+    def enter(self, stream: "Stream") -> None:  # noqa: ARG002
+        """Take in a stream that begins."""
+        self._count += 1
+        if self._count == 1:
+            self.connections.add(self)
+
+    def leave(self, stream: "Stream") -> None:  # noqa: ARG002
+        """Let go of one that is over."""
+        self._count -= 1
+        if not self._count:
+            self.connections.discard(self)
 
 
 class Stream(asyncio.Protocol):
@@ -55,18 +95,19 @@ class Stream(asyncio.Protocol):
         flags: Further ones.
     """
 
-    __slots__ = ("_flags", "_home", "_queue", "_transport", "deadline", "id")
+    __slots__ = ("_flags", "_home", "_queue", "_transport", "deadline", "id", "slot")
 
     def __init__(
         self, home: Home, transport: asyncio.Transport, public_id: str, *, counted: bool, flags: int = 0
     ) -> None:
         self.id = public_id
         self.deadline: float | None = None
+        self.slot = 0
         self._home = home
         self._transport = transport
         self._queue: deque[Payload] | None = None
         self._flags = flags | (_COUNTED if counted else 0)
-        home.connections.add(self)
+        home.enter(self)
         transport.set_protocol(self)
         transport.set_write_buffer_limits(high=0)
 
@@ -115,9 +156,8 @@ class Stream(asyncio.Protocol):
     # ---- what uvicorn calls
 
     def shutdown(self) -> None:
-        """Stop, because the server does: it says so to each of its connections, and the first takes all along."""
-        if not self._home.node.draining:
-            self._home.node.drain()
+        """Stop."""
+        self._home.shutdown()
 
     # ---- what the transport calls
 
@@ -144,7 +184,7 @@ class Stream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Leave the figures: the peer is gone, or we closed."""
-        self._home.connections.discard(self)
+        self._home.leave(self)
         if not self._flags & _OVER:
             self._leave("client")
 
@@ -252,6 +292,17 @@ class WebSocketStream(Stream):
 
     def data_received(self, data: bytes) -> None:
         """Read frames, and do what their messages ask."""
+        # Nearly always it is one short frame with a whole message.
+        if (
+            data[0] == _TEXT
+            and _MASKED < data[1] < _MASKED + 126
+            and len(data) == data[1] - _MASKED + 6
+            and not self._unread
+            and self._message is None
+            and not self._flags & _OVER
+        ):
+            self._do(apply_mask(data[6:], data[2:6]))
+            return
         reader = _Reader(self._unread + data if self._unread else data)
         try:
             while (frame := reader.frame()) is not None:
@@ -261,11 +312,23 @@ class WebSocketStream(Stream):
             self._malformed(4400, f"The message is too long; at most {messages.MAX_MESSAGE} bytes are allowed.")
         except BadFrame as error:
             self._malformed(1002, f"This is no WebSocket frame: {error}.")
-        except ProtocolError as error:
+        except TooLarge as error:
             self._malformed(4400, str(error))
 
+    def _do(self, data: bytes) -> None:
+        """Do what one message asks."""
+        if self._make_ask is None:
+            return
+        try:
+            coroutine = self._home.node.handle(self, messages.decode(data), self._make_ask)
+        except ProtocolError as error:
+            self._malformed(4400, str(error))
+            return
+        if coroutine is not None:
+            self._asking = self._home.loop.create_task(coroutine)
+
     def _take(self, frame: Frame) -> None:
-        """Do what one frame asks. Raises `ProtocolError` for a bad message and `BadFrame` for one out of order."""
+        """Do what one frame asks. Raises `BadFrame` for one out of order, `TooLarge` for too long a message."""
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             raise BadFrame("no extension was agreed upon")
         if self._flags & _CLOSING:
@@ -295,11 +358,7 @@ class WebSocketStream(Stream):
         if not frame.fin:
             return
         self._message = None
-        if self._make_ask is None:
-            return
-        coroutine = self._home.node.handle(self, messages.decode(data), self._make_ask)
-        if coroutine is not None:
-            self._asking = self._home.loop.create_task(coroutine)
+        self._do(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave the figures: the peer is gone, or we closed."""
