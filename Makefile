@@ -35,8 +35,8 @@ e2e: setup tests/e2e/nuxt_client/dist/sse.html ## tests in Chromium, which is fe
 web: node_modules/.ready ## build the browser code
 	npm run build
 
-bench: setup ## measure what one event costs, at 100 and at 10,000 connections
-	$(BIN)/python bench/cost.py
+bench: setup ## measure memory, CPU, bytes and latency against their targets (25 minutes)
+	$(BIN)/python bench/suite.py
 
 clean: ## remove everything that was built or installed
 	rm -rf .venv node_modules src/headcount/static/*.js src/headcount/static/*.map examples/shop/static \

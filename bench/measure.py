@@ -1,4 +1,4 @@
-"""What a server process costs: CPU seconds and memory as the kernel accounts for them, never wall time."""
+"""What a server costs: CPU seconds and memory of its processes as the kernel accounts for them, never wall time."""
 
 import os
 import platform
@@ -6,26 +6,46 @@ import subprocess
 from pathlib import Path
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process so far, in seconds, to the nanosecond."""
-    total = 0
+def processes(pid: int) -> list[int]:
+    """Return a process and all that it started."""
+    found = [pid]
     for task in Path(f"/proc/{pid}/task").iterdir():
-        total += int((task / "schedstat").read_text().split()[0])
+        for child in (task / "children").read_text().split():
+            found += processes(int(child))
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time so far of a process and its children, to the nanosecond."""
+    total = 0
+    for process in processes(pid):
+        for task in Path(f"/proc/{process}/task").iterdir():
+            total += int((task / "schedstat").read_text().split()[0])
     return total / 1e9
 
 
-def pss_kib(pid: int) -> int:
-    """Memory of a process, with shared pages divided among those who share them, in KiB."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    raise RuntimeError("the kernel reports no PSS")
+def pss(pid: int) -> int:
+    """Memory of a process and its children in bytes; shared pages are divided among those who share them."""
+    total = 0
+    for process in processes(pid):
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+    return total
 
 
 def machine() -> str:
     """One line for the head of a table: where and of which commit its figures are."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "src"], check=False).returncode:
+        commit.stdout += " and changes"
+    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "CPU")
     return (
-        f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}, "
-        f"commit {commit.stdout.strip() or 'unknown'}"
+        f"{os.cpu_count()} cores of {model}, {platform.system()} {platform.release()}, "
+        f"Python {platform.python_version()}, commit {commit.stdout.replace(chr(10), '') or 'unknown'}"
     )
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []

@@ -1,0 +1,131 @@
+"""Servers in processes of their own, as users start them; each is ended when its `with` is left."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from measure import cpu_seconds, pss
+
+HERE = Path(__file__).parent
+TOKEN = "a token for the benchmark only"
+
+
+class Server:
+    """
+    A server that answers `/__skew/health`.
+
+    Args:
+        command: Arguments of Python; PORT is replaced.
+        settings: Of Headcount, as `HEADCOUNT_*`.
+    """
+
+    def __init__(self, *command: str, **settings: object) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            self.port: int = sock.getsockname()[1]
+        self._folder = tempfile.TemporaryDirectory(prefix="headcount-bench-")
+        self._observed = Path(self._folder.name, "observed.json")
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("HEADCOUNT_")},
+            # Keepalives cost the same whether anything happens or not; they are measured on their own.
+            "HEADCOUNT_KEEPALIVE_INTERVAL": "3600",
+            "HEADCOUNT_ADMIN_TOKEN": TOKEN,
+            **{f"HEADCOUNT_{name.upper()}": str(value) for name, value in settings.items()},
+            "OBSERVED": str(self._observed),
+        }
+        arguments = [word.replace("PORT", str(self.port)) for word in command]
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=HERE, env=environment, stdout=subprocess.DEVNULL
+        )
+        self.pid = self._process.pid
+
+    async def __aenter__(self) -> Self:
+        for _ in range(400):
+            if self._process.poll() is not None:
+                raise SystemExit("The server did not start; its message stands above.")
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except OSError:
+                await asyncio.sleep(0.05)
+                continue
+            writer.write(b"GET /__skew/health HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+            answered = await reader.read()
+            writer.close()
+            if answered.startswith(b"HTTP/1.1 200"):
+                return self
+            await asyncio.sleep(0.05)
+        raise SystemExit("The server did not answer within 20 s.")
+
+    async def __aexit__(self, *_: object) -> None:
+        # Not gently: plain uvicorn would wait for the streams of others to end.
+        self._process.terminate()
+        deadline = time.monotonic() + 5
+        while self._process.poll() is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds so far."""
+        return cpu_seconds(self.pid)
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return pss(self.pid)
+
+    async def quiet(self) -> None:
+        """Wait until the server has nothing more to do."""
+        before = self.cpu
+        for _ in range(100):
+            await asyncio.sleep(0.2)
+            now = self.cpu
+            if now - before < 0.004:
+                return
+            before = now
+
+    def broadcast(self) -> None:
+        """Let it send all pages a message (`serve` only)."""
+        os.kill(self.pid, signal.SIGUSR1)
+
+    async def observed(self) -> dict[str, Any]:
+        """Return what observed.py has noted since the last time (`serve` only)."""
+        self._observed.unlink(missing_ok=True)
+        os.kill(self.pid, signal.SIGUSR2)
+        for _ in range(200):
+            await asyncio.sleep(0.02)
+            if self._observed.exists() and (text := self._observed.read_text()):
+                noted: dict[str, Any] = json.loads(text)
+                return noted
+        raise SystemExit("The server does not tell what it noted.")
+
+
+def serve(**settings: object) -> Server:
+    """`headcount serve`."""
+    return Server("observed.py", "--port", "PORT", "--version", "v1", "--route-tracking", **settings)
+
+
+def workers(count: int, **settings: object) -> Server:
+    """`headcount serve --workers`."""
+    return Server(
+        *["-m", "headcount", "serve", "--port", "PORT", "--version", "v1", "--route-tracking"],
+        *["--workers", str(count)],
+        **settings,
+    )
+
+
+def uvicorn(app: str, *options: str) -> Server:
+    """An application of apps.py under plain uvicorn."""
+    return Server(
+        *["-m", "uvicorn", f"apps:{app}", "--port", "PORT", "--log-level", "warning", "--no-access-log"],
+        *["--ws-per-message-deflate", "false", *options],
+    )
