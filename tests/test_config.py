@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headcount.config import VERSION_VARIABLES, Config
-from headcount.errors import ConfigError
+from headcount.errors import ConfigError, NoVersion, WrongSetting
 
 DEFAULTS: dict[str, Any] = {
     # CONTRACT.md
@@ -124,11 +124,13 @@ def test_the_process_s_environment_is_read_when_none_is_given(monkeypatch: pytes
 
 
 def test_a_name_that_is_no_setting_is_refused_with_those_that_are() -> None:
-    with pytest.raises(ConfigError, match=r"no setting called rout_tracking.* route_tracking"):
+    with pytest.raises(
+        ConfigError, match=r"no setting called rout_tracking; did you mean route_tracking or ip_tracking\? .* version,"
+    ):
         Config.load({"version": "v1", "rout_tracking": True}, {})
 
 
-def test_a_variable_that_is_no_setting_is_nobody_s_business() -> None:
+def test_a_variable_that_is_no_setting_changes_nothing() -> None:
     assert load({"HEADCOUNT_ROUT_TRACKING": "true", "HEADCOUNT_": "x", "ROUTE_TRACKING": "true"}) == load()
 
 
@@ -154,7 +156,7 @@ def test_our_own_variable_wins_over_theirs() -> None:
 
 
 def test_without_any_version_the_error_says_how_to_give_one() -> None:
-    with pytest.raises(ConfigError, match=r"Headcount\(version=…\).*HEADCOUNT_VERSION"):
+    with pytest.raises(NoVersion, match=r"Headcount\(version=…\).*HEADCOUNT_VERSION"):
         Config.load({}, {})
     with pytest.raises(ConfigError, match="HEADCOUNT_VERSION"):
         Config.load({"version": None}, {"GITHUB_SHA": ""})
@@ -254,7 +256,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "connection_tracking": ("perhaps", 2, []),
     "route_tracking": ("perhaps", 2, []),
     "ip_tracking": ("perhaps", "anonymised", 2),
-    "base_path": ("", "/", "skew", "/skew/", "/a?b", "https://a.example/skew", 5),
+    "base_path": ("", "/", "skew", "/skew/", "/a?b", "/a#b", "/a b", "//a", "/a%20b", "https://a.example/skew", 5),
     "cookie": ("", True, "a b", "a=b", "a;b", "ä", "a\n", "a.b", 5),
     "backend": ("redis://localhost", "", "Memory"),
     "admin_token": ("", " ", 5),
@@ -288,27 +290,70 @@ def test_a_wrong_value_gets_one_sentence_that_names_the_setting(name: str, value
 
 @pytest.mark.parametrize("name", sorted(set(WRONG) - {"admin_token"}))
 def test_a_wrong_text_in_the_environment_gets_such_a_sentence_too(name: str) -> None:
-    environ = {"HEADCOUNT_VERSION": "v1", f"HEADCOUNT_{name.upper()}": "\x00"}
-    with pytest.raises(ConfigError, match=name):
-        Config.load({}, environ)
+    variable = f"HEADCOUNT_{name.upper()}"
+    with pytest.raises(WrongSetting) as caught:
+        Config.load({}, {"HEADCOUNT_VERSION": "v1", variable: "\x00"})
+    assert str(caught.value).startswith(f"{variable} ")
+    assert r"'\x00'; give " in str(caught.value)
+    assert str(caught.value).endswith(".")
+    assert (caught.value.setting, caught.value.variable) == (name, variable)
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"reauthorize_interval": 61}, "reauthorize_interval is 61.0; rights are re-checked at least every 60 s."),
-        ({"stats_interval": 0}, "stats_interval is 0.0; give seconds, more than 0 and less than a day."),
-        ({"max_routes": 0}, "max_routes is 0; give at least 1."),
-        ({"cookie": True}, "cookie is True; use letters, digits, - and _ only, or False for none."),
-        ({"peer_timeout": 0}, "peer_timeout is 0.0; give 1 to 3600 seconds, or None."),
+        ({"reauthorize_interval": 61}, "reauthorize_interval is 61; give more than 0 and at most 60 seconds"),
+        ({"stats_interval": 0}, "stats_interval is 0; give seconds, more than 0 and less than a day."),
+        ({"max_routes": 0}, "max_routes is 0; give a whole number, at least 1."),
+        ({"max_connections": "many"}, "max_connections is 'many'; give a whole number, at least 1."),
+        ({"cookie": True}, "cookie is True; give a name of letters, digits, - and _ only, or False for none."),
+        ({"peer_timeout": 0}, "peer_timeout is 0; give 1 to 3600 seconds, or None."),
+        ({"update_strategy": "SSE"}, "update_strategy is 'SSE'; give sse, ws or auto."),
+        ({"ip_tracking": "yes"}, "ip_tracking is 'yes'; give True, False or anonymized."),
+        ({"allowed_origins": ["*", "a.example"]}, "allowed_origins has 'a.example'; give origins as browsers write"),
+        ({"trusted_proxies": "10.0.0.0/33"}, "trusted_proxies has '10.0.0.0/33'; give addresses or networks"),
+        ({"version": ""}, "version is empty; give the build id of this server's code"),
     ],
+    ids=str,
 )
 def test_the_sentence_says_what_came_and_what_to_write(settings: dict[str, Any], sentence: str) -> None:
-    assert complaint(**settings) == sentence
+    assert complaint(**settings).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        (
+            {"HEADCOUNT_MAX_CONNECTIONS": "many"},
+            "HEADCOUNT_MAX_CONNECTIONS is 'many'; give a whole number, at least 1.",
+        ),
+        ({"HEADCOUNT_STATS_INTERVAL": "250ms"}, "HEADCOUNT_STATS_INTERVAL is '250ms'; give seconds, more than 0"),
+        ({"HEADCOUNT_ROUTE_TRACKING": "ja"}, "HEADCOUNT_ROUTE_TRACKING is 'ja'; give True or False."),
+        ({"HEADCOUNT_ADMIN_TOKEN": "\n"}, "HEADCOUNT_ADMIN_TOKEN is empty; leave it out, or give a long random text"),
+        ({"HEADCOUNT_VERSION": ""}, "HEADCOUNT_VERSION is empty; give the build id"),
+        ({"GITHUB_SHA": "a" * 200}, f"GITHUB_SHA is '{'a' * 75} …; give the build id"),
+    ],
+    ids=str,
+)
+def test_the_sentence_names_the_variable_that_the_value_came_from(environ: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.load({}, {"GIT_SHA": "v1", **environ} if "GITHUB_SHA" not in environ else environ)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_an_argument_that_is_wrong_is_not_blamed_on_the_variable_it_wins_over() -> None:
+    assert complaint({"HEADCOUNT_MAX_ROUTES": "7"}, max_routes=0).startswith("max_routes is 0")
+
+
+def test_a_token_may_end_in_the_newline_of_the_file_it_was_read_from() -> None:
+    assert load({"HEADCOUNT_ADMIN_TOKEN": "a token\n"}).admin_token == "a token"
+    assert load(admin_token=" a token\n").admin_token == "a token"
 
 
 def test_a_secret_is_not_repeated_in_a_sentence() -> None:
     assert "hunter2" not in complaint(admin_token=["hunter2"])
+    assert "hunter2" not in complaint(backend="redis://:hunter2@redis.internal:6379/0")
+    assert "hunter2" not in complaint(authorize_url="ftp://us:hunter2@www.example.com/may")
 
 
 @pytest.mark.parametrize(

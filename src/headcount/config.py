@@ -16,7 +16,8 @@ import msgspec
 
 from .core.address import IPNetwork
 from .core.labels import parse_version
-from .errors import ConfigError, Malformed
+from .environment import did_you_mean, from_text, variable_of, warn_of_unknown
+from .errors import ConfigError, Malformed, NoVersion, WrongSetting
 
 VERSION_VARIABLES: Final = (
     "GIT_SHA",
@@ -138,23 +139,39 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ConfigError: With a sentence that names the setting.
         """
         environ = os.environ if environ is None else environ
+        known = cls.__struct_fields__
         for name in settings:
-            if name not in cls.__struct_fields__:
+            if name not in known:
                 raise ConfigError(
-                    f"There is no setting called {name}. The settings are: {', '.join(sorted(cls.__struct_fields__))}."
+                    f"There is no setting called {name}{did_you_mean(name, known)} "
+                    f"The settings are: {', '.join(sorted(known))}."
                 )
+        warn_of_unknown(environ, known)
         values: dict[str, Any] = {}
-        for name in cls.__struct_fields__:
+        variables: dict[str, str] = {}
+        for name in known:
+            variable = variable_of(name)
             if settings.get(name) is not None or (name == "peer_timeout" and name in settings):
                 values[name] = _plain(name, settings[name])
-            elif (text := environ.get(f"HEADCOUNT_{name.upper()}")) is not None:
-                values[name] = _from_text(name, text)
+            elif variable in environ:
+                values[name], variables[name] = _plain(name, from_text(name, environ[variable])), variable
         if "version" not in values:
-            values["version"] = _version_from(environ)
+            values["version"], variables["version"] = _version_from(environ)
         try:
-            config = msgspec.convert(values, cls, strict=False)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"A setting is wrong: {error}.") from None
+            return cls._checked(values)
+        except WrongSetting as wrong:
+            raise WrongSetting(wrong.setting, wrong.complaint, variables.get(wrong.setting)) from None
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any]) -> "Config":
+        converted: dict[str, Any] = {}
+        for field in msgspec.structs.fields(cls):
+            if field.name in values:
+                try:
+                    converted[field.name] = msgspec.convert(values[field.name], field.type, strict=False)
+                except msgspec.ValidationError:
+                    raise _wrong(field.name, values[field.name]) from None
+        config = cls(**converted)
         config.check()
         return config
 
@@ -169,77 +186,104 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Check what types cannot say.
 
         Raises:
-            ConfigError: In a sentence.
+            WrongSetting: In a sentence.
         """
         if not self.version:
-            raise ConfigError("version is empty; give the build id that this server runs.")
+            raise WrongSetting("version", f"is empty; give {_TAKES['version']}.")
         try:
             parse_version(self.version)
-        except Malformed as error:
-            raise ConfigError(f"version: {error}") from None
-        if not self.base_path.startswith("/") or self.base_path.endswith("/") or "?" in self.base_path:
-            raise ConfigError(
-                f"base_path is {self.base_path!r}; write it with a leading and no trailing slash, such as /__skew."
-            )
-        if self.cookie is True or (
-            isinstance(self.cookie, str)
-            and (not self.cookie.isascii() or not self.cookie.replace("_", "a").replace("-", "a").isalnum())
-        ):
-            raise ConfigError(f"cookie is {self.cookie!r}; use letters, digits, - and _ only, or False for none.")
+        except Malformed:
+            raise _wrong("version", self.version) from None
+        if not _PATH.fullmatch(self.base_path):
+            raise _wrong("base_path", self.base_path)
+        if self.cookie is True or (isinstance(self.cookie, str) and not _COOKIE.fullmatch(self.cookie)):
+            raise _wrong("cookie", self.cookie)
         if self.backend != "memory":
-            raise ConfigError(
-                f"backend is {self.backend!r}; this release counts one process: leave it out or write 'memory'."
-            )
-        for name in (
-            "stats_interval",
-            "keepalive_interval",
-            "send_timeout",
-            "authorize_timeout",
-            "viewer_timeout",
-            "hook_timeout",
-            "body_timeout",
-        ):
+            raise _wrong("backend", self.backend)
+        for name in _DURATIONS:
             if not 0 < getattr(self, name) < 86_400:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give seconds, more than 0 and less than a day.")
+                raise _wrong(name, getattr(self, name))
         if not 0 < self.reauthorize_interval <= 60:
-            raise ConfigError(
-                f"reauthorize_interval is {self.reauthorize_interval}; rights are re-checked at least every 60 s."
-            )
+            raise _wrong("reauthorize_interval", self.reauthorize_interval)
         if not 0 <= self.reconnect_spread <= 3_600:
-            raise ConfigError(f"reconnect_spread is {self.reconnect_spread}; give 0 to 3600 seconds.")
+            raise _wrong("reconnect_spread", self.reconnect_spread)
         if self.peer_timeout is not None and not 1 <= self.peer_timeout <= 3_600:
-            raise ConfigError(f"peer_timeout is {self.peer_timeout}; give 1 to 3600 seconds, or None.")
-        for name in ("max_connections", "max_listed_connections", "max_versions", "max_routes", "max_queued_messages"):
+            raise _wrong("peer_timeout", self.peer_timeout)
+        for name in _LIMITS:
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; give at least 1.")
+                raise _wrong(name, value)
         if self.admin_token is not None and not self.admin_token.strip():
-            raise ConfigError("admin_token is empty; leave it out, or make one with: openssl rand -hex 24.")
+            raise WrongSetting("admin_token", f"is empty; leave it out, or give {_TAKES['admin_token']}.")
         if self.authorize_url is not None and not _is_url(self.authorize_url):
-            raise ConfigError(f"authorize_url is {self.authorize_url!r}; give an http:// or https:// URL.")
+            raise _wrong("authorize_url", self.authorize_url)
         for origin in self.allowed_origins:
             if origin != "*" and (not _ORIGIN.fullmatch(origin) or _DEFAULT_PORT.fullmatch(origin)):
-                raise ConfigError(
-                    f"allowed_origins has {origin!r}; write it as browsers do, such as https://www.example.com: scheme "
-                    "and host only, in lower case, and a port only when it is not the scheme's own."
-                )
-        try:
-            self.networks()
-        except ValueError as error:
-            raise ConfigError(f"trusted_proxies: {error}; write addresses or networks such as 10.0.0.0/8.") from None
+                raise _wrong("allowed_origins", origin)
+        for proxy in self.trusted_proxies:
+            try:
+                _ = proxy == "*" or ipaddress.ip_network(proxy, strict=False)
+            except ValueError:
+                raise _wrong("trusted_proxies", proxy) from None
 
 
-_LISTS: Final = ("allowed_origins", "trusted_proxies")
+_DURATIONS: Final = (
+    "stats_interval",
+    "keepalive_interval",
+    "send_timeout",
+    "authorize_timeout",
+    "viewer_timeout",
+    "hook_timeout",
+    "body_timeout",
+)
+_LIMITS: Final = ("max_connections", "max_listed_connections", "max_versions", "max_routes", "max_queued_messages")
+
+_TAKES: Final[Mapping[str, str]] = {
+    "version": "the build id of this server's code, 1-128 characters and no control character",
+    "update_strategy": "sse, ws or auto",
+    "connection_tracking": "True or False",
+    "route_tracking": "True or False",
+    "ip_tracking": "True, False or anonymized",
+    "base_path": "a path with a leading and no trailing slash, such as /__skew",
+    "cookie": "a name of letters, digits, - and _ only, or False for none",
+    "backend": "memory, which is all that this release has: it counts one process",
+    "admin_token": "a long random text, made with: openssl rand -hex 24",
+    "authorize_url": "an http:// or https:// URL",
+    "allowed_origins": "origins as browsers write them, such as https://www.example.com: scheme and host only, in "
+    "lower case, and a port only when it is not the scheme's own",
+    "trusted_proxies": "addresses or networks such as 10.0.0.0/8, or * for all",
+    **dict.fromkeys(_DURATIONS, "seconds, more than 0 and less than a day"),
+    "peer_timeout": "1 to 3600 seconds, or None",
+    "reauthorize_interval": "more than 0 and at most 60 seconds, because rights are re-checked at least every 60 s",
+    "reconnect_spread": "0 to 3600 seconds",
+    **dict.fromkeys(_LIMITS, "a whole number, at least 1"),
+}
+"""What each setting takes, as the end of a sentence that begins with what came."""
 
 # Origins are compared as strings, so one that no browser ever sends would be allowed in vain.
 _ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _DEFAULT_PORT: Final = re.compile(r"http:.*:80|https:.*:443")
+_PATH: Final = re.compile(r"(?:/[^/?#%\s]+)+")
+_COOKIE: Final = re.compile(r"[A-Za-z0-9_-]+")
+_PASSWORD_IN_URL: Final = re.compile(r"(?<=//)[^/@]*@")
+
+
+def _wrong(name: str, value: Any) -> WrongSetting:
+    if name == "admin_token":
+        shown = f"a {type(value).__name__}"  # whatever came, it may be the secret
+    else:
+        shown = f"{value:g}" if isinstance(value, float) else _PASSWORD_IN_URL.sub("…@", repr(value))
+        shown = shown if len(shown) <= 80 else f"{shown[:76]} …"
+    verb = "has" if name in ("allowed_origins", "trusted_proxies") and isinstance(value, str) else "is"
+    return WrongSetting(name, f"{verb} {shown}; give {_TAKES[name]}.")
 
 
 def _plain(name: str, value: Any) -> Any:
-    if name in _LISTS:
+    if name in ("allowed_origins", "trusted_proxies"):
         # A single origin as a plain string is a mistake everybody makes once; characters are never meant.
         return (value,) if isinstance(value, str) else value
+    if name == "admin_token" and isinstance(value, str):
+        return value.strip()  # a secret that was read from a file ends in a newline, and no header can
     return value
 
 
@@ -251,27 +295,12 @@ def _is_url(text: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.netloc)
 
 
-def _from_text(name: str, text: str) -> Any:
-    if name in _LISTS:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    if name == "cookie" and text.lower() in ("false", "0", "no", "off", ""):
-        return False
-    lowered = text.lower()
-    if name == "peer_timeout" and lowered == "none":
-        return None
-    if name in ("connection_tracking", "route_tracking", "ip_tracking"):
-        if lowered in ("1", "true", "yes", "on"):
-            return True
-        if lowered in ("0", "false", "no", "off", ""):
-            return False
-    return text
-
-
-def _version_from(environ: Mapping[str, str]) -> str:
+def _version_from(environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return a version and the variable that told it."""
     for name in VERSION_VARIABLES:
         if environ.get(name):
-            return environ[name]
-    raise ConfigError(
+            return environ[name], name
+    raise NoVersion(
         "No version is known. Pass Headcount(version=…) or set HEADCOUNT_VERSION to the build id of this deploy, for "
         "example the commit: HEADCOUNT_VERSION=$(git rev-parse --short HEAD)."
     )

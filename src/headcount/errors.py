@@ -2,7 +2,9 @@
 What Headcount raises.
 
     HeadcountError
-    ├── ConfigError            a setting is wrong; the sentence says which, what came and what to do
+    ├── ConfigError            something is missing or cannot be; the sentence says what came and what to do
+    │   ├── WrongSetting       one setting's value
+    │   └── NoVersion          no version was given, and none is known
     ├── UnknownConnection      never opened, or already closed
     └── ProtocolError          a peer sent something that the wire does not allow
         ├── Malformed          400 · WebSocket 4400
@@ -17,7 +19,28 @@ class HeadcountError(Exception):
 
 
 class ConfigError(HeadcountError):
-    """A setting is missing, unknown or out of range."""
+    """A setting is missing, unknown or out of range, or what it needs is not there."""
+
+
+class WrongSetting(ConfigError):  # noqa: N818  reads as a sentence where it is raised
+    """
+    The value of one setting is not what it takes.
+
+    Args:
+        setting: Its name in Python.
+        complaint: What came and what to give instead: the sentence without its first word, which is the name.
+        variable: The environment variable that held the value; None when it was an argument.
+    """
+
+    def __init__(self, setting: str, complaint: str, variable: str | None = None) -> None:
+        super().__init__(f"{variable or setting} {complaint}")
+        self.setting = setting
+        self.complaint = complaint
+        self.variable = variable
+
+
+class NoVersion(ConfigError):  # noqa: N818  as above
+    """No version was given, and no variable of a CI system tells one."""
 
 
 class UnknownConnection(HeadcountError):  # noqa: N818  the contract's word
