@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
 
 from asgi.asgi_client import TRANSPORTS, WAYS, Site, asynchronous, turns, until
-from headcount import Connection, UnknownConnection
+from headcount import ConfigError, Connection, Headcount, UnknownConnection
 from headcount.hooks import MAX_WAITING, Hooks
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
@@ -398,3 +399,64 @@ def test_loop_that_closes_while_hooks_wait_leaves_no_forgotten_coroutine() -> No
     asyncio.run(visit())
     assert begun == ["open"]
     assert not site.headcount._hooks._last
+
+
+# ---- what can be a hook
+
+REGISTRARS = {
+    "authorize_stats": "(request)",
+    "on_connection_open": "(connection)",
+    "on_connection_close": "(connection, reason)",
+    "on_route_update": "(connection, previous_route)",
+}
+
+
+@pytest.mark.parametrize("registrar", REGISTRARS)
+@pytest.mark.parametrize(
+    "thing", [3, None, "admins_only", [print], "x" * 1_000_000], ids=lambda thing: repr(thing)[:20]
+)
+def test_what_cannot_be_called_is_no_hook(registrar: str, thing: Any) -> None:
+    headcount = Headcount(version="v1")
+    with pytest.raises(ConfigError) as caught:
+        getattr(headcount, registrar)(thing)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{registrar} takes a function that it calls with {REGISTRARS[registrar]}, not ")
+    assert len(sentence) < 200
+    assert [headcount._authorizer.hook, *headcount._hooks.open] == [None]
+
+
+async def nothing() -> None:
+    """Takes too little."""
+
+
+def three(one: object, two: object, three: object) -> None:
+    """Takes too much."""
+
+
+def named(*, connection: object) -> None:
+    """Takes it by name only."""
+
+
+@pytest.mark.parametrize("registrar", REGISTRARS)
+@pytest.mark.parametrize("hook", [nothing, three, named])
+def test_a_function_that_takes_something_else_is_refused_when_it_is_registered(registrar: str, hook: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        getattr(Headcount(version="v1"), registrar)(hook)
+    assert str(caught.value).startswith(
+        f"{registrar} calls its function with {REGISTRARS[registrar]}, and {hook.__name__}"
+    )
+
+
+def test_everything_that_can_be_called_so_is_taken() -> None:
+    class Hook:
+        def __call__(self, connection: object, reason: str = "none") -> None:
+            """Take it."""
+
+        def method(self, *anything: object) -> None:
+            """Take it."""
+
+    told: list[object] = []
+    for hook in (Hook(), Hook().method, partial(three, 1, 2), told.append, print, lambda connection: None):
+        headcount = Headcount(version="v1")
+        assert headcount.on_connection_open(hook) is hook
+        assert headcount._hooks.open == [hook]

@@ -9,11 +9,14 @@ its open. How many may wait is bounded: a page can navigate faster than a hook r
 import asyncio
 import inspect
 import logging
+import reprlib
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
+
+from .errors import ConfigError
 
 MAX_WAITING: Final = 100
 """Route hooks of one connection that wait for their turn; a page that navigates faster than they run loses some."""
@@ -47,6 +50,33 @@ class Connection(Protocol):
 OpenHook: TypeAlias = Callable[[Connection], Awaitable[None] | None]
 CloseHook: TypeAlias = Callable[[Connection, str], Awaitable[None] | None]
 RouteHook: TypeAlias = Callable[[Connection, str], Awaitable[None] | None]
+
+
+def checked(registrar: str, hook: Any, *arguments: str) -> Any:
+    """
+    Return a hook that can be called as it will be.
+
+    Args:
+        registrar: What it is registered with.
+        hook: What the application gave.
+        arguments: Names of what it will be called with, in order.
+
+    Raises:
+        ConfigError: It cannot: said now, and not in the log at every event.
+    """
+    call = f"({', '.join(arguments)})"
+    if not callable(hook):
+        raise ConfigError(f"{registrar} takes a function that it calls with {call}, not {reprlib.repr(hook)}.")
+    try:
+        signature = inspect.signature(hook)
+    except (TypeError, ValueError):
+        return hook  # some that are written in C do not say
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        name = getattr(hook, "__qualname__", reprlib.repr(hook))
+        raise ConfigError(f"{registrar} calls its function with {call}, and {name} takes {signature}.") from None
+    return hook
 
 
 class Hooks:

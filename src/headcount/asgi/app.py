@@ -21,7 +21,7 @@ from ..core.frames import cut_reason
 from ..core.labels import UNKNOWN
 from ..core.stats import Stats
 from ..errors import ConfigError, Malformed
-from ..hooks import CloseHook, Hooks, OpenHook, RouteHook
+from ..hooks import CloseHook, Hooks, OpenHook, RouteHook, checked
 from ..live import LocalConnections
 from ..node import Node
 from ..session import End
@@ -148,26 +148,28 @@ class Headcount:
         Register who may watch. The hook gets the request and returns a bool or a `Grant`.
 
         Raises:
-            ConfigError: There is one already; two would leave open which of them decides.
+            ConfigError: It cannot be called with a request; or there is one already, and two would leave open which of
+                them decides.
         """
+        checked("authorize_stats", hook, "request")
         if self._authorizer.hook is not None:
             raise ConfigError("authorize_stats (or authorize_url) is set already; combine the rules in one function.")
         self._authorizer.hook = hook
         return hook
 
     def on_connection_open(self, hook: OpenHook) -> OpenHook:
-        """Call `hook(connection)` when a page connected."""
-        self._hooks.open.append(hook)
+        """Call `hook(connection)` when a page connected. ConfigError: it cannot be called so."""
+        self._hooks.open.append(checked("on_connection_open", hook, "connection"))
         return hook
 
     def on_connection_close(self, hook: CloseHook) -> CloseHook:
-        """Call `hook(connection, reason)` when a page's stream ended."""
-        self._hooks.close.append(hook)
+        """Call `hook(connection, reason)` when a page's stream ended. ConfigError: it cannot be called so."""
+        self._hooks.close.append(checked("on_connection_close", hook, "connection", "reason"))
         return hook
 
     def on_route_update(self, hook: RouteHook) -> RouteHook:
-        """Call `hook(connection, previous_route)` when a page navigated."""
-        self._hooks.route.append(hook)
+        """Call `hook(connection, previous_route)` when a page navigated. ConfigError: it cannot be called so."""
+        self._hooks.route.append(checked("on_route_update", hook, "connection", "previous_route"))
         return hook
 
     async def stats(self) -> Stats:
