@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .asgi.app import Headcount
 from .asgi.responses import Problem, respond_problem
@@ -53,9 +53,10 @@ def serve(headcount: Headcount, host: str, port: int, ready: Callable[[str], Non
     sock = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{sock.getsockname()[1]}{headcount.base_path}"
+    beneath = _nothing_else(headcount.base_path)
     config = uvicorn.Config(
-        headcount.wrap(_nothing_else),
-        http=protocol_class(headcount, beneath=_nothing_else),
+        headcount.wrap(beneath),
+        http=protocol_class(headcount, beneath=beneath),
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -95,11 +96,13 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-async def _nothing_else(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.close", "code": 1008, "reason": "There is no WebSocket here."})
-    else:
-        await respond_problem(
-            send, Problem(404, "There is nothing here; Headcount's endpoints are below its base path.")
-        )
+def _nothing_else(base_path: str) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "There is no WebSocket here."})
+        else:
+            sentence = f"There is nothing here; the endpoints are below {base_path}, such as {base_path}/health."
+            await respond_problem(send, Problem(404, sentence))
+
+    return app

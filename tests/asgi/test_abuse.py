@@ -262,7 +262,7 @@ async def test_wrong_method_is_refused_with_the_right_one(way: str) -> None:
 @every_way
 @pytest.mark.parametrize(
     "path",
-    ["/", "", "/nothing", "/ss", "/sse/x", "/ws/", "/admin", "/../admin/stats", "/%00", "/SSE", "/" + "x" * 10_000],
+    ["/", "", "/nothing", "/ss", "/sse/x", "/ws/x", "/admin", "/../admin/stats", "/%00", "/SSE", "/" + "x" * 10_000],
     ids=lambda path: path[:20],
 )
 @asynchronous
@@ -273,7 +273,31 @@ async def test_unknown_path_is_not_found(way: str, path: str) -> None:
             if way == "mounted" and path == "":
                 assert answer.status in (307, 404)  # Starlette adds the slash
             else:
-                problem(answer, 404)
+                problem(answer, 404, "/sse, /subscribe-stats, /unsubscribe-stats, /ws")
+
+
+@every_way
+@pytest.mark.parametrize("path", ["/ws", "/ws/", "/ws?route=/a&version=v1"])
+@asynchronous
+async def test_ordinary_request_to_the_websocket_is_told_what_it_takes(way: str, path: str) -> None:
+    async with undisturbed(way) as scene:
+        answer = await scene.site.stranger.get(path)
+        problem(answer, 426, "WebSocket client")
+        assert answer.header("upgrade") == "websocket"
+        head = await scene.site.stranger.request("HEAD", path)
+        assert (head.status, head.body) == (426, b"")
+        problem(await scene.site.stranger.post(path, {}), 405, "GET")
+        problem(await scene.site.stranger.get(path, {"origin": "https://evil.example"}), 403)
+
+
+@asynchronous
+async def test_http_2_is_not_told_to_upgrade_because_it_cannot() -> None:
+    site = Site()
+    call = Call(site.app, {**site.stranger.scope("GET", "/__skew/ws"), "http_version": "2"})
+    await call.start().ended()
+    answer = answer_of(call)
+    problem(answer, 426, "WebSocket client")
+    assert answer.header("upgrade") is None
 
 
 @every_way

@@ -1017,6 +1017,13 @@ async def test_admin_query_that_is_wrong_is_refused(query: str) -> None:
     problem(await site.admin.get(f"/admin/connections{query}"), 400)
 
 
+@pytest.mark.parametrize("cursor", ["x", "-1", "", "1.5", "9" * 19, "9" * 5000])
+@asynchronous
+async def test_wrong_cursor_is_told_where_cursors_come_from(cursor: str) -> None:
+    answer = await Site().admin.get(f"/admin/connections?cursor={cursor}")
+    problem(answer, 400, f"cursor is '{cursor[:40]}'; give the cursor that came with the page before")
+
+
 @asynchronous
 async def test_admin_answers_head_without_a_body() -> None:
     site = Site()

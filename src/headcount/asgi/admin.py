@@ -58,8 +58,7 @@ def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
             403, "Your right does not include the list of connections; ask for a Grant with connections=True."
         )
     query = query_of(scope, ("version", "route", "limit", "cursor"))
-    limit = _number(query, "limit", 100, 1, MAX_PAGE)
-    after = _number(query, "cursor", 0, 0, 2**63)
+    limit, after = _limit(query.get("limit")), _after(query.get("cursor"))
     rows, cursor = node.page(version=query.get("version"), route=query.get("route"), limit=limit, after=after)
     shown = [msgspec.to_builtins(row) for row in rows]
     if not grant.ips:
@@ -68,10 +67,25 @@ def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
     return {"connections": shown, "cursor": None if cursor is None else str(cursor), "total": node.total}
 
 
-def _number(query: dict[str, str], name: str, default: int, least: int, most: int) -> int:
-    text = query.get(name)
+def _limit(text: str | None) -> int:
     if text is None:
-        return default
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
-        raise Malformed(f"{name} is {text[:40]!r}; give a whole number from {least} to {most}.")
-    return int(text)
+        return 100
+    limit = _number(text)
+    if limit is None or not 1 <= limit <= MAX_PAGE:
+        raise Malformed(f"limit is {text[:40]!r}; give a whole number from 1 to {MAX_PAGE}.")
+    return limit
+
+
+def _after(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    after = _number(cursor)
+    if after is None or after > 2**63:
+        raise Malformed(
+            f"cursor is {cursor[:40]!r}; give the cursor that came with the page before, or none for the first page."
+        )
+    return after
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None

@@ -41,9 +41,10 @@ from .scope import (
     version_in_cookie,
 )
 from .sse import SseSession
-from .ws import WebSocketSession
+from .ws import WebSocketSession, needs_handshake
 
 _GET = frozenset({"/sse", "/health", "/admin/stats", "/admin/connections", "/client.js"})
+_ENDPOINTS = ", ".join(sorted({*_GET, *commands.PATHS, "/ws"}))
 
 
 class Settings(TypedDict, total=False):
@@ -283,11 +284,11 @@ class Headcount:
         method: str = scope["method"]
         if endpoint == AUTHORIZE and await answer_inner(self._authorizer, scope, send):
             return
-        allowed = "POST" if endpoint in commands.PATHS else "GET" if endpoint in _GET else None
+        allowed = "POST" if endpoint in commands.PATHS else "GET" if endpoint in _GET or endpoint == "/ws" else None
+        if endpoint == "/ws" and method in ("GET", "HEAD"):
+            raise needs_handshake(scope)
         if allowed is None:
-            raise Problem(
-                404, f"There is nothing at {endpoint[:200]}; Headcount's protocol/README.md lists its endpoints."
-            )
+            raise Problem(404, f"There is nothing at {endpoint[:100]} here; the endpoints are {_ENDPOINTS}.")
         if method == "OPTIONS" and cors:
             preflight = [
                 (b"access-control-allow-methods", allowed.encode()),
@@ -336,7 +337,8 @@ class Headcount:
         await receive()  # websocket.connect
         foreign = foreign_origin(scope, self.config.allowed_origins)
         if endpoint != "/ws" or foreign is not None:
-            # Before accepting, a close is an HTTP 403: the handshake itself is refused.
+            # Before accepting, a close is an HTTP 403: the handshake itself is refused. The extension for HTTP
+            # responses could say why, but uvicorn logs an error each time, and strangers could fill its log.
             why = "Cross-site; add the origin to allowed_origins." if foreign else "There is no WebSocket here."
             await _refuse(send, End(1008, "denied", why))
             return

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ..core import messages
 from ..core.frames import cut_reason
@@ -13,6 +13,7 @@ from ..node import Ask, Node
 from ..session import End
 from .handover import WebSocketOffer
 from .opening import Opening
+from .responses import Problem
 from .session import AsgiSession
 
 
@@ -75,6 +76,17 @@ class WebSocketSession(AsgiSession):
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
+
+
+def needs_handshake(scope: Scope) -> Problem:
+    """Make the answer for an ordinary request to where the WebSocket is."""
+    # HTTP/2 has no Upgrade, and forbids the header.
+    headers = [(b"upgrade", b"websocket")] if scope.get("http_version", "1.1").startswith("1") else []
+    return Problem(
+        426,
+        "This is the WebSocket's place: open it with a WebSocket client, by ws:// or wss:// and this path.",
+        headers,
+    )
 
 
 _KEEPALIVE = Payload(messages.KEEPALIVE)
