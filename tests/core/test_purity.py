@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "server": "asgi config core errors",
     "client": "core errors observable",
     "tui": "client core errors observable",
-    "cli": "asgi client config core errors server tui",
+    "cli": "asgi client config core environment errors server tui",
     "__init__": "asgi authorize core errors hooks live observable",
     "__main__": "cli",
 }

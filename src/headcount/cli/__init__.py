@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 from ..errors import HeadcountError
+from .options import blame
 
 _COMMANDS = {
     "demo": ("demo", "Run a small shop with visitors, two versions and the admin view."),
@@ -44,10 +45,16 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """Run a command: exit 0 done, 1 an error, 2 wrong usage, 130 Ctrl-C. Errors are one sentence on stderr."""
+    """
+    Run a command: exit 0 done, 1 an error while it ran, 2 wrong usage, 130 Ctrl-C. Errors are one sentence on stderr.
+
+    A wrong option and a wrong variable are both wrong usage, and the sentence names whichever it was.
+    """
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
+        if isinstance(error, click.BadParameter):
+            blame(error)
         error.show()
         sys.exit(error.exit_code)
     except HeadcountError as error:

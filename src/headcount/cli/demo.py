@@ -8,33 +8,49 @@ from typing import Any
 import click
 
 from ..errors import ConfigError
+from .options import Number, WholeNumber, listening
 
 CLONE = Path(__file__).parents[3] / "examples" / "shop"
 
 
 @click.command("demo")
-@click.option("--host", default="127.0.0.1", show_default=True, envvar="HEADCOUNT_HOST", help="Address to listen on.")
+@listening
 @click.option(
-    "--port",
-    default=8000,
+    "--visitors",
+    default=300,
     show_default=True,
-    type=click.IntRange(0, 65535),
-    envvar="HEADCOUNT_PORT",
-    help="Port to listen on; 0 takes a free one.",
+    metavar="N",
+    type=WholeNumber(0, 15_000),
+    envvar="HEADCOUNT_VISITORS",
+    help="How many pages to keep open.",
 )
 @click.option(
-    "--visitors", default=300, show_default=True, type=click.IntRange(0, 15_000), help="How many pages to keep open."
+    "--update-strategy",
+    default="sse",
+    show_default=True,
+    type=click.Choice(["sse", "ws", "auto"]),
+    envvar="HEADCOUNT_UPDATE_STRATEGY",
+    help="What browsers are told to use; the visitors use both.",
 )
-@click.option("--update-strategy", default="sse", show_default=True, type=click.Choice(["sse", "ws", "auto"]))
 @click.option(
     "--deploy-every",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(0),
-    help="Seconds between deploys; 0: none.",
+    metavar="SECONDS",
+    type=Number(0),
+    envvar="HEADCOUNT_DEPLOY_EVERY",
+    help="Time between deploys; 0: none.",
 )
-@click.option("--seed", default=1, show_default=True, help="Visitors with the same seed behave alike.")
-@click.option("--open", "open_browser", is_flag=True, help="Open the admin view in a browser.")
+@click.option(
+    "--seed",
+    default=1,
+    show_default=True,
+    metavar="N",
+    type=WholeNumber(0),
+    envvar="HEADCOUNT_SEED",
+    help="Visitors with the same seed behave alike.",
+)
+@click.option("--open", "open_browser", is_flag=True, envvar="HEADCOUNT_OPEN", help="Open the admin view in a browser.")
 def command(**options: Any) -> int:
     """
     Run a small shop with visitors, two versions and the admin view.

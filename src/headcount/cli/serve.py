@@ -1,37 +1,49 @@
 """`headcount serve`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ConfigError
+from ..config import Config
+from ..environment import from_text, variable_of
+from ..errors import ConfigError, NoVersion, WrongSetting
+from .options import WholeNumber, listening
+
+if TYPE_CHECKING:
+    from ..asgi.app import Headcount
+
+
+def _meant(_context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+    return text if text is None else from_text(str(parameter.name), text)
+
+
+def _alone(context: click.Context, parameter: click.Parameter, workers: int) -> None:
+    if workers > 1:
+        raise click.BadParameter(
+            f"this release counts one process, and each of {workers} would see a part only; give 1.", context, parameter
+        )
 
 
 def _listed(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
     return tuple(part.strip() for value in values for part in value.split(",") if part.strip()) or None
 
 
+_FIRST = Config.__struct_fields__.index("stats_interval")
+_NO_OPTIONS = ("cookie", *Config.__struct_fields__[_FIRST:])
+
+
 @click.command(
     "serve",
-    epilog="""
-    Limits and intervals are set in the environment, such as HEADCOUNT_MAX_CONNECTIONS or HEADCOUNT_STATS_INTERVAL;
-    docs/settings.md lists them all.
+    epilog=f"""
+    The rest is set in the environment: {", ".join(map(variable_of, _NO_OPTIONS))}.
 
     \b
     Example:
-      headcount serve --version 2026.11.3 --route-tracking --admin-token "$TOKEN" \\
-                      --allowed-origins https://www.example.com
+      export HEADCOUNT_ADMIN_TOKEN=$(openssl rand -hex 24)
+      headcount serve --version 2026.11.3 --route-tracking --allowed-origins https://www.example.com
     """,
 )
-@click.option("--host", default="127.0.0.1", show_default=True, envvar="HEADCOUNT_HOST", help="Address to listen on.")
-@click.option(
-    "--port",
-    default=8000,
-    show_default=True,
-    type=click.IntRange(0, 65535),
-    envvar="HEADCOUNT_PORT",
-    help="Port to listen on; 0 takes a free one.",
-)
+@listening
 @click.option("--version", help="Build id of the current deploy [default: a CI variable such as GIT_SHA].")
 @click.option(
     "--update-strategy", type=click.Choice(["sse", "ws", "auto"]), help="What clients are told to use [default: sse]."
@@ -42,8 +54,9 @@ def _listed(_context: click.Context, _parameter: click.Parameter, values: tuple[
     "--ip-tracking",
     is_flag=False,
     flag_value="true",
-    metavar="[anonymized|false]",
-    help="Keep client addresses; 'anonymized' cuts them to /24 and /48 [default: off].",
+    metavar="[true|anonymized|false]",
+    callback=_meant,
+    help="Keep client addresses; alone it means true, and 'anonymized' cuts them to /24 and /48 [default: false].",
 )
 @click.option(
     "--admin-token",
@@ -53,7 +66,11 @@ def _listed(_context: click.Context, _parameter: click.Parameter, values: tuple[
 @click.option(
     "--authorize-url", metavar="URL", help="Ask this URL, with the viewer's cookies and Authorization; 2xx allows."
 )
-@click.option("--backend", help="How several processes find one another [default: memory, one process].")
+@click.option(
+    "--backend",
+    metavar="memory",
+    help="How processes find one another; this release has one process [default: memory].",
+)
 @click.option("--base-path", metavar="PATH", help="Where the endpoints are [default: /__skew].")
 @click.option(
     "--trusted-proxies",
@@ -70,38 +87,54 @@ def _listed(_context: click.Context, _parameter: click.Parameter, values: tuple[
     help="Other origins whose pages may connect; may be repeated.",
 )
 @click.option(
-    "--workers", default=1, show_default=True, type=click.IntRange(1), envvar="HEADCOUNT_WORKERS", help="Processes."
+    "--workers",
+    default=1,
+    show_default=True,
+    metavar="N",
+    type=WholeNumber(1),
+    callback=_alone,
+    expose_value=False,
+    envvar="HEADCOUNT_WORKERS",
+    help="Processes; this release has one.",
 )
-def command(host: str, port: int, workers: int, **settings: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, host: str, port: int, **settings: Any) -> int | None:
     """Serve Headcount on its own, for a back end in any language."""
-    if workers > 1:
-        raise click.UsageError(
-            "This release counts one process, so --workers must be 1; more would each see a part only."
-        )
-    ip_tracking = settings["ip_tracking"]
-    if ip_tracking in ("true", "on", "yes", "1"):
-        settings["ip_tracking"] = True
-    elif ip_tracking in ("false", "off", "no", "0"):
-        settings["ip_tracking"] = False
-    elif ip_tracking not in (None, "anonymized"):
-        raise click.BadParameter(f"{ip_tracking!r} is not known; write --ip-tracking or --ip-tracking=anonymized.")
     try:
         from ..server import serve
     except ImportError:
         raise ConfigError("`headcount serve` needs a server; run: pip install 'headcount[serve]'") from None
-    from ..asgi.app import Headcount
-
-    headcount = Headcount(**{name: value for name, value in settings.items() if value is not None})
+    headcount = _make(ctx, {name: value for name, value in settings.items() if value is not None})
     config = headcount.config
-    if config.admin_token is None and config.authorize_url is None:
-        click.echo("Nobody may see the figures: give --admin-token or --authorize-url.", err=True)
-    elif config.admin_token is not None and len(config.admin_token) < 16:
-        click.echo("The admin token is short enough to be guessed; make one with: openssl rand -hex 24", err=True)
 
     def ready(url: str) -> None:
+        # Only now: whoever cannot start has another thing to read.
+        if config.admin_token is None and config.authorize_url is None:
+            click.echo("Nobody may see the figures: set HEADCOUNT_ADMIN_TOKEN or give --authorize-url.", err=True)
+        elif config.admin_token is not None and len(config.admin_token) < 16:
+            click.echo("The admin token is short enough to be guessed; make one with: openssl rand -hex 24", err=True)
         click.echo(f"Headcount serves {url} for version {config.version}. Ctrl-C stops it.")
 
     try:
         serve(headcount, host, port, ready)
     except KeyboardInterrupt:
         click.echo("Stopped.")
+        return 130
+    return None
+
+
+def _make(ctx: click.Context, settings: dict[str, Any]) -> "Headcount":
+    """Make it, with words for operators where the settings' own are for programmers."""
+    from ..asgi.app import Headcount
+
+    try:
+        return Headcount(**settings)
+    except NoVersion:
+        raise click.UsageError(
+            "The version is missing; give --version or set HEADCOUNT_VERSION to the build id of this deploy, for "
+            "example the commit: --version $(git rev-parse --short HEAD)",
+            ctx,
+        ) from None
+    except WrongSetting as wrong:
+        told = wrong.variable or f"--{wrong.setting.replace('_', '-')}"
+        raise click.UsageError(f"{told} {wrong.complaint}", ctx) from None

@@ -1,0 +1,64 @@
+"""What options of several commands have in common: types whose complaints are plain words, and where to listen."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class WholeNumber(click.IntRange):
+    """click's own says "integer range" where it means a number."""
+
+    name = "whole number"
+
+
+class Number(click.FloatRange):
+    """As above."""
+
+    name = "number"
+
+
+class _Port(WholeNumber):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.startswith("tcp://"):
+            self.fail(
+                f"{value!r} is what Kubernetes sets beside a Service called headcount; "
+                "switch enableServiceLinks off in the pod, or give --port.",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
+def listening(command: _Command) -> _Command:
+    """Add `--host` and `--port`."""
+    host = click.option(
+        "--host",
+        default="127.0.0.1",
+        show_default=True,
+        metavar="ADDRESS",
+        envvar="HEADCOUNT_HOST",
+        help="Address to listen on; 0.0.0.0 is all.",
+    )
+    port = click.option(
+        "--port",
+        default=8000,
+        show_default=True,
+        metavar="N",
+        type=_Port(0, 65535),
+        envvar="HEADCOUNT_PORT",
+        help="Port to listen on; 0 takes a free one.",
+    )
+    return host(port(command))
+
+
+def blame(error: click.BadParameter) -> None:
+    """Let an error name the variable that held the wrong value, instead of an option that nobody gave."""
+    if error.ctx is None or error.param is None or error.param.name is None or error.param_hint is not None:
+        return
+    if error.ctx.get_parameter_source(error.param.name) is ParameterSource.ENVIRONMENT:
+        variable = error.param.envvar
+        error.param_hint = f"'{variable}'" if isinstance(variable, str) else None

@@ -1,0 +1,161 @@
+"""Run commands as people do, in processes of their own, and read what they print while they run."""
+
+import asyncio
+import functools
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import IO, Any, ParamSpec, Self
+
+from server.peers import everybody_leaves
+
+BIN = Path(sys.executable).parent
+TOKEN = "a token that nobody guesses"
+
+
+P = ParamSpec("P")
+
+
+def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test in a loop of its own, and close the streams that it leaves open."""
+
+    @functools.wraps(test)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(_run(test(*args, **kwargs)))
+
+    return wrapper
+
+
+async def _run(test: Coroutine[Any, Any, None]) -> None:
+    try:
+        await test
+    finally:
+        await everybody_leaves()
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return this machine's environment without what would tell Headcount anything, and with `variables`."""
+    told = {"GIT_SHA", "GITHUB_SHA", "CI_COMMIT_SHA", "SOURCE_VERSION", "K_REVISION"}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("HEADCOUNT_") and name not in told}
+    return {**ours, "PYTHONUNBUFFERED": "1", **variables}
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `headcount …` to its end, which must be near."""
+    with tempfile.TemporaryDirectory() as nowhere:
+        return subprocess.run(
+            [BIN / "headcount", *arguments],
+            cwd=nowhere,
+            env=environment(variables),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+class Running:
+    """
+    A command that runs until it is told to stop; leaving the `with` ends it and whatever it started.
+
+    Args:
+        command: `headcount`'s arguments, or a whole command when `program` is given.
+        program: What to run instead of `headcount`.
+        cwd: Where; an empty folder when it does not matter.
+        variables: Of the environment.
+    """
+
+    def __init__(
+        self, *command: str, program: str | None = None, cwd: Path | None = None, variables: Mapping[str, str] = {}
+    ) -> None:
+        self._nowhere = tempfile.TemporaryDirectory()
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self._unread: list[str] = []
+        self._ended = 0
+        self._came = threading.Condition()
+        self.process = subprocess.Popen(
+            [program or BIN / "headcount", *command],
+            cwd=cwd or self._nowhere.name,
+            env=environment(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._readers = [
+            threading.Thread(target=self._read, args=pair, daemon=True)
+            for pair in ((self.process.stdout, self.out), (self.process.stderr, self.err))
+            if pair[0] is not None
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def line(self, word: str, timeout: float = 60) -> str:
+        """Wait for a line with `word` on either output; each line is found once."""
+
+        def find() -> str | None:
+            return next((line for line in self._unread if word in line), None)
+
+        with self._came:
+            self._came.wait_for(lambda: find() is not None or self._ended == 2, timeout)
+            found = find()
+            assert found is not None, f"no line with {word!r} within {timeout:g} s or until it ended; {self}"
+            self._unread.remove(found)
+            return found
+
+    def ctrl_c(self) -> None:
+        """Do what a terminal does: SIGINT to all that run in the foreground."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def wait(self, timeout: float) -> int:
+        """Wait until it has ended and all that it printed is there; returns the exit code, negative for a signal."""
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still runs after {timeout:g} s; {self}") from None
+        for reader in self._readers:
+            reader.join(10)
+        return code
+
+    def leftovers(self) -> bool:
+        """Say whether anything that it started still runs."""
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def __repr__(self) -> str:
+        return f"out: {''.join(self.out)!r}, err: {''.join(self.err)!r}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.leftovers():
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(30)
+        for reader in self._readers:
+            reader.join(30)
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+        self._nowhere.cleanup()
+
+    def _read(self, pipe: IO[str], lines: list[str]) -> None:
+        for line in pipe:
+            with self._came:
+                lines.append(line)
+                self._unread.append(line)
+                self._came.notify_all()
+        with self._came:
+            self._ended += 1
+            self._came.notify_all()

@@ -1,0 +1,328 @@
+"""`headcount serve`, as operators run it: what it serves and to whom, how it stops, and what it says to wrong input."""
+
+import asyncio
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import click
+import httpx
+import pytest
+
+from headcount.cli import cli
+from headcount.config import Config
+from headcount.environment import COMMAND_VARIABLES, variable_of
+from server.peers import Sse, WebSocket, all_of
+
+from .running import TOKEN, Running, asynchronous, run
+
+ADMIN = {"authorization": f"Bearer {TOKEN}"}
+
+
+@contextmanager
+def serving(*options: str, **variables: str) -> Iterator[tuple[Running, str]]:
+    """Serve on a free port; gives the process and the URL that it told, with the base path."""
+    variables = {"HEADCOUNT_ADMIN_TOKEN": TOKEN, "HEADCOUNT_VERSION": "v7", **variables}
+    with Running("serve", "--port", "0", *options, variables=variables) as server:
+        found = re.search(r"http://\S+", server.line("Headcount serves"))
+        assert found
+        yield server, found[0]
+
+
+def origin(url: str) -> str:
+    return url.removesuffix("/__skew")
+
+
+# ---- what it serves
+
+
+@asynchronous
+async def test_it_counts_by_version_and_route_on_both_transports() -> None:
+    with serving("--route-tracking") as (_, url):
+        viewer = await Sse.open(origin(url), token=TOKEN, viewer=1)
+        headers = {**ADMIN, "content-type": "application/json"}
+        body = {"connectionId": viewer.handle, "deltas": True}
+        assert httpx.post(f"{url}/subscribe-stats", headers=headers, json=body).json() == {"ok": True}
+        await viewer.until_figures([])
+        pages = [
+            *await all_of([Sse.open(origin(url), version="v7", route="/a") for _ in range(3)]),
+            *await all_of([WebSocket.open(origin(url), version="v6", route="/b") for _ in range(2)]),
+        ]
+        await viewer.until_figures([("v7", "/a")] * 3 + [("v6", "/b")] * 2)
+        found = httpx.get(f"{url}/admin/stats", headers=ADMIN).json()
+        assert (found["total"], found["versions"], found["routes"]) == (5, {"v7": 3, "v6": 2}, {"/a": 3, "/b": 2})
+        pages[0].fin()
+        await viewer.until_figures([("v7", "/a")] * 2 + [("v6", "/b")] * 2)
+        assert httpx.get(f"{url}/health").json()["version"] == "v7"
+        assert "createHeadcount" in httpx.get(f"{url}/client.js").text
+
+
+def test_options_and_variables_say_where_and_for_which_version() -> None:
+    with serving("--version", "v8", "--base-path", "/live", "--host", "::1") as (server, url):
+        assert re.fullmatch(r"http://\[::1\]:\d+/live", url)
+        assert httpx.get(f"{url}/health").json()["version"] == "v8"
+        server.ctrl_c()
+        server.wait(10)
+        assert server.out == [f"Headcount serves {url} for version v8. Ctrl-C stops it.\n", "Stopped.\n"]
+        assert server.err == []
+
+
+def test_whoever_asks_beside_the_base_path_is_told_where_it_is() -> None:
+    with serving() as (_, url):
+        for path in ("/", "/sse", "/admin/stats", "/__skewed"):
+            answer = httpx.get(origin(url) + path)
+            assert answer.status_code == 404
+            assert "below /__skew, such as /__skew/health" in answer.json()["detail"]
+        assert "/admin/connections" in httpx.get(f"{url}/nothing").json()["detail"]
+
+
+def handshake(url: str, path: str, **headers: str) -> str:
+    """Ask for a WebSocket, and return what comes instead."""
+    told = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    told |= {"Sec-WebSocket-Key": "x3JJHMbDL1EzLkh9GBhXDw==", **headers}
+    answer = httpx.get(url + path, headers=told)
+    return f"{answer.status_code} {answer.json()['detail']}"
+
+
+def test_a_websocket_in_the_wrong_place_or_from_the_wrong_page_is_told_so() -> None:
+    with serving() as (_, url):
+        assert handshake(url, "/wss") == "404 There is no WebSocket at /wss; it is at /ws."
+        assert handshake(origin(url), "/ws").startswith("404 There is nothing here; the endpoints are below /__skew")
+        assert handshake(url, "/ws", Origin="https://evil.example").startswith(
+            "403 This request comes from https://evil"
+        )
+        answer = httpx.get(f"{url}/ws")
+        assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+
+
+# ---- who may see
+
+
+@contextmanager
+def back_end(may: str) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Run somebody's back end, which allows those whose cookie is `may`; gives its URL and the headers that came."""
+    asked: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append({name.lower(): value for name, value in self.headers.items()})
+            self.send_response(204 if self.headers.get("cookie") == may else 403)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Be quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/may-see-stats", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_token_opens_the_figures_and_nothing_else_does() -> None:
+    with serving() as (_, url):
+        assert httpx.get(f"{url}/admin/stats", headers=ADMIN).json()["total"] == 0
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}, {"cookie": f"token={TOKEN}"}):
+            assert httpx.get(f"{url}/admin/stats", headers=headers).status_code in (401, 403)
+
+
+def test_a_token_from_a_file_with_a_newline_at_its_end_works() -> None:
+    with serving(HEADCOUNT_ADMIN_TOKEN=f"{TOKEN}\n") as (_, url):
+        assert httpx.get(f"{url}/admin/stats", headers=ADMIN).status_code == 200
+
+
+@asynchronous
+async def test_the_authorize_url_decides_with_the_viewers_own_cookies() -> None:
+    with (
+        back_end("session=admin") as (ask, asked),
+        serving("--authorize-url", ask, HEADCOUNT_ADMIN_TOKEN=TOKEN) as (_, url),
+    ):
+        for cookie, status in (("session=admin", 200), ("session=guest", 403)):
+            answer = httpx.get(f"{url}/admin/stats", headers={"cookie": cookie, "x-private": "1"})
+            assert answer.status_code == status
+        assert [headers.get("cookie") for headers in asked] == ["session=admin", "session=guest"]
+        assert not any("x-private" in headers for headers in asked)
+        for cookie, verdict in (("session=admin", "stats"), ("session=guest", "stats-unauthorized")):
+            page = await WebSocket.open(origin(url), cookie=cookie)
+            await page.subscribe(url, cookie)
+            await page.until(lambda s, verdict=verdict: bool(s.of_type(verdict)))  # type: ignore[misc]
+
+
+def test_without_token_and_url_nobody_may_see_and_it_says_so() -> None:
+    with Running("serve", "--port", "0", "--version", "v7") as server:
+        server.line("Nobody may see the figures: set HEADCOUNT_ADMIN_TOKEN or give --authorize-url.")
+        url = server.line("Headcount serves").split()[2]
+        assert httpx.get(f"{url}/admin/stats").status_code == 401
+
+
+def test_a_short_token_is_told_to_be_one() -> None:
+    with serving(HEADCOUNT_ADMIN_TOKEN="short") as (server, _):
+        server.line("The admin token is short enough to be guessed; make one with: openssl rand -hex 24")
+
+
+# ---- how it stops
+
+
+@asynchronous
+async def test_it_stops_within_three_seconds_of_sigterm_with_open_streams() -> None:
+    with serving() as (server, url):
+        pages = await all_of([Sse.open(origin(url)) for _ in range(50)])
+        sockets = await all_of([WebSocket.open(origin(url)) for _ in range(50)])
+        server.process.terminate()
+        # As process supervisors expect it of who was told to go: by that signal.
+        assert await asyncio.to_thread(server.wait, 3) == -signal.SIGTERM
+        for page in pages:
+            await page.until(lambda s: s.ended)
+            assert len(page.of_type("drain")) == 1
+        for sock in sockets:
+            await sock.until(lambda s: s.ended)
+            assert sock.close_code == 1012
+        assert server.err == []
+        assert not server.leftovers()
+
+
+@asynchronous
+async def test_ctrl_c_stops_it_with_a_word_and_the_exit_code_of_an_interrupt() -> None:
+    with serving() as (server, url):
+        await all_of([Sse.open(origin(url)) for _ in range(50)])
+        server.ctrl_c()
+        assert await asyncio.to_thread(server.wait, 3) == 130
+        assert server.out[1:] == ["Stopped.\n"]
+        assert server.err == []
+
+
+# ---- wrong input
+
+
+def settings_of(command: click.Command) -> dict[str, click.Option]:
+    return {str(option.name): option for option in command.params if isinstance(option, click.Option)}
+
+
+def test_the_help_names_every_setting_as_an_option_or_a_variable() -> None:
+    text = run("serve", "--help").stdout
+    for name in Config.__struct_fields__:
+        option, variable = f"--{name.replace('_', '-')}", variable_of(name)
+        assert (f" {option} " in text) != bool(re.search(rf"{variable}[,.]", text)), name
+    assert "[true|anonymized|false]" in text
+
+
+def test_every_option_can_be_set_in_the_environment_and_is_a_known_variable() -> None:
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        for option in settings_of(command).values():
+            variable = f"HEADCOUNT_{option.opts[0].removeprefix('--').replace('-', '_').upper()}"
+            if option.name in Config.__struct_fields__ and name == "serve":
+                assert option.envvar is None, "it would be read twice, and the second time as text"
+            else:
+                assert option.envvar == variable, name
+                assert variable in COMMAND_VARIABLES | {variable_of(field) for field in Config.__struct_fields__}
+
+
+V = ("--version", "v1")
+ORIGINS = "has 'a.example'; give origins as browsers write them, such as https://www.example.com: scheme and host only"
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "sentence"),
+    [
+        ((), {}, "The version is missing; give --version or set HEADCOUNT_VERSION to the build id of this deploy"),
+        (("--version", ""), {}, "--version is empty; give the build id"),
+        (("--version", "v" * 129), {}, f"--version is '{'v' * 75} …; give the build id"),
+        ((), {"HEADCOUNT_VERSION": ""}, "HEADCOUNT_VERSION is empty; give the build id"),
+        ((*V, "--backend", "redis:"), {}, "--backend is 'redis:'; give memory, which is all that this release has"),
+        (V, {"HEADCOUNT_BACKEND": "redis:"}, "HEADCOUNT_BACKEND is 'redis:'; give memory, which is all that this"),
+        ((*V, "--workers", "2"), {}, "Invalid value for '--workers': this release counts one process"),
+        (V, {"HEADCOUNT_WORKERS": "2"}, "Invalid value for 'HEADCOUNT_WORKERS': this release counts one process"),
+        ((*V, "--allowed-origins", "a.example"), {}, f"--allowed-origins {ORIGINS}"),
+        (V, {"HEADCOUNT_ALLOWED_ORIGINS": "https://b.example,a.example"}, f"HEADCOUNT_ALLOWED_ORIGINS {ORIGINS}"),
+        (
+            (*V, "--trusted-proxies", "10.0.0.0/33"),
+            {},
+            "--trusted-proxies has '10.0.0.0/33'; give addresses or networks",
+        ),
+        ((*V, "--authorize-url", "/may"), {}, "--authorize-url is '/may'; give an http:// or https:// URL."),
+        ((*V, "--admin-token", " "), {}, "--admin-token is empty; leave it out, or give a long random text"),
+        ((*V, "--base-path", "live"), {}, "--base-path is 'live'; give a path with a leading and no trailing slash"),
+        ((*V, "--ip-tracking=maybe"), {}, "--ip-tracking is 'maybe'; give True, False or anonymized."),
+        (V, {"HEADCOUNT_IP_TRACKING": "maybe"}, "HEADCOUNT_IP_TRACKING is 'maybe'; give True, False or anonymized."),
+        ((*V, "--update-strategy", "http"), {}, "Invalid value for '--update-strategy': 'http' is not one of"),
+        (V, {"HEADCOUNT_UPDATE_STRATEGY": "http"}, "HEADCOUNT_UPDATE_STRATEGY is 'http'; give sse, ws or auto."),
+        (V, {"HEADCOUNT_MAX_CONNECTIONS": "many"}, "HEADCOUNT_MAX_CONNECTIONS is 'many'; give a whole number"),
+        ((*V, "--port", "abc"), {}, "Invalid value for '--port': 'abc' is not a valid whole number."),
+        ((*V, "--port", "65536"), {}, "Invalid value for '--port': 65536 is not in the range 0<=x<=65535."),
+        (V, {"HEADCOUNT_PORT": "abc"}, "Invalid value for 'HEADCOUNT_PORT': 'abc' is not a valid whole number."),
+        (
+            V,
+            {"HEADCOUNT_PORT": "tcp://10.0.0.1:8000"},
+            "Invalid value for 'HEADCOUNT_PORT': 'tcp://10.0.0.1:8000' is what Kubernetes sets beside a Service called",
+        ),
+        (("--verison", "v1"), {}, "No such option '--verison'. Did you mean '--version'?"),
+        ((*V, "more"), {}, "Got unexpected extra argument (more)"),
+    ],
+    ids=str,
+)
+def test_wrong_usage_is_one_sentence_that_names_what_was_wrong_and_exits_2(
+    options: tuple[str, ...], variables: dict[str, str], sentence: str
+) -> None:
+    done = run("serve", *options, **variables)
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    usage, hint, nothing, error = done.stderr.splitlines()
+    assert (usage, hint, nothing) == (
+        "Usage: headcount serve [OPTIONS]",
+        "Try 'headcount serve --help' for help.",
+        "",
+    )
+    assert error.startswith(f"Error: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [((), None), (("--ip-tracking",), "127.0.0.1"), (("--ip-tracking=anonymized",), "127.0.0.0")]
+    + [((f"--ip-tracking={word}",), "127.0.0.1") for word in ("true", "TRUE", "on", "yes", "1")]
+    + [((f"--ip-tracking={word}",), None) for word in ("false", "False", "off", "no", "0")],
+    ids=str,
+)
+@asynchronous
+async def test_addresses_are_kept_as_the_option_says(options: tuple[str, ...], kept: str | None) -> None:
+    with serving(*options) as (_, url):
+        await Sse.open(origin(url))
+        (row,) = httpx.get(f"{url}/admin/connections", headers=ADMIN).json()["connections"]
+        assert row.get("ip") == kept
+
+
+def test_a_misspelt_variable_is_told_once_and_stops_nothing() -> None:
+    with serving(HEADCOUNT_ROUT_TRACKING="true", HEADCOUNT_PORT_80_TCP="tcp://10.0.0.1:80") as (server, _):
+        server.line(
+            "Headcount knows no variable HEADCOUNT_ROUT_TRACKING and ignores it; did you mean HEADCOUNT_ROUTE_T"
+        )
+        server.ctrl_c()
+        server.wait(10)
+        assert len(server.err) == 1
+
+
+def test_a_port_in_use_is_the_only_thing_that_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", *V, "--port", str(port))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"headcount: Cannot listen on 127.0.0.1:{port} (Address already in use); "
+        "choose another with --port, or 0 for any free one.\n"
+    )
+
+
+def test_an_address_that_is_none_is_an_error_of_the_run() -> None:
+    done = run("serve", *V, "--host", "no such host")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("headcount: no such host is no address to listen on (")
