@@ -14,7 +14,7 @@ help: ## list the verbs
 setup: .venv/.ready node_modules/.ready src/headcount/static/client.js examples/shop/static/.ready ## set everything up: Python, Node packages, browser code
 
 demo: setup ## a small shop with visitors, two versions and the admin view
-	$(BIN)/headcount demo
+	@trap : INT; $(BIN)/headcount demo || test $$? -eq 130  # Ctrl-C is how it ends
 
 test: lint unit e2e ## everything that must pass: ruff, mypy, tsc, vitest, pytest, browser tests
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from ..errors import HeadcountError
+from ..errors import HeadcountError, WrongSetting
 from .options import blame
 
 _COMMANDS = {
@@ -57,6 +57,9 @@ def main() -> NoReturn:
             blame(error)
         error.show()
         sys.exit(error.exit_code)
+    except WrongSetting as error:
+        click.UsageError(str(error)).show()
+        sys.exit(2)
     except HeadcountError as error:
         click.echo(f"headcount: {error}", err=True)
         sys.exit(1)
