@@ -1,7 +1,6 @@
 """Start servers as users start them: by their own command line, in processes of their own."""
 
 import http.client
-import importlib.util
 import json
 import os
 import signal
@@ -56,13 +55,6 @@ COMMANDS: dict[str, list[str]] = {
 
 TAKEN_OVER = ("uvicorn-takeover", "uvicorn-takeover-asyncio", "alone")
 """Those whose streams are on the bare socket. What holds for `uvicorn` must hold for them."""
-
-
-def missing(server: str) -> str | None:
-    """Say what has to be installed for a server, or None."""
-    modules = {"gunicorn": ("gunicorn", "uvicorn_worker"), "granian": ("granian",), "hypercorn": ("hypercorn",)}
-    absent = [name for name in modules.get(server, ()) if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(absent)} not installed" if absent else None
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from .peers import Sse, WebSocket, all_of
-from .serving import TAKEN_OVER, Server, missing
+from .serving import TAKEN_OVER, Server
 
 pytestmark = pytest.mark.anyio
 
@@ -31,11 +31,7 @@ CASES = [
 def servers() -> Iterator[dict[tuple[str, signal.Signals], Server]]:
     """Start one for each case, all at once."""
     with ExitStack() as stack:
-        started = {
-            (command, number): stack.enter_context(Server(command))
-            for command, number in CASES
-            if missing(command) is None
-        }
+        started = {(command, number): stack.enter_context(Server(command)) for command, number in CASES}
         for server in started.values():
             server.wait_ready()
         yield started
@@ -46,9 +42,6 @@ async def test_a_server_with_open_streams_stops_and_tells_every_page_when_to_com
     case: tuple[str, signal.Signals], servers: dict[tuple[str, signal.Signals], Server]
 ) -> None:
     command, number = case
-    reason = missing(command)
-    if reason is not None:
-        pytest.skip(reason)
     server = servers[case]
     pages = await all_of([Sse.open(server.url) for _ in range(500)])
     sockets = await all_of([WebSocket.open(server.url) for _ in range(100)])
