@@ -120,7 +120,7 @@ def test_a_wrong_field_is_malformed(message: dict[str, Any]) -> None:
 
 
 def test_a_malformed_message_of_a_known_type_is_named() -> None:
-    with pytest.raises(Malformed, match=r"The route-update message is wrong: .*`route`"):
+    with pytest.raises(Malformed, match=r"The route-update message is wrong: the field route is missing"):
         decode('{"type":"route-update"}')
 
 
@@ -464,3 +464,26 @@ def test_a_payload_is_framed_once_for_all_who_get_it() -> None:
     assert payload.text == '{"a":"é\\n"}'
     assert payload.event is payload.event
     assert payload.text is payload.text
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"type":"route-update","route":5}', "The route-update message is wrong: route is a number; send text."),
+        ('{"type":"route-update"}', "The route-update message is wrong: the field route is missing."),
+        (
+            '{"type":"subscribe-stats","deltas":"yes"}',
+            "The subscribe-stats message is wrong: deltas is text; send true or",
+        ),
+        ('{"type":null}', "The JSON is not what it should be: type is null; send text."),
+        ("[1]", "The JSON is not what it should be: it is an array; send an object."),
+        ("7", "The JSON is not what it should be: it is a number; send an object."),
+        ("{}", "The JSON is not what it should be: the field type is missing."),
+        ("hello", "The message is not valid JSON: "),
+    ],
+)
+def test_sentence_about_a_wrong_message_speaks_of_json_and_not_of_python(text: str, sentence: str) -> None:
+    with pytest.raises(Malformed) as caught:
+        messages.decode(text)
+    assert str(caught.value).startswith(sentence)
+    assert "`" not in str(caught.value)

@@ -7,6 +7,7 @@ Reading is strict about shape and lenient about news: a known type with a wrong 
 Source: protocol/README.md; golden messages in protocol/fixtures/messages.json
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
@@ -277,13 +278,33 @@ def _read(decode_typed: Any, data: str | bytes) -> Any:
     try:
         return decode_typed(data)
     except msgspec.ValidationError as error:
-        raise Malformed(f"The JSON has another shape than expected: {_sentence(error)}") from None
+        raise Malformed(f"The JSON is not what it should be: {_sentence(error)}") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Malformed(f"This is not valid JSON: {_sentence(error)}") from None
+
+
+_WRONG_TYPE: Final = re.compile(r"Expected `([^`]+)`, got `([^`]+)`(?: - at `\$\.([^`]+)`)?")
+_MISSING: Final = re.compile(r"Object missing required field `([^`]+)`")
+_KINDS: Final = {
+    "str": "text",
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "an object",
+    "array": "an array",
+}
+"""JSON's own words for what msgspec calls as Python does."""
 
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply."
     text = str(error) or "it cannot be read"
+    if found := _WRONG_TYPE.fullmatch(text):
+        expected, came = (
+            " or ".join(_KINDS.get(kind, kind) for kind in part.split(" | ")) for part in found.group(1, 2)
+        )
+        return f"{found[3] or 'it'} is {came}; send {expected}."
+    if found := _MISSING.fullmatch(text):
+        return f"the field {found[1]} is missing."
     return text if text.endswith(".") else text + "."
