@@ -70,12 +70,19 @@ class Authorizer:
         self.hook: AuthorizeHook | None = None
         self.errors = 0
         """Times that asking failed, which is not the same as a no."""
+        self._told = False
 
     async def decide(self, request: HTTPConnection) -> Grant | None:
         """Return what this request may see, or None. Never raises but for cancellation."""
         if self._has_token(request):
             return Grant()
         if self.hook is None:
+            if self._token is None and not self._told:
+                self._told = True
+                logger.warning(
+                    "Somebody asked for the figures, and nobody may see them: register an authorize_stats hook, or set "
+                    "admin_token or authorize_url."
+                )
             return None
         try:
             with anyio.fail_after(self._timeout):
@@ -86,7 +93,7 @@ class Authorizer:
             return None
         except Exception:
             self.errors += 1
-            logger.exception("authorize_stats failed, so the viewer is denied.")
+            logger.exception("authorize_stats failed, so the viewer is denied.%s", _hint(request))
             return None
         if isinstance(verdict, Grant):
             return verdict
@@ -112,3 +119,13 @@ class Authorizer:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         # latin-1 is how the header was decoded, so these are the bytes that came.
         return scheme.lower() == "bearer" and compare_digest(token.strip().encode("latin-1", "replace"), self._token)
+
+
+def _hint(request: HTTPConnection) -> str:
+    """Return what a hook that failed may have missed, for whoever reads the log."""
+    if "session" in request.scope or "user" in request.scope:
+        return ""
+    return (
+        " The request holds neither session nor user; middleware puts them there, such as SessionMiddleware or, in "
+        "Django, headcount.integrations.django.HeadcountMiddleware."
+    )

@@ -1078,3 +1078,39 @@ async def test_user_stamped_by_plain_middleware_is_gone_after_the_log_out(
     sessions.clear()
     clock.advance(60)
     await viewer.next("stats-unauthorized")
+
+
+# ---- what the log says to whoever set it up
+
+
+@asynchronous
+async def test_log_says_once_that_nobody_may_see_when_somebody_asks_in_vain(caplog: pytest.LogCaptureFixture) -> None:
+    site = Site(hook=None)
+    assert not caplog.messages, "not before somebody asks"
+    for _ in range(3):
+        problem(await site.stranger.get("/admin/stats"), 401)
+    assert len(caplog.messages) == 1
+    assert "register an authorize_stats hook, or set admin_token or authorize_url" in caplog.messages[0]
+
+
+@asynchronous
+async def test_log_says_no_such_thing_when_there_is_a_token_or_a_hook(caplog: pytest.LogCaptureFixture) -> None:
+    for site in (Site(), Site(hook=None, admin_token="a token that nobody guesses")):
+        problem(await site.stranger.get("/admin/stats"), 401)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(("way", "hinted"), [("alone", True), ("mounted", False), ("wrapped", False)])
+@asynchronous
+async def test_log_says_which_middleware_a_hook_may_have_missed(
+    way: str, hinted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def admins_only(request: HTTPConnection) -> bool:
+        if "session" not in request.scope:
+            return bool(request.session)  # as it fails in an application without sessions
+        raise LookupError("its own mistake")
+
+    problem(await Site(way, hook=admins_only).admin.get("/admin/stats"), 403)
+    (message,) = caplog.messages
+    assert message.startswith("authorize_stats failed, so the viewer is denied.")
+    assert ("HeadcountMiddleware" in message) == hinted

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -12,6 +14,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from headcount import Headcount
 
+README = Path(__file__).parents[2] / "README.md"
 LOG_IN = "/log-in"
 
 
@@ -53,12 +56,13 @@ def litestar_app(headcount: Headcount) -> ASGIApp:
     async def log_in(request: litestar.Request[Any, Any, Any]) -> None:
         request.set_session({"role": "admin"})
 
-    @litestar.asgi(headcount.base_path, is_mount=True, copy_scope=False)
-    async def live(scope: Any, receive: Any, send: Any) -> None:
-        await headcount(scope, receive, send)
-
+    (code,) = re.findall(r"^```python\n(from litestar .*?)^```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {"__name__": __name__, "headcount": headcount}
+    exec(code, names)  # what users paste
     config = ServerSideSessionConfig()
-    return litestar.Litestar([log_in, live], middleware=[config.middleware], stores={"sessions": MemoryStore()})  # type: ignore[return-value]
+    return litestar.Litestar(
+        [log_in, names["live"]], middleware=[config.middleware], stores={"sessions": MemoryStore()}
+    )  # type: ignore[return-value]
 
 
 def wrapped_litestar_app(headcount: Headcount) -> ASGIApp:
