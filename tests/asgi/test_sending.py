@@ -21,12 +21,12 @@ def test_what_meets_no_pause_finishes_in_place() -> None:
         done.append(1)
         await nothing()
         done.append(2)
-        return "ignored"
+        return "sent"
 
     async def nothing() -> None:
         return
 
-    assert step(send()) is None
+    assert step(send()) == "sent"
     assert done == [1, 2]
 
 
@@ -42,9 +42,9 @@ def test_what_is_no_coroutine_is_driven_as_well() -> None:
             done.append(1)
 
     done: list[int] = []
-    assert step(Ready()) is None
+    assert step(Ready()) == "at once"
     rest = step(Pausing())
-    assert rest is not None
+    assert isinstance(rest, Rest)
     assert done == []
     asyncio.run(finish(rest))
     assert done == [1]
