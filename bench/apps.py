@@ -50,3 +50,8 @@ async def admins_only(request: HTTPConnection) -> bool:
 mounted = FastAPI()
 mounted.add_middleware(SessionMiddleware, secret_key="for the benchmark only")
 mounted.mount(mounted_headcount.base_path, mounted_headcount)
+
+framework = FastAPI()
+"""What the framework itself adds to a stream that does nothing."""
+framework.add_middleware(SessionMiddleware, secret_key="for the benchmark only")
+framework.mount("/__skew", bare)

@@ -6,7 +6,7 @@ hands everything else on untouched. Either way streams never pass through a fram
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack
@@ -19,6 +19,7 @@ from ..config import Config
 from ..core import messages
 from ..core.frames import cut_reason
 from ..core.labels import UNKNOWN
+from ..core.messages import Payload
 from ..core.stats import Stats
 from ..errors import ConfigError, Malformed
 from ..hooks import CloseHook, Hooks, OpenHook, RouteHook, checked
@@ -40,7 +41,7 @@ from .scope import (
     prefix_of,
     version_in_cookie,
 )
-from .sse import SseSession
+from .sse import SseSession, ignore
 from .ws import WebSocketSession, needs_handshake
 
 _GET = frozenset({"/sse", "/health", "/admin/stats", "/admin/connections", "/client.js"})
@@ -227,7 +228,9 @@ class Headcount:
             if scope["type"] in ("http", "websocket"):
                 endpoint = endpoint_of(scope, self.config.base_path, mounted=False)
                 if endpoint is not None:
-                    await self._serve(endpoint, scope, receive, send, inner=app)
+                    stream = await self._serve(endpoint, scope, receive, send, inner=app)
+                    if stream is not None:
+                        await stream
                     return
             await app(scope, receive, send)
 
@@ -239,24 +242,36 @@ class Headcount:
             await _lifespan(receive, send)
             return
         endpoint = endpoint_of(scope, self.config.base_path, mounted=True) or scope["path"]
-        await self._serve(endpoint, scope, receive, send, inner=None)
+        stream = await self._serve(endpoint, scope, receive, send, inner=None)
+        if stream is not None:
+            await stream
 
     # ---- serving
 
-    async def _serve(self, endpoint: str, scope: Scope, receive: Receive, send: Send, *, inner: ASGIApp | None) -> None:
+    async def _serve(
+        self, endpoint: str, scope: Scope, receive: Receive, send: Send, *, inner: ASGIApp | None
+    ) -> Coroutine[Any, Any, None] | None:
+        """
+        Answer, or begin a stream.
+
+        Returns:
+            What holds the stream, to be awaited at once; the frames of this call are not to last as long as it does.
+        """
         if scope["type"] == "websocket":
-            await self._websocket(endpoint, scope, receive, send, inner)
-            return
+            return await self._websocket(endpoint, scope, receive, send, inner)
         if scope["method"] == "HEAD":
             send = _without_body(send)
         cors: Headers = ()
         try:
             cors = self.admit(endpoint, scope)
+            if endpoint == "/sse" and scope["method"] == "GET":
+                return self._sse(scope, receive, send, cors)
             await self._http(endpoint, scope, receive, send, cors, inner)
         except Malformed as error:
             await respond_problem(send, Problem(400, str(error)), cors)
         except Problem as problem:
             await respond_problem(send, problem, cors)
+        return None
 
     def admit(self, endpoint: str, scope: Scope) -> Headers:
         """Refuse cross-site requests; return the CORS headers of those that are allowed."""
@@ -304,8 +319,6 @@ class Headcount:
         if endpoint in commands.PATHS:
             make_ask = partial(self._asking, endpoint, scope, inner)
             await commands.command(self.node, endpoint, scope, receive, send, make_ask, cors)
-        elif endpoint == "/sse":
-            await self._sse(scope, receive, send, cors)
         elif endpoint == "/health":
             await respond_json(send, admin.health(self.node))
         elif endpoint == "/client.js":
@@ -321,19 +334,23 @@ class Headcount:
             else:
                 await respond_json(send, admin.connections(self.node, scope, grant), cors)
 
-    async def _sse(self, scope: Scope, receive: Receive, send: Send, cors: Headers) -> None:
+    def _sse(self, scope: Scope, receive: Receive, send: Send, cors: Headers) -> Coroutine[Any, Any, None] | None:
         opening = self.opening(scope)
         if self.node.closed_to_streams:
             why = "going away" if self.node.draining else "full"
             seconds = max(1, self.node.reconnect_delay() // 1000)
             raise Problem(503, f"This server is {why}; come back later.", [(b"retry-after", b"%d" % seconds)])
-        session = SseSession(self.node, send, counted=opening.counted, visible_keepalives=opening.visible_keepalives)
+        public, handle = self.node.identify()
+        session = SseSession(
+            self.node, send, public, counted=opening.counted, visible_keepalives=opening.visible_keepalives
+        )
         self.node.pulse(session.loop).listeners.adopt(scope.get("server"))
-        await session.run(receive, self.connected(session.handle), sse_offer(scope), opening, cors)
+        stays = session.open(self.connected(handle), opening, sse_offer(scope), cors)
+        return session.serve(receive, ignore) if stays else None
 
     async def _websocket(
         self, endpoint: str, scope: Scope, receive: Receive, send: Send, inner: ASGIApp | None
-    ) -> None:
+    ) -> Coroutine[Any, Any, None] | None:
         await receive()  # websocket.connect
         foreign = foreign_origin(scope, self.config.allowed_origins)
         if endpoint != "/ws" or foreign is not None:
@@ -341,17 +358,17 @@ class Headcount:
             # responses could say why, but uvicorn logs an error each time, and strangers could fill its log.
             why = "Cross-site; add the origin to allowed_origins." if foreign else "There is no WebSocket here."
             await _refuse(send, End(1008, "denied", why))
-            return
+            return None
         try:
             await send({"type": "websocket.accept"})
         except OSError:  # it left before it was answered
-            return
+            return None
         # From here on refusals are close codes, because a page can read those and not the status of a handshake.
         try:
             opening = self.opening(scope)
         except Malformed as error:
             await _refuse(send, End(4400, "malformed", str(error)))
-            return
+            return None
         if self.node.closed_to_streams:
             await _refuse(
                 send,
@@ -359,11 +376,22 @@ class Headcount:
                 if self.node.draining
                 else End(1013, "full", "This server is full; come back later."),
             )
-            return
-        session = WebSocketSession(self.node, send, counted=opening.counted)
-        self.node.pulse(session.loop).listeners.adopt(scope.get("server"))
-        ask_later = self.ask_later(scope, inner)
-        await session.run(receive, self.connected(session.handle), ask_later, websocket_offer(scope), opening)
+            return None
+        public, handle = self.node.identify()
+        connected = self.connected(handle)
+        self.node.pulse(asyncio.get_running_loop()).listeners.adopt(scope.get("server"))
+        offer = websocket_offer(scope)
+        if offer is not None:
+            # What is handed over keeps no scope, so what is needed of it is packed.
+            make_ask = self.ask_later(scope, inner)
+            stream = offer.websocket(self.node, public, counted=opening.counted, make_ask=make_ask)
+            if stream is not None:
+                stream.post(Payload(connected))
+                self.node.open(stream, opening.version, opening.route, opening.ip)
+            return None
+        session = WebSocketSession(self.node, send, public, counted=opening.counted)
+        session.open(connected, opening)
+        return session.serve(receive, partial(session.take, partial(self._asking, endpoint, scope, inner)))
 
     async def _script(self, endpoint: str, scope: Scope, send: Send, cors: Headers) -> None:
         body, etag = self._client_script.read(prefix_of(scope, endpoint))
@@ -401,7 +429,8 @@ class Headcount:
 
     def common(self, scope: Scope, inner: ASGIApp | None) -> Common:
         """Make what the handshakes of WebSockets share that came by the path of this one."""
-        return Common(self._authorizer, scope, self.config.base_path, "/ws", inner)
+        forget_address = self.config.ip_tracking is False
+        return Common(self._authorizer, scope, self.config.base_path, "/ws", inner, forget_address=forget_address)
 
     def opening(self, scope: Scope) -> Opening:
         """Read the request for a stream. Raises `Malformed`."""

@@ -28,6 +28,10 @@ _HOP_BY_HOP = frozenset(
 )  # fmt: skip
 
 
+_ADDRESSES: Final = frozenset({b"cf-connecting-ip", b"x-forwarded-for", b"x-real-ip", b"forwarded", b"true-client-ip"})
+"""Where proxies tell the client's address."""
+
+
 class _Verdict:
     """Travels in the inner request's scope, where no client can put it, and brings the answer back."""
 
@@ -124,11 +128,16 @@ class AskingLater:
 
     def __init__(self, common: "Common", client: Any, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._common = common
-        self._own = _pack((client, [header for header in headers if header[0] not in _HOP_BY_HOP]))
+        left_out = common.left_out
+        self._own = _pack(
+            (None if common.forget_address else client, [header for header in headers if header[0] not in left_out])
+        )
 
-    def __call__(self) -> Asking:
-        """Make it."""
+    def __call__(self, peer: tuple[str, int] | None) -> Asking:
+        """Make it. `peer` is the address that the socket is connected to, which stands in for one that was not kept."""
         client, headers = _unpack(self._own)
+        if client is None:
+            client = peer
         common = self._common
         scope = {**common.scope, "client": client, "headers": headers}
         return Asking(common.authorizer, scope, common.base_path, common.endpoint, common.wrapped)
@@ -138,14 +147,24 @@ class Common:
     """
     What the handshakes of one path share; see `Asking` for the arguments.
 
-    `scope` is that of any of them, without what is its own.
+    `scope` is that of any of them, without what is its own. With `forget_address` nothing is kept that tells where a
+    page comes from.
     """
 
-    __slots__ = ("authorizer", "base_path", "endpoint", "scope", "wrapped")
+    __slots__ = ("authorizer", "base_path", "endpoint", "forget_address", "left_out", "scope", "wrapped")
 
     def __init__(
-        self, authorizer: Authorizer, scope: Scope, base_path: str, endpoint: str, wrapped: ASGIApp | None
+        self,
+        authorizer: Authorizer,
+        scope: Scope,
+        base_path: str,
+        endpoint: str,
+        wrapped: ASGIApp | None,
+        *,
+        forget_address: bool,
     ) -> None:
+        self.forget_address = forget_address
+        self.left_out = _HOP_BY_HOP | _ADDRESSES if forget_address else _HOP_BY_HOP
         self.authorizer = authorizer
         self.base_path = base_path
         self.endpoint = endpoint

@@ -6,13 +6,16 @@ nothing of it changes nothing: the stream then stays on the ASGI path.
 """
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 from starlette.types import Scope
 
 from ..core.messages import Payload
 from ..node import Ask, Node
 from ..session import Session
+
+MakeAsk: TypeAlias = Callable[[tuple[str, int] | None], Ask]
+"""Makes what asks for the right to watch, told the address that the socket is connected to."""
 
 EXTENSION: Final = "headcount.handover"
 
@@ -35,7 +38,7 @@ class SseOffer(Protocol):
 class WebSocketOffer(Protocol):
     """Offered with a WebSocket on `{base}/ws`."""
 
-    def websocket(self, node: Node, public_id: str, *, counted: bool, make_ask: Callable[[], Ask]) -> Session | None:
+    def websocket(self, node: Node, public_id: str, *, counted: bool, make_ask: MakeAsk) -> Session | None:
         """
         Take the socket over, after the handshake was accepted the ASGI way.
 

@@ -18,8 +18,7 @@ from starlette.types import Message, Receive, Send
 from ..core.messages import Payload
 from ..errors import ProtocolError
 from ..node import Node
-from ..session import End, Session
-from .opening import Opening
+from ..session import End
 from .sending import Rest, step
 
 GOODBYE_TIMEOUT: Final = 1.0
@@ -33,13 +32,13 @@ class AsgiSession:
     Args:
         node: Whose stream it is.
         send: The server's, for this stream.
+        public_id: Of the connection.
         counted: False for a viewer's own stream.
     """
 
     __slots__ = (
         "_ending",
         "_first",
-        "_hand_over",
         "_listening",
         "_node",
         "_over",
@@ -50,14 +49,13 @@ class AsgiSession:
         "_task",
         "counted",
         "deadline",
-        "handle",
         "id",
         "loop",
         "slot",
     )
 
-    def __init__(self, node: Node, send: Send, *, counted: bool) -> None:
-        self.id, self.handle = node.identify()
+    def __init__(self, node: Node, send: Send, public_id: str, *, counted: bool) -> None:
+        self.id = public_id
         self.loop = asyncio.get_running_loop()
         self.counted = counted
         self.deadline: float | None = None
@@ -65,8 +63,6 @@ class AsgiSession:
         self._node = node
         self._send = send
         self._task = asyncio.current_task()
-        self._hand_over: Callable[[Payload], Session | None] | None = None
-        """Makes another session of the socket behind this one, if it can."""
         self._first: Callable[[], Awaitable[None]] | None = None
         self._rest: asyncio.Task[None] | None = None
         self._listening = False
@@ -107,31 +103,26 @@ class AsgiSession:
             # The task waits in receive(), and only a cancellation wakes it without a second task for each stream.
             self._task.cancel()
 
-    async def _serve(
-        self,
-        receive: Receive,
-        connected: bytes,
-        take: Callable[[Message], None],
-        opening: Opening,
-    ) -> None:
-        """Say `connected`, be counted, and hand what comes to `take` until either side ends the stream."""
-        # Without a pause between them: the page may use its connectionId as soon as it has read it, and nobody may
-        # find this stream before it has been told.
-        told = Payload(connected)
-        self.post(told)
-        if self._hand_over is not None and not self.busy:
-            successor = self._hand_over(told)
-            if successor is not None:
-                self._over = True
-                self._node.open(successor, opening.version, opening.route, opening.ip)
-                return
-        self._node.open(self, opening.version, opening.route, opening.ip)
+    async def serve(self, receive: Receive, take: Callable[[Message], None]) -> None:
+        """
+        Hand what comes to `take`, which raises `ProtocolError`, until either side ends the stream.
+
+        One frame, and not three that call one another: it is there for as long as the stream is, and for each of them.
+        """
         try:
             while self._first is not None:
                 await self._finish(self._first)
             self._listening = True
-            await self._listen(receive, take)
-            self._close("client")
+            while self._ending is None:
+                message = await receive()
+                if message["type"].endswith(".disconnect"):
+                    self._close("client")
+                    return
+                take(message)
+            # Ended by what it sent itself: the cancellation comes with the next pause, and must not meet the server
+            # there, after we have returned. Or what is between us and the server swallowed it.
+            await asyncio.sleep(0)
+            raise asyncio.CancelledError
         except ProtocolError as error:
             self._node.counters["malformed"] += 1
             await self._part(End(4400, "malformed", str(error)))
@@ -139,18 +130,6 @@ class AsgiSession:
             await self._part(self._ended())
         finally:
             self._close("cancelled")
-
-    async def _listen(self, receive: Receive, take: Callable[[Message], None]) -> None:
-        while True:
-            if self._ending is not None:
-                # Ended by what it sent itself: the cancellation comes with the next pause, and must not meet the server
-                # there, after we have returned. Or what is between us and the server swallowed it.
-                await asyncio.sleep(0)
-                raise asyncio.CancelledError
-            message = await receive()
-            if message["type"].endswith(".disconnect"):
-                return
-            take(message)
 
     def _message(self, payload: Payload) -> dict[str, Any]:
         raise NotImplementedError

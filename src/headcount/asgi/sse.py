@@ -1,14 +1,13 @@
 """A stream of Server-Sent Events."""
 
-from functools import partial
 from typing import Any
 
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Send
 
 from ..core import event_stream, messages
 from ..core.messages import Payload
 from ..node import Node
-from ..session import End, Session
+from ..session import End
 from .handover import SseOffer
 from .opening import Opening
 from .responses import Headers
@@ -22,39 +21,45 @@ class SseSession(AsgiSession):
     Args:
         node: Whose stream it is.
         send: The server's, for this stream.
+        public_id: Of the connection.
         counted: False for a viewer's own stream.
         visible_keepalives: The client cannot see comments and wants messages.
     """
 
     __slots__ = ("_visible_keepalives",)
 
-    def __init__(self, node: Node, send: Send, *, counted: bool, visible_keepalives: bool) -> None:
-        super().__init__(node, send, counted=counted)
+    def __init__(self, node: Node, send: Send, public_id: str, *, counted: bool, visible_keepalives: bool) -> None:
+        super().__init__(node, send, public_id, counted=counted)
         self._visible_keepalives = visible_keepalives
 
     def keepalive(self) -> None:
         """Send a comment, or the message that the client asked for."""
         self.transmit(_KEEPALIVE_MESSAGE if self._visible_keepalives else _KEEPALIVE_COMMENT)
 
-    async def run(
-        self,
-        receive: Receive,
-        connected: bytes,
-        offer: SseOffer | None,
-        opening: Opening,
-        headers: Headers,
-    ) -> None:
-        """Serve the stream until either side ends it, or until the socket behind it is handed over."""
-        if offer is not None:
-            self._hand_over = partial(self._take, offer)
-        # Not awaited: where this suspends, other streams would open meanwhile and be more than `max_connections`.
-        self._put({"type": "http.response.start", "status": 200, "headers": [*event_stream.HEADERS, *headers]})
-        await self._serve(receive, connected, _ignore, opening)
+    def open(self, connected: bytes, opening: Opening, offer: SseOffer | None, headers: Headers) -> bool:
+        """
+        Begin the response, say `connected` and be counted.
 
-    def _take(self, offer: SseOffer, connected: Payload) -> Session | None:
-        return offer.sse(
-            self._node, self.id, connected, counted=self.counted, visible_keepalives=self._visible_keepalives
-        )
+        Returns:
+            True: the caller must `serve()` now. False: the socket behind the stream has been handed over, and there is
+            nothing more to do here.
+        """
+        # Nothing is awaited: where this suspends, other streams would open meanwhile and be more than
+        # `max_connections`; the page may use its connectionId as soon as it has read it; and nobody may find this
+        # stream before it has been told.
+        self._put({"type": "http.response.start", "status": 200, "headers": [*event_stream.HEADERS, *headers]})
+        told = Payload(connected)
+        self.post(told)
+        if offer is not None and not self.busy:
+            stream = offer.sse(
+                self._node, self.id, told, counted=self.counted, visible_keepalives=self._visible_keepalives
+            )
+            if stream is not None:
+                self._over = True
+                self._node.open(stream, opening.version, opening.route, opening.ip)
+                return False
+        self._node.open(self, opening.version, opening.route, opening.ip)
+        return True
 
     def _message(self, payload: Payload) -> dict[str, Any]:
         return {"type": "http.response.body", "body": payload.event, "more_body": True}
@@ -67,7 +72,7 @@ class SseSession(AsgiSession):
         return [{"type": "http.response.body", "body": body, "more_body": False}]
 
 
-def _ignore(message: Message) -> None:
+def ignore(message: Message) -> None:
     """Take no notice of a body, which no browser sends with GET."""
 
 

@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Scope, Send
 
 from ..core import messages
 from ..core.frames import cut_reason
 from ..core.messages import Payload
 from ..node import Ask, Node
 from ..session import End
-from .handover import WebSocketOffer
 from .opening import Opening
 from .responses import Problem
 from .session import AsgiSession
@@ -22,45 +21,34 @@ class WebSocketSession(AsgiSession):
 
     __slots__ = ("_asking",)
 
-    def __init__(self, node: Node, send: Send, *, counted: bool) -> None:
-        super().__init__(node, send, counted=counted)
+    def __init__(self, node: Node, send: Send, public_id: str, *, counted: bool) -> None:
+        super().__init__(node, send, public_id, counted=counted)
         self._asking: asyncio.Task[None] | None = None
 
     def keepalive(self) -> None:
         """Send a message: pages cannot see the protocol's own pings, and servers may have them switched off."""
         self.transmit(_KEEPALIVE)
 
-    async def run(
-        self,
-        receive: Receive,
-        connected: bytes,
-        make_ask: Callable[[], Ask],
-        offer: WebSocketOffer | None,
-        opening: Opening,
-    ) -> None:
+    def open(self, connected: bytes, opening: Opening) -> None:
+        """Say `connected` and be counted. The caller must `serve()` now."""
+        # As in SseSession.open(), without a pause.
+        self.post(Payload(connected))
+        self._node.open(self, opening.version, opening.route, opening.ip)
+
+    def take(self, make_ask: Callable[[], Ask], message: Message) -> None:
         """
-        Serve the stream until either side ends it, or until the socket behind it is handed over.
+        Do what the peer asks.
 
-        `make_ask` is called when the peer wants to watch, because what it makes keeps the handshake's headers and
-        address, and of most pages nobody needs them.
+        `make_ask` is called when it wants to watch, because what it makes keeps the handshake's headers and address,
+        and of most pages nobody needs them.
         """
-        if offer is not None:
-            stream = offer.websocket(self._node, self.id, counted=self.counted, make_ask=make_ask)
-            if stream is not None:
-                stream.post(Payload(connected))
-                self._node.open(stream, opening.version, opening.route, opening.ip)
-            return
-
-        def take(message: Message) -> None:
-            data = message.get("text")
-            if data is None:
-                data = message.get("bytes") or b""
-            coroutine = self._node.handle(self, messages.decode(data), make_ask)
-            if coroutine is not None:
-                # The answer may take long; meanwhile this task must notice when the peer leaves.
-                self._asking = self.loop.create_task(coroutine)
-
-        await self._serve(receive, connected, take, opening)
+        data = message.get("text")
+        if data is None:
+            data = message.get("bytes") or b""
+        coroutine = self._node.handle(self, messages.decode(data), make_ask)
+        if coroutine is not None:
+            # The answer may take long; meanwhile this task must notice when the peer leaves.
+            self._asking = self.loop.create_task(coroutine)
 
     def _message(self, payload: Payload) -> dict[str, Any]:
         return {"type": "websocket.send", "text": payload.text}

@@ -9,15 +9,16 @@ Source: RFC 6455, section 4.2; https://asgi.readthedocs.io/en/latest/specs/www.h
 
 import logging
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from hashlib import sha1
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.types import ASGIApp, Message, Scope
 
-from ...node import Ask, Node
+from ...node import Node
 from ...session import Session
+from ..handover import MakeAsk
 from .streams import WebSocketStream
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Handshake:
         else:
             self._refuse(500)
 
-    def websocket(self, node: Node, public_id: str, *, counted: bool, make_ask: Callable[[], Ask]) -> Session | None:
+    def websocket(self, node: Node, public_id: str, *, counted: bool, make_ask: MakeAsk) -> Session | None:
         """
         Make the socket a stream of the node's; the caller must open it there.
 
@@ -153,7 +154,7 @@ class Handshake:
         self._hand_over(None, "", counted=False, make_ask=None).dismiss(code, reason)
 
     def _hand_over(
-        self, node: Node | None, public_id: str, *, counted: bool, make_ask: Callable[[], Ask] | None
+        self, node: Node | None, public_id: str, *, counted: bool, make_ask: MakeAsk | None
     ) -> WebSocketStream:
         protocol, self._protocol = self._protocol, None
         assert protocol is not None

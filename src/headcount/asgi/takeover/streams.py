@@ -7,7 +7,7 @@ some of it is still waiting. So "paused" is what `busy` means, and a peer that d
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any, Final
 
 from websockets.exceptions import PayloadTooBig
@@ -21,6 +21,7 @@ from ...core.messages import Payload
 from ...errors import ProtocolError, TooLarge
 from ...node import Ask, Node
 from ...session import End
+from ..handover import MakeAsk
 from ..session import GOODBYE_TIMEOUT
 
 _COUNTED: Final = 1
@@ -266,7 +267,7 @@ class WebSocketStream(Stream):
         public_id: str,
         *,
         counted: bool,
-        make_ask: Callable[[], Ask] | None,
+        make_ask: MakeAsk | None,
     ) -> None:
         self._make_ask = make_ask
         self._asking: asyncio.Task[None] | None = None
@@ -320,12 +321,16 @@ class WebSocketStream(Stream):
         if self._make_ask is None:
             return
         try:
-            coroutine = self._home.node.handle(self, messages.decode(data), self._make_ask)
+            coroutine = self._home.node.handle(self, messages.decode(data), self._ask)
         except ProtocolError as error:
             self._malformed(4400, str(error))
             return
         if coroutine is not None:
             self._asking = self._home.loop.create_task(coroutine)
+
+    def _ask(self) -> Ask:
+        assert self._make_ask is not None
+        return self._make_ask(self._transport.get_extra_info("peername"))
 
     def _take(self, frame: Frame) -> None:
         """Do what one frame asks. Raises `BadFrame` for one out of order, `TooLarge` for too long a message."""
