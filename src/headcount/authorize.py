@@ -13,9 +13,10 @@ from hmac import compare_digest
 from typing import TypeAlias
 
 import anyio
-import anyio.to_thread
 import msgspec
 from starlette.requests import HTTPConnection
+
+from .threads import Threads
 
 logger = logging.getLogger("headcount")
 
@@ -71,6 +72,8 @@ class Authorizer:
         self.errors = 0
         """Times that asking failed, which is not the same as a no."""
         self._told = False
+        self.threads = Threads()
+        """Where synchronous hooks run."""
 
     async def decide(self, request: HTTPConnection) -> Grant | None:
         """Return what this request may see, or None. Never raises but for cancellation."""
@@ -110,7 +113,7 @@ class Authorizer:
             answer = hook(request)
         else:
             # A synchronous hook may query a database; in a thread it can hang without holding up anybody else.
-            answer = await anyio.to_thread.run_sync(hook, request, abandon_on_cancel=True)
+            answer = await self.threads.run(hook, request)
         return await answer if inspect.isawaitable(answer) else answer
 
     def _has_token(self, request: HTTPConnection) -> bool:

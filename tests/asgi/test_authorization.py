@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headcount import Grant, Headcount, pulse
+from headcount.threads import MAX_THREADS
 
 from .asgi_client import (
     ADMIN,
@@ -259,6 +261,64 @@ async def test_synchronous_hook_that_hangs_holds_nobody_up(way: str) -> None:
         await waiting.next("stats-unauthorized")
     finally:
         release.set()
+
+
+@asynchronous
+async def test_synchronous_hooks_that_hang_leave_the_application_its_threads_and_make_no_more() -> None:
+    release = threading.Event()
+
+    def hangs(request: HTTPConnection) -> bool:
+        if "role=admin" in request.headers.get("cookie", ""):
+            return True
+        return release.wait(30)
+
+    site = Site("mounted", hangs, authorize_timeout=0.5)
+
+    @site.framework.get("/synchronous")
+    def synchronous() -> str:
+        return threading.current_thread().name
+
+    before = threading.active_count()
+    try:
+        strangers = [await site.stranger.open("ws") for _ in range(60)]
+        for _ in range(2):
+            for stranger in strangers:
+                stranger.say(SUBSCRIBE)
+            await until(lambda: len(site.node._asking) == 60)
+            assert (await Client(site.app, base="").get("/synchronous")).status == 200
+            assert site.node._asking, "the answer came while they were being asked for"
+            for stranger in strangers:
+                await stranger.next("stats-unauthorized")
+        assert threading.active_count() - before <= MAX_THREADS + 2, "what hangs has not been given up for done"
+        assert site.headcount._authorizer.threads.running == MAX_THREADS
+    finally:
+        release.set()
+    await until(lambda: site.headcount._authorizer.threads.running == 0)
+    await site.admin.watch(await site.admin.open("ws"))
+
+
+@asynchronous
+async def test_whoever_finds_no_thread_free_waits_for_one() -> None:
+    """A crowd of viewers that comes back after a deploy is not turned away."""
+    running = [0, 0]
+    lock = threading.Lock()
+
+    def hook(_: HTTPConnection) -> bool:
+        with lock:
+            running[0] += 1
+            running[1] = max(running)
+        time.sleep(0.005)
+        with lock:
+            running[0] -= 1
+        return True
+
+    site = Site("alone", hook)
+    viewers = [await site.admin.open("ws") for _ in range(4 * MAX_THREADS)]
+    for viewer in viewers:
+        viewer.say(SUBSCRIBE)
+    for viewer in viewers:
+        await viewer.next("stats")
+    assert running[1] <= MAX_THREADS
 
 
 # ---- what the application knows of its users
