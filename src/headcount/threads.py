@@ -3,8 +3,8 @@ Threads for synchronous functions of the application that may hang.
 
 They are our own, and few. The pool in which frameworks run synchronous endpoints would be used up by strangers who make
 a hook hang, and it takes a function that is not waited for any more as done. Here a place is free again only when its
-thread has really ended, so what hangs can hang `MAX_THREADS` times and no more. Whoever comes then waits for a place, and
-its own time-out ends that. The threads are daemons: one that hangs does not keep the process from stopping.
+thread has really ended, so what hangs can hang `MAX_THREADS` times and no more. Whoever comes then waits for a place,
+until its own time-out ends that. The threads are daemons: one that hangs does not keep the process from stopping.
 """
 
 import asyncio

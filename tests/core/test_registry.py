@@ -324,6 +324,31 @@ def test_a_page_that_calls_itself_other_takes_no_label_s_place() -> None:
     assert registry.snapshot().versions == {"v1": 1}
 
 
+def test_connections_under_a_label_hold_one_string_and_the_last_takes_it_along() -> None:
+    registry = Registry()
+    for number in range(3):
+        registry.open(f"c{number}", "".join(["v", "1"]), "".join(["/a", "/b"]))
+    registry.open("d", "v1", "/")
+    registry.navigate("d", "".join(["/a", "/b"]))
+    rows = registry.snapshot().connections
+    assert len({id(row.version) for row in rows}) == 1
+    assert len({id(row.route) for row in rows}) == 1
+    for number in range(1_000):
+        registry.navigate("d", f"/made-up/{number}")
+    for connection in ("c0", "c1", "c2", "d"):
+        registry.close(connection)
+    assert registry._versions._shared == registry._routes._shared == {}
+
+
+def test_labels_beyond_the_limit_keep_their_own_text_when_a_page_calls_itself_other() -> None:
+    registry = Registry(max_versions=1)
+    registry.open("a", "".join(["(oth", "er)"]), "/")
+    registry.open("b", "v1", "/")
+    registry.open("c", "v2", "/")
+    assert [row.version for row in registry.snapshot().connections] == [OTHER, "v1", "v2"]
+    assert registry.snapshot().versions == {OTHER: 2, "v1": 1}
+
+
 def test_a_connection_leaves_the_label_it_was_counted_under() -> None:
     registry = Registry(max_versions=1)
     registry.open("a", "v1", "/")

@@ -11,7 +11,6 @@ it had before is noted. `take()` turns those notes into a delta, so the cost of 
 Invariants: `total == len(listed) + len(unlisted) == sum(versions)`, and `== sum(routes)` with route tracking.
 """
 
-import sys
 from collections.abc import Iterable
 from heapq import nsmallest
 from itertools import chain
@@ -45,25 +44,26 @@ class LabelCounts:
     place of theirs.
     """
 
-    __slots__ = ("_before", "_limit", "_reserved", "counts")
+    __slots__ = ("_before", "_limit", "_reserved", "_shared", "counts")
 
     def __init__(self, limit: int, reserved: Iterable[str] = ()) -> None:
         self.counts: dict[str, int] = {}
         self._limit = limit
         self._reserved = frozenset(reserved)
         self._before: dict[str, int] | None = None
+        # The one string that all connections under a label hold. Not `sys.intern`, which on some versions of Python
+        # keeps what strangers send for ever.
+        self._shared: dict[str, str] = {}
 
     def add(self, label: str) -> str:
-        """Count one more. Returns the label it is counted under; hand that to `remove`. O(1)."""
+        """Count one more. Returns the label it is counted under, shared; hand that to `remove`. O(1)."""
         count = self.counts.get(label, 0)
         if not count:
             apart = len(self.counts) - (OTHER in self.counts)
             if apart >= self._limit and label not in self._reserved:
                 label = OTHER
                 count = self.counts.get(OTHER, 0)
-            else:
-                # Shared by all connections that carry it; bounded, because only labels counted apart come here.
-                label = sys.intern(label)
+        label = self._shared.setdefault(label, label)
         if self._before is not None:
             self._before.setdefault(label, count)
         self.counts[label] = count + 1
@@ -76,6 +76,7 @@ class LabelCounts:
             self._before.setdefault(label, count)
         if count == 1:
             del self.counts[label]
+            del self._shared[label]
         else:
             self.counts[label] = count - 1
 
@@ -160,9 +161,9 @@ class Registry:
             route = ROOT
         version_label = self._versions.add(version)
         route_label = self._routes.add(route) if self._route_tracking else ROOT
-        if version_label is not OTHER:
+        if version_label != OTHER:
             version = version_label  # the shared string, so that 100,000 connections hold one
-        if route_label is not OTHER:
+        if route_label != OTHER:
             route = route_label
         info = ConnectionInfo(connection_id, version, route, ip)
         self._sequence += 1
@@ -196,7 +197,7 @@ class Registry:
             return False
         self._routes.remove(record.route_label)
         record.route_label = self._routes.add(route)
-        if record.route_label is not OTHER:
+        if record.route_label != OTHER:
             route = record.route_label
         record.info = ConnectionInfo(connection_id, before.version, route, before.ip)
         if self._rows_before is not None and connection_id in self._listed:
