@@ -17,14 +17,28 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 logger = logging.getLogger("headcount")
 
 
-class _Listener(NamedTuple):
+class _Socket(NamedTuple):
     fd: int
     inode: int
+
+
+class Listener:
+    """What streams of one address came in by: one socket, or those of servers that share a port."""
+
+    __slots__ = ("sockets",)
+
+    def __init__(self, sockets: tuple[_Socket, ...]) -> None:
+        self.sockets = sockets
+
+    @property
+    def open(self) -> bool:
+        """Whether it still listens. When not, its server is stopping, and nothing else of this process is."""
+        return any(map(_is_open, self.sockets))
 
 
 class Listeners:
@@ -37,29 +51,42 @@ class Listeners:
 
     def __init__(self, peer_timeout: float | None) -> None:
         self._peer_timeout = peer_timeout
-        self._known: dict[Any, list[_Listener]] = {}
+        self._known: dict[Any, Listener | None] = {}
 
-    def adopt(self, server: Any) -> None:
+    def adopt(self, server: Any) -> Listener | None:
         """
-        Find the listener behind an ASGI scope's `server` value, `(host, port)` or `(path, None)`, once.
+        Find the listener behind an ASGI scope's `server` value, `(host, port)` or `(path, None)`.
 
-        O(open file descriptors) for the first stream of an address, O(1) after that.
+        O(open file descriptors) for the first stream of an address and after its server has stopped, O(1) otherwise.
+
+        Returns:
+            None when there is none to be found. A closed one when it was closed, and no other server took its place.
         """
-        if not server or tuple(server) in self._known:
-            return
+        if not server:
+            return None
         key = tuple(server)
-        found = self._known[key] = []
+        known = self._known.get(key, _NEVER_SEEN)
+        if known is None or (known is not _NEVER_SEEN and known.open):
+            return known
+        found = self._search(key)
+        if found:
+            # One that listens on all addresses may be known by another of them.
+            known = next((each for each in self._known.values() if each and each.sockets == found), Listener(found))
+        elif known is _NEVER_SEEN:
+            known = None
+        self._known[key] = known
+        return known
+
+    def _search(self, server: tuple[Any, ...]) -> tuple[_Socket, ...]:
+        found: list[_Socket] = []
         try:
             for fd in _socket_descriptors():
-                self._consider(fd, key, found)
+                self._consider(fd, server, found)
         except OSError as error:
             logger.debug("File descriptors cannot be listed here: %s", error)
+        return tuple(found)
 
-    def closed(self) -> bool:
-        """Say whether an address that streams came in by has no listener any more."""
-        return any(found and not any(map(_is_open, found)) for found in self._known.values())
-
-    def _consider(self, fd: int, server: tuple[Any, ...], found: list[_Listener]) -> None:
+    def _consider(self, fd: int, server: tuple[Any, ...], found: list[_Socket]) -> None:
         try:
             inode = os.fstat(fd).st_ino
             with socket.socket(fileno=os.dup(fd)) as sock:
@@ -72,7 +99,7 @@ class Listeners:
                     # On streams that were accepted before us, too: they do not inherit any more.
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._peer_timeout * 1000))
                 if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    found.append(_Listener(fd, inode))
+                    found.append(_Socket(fd, inode))
         except OSError:
             return  # closed meanwhile, or no socket that answers such questions
 
@@ -87,9 +114,12 @@ def _socket_descriptors() -> Iterator[int]:
             continue  # the descriptor of the listing itself
 
 
-def _is_open(listener: _Listener) -> bool:
+def _is_open(sock: _Socket) -> bool:
     try:
         # The number may be in use again, for another file.
-        return os.fstat(listener.fd).st_ino == listener.inode
+        return os.fstat(sock.fd).st_ino == sock.inode
     except OSError:
         return False
+
+
+_NEVER_SEEN: Final = Listener(())

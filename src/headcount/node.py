@@ -32,6 +32,7 @@ from .core.registry import Registry
 from .core.stats import ConnectionInfo, Stats, StatsDelta
 from .errors import UnknownConnection
 from .hooks import Hooks
+from .listeners import Listener, Listeners
 from .pulse import Pulse
 from .session import End, Session
 
@@ -91,6 +92,8 @@ class Node:
         self.counters: Counter[str] = Counter()
         """Events by name since the start, for tests and metrics."""
         self.draining = False
+        """The application said so. Of a server that stops only the own streams go, and its listener is closed."""
+        self.listeners = Listeners(config.peer_timeout)
         self.sessions: dict[str, Session] = {}
         self.subscriptions: dict[str, Subscription] = {}
         self._key = os.urandom(32)
@@ -140,10 +143,13 @@ class Node:
         """Return wall-clock milliseconds since 1970, for clients; nothing here is measured with it."""
         return time.time_ns() // 1_000_000
 
-    @property
-    def closed_to_streams(self) -> bool:
-        """No more streams are taken: the server is going away, or full."""
-        return self.draining or self.full
+    def closed_to_streams(self, listener: Listener | None) -> bool:
+        """Say whether no more streams are taken by a listener: its server is going away, or we are full."""
+        return self.full or self.leaving(listener)
+
+    def leaving(self, listener: Listener | None) -> bool:
+        """Say whether a listener's server is going away, or all of them are. None: the listener is not known."""
+        return self.draining or (listener is not None and not listener.open)
 
     @property
     def full(self) -> bool:
@@ -151,13 +157,24 @@ class Node:
         limit = self.config.max_connections
         return limit is not None and len(self.sessions) >= limit
 
-    def open(self, session: Session, version: str, route: str, ip: str | None) -> None:
-        """Take a new stream into the figures, or, when it is a viewer's, only into the list of streams."""
+    def open(
+        self, session: Session, version: str, route: str, ip: str | None, listener: Listener | None = None
+    ) -> None:
+        """
+        Take a new stream into the figures, or, when it is a viewer's, only into the list of streams.
+
+        Args:
+            session: The stream.
+            version: From `parse_version`.
+            route: From `parse_route`.
+            ip: As far as it may be kept.
+            listener: What it came in by: when that is closed, the stream is drained. None: not known.
+        """
         if self._watchers or len(self._pulses) != 1 or session.loop not in self._pulses:
             self.forget_dead_loops()
         with self._lock:
             self.sessions[session.id] = session
-            self.pulse(session.loop).add(session)
+            self.pulse(session.loop).add(session, listener)
             info = None
             if not session.counted:
                 session.deadline = self.clock() + self.config.viewer_timeout
@@ -294,7 +311,11 @@ class Node:
         """Tell every client to come back elsewhere, spread over time, and end its stream. New streams are refused."""
         self.draining = True
         for session in list(self.sessions.values()):
-            self._in_loop(session, session.end, End(1012, "drain", "The server is going away.", self.reconnect_delay()))
+            self._in_loop(session, session.end, self.going_away())
+
+    def going_away(self) -> End:
+        """Make the end of one stream of a server that stops; each is told another time to come back."""
+        return End(1012, "drain", "The server is going away.", self.reconnect_delay())
 
     def reconnect_delay(self) -> int:
         """Draw the delay after which one client should come back, in ms."""

@@ -9,7 +9,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Final
 
-from .listeners import Listeners
+from .listeners import Listener
 from .session import End, Session
 
 if TYPE_CHECKING:
@@ -29,12 +29,16 @@ class Pulse:
     def __init__(self, node: "Node", loop: asyncio.AbstractEventLoop) -> None:
         self.stalled: dict[Session, float] = {}
         """Busy sessions, and when they are dropped."""
-        self.listeners = Listeners(node.config.peer_timeout)
         self._node = node
         self._loop = loop
         # Rounded down: the interval is the longest silence that clients were told of.
-        slots = max(1, math.floor(node.config.keepalive_interval / TICK))
-        self._slots: list[set[Session]] = [set() for _ in range(slots)]
+        self._turn = max(1, math.floor(node.config.keepalive_interval / TICK))
+        self._slots: list[set[Session]] = []
+        self._wheels: dict[Listener | None, int] = {}
+        """
+        Where in `_slots` the wheel begins of those who came in by a listener: when that is closed, they must go, and no
+        others. Mostly there is one.
+        """
         self._count = 0
         self._viewers: set[Session] = set()
         self._hand = 0
@@ -42,15 +46,17 @@ class Pulse:
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
 
-    def add(self, session: Session) -> None:
-        """Serve a session."""
+    def add(self, session: Session, listener: Listener | None) -> None:
+        """Serve a session, until the listener that it came in by is closed."""
         # Those who come together are spread over the half of the wheel that the hand reaches last: a stream that has
         # just begun needs no keepalive, and whoever tests with one does not want to meet it.
-        slots = len(self._slots)
-        self._next = (self._next + 1) % max(1, slots // 2)
-        slot = (self._hand - self._next) % slots
-        self._slots[slot].add(session)
-        session.slot = slot
+        begin = self._wheels.get(listener)
+        if begin is None:
+            begin = self._wheels[listener] = len(self._slots)
+            self._slots += [set() for _ in range(self._turn)]
+        self._next = (self._next + 1) % max(1, self._turn // 2)
+        session.slot = begin + (self._hand - self._next) % self._turn
+        self._slots[session.slot].add(session)
         self._count += 1
         if not session.counted:
             self._viewers.add(session)
@@ -80,13 +86,14 @@ class Pulse:
     async def _serve(self) -> None:
         node = self._node
         now = node.clock()
-        if not node.draining and self.listeners.closed():
-            node.drain()
-            return
-        self._hand = (self._hand + 1) % len(self._slots)
-        for session in list(self._slots[self._hand]):
-            if not session.busy:
-                session.keepalive()
+        self._hand = (self._hand + 1) % self._turn
+        for listener, begin in list(self._wheels.items()):
+            if listener is not None and not listener.open:
+                self._drain(self._slots[begin : begin + self._turn])
+                continue
+            for session in list(self._slots[begin + self._hand]):
+                if not session.busy:
+                    session.keepalive()
         for session in [session for session, deadline in self.stalled.items() if now >= deadline]:
             session.end(End(4408, "slow", f"Nothing was read for {node.config.send_timeout:g} s."))
         for session in list(self._viewers):
@@ -94,3 +101,8 @@ class Pulse:
                 session.end(End(1008, "denied", "This viewer is not authorised."))
         node.recheck(self._loop, now)
         node.forget_dead_loops()
+
+    def _drain(self, wheel: list[set[Session]]) -> None:
+        """Tell those to go whose server is stopping."""
+        for session in [session for slot in wheel for session in slot]:
+            session.end(self._node.going_away())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from socket import create_server
 from typing import Any
 
 import anyio
@@ -91,6 +92,26 @@ async def test_draining_server_takes_no_new_streams_and_still_answers(way: str) 
     assert (await site.stranger.ws().closed())[0] == 1012
     assert (await site.stranger.get("/health")).status == 200
     assert (await site.admin.get("/admin/stats")).json["total"] == 0
+
+
+@asynchronous
+async def test_server_whose_listener_was_closed_takes_no_new_streams_and_the_next_one_does() -> None:
+    """On a connection that was open before: by the listener itself nobody can come any more."""
+
+    class ByListener(Client):
+        def scope(self, method: str, target: str, headers: Any = None) -> Scope:
+            return {**super().scope(method, target, headers), "server": address}
+
+    site = Site("alone")
+    client = ByListener(site.app)
+    with create_server(("127.0.0.1", 0)) as listening:
+        address = listening.getsockname()
+        await client.open("sse")
+    problem(await client.get("/sse"), 503, "going away")
+    assert (await client.ws().closed())[0] == 1012
+    await site.stranger.open("ws")
+    with create_server(address):
+        await client.open("sse")
 
 
 @both

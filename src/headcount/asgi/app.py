@@ -336,16 +336,16 @@ class Headcount:
 
     def _sse(self, scope: Scope, receive: Receive, send: Send, cors: Headers) -> Coroutine[Any, Any, None] | None:
         opening = self.opening(scope)
-        if self.node.closed_to_streams:
-            why = "going away" if self.node.draining else "full"
+        listener = self.node.listeners.adopt(scope.get("server"))
+        if self.node.closed_to_streams(listener):
+            why = "going away" if self.node.leaving(listener) else "full"
             seconds = max(1, self.node.reconnect_delay() // 1000)
             raise Problem(503, f"This server is {why}; come back later.", [(b"retry-after", b"%d" % seconds)])
         public, handle = self.node.identify()
         session = SseSession(
             self.node, send, public, counted=opening.counted, visible_keepalives=opening.visible_keepalives
         )
-        self.node.pulse(session.loop).listeners.adopt(scope.get("server"))
-        stays = session.open(self.connected(handle), opening, sse_offer(scope), cors)
+        stays = session.open(self.connected(handle), opening, listener, sse_offer(scope), cors)
         return session.serve(receive, ignore) if stays else None
 
     async def _websocket(
@@ -369,17 +369,17 @@ class Headcount:
         except Malformed as error:
             await _refuse(send, End(4400, "malformed", str(error)))
             return None
-        if self.node.closed_to_streams:
+        listener = self.node.listeners.adopt(scope.get("server"))
+        if self.node.closed_to_streams(listener):
             await _refuse(
                 send,
                 End(1012, "drain", "This server is going away; come back later.")
-                if self.node.draining
+                if self.node.leaving(listener)
                 else End(1013, "full", "This server is full; come back later."),
             )
             return None
         public, handle = self.node.identify()
         connected = self.connected(handle)
-        self.node.pulse(asyncio.get_running_loop()).listeners.adopt(scope.get("server"))
         offer = websocket_offer(scope)
         if offer is not None:
             # What is handed over keeps no scope, so what is needed of it is packed.
@@ -387,10 +387,10 @@ class Headcount:
             stream = offer.websocket(self.node, public, counted=opening.counted, make_ask=make_ask)
             if stream is not None:
                 stream.post(Payload(connected))
-                self.node.open(stream, opening.version, opening.route, opening.ip)
+                self.node.open(stream, opening.version, opening.route, opening.ip, listener)
             return None
         session = WebSocketSession(self.node, send, public, counted=opening.counted)
-        session.open(connected, opening)
+        session.open(connected, opening, listener)
         return session.serve(receive, partial(session.take, partial(self._asking, endpoint, scope, inner)))
 
     async def _script(self, endpoint: str, scope: Scope, send: Send, cors: Headers) -> None:

@@ -6,6 +6,7 @@ from starlette.types import Message, Send
 
 from ..core import event_stream, messages
 from ..core.messages import Payload
+from ..listeners import Listener
 from ..node import Node
 from ..session import End
 from .handover import SseOffer
@@ -36,7 +37,14 @@ class SseSession(AsgiSession):
         """Send a comment, or the message that the client asked for."""
         self.transmit(_KEEPALIVE_MESSAGE if self._visible_keepalives else _KEEPALIVE_COMMENT)
 
-    def open(self, connected: bytes, opening: Opening, offer: SseOffer | None, headers: Headers) -> bool:
+    def open(
+        self,
+        connected: bytes,
+        opening: Opening,
+        listener: Listener | None,
+        offer: SseOffer | None,
+        headers: Headers,
+    ) -> bool:
         """
         Begin the response, say `connected` and be counted.
 
@@ -56,9 +64,9 @@ class SseSession(AsgiSession):
             )
             if stream is not None:
                 self._over = True
-                self._node.open(stream, opening.version, opening.route, opening.ip)
+                self._node.open(stream, opening.version, opening.route, opening.ip, listener)
                 return False
-        self._node.open(self, opening.version, opening.route, opening.ip)
+        self._node.open(self, opening.version, opening.route, opening.ip, listener)
         return True
 
     def _message(self, payload: Payload) -> dict[str, Any]:

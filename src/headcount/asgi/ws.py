@@ -9,6 +9,7 @@ from starlette.types import Message, Scope, Send
 from ..core import messages
 from ..core.frames import cut_reason
 from ..core.messages import Payload
+from ..listeners import Listener
 from ..node import Ask, Node
 from ..session import End
 from .opening import Opening
@@ -29,11 +30,11 @@ class WebSocketSession(AsgiSession):
         """Send a message: pages cannot see the protocol's own pings, and servers may have them switched off."""
         self.transmit(_KEEPALIVE)
 
-    def open(self, connected: bytes, opening: Opening) -> None:
+    def open(self, connected: bytes, opening: Opening, listener: Listener | None) -> None:
         """Say `connected` and be counted. The caller must `serve()` now."""
         # As in SseSession.open(), without a pause.
         self.post(Payload(connected))
-        self._node.open(self, opening.version, opening.route, opening.ip)
+        self._node.open(self, opening.version, opening.route, opening.ip, listener)
 
     def take(self, make_ask: Callable[[], Ask], message: Message) -> None:
         """

@@ -106,7 +106,8 @@ class AloneProtocol(HeadcountProtocol):
         except (Problem, ProtocolError):
             super().handle_websocket_upgrade()
             return
-        if node.closed_to_streams:
+        listener = node.listeners.adopt(self.server)
+        if node.closed_to_streams(listener):
             super().handle_websocket_upgrade()
             return
         public, handle = node.identify()
@@ -120,8 +121,7 @@ class AloneProtocol(HeadcountProtocol):
         self.release()
         stream = WebSocketStream(home, transport, public, counted=opening.counted, make_ask=ask_later)
         transport.write(hello)
-        node.pulse(home.loop).listeners.adopt(self.server)
-        node.open(stream, opening.version, opening.route, opening.ip)
+        node.open(stream, opening.version, opening.route, opening.ip, listener)
 
     # ---- inside
 
@@ -157,7 +157,7 @@ class AloneProtocol(HeadcountProtocol):
             if headcount.admit(endpoint, scope):
                 return False  # from another origin: the answer says that it may
             if endpoint == "/sse":
-                if node.closed_to_streams:
+                if node.closed_to_streams(node.listeners.adopt(self.server)):
                     return False
                 self._opening = headcount.opening(scope)
                 return True
@@ -182,8 +182,7 @@ class AloneProtocol(HeadcountProtocol):
             home, transport, public, counted=opening.counted, visible_keepalives=opening.visible_keepalives
         )
         transport.write(hello)
-        node.pulse(home.loop).listeners.adopt(self.server)
-        node.open(stream, opening.version, opening.route, opening.ip)
+        node.open(stream, opening.version, opening.route, opening.ip, node.listeners.adopt(self.server))
 
     def _go_the_ordinary_way(self) -> None:
         body, self._body, self._direct = self._body, b"", None

@@ -56,11 +56,6 @@ class Home:
         """Let go of one that is over."""
         self.connections.discard(stream)
 
-    def shutdown(self) -> None:
-        """Stop, because the server does: it says so to each of its connections, and the first takes all along."""
-        if not self.node.draining:
-            self.node.drain()
-
 
 class CountingHome(Home):
     """One that stands in uvicorn's set for all of its streams, which saves a place for each."""
@@ -82,6 +77,12 @@ class CountingHome(Home):
         self._count -= 1
         if not self._count:
             self.connections.discard(self)
+
+    def shutdown(self) -> None:
+        """Stop all of them, because the server does."""
+        for session in list(self.node.sessions.values()):
+            if isinstance(session, Stream) and session.home is self:
+                session.end(self.node.going_away())
 
 
 class Stream(asyncio.Protocol):
@@ -116,6 +117,11 @@ class Stream(asyncio.Protocol):
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop that it must be called in."""
         return self._home.loop
+
+    @property
+    def home(self) -> Home:
+        """Where it lives."""
+        return self._home
 
     @property
     def counted(self) -> bool:
@@ -157,8 +163,8 @@ class Stream(asyncio.Protocol):
     # ---- what uvicorn calls
 
     def shutdown(self) -> None:
-        """Stop."""
-        self._home.shutdown()
+        """Stop, because the server does. It says so to each of its connections; other servers have their own."""
+        self.end(self._home.node.going_away())
 
     # ---- what the transport calls
 
