@@ -29,7 +29,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
         routes: The map of routes.
         connections: The list of connections.
         ips: Addresses in that list.
-        expires_in: Seconds until the right ends by itself; None: it lasts while the hook agrees.
+        expires_in: Seconds until the right ends by itself; 0 or less: it has ended, which is a no; None: it lasts while
+            the hook agrees.
 
     Raises:
         TypeError: A value of another type. "no" would be true, and a number that is none would never be reached.
@@ -99,7 +100,7 @@ class Authorizer:
             logger.exception("authorize_stats failed, so the viewer is denied.%s", _hint(request))
             return None
         if isinstance(verdict, Grant):
-            return verdict
+            return None if verdict.expires_in is not None and verdict.expires_in <= 0 else verdict
         if verdict is True:
             return Grant()
         if verdict is False or verdict is None:

@@ -52,7 +52,18 @@ class Wish(NamedTuple):
 class Subscription:
     """One viewer's standing request for figures."""
 
-    __slots__ = ("ask", "deltas", "epoch", "expires_at", "grant", "recheck_at", "rechecking", "revision", "session")
+    __slots__ = (
+        "ask",
+        "deltas",
+        "epoch",
+        "expires_at",
+        "good_until",
+        "grant",
+        "recheck_at",
+        "rechecking",
+        "revision",
+        "session",
+    )
 
     def __init__(self, session: Session, grant: Grant, ask: Ask, *, deltas: bool) -> None:
         self.session = session
@@ -65,6 +76,8 @@ class Subscription:
         """Starts of a chain of deltas so far: what was chosen before the last and is still on its way is void."""
         self.recheck_at = 0.0
         self.rechecking = False
+        self.good_until = 0.0
+        """`reauthorize_interval` after the last verdict: from then on nothing is sent until there is another."""
         self.expires_at: float | None = None
 
     @property
@@ -359,7 +372,7 @@ class Node:
         for subscription in list(self.subscriptions.values()):
             if subscription.session.loop is not loop:
                 continue
-            if subscription.expires_at is not None and now >= subscription.expires_at:
+            if _expired(subscription, now):
                 self._refuse(subscription.session)
             elif not subscription.rechecking and now >= subscription.recheck_at:
                 subscription.rechecking = True
@@ -486,7 +499,7 @@ class Node:
                 self._expire(subscription)
             # else: agreeing again to the same `expires_in` is no prolongation
             self._recheck_later(subscription)
-            if subscription.variant != variant:
+            if subscription.variant != variant or subscription.revision is None:
                 self._send_whole(subscription)
 
     def _failed_to_ask(self) -> None:
@@ -496,6 +509,7 @@ class Node:
     def _recheck_later(self, subscription: Subscription) -> None:
         spread = random.uniform(0.8, 0.95)  # noqa: S311  viewers that came together are not asked for together
         subscription.recheck_at = self.clock() + self.config.reauthorize_interval * spread
+        subscription.good_until = self.clock() + self.config.reauthorize_interval
 
     def _expire(self, subscription: Subscription) -> None:
         expires_in = subscription.grant.expires_in
@@ -584,8 +598,15 @@ class Node:
         """Choose what each subscriber gets: the delta, the whole, or nothing until it has read what it was sent."""
         due: list[tuple[Subscription, int, Payload]] = []
         deltas: dict[tuple[bool, bool, bool], Payload] = {}
+        now = self.clock()
+        for subscription in [each for each in self.subscriptions.values() if _expired(each, now)]:
+            self._refuse(subscription.session)
         for subscription in self.subscriptions.values():
             if delta is None and subscription.revision is not None:
+                continue
+            if now >= subscription.good_until:
+                subscription.revision = None
+                self.counters["withheld"] += 1
                 continue
             if subscription.session.busy:
                 subscription.revision = None
@@ -623,9 +644,12 @@ class Node:
                 return
             subscription.revision = None
             subscription.epoch += 1
-            if self._registry.revision != self._flushed:
+            now = self.clock()
+            if _expired(subscription, now):
+                self._refuse(subscription.session)
+            elif self._registry.revision != self._flushed:
                 self._changed()
-            elif not subscription.session.busy:
+            elif not subscription.session.busy and now < subscription.good_until:
                 subscription.revision = self._flushed
                 subscription.session.transmit(self._whole(subscription))
 
@@ -721,6 +745,10 @@ class _Done:
 
     def __await__(self) -> Any:
         return iter(())
+
+
+def _expired(subscription: Subscription, now: float) -> bool:
+    return subscription.expires_at is not None and now >= subscription.expires_at
 
 
 DONE = _Done()

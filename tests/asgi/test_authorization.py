@@ -586,6 +586,50 @@ async def test_grant_ends_by_itself(way: str, transport: str, quick_ticks: None)
     await nothing_follows(site, viewer)
 
 
+@every_way
+@pytest.mark.parametrize("seconds", [0, -5, float("-inf")])
+@asynchronous
+async def test_grant_that_has_ended_already_is_a_no(way: str, seconds: float) -> None:
+    site = Site(way, lambda _: Grant(expires_in=seconds))
+    for transport in TRANSPORTS:
+        stream = await denied(site.admin, transport)
+        assert [message["type"] for message in stream.received] == ["connected", "stats-unauthorized"]
+    problem(await site.admin.get("/admin/stats"), 403)
+
+
+@both
+@pytest.mark.parametrize("deltas", [True, False])
+@asynchronous
+async def test_no_push_comes_after_a_grant_has_ended_though_no_tick_has_seen_it(transport: str, deltas: bool) -> None:
+    clock = Clock()
+    site = Site(hook=lambda _: Grant(expires_in=3), clock=clock)
+    viewer = await site.admin.open(transport)
+    await site.admin.watch(viewer, deltas=deltas)
+    clock.advance(3)
+    await site.stranger.open("ws")
+    await viewer.next("stats-unauthorized")
+    await nothing_follows(site, viewer)
+
+
+@both
+@asynchronous
+async def test_no_figures_are_caught_up_with_after_a_grant_has_ended(transport: str) -> None:
+    clock = Clock()
+    site = Site(hook=lambda _: Grant(expires_in=3), clock=clock)
+    viewer = await site.admin.open(transport)
+    await site.admin.watch(viewer)
+    viewer.block()
+    await site.stranger.open("ws")
+    await until(lambda: viewer.attempts > len(viewer.sent))
+    await site.stranger.open("ws")
+    await until(lambda: site.node.counters["conflated"])
+    clock.advance(3)
+    viewer.unblock()
+    await viewer.next("stats-delta")
+    await viewer.next("stats-unauthorized")
+    assert not site.node.subscriptions
+
+
 @both
 @asynchronous
 async def test_grant_that_is_renewed_with_another_time_is_prolonged(transport: str, quick_ticks: None) -> None:
@@ -701,6 +745,42 @@ async def test_right_is_asked_for_again_when_asking_was_broken_off(transport: st
     clock.advance(60)
     await withdrawn(viewer)
     assert asked == 3
+
+
+@both
+@pytest.mark.parametrize("verdict", [True, False])
+@asynchronous
+async def test_while_a_recheck_hangs_no_figures_come_later_than_the_interval(
+    transport: str, verdict: bool, quick_ticks: None
+) -> None:
+    clock = Clock()
+    release: list[asyncio.Event] = []
+
+    async def hook(_: HTTPConnection) -> bool:
+        if release:
+            await release[0].wait()
+            return verdict
+        return True
+
+    site = Site(hook=hook, clock=clock)
+    viewer = await site.admin.open(transport)
+    figures = await site.admin.watch(viewer)
+    (subscription,) = site.node.subscriptions.values()
+    release.append(asyncio.Event())
+    clock.advance(59)
+    await until(lambda: subscription.rechecking)
+    await site.stranger.open("ws")
+    await figures.total(2)
+    clock.advance(1)
+    await site.stranger.open("ws")
+    await until(lambda: site.node.counters["withheld"])
+    assert not viewer.unread
+    release[0].set()
+    if verdict:
+        await figures.step("stats")
+        assert figures.now["total"] == 3
+    else:
+        await viewer.next("stats-unauthorized")
 
 
 @both
