@@ -26,7 +26,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     What a viewer may see. `total` and `versions` are always in it.
 
     Attributes:
-        routes: The map of routes.
+        routes: Which routes there are, and which of them each connection is on.
         connections: The list of connections.
         ips: Addresses in that list.
         expires_in: Seconds until the right ends by itself; 0 or less: it has ended, which is a no; None: it lasts while

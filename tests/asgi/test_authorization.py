@@ -240,6 +240,8 @@ async def test_hook_that_hangs_means_no_and_holds_nobody_up(way: str, transport:
     assert not waiting.unread
     await waiting.next("stats-unauthorized")
     await denied(site.visitor, transport)
+    assert site.headcount._authorizer.errors == 2, "it was `authorize_timeout` that ended both"
+    assert not site.node.counters["authorize_errors"]
 
 
 @every_way
@@ -587,6 +589,27 @@ async def test_grant_ends_by_itself(way: str, transport: str, quick_ticks: None)
 
 
 @every_way
+@both
+@pytest.mark.parametrize("deltas", [True, False])
+@asynchronous
+async def test_grant_without_routes_shows_none_anywhere(way: str, transport: str, deltas: bool) -> None:
+    site = Site(way, lambda _: Grant(routes=False), stats_interval=0.001)
+    await site.stranger.open("ws", "?route=/secret/first")
+    viewer = await site.admin.open(transport, "?viewer=1")
+    figures = await site.admin.watch(viewer, deltas=deltas)
+    page = await site.stranger.open("sse", "?route=/secret/second")
+    await figures.total(2)
+    await site.stranger.navigate(page, "/secret/third")
+    await figures.until(lambda now: now["revision"] == site.node.stats().revision)
+    stats, rows = await site.admin.get("/admin/stats"), await site.admin.get("/admin/connections")
+    assert "secret" not in json.dumps([viewer.received, stats.json, rows.json])
+    for shown in (figures.now, stats.json, rows.json):
+        assert [row["route"] for row in shown["connections"]] == ["/", "/"]
+    problem(await site.admin.get("/admin/connections?route=/secret/first"), 403, "routes=True")
+    problem(await site.admin.get("/admin/connections?route=/never"), 403, "routes=True")
+
+
+@every_way
 @pytest.mark.parametrize("seconds", [0, -5, float("-inf")])
 @asynchronous
 async def test_grant_that_has_ended_already_is_a_no(way: str, seconds: float) -> None:
@@ -807,7 +830,11 @@ async def test_rights_are_asked_for_one_at_a_time_and_not_all_in_one_moment(tran
     clock.advance(60)
     await until(lambda: running[0] == 20)
     clock.advance(600)
-    await turns(50)
+    (ticking,) = site.node._pulses.values()
+    for _ in range(3):
+        hand = ticking._hand
+        await until(lambda: ticking._hand != hand)  # noqa: B023  it is called in this round
+    await turns()
     assert running[0] == 20, "while one answer is due, no second is asked for"
     release.set()
     await until(lambda: running[0] == 0)

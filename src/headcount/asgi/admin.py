@@ -6,6 +6,7 @@ import msgspec
 from starlette.types import Scope
 
 from ..authorize import Grant
+from ..core import messages
 from ..core.stats import Stats
 from ..errors import Malformed
 from ..node import Node
@@ -37,11 +38,8 @@ def visible(stats: Stats, grant: Grant) -> dict[str, Any]:
     shown = stats.to_dict()
     if not grant.routes:
         shown["routes"] = {}
-    if not grant.connections:
-        shown["connections"] = []
-    elif not grant.ips:
-        for row in shown["connections"]:
-            row.pop("ip", None)
+    rows = messages.rows(stats.connections, routes=grant.routes, ips=grant.ips) if grant.connections else ()
+    shown["connections"] = msgspec.to_builtins(rows)
     return shown
 
 
@@ -50,20 +48,19 @@ def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
     Return one page of all connections: `{connections, cursor, total}`; `cursor` is null on the last page.
 
     Raises:
-        Problem: 400 for a bad limit or cursor, 403 when the grant does not show connections.
-        Malformed: A repeated parameter.
+        Problem: 403 when the grant does not show connections, or not the routes asked for.
+        Malformed: A bad limit or cursor, a parameter twice, or one that there is not.
     """
     if not grant.connections:
         raise Problem(
             403, "Your right does not include the list of connections; ask for a Grant with connections=True."
         )
     query = query_of(scope, ("version", "route", "limit", "cursor"))
+    if "route" in query and not grant.routes:
+        raise Problem(403, "Your right does not include routes; leave route out, or ask for a Grant with routes=True.")
     limit, after = _limit(query.get("limit")), _after(query.get("cursor"))
     rows, cursor = node.page(version=query.get("version"), route=query.get("route"), limit=limit, after=after)
-    shown = [msgspec.to_builtins(row) for row in rows]
-    if not grant.ips:
-        for row in shown:
-            row.pop("ip", None)
+    shown = messages.rows(rows, routes=grant.routes, ips=grant.ips)
     return {"connections": shown, "cursor": None if cursor is None else str(cursor), "total": node.total}
 
 

@@ -8,7 +8,7 @@ Source: protocol/README.md; golden messages in protocol/fixtures/messages.json
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from ..errors import Malformed, TooLarge
 from .event_stream import chunk, frame
 from .frames import text_frame
-from .labels import parse_route
+from .labels import ROOT, parse_route
 from .stats import ConnectionInfo, Stats, StatsDelta
 
 MAX_MESSAGE: Final = 4_096
@@ -161,7 +161,7 @@ def stats(figures: Stats, *, routes: bool = True, connections: bool = True, ips:
             "total": figures.total,
             "versions": dict(figures.versions),
             "routes": dict(figures.routes) if routes else {},
-            "connections": _rows(figures.connections, ips=ips) if connections else (),
+            "connections": rows(figures.connections, routes=routes, ips=ips) if connections else (),
             "revision": figures.revision,
             "connectionsTruncated": figures.connections_truncated,
             "nodes": figures.nodes,
@@ -185,7 +185,9 @@ def stats_delta(delta: StatsDelta, *, routes: bool = True, connections: bool = T
         "versions": delta.versions,
         "routes": delta.routes if routes else {},
         "connections": (
-            {"set": _rows(delta.set, ips=ips), "remove": delta.removed} if connections else {"set": (), "remove": ()}
+            {"set": rows(delta.set, routes=routes, ips=ips), "remove": delta.removed}
+            if connections
+            else {"set": (), "remove": ()}
         ),
     }
     if delta.connections_truncated is not None:
@@ -268,10 +270,10 @@ class Payload:
         return self._text_frame
 
 
-def _rows(rows: tuple[ConnectionInfo, ...], *, ips: bool) -> tuple[ConnectionInfo, ...]:
-    if ips:
-        return rows
-    return tuple([ConnectionInfo(row.id, row.version, row.route) for row in rows])
+def rows(found: Sequence[ConnectionInfo], *, routes: bool, ips: bool) -> Sequence[ConnectionInfo]:
+    """Return rows as far as a grant lets them be seen: without addresses, and every page on `/`."""
+    hidden: dict[str, str | None] = ({} if routes else {"route": ROOT}) | ({} if ips else {"ip": None})
+    return [msgspec.structs.replace(row, **hidden) for row in found] if hidden else found
 
 
 def _read(decode_typed: Any, data: str | bytes) -> Any:
