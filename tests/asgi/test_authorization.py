@@ -1166,6 +1166,7 @@ async def test_admin_filters_connections() -> None:
     assert await count("?version=v1&route=/3") == 1
     assert await count("?version=none") == 0
     assert await count("?version=") == 0
+    assert (await site.admin.get("/admin/connections?version=none")).json["total"] == 10, "it is that of all"
     assert await count("?limit=1000") == 10
     assert await count("?cursor=0") == 10
 
@@ -1176,6 +1177,7 @@ async def test_admin_filters_connections() -> None:
         "?limit=0", "?limit=1001", "?limit=-1", "?limit=ten", "?limit=1e3", "?limit=", "?limit=%C2%B2", "?limit=%D9%A3",
         "?limit=99999999999999999999", "?cursor=x", "?cursor=-1", "?cursor=" + "9" * 5000, "?limit=1&limit=2",
         "?version=a&version=b", "?" + "&".join(f"x{n}=1" for n in range(40)),
+        "?verison=v1", "?version=v1&offset=3", "?%00=",
     ],
 )  # fmt: skip
 @asynchronous

@@ -45,7 +45,8 @@ def visible(stats: Stats, grant: Grant) -> dict[str, Any]:
 
 def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
     """
-    Return one page of all connections: `{connections, cursor, total}`; `cursor` is null on the last page.
+    Return one page of all connections: `{connections, cursor, total}`; `cursor` is null on the last page, and `total`
+    counts all connections, whatever the filter.
 
     Raises:
         Problem: 403 when the grant does not show connections, or not the routes asked for.
@@ -55,7 +56,8 @@ def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
         raise Problem(
             403, "Your right does not include the list of connections; ask for a Grant with connections=True."
         )
-    query = query_of(scope, ("version", "route", "limit", "cursor"))
+    # Strict: a filter that is misspelt and ignored would answer another question than the one that was asked.
+    query = query_of(scope, ("version", "route", "limit", "cursor"), strict=True)
     if "route" in query and not grant.routes:
         raise Problem(403, "Your right does not include routes; leave route out, or ask for a Grant with routes=True.")
     limit, after = _limit(query.get("limit")), _after(query.get("cursor"))

@@ -69,12 +69,13 @@ def _pairs(text: bytes) -> list[tuple[str, str]]:
 _pairs_again = lru_cache(maxsize=512)(_pairs)
 
 
-def query_of(scope: Scope, names: Collection[str]) -> dict[str, str]:
+def query_of(scope: Scope, names: Collection[str], *, strict: bool = False) -> dict[str, str]:
     """
     Return those query parameters that are in `names`.
 
     Raises:
-        Malformed: One of them is repeated, so that nobody can know which is meant; or there are too many in all.
+        Malformed: One of them is repeated, so that nobody can know which is meant; there are too many in all; or, when
+            `strict`, there is another.
     """
     found: dict[str, str] = {}
     text: bytes = scope["query_string"]
@@ -89,6 +90,9 @@ def query_of(scope: Scope, names: Collection[str]) -> dict[str, str]:
             if key in found:
                 raise Malformed(f"The query parameter {key} is given more than once; give it once.")
             found[key] = value
+        elif strict:
+            known = ", ".join(sorted(names))
+            raise Malformed(f"The query parameter {key[:40]!r} is not known here; those that are: {known}.")
     return found
 
 
