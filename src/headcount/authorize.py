@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 import msgspec
@@ -75,6 +75,8 @@ class Authorizer:
         self._told = False
         self.threads = Threads()
         """Where synchronous hooks run."""
+        self.seen_by_app: dict[Any, frozenset[str]] = {}
+        """What of a visitor's session and user comes with inner requests to each application (asgi/asking.py)."""
 
     async def decide(self, request: HTTPConnection) -> Grant | None:
         """Return what this request may see, or None. Never raises but for cancellation."""

@@ -510,6 +510,86 @@ async def test_in_an_application_mounted_in_another_its_own_sessions_decide(tran
     assert headcount.node.subscriptions, "asked again, the inner application was found again"
 
 
+async def by_header(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    request.state.user = "admin" if "role=admin" in request.headers.get("cookie", "") else None
+    return await call_next(request)
+
+
+def _further_out(case: str, headcount: Headcount) -> tuple[ASGIApp, str]:
+    """Make an application whose sessions are further out than what Headcount is mounted in; and where that is."""
+    inner, outer = FastAPI(), FastAPI()
+    inner.mount(headcount.base_path, headcount)
+    if case == "middleware round the whole":
+        return SessionMiddleware(inner, secret_key=SECRET), ""
+    outer.mount("/api", inner)
+    if case == "state of the outer application":
+        outer.middleware("http")(by_header)
+    else:
+        outer.add_middleware(SessionMiddleware, secret_key=SECRET)
+    return outer, "/api"
+
+
+@pytest.mark.parametrize(
+    "case", ["sessions of the outer application", "state of the outer application", "middleware round the whole"]
+)
+@asynchronous
+async def test_where_sessions_are_out_of_reach_all_are_denied_alike_and_the_log_says_what_to_do(
+    case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not one way in let in and thrown out with the next re-check, and another never let in."""
+    headcount = Headcount(version="v1")
+
+    @headcount.authorize_stats
+    def hook(request: HTTPConnection) -> bool:
+        user = request.state.user if case.startswith("state") else request.session.get("role")
+        return bool(user == "admin")
+
+    app, prefix = _further_out(case, headcount)
+    client = Client(app, ADMIN, base=f"{prefix}/__skew")
+    for transport in [*TRANSPORTS, *TRANSPORTS]:
+        await denied(client, transport)
+    problem(await client.get("/admin/stats"), 403)
+    if not case.startswith("state"):
+        (record,) = caplog.records
+        assert "session" in record.getMessage()
+        assert "headcount.wrap(" in record.getMessage()
+    # And what it says helps.
+    wrapped = Client(headcount.wrap(app), ADMIN)
+    for transport in TRANSPORTS:
+        await wrapped.watch(await wrapped.open(transport))
+    await denied(Client(headcount.wrap(app), VISITOR), "sse")
+
+
+@in_an_application
+@both
+@asynchronous
+async def test_what_middleware_adds_to_the_headers_does_not_grow_with_each_time_of_asking(
+    way: str, transport: str, quick_ticks: None
+) -> None:
+    clock = Clock()
+    seen: list[list[str]] = []
+
+    class Stamp:
+        def __init__(self, app: ASGIApp) -> None:
+            self._app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                scope["headers"].append((b"x-user", b"ada"))
+            await self._app(scope, receive, send)
+
+    def hook(request: HTTPConnection) -> bool:
+        seen.append(request.headers.getlist("x-user"))
+        return True
+
+    site = Site(way, hook, [Middleware(Stamp)], clock=clock)
+    await site.admin.watch(await site.admin.open(transport))
+    await rechecked(site, clock)
+    await rechecked(site, clock)
+    assert seen[1]
+    assert seen[1] == seen[2]
+
+
 # ---- grants
 
 

@@ -6,9 +6,13 @@ application or wrapped round it. A POST that came through a mounted application 
 (a WebSocket, which HTTP middleware does not see; a stream answered outside the application; a right that is asked for
 again) is decided on an inner request: `GET {base}/authorize` with the headers of the request in question, sent through
 the application's own middleware, which no client can send.
+
+Mounted, the application is the innermost one, the only one that can be found. Where session or user come from further
+out, inner requests are without them; then nobody is authorised, on any way in, and the log says what to do instead.
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable, MutableMapping
 from typing import Any, Final
 
@@ -18,6 +22,8 @@ from starlette.types import ASGIApp, Message, Scope, Send
 
 from ..authorize import Authorizer, Grant
 from .scope import prefix_of
+
+logger = logging.getLogger("headcount")
 
 PATH: Final = "/authorize"
 _EXTENSION: Final = "headcount.authorize"
@@ -31,15 +37,31 @@ _HOP_BY_HOP = frozenset(
 _ADDRESSES: Final = frozenset({b"cf-connecting-ip", b"x-forwarded-for", b"x-real-ip", b"forwarded", b"true-client-ip"})
 """Where proxies tell the client's address."""
 
+_VISITOR: Final = frozenset({"session", "user", "auth"})
+"""Where middleware puts what it knows of a visitor."""
+
 
 class _Verdict:
-    """Travels in the inner request's scope, where no client can put it, and brings the answer back."""
+    """
+    Travels in the inner request's scope, where no client can put it, and brings the answer back.
 
-    __slots__ = ("grant", "reached")
+    Args:
+        ask: Ask the hook; else only see what is there.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_ask", "grant", "reached", "seen")
+
+    def __init__(self, *, ask: bool = True) -> None:
         self.grant: Grant | None = None
         self.reached = False
+        self.seen: frozenset[str] = frozenset()
+        self._ask = ask
+
+    async def decide(self, authorizer: Authorizer, scope: Scope) -> None:
+        self.seen = _VISITOR & scope.keys()
+        if self._ask:
+            self.grant = await authorizer.decide(HTTPConnection(scope))
+        self.reached = True
 
 
 class _State(dict[str, Any]):
@@ -71,7 +93,7 @@ class Asking:
             stands alone.
     """
 
-    __slots__ = ("_app", "_at_hand", "_authorizer", "_inner", "_mounted")
+    __slots__ = ("_app", "_at_hand", "_authorizer", "_inner", "_mounted", "_visitor")
 
     def __init__(
         self, authorizer: Authorizer, scope: Scope, base_path: str, endpoint: str, wrapped: ASGIApp | None
@@ -83,17 +105,21 @@ class Asking:
         self._at_hand: Scope | None = scope if self._mounted and scope["type"] == "http" else None
         # Kept while the viewer watches: what it takes to ask again, and nothing that middleware added.
         self._inner = _inner_scope(scope, base_path, endpoint)
+        self._visitor: frozenset[str] = _VISITOR & scope.keys() if self._mounted else frozenset()
+        """What some middleware knows of the visitor."""
 
     async def __call__(self) -> Grant | None:
         """Return what the viewer may see now, or None."""
         scope, self._at_hand = self._at_hand, None
+        if self._app is None:
+            return await self._authorizer.decide(HTTPConnection(scope or self._fresh(_Verdict())))
+        if await self._missing(self._app):
+            return None
         verdict = _Verdict()
         inner = self._fresh(verdict)
-        if self._app is None:
-            return await self._authorizer.decide(HTTPConnection(scope or inner))
         # A state is kept only as far as it is the server's own, its lifespan's. What middleware put in for this visitor
         # would be found again after the log-out; an inner request tells the two apart.
-        if scope is not None and not inner["state"]:
+        if scope is not None and not scope.get("state"):
             return await self._authorizer.decide(HTTPConnection(scope))
         state: _State = inner["state"]
         status = await _status_of(self._app, inner)
@@ -107,6 +133,27 @@ class Asking:
             return None  # the application's own middleware refused this visitor
         # Wrapped, the application knows no such path; but its middleware has left session and user in the scope.
         return await self._authorizer.decide(HTTPConnection(inner))
+
+    async def _missing(self, app: ASGIApp) -> frozenset[str]:
+        """Return what is known of the visitor and never comes with inner requests. They are looked at once an app."""
+        seen = self._authorizer.seen_by_app.get(app, frozenset())
+        if self._visitor <= seen:
+            return frozenset()
+        verdict = _Verdict(ask=False)
+        await _status_of(app, self._fresh(verdict))
+        if not verdict.reached:
+            return frozenset()  # the application answered in our place, and will say no to the question itself
+        told = app in self._authorizer.seen_by_app
+        self._authorizer.seen_by_app[app] = seen = seen | verdict.seen
+        missing = self._visitor - seen
+        if missing and not told:
+            logger.error(
+                "Nobody can be authorised: the request's %s comes from outside of the application that Headcount is "
+                "mounted in, where Headcount cannot ask again. Instead of mounting it, wrap the outermost application: "
+                "application = headcount.wrap(application).",
+                " and ".join(sorted(missing)),
+            )
+        return missing
 
     def _fresh(self, verdict: _Verdict) -> Scope:
         inner = dict(self._inner)
@@ -151,7 +198,7 @@ class Common:
     page comes from.
     """
 
-    __slots__ = ("authorizer", "base_path", "endpoint", "forget_address", "left_out", "scope", "wrapped")
+    __slots__ = ("authorizer", "base_path", "endpoint", "forget_address", "left_out", "scope", "visitor", "wrapped")
 
     def __init__(
         self,
@@ -169,11 +216,17 @@ class Common:
         self.base_path = base_path
         self.endpoint = endpoint
         self.wrapped = wrapped
-        self.scope = {key: scope[key] for key in _COMMON if key in scope}
+        self.visitor = _VISITOR & scope.keys()
+        # Of what middleware knows of the visitor only that it does: the rest would be of the first of them.
+        self.scope = {key: scope[key] for key in _COMMON if key in scope} | dict.fromkeys(self.visitor)
 
     def fits(self, scope: Scope, wrapped: ASGIApp | None) -> bool:
         """Say whether a handshake differs in nothing but its headers and its peer."""
-        return wrapped is self.wrapped and all(scope.get(key) == self.scope.get(key) for key in _COMMON)
+        return (
+            wrapped is self.wrapped
+            and _VISITOR & scope.keys() == self.visitor
+            and all(scope.get(key) == self.scope.get(key) for key in _COMMON)
+        )
 
 
 _COMMON: Final = (
@@ -190,8 +243,7 @@ async def answer_inner(authorizer: Authorizer, scope: Scope, send: Send) -> bool
     if not is_inner(scope):
         return False
     verdict: _Verdict = scope["extensions"][_EXTENSION]
-    verdict.grant = await authorizer.decide(HTTPConnection(scope))
-    verdict.reached = True
+    await verdict.decide(authorizer, scope)
     await send({"type": "http.response.start", "status": 204, "headers": []})
     await send({"type": "http.response.body", "body": b""})
     return True
@@ -206,9 +258,12 @@ def _inner_scope(scope: Scope, base_path: str, endpoint: str) -> Scope:
     prefix = prefix_of(scope, endpoint)
     path = prefix + PATH
     root = scope.get("app_root_path", scope.get("root_path", ""))
+    state = dict(scope.get("state") or {})
     if "router" in scope and scope["router"] is not getattr(scope.get("app"), "router", None):
-        # `app` is itself mounted in another, whose router it is and whose root path stands here.
+        # `app` is itself mounted in another, whose router it is and whose root path stands here. What that one's
+        # middleware knows of the visitor would be found again in the state for ever: it sees no inner request.
         root = prefix.removesuffix(base_path)
+        state.clear()
     return {
         "type": "http",
         "asgi": scope.get("asgi", {"version": "3.0"}),
@@ -222,7 +277,7 @@ def _inner_scope(scope: Scope, base_path: str, endpoint: str) -> Scope:
         "headers": [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP],
         "client": scope.get("client"),
         "server": scope.get("server"),
-        "state": dict(scope.get("state") or {}),
+        "state": state,
     }
 
 
