@@ -582,7 +582,8 @@ async def test_what_middleware_adds_to_the_headers_does_not_grow_with_each_time_
         seen.append(request.headers.getlist("x-user"))
         return True
 
-    site = Site(way, hook, [Middleware(Stamp)], clock=clock)
+    site = Site(way, hook, clock=clock)
+    site.framework.add_middleware(Stamp)  # outermost, because Starlette's `Headers` copies the list
     await site.admin.watch(await site.admin.open(transport))
     await rechecked(site, clock)
     await rechecked(site, clock)
