@@ -27,6 +27,7 @@ from headcount.errors import Malformed
 BASE = "/__skew"
 NAMES = frozenset({"version", "route", "viewer"})
 OURS = (ipaddress.ip_network("10.0.0.0/8"),)
+LOCAL = (ipaddress.ip_network("127.0.0.0/8"),)
 
 
 def scope_of(
@@ -320,6 +321,31 @@ def test_the_address_is_the_peer_s_or_what_a_trusted_proxy_says() -> None:
     assert address_of(scope_of(headers=headers, client=("10.0.0.1", 1)), True, ()) == "10.0.0.1"
     assert address_of(scope_of(headers=headers, client=None), True, OURS) == "198.51.100.7"
     assert address_of(scope_of(headers=headers, client=None), True, ()) is None
+
+
+@pytest.mark.parametrize(
+    ("client", "forwarded", "trusted", "address"),
+    [
+        # As uvicorn leaves it, when X-Forwarded-For came from this machine.
+        (("6.6.6.6", 0), "6.6.6.6", (), None),
+        (("6.6.6.6", 0), "6.6.6.6", OURS, None),
+        (("6.6.6.6", "0"), "6.6.6.6", (), None),
+        (("6.6.6.6", 1234), "6.6.6.6:1234", (), None),
+        (("6.6.6.6", 1234), "6.6.6.6:1234", OURS, None),
+        (("2001:db8::6", 99), "[2001:db8::6]:99", (), None),
+        (("203.0.113.9", 0), "6.6.6.6, 203.0.113.9", LOCAL, "203.0.113.9"),
+        (("203.0.113.9", 0), "6.6.6.6, 203.0.113.9", (*LOCAL, *OURS), "203.0.113.9"),
+        # A peer that lies cannot make another's word of its own, and proxies may name themselves.
+        (("203.0.113.9", 5), "203.0.113.9, 6.6.6.6", OURS, None),
+        (("203.0.113.9", 5), "6.6.6.6", OURS, "203.0.113.9"),
+        (("127.0.0.1", 5), "203.0.113.9, 127.0.0.1", LOCAL, "203.0.113.9"),
+    ],
+)
+def test_an_address_that_the_server_has_overwritten_is_not_believed(
+    client: Any, forwarded: str, trusted: Any, address: str | None
+) -> None:
+    scope = scope_of(headers=[("x-forwarded-for", forwarded)], client=client)
+    assert address_of(scope, True, trusted) == address
 
 
 def test_an_anonymized_address_is_cut_whoever_told_it() -> None:

@@ -128,3 +128,18 @@ async def _until_empty(server: Server) -> None:
             if not (inside["total"] or inside["sessions"] or inside["subscriptions"]):
                 return
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("forged", ["6.6.6.6", "6.6.6.6:1234", "6.6.6.6, 6.6.6.6"])
+async def test_uvicorn_believes_forged_addresses_and_headcount_does_not(forged: str) -> None:
+    with Server("uvicorn", ip_tracking=True) as server:
+        server.wait_ready()
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        writer.write(f"GET /__skew/sse HTTP/1.1\r\nHost: shop\r\nX-Forwarded-For: {forged}\r\n\r\n".encode())
+        await reader.readuntil(b"connected")
+        honest = await Sse.open(server.url)
+        _, answer, _ = server.get("/__skew/admin/connections", {"Cookie": server.sign_in()})
+        assert [row.get("ip") for row in answer["connections"]] == [None, "127.0.0.1"]
+        assert server.log.count("--no-proxy-headers") == 1
+        writer.close()
+        honest.fin()

@@ -1,15 +1,18 @@
 """Reading an ASGI scope: where a request goes, what it carries, and whether its page may ask at all."""
 
+import logging
 from collections.abc import Collection, Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import cookie_parser
 from starlette.types import Scope
 
-from ..core.address import IPNetwork, anonymized, client_address
+from ..core.address import IPNetwork, anonymized, client_address, is_told, is_trusted
 from ..core.labels import UNKNOWN, parse_route, parse_version
 from ..errors import Malformed
+
+logger = logging.getLogger("headcount")
 
 _MAX_FIELDS = 32
 
@@ -122,14 +125,39 @@ def version_in_cookie(scope: Scope, cookie: str | bool) -> str:
 
 
 def address_of(scope: Scope, tracking: bool | str, trusted: Iterable[IPNetwork]) -> str | None:
-    """Return the client's address as far as it may be kept. With tracking off nothing is even looked at."""
+    """
+    Return the client's address as far as it may be kept. With tracking off nothing is even looked at.
+
+    uvicorn's `proxy_headers`, on by default, overwrites `client` with what X-Forwarded-For tells when the peer is on
+    the same machine, so whoever can be that peer can forge it. It shows: the port is 0, or the address stands in that
+    header. The peer itself is lost, so the address is not known, unless such a peer is one of our proxies.
+    """
     if tracking is False:
         return None
     names = ("cf-connecting-ip", "x-forwarded-for", "x-real-ip")
     headers = {name: header(scope, name.encode()) or "" for name in names}
-    client = scope.get("client")
-    address = client_address(client[0] if client else None, headers, trusted)
+    trusted = tuple(trusted)
+    host, port = scope.get("client") or (None, None)
+    forwarded = headers["x-forwarded-for"]
+    if host is not None and str(port) == "0":
+        host = next((peer for peer in ("127.0.0.1", "::1") if is_trusted(peer, trusted)), None)
+        if host is None:
+            _warn_of_rewriting()
+            return None
+    elif host is not None and forwarded and is_told(host, forwarded) and not is_trusted(host, trusted):
+        _warn_of_rewriting()
+        return None
+    address = client_address(host, headers, trusted)
     return anonymized(address) if address is not None and tracking == "anonymized" else address
+
+
+@cache
+def _warn_of_rewriting() -> None:
+    logger.warning(
+        "The address of a client is not known: the server has overwritten it with what X-Forwarded-For tells, which "
+        "anybody can send. Start uvicorn with --no-proxy-headers, and set trusted_proxies if there is a proxy. "
+        "This is said once."
+    )
 
 
 def foreign_origin(scope: Scope, allowed: Collection[str]) -> str | None:

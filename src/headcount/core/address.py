@@ -44,6 +44,18 @@ def client_address(peer: str | None, headers: Mapping[str, str], trusted: Iterab
     return str(address) if address is not None else None
 
 
+def is_told(address: str, forwarded: str) -> bool:
+    """Say whether an address stands in an `x-forwarded-for` header, however it is written."""
+    parsed = _parse(address)
+    return parsed is not None and any(_parse(word.strip()) == parsed for word in forwarded.split(","))
+
+
+def is_trusted(address: str, trusted: Iterable[IPNetwork]) -> bool:
+    """Say whether an address is that of one of our proxies."""
+    parsed = _parse(address)
+    return parsed is not None and _within(parsed, tuple(trusted))
+
+
 def anonymized(address: str) -> str:
     """Cut an address to its network: /24 for IPv4, /48 for IPv6."""
     parsed = ipaddress.ip_address(address)
