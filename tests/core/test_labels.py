@@ -1,5 +1,8 @@
 """Labels that strangers send."""
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,3 +91,17 @@ def test_any_text_is_a_bounded_encodable_label_or_malformed(text: str) -> None:
         assert not set(label) & set(FORBIDDEN)
         label.encode()
         assert parse(label) == label
+
+
+def test_exactly_those_characters_are_refused_that_the_browser_client_strips() -> None:
+    fixture = json.loads((Path(__file__).parents[2] / "protocol/fixtures/labels.json").read_text())
+    ranges = [range(int(first, 16), int(last, 16) + 1) for first, last in fixture["forbidden"]]
+    for code in range(0x10000):
+        text = f"a{chr(code)}b"
+        if any(code in each for each in ranges):
+            for parse in (parse_version, parse_route):
+                with pytest.raises(Malformed):
+                    parse(text)
+        else:
+            assert parse_version(text) == text
+            assert parse_route(text) == text.partition("?")[0].partition("#")[0]

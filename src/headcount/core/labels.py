@@ -2,10 +2,11 @@
 Labels that strangers send: versions and routes.
 
 A label becomes a map key in every viewer's page, a row in a table, a word in a terminal and a metric label. So it is
-bounded, holds no control characters (terminals obey them, logs break on them) and no unpaired surrogates (they
-cannot be encoded as UTF-8). Everything else, `__proto__` included, is an ordinary label.
+bounded, holds no control characters (terminals obey them, logs break on them), no line or paragraph separators (logs
+break on those, too) and no unpaired surrogates (they cannot be encoded as UTF-8). Everything else, even `__proto__`, is
+an ordinary label.
 
-Source: protocol/README.md#opening-a-stream
+Source: protocol/README.md#opening-a-stream; the characters in protocol/fixtures/labels.json
 """
 
 import re

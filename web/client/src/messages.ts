@@ -31,9 +31,9 @@ export function decode(data: unknown): ServerMessage | undefined {
 }
 
 /**
- * Makes a version or route acceptable: the server refuses the whole stream for a control character, an unpaired
- * surrogate or one character too many, and a page that is refused is not counted at all.
+ * Makes a version or route acceptable: the server refuses the whole stream for a control character, a line separator,
+ * an unpaired surrogate or one character too many, and a page that is refused is not counted at all.
  */
 export function label(text: string, length: number): string {
-  return text.slice(0, length).replace(/[\p{Cc}\p{Cs}]/gu, '');
+  return text.slice(0, length).replace(/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}]/gu, '');
 }
