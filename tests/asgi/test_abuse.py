@@ -601,13 +601,34 @@ async def test_allowed_origin_gets_what_its_browser_wants(way: str) -> None:
     assert "access-control-allow-origin" not in own.headers
 
 
+@every_way
+@pytest.mark.parametrize(
+    "foreign", [{"origin": "https://a.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}]
+)
 @asynchronous
-async def test_star_allows_every_origin_by_its_name() -> None:
-    """`*` itself would not do: browsers refuse it for requests with cookies."""
-    site = Site(allowed_origins="*")
-    answer = await site.admin.get("/admin/stats", {"origin": "https://a.example"})
-    assert answer.headers["access-control-allow-origin"] == "https://a.example"
-    await site.stranger.open("ws", headers={"origin": "https://b.example"})
+async def test_star_lets_every_page_be_counted_and_none_watch_by_its_visitors_cookies(
+    way: str, foreign: dict[str, str]
+) -> None:
+    site = Site(way, allowed_origins=["*", "https://www.example.com"], admin_token="t0p-secret-t0ken")
+    pages = [await site.admin.open(transport, headers=foreign) for transport in TRANSPORTS]
+    assert site.total == 2
+    for page in pages:
+        await site.admin.say(page, {"type": "subscribe-stats"}, foreign)
+        await page.next("stats-unauthorized")
+    basic = {**foreign, "authorization": "Basic dDBwLXNlY3JldC10MGtlbg=="}
+    for headers in (foreign, basic):
+        answer = await site.admin.get("/admin/stats", headers)
+        assert answer.status in (401, 403)
+        assert "access-control-allow-credentials" not in answer.headers
+        assert answer.headers.get("access-control-allow-origin", "*") == "*"
+    token = {**foreign, "authorization": "Bearer t0p-secret-t0ken"}
+    assert (await site.stranger.get("/admin/stats", token)).json["total"] == 2
+    named = await site.admin.get("/admin/stats", {"origin": "https://www.example.com"})
+    assert (named.status, named.headers["access-control-allow-credentials"]) == (200, "true")
+    await site.admin.watch(await site.admin.open("ws", headers={"origin": "https://www.example.com"}))
+    await site.admin.watch(await site.admin.open("ws", headers={"origin": f"https://{HOST}"}))
+    script = (await site.stranger.get("/client.js", foreign)).body
+    assert b'"credentials":"same-origin"' in script
 
 
 @every_way
@@ -644,6 +665,10 @@ async def test_without_ip_tracking_no_byte_of_an_address_is_told_or_kept(way: st
     assert ADDRESS not in told
     assert '"ip"' not in told
     assert len(site.node.subscriptions) == 1
+    watching = await client.open(transport, headers=ADMIN)
+    await client.say(watching, {"type": "subscribe-stats"}, ADMIN)
+    await watching.next("stats")
+    assert len(site.node.subscriptions) == 2
     kept = [found for found in _strings_within(site.headcount) if ADDRESS in found]
     assert kept == []
 
@@ -686,7 +711,7 @@ async def test_that_the_walk_above_finds_what_is_kept() -> None:
     assert any(ADDRESS in text for text in _strings_within(site.headcount))
     # Of a viewer something is kept even without tracking: what it takes to ask for its right again.
     site = Site(hook=lambda _: True)
-    client = Client(site.app, client=ADDRESS)
+    client = Client(site.app, {"x-anything": ADDRESS})
     viewer = await client.open("ws")
     await client.watch(viewer)
     assert any(ADDRESS in text for text in _strings_within(site.headcount))

@@ -414,6 +414,14 @@ def test_a_page_of_any_other_origin_may_not(origin: str, host: str | None) -> No
     assert foreign(origin, host, "https://allowed.example") == origin
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_page_of_our_host_that_the_browser_calls_another_site_may_not(site: str) -> None:
+    # http://app.example, made up by somebody on the way, on an application that is served over https.
+    assert foreign("http://app.example", "app.example", site=site) == "http://app.example"
+    assert foreign("https://app.example", "app.example", site="same-origin") is None
+    assert foreign("https://www.example.com", "app.example", "https://www.example.com", site=site) is None
+
+
 def test_a_page_with_two_hosts_may_not() -> None:
     scope = scope_of(headers=[("origin", "https://a.example"), ("host", "a.example"), ("host", "b.example")])
     assert foreign_origin(scope, ()) == "https://a.example"
@@ -450,7 +458,9 @@ def test_only_an_allowed_origin_is_named_in_cors_headers() -> None:
         return allowed_origin(scope_of(headers=headers), allowed)
 
     assert named("https://www.example.com", "https://www.example.com") == "https://www.example.com"
-    assert named("https://anything.example", "*") == "https://anything.example"
+    assert named("https://anything.example", "*") == "*"
+    assert named("null", "*") == "*"
+    assert named("https://www.example.com", "*", "https://www.example.com") == "https://www.example.com"
     assert named("https://evil.example", "https://www.example.com") is None
     assert named("https://app.example") is None
     assert named(None, "*") is None

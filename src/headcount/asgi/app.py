@@ -38,8 +38,10 @@ from .scope import (
     endpoint_of,
     foreign_origin,
     header,
+    is_anybody,
     prefix_of,
     version_in_cookie,
+    without_ambient_rights,
 )
 from .sse import SseSession, ignore
 from .ws import WebSocketSession, needs_handshake
@@ -279,11 +281,8 @@ class Headcount:
             return ()
         origin = allowed_origin(scope, self.config.allowed_origins)
         if origin is not None:
-            return (
-                (b"access-control-allow-origin", origin.encode("latin-1")),
-                (b"access-control-allow-credentials", b"true"),
-                (b"vary", b"origin"),
-            )
+            named = (b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin")
+            return named if origin == "*" else (*named, (b"access-control-allow-credentials", b"true"))
         foreign = foreign_origin(scope, self.config.allowed_origins)
         if foreign is not None and endpoint != "/client.js":
             raise Problem(
@@ -417,10 +416,23 @@ class Headcount:
         await send({"type": "http.response.body", "body": body})
 
     def _asking(self, endpoint: str, scope: Scope, inner: ASGIApp | None) -> Asking:
-        return Asking(self._authorizer, scope, self.config.base_path, endpoint, inner)
+        anybody = is_anybody(scope, self.config.allowed_origins)
+        if anybody:
+            scope = without_ambient_rights(scope)
+        return Asking(
+            self._authorizer,
+            scope,
+            self.config.base_path,
+            endpoint,
+            inner,
+            at_hand=not anybody,
+            forget_address=self.config.ip_tracking is False,
+        )
 
     def ask_later(self, scope: Scope, inner: ASGIApp | None) -> AskingLater:
         """Remember of a WebSocket's handshake what it takes to ask for its right to watch."""
+        if is_anybody(scope, self.config.allowed_origins):
+            scope = without_ambient_rights(scope)
         common = self._common
         if common is None or not common.fits(scope, inner):
             # The newest is kept, because nearly all come by one path.

@@ -33,7 +33,6 @@ _HOP_BY_HOP = frozenset(
      b"sec-websocket-version", b"sec-websocket-extensions", b"sec-websocket-protocol", b"te", b"expect"}
 )  # fmt: skip
 
-
 _ADDRESSES: Final = frozenset({b"cf-connecting-ip", b"x-forwarded-for", b"x-real-ip", b"forwarded", b"true-client-ip"})
 """Where proxies tell the client's address."""
 
@@ -91,18 +90,30 @@ class Asking:
         endpoint: What of the path comes after that.
         wrapped: The application that Headcount is wrapped round. None: Headcount is mounted in `scope["app"]`, or
             stands alone.
+        at_hand: The request itself may be decided on, the first time, if it came through the application's middleware.
+            Else only what its headers say counts.
+        forget_address: Asked again, there is no address any more, because none may be kept.
     """
 
-    __slots__ = ("_app", "_at_hand", "_authorizer", "_inner", "_mounted", "_visitor")
+    __slots__ = ("_app", "_at_hand", "_authorizer", "_forget_address", "_inner", "_mounted", "_visitor")
 
     def __init__(
-        self, authorizer: Authorizer, scope: Scope, base_path: str, endpoint: str, wrapped: ASGIApp | None
+        self,
+        authorizer: Authorizer,
+        scope: Scope,
+        base_path: str,
+        endpoint: str,
+        wrapped: ASGIApp | None,
+        *,
+        at_hand: bool = True,
+        forget_address: bool = False,
     ) -> None:
         self._authorizer = authorizer
         self._mounted = wrapped is None
         self._app: ASGIApp | None = scope.get("app") if wrapped is None else wrapped
         # The first time, a mounted request is decided on itself, because it came through the application's middleware.
-        self._at_hand: Scope | None = scope if self._mounted and scope["type"] == "http" else None
+        self._at_hand: Scope | None = scope if at_hand and self._mounted and scope["type"] == "http" else None
+        self._forget_address = forget_address
         # Kept while the viewer watches: what it takes to ask again, and nothing that middleware added.
         self._inner = _inner_scope(scope, base_path, endpoint)
         self._visitor: frozenset[str] = _VISITOR & scope.keys() if self._mounted else frozenset()
@@ -110,6 +121,15 @@ class Asking:
 
     async def __call__(self) -> Grant | None:
         """Return what the viewer may see now, or None."""
+        try:
+            return await self._ask()
+        finally:
+            if self._forget_address:
+                self._forget_address = False
+                self._inner["client"] = None
+                self._inner["headers"] = [line for line in self._inner["headers"] if line[0] not in _ADDRESSES]
+
+    async def _ask(self) -> Grant | None:
         scope, self._at_hand = self._at_hand, None
         if self._app is None:
             return await self._authorizer.decide(HTTPConnection(scope or self._fresh(_Verdict())))
@@ -187,7 +207,14 @@ class AskingLater:
             client = peer
         common = self._common
         scope = {**common.scope, "client": client, "headers": headers}
-        return Asking(common.authorizer, scope, common.base_path, common.endpoint, common.wrapped)
+        return Asking(
+            common.authorizer,
+            scope,
+            common.base_path,
+            common.endpoint,
+            common.wrapped,
+            forget_address=common.forget_address,
+        )
 
 
 class Common:
@@ -216,6 +243,7 @@ class Common:
         self.base_path = base_path
         self.endpoint = endpoint
         self.wrapped = wrapped
+        self.forget_address = forget_address
         self.visitor = _VISITOR & scope.keys()
         # Of what middleware knows of the visitor only that it does: the rest would be of the first of them.
         self.scope = {key: scope[key] for key in _COMMON if key in scope} | dict.fromkeys(self.visitor)

@@ -57,6 +57,8 @@ class ClientScript:
             "basePath": base_path,
             "updateStrategy": self._config.update_strategy,
             "routeTracking": self._config.route_tracking,
+            # Browsers send cookies to another origin only when it names theirs, and `*` names nobody.
+            **({"credentials": "same-origin"} if "*" in self._config.allowed_origins else {}),
         }
         # In a script, unlike in HTML, JSON is safe as it is: it is a subset of the language since ES2019.
         body = source.replace(_PLACEHOLDER, msgspec.json.encode(defaults).decode()).encode()

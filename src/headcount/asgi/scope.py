@@ -170,17 +170,47 @@ def foreign_origin(scope: Scope, allowed: Collection[str]) -> str | None:
     origin = header(scope, b"origin")
     if origin is None:
         return "another site" if header(scope, b"sec-fetch-site") == "cross-site" and "*" not in allowed else None
-    if "*" in allowed or origin in allowed or _same_host(origin, header(scope, b"host") or ""):
+    if "*" in allowed or origin in allowed or _is_own(origin, scope):
         return None
     return origin
+
+
+def is_anybody(scope: Scope, allowed: Collection[str]) -> bool:
+    """
+    Say whether a request may go on only because `*` lets everybody in.
+
+    Such a page may be counted; what its browser sends along unasked, cookies above all, gives it no right to watch.
+    """
+    if "*" not in allowed:
+        return False
+    origin = header(scope, b"origin")
+    if origin is None:
+        return header(scope, b"sec-fetch-site") == "cross-site"
+    return origin not in allowed and not _is_own(origin, scope)
+
+
+def without_ambient_rights(scope: Scope) -> Scope:
+    """Return a request without what browsers send along unasked: cookies, and passwords that they remember."""
+    kept = [
+        (name, value)
+        for name, value in scope["headers"]
+        if name != b"cookie" and not (name == b"authorization" and not value.lower().startswith(b"bearer "))
+    ]
+    return {**scope, "headers": kept}
 
 
 def allowed_origin(scope: Scope, allowed: Collection[str]) -> str | None:
-    """Return the origin to name in CORS headers: an allowed one that is not our own host's."""
+    """Return the origin to name in CORS headers: one that is listed, or `*`, with which browsers send no cookies."""
     origin = header(scope, b"origin")
-    if origin is None or not ("*" in allowed or origin in allowed):
+    if origin is None:
         return None
-    return origin
+    return origin if origin in allowed else "*" if "*" in allowed else None
+
+
+def _is_own(origin: str, scope: Scope) -> bool:
+    # A browser knows better than a comparison of hosts: it tells a page of http:// on our host from one of https://.
+    site = header(scope, b"sec-fetch-site")
+    return site in (None, "same-origin", "none") and _same_host(origin, header(scope, b"host") or "")
 
 
 def _same_host(origin: str, host: str) -> bool:

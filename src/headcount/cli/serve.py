@@ -107,6 +107,13 @@ def command(ctx: click.Context, /, host: str, port: int, **settings: Any) -> int
     headcount = _make(ctx, {name: value for name, value in settings.items() if value is not None})
     config = headcount.config
 
+    if "*" in config.allowed_origins:
+        click.echo(
+            "Pages of every site may connect and be counted. They watch with a bearer token only: cookies give a right "
+            "to origins that are listed by name.",
+            err=True,
+        )
+
     def ready(url: str) -> None:
         # Only now: whoever cannot start has another thing to read.
         if config.admin_token is None and config.authorize_url is None:

@@ -17,6 +17,7 @@ from .. import commands
 from ..asking import AskingLater, Common
 from ..opening import Opening
 from ..responses import OK, Headers, Problem
+from ..scope import is_anybody
 from .handshake import acceptable, accepted
 from .protocol import HeadcountProtocol
 from .streams import CountingHome, SseStream, WebSocketStream
@@ -101,13 +102,13 @@ class AloneProtocol(HeadcountProtocol):
         scope = cast(Scope, self.scope)
         scope["query_string"] = query
         try:
-            headcount.admit("/ws", scope)
+            foreign = headcount.admit("/ws", scope) or is_anybody(scope, headcount.config.allowed_origins)
             opening = headcount.opening(scope)
         except (Problem, ProtocolError):
             super().handle_websocket_upgrade()
             return
         listener = node.listeners.adopt(self.server)
-        if node.closed_to_streams(listener):
+        if foreign or node.closed_to_streams(listener):
             super().handle_websocket_upgrade()
             return
         public, handle = node.identify()
