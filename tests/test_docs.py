@@ -40,6 +40,17 @@ def test_variables_that_are_asked_for_the_version_are_documented_in_order() -> N
     assert ", ".join(f"`{name}`" for name in ("HEADCOUNT_VERSION", *VERSION_VARIABLES)) in page
 
 
+def test_reasons_why_a_stream_ends_are_documented() -> None:
+    _, table = (ROOT / "docs/hooks.md").read_text("utf-8").split("## Why a stream ended")
+    documented = re.findall(r"^\| `([a-z ]+)` \|", table, re.MULTILINE)
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "src/headcount").rglob("*.py"))
+    given = re.findall(
+        r'End\(\s*(?:\d+|code), "([a-z ]+)"|\b(?:_close|_leave|close)\((?:session, )?"([a-z ]+)"\)', source
+    )
+    refused = {"full"}  # before the stream began
+    assert set(documented) == {one or other for one, other in given} - refused
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     text = (ROOT / page).read_text("utf-8")

@@ -16,6 +16,7 @@ import anyio
 import msgspec
 from starlette.requests import HTTPConnection
 
+from .sparing import Sparing
 from .threads import Threads
 
 logger = logging.getLogger("headcount")
@@ -73,6 +74,7 @@ class Authorizer:
         self.errors = 0
         """Times that asking failed, which is not the same as a no."""
         self._told = False
+        self._sparing = Sparing()
         self.threads = Threads()
         """Where synchronous hooks run."""
         self.seen_by_app: dict[Any, frozenset[str]] = {}
@@ -95,11 +97,15 @@ class Authorizer:
                 verdict = await self._ask(self.hook, request)
         except TimeoutError:
             self.errors += 1
-            logger.warning("authorize_stats did not answer within %g s, so the viewer is denied.", self._timeout)
+            if (often := self._sparing.word("slow")) is not None:
+                logger.warning(
+                    "authorize_stats did not answer within %g s, so the viewer is denied%s.", self._timeout, often
+                )
             return None
-        except Exception:
+        except Exception as error:
             self.errors += 1
-            logger.exception("authorize_stats failed, so the viewer is denied.%s", _hint(request))
+            if (often := self._sparing.word(type(error))) is not None:
+                logger.exception("authorize_stats failed, so the viewer is denied%s.%s", often, _hint(request))
             return None
         if isinstance(verdict, Grant):
             return None if verdict.expires_in is not None and verdict.expires_in <= 0 else verdict
@@ -108,7 +114,12 @@ class Authorizer:
         if verdict is False or verdict is None:
             return None
         self.errors += 1
-        logger.error("authorize_stats returned a %s, so the viewer is denied; return a bool or a Grant.", type(verdict))
+        if (often := self._sparing.word(("returned", type(verdict)))) is not None:
+            logger.error(
+                "authorize_stats returned a %s, so the viewer is denied; return a bool or a Grant%s.",
+                type(verdict),
+                often,
+            )
         return None
 
     async def _ask(self, hook: AuthorizeHook, request: HTTPConnection) -> object:
@@ -124,7 +135,8 @@ class Authorizer:
             return False
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         # latin-1 is how the header was decoded, so these are the bytes that came.
-        return scheme.lower() == "bearer" and compare_digest(token.strip().encode("latin-1", "replace"), self._token)
+        told = token.strip(" \t").encode("latin-1", "replace")
+        return scheme.lower() == "bearer" and compare_digest(told, self._token)
 
 
 def _hint(request: HTTPConnection) -> str:

@@ -1,9 +1,10 @@
 """
 The application's own functions, and how they are run so that none can do harm.
 
-An exception in a hook is logged and counted, and closes nothing. Synchronous hooks run in place and must not block;
-asynchronous ones run as tasks of their own, one after the other for each connection, so that a close never overtakes
-its open. How many may wait is bounded: a page can navigate faster than a hook runs.
+An exception in a hook is logged and counted, and closes nothing. Synchronous hooks run in place, so that all streams
+wait for them: they must not block, not for a file and not for a database. What does belongs in an asynchronous hook.
+Those run as tasks of their own, one after the other for each connection, so that a close never overtakes its open. How
+many may wait is bounded: a page can navigate faster than a hook runs.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 from .errors import ConfigError
+from .sparing import Sparing
 
 MAX_WAITING: Final = 100
 """Route hooks of one connection that wait for their turn; a page that navigates faster than they run loses some."""
@@ -96,15 +98,16 @@ class Hooks:
         self._timeout = timeout
         self._last: dict[str, asyncio.Task[None]] = {}
         self._waiting: Counter[str] = Counter()
-        self._overrun: set[str] = set()
+        self._sparing = Sparing()
 
     def run(self, hooks: list[Any], connection: Connection, *args: str) -> None:
         """Call each of `hooks`. Never raises. Must be called in the connection's event loop, if that still runs."""
         if hooks is self.route and self._waiting[connection.id] >= MAX_WAITING:
             self.errors += 1
-            if connection.id not in self._overrun:  # said once, or a page could fill the log
-                self._overrun.add(connection.id)
-                logger.error("Navigations of %s are not told: the hooks run too slowly for them.", connection.id)
+            if (often := self._sparing.word("overrun")) is not None:
+                logger.error(
+                    "Navigations of %s are not told: the hooks run too slowly for them%s.", connection.id, often
+                )
             return
         for hook in hooks:
             try:
@@ -151,18 +154,16 @@ class Hooks:
         self._waiting[key] -= 1
         if not self._waiting[key]:
             del self._waiting[key]
-            self._overrun.discard(key)
         if self._last.get(key) is task:
             del self._last[key]
 
     def _failed(self, hook: Any, how: str) -> None:
         self.errors += 1
-        logger.error(
-            "The hook %s %s; nothing else is affected.",
-            getattr(hook, "__qualname__", hook),
-            how,
-            exc_info=sys.exc_info()[0] is not None,
-        )
+        error = sys.exc_info()[0]
+        # Pages decide how often hooks are called, so they could fill the log.
+        if (often := self._sparing.word((id(hook), how, error))) is not None:
+            name = getattr(hook, "__qualname__", hook)
+            logger.error("The hook %s %s; nothing else is affected%s.", name, how, often, exc_info=error is not None)
 
 
 def _discard(result: Awaitable[None]) -> None:

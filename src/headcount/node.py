@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -35,6 +36,7 @@ from .hooks import Hooks
 from .listeners import Listener, Listeners
 from .pulse import Pulse
 from .session import End, Session
+from .sparing import Sparing
 
 logger = logging.getLogger("headcount")
 
@@ -109,6 +111,7 @@ class Node:
         self.listeners = Listeners(config.peer_timeout)
         self.sessions: dict[str, Session] = {}
         self.subscriptions: dict[str, Subscription] = {}
+        self._sparing = Sparing()
         self._key = os.urandom(32)
         self._lock = threading.RLock()
         self._registry = Registry(
@@ -294,16 +297,17 @@ class Node:
 
     def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
         """
-        Send one connection a JSON object.
+        Send one connection a JSON object, by public id or secret handle.
 
         Raises:
             UnknownConnection: It is not open here.
             TypeError: The message is not a mapping, or holds what is no JSON.
         """
         payload = Payload(messages.application(message))
-        session = self.sessions.get(connection_id)
+        public = identity.id_of(connection_id, self._key) or connection_id
+        session = self.sessions.get(public)
         if session is None:
-            raise UnknownConnection(f"No open connection has the id {connection_id}.")
+            raise UnknownConnection(f"No open connection has the id {public}.")
         self._in_loop(session, session.post, payload)
 
     def broadcast(self, message: Mapping[str, Any], *, version: str | None = None, route: str | None = None) -> int:
@@ -504,7 +508,9 @@ class Node:
 
     def _failed_to_ask(self) -> None:
         self.counters["authorize_errors"] += 1
-        logger.exception("Asking for the right to watch failed, so the viewer is denied.")
+        # Strangers decide how often we ask, so they could fill the log.
+        if (often := self._sparing.word(sys.exc_info()[0])) is not None:
+            logger.exception("Asking for the right to watch failed, so the viewer is denied%s.", often)
 
     def _recheck_later(self, subscription: Subscription) -> None:
         spread = random.uniform(0.8, 0.95)  # noqa: S311  viewers that came together are not asked for together

@@ -182,7 +182,7 @@ class Headcount:
 
     async def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
         """
-        Send one page a JSON object.
+        Send one page a JSON object, by the public id that hooks and viewers see or by its secret `connectionId`.
 
         Raises:
             UnknownConnection: It is not open.
@@ -202,7 +202,7 @@ class Headcount:
         return self.node.broadcast(message, version=version, route=route)
 
     async def revoke(self, connection_id: str) -> bool:
-        """Withdraw a viewer's right. Returns False if it had none."""
+        """Withdraw a viewer's right, by public id or `connectionId`. Returns False if it had none."""
         return self.node.revoke(connection_id)
 
     async def drain(self) -> None:
