@@ -737,7 +737,11 @@ class NodeConnection(msgspec.Struct, frozen=True):
 
     def send(self, message: Mapping[str, Any]) -> Awaitable[None]:
         """
-        Send the page a JSON object. Takes effect at once; awaiting it is optional.
+        Send the page a JSON object. Takes effect at once.
+
+        Returns:
+            An awaitable that is done already, so that `await` may stand before it or not. It is no coroutine:
+            `asyncio.create_task` does not take it.
 
         Raises:
             UnknownConnection: The page has left.

@@ -160,6 +160,28 @@ def test_a_document_that_no_shared_cache_keeps_gets_the_cookie(lines: list[bytes
     assert cookies(serve([HTML, *((b"cache-control", line) for line in lines)])) == [COOKIE]
 
 
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        ([(b"expires", b"Fri, 31 Dec 2999 23:59:59 GMT")], True),
+        ([(b"expires", b"Fri, 31 Dec 2999 23:59:59 GMT"), (b"cache-control", b"private")], False),
+        ([(b"expires", b"Fri, 31 Dec 2999 23:59:59 GMT"), (b"cache-control", b"max-age=0")], False),
+        ([(b"expires", b"Thu, 01 Jan 1970 00:00:00 GMT")], False),
+        ([(b"expires", b"0")], False),
+        ([(b"expires", b"-1")], False),
+        ([(b"cdn-cache-control", b"max-age=60"), (b"cache-control", b"private")], True),
+        ([(b"surrogate-control", b"max-age=60")], True),
+        ([(b"cdn-cache-control", b"max-age=0")], False),
+        ([(b"cache-control", b"max-age=00")], False),
+        ([(b"cache-control", b'max-age="60"')], True),
+        ([(b"cache-control", b"max-age=forever")], True),
+    ],
+    ids=str,
+)
+def test_every_way_to_let_caches_keep_a_document_is_known(lines: list[tuple[bytes, bytes]], kept: bool) -> None:
+    assert cookies(serve([HTML, *lines])) == ([] if kept else [COOKIE])
+
+
 def test_a_page_that_has_the_right_cookie_gets_none() -> None:
     assert cookies(serve(request=[NAVIGATION, (b"cookie", b"a=b; __nkpv=v1")])) == []
     assert cookies(serve(request=[NAVIGATION, (b"cookie", b"a=b"), (b"cookie", b"__nkpv=v1")])) == []

@@ -122,6 +122,10 @@ def test_revoked_viewer_sees_nothing_more(new_context: NewContext, viewer: Page,
     count = viewer.evaluate("snapshots.length")
     open_page(new_context(), "/after", strategy, v="v1")
     eventually(lambda: server.stats()["total"] == 2, "the new page is counted")
+    # What was sent before this message would have come before it.
+    viewer.evaluate("void headcount.onMessage(message => { window.marked = message.type === 'marker' })")
+    viewer.request.post("/broadcast", data={"type": "marker"})
+    wait(viewer, "window.marked")
     assert viewer.evaluate("snapshots.length") == count
 
 

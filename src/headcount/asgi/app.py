@@ -285,9 +285,13 @@ class Headcount:
             return named if origin == "*" else (*named, (b"access-control-allow-credentials", b"true"))
         foreign = foreign_origin(scope, self.config.allowed_origins)
         if foreign is not None and endpoint != "/client.js":
+            # A browser may say that a page is another site's without saying which.
+            whose = (
+                f"{foreign[:200]}, another site" if header(scope, b"origin") is not None else "a page of another site"
+            )
             raise Problem(
                 403,
-                f"This request comes from {foreign[:200]}, another site than the one it goes to. "
+                f"This request comes from {whose} than the one it goes to. "
                 "If that site is yours, add its origin to allowed_origins.",
             )
         return ()

@@ -5,6 +5,9 @@ A stamp in the page's own bundle is better: a cookie is shared by all tabs of a 
 after a new one was opened is counted as new (docs/adr/0007-version-of-the-page.md).
 """
 
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,7 +27,8 @@ class VersionCookie:
         app.add_middleware(VersionCookie, headcount=headcount)
 
     A response with Set-Cookie is not kept by shared caches, so none is set on a document that may be kept (`public`,
-    `s-maxage`, or a `max-age` above 0), nor on one whose page has the right cookie already.
+    `s-maxage`, a `max-age` above 0, a later `Expires`, or the same for CDNs), nor on one whose page has the right cookie
+    already.
     """
 
     def __init__(self, app: ASGIApp, headcount: Headcount) -> None:
@@ -60,12 +64,32 @@ def _is_document(headers: Headers) -> bool:
 
 
 def _is_cacheable(headers: MutableHeaders) -> bool:
-    directives = {part.strip().lower() for part in ",".join(headers.getlist("cache-control")).split(",")}
-    if directives & {"private", "no-store"}:
+    # Caches that know one of the other headers take that instead of the common one.
+    if any(_lasts(_directives(headers, name)) for name in ("cdn-cache-control", "surrogate-control")):
+        return True
+    directives = _directives(headers, "cache-control")
+    if directives.keys() & {"private", "no-store"}:
         return False
-    return "public" in directives or any(
-        directive.startswith(("s-maxage=", "max-age=")) and not directive.endswith("=0") for directive in directives
-    )
+    if directives.keys() & {"s-maxage", "max-age"}:
+        return _lasts(directives)
+    return "public" in directives or _expires_later(headers)
+
+
+def _directives(headers: MutableHeaders, name: str) -> dict[str, str]:
+    parts = (part.strip().lower().partition("=") for part in ",".join(headers.getlist(name)).split(","))
+    return {key.strip(): value.strip().strip('"') for key, _, value in parts}
+
+
+def _lasts(directives: Mapping[str, str]) -> bool:
+    # What is no number is taken for one: rather a page without the cookie than a cookie in a cache.
+    return "public" in directives or any(directives.get(name, "0").strip("0") for name in ("s-maxage", "max-age"))
+
+
+def _expires_later(headers: MutableHeaders) -> bool:
+    try:
+        return parsedate_to_datetime(headers["expires"]).timestamp() > time.time()
+    except (KeyError, ValueError):  # none, or "0" and the like, which means that it has expired
+        return False
 
 
 def _cookie(name: str, version: str, *, secure: bool) -> str:
