@@ -215,6 +215,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise _wrong(name, value)
         if self.admin_token is not None and not self.admin_token.strip():
             raise WrongSetting("admin_token", f"is empty; leave it out, or give {_TAKES['admin_token']}.")
+        if self.admin_token is not None and re.search(r"\s", self.admin_token):
+            raise WrongSetting("admin_token", f"has a space or a line end in it; give {_TAKES['admin_token']}.")
         if self.authorize_url is not None and not _is_url(self.authorize_url):
             raise _wrong("authorize_url", self.authorize_url)
         for origin in self.allowed_origins:
@@ -247,7 +249,7 @@ _TAKES: Final[Mapping[str, str]] = {
     "base_path": "a path with a leading and no trailing slash, such as /__skew",
     "cookie": "a name of letters, digits, - and _ only, or False for none",
     "backend": "memory, which is all that this release has: it counts one process",
-    "admin_token": "a long random text, made with: openssl rand -hex 24",
+    "admin_token": "a long random text without spaces, made with: openssl rand -hex 24",
     "authorize_url": "an http:// or https:// URL",
     "allowed_origins": "origins as browsers write them, such as https://www.example.com: scheme and host only, in "
     "lower case, and a port only when it is not the scheme's own",

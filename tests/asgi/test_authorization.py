@@ -1166,6 +1166,10 @@ async def test_bearer_token_authorises_without_a_hook(way: str, transport: str) 
     assert (await site.stranger.get("/admin/stats", {"authorization": "bearer  correct-horse "})).status == 200
     for wrong in ("Bearer correct-hors", "Bearer correct-horse2", "Bearer", "Basic correct-horse", "correct-horse", ""):
         problem(await site.stranger.get("/admin/stats", {"authorization": wrong}), 401)
+    for around in (" correct-horse", "correct-horse \t"):
+        assert (await site.stranger.get("/admin/stats", {"authorization": f"Bearer {around}"})).status == 200
+    for other in ("correct-horse\u00a0", "\u0085correct-horse"):
+        problem(await site.stranger.get("/admin/stats", {"authorization": f"Bearer {other}"}), 401)
     problem(await site.stranger.get("/admin/stats?token=correct-horse"), 401)
     await denied(site.admin, transport)
 

@@ -27,7 +27,7 @@ class VersionCookie:
         app.add_middleware(VersionCookie, headcount=headcount)
 
     A response with Set-Cookie is not kept by shared caches, so none is set on a document that may be kept (`public`,
-    `s-maxage`, a `max-age` above 0, a later `Expires`, or the same for CDNs), nor on one whose page has the right cookie
+    `s-maxage`, a `max-age` above 0, a later `Expires`, or the same for CDNs), nor where the page has the right cookie
     already.
     """
 
