@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test lint unit e2e web bench clean browser
+.PHONY: help setup demo test lint unit e2e web bench soak clean browser
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -37,6 +37,9 @@ web: node_modules/.ready ## build the browser code
 
 bench: setup ## measure memory, CPU, bytes and latency against their targets (25 minutes)
 	$(BIN)/python bench/suite.py
+
+soak: setup ## 20 minutes of churn with 19,000 connections: memory flat, figures exact
+	$(BIN)/python bench/soak.py
 
 clean: ## remove everything that was built or installed
 	rm -rf .venv node_modules src/headcount/static/*.js src/headcount/static/*.map examples/shop/static \
