@@ -27,6 +27,7 @@ import msgspec
 from .authorize import Grant
 from .config import Config
 from .core import identity, messages
+from .core.history import History
 from .core.labels import UNKNOWN
 from .core.messages import Payload
 from .core.registry import Registry
@@ -37,6 +38,7 @@ from .listeners import Listener, Listeners
 from .pulse import Pulse
 from .session import End, Session
 from .sparing import Sparing
+from .tabs import Tabs
 
 logger = logging.getLogger("headcount")
 
@@ -109,6 +111,7 @@ class Node:
         self.draining = False
         """The application said so. Of a server that stops only the own streams go, and its listener is closed."""
         self.listeners = Listeners(config.peer_timeout)
+        self.history = History()
         self.sessions: dict[str, Session] = {}
         self.subscriptions: dict[str, Subscription] = {}
         self._sparing = Sparing()
@@ -121,6 +124,7 @@ class Node:
             max_routes=config.max_routes,
             reserved_versions=(config.version, UNKNOWN),
         )
+        self.tabs = Tabs(self)
         self._pulses: dict[asyncio.AbstractEventLoop, Pulse] = {}
         self._watchers: dict[object, tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = {}
         self._asking: dict[str, Wish | None] = {}
@@ -171,7 +175,7 @@ class Node:
     def full(self) -> bool:
         """No more streams are taken."""
         limit = self.config.max_connections
-        return limit is not None and len(self.sessions) >= limit
+        return limit is not None and len(self.sessions) - len(self.tabs) >= limit
 
     def open(
         self, session: Session, version: str, route: str, ip: str | None, listener: Listener | None = None
@@ -215,10 +219,25 @@ class Node:
             if session.id in self._registry:
                 info = self._registry.close(session.id)
                 self._changed()
+        self.tabs.closed(session, reason)
         self.counters["closed"] += 1
         self.counters[f"closed:{reason}"] += 1
         if info is not None and self.hooks.close:
             self.hooks.run(self.hooks.close, self.connection(info), reason)
+
+    def replace(self, handle: str) -> None:
+        """
+        End the stream that a new one takes the place of, so that its page is not counted twice.
+
+        The old one's peer may be gone without a word; the network's own time-out for that is longer than it takes to
+        come back. A handle that names nothing here is none of our business: mostly that stream has ended long ago.
+        """
+        try:
+            session = self.find(handle)
+        except UnknownConnection:
+            return
+        self.close(session, "replaced")
+        self._in_loop(session, session.end, End(1000, "replaced", "Another stream took the place of this one."))
 
     def handle(
         self, session: Session, message: messages.ClientMessage, make_ask: Callable[[], Ask]
@@ -237,13 +256,16 @@ class Node:
         """
         match message:
             case messages.RouteUpdate(route=route):
-                self._navigate(session, route)
+                self.navigate(session, route)
             case messages.SubscribeStats(deltas=deltas):
                 return self._subscribe(session, Wish(make_ask(), deltas))
             case messages.UnsubscribeStats():
                 with self._lock:
                     self._unwish(session.id)
                     self._drop_subscription(session.id)
+            case messages.Tabs():
+                self.tabs.check(session, message)
+                self._in_loop(session, self.tabs.report, session, message)
             case messages.Ping():
                 session.post(_PONG)
             case messages.Unknown():
@@ -265,6 +287,12 @@ class Node:
         """Return the figures now. O(1) when nothing changed since the last call."""
         self.forget_dead_loops()
         return self._stats()
+
+    def remember(self, now: float) -> None:
+        """Keep a sample of the figures when it is time for one."""
+        if self.history.is_due(now):
+            stats = self._stats()
+            self.history.add(now, self.timestamp(), stats.total, stats.versions)
 
     def page(
         self, *, version: str | None, route: str | None, limit: int, after: int
@@ -347,7 +375,7 @@ class Node:
         Returns:
             False if it had none and was not asking for one.
         """
-        public = identity.id_of(connection_id, self._key) or connection_id
+        public = self.tabs.stream_of(identity.id_of(connection_id, self._key) or connection_id)
         with self._lock:
             session = self.sessions.get(public)
             wished = self._unwish(public)
@@ -421,9 +449,14 @@ class Node:
             pulse = self._pulses[loop] = Pulse(self, loop)
         return pulse
 
-    # ---- inside
+    def hide(self, session: Session, hidden: bool) -> None:
+        """Note that a page went to the background or came back."""
+        with self._lock:
+            if session.id in self._registry and self._registry.hide(session.id, hidden):
+                self._changed()
 
-    def _navigate(self, session: Session, route: str) -> None:
+    def navigate(self, session: Session, route: str) -> None:
+        """Move a page to another route."""
         with self._lock:
             if session.id not in self._registry:
                 return  # a viewer, or tracking is off
@@ -435,6 +468,8 @@ class Node:
         if self.hooks.route:
             # A POST may come in by another loop; one connection's hooks run in one, or they could not wait in line.
             self._in_loop(session, self.hooks.run, self.hooks.route, self.connection(info), before.route)
+
+    # ---- inside
 
     def _subscribe(self, session: Session, wish: Wish) -> Coroutine[Any, Any, None] | None:
         with self._lock:
@@ -474,7 +509,8 @@ class Node:
         self._expire(subscription)
         self._recheck_later(subscription)
         self.subscriptions[session.id] = subscription
-        session.deadline = None
+        if session.id not in self.tabs:
+            session.deadline = None
         self._in_loop(session, self._send_whole, subscription)
 
     def _unwish(self, connection_id: str) -> bool:
@@ -525,7 +561,7 @@ class Node:
         """Withdraw a right or deny it. Here and now, whichever loop the session is in: no figure follows."""
         with self._lock:
             self._drop_subscription(session.id)
-            if not session.counted and session.deadline is None:
+            if not session.counted and session.id not in self.tabs and session.deadline is None:
                 session.deadline = self.clock() + self.config.viewer_timeout
         self._in_loop(session, session.post, _UNAUTHORIZED)
 

@@ -98,8 +98,13 @@ class Pulse:
             session.end(End(4408, "slow", f"Nothing was read for {node.config.send_timeout:g} s."))
         for session in list(self._viewers):
             if session.deadline is not None and now >= session.deadline:
-                session.end(End(1008, "denied", "This viewer is not authorised."))
+                session.end(
+                    End(4400, "no tabs", "This stream was opened with shared=1, and no tab was reported on it.")
+                    if session.id in node.tabs
+                    else End(1008, "denied", "This viewer is not authorised.")
+                )
         node.recheck(self._loop, now)
+        node.remember(now)
         node.forget_dead_loops()
 
     def _drain(self, wheel: list[set[Session]]) -> None:

@@ -273,7 +273,7 @@ async def test_unknown_path_is_not_found(way: str, path: str) -> None:
             if way == "mounted" and path == "":
                 assert answer.status in (307, 404)  # Starlette adds the slash
             else:
-                problem(answer, 404, "/sse, /subscribe-stats, /unsubscribe-stats, /ws")
+                problem(answer, 404, "/sse, /subscribe-stats, /tabs, /unsubscribe-stats, /ws")
 
 
 @every_way

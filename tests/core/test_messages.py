@@ -18,6 +18,9 @@ from headcount.core.messages import (
     RouteUpdate,
     SubscribeBody,
     SubscribeStats,
+    Tab,
+    Tabs,
+    TabsBody,
     Unknown,
     UnsubscribeBody,
     UnsubscribeStats,
@@ -50,6 +53,7 @@ def test_every_golden_client_message_is_decoded() -> None:
         "subscribe-stats": SubscribeStats(deltas=True),
         "unsubscribe-stats": UnsubscribeStats(),
         "route-update": RouteUpdate("/shopping"),
+        "tabs": Tabs((Tab("q3Zk9xYb1VtR7uWm", "v1", "/shopping", True),), ("a-tab-that-was-closed",)),
         "ping": Ping(),
     }
     assert {name: decode(json.dumps(message)) for name, message in CLIENT.items()} == expected
@@ -226,7 +230,13 @@ hostile_json = st.recursive(
 )
 hostile_message = st.fixed_dictionaries(
     {"type": st.sampled_from([*CLIENT, "x"]) | hostile_json},
-    optional={"route": hostile_json, "deltas": hostile_json, "extra": hostile_json},
+    optional={
+        "set": hostile_json,
+        "remove": hostile_json,
+        "route": hostile_json,
+        "deltas": hostile_json,
+        "extra": hostile_json,
+    },
 )
 
 
@@ -238,7 +248,7 @@ def check_any(data: str | bytes) -> None:
     except (Malformed, TooLarge) as error:
         sentence = str(error)
     else:
-        assert isinstance(message, (SubscribeStats, UnsubscribeStats, RouteUpdate, Ping, Unknown))
+        assert isinstance(message, (SubscribeStats, UnsubscribeStats, RouteUpdate, Tabs, Ping, Unknown))
         if isinstance(message, RouteUpdate):
             assert 1 <= len(message.route) <= 512
             assert message.route.isprintable() or not message.route.isascii()
@@ -278,6 +288,7 @@ def test_nothing_escapes_decode_for_a_damaged_message(message: dict[str, Any], d
 route_body = msgspec.json.Decoder(RouteBody)
 subscribe_body = msgspec.json.Decoder(SubscribeBody)
 unsubscribe_body = msgspec.json.Decoder(UnsubscribeBody)
+tabs_body = msgspec.json.Decoder(TabsBody)
 
 
 def test_bodies_are_read_by_their_camel_case_names() -> None:
@@ -296,14 +307,14 @@ def test_bodies_are_read_by_their_camel_case_names() -> None:
     ids=lambda body: repr(body[:40]),
 )
 def test_a_wrong_body_is_malformed(body: bytes) -> None:
-    for decoder in (route_body, subscribe_body, unsubscribe_body):
+    for decoder in (route_body, subscribe_body, unsubscribe_body, tabs_body):
         with pytest.raises(Malformed):
             decode_body(body, decoder)
 
 
 @given(st.binary())
 def test_nothing_escapes_a_body_but_malformed(body: bytes) -> None:
-    for decoder in (route_body, subscribe_body, unsubscribe_body):
+    for decoder in (route_body, subscribe_body, unsubscribe_body, tabs_body):
         with pytest.raises(Malformed):
             decode_body(body, decoder)
 
@@ -348,6 +359,8 @@ ENCODED = {
     "keepalive": messages.KEEPALIVE,
     "pong": messages.PONG,
     "drain": messages.drain(3120),
+    "tabs": messages.tabs(SERVER["tabs"]["ids"]),
+    "to": messages.to_tabs(SERVER["to"]["tabs"], messages.application(SERVER["to"]["message"])),
 }
 
 

@@ -399,6 +399,25 @@ def test_nothing_is_noted_while_nobody_watches() -> None:
     assert registry.take() is None
 
 
+def test_a_page_in_the_background_is_marked_and_counted_as_before() -> None:
+    registry = watched()
+    registry.open("a", "v1", "/", "192.0.2.7")
+    before = registry.snapshot()
+    registry.take()
+    assert registry.hide("a", hidden=True)
+    assert not registry.hide("a", hidden=True)
+    delta = registry.take()
+    assert delta is not None
+    assert (delta.versions, delta.routes, delta.set) == ({}, {}, (ConnectionInfo("a", "v1", "/", "192.0.2.7", True),))
+    assert apply(before, delta) == registry.snapshot()
+    registry.navigate("a", "/b")
+    assert registry.info("a").hidden
+    registry.hide("a", hidden=False)
+    assert registry.info("a") == ConnectionInfo("a", "v1", "/b", "192.0.2.7")
+    with pytest.raises(UnknownConnection):
+        registry.hide("b", hidden=True)
+
+
 def test_the_first_delta_starts_where_watching_began() -> None:
     registry = Registry()
     registry.open("a", "v1", "/")

@@ -390,7 +390,7 @@ class Headcount:
             stream = offer.websocket(self.node, public, counted=opening.counted, make_ask=make_ask)
             if stream is not None:
                 stream.post(Payload(connected))
-                self.node.open(stream, opening.version, opening.route, opening.ip, listener)
+                opening.open(self.node, stream, listener)
             return None
         session = WebSocketSession(self.node, send, public, counted=opening.counted)
         session.open(connected, opening, listener)

@@ -1,4 +1,4 @@
-"""The POSTs of SSE pages: navigate, subscribe, unsubscribe."""
+"""The POSTs of SSE pages: navigate, subscribe, unsubscribe, report tabs."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,6 +18,7 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     "/route": msgspec.json.Decoder(messages.RouteBody),
     "/subscribe-stats": msgspec.json.Decoder(messages.SubscribeBody),
     "/unsubscribe-stats": msgspec.json.Decoder(messages.UnsubscribeBody),
+    "/tabs": msgspec.json.Decoder(messages.TabsBody),
 }
 PATHS: Final = frozenset(_DECODERS)
 
@@ -48,12 +49,8 @@ async def command(
     """
     check_type(scope)
     try:
-        handle, message = read(path, await _body(node, scope, receive))
+        handle, message = read(path, await body_of(node, scope, receive))
         coroutine = node.handle(node.find(handle), message, make_ask)
-    except TimeoutError:
-        raise Problem(400, f"The body did not arrive within {node.config.body_timeout:g} s.") from None
-    except TooLarge as error:
-        raise Problem(413, str(error)) from None
     except Malformed as error:
         raise Problem(400, str(error)) from None
     except UnknownConnection as error:
@@ -89,18 +86,31 @@ def read(path: str, data: bytes) -> tuple[str, messages.ClientMessage]:
             return body.connection_id, messages.RouteUpdate(messages.checked_route(route))
         case messages.SubscribeBody(deltas=deltas):
             return body.connection_id, messages.SubscribeStats(deltas)
+        case messages.TabsBody(set=tabs, remove=remove):
+            return body.connection_id, messages.checked_tabs(tabs, remove)
         case _:
             return body.connection_id, messages.UnsubscribeStats()
 
 
-async def _body(node: Node, scope: Scope, receive: Receive) -> bytes:
-    """Read the body, in place when all of it is here already, else within `body_timeout`."""
-    reading = step(_read_body(scope, receive))
-    if not isinstance(reading, Rest):
-        return reading
-    # A body that is read ends nothing but this request, however it goes wrong.
-    async with asyncio.timeout(node.config.body_timeout):
-        return await reading
+async def body_of(node: Node, scope: Scope, receive: Receive) -> bytes:
+    """
+    Read the body, in place when all of it is here already, else within `body_timeout`.
+
+    Raises:
+        Malformed: Broken off.
+        Problem: 400 when it takes too long, 413 when it is.
+    """
+    try:
+        reading = step(_read_body(scope, receive))
+        if not isinstance(reading, Rest):
+            return reading
+        # A body that is read ends nothing but this request, however it goes wrong.
+        async with asyncio.timeout(node.config.body_timeout):
+            return await reading
+    except TimeoutError:
+        raise Problem(400, f"The body did not arrive within {node.config.body_timeout:g} s.") from None
+    except TooLarge as error:
+        raise Problem(413, str(error)) from None
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes:

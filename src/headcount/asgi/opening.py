@@ -8,9 +8,12 @@ from starlette.types import Scope
 from ..config import Config
 from ..core.address import IPNetwork
 from ..errors import Malformed
+from ..listeners import Listener
+from ..node import Node
+from ..session import Session
 from .scope import address_of, labels_of, query_of
 
-_QUERY: Final = frozenset({"version", "route", "viewer", "keepalive"})
+_QUERY: Final = frozenset({"version", "route", "viewer", "shared", "replaces", "keepalive"})
 
 
 class Opening(NamedTuple):
@@ -21,9 +24,21 @@ class Opening(NamedTuple):
     ip: str | None
     """None unless addresses are tracked."""
     counted: bool
-    """False for a viewer's own stream."""
+    """False for a viewer's own stream, and for one that tabs share."""
     visible_keepalives: bool
     """SSE only: the client cannot see comments and wants messages."""
+    shared: bool
+    """Tabs will be reported on it (tabs.py)."""
+    replaces: str
+    """Secret handle of the stream that it comes after; "" for none."""
+
+    def open(self, node: Node, session: Session, listener: Listener | None) -> None:
+        """Take the stream into the node, in place of the one that it replaces."""
+        if self.replaces:
+            node.replace(self.replaces)
+        if self.shared:
+            node.tabs.expect(session, self.version, self.ip)
+        node.open(session, self.version, self.route, self.ip, listener)
 
 
 def read_opening(scope: Scope, config: Config, networks: Iterable[IPNetwork]) -> Opening:
@@ -35,12 +50,17 @@ def read_opening(scope: Scope, config: Config, networks: Iterable[IPNetwork]) ->
     """
     query = query_of(scope, _QUERY)
     version, route = labels_of(scope, query, config.cookie)
+    viewer, shared = _flag(query, "viewer", "1"), _flag(query, "shared", "1")
+    if viewer and shared:
+        raise Malformed("viewer=1 is for a stream that is not counted, shared=1 for one whose tabs are; send one.")
     return Opening(
         version,
         route,
         address_of(scope, config.ip_tracking, networks),
-        not _flag(query, "viewer", "1"),
+        not (viewer or shared),
         _flag(query, "keepalive", "message"),
+        shared,
+        query.get("replaces", ""),
     )
 
 

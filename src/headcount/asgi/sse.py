@@ -64,9 +64,9 @@ class SseSession(AsgiSession):
             )
             if stream is not None:
                 self._over = True
-                self._node.open(stream, opening.version, opening.route, opening.ip, listener)
+                opening.open(self._node, stream, listener)
                 return False
-        self._node.open(self, opening.version, opening.route, opening.ip, listener)
+        opening.open(self._node, self, listener)
         return True
 
     def _message(self, payload: Payload) -> dict[str, Any]:

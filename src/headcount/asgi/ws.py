@@ -34,7 +34,7 @@ class WebSocketSession(AsgiSession):
         """Say `connected` and be counted. The caller must `serve()` now."""
         # As in SseSession.open(), without a pause.
         self.post(Payload(connected))
-        self._node.open(self, opening.version, opening.route, opening.ip, listener)
+        opening.open(self._node, self, listener)
 
     def take(self, make_ask: Callable[[], Ask], message: Message) -> None:
         """

@@ -16,7 +16,7 @@ import msgspec
 from ..errors import Malformed, TooLarge
 from .event_stream import chunk, frame
 from .frames import text_frame
-from .labels import ROOT, parse_route
+from .labels import ROOT, parse_route, parse_version
 from .stats import ConnectionInfo, Stats, StatsDelta
 
 MAX_MESSAGE: Final = 4_096
@@ -49,7 +49,27 @@ class Unknown(msgspec.Struct, frozen=True):
     type: str
 
 
-ClientMessage: TypeAlias = SubscribeStats | UnsubscribeStats | RouteUpdate | Ping | Unknown
+class Tab(msgspec.Struct, frozen=True):
+    """
+    One tab of a browser whose tabs share a stream.
+
+    `key` is a secret that the tab made when it was loaded: by it the server knows the tab again on another stream.
+    """
+
+    key: str
+    version: str = ""
+    route: str = ROOT
+    hidden: bool = False
+
+
+class Tabs(msgspec.Struct, frozen=True, tag_field="type", tag="tabs"):
+    """Tabs that came, changed or left; `remove` is applied first. Tabs that are not named stay as they are."""
+
+    set: tuple[Tab, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+ClientMessage: TypeAlias = SubscribeStats | UnsubscribeStats | RouteUpdate | Tabs | Ping | Unknown
 
 
 class RouteBody(msgspec.Struct, frozen=True, rename="camel"):
@@ -72,15 +92,24 @@ class UnsubscribeBody(msgspec.Struct, frozen=True, rename="camel"):
     connection_id: str
 
 
+class TabsBody(msgspec.Struct, frozen=True, rename="camel"):
+    """`POST /tabs`."""
+
+    connection_id: str
+    set: tuple[Tab, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
 class _Typed(msgspec.Struct, frozen=True):
     type: str
 
 
-_decode_known = msgspec.json.Decoder(SubscribeStats | UnsubscribeStats | RouteUpdate | Ping).decode
+_decode_known = msgspec.json.Decoder(SubscribeStats | UnsubscribeStats | RouteUpdate | Tabs | Ping).decode
 _decode_type = msgspec.json.Decoder(_Typed).decode
 _encode = msgspec.json.Encoder().encode
 
-_KNOWN = frozenset({"subscribe-stats", "unsubscribe-stats", "route-update", "ping"})
+_KEY = re.compile(r"[A-Za-z0-9_-]{16,64}")
+_KNOWN = frozenset({"subscribe-stats", "unsubscribe-stats", "route-update", "tabs", "ping"})
 
 
 def decode(data: str | bytes) -> ClientMessage:
@@ -114,6 +143,8 @@ def decode(data: str | bytes) -> ClientMessage:
         raise Malformed(f"The message is not valid JSON: {_sentence(error)}") from None
     if isinstance(message, RouteUpdate):
         return RouteUpdate(checked_route(message.route))
+    if isinstance(message, Tabs):
+        return checked_tabs(message.set, message.remove)
     return message
 
 
@@ -132,6 +163,20 @@ def checked_route(route: str) -> str:
     if not route:
         raise Malformed("The route is empty; send the path that the page shows, such as /products.")
     return parse_route(route)
+
+
+def checked_tabs(tabs: tuple[Tab, ...], remove: tuple[str, ...]) -> Tabs:
+    """Check keys and labels of a report of tabs; a tab without a version keeps ""."""
+    for key in (*remove, *(tab.key for tab in tabs)):
+        if not _KEY.fullmatch(key):
+            raise Malformed(f"{key[:40]!r} is no key of a tab; send 16 to 64 letters, digits, - and _.")
+    return Tabs(
+        tuple(
+            Tab(tab.key, parse_version(tab.version) if tab.version else "", checked_route(tab.route), tab.hidden)
+            for tab in tabs
+        ),
+        remove,
+    )
 
 
 def connected(version: str, handle: str, now: int, keepalive: int, update_strategy: str) -> bytes:
@@ -217,6 +262,16 @@ def application(message: Mapping[str, Any]) -> bytes:
         return _encode(dict(message))
     except (UnicodeEncodeError, RecursionError) as error:
         raise TypeError(f"The message cannot be written as JSON: {_sentence(error)}") from error
+
+
+def tabs(ids: Mapping[str, str]) -> bytes:
+    """Encode the answer to a report of tabs: the public id of each tab in it by its key."""
+    return _encode({"type": "tabs", "ids": ids})
+
+
+def to_tabs(keys: list[str], message: bytes) -> bytes:
+    """Encode an application's message (`application`) for some of the tabs that share a stream."""
+    return _encode({"type": "to", "tabs": keys, "message": msgspec.Raw(message)})
 
 
 STATS_UNAUTHORIZED: Final = _encode({"type": "stats-unauthorized"})

@@ -199,10 +199,26 @@ class Registry:
         record.route_label = self._routes.add(route)
         if record.route_label != OTHER:
             route = record.route_label
-        record.info = ConnectionInfo(connection_id, before.version, route, before.ip)
-        if self._rows_before is not None and connection_id in self._listed:
-            self._rows_before.setdefault(connection_id, before)
-        self.revision += 1
+        self._replace(record, ConnectionInfo(connection_id, before.version, route, before.ip, before.hidden))
+        return True
+
+    def hide(self, connection_id: str, hidden: bool) -> bool:
+        """
+        Say whether a page is in the background. Counts do not change.
+
+        Returns:
+            True if its row changed; the caller must then schedule a flush.
+
+        Raises:
+            UnknownConnection: Never opened, or already closed.
+
+        O(1).
+        """
+        record = self._record(connection_id)
+        before = record.info
+        if before.hidden == hidden:
+            return False
+        self._replace(record, ConnectionInfo(before.id, before.version, before.route, before.ip, hidden))
         return True
 
     def close(self, connection_id: str) -> ConnectionInfo:
@@ -323,6 +339,12 @@ class Registry:
         if record is None:
             raise UnknownConnection(f"No open connection has the id {connection_id}.")
         return record
+
+    def _replace(self, record: Record, info: ConnectionInfo) -> None:
+        if self._rows_before is not None and info.id in self._listed:
+            self._rows_before.setdefault(info.id, record.info)
+        record.info = info
+        self.revision += 1
 
     def _list(self, record: Record) -> None:
         self._listed[record.info.id] = record

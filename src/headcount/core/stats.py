@@ -18,12 +18,16 @@ T = TypeVar("T")
 
 
 class ConnectionInfo(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One row of the list. `id` is public; `ip` is None unless IP tracking is on and the viewer may see it."""
+    """
+    One row of the list. `id` is public; `ip` is None unless IP tracking is on and the viewer may see it. `hidden`: its
+    browser said that the tab is in the background, which only those that share a stream say.
+    """
 
     id: str
     version: str
     route: str
     ip: str | None = None
+    hidden: bool = False
 
 
 class Nodes(msgspec.Struct, frozen=True, gc=False):

@@ -122,7 +122,7 @@ class AloneProtocol(HeadcountProtocol):
         self.release()
         stream = WebSocketStream(home, transport, public, counted=opening.counted, make_ask=ask_later)
         transport.write(hello)
-        node.open(stream, opening.version, opening.route, opening.ip, listener)
+        opening.open(node, stream, listener)
 
     # ---- inside
 
@@ -183,7 +183,7 @@ class AloneProtocol(HeadcountProtocol):
             home, transport, public, counted=opening.counted, visible_keepalives=opening.visible_keepalives
         )
         transport.write(hello)
-        node.open(stream, opening.version, opening.route, opening.ip, node.listeners.adopt(self.server))
+        opening.open(node, stream, node.listeners.adopt(self.server))
 
     def _go_the_ordinary_way(self) -> None:
         body, self._body, self._direct = self._body, b"", None
