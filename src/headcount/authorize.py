@@ -8,18 +8,23 @@ asking means no. What a viewer gets is a `Grant`; it is asked for again while th
 import inspect
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import anyio
 import msgspec
 from starlette.requests import HTTPConnection
 
+from .core import ticket
 from .sparing import Sparing
 from .threads import Threads
 
 logger = logging.getLogger("headcount")
+
+TICKET_COOKIE: Final = "headcount_admin"
+"""Set by `POST /log-in`."""
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +65,7 @@ AuthorizeHook: TypeAlias = Callable[[HTTPConnection], Awaitable[Verdict] | Verdi
 
 class Authorizer:
     """
-    Asks the bearer token, then the hook.
+    Asks the bearer token, or the cookie that the dashboard got for it, then the hook.
 
     Args:
         admin_token: Bearer token that authorises; None: there is none.
@@ -136,7 +141,10 @@ class Authorizer:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         # latin-1 is how the header was decoded, so these are the bytes that came.
         told = token.strip(" \t").encode("latin-1", "replace")
-        return scheme.lower() == "bearer" and compare_digest(told, self._token)
+        if scheme.lower() == "bearer" and compare_digest(told, self._token):
+            return True
+        kept = request.cookies.get(TICKET_COOKIE)
+        return kept is not None and ticket.is_good(kept, self._token.decode(), time.time())
 
 
 def _hint(request: HTTPConnection) -> str:

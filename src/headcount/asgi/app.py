@@ -26,10 +26,10 @@ from ..hooks import CloseHook, Hooks, OpenHook, RouteHook, checked
 from ..live import LocalConnections
 from ..node import Node
 from ..session import End
-from . import admin, commands
+from . import admin, commands, dashboard, log_in
 from .asking import PATH as AUTHORIZE
 from .asking import Asking, AskingLater, Common, answer_inner
-from .client_js import ClientScript
+from .client_js import SCRIPTS, ClientScript
 from .handover import sse_offer, websocket_offer
 from .opening import Opening, read_opening
 from .responses import Headers, Problem, respond_json, respond_problem
@@ -46,8 +46,9 @@ from .scope import (
 from .sse import SseSession, ignore
 from .ws import WebSocketSession, needs_handshake
 
-_GET = frozenset({"/sse", "/health", "/admin/stats", "/admin/connections", "/client.js"})
-_ENDPOINTS = ", ".join(sorted({*_GET, *commands.PATHS, "/ws"}))
+_GET = frozenset({"/sse", "/health", "/admin/stats", "/admin/connections", "/admin/history"}) | SCRIPTS
+_POST = commands.PATHS | log_in.PATHS
+_ENDPOINTS = ", ".join(sorted({*_GET, *_POST, "/ws", f"{dashboard.PREFIX}/"}))
 
 
 class Settings(TypedDict, total=False):
@@ -114,6 +115,8 @@ class Headcount:
         self._client_script = ClientScript(self.config)
         self.node = Node(self.config, self._hooks)
         """The machinery, for integrations and metrics."""
+        self._dashboard = dashboard.Dashboard(self.config)
+        self._log_in = log_in.LogIn(self.node, self._networks)
         self.base = self.config.base_path.encode() + b"/"
         self.stream_paths = (self.base + b"sse", self.base + b"ws")
         """What the raw paths of streams end with, for `protocol`."""
@@ -284,7 +287,7 @@ class Headcount:
             named = (b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin")
             return named if origin == "*" else (*named, (b"access-control-allow-credentials", b"true"))
         foreign = foreign_origin(scope, self.config.allowed_origins)
-        if foreign is not None and endpoint != "/client.js":
+        if foreign is not None and endpoint not in SCRIPTS:
             # A browser may say that a page is another site's without saying which.
             whose = (
                 f"{foreign[:200]}, another site" if header(scope, b"origin") is not None else "a page of another site"
@@ -302,7 +305,8 @@ class Headcount:
         method: str = scope["method"]
         if endpoint == AUTHORIZE and await answer_inner(self._authorizer, scope, send):
             return
-        allowed = "POST" if endpoint in commands.PATHS else "GET" if endpoint in _GET or endpoint == "/ws" else None
+        shown = endpoint == dashboard.PREFIX or endpoint.startswith(f"{dashboard.PREFIX}/")
+        allowed = "POST" if endpoint in _POST else "GET" if endpoint in _GET or endpoint == "/ws" or shown else None
         if endpoint == "/ws" and method in ("GET", "HEAD"):
             raise needs_handshake(scope)
         if allowed is None:
@@ -322,9 +326,13 @@ class Headcount:
         if endpoint in commands.PATHS:
             make_ask = partial(self._asking, endpoint, scope, inner)
             await commands.command(self.node, endpoint, scope, receive, send, make_ask, cors)
+        elif endpoint in log_in.PATHS:
+            await self._log_in.serve(endpoint, scope, receive, send, cors)
+        elif shown:
+            await self._dashboard.serve(endpoint, scope, send)
         elif endpoint == "/health":
             await respond_json(send, admin.health(self.node))
-        elif endpoint == "/client.js":
+        elif endpoint in SCRIPTS:
             await self._script(endpoint, scope, send, cors)
         else:
             grant = await self.node.answer(self._asking(endpoint, scope, inner))
@@ -334,6 +342,8 @@ class Headcount:
                 raise Problem(409, "Connections are not counted here; set connection_tracking=True.")
             if endpoint == "/admin/stats":
                 await respond_json(send, admin.visible(self.node.stats(), grant), cors)
+            elif endpoint == "/admin/history":
+                await respond_json(send, self.node.history.to_dict(), cors)
             else:
                 await respond_json(send, admin.connections(self.node, scope, grant), cors)
 
@@ -397,7 +407,7 @@ class Headcount:
         return session.serve(receive, partial(session.take, partial(self._asking, endpoint, scope, inner)))
 
     async def _script(self, endpoint: str, scope: Scope, send: Send, cors: Headers) -> None:
-        body, etag = self._client_script.read(prefix_of(scope, endpoint))
+        body, etag = self._client_script.read(endpoint, prefix_of(scope, endpoint))
         headers = [*cors, (b"etag", etag), (b"cache-control", b"no-cache")]
         # Proxies that compress make the tag a weak one.
         known = [tag.strip().removeprefix("W/") for tag in (header(scope, b"if-none-match") or "").split(",")]

@@ -1,4 +1,4 @@
-"""`GET /client.js`: the browser client as one ES module, told where its server is."""
+"""`GET /client.js`: the browser client as one ES module, told where its server is; and what stands beside it."""
 
 import hashlib
 from importlib import resources
@@ -11,13 +11,16 @@ from .responses import Problem
 
 _PLACEHOLDER: Final = '"__HEADCOUNT_DEFAULTS__"'
 
-_MAX_MADE: Final = 8
-"""Paths that the script is kept for. Usually there is one, but a request that comes by another decides for itself."""
+SCRIPTS: Final = frozenset({"/client.js", "/element.js", "/shared.js"})
+"""What is served; the others import the first, from beside them."""
+
+_MAX_MADE: Final = 16
+"""Scripts and paths that they are kept for. Usually there is one path, but a request by another decides for itself."""
 
 
 class ClientScript:
     """
-    The built client with this server's defaults put in. Read when it is first asked for.
+    The built browser code, with this server's defaults put in. Read when it is first asked for.
 
     Args:
         config: Whose defaults.
@@ -25,31 +28,29 @@ class ClientScript:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._source: str | None = None
-        self._made: dict[str, tuple[bytes, bytes]] = {}
+        self._made: dict[tuple[str, str], tuple[bytes, bytes]] = {}
 
-    def read(self, base_path: str) -> tuple[bytes, bytes]:
+    def read(self, endpoint: str, base_path: str) -> tuple[bytes, bytes]:
         """
         Return the script and its ETag.
 
         Args:
+            endpoint: One of `SCRIPTS`.
             base_path: As the browser sees it, with the prefix of proxies and mounts.
 
         Raises:
             Problem: 404, when the browser code was not built.
         """
-        if self._source is None:
-            source = resources.files("headcount").joinpath("static", "client.js")
+        made = self._made.get((endpoint, base_path))
+        if made is None:
+            source = resources.files("headcount").joinpath("static", endpoint[1:])
             if not source.is_file():
                 raise Problem(
                     404, "The browser client is not built; run `make web` in the clone, or install the wheel."
                 )
-            self._source = source.read_text("utf-8")
-        made = self._made.get(base_path)
-        if made is None:
             if len(self._made) >= _MAX_MADE:
                 self._made.clear()
-            made = self._made[base_path] = self._make(self._source, base_path)
+            made = self._made[endpoint, base_path] = self._make(source.read_text("utf-8"), base_path)
         return made
 
     def _make(self, source: str, base_path: str) -> tuple[bytes, bytes]:

@@ -1,0 +1,100 @@
+"""
+`GET /dashboard/`: the built web dashboard.
+
+It is served from this origin, asks nothing of any other, and its policy lets it do nothing else. It holds no figures:
+those come over the endpoints that everybody uses, to whoever may see them.
+"""
+
+import html
+from importlib import resources
+from typing import Final
+
+import msgspec
+from starlette.types import Scope, Send
+
+from ..config import Config
+from .responses import Headers, Problem, respond
+
+PREFIX: Final = "/dashboard"
+
+_TYPES: Final = {
+    "html": b"text/html; charset=utf-8",
+    "js": b"text/javascript; charset=utf-8",
+    "css": b"text/css; charset=utf-8",
+    "svg": b"image/svg+xml",
+}
+
+_POLICY: Final = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+_SECURITY: Final = (
+    (b"content-security-policy", _POLICY),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
+)
+
+_PLACEHOLDER: Final = "%HEADCOUNT%"
+
+
+class Dashboard:
+    """
+    The files of the dashboard, read when they are first asked for.
+
+    Args:
+        config: What of it the page is told: nothing secret.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._files: dict[str, bytes] | None = None
+
+    async def serve(self, endpoint: str, scope: Scope, send: Send) -> None:
+        """
+        Answer a GET below `PREFIX`.
+
+        Raises:
+            Problem: 404.
+        """
+        name = endpoint.removeprefix(PREFIX).lstrip("/")
+        if not name:
+            if not scope["path"].endswith("/"):
+                # The page's own links are relative, as is this one: a proxy may have cut off what stands before.
+                await respond(send, 308, b"", b"text/plain", [(b"location", b"dashboard/")])
+                return
+            name = "index.html"
+        files = self._read()
+        if name not in files:
+            raise Problem(404, f"There is nothing at {endpoint[:200]}; the dashboard is at dashboard/.")
+        headers: Headers = _SECURITY
+        if name != "index.html":
+            # Names of assets hold a hash of what is in them.
+            headers = (*_SECURITY, (b"cache-control", b"public, max-age=31536000, immutable"))
+        await respond(send, 200, files[name], _TYPES[name.rpartition(".")[2]], headers)
+
+    def _read(self) -> dict[str, bytes]:
+        """Return all files by name; asking for one by a path of its own choice is nothing that anybody can do."""
+        if self._files is None:
+            folder = resources.files("headcount").joinpath("static", "dashboard")
+            if not folder.joinpath("index.html").is_file():
+                raise Problem(404, "The dashboard is not built; run `make web` in the clone, or install the wheel.")
+            files = {"index.html": folder.joinpath("index.html").read_text("utf-8").replace(_PLACEHOLDER, self._told())}
+            self._files = {name: text.encode() for name, text in files.items()}
+            for item in folder.joinpath("assets").iterdir():
+                if item.name.rpartition(".")[2] in _TYPES:
+                    self._files[f"assets/{item.name}"] = item.read_bytes()
+        return self._files
+
+    def _told(self) -> str:
+        """Return settings as the text of an attribute."""
+        config = self._config
+        told = {
+            "version": config.version,
+            "updateStrategy": config.update_strategy,
+            "routeTracking": config.route_tracking,
+            "ipTracking": config.ip_tracking is not False,
+            "token": config.admin_token is not None,
+        }
+        return html.escape(msgspec.json.encode(told).decode())
