@@ -2,13 +2,14 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import { bundleServed, compilePackage } from './bundle.js';
+import { bundleBeside, bundleServed, compilePackage } from './bundle.js';
 
 process.chdir(fileURLToPath(new URL('..', import.meta.url)));
 
 const served = '../../src/headcount/static';
 mkdirSync(served, { recursive: true });
 writeFileSync(`${served}/client.js`, await bundleServed());
+for (const name of ['element', 'shared']) writeFileSync(`${served}/${name}.js`, await bundleBeside(`src/${name}.ts`));
 
 rmSync('dist', { recursive: true, force: true });
 await compilePackage(readdirSync('src').map((file) => `src/${file}`));

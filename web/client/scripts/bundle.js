@@ -12,6 +12,15 @@ export async function bundleServed() {
 }
 
 /**
+ * What a server hands out beside that module, to build upon it: the two must share one core.
+ * @param {string} entry
+ */
+export async function bundleBeside(entry) {
+  const code = Buffer.from(await bundle(entry, packaged)).toString();
+  return Buffer.from(code.replace('from"./index.js"', 'from"./client.js"'));
+}
+
+/**
  * An entry of the npm package as an application's bundler would put it into a page.
  * @param {string} entry
  */
@@ -40,7 +49,7 @@ async function bundle(entry, options) {
     format: 'esm',
     target,
     // Adapters are measured without what they stand on.
-    external: ['vue', './index.js'],
+    external: ['vue', 'react', './index.js'],
     ...options,
   });
   return /** @type {import('esbuild').OutputFile} */ (outputFiles?.[0]).contents;

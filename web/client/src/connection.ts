@@ -5,7 +5,10 @@
  *   opened: a server that accepts and crashes would otherwise be met without any back-off.
  * - `drain` names the delay itself. 1008 ends everything. 1012 and 1013 begin with a longer delay.
  * - Waiting ends at once when the network is back or when somebody looks at the page again.
- * - A stream that is silent for longer than the server promised is dead, whatever the browser thinks of it.
+ * - A stream that is silent for longer than the server promised is dead, whatever the browser thinks of it. After a
+ *   sleep, or when somebody looks at the page again, less silence is enough; when the network was away, none is needed.
+ * - A new stream names the one before it (`replaces`), so that the page is not counted twice while the server has not
+ *   noticed that the old one is dead.
  * - A page that is left closes its stream, because a frozen page would still be counted; if it comes back from the
  *   back/forward cache, it opens a new one.
  */
@@ -24,6 +27,12 @@ export interface ConnectionEvents {
   message(message: ServerMessage): void;
   refused: StreamEvents['refused'];
 }
+
+/** `createConnection`, or what stands in for it: it gets `createConnection` as the first argument, to build upon. */
+export type StreamFactory = (
+  open: typeof createConnection,
+  ...rest: Parameters<typeof createConnection>
+) => Connection;
 
 export interface Connection {
   /** Opens a stream at once, in place of the present one. */
@@ -46,6 +55,10 @@ const EVENT_STREAM_TIMEOUT_MS = 50_000;
 const WEB_SOCKET_TIMEOUT_MS = 10_000;
 /** One keepalive may be lost or late without harm. */
 const SILENCE = 2.5;
+/** The watchdog looks this often, because timers stand still while a device sleeps and the clock does not. */
+const LOOK_MS = 4000;
+/** A look that is later than this slept, unless the page is hidden: browsers let those wait. */
+const LATE_MS = 10_000;
 /** Draining and overload concern everybody at once: the first delay is drawn from 2^3 times the usual range. */
 const CROWD_ATTEMPT = 3;
 /** So many WebSockets in a row that do not open mean that something in between does not let them. */
@@ -54,7 +67,7 @@ const SOCKET_ATTEMPTS = 2;
 /** They keep the stream alive and mean nothing else. */
 const SILENT = ['keepalive', 'pong'];
 const PAGE_EVENTS = ['online', 'pagehide', 'pageshow'];
-const DOCUMENT_EVENTS = ['visibilitychange', 'prerenderingchange'];
+const DOCUMENT_EVENTS = ['visibilitychange', 'prerenderingchange', 'resume'];
 
 export function createConnection(
   win: Window,
@@ -71,6 +84,10 @@ export function createConnection(
   let failedSockets = 0;
   let told: unknown;
   let away = false;
+  let handle: string | undefined;
+  let blind = false;
+  /** Says whether the stream has been silent for more than this part of what was promised. */
+  let isSilent = (_part: number) => false;
 
   function open(): void {
     const replaced = stream;
@@ -79,34 +96,49 @@ export function createConnection(
     if (away || document.prerendering) return;
 
     const socket =
-      updateStrategy === 'auto' ? told !== 'sse' && failedSockets < SOCKET_ATTEMPTS : updateStrategy === 'ws';
+      !site.headers &&
+      (updateStrategy === 'auto' ? told !== 'sse' && failedSockets < SOCKET_ATTEMPTS : updateStrategy === 'ws');
     let openedAt: number | undefined;
     let silenceMs: number | undefined = socket ? WEB_SOCKET_TIMEOUT_MS : EVENT_STREAM_TIMEOUT_MS;
+
+    let heardAt = Date.now();
+    isSilent = (part) => openedAt !== undefined && !!silenceMs && Date.now() - heardAt >= silenceMs * part;
 
     // In all of these what listeners are told comes last: they may close or reopen on the spot.
     const watch = () => {
       clearTimeout(watchdog);
-      if (silenceMs) watchdog = setTimeout(ended, silenceMs, 'nothing came for too long');
+      if (!silenceMs) return;
+      const dueAt = Math.min(heardAt + silenceMs, Date.now() + LOOK_MS);
+      watchdog = setTimeout(() => {
+        const slept = Date.now() - dueAt > LATE_MS && !document.hidden;
+        if (slept && isSilent(0.5)) open();
+        else if (Date.now() - heardAt >= silenceMs!) ended('nothing came for too long');
+        else watch();
+      }, dueAt - Date.now());
     };
     const received = (message: ServerMessage | undefined) => {
       const first = openedAt === undefined;
+      heardAt = Date.now();
       if (message && first && message.type === 'connected') {
         openedAt = Date.now();
         silenceMs = toldMs(message.keepaliveMs);
         if (silenceMs) silenceMs *= SILENCE;
         if (socket) failedSockets = 0;
         told = message.updateStrategy;
+        handle = message.connectionId as string;
+        watch();
       }
-      watch();
       if (!message || openedAt === undefined) return;
       if (message.type === 'drain') plan(toldMs(message.reconnectMs) ?? backoffMs(CROWD_ATTEMPT, site.backoff));
       if (message.type === 'connected' ? first : !SILENT.includes(message.type)) events.message(message);
     };
-    const ended = (reason: string, code = ABNORMAL) => {
+    const ended: StreamEvents['ended'] = (reason, code = ABNORMAL, afterMs = 0) => {
       const announced = retry !== undefined;
       const words = (what: string) => what + (reason && ': ' + reason);
       // While the device is offline a failure says nothing about WebSockets.
       if (socket && openedAt === undefined && code === ABNORMAL && navigator.onLine !== false) failedSockets++;
+      // EventSource does not tell why it could not open, so the next one is read by fetch, which does.
+      if (!socket && openedAt === undefined) blind = true;
       if (code === DENIED) {
         close();
         return events.ended('closed', words('The server denied the connection'));
@@ -114,17 +146,16 @@ export function createConnection(
       if (openedAt !== undefined && Date.now() - openedAt >= STABLE_MS) attempt = 0;
       if (code === DRAINING || code === OVERLOADED) attempt = Math.max(attempt, CROWD_ATTEMPT);
       stopStream();
-      if (!announced) plan(backoffMs(attempt++, site.backoff));
+      if (!announced) plan(afterMs + backoffMs(attempt++, site.backoff));
       events.ended('reconnecting', announced ? null : words('The connection was lost'));
     };
 
     watch();
     try {
-      stream = (socket ? openWebSocket : openEventStream)(site, events.query(), {
-        received,
-        ended,
-        refused: events.refused,
-      });
+      const query = events.query();
+      if (handle) query.set('replaces', handle);
+      const heard: StreamEvents = { received, ended, refused: events.refused };
+      stream = socket ? openWebSocket(site, query, heard) : openEventStream(site, query, heard, blind || !!site.headers);
       // Nothing must be sent on the new stream before it has said `connected`.
       if (replaced) events.ended('reconnecting', null);
     } catch (error) {
@@ -157,7 +188,9 @@ export function createConnection(
       return events.ended('reconnecting', null);
     }
     if (type === 'pageshow') away = false;
-    if (stream || (type === 'visibilitychange' && document.hidden)) return;
+    // A network that was away may have taken the stream along without a word.
+    const doubtful = stream && (type === 'online' ? isSilent(0) : isSilent(0.5));
+    if ((stream && !doubtful) || (type === 'visibilitychange' && document.hidden)) return;
     attempt = 0;
     open();
   }

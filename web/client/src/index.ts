@@ -11,7 +11,7 @@ import { createSite, resolve, type HeadcountOptions } from './settings.js';
 import { applyDelta, noFigures, readStats, type Figures } from './stats.js';
 
 export type { Backoff } from './backoff.js';
-export type { Status } from './connection.js';
+export type { Connection, ConnectionEvents, Status, StreamFactory } from './connection.js';
 export type { ServerMessage, UpdateStrategy } from './messages.js';
 export type { HeadcountOptions } from './settings.js';
 export type { ConnectionInfo, ConnectionStats, Figures } from './stats.js';
@@ -37,10 +37,10 @@ export interface Headcount {
   /** Opens a new stream at once: after a log-in or log-out, which the present stream knows nothing of. */
   reconnect(): void;
   /**
-   * Asks for statistics for as long as anybody is subscribed. The listener is called after each change of the snapshot.
-   * The last one that leaves ends the subscription, and the stream too unless `connect` was called.
+   * Asks for statistics for as long as anybody is subscribed. The listener gets the snapshot at once and after each
+   * change, as Svelte's stores have it. The last one that leaves ends the subscription, and the stream too unless `connect` was called.
    */
-  subscribe(listener: () => void): () => void;
+  subscribe(listener: (snapshot: Snapshot) => void): () => void;
   /** The same object until something changes. */
   getSnapshot(): Snapshot;
   /** What every page begins with, for rendering on a server and for the render that takes over from it. */
@@ -71,7 +71,7 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
   const settings = resolve(options);
   const win = settings.window ?? (typeof window === 'undefined' ? undefined : window);
   const version = label(settings.version ?? '', VERSION_LENGTH);
-  const listeners = new Set<() => void>();
+  const listeners = new Set<(snapshot: Snapshot) => void>();
   const messageListeners = new Set<(message: ServerMessage) => void>();
   let snapshot = INITIAL;
   let counted = false;
@@ -105,13 +105,15 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
       set(type === 'subscribe-stats' ? { ...noFigures(), authorized: false, error, isStale: false } : { error });
     },
   };
-  const connection = win && createConnection(win, createSite(win, settings), settings.updateStrategy ?? 'auto', events);
+  const { stream = (open, ...rest) => open(...rest) } = settings;
+  const connection =
+    win && stream(createConnection, win, createSite(win, settings), settings.updateStrategy ?? 'auto', events);
 
   function set(changes: Partial<Snapshot>): void {
     const keys = Object.keys(changes) as (keyof Snapshot)[];
     if (keys.every((key) => Object.is(snapshot[key], changes[key]))) return;
     snapshot = { ...snapshot, ...changes };
-    notify(listeners, undefined);
+    notify(listeners, snapshot);
   }
 
   function isRunning(): boolean {
@@ -215,9 +217,10 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
       if (counted || listeners.size) start('reconnecting');
     },
     subscribe(listener) {
-      if (!win) return () => {};
       // The same function may be given twice, by two who leave at different times.
-      const entry = () => listener();
+      const entry = (snapshot: Snapshot) => listener(snapshot);
+      notify([entry], snapshot);
+      if (!win) return () => {};
       listeners.add(entry);
       if (listeners.size === 1 && !isRunning()) start('connecting');
       tell();
@@ -237,7 +240,7 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
 }
 
 /** A listener that throws is reported like any uncaught error, and keeps neither the others nor the stream waiting. */
-function notify<T>(listeners: Set<(value: T) => void>, value: T): void {
+function notify<T>(listeners: Iterable<(value: T) => void>, value: T): void {
   for (const listener of [...listeners]) {
     try {
       listener(value);

@@ -13,7 +13,16 @@ export interface ServerMessage {
 export type ClientMessage =
   | { type: 'subscribe-stats'; deltas: boolean }
   | { type: 'unsubscribe-stats' }
-  | { type: 'route-update'; route: string };
+  | { type: 'route-update'; route: string }
+  | { type: 'tabs'; set: Tab[]; remove: string[] };
+
+/** A tab as the stream that it shares with others reports it. */
+export interface Tab {
+  key: string;
+  version?: string | undefined;
+  route?: string | undefined;
+  hidden: boolean;
+}
 
 export const VERSION_LENGTH = 128;
 export const ROUTE_LENGTH = 512;

@@ -3,6 +3,7 @@
  */
 import type { Backoff } from './backoff.js';
 import type { UpdateStrategy } from './messages.js';
+import type { StreamFactory } from './connection.js';
 import type { Site } from './transport.js';
 
 export interface HeadcountOptions {
@@ -22,6 +23,13 @@ export interface HeadcountOptions {
   viewer?: boolean | undefined;
   /** Default `same-origin`, and `include` with another origin, where cookies would otherwise stay behind. */
   credentials?: RequestCredentials | undefined;
+  /**
+   * Sent with every request, such as `{ authorization: 'Bearer …' }`; a function is asked anew each time. Streams are then
+   * read by fetch, because neither EventSource nor WebSocket can send headers.
+   */
+  headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>) | undefined;
+  /** What holds the stream. Default: this page has one of its own. `shared` of `headcount-client/shared`: one per browser. */
+  stream?: StreamFactory | undefined;
   /** Default 1,000 and 30,000 ms. */
   backoff?: Partial<Backoff> | undefined;
   // Taken from the page. Another one can be given, for tests.
@@ -51,12 +59,14 @@ export function resolve(options: HeadcountOptions): HeadcountOptions {
 }
 
 export function createSite(win: Window & typeof globalThis, settings: HeadcountOptions): Site {
+  const { headers } = settings;
   const base = () => new URL(settings.basePath ?? '/__skew', settings.url ?? win.location.origin);
   return {
     url: (path) => base().href.replace(/\/*$/, path),
     get credentials() {
       return settings.credentials ?? (base().origin === win.location.origin ? 'same-origin' : 'include');
     },
+    headers: typeof headers === 'function' ? headers : headers && (() => headers),
     backoff: { baseMs: 1000, capMs: 30_000, ...settings.backoff },
     // Looked up at each call: pages replace it to watch or to mock their traffic.
     fetch: (input, init) => (settings.fetch ?? win.fetch).call(win, input, init),

@@ -12,6 +12,8 @@ export interface ConnectionInfo {
   route: string;
   /** Only with IP tracking, and for viewers whose grant includes it. */
   ip?: string;
+  /** True for a tab in the background, as far as it says so: tabs that share a stream do. */
+  hidden?: boolean;
 }
 
 export interface ConnectionStats {

@@ -1,5 +1,5 @@
 /**
- * One stream, by EventSource or by WebSocket, behind one interface. A stream lives once: it never reconnects, and
+ * One stream, by EventSource, fetch or WebSocket, behind one interface. A stream lives once: it never reconnects, and
  * after `close()` or `ended` it says nothing more, whatever the browser still delivers.
  */
 import { backoffMs, toldMs, type Backoff } from './backoff.js';
@@ -12,6 +12,8 @@ export interface Site {
   readonly credentials: RequestCredentials;
   readonly backoff: Backoff;
   readonly fetch: typeof fetch;
+  /** Sent with every request, which rules out EventSource and WebSocket: neither can. */
+  readonly headers: (() => HeadersInit | Promise<HeadersInit>) | undefined;
   readonly EventSource: typeof EventSource;
   readonly WebSocket: typeof WebSocket;
 }
@@ -19,8 +21,8 @@ export interface Site {
 export interface StreamEvents {
   /** Something came; undefined when it was not a message, which still proves that the stream is alive. */
   received(message: ServerMessage | undefined): void;
-  /** The stream is over. `code` is a WebSocket's. */
-  ended(reason: string, code?: number): void;
+  /** The stream is over. `code` is a WebSocket's; the server wants to be left alone for `afterMs`. */
+  ended(reason: string, code?: number, afterMs?: number): void;
   /** The server will not do what was asked for, and asking again would not help. */
   refused(message: ClientMessage, status: number): void;
 }
@@ -58,53 +60,98 @@ export function openWebSocket(site: Site, query: URLSearchParams, events: Stream
   };
 }
 
-export function openEventStream(site: Site, query: URLSearchParams, events: StreamEvents): Stream {
+/** `byFetch`: see what the server answers if it is no stream, which EventSource does not tell. */
+export function openEventStream(site: Site, query: URLSearchParams, events: StreamEvents, byFetch: boolean): Stream {
   // EventSource cannot see comments, so keepalives are asked for as messages.
   query.set('keepalive', 'message');
-  const source = new site.EventSource(site.url('/sse?' + query), {
-    withCredentials: site.credentials === 'include',
-  });
   let connectionId: unknown;
   let closed = false;
 
   const close = () => {
     closed = true;
-    source.close();
-    routes.close();
-    subscription.close();
+    stop();
+    for (const lane of lanes) lane.close();
   };
-  const end = (reason: string) => {
+  const end: StreamEvents['ended'] = (...why) => {
     if (closed) return;
     close();
-    events.ended(reason);
+    events.ended(...why);
   };
-  const post: Post = (message, signal) => {
-    const { type, ...fields } = message;
-    return site.fetch(site.url(type === 'route-update' ? '/route' : '/' + type), {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      credentials: site.credentials,
-      body: JSON.stringify({ connectionId, ...fields }),
-      signal,
-    });
-  };
-  const routes = openLane(post, site.backoff, end, events.refused);
-  const subscription = openLane(post, site.backoff, end, events.refused);
-
-  source.onmessage = ({ data }) => {
+  const take = (data: string) => {
     if (closed) return;
     const message = decode(data);
     if (message?.type === 'connected') connectionId = message.connectionId;
     events.received(message);
   };
-  // Closing also stops the browser's own retry, which would come back with the route of long ago.
-  source.onerror = () => end('');
+  const post: Post = async (message, signal) => {
+    const { type, ...fields } = message;
+    const headers = new Headers(site.headers && (await site.headers()));
+    headers.set('content-type', 'application/json');
+    return site.fetch(site.url(type === 'route-update' ? '/route' : '/' + type), {
+      method: 'POST',
+      headers,
+      credentials: site.credentials,
+      body: JSON.stringify({ connectionId, ...fields }),
+      signal,
+    });
+  };
+  const lanes = [0, 1].map(() => openLane(post, site.backoff, end, events.refused));
+  const stop = (byFetch ? fetchEvents : sourceEvents)(site, site.url('/sse?' + query), take, end);
 
   return {
-    send: (message) => (message.type === 'route-update' ? routes : subscription).send(message),
+    send: (message) => lanes[/^route|^tabs/.test(message.type) ? 0 : 1]!.send(message),
     close,
   };
 }
+
+/** What reads a stream of events until it is stopped by the function that it returns. */
+type Source = (site: Site, url: string, take: (data: string) => void, end: StreamEvents['ended']) => () => void;
+
+const sourceEvents: Source = (site, url, take, end) => {
+  const source = new site.EventSource(url, { withCredentials: site.credentials === 'include' });
+  source.onmessage = ({ data }) => take(data);
+  // Closing also stops the browser's own retry, which would come back with the route of long ago.
+  source.onerror = () => end('');
+  return () => source.close();
+};
+
+const fetchEvents: Source = (site, url, take, end) => {
+  const request = new AbortController();
+  const read = async () => {
+    const response = await site.fetch(url, {
+      headers: site.headers ? await site.headers() : {},
+      credentials: site.credentials,
+      cache: 'no-store',
+      signal: request.signal,
+    });
+    const { status, body } = response;
+    if (!response.ok || !body) {
+      // 403 is said to a foreign site, and will be said again.
+      return end('the server answered ' + status, status === 403 ? 1008 : undefined, retryAfterMs(response));
+    }
+    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = '';
+    let data: string[] = [];
+    let retry: number | undefined;
+    for (let chunk; !(chunk = await reader.read()).done; ) {
+      // A CR at the end may be one half of a line break.
+      const lines = (text + chunk.value).split(/\r\n|\n|\r(?=[^])/);
+      text = lines.pop()!;
+      for (const line of lines) {
+        const [, field, value] = /^(data|retry)(?:: ?(.*))?$/.exec(line) ?? [];
+        if (field === 'data') data.push(value ?? '');
+        if (field === 'retry') retry = toldMs(+(value || NaN));
+        if (line) continue;
+        // Nothing, after a comment, is a sign of life like any other.
+        take(data.join('\n'));
+        data = [];
+      }
+    }
+    end('', undefined, retry);
+  };
+  read().catch(() => end(''));
+  return () => request.abort();
+};
 
 type Post = (message: ClientMessage, signal: AbortSignal) => Promise<Response>;
 
@@ -115,7 +162,7 @@ type Post = (message: ClientMessage, signal: AbortSignal) => Promise<Response>;
 function openLane(
   post: Post,
   backoff: Backoff,
-  lost: (reason: string) => void,
+  lost: StreamEvents['ended'],
   refused: StreamEvents['refused'],
 ): Stream {
   let waiting: ClientMessage | undefined;

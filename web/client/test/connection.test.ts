@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { messages } from './fixtures.js';
-import { openPage, type Page } from './page.js';
+import { openPage, settled, type Page } from './page.js';
 
 beforeEach(() => {
   vi.useFakeTimers();
@@ -170,6 +170,7 @@ describe.each(['sse', 'ws'] as const)('%s', (updateStrategy) => {
       await delayMs(page);
     }
     page.stream.breaks();
+    await settled();
     page.setOnline(true);
     expect(page.streams).toHaveLength(7);
     page.stream.breaks();

@@ -10,10 +10,10 @@ function read(name: string) {
 /** The golden messages that the server's tests read too. */
 export const messages: {
   server: Record<
-    'connected' | 'stats' | 'stats-delta' | 'stats-unauthorized' | 'version' | 'keepalive' | 'pong' | 'drain',
+    'connected' | 'stats' | 'stats-delta' | 'stats-unauthorized' | 'version' | 'keepalive' | 'pong' | 'drain' | 'tabs' | 'to',
     ServerMessage
   >;
-  client: Record<'subscribe-stats' | 'unsubscribe-stats' | 'route-update' | 'ping', Record<string, unknown>>;
+  client: Record<'subscribe-stats' | 'unsubscribe-stats' | 'route-update' | 'tabs' | 'ping', Record<string, unknown>>;
   malformed: string[];
 } = read('messages');
 
@@ -23,3 +23,10 @@ export const deltas: {
   delta: ServerMessage;
   after: Omit<Figures, 'yourId'>;
 }[] = read('deltas');
+
+/** What a server with random events told a viewer, written by tests/core/test_histories.py. */
+export const histories: {
+  name: string;
+  before: ServerMessage;
+  steps: { delta: ServerMessage; after: ServerMessage }[];
+}[] = read('histories');

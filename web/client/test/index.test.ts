@@ -138,6 +138,7 @@ describe('leaving', () => {
     const page = watching();
     const leave = page.headcount.subscribe(page.listener);
     leave();
+    page.listener.mockClear();
     page.stream.says(stats);
     expect(page.listener).toHaveBeenCalledOnce();
   });
@@ -383,13 +384,13 @@ describe('messages', () => {
     const off = page.headcount.onMessage((message) => heard.push(message));
     page.headcount.connect();
     page.stream.connects();
-    const { version, drain } = messages.server;
-    const others = [version, drain, { type: 'cart', items: 3 }];
-    for (const message of [...Object.values(messages.server), others[2]!]) page.stream.says(message);
+    const { version, drain, tabs, to } = messages.server;
+    const others = [version, drain, tabs, to, { type: 'cart', items: 3 }];
+    for (const message of [...Object.values(messages.server), others[4]!]) page.stream.says(message);
     expect(heard).toEqual(others);
     off();
     page.stream.says(version);
-    expect(heard).toHaveLength(3);
+    expect(heard).toHaveLength(5);
   });
 
   test('before connected are ignored', () => {
@@ -445,4 +446,18 @@ test('a listener that throws is reported and keeps nobody else waiting', async (
 test('knows the one created last', () => {
   const { headcount } = openPage();
   expect(latestHeadcount()).toBe(headcount);
+});
+
+test('is a store as Svelte has them: the value at once, then every other one, until unsubscribed', () => {
+  const page = openPage({ updateStrategy: 'ws' });
+  const seen: Snapshot[] = [];
+  const unsubscribe = page.headcount.subscribe((snapshot) => seen.push(snapshot));
+  expect(seen[0]).toBe(page.headcount.getServerSnapshot());
+  page.stream.connects();
+  page.stream.says(messages.server.stats);
+  expect(seen.at(-1)).toBe(page.headcount.getSnapshot());
+  expect(new Set(seen).size).toBe(seen.length);
+  unsubscribe();
+  page.stream.says({ ...messages.server.stats, total: 5 });
+  expect(seen.at(-1)!.total).toBe(2);
 });

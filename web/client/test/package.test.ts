@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { brotliCompressSync } from 'node:zlib';
 import { afterAll, describe, expect, test } from 'vitest';
-import { bundlePackaged, bundleServed } from '../scripts/bundle.js';
+import { bundleBeside, bundlePackaged, bundleServed } from '../scripts/bundle.js';
 import { openPage } from './page.js';
 
 const SLOT = '"__HEADCOUNT_DEFAULTS__"';
@@ -22,12 +22,24 @@ describe('size, minified and compressed', () => {
     expect(size(await text(bundleServed()))).toBeLessThanOrEqual(4096);
   });
 
-  test('the Vue adapter is at most 1,024 bytes', async () => {
-    const code = await text(bundlePackaged('src/vue.ts'));
-    expect(code).toMatch(/from"vue"/);
+  test.each(['vue', 'react', 'element'])('the adapter %s is at most 1,024 bytes', async (name) => {
+    const code = await text(bundlePackaged(`src/${name}.ts`));
+    if (name !== 'element') expect(code).toMatch(`from"${name}"`);
     expect(code).toMatch(/from"\.\/index\.js"/);
     expect(size(code)).toBeLessThanOrEqual(1024);
   });
+
+  test('what lets tabs share a stream is at most 2,048 bytes, and a page without it has none of it', async () => {
+    const code = await text(bundlePackaged('src/shared.ts'));
+    expect(code).not.toMatch(/\bimport\b/);
+    expect(size(code)).toBeLessThanOrEqual(2048);
+    expect(await text(bundlePackaged('src/index.ts'))).not.toMatch('BroadcastChannel');
+  });
+});
+
+test('what a server hands out beside the client stands on the very module that the page imports', async () => {
+  expect(await text(bundleBeside('src/element.ts'))).toMatch(/from"\.\/client\.js"/);
+  expect(await text(bundleBeside('src/shared.ts'))).not.toMatch(/\bimport\b/);
 });
 
 test('the package runs in Node, depends on nothing and imports nothing', async () => {

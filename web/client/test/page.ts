@@ -7,6 +7,11 @@ export class FakeStream {
   onmessage: ((event: { data: unknown }) => void) | null = null;
   onerror: (() => void) | null = null;
   onclose: ((event: { code: number; reason: string }) => void) | null = null;
+  onend: (() => void) | null = null;
+  /** Only before anything has come, of a stream that is read by fetch: it is none after all. */
+  answers?: (status: number, headers?: Record<string, string>) => Promise<void>;
+  /** Raw text of a stream that is read by fetch and has begun. */
+  writes?: (text: string) => Promise<void>;
   closed = false;
   sent: unknown[] = [];
 
@@ -14,6 +19,8 @@ export class FakeStream {
     readonly kind: 'sse' | 'ws',
     readonly url: URL,
     readonly withCredentials = false,
+    /** Of a stream that is read by fetch. */
+    readonly init?: RequestInit,
   ) {}
 
   send(text: string) {
@@ -66,7 +73,7 @@ export interface Page {
 
 /** Lets promises settle without letting time pass. */
 export async function settled() {
-  for (let turn = 0; turn < 10; turn++) await Promise.resolve();
+  for (let turn = 0; turn < 40; turn++) await Promise.resolve();
 }
 
 /** A page with a browser's outer faces only, so that the core is tested without any DOM. */
@@ -92,7 +99,35 @@ export function openPage(options: HeadcountOptions = {}, address = 'https://shop
     navigator: { onLine: true },
   });
 
+  /** What a page sees of an event stream that it reads by fetch. */
+  const read = (url: string, init: RequestInit) => {
+    const stream = new FakeStream('sse', new URL(url), init.credentials === 'include', init);
+    streams.push(stream);
+    return new Promise<Response>((resolve, reject) => {
+      stream.answers = (status, headers = {}) => (resolve(new Response('{}', { status, headers })), settled());
+      stream.onerror = () => reject(new TypeError('network'));
+      stream.onmessage = ({ data }) => {
+        const body = new ReadableStream({
+          start(controller) {
+            stream.writes = (text) => (controller.enqueue(new TextEncoder().encode(text)), settled());
+            stream.onmessage = ({ data }) => void stream.writes!(`data: ${data}\n\n`);
+            stream.onerror = () => controller.error(new TypeError('network'));
+            stream.onend = () => controller.close();
+            init.signal?.addEventListener('abort', () => controller.error(init.signal!.reason));
+            stream.onmessage({ data });
+          },
+        });
+        resolve(new Response(body, { headers: { 'content-type': 'text/event-stream' } }));
+      };
+      init.signal?.addEventListener('abort', () => {
+        stream.closed = true;
+        reject(init.signal!.reason);
+      });
+    });
+  };
+
   const fetch = vi.fn((url: string, init: RequestInit) => {
+    if (init.method !== 'POST') return read(url, init);
     return new Promise<Response>((resolve, reject) => {
       init.signal?.addEventListener('abort', () => reject(new DOMException('aborted', 'AbortError')));
       posts.push({

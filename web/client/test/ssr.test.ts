@@ -25,3 +25,19 @@ test('says what is missing when there is no Headcount', async () => {
   const { useActiveConnections } = await import('../src/vue.js');
   expect(() => useActiveConnections()).toThrow('createHeadcount()');
 });
+
+test.each(['index', 'vue', 'react', 'element', 'shared'])('%s is imported in Node, where there is no window, and does nothing', async (name) => {
+  expect(typeof window).toBe('undefined');
+  vi.resetModules();
+  const module = await import(`../src/${name}.ts`);
+  expect(Object.keys(module).length).toBeGreaterThan(0);
+});
+
+test('a Headcount whose stream is to be shared may be created while a server renders', async () => {
+  const { shared } = await import('../src/shared.js');
+  const headcount = createHeadcount({ version: 'v1', stream: shared });
+  const seen: number[] = [];
+  headcount.subscribe(({ total }) => seen.push(total))();
+  headcount.connect();
+  expect([headcount.getSnapshot().status, seen]).toEqual(['idle', [0]]);
+});
