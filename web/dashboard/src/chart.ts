@@ -1,0 +1,51 @@
+/** uPlot with what both charts need: the size of its box, colours from the style sheet, a fresh one when they change. */
+import uPlot from 'uplot'
+import { onMounted, onScopeDispose, watch, type Ref } from 'vue'
+
+export type Colours = (name: string) => string
+
+/** Hours and minutes: an hour has one date, or two that nobody needs to be told. */
+export const timeAxis = (colour: Colours): uPlot.Axis => ({
+  stroke: colour('muted'),
+  grid: { show: false },
+  ticks: { show: false },
+  size: 24,
+  values: (_, times) =>
+    times.map((time) => new Date(time * 1000).toLocaleTimeString([], { hour: 'numeric', minute: '2-digit' })),
+})
+
+export function useChart(
+  box: Ref<HTMLElement | null>,
+  height: number,
+  options: (colour: Colours) => Omit<uPlot.Options, 'width' | 'height' | 'padding'>,
+  data: () => uPlot.AlignedData,
+  /** When it changes, the chart is made anew: series cannot be renamed. */
+  shape: () => string,
+): void {
+  let chart: uPlot | undefined
+  const dark = matchMedia('(prefers-color-scheme: dark)')
+
+  function make() {
+    chart?.destroy()
+    if (!box.value) return
+    const style = getComputedStyle(box.value)
+    const colour: Colours = (name) => style.getPropertyValue(`--${name}`).trim()
+    chart = new uPlot({ ...options(colour), padding: [8, 12, 0, 0], width: box.value.clientWidth, height }, data(), box.value)
+  }
+
+  const resize = new ResizeObserver(() => {
+    if (box.value && chart && box.value.clientWidth) chart.setSize({ width: box.value.clientWidth, height })
+  })
+  onMounted(() => {
+    make()
+    resize.observe(box.value!)
+    dark.addEventListener('change', make)
+  })
+  onScopeDispose(() => {
+    resize.disconnect()
+    dark.removeEventListener('change', make)
+    chart?.destroy()
+  })
+  watch(shape, make)
+  watch(data, (next) => chart?.setData(next))
+}
