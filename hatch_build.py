@@ -26,7 +26,7 @@ BUILT = (
     "examples/shop/static/v1/index.html",
     "examples/shop/static/v2/index.html",
 )
-NEEDED = ("package.json", "package-lock.json", "web", "examples/shop/web", "tests/e2e/nuxt_client")
+NEEDED = ("package.json", "package-lock.json", "web", "examples/shop/web", "examples/pages", "tests/e2e/nuxt_client")
 """What npm needs; the last two for its lock file only, and a source distribution does without."""
 SOURCES = ("web/client/src", "web/dashboard/src", "examples/shop/web/src")
 

@@ -1,0 +1,4 @@
+import { headcount } from './headcount'
+import 'headcount-client/element'
+
+headcount.connect()
