@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self._command = [sys.executable, *(part.replace("{port}", str(self.port)) for part in command)]
         self._cwd = cwd
-        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        self.env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
-        self._process = subprocess.Popen(self._command, cwd=self._cwd, env=self._env)
+        self._process = subprocess.Popen(self._command, cwd=self._cwd, env=self.env)
         eventually(self.answers, "the server answers", seconds=30)
 
     def answers(self) -> bool:
@@ -48,6 +49,16 @@ class Server:
             self._process.send_signal(how)
             self._process.wait(timeout=10)
             self._process = None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It does nothing meanwhile, not even hang up."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def stats(self) -> dict[str, Any]:
         """The figures, past all sessions."""

@@ -15,11 +15,14 @@ NUXT = Path(__file__).parent / "nuxt_client" / "dist"
 PAGE = """<!doctype html><meta charset="utf-8"><title>page</title>
 <script type="module">
   import { createHeadcount } from "/__skew/client.js"
+  import { shared } from "/__skew/shared.js"
   const query = new URLSearchParams(location.search)
   const headcount = createHeadcount({
     version: query.get("v") ?? undefined,
     updateStrategy: query.get("strategy") ?? undefined,
     deltas: query.get("deltas") !== "0",
+    stream: query.has("shared") ? shared : undefined,
+    headers: query.has("token") ? { authorization: `Bearer ${query.get("token")}` } : undefined,
   })
   const snapshots = []
   headcount.connect()
@@ -30,7 +33,7 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>page</title>
 live_sessions: set[str] = set()
 app = FastAPI()
 headcount = Headcount(
-    version="v2",
+    version=os.environ.get("PAGE_VERSION", "v2"),
     update_strategy="auto",
     route_tracking=True,
     reauthorize_interval=1,
@@ -74,9 +77,34 @@ async def revoke(connection_id: str) -> dict[str, bool]:
     return {"ok": await headcount.revoke(connection_id)}
 
 
+@app.post("/send/{connection_id}")
+async def send(connection_id: str, request: Request) -> dict[str, bool]:
+    await headcount.send(connection_id, await request.json())
+    return {"ok": True}
+
+
 @app.post("/broadcast")
 async def broadcast(request: Request) -> dict[str, int]:
     return {"handed": await headcount.broadcast(await request.json())}
+
+
+@app.get("/other", response_class=HTMLResponse)
+async def other() -> str:
+    """A page without Headcount, to go to and come back from."""
+    return "<!doctype html><title>other</title><a href='/'>elsewhere</a>"
+
+
+@app.get("/pages/{path:path}")
+async def small_page(path: str) -> Response:
+    return FileResponse(Path(os.environ["PAGES"]) / path)
+
+
+@app.get("/plain", response_class=HTMLResponse)
+async def plain() -> str:
+    """The page without a build step of docs/browser.md, word for word."""
+    text = (Path(__file__).parents[2] / "docs/browser.md").read_text("utf-8")
+    found: str = text.partition("## Without a build step")[2].partition("```html\n")[2].partition("```")[0]
+    return found
 
 
 @app.get("/nuxt/{name}")

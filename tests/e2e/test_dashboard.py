@@ -1,0 +1,215 @@
+"""The dashboard in a real browser: log-in, figures, filters, states in words, policy, and accessibility."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect
+
+from .conftest import Server, wait
+
+AXE = Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"
+TOKEN = "the tests' own door"
+DASHBOARD = "/__skew/dashboard/"
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Iterator[Server]:
+    """3,000 connections that stand still, so that what is shown can be compared with what is there."""
+    server = Server(
+        *("-m", "uvicorn", "crowd_app:app", "--port", "{port}", "--log-level", "warning"),
+        env={"CROWD": "3000", "CROWD_ROUTES": "300", "CROWD_MOVES": "0"},
+    )
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def context(browser: Browser, crowd: Server) -> Iterator[BrowserContext]:
+    context = browser.new_context(base_url=crowd.url)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """A page that must not complain, and must not ask anything of another origin."""
+    page = context.new_page()
+    complaints: list[str] = []
+    foreign: list[str] = []
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: None if "//127.0.0.1:" in request.url else foreign.append(request.url))
+    yield page
+    assert [
+        text for text in complaints if not re.search(r"status of (401|429)|ERR_CONNECTION_REFUSED|WebSocket", text)
+    ] == []
+    assert foreign == []
+
+
+def log_in(page: Page, path: str = DASHBOARD) -> None:
+    page.goto(path)
+    page.get_by_label("Admin token").fill(TOKEN)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", name="Connections", exact=False).last).to_be_visible()
+
+
+def cells(page: Page, table: str, column: str) -> list[str]:
+    return page.locator(f".{table} .space .row > .{column}").all_inner_texts()
+
+
+def test_a_stranger_sees_a_log_in_and_nothing_else(page: Page) -> None:
+    page.goto("/__skew/dashboard")
+    assert page.url.endswith("/dashboard/")
+    expect(page.get_by_role("heading", name="Not authorized for live stats")).to_be_visible()
+    page.get_by_label("Admin token").fill("a guess")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text(re.compile("not the admin token"))
+    expect(page.locator(".figure")).to_have_count(0)
+
+
+def test_log_in_keeps_a_cookie_that_is_not_the_token_and_log_out_ends_it(page: Page, context: BrowserContext) -> None:
+    log_in(page)
+    (cookie,) = context.cookies()
+    assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (
+        *("headcount_admin", True, "Strict", "/__skew"),
+    )
+    assert TOKEN not in cookie["value"]
+    page.reload()
+    expect(page.locator(".figure")).to_have_text("3,000")
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("heading", name="Not authorized for live stats")).to_be_visible()
+    assert context.cookies() == []
+
+
+def test_it_shows_the_figures_that_the_server_has(page: Page, crowd: Server) -> None:
+    log_in(page)
+    stats = crowd.stats()
+    expect(page.locator(".figure")).to_have_text("3,000")
+    current = stats["versions"]["2026.11.4"]
+    expect(page.locator(".legend .current")).to_contain_text("2026.11.4")
+    expect(page.locator(".legend .current .number")).to_have_text(f"{current:,}")
+    expect(page.locator(".legend .current .badge")).to_have_text("current")
+    expect(page.locator(".migration dd").first).to_contain_text(f"{current:,}")
+    expect(page.locator(".migration")).to_contain_text(re.compile(r"gone in about \d+ (minutes|hours|days)"))
+    expect(page.locator(".total canvas")).to_be_visible()
+    expect(page.locator(".versions canvas")).to_be_visible()
+    route, most = max(stats["routes"].items(), key=lambda item: item[1])
+    first = page.locator(".routes .space .row").first
+    expect(first.locator(".route")).to_have_text(route)
+    expect(first.locator(".open")).to_have_text(f"{most:,}")
+    expect(first.locator(".share")).to_contain_text("%")
+    expect(page.locator(".state")).to_have_text("Live. One node reports.")
+
+
+def test_connections_are_paged_filtered_and_sorted(page: Page, crowd: Server) -> None:
+    log_in(page)
+    table = page.get_by_role("table", name="Connections")
+    expect(table).to_have_attribute("aria-rowcount", "3001")
+    assert page.locator(".connections .space .row").count() < 60, "only the rows in sight exist"
+    stats = crowd.stats()
+    page.get_by_role("combobox", name="Version").select_option("2026.11.2")
+    expect(table).to_have_attribute("aria-rowcount", str(stats["versions"]["2026.11.2"] + 1))
+    assert set(cells(page, "connections", "version")) == {"2026.11.2"}
+    expect(page.locator("#connections-heading")).to_contain_text(
+        f"{stats['versions']['2026.11.2']} connections of 3,000"
+    )
+    page.get_by_role("combobox", name="Version").select_option("")
+    page.get_by_role("combobox", name="Route").fill("/account")
+    page.keyboard.press("Enter")
+    expect(table).to_have_attribute("aria-rowcount", str(stats["routes"]["/account"] + 1))
+    assert set(cells(page, "connections", "route")) == {"/account"}
+    expect(page.locator(".connections .space .row .ip").first).to_have_text(re.compile(r"192\.0\.2\.\d+"))
+    header = page.get_by_role("columnheader", name="Address")
+    for order, reverse in (("ascending", False), ("descending", True)):
+        header.get_by_role("button").click()
+        expect(header).to_have_attribute("aria-sort", order)
+        shown = cells(page, "connections", "ip")
+        assert shown == sorted(shown, reverse=reverse)
+
+
+def test_the_far_end_of_a_table_is_reached_by_keyboard(page: Page) -> None:
+    log_in(page)
+    table = page.get_by_role("table", name="Connections")
+    expect(table).to_have_attribute("aria-rowcount", "3001")
+    table.focus()
+    page.keyboard.press("End")
+    expect(page.locator('.connections [aria-rowindex="3001"]')).to_be_visible()
+
+
+def test_whoever_wants_to_be_counted_sees_himself(page: Page) -> None:
+    log_in(page, f"{DASHBOARD}?counted")
+    expect(page.locator(".figure")).to_have_text("3,001")
+    page.get_by_role("combobox", name="Route").fill("/__skew/dashboard/")
+    page.keyboard.press("Enter")
+    expect(page.locator(".connections .row.marked .badge")).to_have_text("you", timeout=15_000)
+
+
+def altered(page: Page, **fields: Any) -> None:
+    """Let the server's figures come with other fields."""
+
+    def handle(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def forward(text: str | bytes) -> None:
+            message = json.loads(text)
+            socket.send(json.dumps({**message, **fields}) if message["type"] == "stats" else text)
+
+        server.on_message(forward)
+
+    page.route_web_socket(re.compile("/ws"), handle)
+
+
+def test_partial_figures_are_called_so(page: Page) -> None:
+    altered(page, partial=True, nodes={"reporting": 2, "expected": 3})
+    log_in(page)
+    expect(page.locator(".state")).to_have_text(
+        "Figures are incomplete: the share of a node is missing. 2 of 3 nodes report."
+    )
+
+
+def test_old_figures_are_called_so_and_heal(page: Page, browser: Browser) -> None:
+    server = Server(
+        *("-m", "uvicorn", "crowd_app:app", "--port", "{port}", "--log-level", "warning"),
+        env={"CROWD": "5", "CROWD_ROUTES": "5", "CROWD_MOVES": "0"},
+    )
+    try:
+        log_in(page, server.url + DASHBOARD)
+        expect(page.locator(".figure")).to_have_text("5")
+        server.stop()
+        expect(page.locator(".state")).to_have_text(re.compile("These figures are from .*; reconnecting"))
+        expect(page.locator(".figure")).to_have_text("5")
+        server.start()
+        expect(page.locator(".state")).to_have_text("Live. One node reports.", timeout=15_000)
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1180, 390])
+def test_axe_finds_no_violation(browser: Browser, crowd: Server, scheme: Any, width: int) -> None:
+    context = browser.new_context(
+        base_url=crowd.url, color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True
+    )
+    page = context.new_page()
+    try:
+        page.goto(DASHBOARD)
+        page.get_by_label("Admin token").wait_for()
+        assert violations(page) == []
+        log_in(page)
+        wait(page, "document.querySelectorAll('.connections .space .row').length > 3")
+        assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+    finally:
+        context.close()
+
+
+def violations(page: Page) -> list[str]:
+    page.add_script_tag(path=AXE)
+    found = page.evaluate("axe.run().then(({ violations }) => violations)")
+    return [f"{each['impact']} {each['id']}: {each['nodes'][0]['html'][:120]}" for each in found]

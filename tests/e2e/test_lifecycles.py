@@ -1,0 +1,139 @@
+"""What is counted is what people have open: back/forward cache, offline, a network that hangs, restarts, deploys."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from . import chromium
+from .conftest import Server, eventually, wait
+
+NewContext = Callable[[], BrowserContext]
+SOON = 5
+"""Seconds within which a page that is usable again must be counted."""
+
+
+@pytest.fixture(params=["sse", "ws"])
+def strategy(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(params=["", "&shared=1"], ids=["own", "shared"])
+def stream(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+def open_page(context: BrowserContext, path: str, query: str) -> Page:
+    page = context.new_page()
+    page.goto(f"{path}?{query}")
+    wait(page, "window.headcount && headcount.getSnapshot().status === 'open'")
+    return page
+
+
+def routes(server: Server) -> dict[str, int]:
+    found: dict[str, int] = server.stats()["routes"]
+    return found
+
+
+@pytest.fixture
+def caching(browser: Browser, server: Server) -> Iterator[BrowserContext]:
+    """A browser with the back/forward cache, which Playwright turns off."""
+    with_cache = browser.browser_type.launch(
+        executable_path=chromium.find(),
+        args=["--no-sandbox", "--disable-gpu", "--enable-features=BackForwardCache"],
+        ignore_default_args=["--disable-back-forward-cache"],
+    )
+    context = with_cache.new_context(base_url=server.url)
+    context.add_init_script("addEventListener('pageshow', ({ persisted }) => { window.persisted = persisted; })")
+    yield context
+    with_cache.close()
+    eventually(lambda: server.stats()["total"] == 0, "all pages are gone")
+
+
+def test_back_forward_cache(caching: BrowserContext, server: Server, strategy: str, stream: str) -> None:
+    page = open_page(caching, "/landing", f"v=v1&strategy={strategy}{stream}")
+    page.evaluate("window.stamp = 'the very same document'; history.replaceState({}, '', '/present')")
+    eventually(lambda: routes(server) == {"/present": 1}, "the page is counted")
+    for _ in range(2):
+        page.goto("/other")
+        eventually(lambda: server.stats()["total"] == 0, "a page in the cache is not open, and not counted")
+        page.go_back(wait_until="commit")
+        wait(page, "window.persisted === true && window.stamp === 'the very same document'")
+        eventually(lambda: server.stats()["total"] == 1, "counted again", seconds=SOON)
+        assert (routes(server), server.stats()["versions"]) == ({"/present": 1}, {"v1": 1})
+
+
+def test_offline_and_online(new_context: NewContext, server: Server, strategy: str, stream: str) -> None:
+    context = new_context()
+    page = open_page(context, "/a", f"v=v1&strategy={strategy}{stream}")
+    eventually(lambda: routes(server) == {"/a": 1}, "the page is counted")
+    totals: list[int] = []
+    for turn in range(2):
+        context.set_offline(True)
+        wait(page, "navigator.onLine === false")
+        page.evaluate(f"history.pushState({{}}, '', '/offline-{turn}')")
+        context.set_offline(False)
+
+        def back(route: str = f"/offline-{turn}") -> bool:
+            totals.append(server.stats()["total"])
+            return routes(server) == {route: 1}
+
+        eventually(back, "on its present route", seconds=SOON)
+        wait(page, "snapshot().status === 'open'")
+    assert max(totals) == 1
+
+
+def test_server_that_hangs(new_context: NewContext, server: Server, strategy: str, stream: str) -> None:
+    """It does not answer and does not hang up either: stopped, not killed."""
+    page = open_page(new_context(), "/a", f"v=v1&strategy={strategy}{stream}")
+    eventually(lambda: server.stats()["total"] == 1, "the page is counted")
+    with server.frozen():
+        wait(page, "snapshot().status === 'reconnecting'", seconds=15)
+    eventually(lambda: server.stats()["total"] == 1, "counted once", seconds=SOON)
+    wait(page, "snapshot().status === 'open'")
+    assert server.stats()["total"] == 1
+
+
+@pytest.fixture
+def deployed() -> Iterator[Server]:
+    """A server that may be started again with another version."""
+    server = Server(
+        *("-m", "uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"),
+        env={"SESSION_SECRET": "s", "PAGE_VERSION": "v1"},
+    )
+    yield server
+    server.stop()
+
+
+def test_deploy_in_the_middle(deployed: Server, browser: Browser, strategy: str) -> None:
+    server = deployed
+    context = browser.new_context(base_url=server.url)
+    old = open_page(context, "/old", f"v=v1&strategy={strategy}")
+    shared = [open_page(context, f"/{number}", f"v=v1&strategy={strategy}&shared=1") for number in range(2)]
+    eventually(lambda: server.stats()["versions"] == {"v1": 3}, "all are on v1")
+    server.stop()
+    server.env["PAGE_VERSION"] = "v2"
+    server.start()
+    eventually(lambda: server.stats()["versions"] == {"v1": 3}, "what runs in the pages has not changed", seconds=15)
+    wait(old, "snapshot().serverVersion === 'v2'")
+    open_page(context, "/new", f"v=v2&strategy={strategy}&shared=1")
+    eventually(lambda: server.stats()["versions"] == {"v1": 3, "v2": 1}, "old and new of one browser are told apart")
+    shared[0].goto(f"/0?v=v2&strategy={strategy}&shared=1")
+    eventually(lambda: server.stats()["versions"] == {"v1": 2, "v2": 2}, "one has reloaded")
+    old.evaluate("headcount.reconnect()")
+    wait(old, "snapshot().status === 'open'")
+    assert routes(server) == {"/old": 1, "/0": 1, "/1": 1, "/new": 1}
+    assert server.stats()["versions"] == {"v1": 2, "v2": 2}
+    context.close()
+
+
+def test_bearer_token_over_a_stream_read_by_fetch(new_context: NewContext) -> None:
+    page = open_page(new_context(), "/a", "v=v1&watch=1&token=the tests' own door")
+    wait(page, "snapshot().authorized === true && snapshot().total === 1")
+    other = open_page(new_context(), "/b", "v=v1&watch=1&token=wrong")
+    wait(other, "snapshot().authorized === false")
+    wait(page, "snapshot().total === 2")
+    page.evaluate("history.pushState({}, '', '/c')")
+    wait(page, "snapshot().routes['/c'] === 1")

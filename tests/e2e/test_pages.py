@@ -1,0 +1,90 @@
+"""The small pages, built with the Vite recipe and opened in Chromium; and the recipes of docs/browser.md."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, expect
+
+from .conftest import Server, eventually
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "examples/pages"
+DOCS = (ROOT / "docs/browser.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", DOCS, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small pages as a deploy called `build-7` builds them."""
+    out = tmp_path_factory.mktemp("pages")
+    subprocess.run(
+        ["npx", "vite", "build", "--logLevel", "error", "--emptyOutDir", "--outDir", str(out)],
+        cwd=PAGES,
+        env={**os.environ, "BUILD_ID": "build-7"},
+        check=True,
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def server(built: Path) -> Iterator[Server]:
+    server = Server(
+        *("-m", "uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"),
+        env={"SESSION_SECRET": "s", "PAGES": str(built), "PAGE_VERSION": "build-7"},
+    )
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def context(browser: Browser, server: Server) -> Iterator[BrowserContext]:
+    context = browser.new_context(base_url=server.url)
+    yield context
+    context.close()
+    eventually(lambda: server.stats()["total"] == 0, "all pages are gone")
+
+
+@pytest.mark.parametrize("name", ["react", "svelte", "element"])
+def test_small_page(context: BrowserContext, server: Server, name: str) -> None:
+    stranger = context.new_page()
+    complaints: list[str] = []
+    stranger.on("pageerror", lambda error: complaints.append(str(error)))
+    stranger.goto(f"/pages/{name}.html")
+    expect(stranger.get_by_text("Not authorized for live stats")).to_be_visible()
+    assert server.stats()["versions"] == {"build-7": 1}, "the id of the build is stamped into the bundle"
+    assert server.stats()["routes"] == {f"/pages/{name}.html": 1}
+    stranger.close()
+    assert context.request.post("/log-in").ok
+    page = context.new_page()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"/pages/{name}.html")
+    expect(page.locator("body")).to_contain_text("1 pages are open")
+    other = context.new_page()
+    other.goto("/?v=v1")
+    expect(page.locator("body")).to_contain_text("2 pages are open")
+    expect(page.locator("body")).to_contain_text(re.compile(r"v1:? ?1"))
+    other.close()
+    expect(page.locator("body")).to_contain_text("1 pages are open")
+    assert complaints == []
+
+
+def test_page_without_a_build_step(context: BrowserContext, server: Server) -> None:
+    assert context.request.post("/log-in").ok
+    page = context.new_page()
+    page.goto("/plain")
+    expect(page.locator("active-connections")).to_contain_text("1 pages are open")
+    expect(page.locator("#total")).to_have_text("1")
+    assert server.stats()["versions"] == {"2026.11.3": 1}
+    assert server.stats()["routes"] == {"/plain": 1}
+
+
+def test_recipes_are_the_files_that_are_tested() -> None:
+    assert (PAGES / "build-id.ts").read_text("utf-8") in blocks("ts")
+    assert (PAGES / "src/Figures.svelte").read_text("utf-8") in blocks("svelte")
