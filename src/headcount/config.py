@@ -249,7 +249,7 @@ _TAKES: Final[Mapping[str, str]] = {
     "base_path": "a path with a leading and no trailing slash, such as /__skew",
     "cookie": "a name of letters, digits, - and _ only, or False for none",
     "backend": "memory, which is all that this release has: it counts one process",
-    "admin_token": "a long random text without spaces, made with: openssl rand -hex 24",
+    "admin_token": "a long random text, made with: openssl rand -hex 24",
     "authorize_url": "an http:// or https:// URL",
     "allowed_origins": "origins as browsers write them, such as https://www.example.com: scheme and host only, in "
     "lower case, and a port only when it is not the scheme's own",

@@ -243,7 +243,6 @@ class Common:
         self.base_path = base_path
         self.endpoint = endpoint
         self.wrapped = wrapped
-        self.forget_address = forget_address
         self.visitor = _VISITOR & scope.keys()
         # Of what middleware knows of the visitor only that it does: the rest would be of the first of them.
         self.scope = {key: scope[key] for key in _COMMON if key in scope} | dict.fromkeys(self.visitor)
