@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "max_routes": 10_000,
     # docs/settings.md
     "admin_token": None,
+    "metrics_token": None,
     "authorize_url": None,
     "allowed_origins": (),
     "trusted_proxies": (),
@@ -39,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "reconnect_spread": 5.0,
     "max_connections": None,
     "max_queued_messages": 64,
+    "max_metric_labels": 50,
 }
 
 OTHERS: dict[str, tuple[str, Any]] = {
@@ -56,6 +58,7 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "max_versions": ("6", 6),
     "max_routes": ("7", 7),
     "admin_token": ("12", "12"),
+    "metrics_token": ("34", "34"),
     "authorize_url": ("http://127.0.0.1:8000/may", "http://127.0.0.1:8000/may"),
     "allowed_origins": ("https://a.example, http://b.example:8080,", ("https://a.example", "http://b.example:8080")),
     "trusted_proxies": ("10.0.0.0/8,::1", ("10.0.0.0/8", "::1")),
@@ -69,6 +72,7 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "reconnect_spread": ("0", 0.0),
     "max_connections": ("9", 9),
     "max_queued_messages": ("1", 1),
+    "max_metric_labels": ("7", 7),
 }
 """What stands in the environment, and what it means."""
 
@@ -251,6 +255,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "max_versions": LIMIT,
     "max_routes": LIMIT,
     "max_queued_messages": LIMIT,
+    "max_metric_labels": LIMIT,
     "version": ("", "v" * 129, "a\nb", "\x00", "\ud800", 5),
     "update_strategy": ("http", "", "SSE", 1),
     "connection_tracking": ("perhaps", 2, []),
@@ -260,6 +265,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "cookie": ("", True, "a b", "a=b", "a;b", "ä", "a\n", "a.b", 5),
     "backend": ("redis://localhost", "", "Memory"),
     "admin_token": ("", " ", 5, "two\nlines", "null\0"),
+    "metrics_token": ("", " ", 5, "two\nlines", "null\0"),
     "authorize_url": ("", "/may", "ftp://a.example", "http://", "http://[", 5),
     "allowed_origins": (
         *("", "a.example", "https://", "https://a.example/", "https://a.example/path", "https://*.example", "null"),
@@ -288,7 +294,7 @@ def test_a_wrong_value_gets_one_sentence_that_names_the_setting(name: str, value
     assert len(sentence) < 300
 
 
-@pytest.mark.parametrize("name", sorted(set(WRONG) - {"admin_token"}))
+@pytest.mark.parametrize("name", sorted(set(WRONG) - {"admin_token", "metrics_token"}))
 def test_a_wrong_text_in_the_environment_gets_such_a_sentence_too(name: str) -> None:
     variable = f"HEADCOUNT_{name.upper()}"
     with pytest.raises(WrongSetting) as caught:

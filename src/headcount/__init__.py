@@ -4,20 +4,24 @@ from .asgi.app import Headcount
 from .asgi.cookie import VersionCookie
 from .authorize import Grant
 from .core.stats import ConnectionInfo, Nodes, Stats, StatsDelta
-from .errors import ConfigError, HeadcountError, UnknownConnection
+from .errors import ConfigError, HeadcountError, NotAuthorized, UnknownConnection
 from .hooks import Connection
-from .live import LocalConnections
+from .in_process import LocalConnections
+from .live import ActiveConnections, LiveState
 from .observable import Observable
 
 __all__ = [
+    "ActiveConnections",
     "ConfigError",
     "Connection",
     "ConnectionInfo",
     "Grant",
     "Headcount",
     "HeadcountError",
+    "LiveState",
     "LocalConnections",
     "Nodes",
+    "NotAuthorized",
     "Observable",
     "Stats",
     "StatsDelta",

@@ -37,6 +37,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
         ips: Addresses in that list.
         expires_in: Seconds until the right ends by itself; 0 or less: it has ended, which is a no; None: it lasts while
             the hook agrees.
+        release: Declaring a version current, which every page is told. Whoever is plainly authorised may, by the token
+            or a hook that returns True; who gets a `Grant` may only if it says so.
 
     Raises:
         TypeError: A value of another type. "no" would be true, and a number that is none would never be reached.
@@ -46,10 +48,11 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     connections: bool = True
     ips: bool = True
     expires_in: float | None = None
+    release: bool = False
 
     def __post_init__(self) -> None:
         """Check the types, which msgspec does only when it decodes."""
-        for name in ("routes", "connections", "ips"):
+        for name in ("routes", "connections", "ips", "release"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"Grant({name}=…) takes True or False, not {getattr(self, name)!r}.")
         seconds = self.expires_in
@@ -88,7 +91,7 @@ class Authorizer:
     async def decide(self, request: HTTPConnection) -> Grant | None:
         """Return what this request may see, or None. Never raises but for cancellation."""
         if self._has_token(request):
-            return Grant()
+            return Grant(release=True)
         if self.hook is None:
             if self._token is None and not self._told:
                 self._told = True
@@ -115,7 +118,7 @@ class Authorizer:
         if isinstance(verdict, Grant):
             return None if verdict.expires_in is not None and verdict.expires_in <= 0 else verdict
         if verdict is True:
-            return Grant()
+            return Grant(release=True)
         if verdict is False or verdict is None:
             return None
         self.errors += 1

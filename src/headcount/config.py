@@ -68,6 +68,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     admin_token: str | None = None
     """A bearer token that authorises, beside the hook."""
 
+    metrics_token: str | None = None
+    """A bearer token that may scrape `/metrics` and nothing else."""
+
     authorize_url: str | None = None
     """A URL that is asked whether a viewer may watch; it gets the viewer's cookies and Authorization, 2xx allows."""
 
@@ -125,6 +128,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     max_queued_messages: int = 64
     """Application messages that wait for a peer that does not read; one more drops the peer."""
+
+    max_metric_labels: int = 50
+    """Versions, and routes, that metrics tell apart; the rest under `(other)`."""
 
     @classmethod
     def load(cls, settings: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> "Config":
@@ -213,10 +219,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise _wrong(name, value)
-        if self.admin_token is not None and not self.admin_token.strip():
-            raise WrongSetting("admin_token", f"is empty; leave it out, or give {_TAKES['admin_token']}.")
-        if self.admin_token is not None and not self.admin_token.isprintable():
-            raise WrongSetting("admin_token", f"has a line end or the like in it; give {_TAKES['admin_token']}.")
+        for name in _SECRETS:
+            token = getattr(self, name)
+            if token is not None and not token.strip():
+                raise WrongSetting(name, f"is empty; leave it out, or give {_TAKES[name]}.")
+            if token is not None and not token.isprintable():
+                raise WrongSetting(name, f"has a line end or the like in it; give {_TAKES[name]}.")
         if self.authorize_url is not None and not _is_url(self.authorize_url):
             raise _wrong("authorize_url", self.authorize_url)
         for origin in self.allowed_origins:
@@ -229,6 +237,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise _wrong("trusted_proxies", proxy) from None
 
 
+_SECRETS: Final = ("admin_token", "metrics_token")
+
 _DURATIONS: Final = (
     "stats_interval",
     "keepalive_interval",
@@ -238,7 +248,14 @@ _DURATIONS: Final = (
     "hook_timeout",
     "body_timeout",
 )
-_LIMITS: Final = ("max_connections", "max_listed_connections", "max_versions", "max_routes", "max_queued_messages")
+_LIMITS: Final = (
+    "max_connections",
+    "max_listed_connections",
+    "max_versions",
+    "max_routes",
+    "max_queued_messages",
+    "max_metric_labels",
+)
 
 _TAKES: Final[Mapping[str, str]] = {
     "version": "the build id of this server's code, 1-128 characters and no control character",
@@ -250,6 +267,7 @@ _TAKES: Final[Mapping[str, str]] = {
     "cookie": "a name of letters, digits, - and _ only, or False for none",
     "backend": "memory, which is all that this release has: it counts one process",
     "admin_token": "a long random text, made with: openssl rand -hex 24",
+    "metrics_token": "a long random text, made with: openssl rand -hex 24",
     "authorize_url": "an http:// or https:// URL",
     "allowed_origins": "origins as browsers write them, such as https://www.example.com: scheme and host only, in "
     "lower case, and a port only when it is not the scheme's own",
@@ -271,7 +289,7 @@ _PASSWORD_IN_URL: Final = re.compile(r"(?<=//)[^/@]*@")
 
 
 def _wrong(name: str, value: Any) -> WrongSetting:
-    if name == "admin_token":
+    if name in _SECRETS:
         shown = f"a {type(value).__name__}"  # whatever came, it may be the secret
     else:
         shown = f"{value:g}" if isinstance(value, float) else _PASSWORD_IN_URL.sub("…@", repr(value))
@@ -284,7 +302,7 @@ def _plain(name: str, value: Any) -> Any:
     if name in ("allowed_origins", "trusted_proxies"):
         # A single origin as a plain string is a mistake everybody makes once; characters are never meant.
         return (value,) if isinstance(value, str) else value
-    if name == "admin_token" and isinstance(value, str):
+    if name in _SECRETS and isinstance(value, str):
         return value.strip()  # a secret that was read from a file ends in a newline, and no header can
     return value
 

@@ -14,7 +14,46 @@ from typing import Any, Final
 PREFIX: Final = "HEADCOUNT_"
 
 COMMAND_VARIABLES: Final = frozenset(
-    PREFIX + name for name in ("DEPLOY_EVERY", "HOST", "OPEN", "PORT", "SEED", "TOKEN", "VISITORS", "WORKERS")
+    PREFIX + name
+    for name in (
+        "BELOW",
+        "CA_FILE",
+        "COOKIES",
+        "DEPLOY_EVERY",
+        "DURATION",
+        "FOR",
+        "HEADER",
+        "HOLD",
+        "HOST",
+        "INSECURE",
+        "JSON",
+        "LIMIT",
+        "LIST",
+        "LOST_AFTER",
+        "NAVIGATE",
+        "NOT_VERSION",
+        "OPEN",
+        "OUTDATED",
+        "PORT",
+        "PROXY",
+        "RATE",
+        "RECONNECT",
+        "RELEASE",
+        "RELEASE_AFTER",
+        "RELOAD_WITHIN",
+        "ROUTES",
+        "SEED",
+        "SWARM_CONNECTIONS",
+        "SWARM_UPDATE_STRATEGY",
+        "TIMEOUT",
+        "TOKEN",
+        "URL",
+        "VERSIONS",
+        "VISITORS",
+        "WAIT_VERSION",
+        "WORKERS",
+        "YES",
+    )
 )
 """Read by options of the command line that are no settings. Here, because an application does not import those."""
 

@@ -6,6 +6,10 @@ What Headcount raises.
     │   ├── WrongSetting       one setting's value
     │   └── NoVersion          no version was given, and none is known
     ├── UnknownConnection      never opened, or already closed
+    ├── NotAuthorized          a viewer without the right, or one that lost it
+    ├── ClientError            what a client asked for could not be had
+    │   ├── Unreachable        no answer, or one that says to come back later; trying again may help
+    │   └── Refused            an answer that trying again does not change
     └── ProtocolError          a peer sent something that the wire does not allow
         ├── Malformed          400 · WebSocket 4400
         └── TooLarge           413 · WebSocket 4400
@@ -45,6 +49,26 @@ class NoVersion(ConfigError):  # noqa: N818  as above
 
 class UnknownConnection(HeadcountError):  # noqa: N818  the contract's word
     """No open connection of that id."""
+
+
+class NotAuthorized(HeadcountError):  # noqa: N818  reads as a sentence where it is raised
+    """A viewer has no right to see statistics, or has lost it."""
+
+
+class ClientError(HeadcountError):
+    """A client could not do what it was asked to."""
+
+
+class Unreachable(ClientError):  # noqa: N818  as above
+    """No answer, or one that says to come back later. `retry_after`: after how many seconds, if the server said."""
+
+    def __init__(self, sentence: str, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
+
+
+class Refused(ClientError):  # noqa: N818  as above
+    """The server answered, and asking again would not change what."""
 
 
 class ProtocolError(HeadcountError):

@@ -112,6 +112,8 @@ class Node:
         """The application said so. Of a server that stops only the own streams go, and its listener is closed."""
         self.listeners = Listeners(config.peer_timeout)
         self.history = History()
+        self.released: str | None = None
+        """The version that was declared current; None: none was, and the server's own is."""
         self.sessions: dict[str, Session] = {}
         self.subscriptions: dict[str, Subscription] = {}
         self._sparing = Sparing()
@@ -201,6 +203,10 @@ class Node:
             elif self.config.connection_tracking:
                 info = self._registry.open(session.id, version, route, ip)
                 self._changed()
+            released = self.released
+        if released is not None and released != version:
+            # It was loaded before the release, or from a server that still hands out the old code, and missed the news.
+            session.post(self._released())
         self.counters["opened"] += 1
         if info is not None and self.hooks.open:
             self.hooks.run(self.hooks.open, self.connection(info))
@@ -294,6 +300,15 @@ class Node:
             stats = self._stats()
             self.history.add(now, self.timestamp(), stats.total, stats.versions)
 
+    def own_stats(self) -> Stats:
+        """Return this node's own share of the figures."""
+        return self.stats()
+
+    @property
+    def report_age(self) -> float:
+        """Age in seconds of the oldest report in the figures; a node on its own has always reported just now."""
+        return 0.0
+
     def page(
         self, *, version: str | None, route: str | None, limit: int, after: int
     ) -> tuple[list[ConnectionInfo], int | None]:
@@ -351,6 +366,38 @@ class Node:
         for session in chosen:
             self._in_loop(session, session.post, payload)
         return len(chosen)
+
+    @property
+    def current_version(self) -> str:
+        """The version that was declared current, else this server's own."""
+        return self.released or self.config.version
+
+    def release(self, version: str) -> int:
+        """
+        Declare a version current: remember it, and tell every open stream, viewers' too.
+
+        Args:
+            version: From `parse_version`.
+
+        Returns:
+            To how many streams it was handed. Idempotent: the same version again tells nobody.
+        """
+        if version == self.released:
+            return 0
+        with self._lock:
+            self.released = version
+            sessions = list(self.sessions.values())
+            watchers = list(self._watchers.items())
+        payload = self._released()
+        for session in sessions:
+            self._in_loop(session, session.post, payload)
+        for key, (loop, _) in watchers:
+            self._call(loop, self._notify, key)
+        self.counters["releases"] += 1
+        return len(sessions)
+
+    def _released(self) -> Payload:
+        return Payload(messages.version(self.current_version, self.timestamp()))
 
     def drain(self) -> None:
         """Tell every client to come back elsewhere, spread over time, and end its stream. New streams are refused."""

@@ -35,22 +35,22 @@ class Observable(Generic[T]):
         compute: From the store's state to the value; pure.
     """
 
-    __slots__ = ("_compute", "_state", "_store", "_value")
+    __slots__ = ("_cached", "_compute", "_store")
 
     def __init__(self, store: Store[S], compute: Callable[[S], T]) -> None:
         self._store: Store[object] = store
         self._compute: Callable[..., T] = compute
-        self._state: object = _NOTHING
-        self._value: T
+        self._cached: tuple[object, T] | None = None
 
     @property
     def value(self) -> T:
         """The value now."""
         state = self._store.read()
-        if state is not self._state:
-            self._value = self._compute(state)
-            self._state = state
-        return self._value
+        cached = self._cached
+        if cached is None or cached[0] is not state:
+            # In one assignment: a script may read in one thread what another one keeps up to date.
+            self._cached = cached = (state, self._compute(state))
+        return cached[1]
 
     def map(self, compute: Callable[[T], U]) -> "Observable[U]":
         """Return a value derived from this one."""
@@ -87,6 +87,3 @@ class Observable(Generic[T]):
 
     def __repr__(self) -> str:
         return f"Observable({self.value!r})"
-
-
-_NOTHING = object()

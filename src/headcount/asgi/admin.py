@@ -17,9 +17,21 @@ MAX_PAGE = 1_000
 """Rows of one page."""
 
 
-def health(node: Node) -> dict[str, Any]:
-    """Say that the server runs. No figures: anybody may ask."""
-    return {"ok": True, "version": node.config.version, "uptime": round(node.clock() - node.started, 3)}
+def health(node: Node, scope: Scope) -> dict[str, Any]:
+    """
+    Say that the server runs. No figures: anybody may ask.
+
+    With `seen=1` it also says how the request arrived, for `headcount doctor`: nothing that the client did not send,
+    but what a proxy made of it.
+    """
+    told = {"ok": True, "version": node.config.version, "uptime": round(node.clock() - node.started, 3)}
+    if query_of(scope, ("seen",)).get("seen") == "1":
+        names = ("cf-connecting-ip", "x-forwarded-for", "x-real-ip", "forwarded")
+        told["seen"] = {
+            "httpVersion": scope.get("http_version", ""),
+            "forwarded": [name for name in names if header(scope, name.encode()) is not None],
+        }
+    return told
 
 
 def not_authorised(scope: Scope) -> Problem:

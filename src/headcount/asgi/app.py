@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,15 +18,15 @@ from ..authorize import AuthorizeHook, Authorizer
 from ..config import Config
 from ..core import messages
 from ..core.frames import cut_reason
-from ..core.labels import UNKNOWN
+from ..core.labels import UNKNOWN, parse_version
 from ..core.messages import Payload
 from ..core.stats import Stats
 from ..errors import ConfigError, Malformed
 from ..hooks import CloseHook, Hooks, OpenHook, RouteHook, checked
-from ..live import LocalConnections
+from ..in_process import LocalConnections
 from ..node import Node
 from ..session import End
-from . import admin, commands, dashboard, log_in
+from . import admin, commands, dashboard, log_in, operating
 from .asking import PATH as AUTHORIZE
 from .asking import Asking, AskingLater, Common, answer_inner
 from .client_js import SCRIPTS, ClientScript
@@ -46,8 +46,11 @@ from .scope import (
 from .sse import SseSession, ignore
 from .ws import WebSocketSession, needs_handshake
 
-_GET = frozenset({"/sse", "/health", "/admin/stats", "/admin/connections", "/admin/history"}) | SCRIPTS
-_POST = commands.PATHS | log_in.PATHS
+if TYPE_CHECKING:
+    from ..metrics import Collector
+
+_GET = frozenset({"/sse", "/health", "/admin/stats", "/admin/connections", "/admin/history", "/metrics"}) | SCRIPTS
+_POST = commands.PATHS | log_in.PATHS | {"/admin/release"}
 _ENDPOINTS = ", ".join(sorted({*_GET, *_POST, "/ws", f"{dashboard.PREFIX}/"}))
 
 
@@ -63,6 +66,7 @@ class Settings(TypedDict, total=False):
     cookie: str | Literal[False]
     backend: str
     admin_token: str | None
+    metrics_token: str | None
     authorize_url: str | None
     allowed_origins: list[str] | tuple[str, ...]
     trusted_proxies: list[str] | tuple[str, ...]
@@ -81,6 +85,7 @@ class Settings(TypedDict, total=False):
     max_versions: int
     max_routes: int
     max_queued_messages: int
+    max_metric_labels: int
 
 
 class Headcount:
@@ -226,6 +231,37 @@ class Headcount:
         """Return the figures as observable values, inside this process."""
         return LocalConnections(self.node)
 
+    async def release(self, version: str) -> int:
+        """
+        Declare a version current; every open page is told.
+
+        Returns:
+            How many streams were told here; the same version again tells nobody.
+
+        Raises:
+            ConfigError: It is no version: empty, too long, or with control characters.
+        """
+        try:
+            checked = parse_version(version)
+        except Malformed as error:
+            raise ConfigError(str(error)) from None
+        if checked == UNKNOWN:
+            raise ConfigError("The version is empty or 'unknown'; give the build id that is current now.")
+        return self.node.release(checked)
+
+    def collector(self, scope: Literal["fleet", "node"] = "fleet") -> "Collector":
+        """
+        Return the metrics for an application's own registry: `REGISTRY.register(headcount.collector())`.
+
+        Raises:
+            ConfigError: prometheus-client is not installed.
+        """
+        try:
+            from ..metrics import Collector
+        except ImportError:
+            raise ConfigError("Metrics need prometheus-client; run: pip install 'headcount[metrics]'") from None
+        return Collector(self.node, self._authorizer, scope)
+
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """Answer `base_path` in front of any ASGI application; everything else goes to it untouched."""
 
@@ -331,13 +367,21 @@ class Headcount:
         elif shown:
             await self._dashboard.serve(endpoint, scope, send)
         elif endpoint == "/health":
-            await respond_json(send, admin.health(self.node))
+            await respond_json(send, admin.health(self.node, scope))
         elif endpoint in SCRIPTS:
             await self._script(endpoint, scope, send, cors)
+        elif endpoint == "/metrics" and operating.may_scrape(self.config.metrics_token, scope):
+            await operating.metrics(self.node, self._authorizer, scope, send, cors)
         else:
             grant = await self.node.answer(self._asking(endpoint, scope, inner))
             if grant is None:
                 raise admin.not_authorised(scope)
+            if endpoint == "/metrics":
+                await operating.metrics(self.node, self._authorizer, scope, send, cors)
+                return
+            if endpoint == "/admin/release":
+                await operating.release(self.node, grant, scope, receive, send, cors)
+                return
             if not self.config.connection_tracking:
                 raise Problem(409, "Connections are not counted here; set connection_tracking=True.")
             if endpoint == "/admin/stats":
@@ -460,7 +504,9 @@ class Headcount:
 
     def opening(self, scope: Scope) -> Opening:
         """Read the request for a stream. Raises `Malformed`."""
-        return read_opening(scope, self.config, self._networks)
+        opening = read_opening(scope, self.config, self._networks)
+        self.node.counters["reconnects"] += opening.again
+        return opening
 
     def connected(self, handle: str) -> bytes:
         """Make the first message of a stream."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -13,6 +13,8 @@ from ..node import Ask, Node
 from .responses import OK, Headers, Problem
 from .scope import header
 from .sending import Rest, step
+
+T = TypeVar("T")
 
 _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     "/route": msgspec.json.Decoder(messages.RouteBody),
@@ -111,6 +113,19 @@ async def body_of(node: Node, scope: Scope, receive: Receive) -> bytes:
         raise Problem(400, f"The body did not arrive within {node.config.body_timeout:g} s.") from None
     except TooLarge as error:
         raise Problem(413, str(error)) from None
+
+
+async def read_json(node: Node, scope: Scope, receive: Receive, decoder: msgspec.json.Decoder[T]) -> T:
+    """
+    Read the JSON body of a POST.
+
+    Raises:
+        Problem: 400 when it takes longer than `body_timeout`, 413 when it is too long, 415 when it is no JSON.
+        Malformed: Not what `decoder` takes.
+    """
+    check_type(scope)
+    found: T = messages.decode_body(await body_of(node, scope, receive), decoder)
+    return found
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes:

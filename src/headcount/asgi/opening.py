@@ -13,7 +13,7 @@ from ..node import Node
 from ..session import Session
 from .scope import address_of, labels_of, query_of
 
-_QUERY: Final = frozenset({"version", "route", "viewer", "shared", "replaces", "keepalive"})
+_QUERY: Final = frozenset({"version", "route", "viewer", "shared", "replaces", "keepalive", "reconnect"})
 
 
 class Opening(NamedTuple):
@@ -31,6 +31,8 @@ class Opening(NamedTuple):
     """Tabs will be reported on it (tabs.py)."""
     replaces: str
     """Secret handle of the stream that it comes after; "" for none."""
+    again: bool
+    """The client had a stream before, by its own word."""
 
     def open(self, node: Node, session: Session, listener: Listener | None) -> None:
         """Take the stream into the node, in place of the one that it replaces."""
@@ -61,6 +63,7 @@ def read_opening(scope: Scope, config: Config, networks: Iterable[IPNetwork]) ->
         _flag(query, "keepalive", "message"),
         shared,
         query.get("replaces", ""),
+        query.get("reconnect") == "1",
     )
 
 

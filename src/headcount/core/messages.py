@@ -244,6 +244,11 @@ def stats_delta(delta: StatsDelta, *, routes: bool = True, connections: bool = T
     return _encode(message)
 
 
+def version(released: str, now: int) -> bytes:
+    """Encode the news of a release. `now` in ms since 1970."""
+    return _encode({"type": "version", "version": released, "timestamp": now})
+
+
 def drain(reconnect: int) -> bytes:
     """Encode the request to come back after `reconnect` ms."""
     return _encode({"type": "drain", "reconnectMs": reconnect})

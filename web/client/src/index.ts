@@ -90,6 +90,7 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
       if (route) query.set('route', route);
       if (version) query.set('version', version);
       if (settings.viewer) query.set('viewer', '1');
+      if (snapshot.status === 'reconnecting') query.set('reconnect', '1');
       return query;
     },
     message: receive,

@@ -1,0 +1,223 @@
+"""
+The figures of a server from anywhere: `use_active_connections(url)` live, `fetch_stats(url)` once.
+
+    async with use_active_connections("https://www.example.com", token=token) as live:
+        print(live.total.value)
+        async for stats in live:
+            print(stats.total, dict(stats.versions))
+
+Needs the extra `headcount[client]`.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from typing import Self, TypedDict, Unpack
+
+from ..core.stats import ConnectionInfo, Nodes, Stats
+from ..errors import ClientError, ConfigError, HeadcountError, Malformed, NotAuthorized, Refused, Unreachable
+from ..live import ActiveConnections, LiveState, Status
+from ..observable import Observable
+from . import messages
+from .access import Access
+from .address import base_url
+from .blocking import BlockingConnections
+from .connection import Connection, LiveStore, UpdateStrategy
+
+
+class AccessOptions(TypedDict, total=False):
+    """Credentials and network options; what each means stands in `headcount.client.access.Access`."""
+
+    token: str | None
+    headers: Mapping[str, str] | None
+    cookies: Mapping[str, str] | str | None
+    verify: bool | str | ssl.SSLContext
+    proxy: str | bool | None
+
+
+class RemoteConnections(ActiveConnections):
+    """
+    The figures of a server, live; see `ActiveConnections`. It is a viewer and is not counted.
+
+    `async with` opens the stream and waits for the server's verdict, or for the first failure to reach it; from then on
+    it comes back by itself, and `status`, `error` and `is_stale` say how it stands. A plain `with` does the same in a
+    thread and gives a `BlockingConnections`, for scripts.
+    """
+
+    def __init__(self, base: str, access: Access, update_strategy: UpdateStrategy, *, deltas: bool) -> None:
+        self._store = LiveStore()
+        super().__init__(self._store)
+        self.url = base
+        """Of the base path."""
+        self._connection = Connection(base, access, update_strategy, self._store, deltas=deltas)
+        self._task: asyncio.Task[None] | None = None
+        self._blocking: BlockingConnections | None = None
+
+    async def open(self) -> Self:
+        """
+        Open the stream, and wait for the server's verdict or for the first failure to reach it.
+
+        Raises:
+            ClientError: It is open already.
+            ConfigError: The TLS or proxy options cannot be used.
+        """
+        if self._task is not None:
+            raise ClientError("This one is open already; make another with use_active_connections().")
+        self._store.set(authorized=None, status="connecting", error=None)
+        self._task = asyncio.create_task(self._connection.run(), name="headcount-client")
+        decided = asyncio.ensure_future(self._decided())
+        try:
+            await asyncio.wait([self._task, decided], return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            await self.aclose()
+            raise
+        finally:
+            decided.cancel()
+        if self._task.done() and not self._task.cancelled() and self._task.exception() is not None:
+            task, self._task = self._task, None
+            task.result()
+        return self
+
+    async def aclose(self) -> None:
+        """End the stream. Idempotent; the last figures can still be read."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        self._store.set(status="closed", is_stale=bool(self.authorized.value))
+
+    async def __aiter__(self) -> AsyncGenerator[Stats, None]:
+        """
+        Give the figures as soon as there are any, then the newest whenever they changed; a slow reader misses those
+        between.
+
+        Raises:
+            NotAuthorized: The viewer has no right, or has lost it.
+            ClientError: The stream was never opened.
+        """
+        if self.status.value == "idle":
+            raise ClientError("The stream is not open; use it inside: async with use_active_connections(url) as live.")
+        async with aclosing(super().__aiter__()) as figures:
+            async for stats in figures:
+                yield stats
+
+    async def __aenter__(self) -> Self:
+        """Open the stream; see `open()`."""
+        return await self.open()
+
+    async def __aexit__(self, *exc: object) -> None:
+        """End the stream."""
+        await self.aclose()
+
+    def __enter__(self) -> BlockingConnections:
+        """
+        Open the stream in a thread of its own.
+
+        Raises:
+            RuntimeError: In an event loop, which this would block.
+        """
+        if _in_event_loop():
+            raise RuntimeError(
+                "This would block the event loop; write: async with use_active_connections(url) as live."
+            )
+        self._blocking = BlockingConnections(self)
+        return self._blocking.open()
+
+    def __exit__(self, *exc: object) -> None:
+        """End the stream and its thread."""
+        if self._blocking is not None:
+            self._blocking.close()
+            self._blocking = None
+
+    async def _decided(self) -> None:
+        while self.authorized.value is None and self.status.value not in ("reconnecting", "closed"):
+            await self.state.changed()
+
+
+def use_active_connections(
+    url: str,
+    *,
+    update_strategy: UpdateStrategy = "auto",
+    base_path: str | None = None,
+    deltas: bool = True,
+    **access: Unpack[AccessOptions],
+) -> RemoteConnections:
+    """
+    Return the figures of a server as observable values, live. Nothing is opened before `async with` or `with`.
+
+    Args:
+        url: Of the application, or of Headcount's base path in it: `https://www.example.com`, `localhost:8000/__skew`.
+        update_strategy: `sse`, `ws`, or `auto`: WebSocket, and SSE where those do not get through.
+        base_path: Where Headcount is below `url`; None: as `url` says, and `/__skew` if it has no path.
+        deltas: Ask for changes instead of whole figures.
+        access: `token`, `headers`, `cookies`, `verify`, `proxy`; see `Access`.
+
+    Raises:
+        ConfigError: The URL or an option is wrong.
+    """
+    if update_strategy not in ("sse", "ws", "auto"):
+        raise ConfigError(f"update_strategy is {update_strategy!r}; write sse, ws or auto.")
+    return RemoteConnections(base_url(url, base_path), Access(**access), update_strategy, deltas=deltas)
+
+
+async def fetch_stats(url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> Stats:
+    """
+    Return the figures of a server, once.
+
+    Args:
+        url: As for `use_active_connections`.
+        base_path: As there.
+        access: As there.
+
+    Raises:
+        ConfigError: The URL or an option is wrong.
+        NotAuthorized: The server says no.
+        Unreachable: No answer, or one that says to come back later.
+        Refused: Another answer: there is no Headcount, or it counts nothing.
+    """
+    stats_url = f"{base_url(url, base_path)}/admin/stats"
+    content = await Access(**access).get(stats_url)
+    try:
+        return messages.decode_snapshot(content)
+    except Malformed:
+        raise Refused(f"What {stats_url} answers are no statistics; is this the address of Headcount?") from None
+
+
+async def release(url: str, version: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> None:
+    """Declare a version current; every page is told. Raises what `fetch_stats` does."""
+    await Access(**access).post(f"{base_url(url, base_path)}/admin/release", {"version": version})
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+__all__ = [
+    "AccessOptions",
+    "ActiveConnections",
+    "BlockingConnections",
+    "ClientError",
+    "ConfigError",
+    "ConnectionInfo",
+    "HeadcountError",
+    "LiveState",
+    "Nodes",
+    "NotAuthorized",
+    "Observable",
+    "Refused",
+    "RemoteConnections",
+    "Stats",
+    "Status",
+    "Unreachable",
+    "UpdateStrategy",
+    "fetch_stats",
+    "release",
+    "use_active_connections",
+]

@@ -1,0 +1,201 @@
+"""How a client gets through to a server: credentials, TLS, proxies. The one place that knows the HTTP library."""
+
+import socket
+import ssl
+from collections.abc import Mapping
+from http.cookies import CookieError, SimpleCookie
+from importlib.metadata import version
+from typing import Any, Final
+
+import msgspec
+
+from ..errors import ClientError, ConfigError, NotAuthorized, Refused, Unreachable
+from ..live import NOT_AUTHORIZED
+from .delays import seconds_told
+
+try:
+    import httpx2 as httpx
+except ImportError:
+    raise ConfigError("The client needs httpx2 and websockets; run: pip install 'headcount[client]'") from None
+
+httpx_errors: Final = (httpx.HTTPError,)
+"""What the HTTP library raises when there is no answer."""
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds to reach a server and to be answered by it."""
+
+
+class _Problem(msgspec.Struct):
+    detail: str = ""
+
+
+_decode_problem = msgspec.json.Decoder(_Problem).decode
+
+
+class Access:
+    """
+    Credentials and network options of one client. Checked when it is made; nothing is opened.
+
+    Args:
+        token: Bearer token.
+        headers: Sent with every request.
+        cookies: Sent with every request: a mapping, or the text of a Cookie header.
+        verify: Server certificates: True, False for none, a file of authorities, or an `ssl.SSLContext`, which may also
+            hold a certificate of the client.
+        proxy: URL of a proxy; True: as the environment says (HTTPS_PROXY, NO_PROXY …); None or False: none.
+
+    Raises:
+        ConfigError: In a sentence.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        cookies: Mapping[str, str] | str | None = None,
+        verify: bool | str | ssl.SSLContext = True,
+        proxy: str | bool | None = True,
+    ) -> None:
+        self.headers: dict[str, str] = {"user-agent": f"headcount/{version('headcount')}"}
+        for name, value in (headers or {}).items():
+            self.headers[name.lower()] = value
+        if token is not None:
+            if not token or not token.isascii() or any(character.isspace() for character in token):
+                raise ConfigError("The token is empty or holds a space, a line break or a non-ASCII letter.")
+            self.headers["authorization"] = f"Bearer {token}"
+        if cookies:
+            self.headers["cookie"] = _cookie_header(cookies)
+        for name, value in self.headers.items():
+            if not _is_token(name) or any(ord(character) < 32 or ord(character) > 255 for character in value):
+                raise ConfigError(f"The header {name!r} holds what no header may; give printable latin-1 text.")
+        self.proxy = proxy
+        self._verify = verify
+        self._context: ssl.SSLContext | None = verify if isinstance(verify, ssl.SSLContext) else None
+
+    def tls(self, url: str) -> ssl.SSLContext | None:
+        """
+        Return the TLS context for a URL, made once; None where there is no TLS.
+
+        Raises:
+            ConfigError: The file of authorities cannot be read.
+        """
+        if not url.startswith("https:"):
+            return None
+        if self._context is None:
+            try:
+                cafile = self._verify if isinstance(self._verify, str) else None
+                self._context = ssl.create_default_context(cafile=cafile)
+            except OSError as error:
+                raise ConfigError(f"The certificates in {self._verify!r} cannot be read ({error}).") from None
+            if self._verify is False:
+                self._context.check_hostname = False
+                self._context.verify_mode = ssl.CERT_NONE
+        return self._context
+
+    def http(self, url: str, *, timeout: float = CONNECT_TIMEOUT) -> "httpx.AsyncClient":
+        """
+        Make an HTTP client for a server; the caller closes it.
+
+        Raises:
+            ConfigError: The proxy is no URL, or TLS options are wrong.
+        """
+        context = self.tls(url)
+        try:
+            return httpx.AsyncClient(
+                headers=self.headers,
+                verify=True if context is None else context,
+                proxy=self.proxy if isinstance(self.proxy, str) else None,
+                trust_env=self.proxy is True,
+                timeout=timeout,
+                follow_redirects=True,
+            )
+        except (ValueError, httpx.InvalidURL) as error:
+            raise ConfigError(f"The proxy {self.proxy!r} cannot be used ({error}).") from None
+
+    async def get(self, url: str) -> bytes:
+        """
+        GET a document.
+
+        Raises:
+            NotAuthorized: 401 or 403.
+            Refused: Another answer that trying again would not change, 404 for one.
+            Unreachable: No answer, 429, or one from 500 on.
+        """
+        async with self.http(url) as client:
+            return (await self._request(client, "GET", url)).content
+
+    async def post(self, url: str, body: Mapping[str, Any]) -> bytes:
+        """POST a JSON document; raises what `get` does."""
+        async with self.http(url) as client:
+            return (await self._request(client, "POST", url, json=dict(body))).content
+
+    async def _request(self, client: "httpx.AsyncClient", method: str, url: str, **options: Any) -> "httpx.Response":
+        try:
+            response = await client.request(method, url, **options)
+        except httpx.HTTPError as error:
+            raise Unreachable(unreachable(url, error)) from None
+        if response.status_code != 200:
+            raise failure(url, response.status_code, response.headers, response.content)
+        return response
+
+
+def failure(url: str, status: int, headers: Mapping[str, str], body: bytes) -> NotAuthorized | ClientError:
+    """Make the error for an answer that is not the one asked for."""
+    try:
+        detail = _decode_problem(body).detail
+    except (msgspec.MsgspecError, UnicodeError):
+        detail = ""
+    detail = "".join(character for character in detail[:400] if character.isprintable())
+    if status in (401, 403):
+        return NotAuthorized(detail or NOT_AUTHORIZED)
+    if status == 429 or status >= 500:
+        told = detail or f"{url} answered {status}; its server or a proxy before it is in trouble."
+        return Unreachable(told, seconds_told(headers.get("retry-after")))
+    if status == 404:
+        return Refused(
+            f"There is no Headcount at {_without_endpoint(url)}; give the URL with its base path, which is /__skew "
+            "unless it was set to another."
+        )
+    return Refused(detail or f"{url} answered {status}, which Headcount does not; is this its address?")
+
+
+def unreachable(url: str, error: BaseException) -> str:
+    """Say in a sentence that there was no answer, and why."""
+    host = httpx.URL(url).netloc.decode("ascii", "replace")
+    reason = str(error).strip().rstrip(".") or type(error).__name__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError) or "Errno 111" in reason or "Errno 61" in reason:
+            reason = "nothing listens there"
+        elif isinstance(cause, socket.gaierror):
+            reason = "there is no such host"
+        elif isinstance(cause, httpx.TimeoutException | TimeoutError):
+            reason = "it did not answer in time"
+        elif isinstance(cause, ssl.SSLCertVerificationError):
+            reason = f"its certificate is not trusted: {cause.verify_message}"
+        cause = cause.__cause__ or cause.__context__
+    return f"{host} cannot be reached: {reason}."
+
+
+def _without_endpoint(url: str) -> str:
+    path = url.partition("?")[0]
+    for endpoint in ("/admin/stats", "/admin/connections", "/admin/release", "/sse", "/ws", "/health", "/metrics"):
+        path = path.removesuffix(endpoint)
+    return path
+
+
+def _cookie_header(cookies: Mapping[str, str] | str) -> str:
+    if isinstance(cookies, str):
+        return cookies
+    jar = SimpleCookie()
+    try:
+        for name, value in cookies.items():
+            jar[name] = value
+    except CookieError as error:
+        raise ConfigError(f"A cookie is wrong: {error}.") from None
+    return "; ".join(f"{name}={value}" for name, value in cookies.items())
+
+
+def _is_token(name: str) -> bool:
+    return bool(name) and name.isascii() and all(c.isalnum() or c in "!#$%&'*+-.^_`|~" for c in name)

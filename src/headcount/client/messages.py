@@ -1,0 +1,154 @@
+"""
+What a server sends, as a client reads it: strict about what it uses, silent about what it does not know.
+
+Source: protocol/README.md#server-to-client; golden messages in protocol/fixtures/messages.json
+"""
+
+from types import MappingProxyType
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+
+from ..core.stats import ConnectionInfo, Nodes, Stats, StatsDelta
+from ..errors import Malformed
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Counts: TypeAlias = dict[str, Count]
+
+
+class Connected(msgspec.Struct, tag_field="type", tag="connected", rename="camel"):
+    """First of all. Durations in ms."""
+
+    version: str
+    connection_id: str
+    timestamp: int = 0
+    keepalive_ms: int | None = None
+    update_strategy: str | None = None
+
+
+class StatsMessage(msgspec.Struct, tag_field="type", tag="stats", rename="camel"):
+    """The figures, whole."""
+
+    total: Count
+    versions: _Counts = {}
+    routes: _Counts = {}
+    connections: tuple[ConnectionInfo, ...] = ()
+    revision: Count = 0
+    connections_truncated: bool = False
+    nodes: Nodes = Nodes(1, 1)
+    partial: bool = False
+    your_id: str | None = None
+
+    def figures(self) -> Stats:
+        """Return the snapshot."""
+        return Stats(
+            total=self.total,
+            versions=MappingProxyType({label: count for label, count in self.versions.items() if count}),
+            routes=MappingProxyType({label: count for label, count in self.routes.items() if count}),
+            connections=self.connections,
+            revision=self.revision,
+            connections_truncated=self.connections_truncated,
+            nodes=self.nodes,
+            partial=self.partial,
+        )
+
+
+class _Rows(msgspec.Struct, frozen=True):
+    set: tuple[ConnectionInfo, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+class DeltaMessage(msgspec.Struct, tag_field="type", tag="stats-delta", rename="camel"):
+    """What changed."""
+
+    base: Count
+    revision: Count
+    total: Count
+    versions: _Counts = {}
+    routes: _Counts = {}
+    connections: _Rows = _Rows()
+    connections_truncated: bool | None = None
+    nodes: Nodes | None = None
+    partial: bool | None = None
+
+    def delta(self) -> StatsDelta:
+        """Return the delta."""
+        return StatsDelta(
+            base=self.base,
+            revision=self.revision,
+            total=self.total,
+            versions=self.versions,
+            routes=self.routes,
+            set=self.connections.set,
+            removed=self.connections.remove,
+            connections_truncated=self.connections_truncated,
+            nodes=self.nodes,
+            partial=self.partial,
+        )
+
+
+class Unauthorized(msgspec.Struct, tag_field="type", tag="stats-unauthorized"):
+    """The subscription was refused, or the right has been withdrawn."""
+
+
+class Released(msgspec.Struct, tag_field="type", tag="version"):
+    """A version was declared current."""
+
+    version: str
+
+
+class Drain(msgspec.Struct, tag_field="type", tag="drain", rename="camel"):
+    """Come back after so many ms."""
+
+    reconnect_ms: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+class Other(msgspec.Struct):
+    """Any other type: keepalives, and messages of the application."""
+
+    type: str
+
+
+ServerMessage: TypeAlias = Connected | StatsMessage | DeltaMessage | Unauthorized | Released | Drain | Other
+
+_decode_known: "msgspec.json.Decoder[Any]" = msgspec.json.Decoder(
+    Connected | StatsMessage | DeltaMessage | Unauthorized | Released | Drain
+)
+_decode_type = msgspec.json.Decoder(Other).decode
+_KNOWN = frozenset({"connected", "stats", "stats-delta", "stats-unauthorized", "version", "drain"})
+
+
+def decode_snapshot(content: bytes) -> Stats:
+    """
+    Read the answer of `GET /admin/stats`.
+
+    Raises:
+        Malformed: It has another shape.
+    """
+    try:
+        document = msgspec.json.decode(content)
+        return msgspec.convert({**document, "type": "stats"}, StatsMessage).figures()
+    except (msgspec.MsgspecError, TypeError, UnicodeError) as error:
+        raise Malformed(f"The server's statistics cannot be read: {error}.") from None
+
+
+def decode(data: str | bytes) -> ServerMessage:
+    """
+    Read one message of a server.
+
+    Raises:
+        Malformed: Not a message, or a known one with a wrong field.
+    """
+    try:
+        message: ServerMessage = _decode_known.decode(data)
+    except msgspec.ValidationError as error:
+        try:
+            other = _decode_type(data)
+        except msgspec.MsgspecError:
+            raise Malformed("The server sent something that is no message.") from None
+        if other.type in _KNOWN:
+            raise Malformed(f"The server's {other.type} message is wrong: {error}.") from None
+        return other
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise Malformed("The server sent something that is no JSON.") from None
+    return message

@@ -1,0 +1,190 @@
+"""
+One viewer's stream, by SSE or by WebSocket, behind one interface. A stream lives once: it never reconnects.
+
+What goes wrong comes out as one of four errors: `Ended`, `Unreachable`, `Refused`, `NotAuthorized`.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, Literal, Protocol
+from urllib.parse import urlencode
+
+import msgspec
+
+from ..core.event_reader import MAX_EVENT, EventReader
+from ..errors import ClientError, ConfigError, Refused, Unreachable
+from . import messages
+from .access import CONNECT_TIMEOUT, Access, failure, unreachable
+
+try:
+    import httpx2 as httpx
+    from websockets.asyncio.client import ClientConnection, connect
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
+except ImportError:
+    raise ConfigError("The client needs httpx2 and websockets; run: pip install 'headcount[client]'") from None
+
+VIEWER: Final = {"viewer": "1"}
+
+
+class Ended(ClientError):  # noqa: N818  reads as a sentence where it is raised
+    """
+    The stream was open and is over.
+
+    Attributes:
+        code: A WebSocket's close code; 1006 for one that just broke off, and for SSE.
+        delay: Seconds after which the server wants its clients back; None: it did not say.
+    """
+
+    def __init__(self, sentence: str, code: int = 1006, delay: float | None = None) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.delay = delay
+
+
+class Stream(Protocol):
+    """An open stream."""
+
+    def __aiter__(self) -> AsyncIterator[messages.ServerMessage | None]:
+        """
+        Give each message, and None for whatever else proves that the stream is alive.
+
+        Raises:
+            Ended: It is over; this is the only way it ends.
+            Malformed: The server sent something that is no message.
+        """
+
+    async def subscribe(self, connection_id: str, *, deltas: bool) -> None:
+        """Ask for statistics; the verdict comes as a message."""
+
+
+class _EventStream:
+    def __init__(self, base: str, client: "httpx.AsyncClient", response: "httpx.Response") -> None:
+        self._base = base
+        self._client = client
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[messages.ServerMessage | None]:
+        reader = EventReader()
+        try:
+            async for chunk in self._response.aiter_bytes():
+                yield None
+                for event in reader.feed(chunk):
+                    yield messages.decode(event.data)
+        except httpx.HTTPError as error:
+            raise Ended(f"The stream broke off ({str(error) or type(error).__name__}).", delay=_told(reader)) from None
+        raise Ended("The server ended the stream.", delay=_told(reader))
+
+    async def subscribe(self, connection_id: str, *, deltas: bool) -> None:
+        url = f"{self._base}/subscribe-stats"
+        try:
+            response = await self._client.post(
+                url, json={"connectionId": connection_id, "deltas": deltas}, timeout=CONNECT_TIMEOUT
+            )
+        except httpx.HTTPError as error:
+            raise Unreachable(unreachable(url, error)) from None
+        if response.status_code == 404:
+            # Another process than the one that holds the stream, or it has just ended: a new one may do better.
+            raise Ended("The server that was asked for statistics does not hold this stream.")
+        if response.status_code != 200:
+            raise failure(url, response.status_code, response.headers, response.content)
+
+
+def _told(reader: EventReader) -> float | None:
+    return None if reader.retry is None else reader.retry / 1000
+
+
+@asynccontextmanager
+async def _event_stream(base: str, access: Access, query: dict[str, str]) -> AsyncIterator[Stream]:
+    url = f"{base}/sse"
+    async with access.http(url) as client:
+        try:
+            # The time-out is for the answer to begin; how long a stream may be silent the caller knows.
+            timeout = httpx.Timeout(CONNECT_TIMEOUT, read=None)
+            request = client.build_request(
+                "GET", url, params=query, headers={"accept": "text/event-stream"}, timeout=timeout
+            )
+            response = await client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise Unreachable(unreachable(url, error)) from None
+        try:
+            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if response.status_code != 200:
+                content = await response.aread() if int(response.headers.get("content-length", "0")) < 65_536 else b""
+                raise failure(url, response.status_code, response.headers, content)
+            if kind != "text/event-stream":
+                raise Refused(f"{url} answered with {kind[:80] or 'no content type'}, not with an event stream.")
+            yield _EventStream(base, client, response)
+        finally:
+            await response.aclose()
+
+
+class _WebSocket:
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+
+    async def __aiter__(self) -> AsyncIterator[messages.ServerMessage | None]:
+        try:
+            while True:
+                yield messages.decode(await self._socket.recv())
+        except ConnectionClosed as closed:
+            code = 1006 if closed.rcvd is None else closed.rcvd.code
+            reason = "" if closed.rcvd is None else "".join(c for c in closed.rcvd.reason if c.isprintable())
+            raise Ended(reason or f"The server closed the WebSocket ({code}).", code) from None
+
+    async def subscribe(self, connection_id: str, *, deltas: bool) -> None:  # noqa: ARG002  the stream says whose it is
+        try:
+            await self._socket.send(
+                msgspec.json.encode({"type": "subscribe-stats", "deltas": deltas}).decode(), text=True
+            )
+        except ConnectionClosed:
+            return  # reading tells why
+
+
+@asynccontextmanager
+async def _websocket(base: str, access: Access, query: dict[str, str]) -> AsyncIterator[Stream]:
+    url = f"{base}/ws?{urlencode(query)}"
+    headers = dict(access.headers)
+    try:
+        socket = await connect(
+            "ws" + url.removeprefix("http"),
+            additional_headers={name: value for name, value in headers.items() if name not in ("user-agent", "origin")},
+            user_agent_header=headers.get("user-agent"),
+            origin=headers.get("origin"),  # type: ignore[arg-type]
+            ssl=access.tls(url),
+            proxy=access.proxy or None,
+            compression=None,  # messages are small, and a context on both ends costs more than it saves
+            ping_interval=None,  # the server's keepalives are watched
+            open_timeout=CONNECT_TIMEOUT,
+            close_timeout=1,
+            max_size=MAX_EVENT,
+        )
+    except InvalidStatus as error:
+        response = error.response
+        if response.status_code == 403:
+            # What servers answer to any WebSocket that they do not want, whether path, origin or right is wrong.
+            raise Unreachable(f"{base}/ws refuses WebSockets (403): the address or the right is wrong.") from None
+        raise failure(f"{base}/ws", response.status_code, dict(response.headers), bytes(response.body or b"")) from None
+    except InvalidURI as error:
+        raise Refused(f"{base} is no address for a WebSocket ({error}).") from None
+    except InvalidHandshake as error:
+        raise Unreachable(f"What answers at {base}/ws speaks no WebSocket ({str(error).rstrip('.')}).") from None
+    except (OSError, TimeoutError, WebSocketException) as error:
+        raise Unreachable(unreachable(base, error)) from None
+    try:
+        yield _WebSocket(socket)
+    finally:
+        await socket.close()
+
+
+def open_stream(
+    kind: Literal["sse", "ws"], base: str, access: Access, query: dict[str, str]
+) -> AbstractAsyncContextManager[Stream]:
+    """
+    Open a stream below the URL `base`; leaving the `async with` closes it.
+
+    Raises:
+        Unreachable: No answer, or one that says to come back later.
+        NotAuthorized: 401 or 403.
+        Refused: Another answer.
+    """
+    return (_websocket if kind == "ws" else _event_stream)(base, access, query)

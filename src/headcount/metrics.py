@@ -1,0 +1,157 @@
+"""
+The figures and counters as Prometheus metrics, for `GET /metrics` and for an application's own registry.
+
+    REGISTRY.register(headcount.collector())
+
+Figures come from the fleet or from this node (`scope`); counters are always this node's and say so in a `node` label,
+so that a scrape that meets another worker each time still gives rates that are right. Label values are bounded: the
+most frequent ones, those that matter, and `(other)`; strangers can name any number of versions and routes.
+
+Needs the extra `headcount[metrics]`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Literal, TypeAlias
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector as PrometheusCollector
+
+from .authorize import Authorizer
+from .core.labels import OTHER, UNKNOWN
+from .node import Node
+
+Scope: TypeAlias = Literal["fleet", "node"]
+
+_CLOSED: Final = "closed:"
+
+
+class Collector(PrometheusCollector):
+    """
+    Makes the metrics anew for each scrape. O(versions + routes).
+
+    Args:
+        node: Of this process.
+        authorizer: Whose failures are told.
+        scope: Whose figures: the fleet's or this node's.
+    """
+
+    def __init__(self, node: Node, authorizer: Authorizer, scope: Scope = "fleet") -> None:
+        self._node = node
+        self._authorizer = authorizer
+        self._scope = scope
+
+    def collect(self) -> Iterator[Metric]:
+        """Give all metrics."""
+        yield from self._figures()
+        yield from self._counters()
+
+    def _figures(self) -> Iterator[Metric]:
+        node = self._node
+        stats = node.stats() if self._scope == "fleet" else node.own_stats()
+        current = node.current_version
+        limit = node.config.max_metric_labels
+        yield _gauge_by(
+            "headcount_connections",
+            "Open connections by the version that their page runs.",
+            "version",
+            bounded(stats.versions, limit, (current, node.config.version, UNKNOWN), always=(current,)),
+        )
+        yield _gauge_by(
+            "headcount_connections_by_route",
+            "Open connections by the route that their page shows; none without route_tracking.",
+            "route",
+            bounded(stats.routes, limit),
+        )
+        yield GaugeMetricFamily(
+            "headcount_outdated_connections",
+            "Open connections of another version than the current one, unknown ones included.",
+            value=stats.total - stats.versions.get(current, 0),
+        )
+        yield _gauge_by("headcount_current_version_info", "The version declared current.", "version", {current: 1})
+        yield GaugeMetricFamily("headcount_nodes_reporting", "Nodes in the figures.", value=stats.nodes.reporting)
+        yield GaugeMetricFamily("headcount_nodes_expected", "Nodes that should be.", value=stats.nodes.expected)
+        yield GaugeMetricFamily(
+            "headcount_partial", "1 while the share of some node is missing from the figures.", value=int(stats.partial)
+        )
+        yield GaugeMetricFamily(
+            "headcount_last_report_age_seconds",
+            "Age of the oldest report in the figures; 0 for a node on its own.",
+            value=node.report_age,
+        )
+
+    def _counters(self) -> Iterator[Metric]:
+        node, counters = self._node, dict(self._node.counters)
+        subscribers = GaugeMetricFamily("headcount_subscribers", "Viewers that receive figures.", labels=["node"])
+        subscribers.add_metric([node.id], len(node.subscriptions))
+        yield subscribers
+        closes = CounterMetricFamily(
+            "headcount_closes", "Streams that ended, viewers' included, by why.", labels=["node", "reason"]
+        )
+        for name, count in sorted(counters.items()):
+            if name.startswith(_CLOSED):
+                closes.add_metric([node.id, name.removeprefix(_CLOSED)], count)
+        yield closes
+        errors = CounterMetricFamily(
+            "headcount_hook_errors", "Times that a function of the application failed.", labels=["node", "hook"]
+        )
+        asking = self._authorizer.errors + counters.get("authorize_errors", 0)
+        errors.add_metric([node.id, "connection"], node.hooks.errors)
+        errors.add_metric([node.id, "authorize_stats"], asking)
+        errors.add_metric([node.id, "subscriber"], counters.get("watcher_errors", 0))
+        yield errors
+        for name, text, key in _PLAIN:
+            family = CounterMetricFamily(name, text, labels=["node"])
+            family.add_metric([node.id], counters.get(key, 0))
+            yield family
+
+
+_PLAIN: Final = (
+    ("headcount_opens", "Streams that were opened, viewers' included.", "opened"),
+    ("headcount_reconnects", "Streams that were opened by a client that had one before and said so.", "reconnects"),
+    ("headcount_pushes", "Times that changed figures went out to viewers.", "flushes"),
+    ("headcount_conflated_pushes", "Pushes that a slow viewer did not get, because a newer one followed.", "conflated"),
+    ("headcount_slow_peers_dropped", "Streams that were ended because nobody read them.", "closed:slow"),
+    ("headcount_withdrawn_rights", "Viewers whose right ended while they watched.", "withdrawn"),
+    ("headcount_malformed_messages", "Messages that were refused.", "malformed"),
+    ("headcount_releases", "Versions that were declared current.", "releases"),
+)
+"""Name without `_total`, which the format adds; help; name in `Node.counters`."""
+
+
+def bounded(
+    counts: Mapping[str, int], limit: int, kept: Iterable[str] = (), always: Iterable[str] = ()
+) -> dict[str, int]:
+    """
+    Return the `limit` largest counts and the sum of the rest under `(other)`.
+
+    Args:
+        counts: `{label: count}`.
+        limit: Labels apart, `(other)` not among them.
+        kept: Labels that are apart whatever their count.
+        always: Labels that are there even at 0.
+    """
+    kept = set(kept)
+    ranked = sorted((item for item in counts.items() if item[0] != OTHER), key=lambda item: (-item[1], item[0]))
+    apart = [item for item in ranked if item[0] in kept]
+    apart += [item for item in ranked if item[0] not in kept][: max(0, limit - len(apart))]
+    shown = dict.fromkeys(always, 0) | dict(apart)
+    rest = sum(counts.values()) - sum(count for _, count in apart)
+    return shown | {OTHER: rest} if rest else shown
+
+
+def render(collector: Collector, accept: str) -> tuple[bytes, str]:
+    """Return a scrape's body and content type: OpenMetrics if `accept` asks for it, else the text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+def _gauge_by(name: str, text: str, label: str, counts: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for value, count in counts.items():
+        family.add_metric([value], count)
+    return family

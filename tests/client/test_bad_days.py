@@ -1,0 +1,357 @@
+"""Servers and proxies that misbehave, played by scripts: what the client does is what protocol/README.md says."""
+
+import asyncio
+import json
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websockets
+from websockets.asyncio.server import ServerConnection, serve
+
+from headcount.client import connection, delays, use_active_connections
+
+pytestmark = pytest.mark.anyio
+
+CONNECTED = {"type": "connected", "version": "v1", "connectionId": "secret", "keepaliveMs": 20_000}
+STATS = {"type": "stats", "total": 1, "versions": {"v1": 1}, "connections": [], "revision": 7, "yourId": "me"}
+
+Script = Callable[[ServerConnection, int], Awaitable[None]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Come back at once; how long it would be drawn is tested apart."""
+    monkeypatch.setattr(delays, "BASE", 0.01)
+    monkeypatch.setattr(delays, "CAP", 0.01)
+    monkeypatch.setattr(delays, "FLOOR", 0.01)
+
+
+@asynccontextmanager
+async def acting(script: Script, **options: Any) -> AsyncIterator[tuple[str, list[str]]]:
+    """Serve WebSockets by a script, which is given how often it was called before. Gives URL and requested paths."""
+    paths: list[str] = []
+
+    async def handler(socket: ServerConnection) -> None:
+        assert socket.request is not None
+        paths.append(socket.request.path)
+        try:
+            await script(socket, len(paths) - 1)
+        except websockets.ConnectionClosed:
+            return
+
+    async with serve(handler, "127.0.0.1", 0, **options) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        yield f"http://127.0.0.1:{port}", paths
+
+
+async def say(socket: ServerConnection, *messages: Any) -> None:
+    for message in messages:
+        await socket.send(message if isinstance(message, str | bytes) else json.dumps(message))
+
+
+async def be_good(socket: ServerConnection) -> None:
+    """Behave, until the client leaves."""
+    await say(socket, CONNECTED)
+    assert json.loads(await socket.recv()) == {"type": "subscribe-stats", "deltas": True}
+    await say(socket, STATS)
+    await socket.wait_closed()
+
+
+async def settled(live: Any, **expected: Any) -> None:
+    """Wait until the named values are as given."""
+    async with asyncio.timeout(10):
+        while {name: getattr(live, name).value for name in expected} != expected:
+            await live.state.changed()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "nonsense",
+        "[]",
+        b"\xff\xfe",
+        {"type": "stats", "total": "many"},
+        {"type": "stats", "total": -1, "revision": 1},
+        {"type": "stats-delta", "base": 7, "revision": 8},
+        {"type": "connected"},
+    ],
+)
+async def test_malformed_messages_end_the_stream_and_the_client_comes_back(bad: Any) -> None:
+    async def script(socket: ServerConnection, call: int) -> None:
+        if call == 0:
+            await say(socket, CONNECTED, STATS, bad)
+            await socket.wait_closed()
+        await be_good(socket)
+
+    errors: list[str | None] = []
+    async with acting(script) as (url, paths), use_active_connections(url, update_strategy="ws") as live:
+        live.error.subscribe(errors.append)
+        await live.wait_for(lambda _: len(paths) == 2 and not live.is_stale.value)
+        assert live.total.value == 1
+        assert any("server" in (error or "") for error in errors)
+        assert paths == ["/__skew/ws?viewer=1", "/__skew/ws?viewer=1&reconnect=1"]
+
+
+async def test_unknown_messages_and_those_of_the_application_change_nothing() -> None:
+    async def script(socket: ServerConnection, _: int) -> None:
+        await say(socket, CONNECTED, {"type": "sale"}, {"type": "pong"}, {"type": "keepalive"})
+        await be_good(socket)
+
+    async with acting(script) as (url, paths), use_active_connections(url, update_strategy="ws") as live:
+        await settled(live, total=1, status="open")
+        assert len(paths) == 1
+
+
+async def test_denied_is_for_good() -> None:
+    async def script(socket: ServerConnection, _: int) -> None:
+        await say(socket, CONNECTED, STATS)
+        await socket.close(1008, "Cross-site.")
+
+    async with acting(script) as (url, paths), use_active_connections(url, update_strategy="ws") as live:
+        await settled(live, status="closed", authorized=False, error="Cross-site.", total=0)
+        assert len(paths) == 1
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1006, 1011, 1012, 1013, 4400, 4408])
+async def test_every_other_close_code_brings_it_back(code: int) -> None:
+    async def script(socket: ServerConnection, call: int) -> None:
+        if call == 0:
+            await say(socket, CONNECTED, STATS)
+            if code == 1006:
+                socket.transport.abort()
+            else:
+                await socket.close(code, "Because.")
+        else:
+            await be_good(socket)
+
+    async with acting(script) as (url, paths), use_active_connections(url, update_strategy="ws") as live:
+        await live.wait_for(lambda _: len(paths) == 2)
+        await settled(live, status="open", is_stale=False)
+
+
+@pytest.mark.parametrize("code", [1012, 1013])
+async def test_what_concerns_everybody_is_met_with_a_longer_delay(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[int] = []
+
+    def draw(attempt: int) -> float:
+        attempts.append(attempt)
+        return 0.01
+
+    async def script(socket: ServerConnection, call: int) -> None:
+        if call < 2:
+            await say(socket, CONNECTED)
+            await socket.close(1011 if call == 0 else code, "")
+        else:
+            await be_good(socket)
+
+    monkeypatch.setattr(connection, "backoff", draw)
+    async with acting(script) as (url, _), use_active_connections(url, update_strategy="ws") as live:
+        await settled(live, status="open", authorized=True)
+        assert attempts == [0, delays.CROWD_ATTEMPT]
+
+
+async def test_drain_names_the_delay_and_is_no_error() -> None:
+    times: list[float] = []
+
+    async def script(socket: ServerConnection, call: int) -> None:
+        times.append(asyncio.get_running_loop().time())
+        if call == 0:
+            await say(socket, CONNECTED, STATS, {"type": "drain", "reconnectMs": 300})
+            await socket.close(1012, "The server is going away.")
+        else:
+            await be_good(socket)
+
+    async with acting(script) as (url, _), use_active_connections(url, update_strategy="ws") as live:
+        errors: list[str | None] = []
+        live.error.subscribe(errors.append)
+        await live.wait_for(lambda _: len(times) == 2)
+        assert times[1] - times[0] >= 0.29
+        assert errors == []
+
+
+async def test_silence_is_death() -> None:
+    async def script(socket: ServerConnection, call: int) -> None:
+        if call == 0:
+            await say(socket, {**CONNECTED, "keepaliveMs": 1}, STATS)
+            await socket.wait_closed()
+        await be_good(socket)
+
+    async with acting(script) as (url, paths), use_active_connections(url, update_strategy="ws") as live:
+        await settled(live, status="reconnecting", error="Nothing came from the server for too long.", is_stale=True)
+        await settled(live, status="open", is_stale=False)
+        assert len(paths) == 2
+
+
+async def test_a_gap_in_the_deltas_is_mended_by_a_whole() -> None:
+    asked: list[Any] = []
+
+    async def script(socket: ServerConnection, _: int) -> None:
+        delta = {"type": "stats-delta", "base": 8, "revision": 9, "total": 9, "versions": {"v1": 9}}
+        await say(socket, CONNECTED, STATS, delta)
+        async for text in socket:
+            asked.append(json.loads(text))
+            if len(asked) == 2:
+                # What was on its way before the question was answered is left alone.
+                await say(socket, {**delta, "base": 9, "revision": 10}, {**STATS, "total": 4, "revision": 10})
+
+    async with acting(script) as (url, _), use_active_connections(url, update_strategy="ws") as live:
+        await settled(live, total=4, is_stale=False)
+        assert len(asked) == 2
+
+
+async def test_where_websockets_do_not_get_through_it_uses_sse() -> None:
+    seen: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = (await reader.readline()).decode()
+        head = b""
+        while (header := await reader.readline()) not in (b"\r\n", b""):
+            head += header.lower()
+        seen.append(line.split()[1])
+        if "/ws" in line:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+        elif "/sse" in line:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+            writer.write(f"data: {json.dumps(CONNECTED)}\n\ndata: {json.dumps(STATS)}\n\n".encode())
+            await writer.drain()
+            await reader.read()
+        else:
+            assert b"authorization: bearer t0ken" in head
+            writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{"ok":true}')
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, use_active_connections(url, token="t0ken") as live:
+        await settled(live, status="open", total=1)
+        assert [path.partition("?")[0] for path in seen] == [
+            "/__skew/ws",
+            "/__skew/ws",
+            "/__skew/sse",
+            "/__skew/subscribe-stats",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [
+        (b"HTTP/1.1 503 X\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n", "reconnecting", "503"),
+        (b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n", "reconnecting", "base path"),
+        (b"HTTP/1.1 401 X\r\nContent-Length: 0\r\n\r\n", "closed", "not authorised"),
+        (b"HTTP/1.1 200 X\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi", "reconnecting", "text/html"),
+        (b"nonsense\r\n\r\n", "reconnecting", "cannot be reached"),
+        (b"", "reconnecting", "cannot be reached"),
+    ],
+)
+async def test_answers_that_are_no_stream(answer: bytes, status: str, words: str) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, use_active_connections(url, update_strategy="sse") as live:
+        assert live.status.value == status
+        assert words in (live.error.value or "")
+
+
+async def test_retry_after_is_obeyed() -> None:
+    times: list[float] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        times.append(asyncio.get_running_loop().time())
+        writer.write(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, use_active_connections(url, update_strategy="sse"), asyncio.timeout(10):
+        while len(times) < 2:
+            await asyncio.sleep(0.01)
+    assert times[1] - times[0] >= 0.99
+
+
+async def test_proxy_is_used() -> None:
+    asked: list[str] = []
+
+    async def script(socket: ServerConnection, _: int) -> None:
+        await be_good(socket)
+
+    async with acting(script) as (url, _):
+        port = int(url.rpartition(":")[2])
+
+        async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append((await reader.readuntil(b"\r\n\r\n")).decode().partition("\r\n")[0])
+            writer.write(b"HTTP/1.1 200 Established\r\n\r\n")
+            there, onward = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(_pump(reader, onward), _pump(there, writer))
+
+        server = await asyncio.start_server(proxy, "127.0.0.1", 0)
+        through = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with (
+            server,
+            use_active_connections("http://shop.example:80", update_strategy="ws", proxy=through) as live,
+        ):
+            await settled(live, status="open", total=1)
+    assert asked == ["CONNECT shop.example:80 HTTP/1.1"]
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+    writer.close()
+
+
+async def test_certificates_are_checked_unless_told_otherwise(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "1", "-keyout", key, "-out", certificate),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    async def script(socket: ServerConnection, _: int) -> None:
+        await be_good(socket)
+
+    async with acting(script, ssl=context) as (plain, _):
+        url = plain.replace("http://127.0.0.1", "https://localhost")
+        async with use_active_connections(url, update_strategy="ws") as live:
+            assert live.status.value == "reconnecting"
+            assert "certificate is not trusted" in (live.error.value or "")
+        for verify in (False, str(certificate), ssl.create_default_context(cafile=certificate)):
+            async with use_active_connections(url, update_strategy="ws", verify=verify) as live:
+                await settled(live, status="open", total=1)
+
+
+async def test_headers_and_cookies_are_sent() -> None:
+    sent: list[dict[str, str]] = []
+
+    async def script(socket: ServerConnection, _: int) -> None:
+        assert socket.request is not None
+        sent.append({name.lower(): value for name, value in socket.request.headers.raw_items()})
+        await be_good(socket)
+
+    options: dict[str, Any] = {"token": "t0ken", "headers": {"X-Team": "shop"}, "cookies": {"session": "abc"}}
+    async with acting(script) as (url, _), use_active_connections(url, update_strategy="ws", **options) as live:
+        await settled(live, status="open")
+    expected = {"authorization": "Bearer t0ken", "x-team": "shop", "cookie": "session=abc"}
+    assert expected.items() <= sent[0].items()
+    assert sent[0]["user-agent"].startswith("headcount/")

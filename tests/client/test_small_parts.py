@@ -1,0 +1,198 @@
+"""Addresses, delays, options and messages: what needs no stream."""
+
+import json
+import re
+import ssl
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from headcount import errors
+from headcount.client import ConfigError, messages, use_active_connections
+from headcount.client.access import Access, failure
+from headcount.client.address import base_url, is_local
+from headcount.client.delays import CAP, FLOOR, LONGEST, backoff, seconds_told
+from headcount.errors import Malformed, NotAuthorized, Refused, Unreachable
+
+FIXTURES = json.loads((Path(__file__).parents[2] / "protocol/fixtures/messages.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://www.example.com", "https://www.example.com/__skew"),
+        ("https://www.example.com/", "https://www.example.com/__skew"),
+        ("https://www.example.com/shop/__skew/", "https://www.example.com/shop/__skew"),
+        ("https://user:word@example.com:8443/live?x=1#y", "https://user:word@example.com:8443/live"),
+        ("wss://example.com", "https://example.com/__skew"),
+        ("ws://example.com/live", "http://example.com/live"),
+        ("example.com", "https://example.com/__skew"),
+        ("localhost:8000", "http://localhost:8000/__skew"),
+        ("127.0.0.1:8000/live", "http://127.0.0.1:8000/live"),
+        ("[::1]:8000", "http://[::1]:8000/__skew"),
+        (" https://example.com ", "https://example.com/__skew"),
+    ],
+)
+def test_address_is_what_people_mean(url: str, expected: str) -> None:
+    assert base_url(url) == expected
+    assert base_url(expected) == expected
+
+
+def test_base_path_is_added_once() -> None:
+    assert base_url("https://example.com/shop", "/live") == "https://example.com/shop/live"
+    assert base_url("https://example.com/shop/live", "/live") == "https://example.com/shop/live"
+
+
+@pytest.mark.parametrize(
+    "url", ["", "ftp://example.com", "https://", "https://example.com:99999", "http://[::1", ":8000"]
+)
+def test_what_is_no_address_is_refused_in_a_sentence(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no URL.*https://www\.example\.com"):
+        base_url(url)
+
+
+@pytest.mark.parametrize("path", ["", "live", "/live/", "/live?x"])
+def test_what_is_no_base_path_is_refused(path: str) -> None:
+    with pytest.raises(ConfigError, match="base_path"):
+        base_url("https://example.com", path)
+
+
+def test_loopback_is_told_from_the_rest_by_its_looks() -> None:
+    assert all(map(is_local, ["localhost", "shop.localhost", "127.0.0.1", "127.9.9.9", "::1"]))
+    assert not any(map(is_local, ["example.com", "10.0.0.1", "localhost.example.com", None]))
+
+
+def test_jitter_is_drawn_after_the_cap() -> None:
+    assert [backoff(attempt, 1.0) for attempt in range(6)] == [1, 2, 4, 8, 16, CAP]
+    assert backoff(10_000, 1.0) == CAP
+    assert backoff(10_000, 0.5) == CAP / 2
+    assert backoff(0, 0.0) == FLOOR
+    assert len({backoff(5) for _ in range(20)}) > 15
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert seconds_told("12") == 12
+    assert seconds_told("99999999999999999999") == LONGEST
+    assert seconds_told(format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)) == 0
+    told = seconds_told(format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True))
+    assert told is not None
+    assert 80 < told <= 90
+    for nonsense in (None, "", "soon", "-3", "٣", "Mon, 99 Foo 2026"):
+        assert seconds_told(nonsense) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"token": ""},
+        {"token": "two words"},
+        {"token": "line\nbreak"},
+        {"token": "ключ"},
+        {"headers": {"x y": "1"}},
+        {"headers": {"x": "1\r\nCookie: a=b"}},
+        {"cookies": {"a b": "1"}},
+        {"cookies": "a=b\r\nx: y"},
+    ],
+)
+def test_options_that_would_break_a_request_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        Access(**options)  # type: ignore[arg-type]
+
+
+def test_options_become_headers() -> None:
+    access = Access(token="t0ken", cookies={"session": "abc", "b": "2"}, headers={"X-Team": "shop"})
+    assert access.headers["authorization"] == "Bearer t0ken"
+    assert access.headers["cookie"] == "session=abc; b=2"
+    assert access.headers["x-team"] == "shop"
+    assert re.fullmatch(r"headcount/\d.*", access.headers["user-agent"])
+    assert Access(cookies="a=b").headers["cookie"] == "a=b"
+
+
+def test_tls_options(tmp_path: Path) -> None:
+    assert Access().tls("http://example.com") is None
+    own = ssl.create_default_context()
+    assert Access(verify=own).tls("https://example.com") is own
+    strict, lax = Access().tls("https://example.com"), Access(verify=False).tls("https://example.com")
+    assert strict is not None
+    assert lax is not None
+    assert (strict.verify_mode, strict.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert (lax.verify_mode, lax.check_hostname) == (ssl.CERT_NONE, False)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Access(verify=str(tmp_path / "absent.pem")).tls("https://example.com")
+
+
+def test_update_strategy_is_checked() -> None:
+    with pytest.raises(ConfigError, match="sse, ws or auto"):
+        use_active_connections("https://example.com", update_strategy="polling")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, NotAuthorized),
+        (403, NotAuthorized),
+        (404, Refused),
+        (409, Refused),
+        (429, Unreachable),
+        (503, Unreachable),
+    ],
+)
+def test_answers_become_errors(status: int, kind: type[Exception]) -> None:
+    problem = failure("https://x/__skew/sse", status, {"retry-after": "7"}, b'{"detail":"Because\\u0007."}')
+    assert type(problem) is kind
+    assert "Because." in str(problem)
+    if isinstance(problem, Unreachable):
+        assert problem.retry_after == 7
+    for body in (b"", b"<html>", b"[]", b"\xff", b'{"detail":5}'):
+        assert str(failure("https://x/__skew/sse", status, {}, body))
+
+
+def test_golden_messages_are_read() -> None:
+    server = {name: messages.decode(json.dumps(message)) for name, message in FIXTURES["server"].items()}
+    assert isinstance(server["connected"], messages.Connected)
+    assert server["connected"].keepalive_ms == 20_000
+    assert isinstance(server["stats"], messages.StatsMessage)
+    assert server["stats"].figures().to_dict() == {
+        key: value for key, value in FIXTURES["server"]["stats"].items() if key not in ("type", "yourId")
+    }
+    assert isinstance(server["stats-unauthorized"], messages.Unauthorized)
+    assert isinstance(server["version"], messages.Released)
+    assert isinstance(server["drain"], messages.Drain)
+    assert server["drain"].reconnect_ms == 3120
+    assert server["keepalive"] == messages.Other("keepalive")
+    assert server["pong"] == messages.Other("pong")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nonsense",
+        "[]",
+        "5",
+        "{}",
+        '{"type":7}',
+        '{"type":"stats"}',
+        '{"type":"stats","total":-1}',
+        '{"type":"stats","total":1,"versions":{"a":"1"}}',
+        '{"type":"stats","total":1,"connections":[{"id":1}]}',
+        '{"type":"connected"}',
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_message_is_malformed(text: str) -> None:
+    with pytest.raises(Malformed):
+        messages.decode(text)
+
+
+def test_unknown_types_and_fields_are_no_error() -> None:
+    assert messages.decode('{"type":"sale","percent":20}') == messages.Other("sale")
+    assert isinstance(messages.decode('{"type":"stats","total":0,"future":[1]}'), messages.StatsMessage)
+
+
+def test_errors_stand_in_the_tree_as_drawn() -> None:
+    assert issubclass(errors.Unreachable, errors.ClientError)
+    assert issubclass(errors.Refused, errors.ClientError)
+    assert issubclass(errors.NotAuthorized, errors.HeadcountError)
