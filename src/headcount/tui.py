@@ -1,0 +1,335 @@
+"""
+`headcount top`: the figures in a terminal, live. It stands on the client and knows nothing else of the server.
+
+Readable at 80x24 and without colour: whatever colour says, a word says too.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from time import monotonic
+from typing import ClassVar, Final
+from urllib.parse import urlsplit
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+from textual import on
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.widget import Widget
+from textual.widgets import DataTable, Footer, Input, Static
+
+from .client import RemoteConnections
+from .core.stats import ConnectionInfo
+from .live import LiveState
+
+REFRESH: Final = 0.25
+"""Seconds between two looks at the figures; the server pushes no more often."""
+
+SAMPLE: Final = 1.0
+"""Seconds between two points of the curve."""
+
+HISTORY: Final = 300
+"""Points of the curve."""
+
+MAX_ROWS: Final = 500
+"""Connections that are listed at once; the filter finds the others that the server lists."""
+
+
+class Counts(Widget):
+    """The largest of some counts with share and bar, as many as fit."""
+
+    DEFAULT_CSS = "Counts { height: 1fr; width: 1fr; }"
+    ALLOW_MAXIMIZE = True
+
+    def __init__(self, title: str, *, id: str) -> None:  # noqa: A002  Textual's name for it
+        super().__init__(id=id)
+        self.border_title = title
+        self._counts: Mapping[str, int] = {}
+        self._total = 0
+        self._mark: str | None = None
+
+    def show(self, counts: Mapping[str, int], total: int, mark: str | None = None) -> None:
+        """Show other counts; `mark` is the label to point out."""
+        if (counts, total, mark) != (self._counts, self._total, self._mark):
+            self._counts, self._total, self._mark = counts, total, mark
+            self.refresh()
+
+    def render(self) -> RenderableType:
+        """Draw the rows that fit."""
+        width, height = self.size
+        if not self._counts:
+            return Text("none", style="dim")
+        ranked = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
+        rest = len(ranked) - height
+        if rest > 0:
+            ranked = ranked[: height - 1]
+            rest += 1
+        bar_width = max(0, min(24, (width - 24) // 2))
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+        if bar_width:
+            table.add_column(width=bar_width, no_wrap=True)
+        for label, count in ranked:
+            share = count / self._total if self._total else 0.0
+            marked = label == self._mark
+            name = Text(printable(label) + (" (current)" if marked else ""), style="bold green" if marked else "")
+            cells = [name, Text(f"{count:,}"), Text(f"{share:.0%}")]
+            if bar_width:
+                cells.append(Text(bar(share, bar_width), style="green" if marked else "cyan"))
+            table.add_row(*cells)
+        if rest > 0:
+            table.add_row(Text(f"… {rest:,} more", style="dim"))
+        return table
+
+
+class Curve(Widget):
+    """A total over time, newest on the right, drawn from zero: a tenth fewer looks like a tenth fewer."""
+
+    DEFAULT_CSS = "Curve { height: 2; width: 1fr; }"
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name for it
+        super().__init__(id=id)
+        self._values: list[int] = []
+
+    def show(self, values: list[int]) -> None:
+        """Show other values."""
+        if values != self._values:
+            self._values = values
+            self.refresh()
+
+    def render(self) -> RenderableType:
+        """Draw the newest that fit."""
+        width, height = self.size
+        values = self._values[-width:]
+        top = max(values, default=0) or 1
+        lines = []
+        for row in range(height):
+            # The height in eighths of a row, less what the rows below this one hold.
+            eighths = [round(value / top * height * 8) - (height - 1 - row) * 8 for value in values]
+            line = "".join(" ▁▂▃▄▅▆▇█"[max(0, min(8, filled))] for filled in eighths)
+            lines.append(line.rjust(width))
+        return Text("\n".join(lines), style="cyan", no_wrap=True)
+
+
+class Top(App[str]):
+    """
+    The dashboard. Its return value is a sentence when it had to end, None when somebody ended it.
+
+    Args:
+        live: Not opened yet; the dashboard opens and closes it.
+    """
+
+    TITLE = "headcount"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    Screen { layout: vertical; }
+    #status { height: 1; padding: 0 1; background: $boost; text-wrap: nowrap; text-overflow: ellipsis; }
+    #total { height: 2; padding: 0 1; }
+    #number { width: auto; min-width: 24; height: 2; }
+    #counts { height: 1fr; min-height: 5; }
+    Counts { border: round $primary; padding: 0 1; }
+    #connections { height: 1fr; min-height: 5; border: round $primary; scrollbar-size-horizontal: 0; }
+    #filter { height: 3; display: none; }
+    #filter.shown { display: block; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q", "quit", "Quit"),
+        Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("escape", "clear", "Clear"),
+        Binding("c", "maximise('connections')", "Connections"),
+        Binding("v", "maximise('versions')", "Versions"),
+        Binding("r", "maximise('routes')", "Routes"),
+        Binding("space", "pause", "Pause", key_display="space"),
+    ]
+
+    def __init__(self, live: RemoteConnections) -> None:
+        super().__init__()
+        self._live = live
+        self._host = urlsplit(live.url).netloc.rpartition("@")[2]
+        self._paused = False
+        self._filter = ""
+        self._shown: LiveState | None = None
+        self._rows: dict[str, ConnectionInfo] = {}
+        self._history: deque[int] = deque(maxlen=HISTORY)
+        self._sampled = monotonic()
+        self._fresh_at = monotonic()
+
+    def compose(self) -> ComposeResult:
+        """Lay it out."""
+        yield Static(id="status", markup=False)
+        with Horizontal(id="total"):
+            yield Static(id="number", markup=False)
+            yield Curve(id="curve")
+        with Horizontal(id="counts"):
+            yield Counts("Versions", id="versions")
+            yield Counts("Routes", id="routes")
+        yield Input(placeholder="part of an id, version, route or address", id="filter")
+        table: DataTable[Text] = DataTable(id="connections", cursor_type="row", zebra_stripes=False)
+        table.border_title = "Connections"
+        yield table
+        yield Footer(show_command_palette=False)
+
+    async def on_mount(self) -> None:
+        """Open the stream and look at it from now on."""
+        table = self._table()
+        table.add_column("Id", key="id", width=10)
+        table.add_column("Version", key="version")
+        table.add_column("Route", key="route")
+        table.add_column("Address", key="ip")
+        table.focus()
+        self.run_worker(self._live.open(), name="stream", exit_on_error=False)
+        self.set_interval(REFRESH, self.look)
+
+    async def on_unmount(self) -> None:
+        """Close the stream."""
+        await self._live.aclose()
+
+    def look(self) -> None:
+        """Show what is known now."""
+        state, now = self._live.state.value, monotonic()
+        if state.authorized is False:
+            self.exit(state.error or "The server does not let this viewer see the figures.")
+            return
+        if state.authorized and not state.is_stale:
+            self._fresh_at = now
+        while now - self._sampled >= SAMPLE:
+            self._sampled += SAMPLE
+            if state.authorized:
+                self._history.append(state.stats.total)
+            if not self._paused:
+                self.query_one("#curve", Curve).show(list(self._history))
+        self.query_one("#status", Static).update(self._status(state, now))
+        if self._paused or state is self._shown:
+            return
+        self._shown = state
+        stats = state.stats
+        self.query_one("#number", Static).update(self._number(state))
+        self.query_one("#versions", Counts).show(stats.versions, stats.total, state.current_version)
+        self.query_one("#routes", Counts).show(stats.routes, stats.total)
+        self._list(state)
+
+    def action_filter(self) -> None:
+        """Let a filter be typed."""
+        field = self.query_one("#filter", Input)
+        field.add_class("shown")
+        field.focus()
+
+    def action_clear(self) -> None:
+        """Drop the filter, and give every part its place again."""
+        field = self.query_one("#filter", Input)
+        field.value = ""
+        field.remove_class("shown")
+        self.screen.minimize()
+        self._table().focus()
+
+    def action_pause(self) -> None:
+        """Hold the picture still, or go on."""
+        self._paused = not self._paused
+        self._shown = None
+        self.look()
+
+    def action_maximise(self, part: str) -> None:
+        """Give a part the whole screen, or its place again."""
+        widget = self.query_one(f"#{part}")
+        if self.screen.maximized is widget:
+            self.screen.minimize()
+        else:
+            self.screen.maximize(widget)
+
+    @on(Input.Changed)
+    def filter_changed(self, event: Input.Changed) -> None:
+        """List what matches."""
+        self._filter = event.value.strip().lower()
+        self._list(self._live.state.value)
+
+    @on(Input.Submitted)
+    def filter_done(self) -> None:
+        """Go from the filter to the list."""
+        self._table().focus()
+
+    def _table(self) -> "DataTable[Text]":
+        return self.query_one("#connections", DataTable)
+
+    def _status(self, state: LiveState, now: float) -> Text:
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(printable(self._host), style="bold")
+        if self._paused:
+            text.append("  PAUSED", style="bold yellow")
+        match state.status:
+            case "open" if not state.is_stale and state.authorized:
+                text.append("  live", style="green")
+            case "open":
+                text.append("  catching up", style="yellow")
+            case "reconnecting":
+                text.append("  RECONNECTING", style="bold red")
+                if state.authorized:
+                    text.append(f", figures are {now - self._fresh_at:.0f} s old", style="red")
+            case _:
+                text.append(f"  {state.status}", style="yellow")
+        if state.stats.partial:
+            text.append("  PARTIAL", style="bold yellow")
+        nodes = state.stats.nodes
+        if nodes.expected > 1 or nodes.reporting != nodes.expected:
+            text.append(f"  {nodes.reporting} of {nodes.expected} nodes")
+        if state.error:
+            text.append(f"  {printable(state.error)}", style="red")
+        elif state.current_version is not None:
+            text.append(f"  current: {printable(state.current_version)}")
+        return text
+
+    def _number(self, state: LiveState) -> Text:
+        stats = state.stats
+        text = Text(f"{stats.total:,}", style="bold")
+        text.append(f" {'connection' if stats.total == 1 else 'connections'}\n", style="")
+        if state.current_version is not None and stats.total:
+            outdated = stats.total - stats.versions.get(state.current_version, 0)
+            text.append(
+                f"{outdated:,} outdated ({outdated / stats.total:.0%})", style="yellow" if outdated else "green"
+            )
+        return text
+
+    def _list(self, state: LiveState) -> None:
+        """Bring the list up to date: only rows that changed are touched."""
+        table = self._table()
+        words = self._filter
+        rows = [row for row in state.stats.connections if not words or matches(row, words)]
+        wanted = {row.id: row for row in rows[:MAX_ROWS]}
+        for key in [key for key in self._rows if key not in wanted]:
+            table.remove_row(key)
+            del self._rows[key]
+        for key, row in wanted.items():
+            before = self._rows.get(key)
+            if before is None:
+                table.add_row(*(Text(cell, no_wrap=True) for cell in cells(row)), key=key)
+            elif before != row:
+                for column, cell in zip(("id", "version", "route", "ip"), cells(row), strict=True):
+                    table.update_cell(key, column, Text(cell, no_wrap=True), update_width=True)
+            self._rows[key] = row
+        listed, total = len(wanted), state.stats.total
+        told = f"{len(rows):,} match" if words else f"{listed:,} of {total:,}" if listed < total else f"{total:,}"
+        table.border_title = f"Connections: {told}"
+
+
+def matches(row: ConnectionInfo, words: str) -> bool:
+    """Say whether a connection has a filter's text (in lower case) somewhere."""
+    return any(words in part.lower() for part in (row.id, row.version, row.route, row.ip or ""))
+
+
+def cells(row: ConnectionInfo) -> tuple[str, str, str, str]:
+    """Return a row's cells. The last letters of an id tell connections apart; the first say which node it is on."""
+    return row.id[-8:], printable(row.version)[:40], printable(row.route)[:80], row.ip or ""
+
+
+def printable(label: str) -> str:
+    """Return a label without what a terminal would obey or what would hide in it."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in label)
+
+
+def bar(share: float, width: int) -> str:
+    """Draw a share of a width in eighths of a column."""
+    eighths = round(max(0.0, min(1.0, share)) * width * 8)
+    return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
