@@ -11,8 +11,16 @@ from ..errors import HeadcountError, WrongSetting
 from .options import blame
 
 _COMMANDS = {
+    "completion": ("completion", "Print what makes a shell complete commands and options."),
+    "config": ("config", "Show every setting, its value and where that comes from."),
     "demo": ("demo", "Run a small shop with visitors, two versions and the admin view."),
+    "doctor": ("doctor", "Find what between here and a server breaks streams."),
+    "release": ("release", "Declare a version current; every open page is told."),
     "serve": ("serve", "Serve Headcount on its own, for a back end in any language."),
+    "stats": ("stats", "Show the figures of a server, once."),
+    "swarm": ("swarm", "Put load on a server: real connections that navigate, reconnect and reload."),
+    "top": ("top", "Watch the figures of a server in the terminal."),
+    "wait": ("wait", "Wait until at most so many connections of a version are left."),
 }
 
 

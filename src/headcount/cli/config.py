@@ -1,0 +1,99 @@
+"""`headcount config`: every setting, its value and where that comes from."""
+
+import os
+import re
+from typing import Any, Final
+
+import click
+
+from ..config import VERSION_VARIABLES, Config
+from ..errors import NoVersion
+from .output import table, write_json
+from .serve import command as serve
+from .target import json_option
+
+_SECRETS: Final = ("admin_token", "metrics_token")
+_OF_THE_PROCESS: Final = ("host", "port", "workers")
+_PASSWORD: Final = re.compile(r"(?<=//)([^/@]*:)?[^/@]*(?=@)")
+
+
+@click.command(
+    "config",
+    params=list(serve.params),
+    epilog="Exit codes: 0 the settings can be used, 1 the version is missing, 2 a setting or option is wrong.",
+)
+@json_option
+@click.pass_context
+def command(context: click.Context, /, as_json: bool, **options: Any) -> int:
+    """
+    Show every setting, its value and where that comes from.
+
+    Takes the options of `headcount serve`, and shows what it would run with. Secrets are masked.
+    """
+    given = {name: value for name, value in options.items() if name in Config.__struct_fields__ and value is not None}
+    missing = None
+    try:
+        config = Config.load(given)
+    except NoVersion as error:
+        missing = str(error)
+        config = Config.load({**given, "version": "unknown"})
+    rows: list[tuple[str, Any, str]] = []
+    for name in Config.__struct_fields__:
+        value = getattr(config, name)
+        if name == "version" and missing is not None:
+            rows.append((name, None, "missing"))
+            continue
+        rows.append((name, _masked(name, value), _source(name, given)))
+    for name in _OF_THE_PROCESS:
+        if name in options:
+            source = context.get_parameter_source(name)
+            told = {
+                click.core.ParameterSource.COMMANDLINE: "option",
+                click.core.ParameterSource.ENVIRONMENT: f"HEADCOUNT_{name.upper()}",
+            }
+            rows.append((name, options[name], told.get(source, "default") if source is not None else "default"))
+    if as_json:
+        write_json({name: {"value": value, "source": source} for name, value, source in rows})
+    else:
+        shown = [[name, _text(value), source] for name, value, source in rows]
+        click.echo("\n".join(table(["Setting", "Value", "Source"], shown, [0, 60, 0])))
+    if missing is not None:
+        click.echo(f"headcount: {missing}", err=True)
+        return 1
+    return 0
+
+
+def _version_variable() -> str | None:
+    names = ("HEADCOUNT_VERSION", *VERSION_VARIABLES)
+    return next((name for name in names if os.environ.get(name)), None)
+
+
+def _source(name: str, given: dict[str, Any]) -> str:
+    if name in given:
+        return "option"
+    if name == "version":
+        return _version_variable() or "default"
+    variable = f"HEADCOUNT_{name.upper()}"
+    return variable if variable in os.environ else "default"
+
+
+def _masked(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return "********" if name in _SECRETS else _PASSWORD.sub("****", value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case True:
+            return "on"
+        case False:
+            return "off"
+        case float():
+            return f"{value:g}"
+        case list():
+            return ", ".join(map(str, value)) or "none"
+        case _:
+            return str(value)

@@ -1,0 +1,75 @@
+"""`headcount doctor`."""
+
+import asyncio
+import shutil
+import sys
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from .output import paint, shown, write_json
+from .target import DURATION, Target, json_option, target_options
+
+if TYPE_CHECKING:
+    from ..doctor import Finding
+
+_WORDS: Final = {"ok": ("ok   ", "green"), "note": ("note ", "blue"), "warning": ("warn ", "yellow")}
+
+
+@click.command(
+    "doctor",
+    epilog="""
+    \b
+    Exit codes:
+      0  no fault was found; there may be warnings
+      1  at least one fault, or an error
+      2  wrong usage
+    """,
+)
+@target_options(stream=False)
+@click.option(
+    "--hold",
+    type=DURATION,
+    envvar="HEADCOUNT_HOLD",
+    help="Hold streams for this long, to find when they are cut off [default: until a keepalive must have come].",
+)
+@json_option
+def command(target: Target, hold: float | None, as_json: bool) -> int:
+    """
+    Find what between here and a server breaks streams.
+
+    Opens real SSE and WebSocket streams through whatever lies between, and says what comes and when. With a token that
+    may see statistics nothing of it is counted.
+    """
+    from ..client.access import Access
+    from ..doctor import Report, examine
+
+    base = target.base
+    report = Report(lambda finding: None if as_json else _say(finding))
+    if not as_json:
+        click.echo(f"Looking at {shown(base)}{', for about half a minute' if hold is None else ''}.")
+    asyncio.run(examine(base, Access(**target.access), report, hold=hold))
+    if as_json:
+        write_json(
+            {
+                "url": base,
+                "ok": report.healthy,
+                "findings": [finding._asdict() for finding in report.findings],
+            }
+        )
+    else:
+        faults = sum(finding.level == "fault" for finding in report.findings)
+        warnings = sum(finding.level == "warning" for finding in report.findings)
+        verdict = "No fault" if not faults else "1 fault" if faults == 1 else f"{faults} faults"
+        counted = "" if not warnings else ", 1 warning" if warnings == 1 else f", {warnings} warnings"
+        click.echo(paint(f"{verdict}{counted}.", sys.stdout, bold=True, fg="green" if not faults else "red"))
+    return 0 if report.healthy else 1
+
+
+def _say(finding: "Finding") -> None:
+    word, colour = _WORDS.get(finding.level, ("FAULT", "red"))
+    width = max(40, min(120, shutil.get_terminal_size().columns))
+    text = click.wrap_text(shown(finding.says), width, " " * 7, " " * 7).lstrip()
+    click.echo(f"{paint(word, sys.stdout, fg=colour, bold=finding.level == 'fault')}  {text}")
+    if finding.do:
+        click.echo(click.wrap_text(shown(finding.do), width, " " * 7, " " * 7))

@@ -1,0 +1,147 @@
+"""What all commands that ask a server have in common: its URL, credentials, network options, and durations."""
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ..client import AccessOptions, UpdateStrategy
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a number with ms, s, m, h or d, several of them after one another: `90`, `30s`, `1h30m`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        text = str(value).strip().lower()
+        pieces = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd]?)", text)
+        if not text or "".join(number + unit for number, unit in pieces) != text:
+            self.fail(f"{value!r} is no duration; write it as 30s, 10m or 1h30m.", param, ctx)
+        return sum(float(number) * _UNITS[unit] for number, unit in pieces)
+
+
+DURATION: Final = Duration()
+
+
+class Target(NamedTuple):
+    """A server and how to get through to it."""
+
+    url: str
+    base_path: str | None
+    update_strategy: "UpdateStrategy"
+    access: "AccessOptions"
+
+    @property
+    def base(self) -> str:
+        """URL of the base path."""
+        from ..client.address import base_url
+
+        return base_url(self.url, self.base_path)
+
+
+def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
+    """Add URL and options to a command, which gets them as `target`. `stream`: it holds a stream."""
+    options = [
+        click.argument("url", envvar="HEADCOUNT_URL"),
+        click.option(
+            "--base-path",
+            envvar="HEADCOUNT_BASE_PATH",
+            metavar="PATH",
+            help="Where Headcount is below URL [default: as URL says, else /__skew].",
+        ),
+        click.option(
+            "--header",
+            "headers",
+            multiple=True,
+            metavar="NAME:VALUE",
+            envvar="HEADCOUNT_HEADER",
+            help="Send this header; may be repeated.",
+        ),
+        click.option("--cookie", envvar="HEADCOUNT_COOKIES", metavar="NAME=VALUE", help="Send these cookies."),
+        click.option(
+            "--ca-file",
+            envvar="HEADCOUNT_CA_FILE",
+            type=click.Path(exists=True, dir_okay=False),
+            help="Trust the authorities in this file.",
+        ),
+        click.option("--insecure", is_flag=True, envvar="HEADCOUNT_INSECURE", help="Do not check certificates."),
+        click.option(
+            "--proxy",
+            envvar="HEADCOUNT_PROXY",
+            metavar="URL",
+            help="Go through this proxy; 'none': through none [default: as HTTPS_PROXY and NO_PROXY say].",
+        ),
+    ]
+    if token:
+        options.insert(
+            1,
+            click.option(
+                "--token",
+                envvar=["HEADCOUNT_TOKEN", "HEADCOUNT_ADMIN_TOKEN"],
+                metavar="TOKEN",
+                help="Bearer token. Safer as HEADCOUNT_TOKEN: command lines are public.",
+            ),
+        )
+    if stream:
+        options.append(
+            click.option(
+                "--update-strategy",
+                envvar="HEADCOUNT_UPDATE_STRATEGY",
+                type=click.Choice(["auto", "sse", "ws"]),
+                default="auto",
+                show_default=True,
+                help="How to watch.",
+            )
+        )
+
+    def decorate(function: F) -> F:
+        def with_target(**values: Any) -> Any:
+            access: AccessOptions = {
+                "token": values.pop("token", None) or None,
+                "headers": _headers(values.pop("headers")),
+                "cookies": values.pop("cookie") or None,
+                "verify": not values.pop("insecure"),
+                "proxy": True,
+            }
+            if ca_file := values.pop("ca_file"):
+                access["verify"] = ca_file
+            if proxy := values.pop("proxy"):
+                access["proxy"] = False if proxy.lower() == "none" else proxy
+            strategy: UpdateStrategy = values.pop("update_strategy") if stream else "auto"
+            target = Target(values.pop("url"), values.pop("base_path"), strategy, access)
+            return function(target=target, **values)
+
+        with_target.__name__, with_target.__doc__ = function.__name__, function.__doc__
+        wrapped: Any = with_target
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        wrapped.__click_params__ = [*getattr(function, "__click_params__", []), *wrapped.__click_params__]
+        decorated: F = wrapped
+        return decorated
+
+    return decorate
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, envvar="HEADCOUNT_JSON", help="Write JSON to the standard output."
+)
+
+
+def _headers(pairs: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, colon, value = pair.partition(":")
+        if not colon or not name.strip():
+            raise click.BadParameter(f"{pair!r} is no header; write it as 'X-Name: value'.", param_hint="--header")
+        found[name.strip()] = value.strip()
+    return found

@@ -1,0 +1,265 @@
+"""`headcount stats`, `release` and `wait`: real processes against a real server."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from server import peers
+
+from .processes import TOKEN, VERSION, Command, Serve, run
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Serve]:
+    with Serve(stats_interval=0.02) as server:
+        yield server
+
+
+@pytest.fixture
+async def server(shared: Serve) -> AsyncIterator[Serve]:
+    yield shared
+    await peers.everybody_leaves()
+    async with asyncio.timeout(20):
+        while (await peers.ask(shared.origin, "GET", "/__skew/admin/stats", None, AUTH))[1]["total"]:
+            await asyncio.sleep(0.01)
+
+
+AUTH = {"Authorization": f"Bearer {TOKEN}"}
+
+
+async def command(*arguments: str, **options: object) -> tuple[int, str, str]:
+    done = await asyncio.to_thread(run, *arguments, **options)  # type: ignore[arg-type]
+    return done.returncode, done.stdout, done.stderr
+
+
+async def pages(server: Serve, *versions: str, route: str = "/") -> list[peers.Sse]:
+    return [await peers.Sse.open(server.origin, version=version, route=route) for version in versions]
+
+
+def waiting(server: Serve, *arguments: str) -> Command:
+    return Command("wait", server.url, "--token", TOKEN, *arguments)
+
+
+# ---- stats
+
+
+async def test_stats_shows_figures_to_people(server: Serve) -> None:
+    await pages(server, "v1", "v1", "v2", route="/shopping")
+    code, out, err = await command("stats", server.origin, "--token", TOKEN, "--list")
+    assert (code, err) == (0, "")
+    assert out.startswith("3 connections\n")
+    assert "v1                  2  66.7%  ███████████\n" in out
+    assert "/shopping           3 100.0%  ████████████████\n" in out
+    assert out.count("/shopping") == 4
+    assert "\x1b" not in out
+
+
+async def test_stats_as_json_is_what_the_server_says(server: Serve) -> None:
+    await pages(server, "v1")
+    code, out, _ = await command("stats", server.url, "--json", env={"HEADCOUNT_TOKEN": TOKEN})
+    assert code == 0
+    assert json.loads(out) == (await peers.ask(server.origin, "GET", "/__skew/admin/stats", None, AUTH))[1]
+    assert out.count("\n") == 1
+
+
+async def test_stats_takes_its_url_and_options_from_the_environment(server: Serve) -> None:
+    env = {"HEADCOUNT_URL": server.origin, "HEADCOUNT_ADMIN_TOKEN": TOKEN, "HEADCOUNT_JSON": "1"}
+    code, out, _ = await command("stats", env=env)
+    assert code == 0
+    assert json.loads(out)["total"] == 0
+
+
+async def test_labels_can_do_no_harm_in_a_terminal(server: Serve) -> None:
+    await pages(server, "v\u202e1", route="/" + "長" * 300)
+    code, out, _ = await command("stats", server.url, "--token", TOKEN)
+    assert code == 0
+    assert "\u202e" not in out
+    assert "v�1" in out
+    assert all(len(line) + line.count("長") <= 80 for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["stats", "{url}"], 1, "send Authorization: Bearer"),
+        (["stats", "{url}", "--token", "wrong"], 1, "not authorised"),
+        (["stats", "{url}/elsewhere", "--token", TOKEN], 1, "give the URL with its base path"),
+        (["stats", "http://127.0.0.1:9"], 1, "nothing listens there"),
+        (["stats", "ftp://example.com"], 1, "write it as https://www.example.com"),
+        (["stats"], 2, "Missing argument 'URL'"),
+        (["stats", "{url}", "--header", "nonsense"], 2, "write it as 'X-Name: value'"),
+        (["stats", "{url}", "--token", "two words"], 1, "The token is empty or holds a space"),
+        (["release", "{url}"], 2, "Missing argument"),
+        (["release", "", "{url}", "--token", TOKEN], 1, "send the build id"),
+        (["release", "v9", "{url}"], 1, "not authorised"),
+        (["wait", "{url}", "--token", TOKEN], 2, "none of them is given"),
+        (["wait", "{url}", "--version", "a", "--outdated"], 2, "--version and --outdated are given"),
+        (["wait", "{url}", "--outdated", "--below", "many"], 2, "write how many may be left, as 5 or 1%"),
+        (["wait", "{url}", "--outdated", "--below", "101%"], 2, "more than all"),
+        (["wait", "{url}", "--outdated", "--for", "soon"], 2, "write it as 30s, 10m or 1h30m"),
+        (["wait", "{url}", "--outdated", "--token", "wrong"], 1, "not authorised"),
+        (["wait", "{url}/elsewhere", "--outdated"], 1, "base path"),
+        (["wait", "http://127.0.0.1:9", "--outdated", "--timeout", "1s"], 4, "no contact with the server"),
+        (["wait", "http://127.0.0.1:9", "--outdated", "--lost-after", "1s"], 4, "Contact with the server is lost"),
+        (["nonsense"], 2, "No such command 'nonsense'"),
+    ],
+)
+async def test_what_goes_wrong_is_said_in_a_sentence(
+    server: Serve, arguments: list[str], code: int, words: str
+) -> None:
+    told, out, err = await command(*[word.format(url=server.url) for word in arguments])
+    assert (told, out) == (code, "")
+    assert words in err
+    assert "Traceback" not in err
+
+
+# ---- release
+
+
+async def test_release_tells_pages_and_those_who_come_later(server: Serve) -> None:
+    [page] = await pages(server, VERSION)
+    code, out, _ = await command("release", "2026.11.4", server.url, "--token", TOKEN)
+    assert (code, out) == (0, "2026.11.4 is current.\n")
+    await page.until(lambda one: bool(one.of_type("version")))
+    assert page.of_type("version")[0]["version"] == "2026.11.4"
+    old, new = await pages(server, VERSION, "2026.11.4")
+    await old.until(lambda one: bool(one.of_type("version")))
+    socket = await peers.WebSocket.open(server.origin, version=VERSION)
+    await socket.until(lambda one: bool(one.of_type("version")))
+    assert not new.of_type("version"), "it is there already"
+    code, out, _ = await command("release", VERSION, server.url, "--token", TOKEN, "--json")
+    assert (code, json.loads(out)) == (0, {"ok": True, "version": VERSION})
+    await page.until(lambda one: len(one.of_type("version")) == 2)
+
+
+# ---- wait
+
+
+async def test_wait_returns_when_the_last_has_gone(server: Serve) -> None:
+    old = await pages(server, "old", "old", "new")
+    with waiting(server, "--version", "old") as command:
+        await asyncio.to_thread(command.until, "2 of 3 connections on version old")
+        old[0].fin()
+        old[1].fin()
+        assert await asyncio.to_thread(command.end) == 0
+        assert "Done: none of 1 connection left on version old" in command.output
+
+
+async def test_wait_holds_at_once_when_nobody_is_there(server: Serve) -> None:
+    code, out, _ = await command("wait", server.url, "--token", TOKEN, "--version", "old", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["waitedMs"] >= 0
+    assert told | {"waitedMs": 0} == {
+        "ok": True,
+        "exitCode": 0,
+        "reason": "It holds.",
+        "left": 0,
+        "most": 0,
+        "total": 0,
+        "bound": "0",
+        "waitedMs": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("versions", "arguments", "code"),
+    [
+        (["old", "new"], ["--version", "old", "--below", "1"], 0),
+        (["old", "old", "new"], ["--version", "old", "--below", "1"], 3),
+        (["old", "new"], ["--version", "old", "--below", "50%"], 0),
+        (["old", "old", "new"], ["--version", "old", "--below", "50%"], 3),
+        (["new", "new"], ["--not-version", "new"], 0),
+        (["new", ""], ["--not-version", "new"], 3),
+        ([VERSION], ["--outdated"], 0),
+        ([VERSION, "old"], ["--outdated"], 3),
+        ([VERSION, ""], ["--outdated"], 3),
+    ],
+)
+async def test_wait_knows_whom_it_waits_for(
+    server: Serve, versions: list[str], arguments: list[str], code: int
+) -> None:
+    await pages(server, *versions)
+    told, out, err = await command("wait", server.url, "--token", TOKEN, *arguments, "--timeout", "1s", "--json")
+    assert told == code, err
+    assert json.loads(out)["exitCode"] == code
+    if code == 3:
+        assert "The time is up" in err
+
+
+async def test_outdated_is_judged_by_the_released_version(server: Serve) -> None:
+    with Serve() as own:
+        await pages(own, VERSION)
+        with waiting(own, "--outdated") as command:
+            assert await asyncio.to_thread(command.end) == 0
+        await asyncio.to_thread(run, "release", "2026.11.4", own.url, "--token", TOKEN)
+        with waiting(own, "--outdated", "--timeout", "1s") as command:
+            assert await asyncio.to_thread(command.end) == 3
+            assert "still outdated" in command.output
+        await peers.everybody_leaves()
+
+
+async def test_wait_must_hold_for_as_long_as_told(server: Serve) -> None:
+    with waiting(server, "--version", "old", "--for", "2s") as command:
+        await asyncio.to_thread(command.until, "holds for 0 s of 2 s")
+        [page] = await pages(server, "old")
+        await asyncio.to_thread(command.until, "1 of 1 connection on version old, at most 0 may be")
+        page.fin()
+        started = asyncio.get_running_loop().time()
+        assert await asyncio.to_thread(command.end) == 0
+        assert asyncio.get_running_loop().time() - started >= 1.9
+        assert command.output.count("holds for 0 s of 2 s") == 2
+
+
+@pytest.mark.parametrize("strategy", ["sse", "ws"])
+async def test_a_server_that_is_gone_is_no_zero(strategy: str) -> None:
+    with Serve() as own:
+        arguments = ["--version", "old", "--for", "3s", "--lost-after", "5s", "--update-strategy", strategy]
+        with waiting(own, *arguments) as command:
+            await asyncio.to_thread(command.until, "holds for 0 s of 3 s")
+            await asyncio.to_thread(own.stop, gently=False)
+            await asyncio.to_thread(command.until, "no contact with the server")
+            assert await asyncio.to_thread(command.end) == 4
+            assert "Contact with the server is lost" in command.output
+
+
+async def test_wait_goes_on_after_a_restart(server: Serve) -> None:
+    with Serve(reconnect_spread=0.1) as own:
+        await pages(own, "old")
+        with waiting(own, "--version", "old", "--for", "1s") as command:
+            await asyncio.to_thread(command.until, "1 of 1 connection on version old")
+            await asyncio.to_thread(own.stop)
+            await asyncio.to_thread(command.until, "no contact with the server")
+            await asyncio.to_thread(own.start)
+            assert await asyncio.to_thread(command.end) == 0
+
+
+async def test_a_stream_that_hangs_is_not_believed(server: Serve) -> None:
+    """The process is stopped: its sockets stay open, and its last figures would hold for ever."""
+    with Serve() as own:
+        with waiting(own, "--version", "old", "--for", "1s", "--timeout", "4s") as command:
+            await asyncio.to_thread(command.until, "holds for 0 s of 1 s")
+            assert own.command is not None
+            own.command.signal(signal.SIGSTOP)
+            code = await asyncio.to_thread(command.end)
+            own.command.signal(signal.SIGCONT)
+        assert code == 4, command.output
+
+
+async def test_ctrl_c_ends_waiting(server: Serve) -> None:
+    await pages(server, "old")
+    with waiting(server, "--version", "old") as command:
+        await asyncio.to_thread(command.until, "1 of 1")
+        command.signal(signal.SIGINT)
+        assert await asyncio.to_thread(command.end) == 130
+        assert "Traceback" not in command.output

@@ -1,0 +1,141 @@
+"""`headcount swarm`: real pages from one process, on loopback only."""
+
+import asyncio
+import json
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from headcount.client import use_active_connections
+
+from .processes import TOKEN, VERSION, Command, Serve, run
+from .terminal import Terminal
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Serve]:
+    with Serve(stats_interval=0.02, reconnect_spread=0.2) as serving:
+        yield serving
+
+
+def swarm(server: Serve, *arguments: str) -> Command:
+    return Command("swarm", server.origin, "--token", TOKEN, "--rate", "2000", *arguments)
+
+
+async def ended(command: Command) -> dict[str, Any]:
+    command.signal(signal.SIGINT)
+    assert await asyncio.to_thread(command.end) == 0, command.output
+    assert "Traceback" not in command.output
+    told: dict[str, Any] = json.loads(command.output[command.output.rindex('{"connections"') :])
+    return told
+
+
+@pytest.mark.parametrize("strategy", ["sse", "ws", "both"])
+async def test_pages_are_counted_by_version_and_route_and_leave(server: Serve, strategy: str) -> None:
+    async with asyncio.timeout(60), use_active_connections(server.url, token=TOKEN) as live:
+        await live.wait_for(lambda stats: stats.total == 0)
+        arguments = ["--connections", "300", "--versions", "old:2,new:1", "--routes", "/a,/b", "--navigate", "0.5s"]
+        with swarm(server, *arguments, "--update-strategy", strategy, "--json") as command:
+            stats = await live.wait_for(lambda stats: stats.total == 300)
+            assert stats.versions == {"old": 200, "new": 100}
+            assert set(stats.routes) == {"/a", "/b"}
+            first = {row.id: row.route for row in stats.connections}
+            await live.wait_for(lambda stats: sum(first.get(row.id) != row.route for row in stats.connections) > 50)
+            told = await ended(command)
+        assert told["everOpen"] == told["mostOpen"] == 300
+        assert told["navigations"] > 50
+        assert (told["refused"], told["lost"], told["failedNavigations"], told["errors"]) == (0, 0, 0, {})
+        assert told["openedAfterMs"]["median"] <= told["openedAfterMs"]["p99"]
+        await live.wait_for(lambda stats: stats.total == 0)
+
+
+async def test_after_a_release_pages_reload_onto_it(server: Serve) -> None:
+    async with asyncio.timeout(60), use_active_connections(server.url, token=TOKEN) as live:
+        arguments = ["--release", "released", "--release-after", "0.5s", "--reload-within", "1s", "--json"]
+        with swarm(server, "--connections", "50", *arguments) as command:
+            await live.wait_for(lambda stats: stats.versions.get(VERSION, 0) > 0)
+            await live.wait_for(lambda stats: stats.versions == {"released": 50})
+            told = await ended(command)
+        assert told["reloads"] == 50
+
+
+async def test_pages_lose_their_connection_and_come_back(server: Serve) -> None:
+    async with asyncio.timeout(60), use_active_connections(server.url, token=TOKEN) as live:
+        with swarm(server, "--connections", "50", "--reconnect", "0.3s", "--navigate", "0", "--json") as command:
+            ids: set[str] = set()
+
+            def seen(stats: Any) -> bool:
+                ids.update(row.id for row in stats.connections)
+                return len(ids) > 150
+
+            await live.wait_for(seen)
+            told = await ended(command)
+        assert told["reconnects"] >= 100
+        assert told["lost"] == 0
+
+
+async def test_a_restart_of_the_server_is_survived() -> None:
+    with Serve(reconnect_spread=0.2) as own, swarm(own, "--connections", "40", "--json") as command:
+        async with asyncio.timeout(60), use_active_connections(own.url, token=TOKEN) as live:
+            await live.wait_for(lambda stats: stats.total == 40)
+            await asyncio.to_thread(own.stop)
+            await asyncio.to_thread(own.start)
+            await live.wait_for(lambda stats: stats.total == 40 and not live.is_stale.value)
+        told = await ended(command)
+    assert told["reconnects"] >= 40
+    assert told["drains"] >= 40
+
+
+async def test_it_ends_when_time_is_up_and_says_what_happened(server: Serve) -> None:
+    done = await asyncio.to_thread(run, "swarm", server.origin, "--connections", "20", "--duration", "1s")
+    assert done.returncode == 0
+    assert done.stdout.startswith("20 of 20 pages were open, 20 at once.\nA stream was open after ")
+    assert "0 of 20 open" in done.stderr
+
+
+async def test_progress_is_one_line_on_a_terminal(server: Serve) -> None:
+    with Terminal("swarm", server.origin, "--connections", "20", "--duration", "2s") as terminal:
+        await asyncio.to_thread(terminal.until, "████████████ 20 of 20 open")
+        assert await asyncio.to_thread(terminal.end) == 0
+        assert "20 of 20 pages were open" in terminal.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["http://127.0.0.1:9"], 1, "nothing listens there"),
+        (["https://www.example.com"], 2, "add --yes if it is yours to load"),
+        (["{url}", "--versions", "v1:many"], 2, "write it as v1:3,v2:1"),
+        (["{url}", "--routes", "products"], 2, "write paths with a leading slash"),
+        (["{url}", "--connections", "0"], 2, "--connections"),
+        (["{url}/elsewhere"], 1, "base path"),
+    ],
+)
+async def test_what_goes_wrong_is_said_in_a_sentence(
+    server: Serve, arguments: list[str], code: int, words: str
+) -> None:
+    done = await asyncio.to_thread(run, "swarm", *[word.format(url=server.url) for word in arguments])
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_server_that_is_full_is_told(server: Serve) -> None:
+    with Serve(max_connections=10) as own:
+        done = await asyncio.to_thread(
+            run, "swarm", own.origin, "--connections", "20", "--duration", "1s", "--json", "--update-strategy", "sse"
+        )
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert told["everOpen"] == 10
+    assert told["refused"] >= 10
+    assert "503 Service Unavailable" in told["errors"]

@@ -1,0 +1,93 @@
+"""`headcount top` in a real terminal, against a real server."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from server import peers
+
+from .processes import TOKEN, VERSION, Serve, run
+from .terminal import Terminal
+
+pytestmark = pytest.mark.anyio
+
+ENV = {"HEADCOUNT_TOKEN": TOKEN}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def server() -> Iterator[Serve]:
+    with Serve(reconnect_spread=0.1) as serving:
+        yield serving
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 50)])
+async def test_it_shows_the_figures_and_quits(server: Serve, size: tuple[int, int]) -> None:
+    for version, route in (("v1", "/shopping"), ("v1", "/"), (VERSION, "/")):
+        await peers.WebSocket.open(server.origin, version=version, route=route)
+    with Terminal("top", server.url, env=ENV, columns=size[0], lines=size[1]) as terminal:
+        for words in ("3 connections", "2 outdated (67%)", "/shopping", f"{VERSION} (current)", "live", "Quit"):
+            await asyncio.to_thread(terminal.until, words)
+        terminal.forget()
+        page = await peers.WebSocket.open(server.origin, version="v1")
+        # Only what changed is written again.
+        await asyncio.to_thread(terminal.until, "3 outdated (75%)")
+        page.fin()
+        terminal.type("q")
+        assert await asyncio.to_thread(terminal.end) == 0
+    await peers.everybody_leaves()
+
+
+async def test_it_survives_a_restart_of_the_server(server: Serve) -> None:
+    await peers.WebSocket.open(server.origin, version="v1")
+    with Terminal("top", server.url, env=ENV) as terminal:
+        await asyncio.to_thread(terminal.until, "1 connection")
+        await asyncio.to_thread(server.stop, gently=False)
+        await asyncio.to_thread(terminal.until, "RECONNECTING")
+        terminal.forget()
+        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(terminal.until, "live")
+        terminal.type("q")
+        assert await asyncio.to_thread(terminal.end) == 0
+    await peers.everybody_leaves()
+
+
+async def test_it_takes_another_size(server: Serve) -> None:
+    with Terminal("top", server.url, env=ENV) as terminal:
+        await asyncio.to_thread(terminal.until, "0 connections")
+        terminal.forget()
+        terminal.resize(120, 40)
+        await asyncio.to_thread(terminal.until, "Pause")
+        terminal.type("q")
+        assert await asyncio.to_thread(terminal.end) == 0
+
+
+async def test_it_needs_no_colour(server: Serve) -> None:
+    await peers.WebSocket.open(server.origin, version="v1")
+    with Terminal("top", server.url, env={**ENV, "NO_COLOR": "1"}) as terminal:
+        await asyncio.to_thread(terminal.until, "1 outdated")
+        terminal.type("q")
+        assert await asyncio.to_thread(terminal.end) == 0
+    # Whatever is written in true colour is grey: red, green and blue are the same.
+    colours = re.findall(r"[34]8;2;(\d+);(\d+);(\d+)", terminal.raw)
+    assert all(red == green == blue for red, green, blue in colours)
+    assert not re.search(r"\x1b\[[0-9;]*\b(3[1-6]|9[1-6])m", terminal.raw)
+    await peers.everybody_leaves()
+
+
+async def test_without_a_right_it_says_so_and_leaves(server: Serve) -> None:
+    with Terminal("top", server.url, "--token", "wrong") as terminal:
+        assert await asyncio.to_thread(terminal.end) == 1
+        assert "not authorised" in terminal.text
+
+
+async def test_without_a_terminal_it_says_what_to_use(server: Serve) -> None:
+    done = await asyncio.to_thread(run, "top", server.url, env=ENV)
+    assert done.returncode == 1
+    assert "headcount stats" in done.stderr
