@@ -40,7 +40,8 @@ _NO_OPTIONS = ("cookie", *Config.__struct_fields__[_FIRST:])
     \b
     Example:
       export HEADCOUNT_ADMIN_TOKEN=$(openssl rand -hex 24)
-      headcount serve --version 2026.11.3 --route-tracking --allowed-origins https://www.example.com
+      headcount serve --version 2026.11.3 --route-tracking \\
+                      --allowed-origins https://www.example.com
     """,
 )
 @listening

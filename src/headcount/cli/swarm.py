@@ -46,7 +46,7 @@ class _Versions(click.ParamType[dict[str, int]]):
     "swarm",
     epilog="""
     \b
-    Exit codes: 0 all pages were open, 1 some never were, or an error, 2 wrong usage.
+    Exit codes: 0 all pages were open, 1 some never were or an error, 2 wrong usage.
 
     \b
     Example, a deploy under load:

@@ -13,9 +13,13 @@ from .target import Target, target_options
     "top",
     epilog="""
     \b
-    Keys: / filter, esc clears it, v r c give versions, routes or connections the whole screen and take it back,
-    space holds the picture still, q quits.
+    Keys:
+      /      filter by part of an id, version, route or address; esc clears it
+      v r c  the whole screen for versions, routes or connections, and back
+      space  hold the picture still
+      q      quit
 
+    \b
     Exit codes: 0 you quit, 1 an error, 2 wrong usage.
     """,
 )

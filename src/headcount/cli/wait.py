@@ -1,6 +1,7 @@
 """`headcount wait`: the gate of a deploy."""
 
 import asyncio
+import importlib
 import shutil
 import sys
 import time
@@ -150,6 +151,8 @@ def command(
         selection = Selection("version", version)
     else:
         selection = Selection("not-version", not_version)
+    # Before the clock starts: on a busy machine it may take a second.
+    importlib.import_module("headcount.client")
     progress = _Progress(selection, below, hold)
     judge = Judge(selection, below, hold, time.monotonic())
     code, verdict, why = asyncio.run(_Waiting(target, judge, timeout, lost_after, progress.show).run())

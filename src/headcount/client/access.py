@@ -61,8 +61,9 @@ class Access:
         for name, value in (headers or {}).items():
             self.headers[name.lower()] = value
         if token is not None:
-            if not token or not token.isascii() or any(character.isspace() for character in token):
-                raise ConfigError("The token is empty or holds a space, a line break or a non-ASCII letter.")
+            token = token.strip()  # what was read from a file ends in a newline
+            if not token or not token.isascii() or not token.isprintable():
+                raise ConfigError("The token is empty, or holds a line break or a letter that is not ASCII.")
             self.headers["authorization"] = f"Bearer {token}"
         if cookies:
             self.headers["cookie"] = _cookie_header(cookies)

@@ -293,7 +293,9 @@ describe('after a reconnect', () => {
     page.stream.says(stats);
     page.stream.breaks();
     expect(snapshot(page)).toMatchObject({ total: 2, authorized: true, isStale: true, status: 'reconnecting' });
+    expect(page.stream.url.searchParams.has('reconnect')).toBe(false);
     await vi.advanceTimersByTimeAsync(1000);
+    expect(page.stream.url.searchParams.get('reconnect')).toBe('1');
     page.stream.connects({ connectionId: 'second' });
     expect(snapshot(page)).toMatchObject({ total: 2, authorized: true, isStale: true, status: 'open' });
     const asked = updateStrategy === 'ws' ? page.stream.sent : [page.posts.at(-1)!.body];

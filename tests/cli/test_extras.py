@@ -1,0 +1,83 @@
+"""What happens where an extra is not installed: one sentence that says what to install, and nothing else breaks."""
+
+import subprocess
+import sys
+
+import pytest
+
+from .processes import environment
+
+BLOCK = """
+import sys
+for name in {names!r}:
+    sys.modules[name] = None  # importing it fails, as if it were not there
+"""
+
+
+def without(names: tuple[str, ...], program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a Python in which these packages are not installed."""
+    return subprocess.run(
+        [sys.executable, "-c", BLOCK.format(names=names) + program, *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("package", ["httpx2", "websockets"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("stats", "localhost:9"),
+        ("wait", "localhost:9", "--outdated"),
+        ("release", "v1", "localhost:9"),
+        ("doctor", "localhost:9"),
+        ("top", "localhost:9"),
+    ],
+    ids=lambda arguments: str(arguments[0]),
+)
+def test_commands_that_ask_a_server_say_what_to_install(package: str, arguments: tuple[str, ...]) -> None:
+    done = without((package,), "from headcount.cli import main; main()", *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "headcount: The client needs httpx2 and websockets; run: pip install 'headcount[client]'\n"
+
+
+def test_top_says_what_to_install() -> None:
+    done = without(("textual",), "from headcount.cli import main; main()", "top", "localhost:9")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "headcount: `headcount top` needs textual; run: pip install 'headcount[tui]'\n"
+
+
+def test_metrics_say_what_to_install() -> None:
+    program = """
+from headcount import ConfigError, Headcount
+headcount = Headcount(version="v1", metrics_token="scraper")
+try:
+    headcount.collector()
+except ConfigError as error:
+    print(error)
+
+import asyncio
+sent = []
+async def receive(): return {"type": "http.request", "body": b""}
+async def send(message): sent.append(message)
+scope = {"type": "http", "method": "GET", "path": "/__skew/metrics", "query_string": b"", "scheme": "http",
+         "headers": [(b"authorization", b"Bearer scraper")], "client": None, "server": None, "http_version": "1.1"}
+asyncio.run(headcount(scope, receive, send))
+print(sent[0]["status"], sent[1]["body"].decode())
+"""
+    done = without(("prometheus_client",), program)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first == "Metrics need prometheus-client; run: pip install 'headcount[metrics]'"
+    assert second.startswith("501 ")
+    assert "headcount[metrics]" in second
+
+
+def test_the_rest_needs_no_extra() -> None:
+    everything = ("httpx2", "httpx", "websockets", "textual", "rich", "prometheus_client", "uvicorn")
+    done = without(everything, "from headcount.cli import main; main()", "config", "--version", "v1")
+    assert done.returncode == 0
+    assert without(everything, "import headcount; headcount.Headcount(version='v1')").returncode == 0
