@@ -18,6 +18,7 @@ COMMAND_VARIABLES: Final = frozenset(
     for name in (
         "BELOW",
         "CA_FILE",
+        "CONNECTIONS",
         "COOKIES",
         "DEPLOY_EVERY",
         "DURATION",
@@ -43,14 +44,11 @@ COMMAND_VARIABLES: Final = frozenset(
         "RELOAD_WITHIN",
         "ROUTES",
         "SEED",
-        "SWARM_CONNECTIONS",
-        "SWARM_UPDATE_STRATEGY",
         "TIMEOUT",
         "TOKEN",
         "URL",
         "VERSIONS",
         "VISITORS",
-        "WAIT_VERSION",
         "WORKERS",
         "YES",
     )

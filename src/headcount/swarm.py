@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from .client.delays import CROWD_ATTEMPT, backoff
 from .errors import ConfigError
 
-Strategy: TypeAlias = Literal["sse", "ws", "both"]
+Strategy: TypeAlias = Literal["sse", "ws", "auto"]
 
 _MASK: Final = b"\x00\x00\x00\x00"
 """Clients must mask; with zeros the text stays as it is."""
@@ -50,7 +50,7 @@ class Plan(NamedTuple):
         reconnect: Mean time until a page loses its connection and comes back; 0: never.
         reload_within: After a release, the longest time until a page is reloaded; 0: never reloaded.
         rate: Connections opened a second, at most.
-        strategy: SSE, WebSocket, or one after the other.
+        strategy: SSE, WebSocket, or half of each.
         seed: The same gives the same pages on the same paths.
     """
 
@@ -61,7 +61,7 @@ class Plan(NamedTuple):
     reconnect: float = 0.0
     reload_within: float = 30.0
     rate: float = 500.0
-    strategy: Strategy = "both"
+    strategy: Strategy = "auto"
     seed: int = 1
 
 
@@ -215,7 +215,7 @@ class Swarm:
 
     async def _live(self, number: int, version: str) -> None:
         rng = random.Random(f"{self._plan.seed}/{number}")  # noqa: S311  nothing secret
-        kind = self._plan.strategy if self._plan.strategy != "both" else ("sse", "ws")[number % 2]
+        kind = self._plan.strategy if self._plan.strategy != "auto" else ("sse", "ws")[number % 2]
         route, attempt, again = rng.choice(self._plan.routes), 0, False
         clock, first = time.monotonic, True
         while True:

@@ -222,6 +222,30 @@ async def test_wait_must_hold_for_as_long_as_told(server: Serve) -> None:
         assert command.output.count("holds for 0 s of 2 s") == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "env", "selected"),
+    [
+        ([], {"HEADCOUNT_VERSION": "old"}, "on version old"),
+        ([], {"HEADCOUNT_NOT_VERSION": "old"}, "not on version old"),
+        (["--not-version", "a"], {"HEADCOUNT_VERSION": "old"}, "not on version a"),
+        (["--outdated"], {"HEADCOUNT_VERSION": "old", "HEADCOUNT_NOT_VERSION": "b"}, "outdated"),
+    ],
+)
+async def test_the_command_line_wins_over_the_environment(
+    server: Serve, arguments: list[str], env: dict[str, str], selected: str
+) -> None:
+    code, out, _ = await command("wait", server.url, "--token", TOKEN, *arguments, env=env)
+    assert code == 0
+    assert f"0 connections left {selected}," in out
+
+
+async def test_two_wishes_in_the_environment_are_one_too_many(server: Serve) -> None:
+    env = {"HEADCOUNT_VERSION": "old", "HEADCOUNT_NOT_VERSION": "new"}
+    code, _, err = await command("wait", server.url, "--token", TOKEN, env=env)
+    assert code == 2
+    assert "--version and --not-version are given" in err
+
+
 @pytest.mark.parametrize("strategy", ["sse", "ws"])
 async def test_a_server_that_is_gone_is_no_zero(strategy: str) -> None:
     with Serve() as own:

@@ -39,7 +39,7 @@ async def ended(command: Command) -> dict[str, Any]:
     return told
 
 
-@pytest.mark.parametrize("strategy", ["sse", "ws", "both"])
+@pytest.mark.parametrize("strategy", ["sse", "ws", "auto"])
 async def test_pages_are_counted_by_version_and_route_and_leave(server: Serve, strategy: str) -> None:
     async with asyncio.timeout(60), use_active_connections(server.url, token=TOKEN) as live:
         await live.wait_for(lambda stats: stats.total == 0)

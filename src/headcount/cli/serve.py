@@ -29,7 +29,7 @@ def _listed(_context: click.Context, _parameter: click.Parameter, values: tuple[
 
 
 _FIRST = Config.__struct_fields__.index("stats_interval")
-_NO_OPTIONS = ("cookie", *Config.__struct_fields__[_FIRST:])
+_NO_OPTIONS = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST:])
 
 
 @click.command(

@@ -46,7 +46,7 @@ class _Versions(click.ParamType[dict[str, int]]):
     "swarm",
     epilog="""
     \b
-    Exit codes: 0 all pages were open, 1 some never were or an error, 2 wrong usage.
+    Exit codes: 0 all pages were open, 1 some never were, 2 wrong usage.
 
     \b
     Example, a deploy under load:
@@ -60,7 +60,7 @@ class _Versions(click.ParamType[dict[str, int]]):
     default=100,
     show_default=True,
     type=click.IntRange(1, 1_000_000),
-    envvar="HEADCOUNT_SWARM_CONNECTIONS",
+    envvar="HEADCOUNT_CONNECTIONS",
     help="Pages to hold open.",
 )
 @click.option(
@@ -78,11 +78,11 @@ class _Versions(click.ParamType[dict[str, int]]):
 )
 @click.option(
     "--update-strategy",
-    type=click.Choice(["sse", "ws", "both"]),
-    default="both",
+    type=click.Choice(["auto", "sse", "ws"]),
+    default="auto",
     show_default=True,
-    envvar="HEADCOUNT_SWARM_UPDATE_STRATEGY",
-    help="Which streams they use.",
+    envvar="HEADCOUNT_UPDATE_STRATEGY",
+    help="Which streams they use; auto: half of each.",
 )
 @click.option(
     "--navigate",

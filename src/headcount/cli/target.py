@@ -67,7 +67,7 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
             envvar="HEADCOUNT_HEADER",
             help="Send this header; may be repeated.",
         ),
-        click.option("--cookie", envvar="HEADCOUNT_COOKIES", metavar="NAME=VALUE", help="Send these cookies."),
+        click.option("--cookies", envvar="HEADCOUNT_COOKIES", metavar="NAME=VALUE", help="Send these cookies."),
         click.option(
             "--ca-file",
             envvar="HEADCOUNT_CA_FILE",
@@ -105,11 +105,11 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
         )
 
     def decorate(function: F) -> F:
-        def with_target(**values: Any) -> Any:
+        def with_target(*arguments: Any, **values: Any) -> Any:
             access: AccessOptions = {
                 "token": values.pop("token", None) or None,
                 "headers": _headers(values.pop("headers")),
-                "cookies": values.pop("cookie") or None,
+                "cookies": values.pop("cookies") or None,
                 "verify": not values.pop("insecure"),
                 "proxy": True,
             }
@@ -119,7 +119,7 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
                 access["proxy"] = False if proxy.lower() == "none" else proxy
             strategy: UpdateStrategy = values.pop("update_strategy") if stream else "auto"
             target = Target(values.pop("url"), values.pop("base_path"), strategy, access)
-            return function(target=target, **values)
+            return function(*arguments, target=target, **values)
 
         with_target.__name__, with_target.__doc__ = function.__name__, function.__doc__
         wrapped: Any = with_target

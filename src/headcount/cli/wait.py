@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from ..core.stats import Stats
 from ..errors import ClientError, NotAuthorized, Refused
@@ -77,7 +78,7 @@ class _BoundType(click.ParamType[Bound]):
     """,
 )
 @target_options(stream=True)
-@click.option("--version", envvar="HEADCOUNT_WAIT_VERSION", metavar="V", help="Wait for those on this version to go.")
+@click.option("--version", envvar="HEADCOUNT_VERSION", metavar="V", help="Wait for those on this version to go.")
 @click.option(
     "--not-version",
     envvar="HEADCOUNT_NOT_VERSION",
@@ -124,7 +125,10 @@ class _BoundType(click.ParamType[Bound]):
     help="Give up when nothing has been known for this long.",
 )
 @json_option
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     target: Target,
     version: str | None,
     not_version: str | None,
@@ -140,17 +144,7 @@ def command(
 
     Figures that are partial, old or missing are never taken for zero: they hold nothing, and --for starts anew.
     """
-    given = [name for name, value in (("--version", version), ("--not-version", not_version)) if value]
-    given += ["--outdated"] if outdated else []
-    if len(given) != 1:
-        told = f"{' and '.join(given)} are given" if given else "none of them is given"
-        raise click.UsageError(f"Give one of --version, --not-version and --outdated; {told}.")
-    if outdated:
-        selection = Selection("outdated")
-    elif version:
-        selection = Selection("version", version)
-    else:
-        selection = Selection("not-version", not_version)
+    selection = _selection(context, version, not_version, outdated=outdated)
     # Before the clock starts: on a busy machine it may take a second.
     importlib.import_module("headcount.client")
     progress = _Progress(selection, below, hold)
@@ -181,6 +175,26 @@ def command(
     if code != HELD:
         click.echo(f"headcount: {why}", err=True)
     return code
+
+
+def _selection(context: click.Context, version: str | None, not_version: str | None, *, outdated: bool) -> Selection:
+    """
+    Return what is waited for. What stands on the command line wins over the environment, where a build's
+    HEADCOUNT_VERSION may stand for other reasons.
+    """
+    found = {
+        "version": Selection("version", version) if version else None,
+        "not_version": Selection("not-version", not_version) if not_version else None,
+        "outdated": Selection("outdated") if outdated else None,
+    }
+    given = {name: selection for name, selection in found.items() if selection is not None}
+    said = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    chosen = [selection for name, selection in given.items() if name in said or not said]
+    if len(chosen) != 1:
+        names = [f"--{name.replace('_', '-')}" for name in (said or given)]
+        told = f"{' and '.join(sorted(names, key=len))} are given" if names else "none of them is given"
+        raise click.UsageError(f"Give one of --version, --not-version and --outdated; {told}.")
+    return chosen[0]
 
 
 class _Result(NamedTuple):
