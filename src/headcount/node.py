@@ -386,6 +386,7 @@ class Node:
             return 0
         with self._lock:
             self.released = version
+            self._registry.reserve_version(version)
             sessions = list(self.sessions.values())
             watchers = list(self._watchers.items())
         payload = self._released()

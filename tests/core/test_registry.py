@@ -496,3 +496,15 @@ def test_the_cursor_counts_only_matching_rows() -> None:
     assert [row.id for row in first] == ["c0", "c2"]
     assert cursor is not None
     assert registry.page(version="even", limit=2, after=cursor) == ([ConnectionInfo("c4", "even", "/")], None)
+
+
+def test_a_version_that_is_reserved_later_is_counted_apart_from_then_on() -> None:
+    registry = Registry(max_versions=1)
+    registry.open("a", "made-up", "/")
+    registry.open("b", "released", "/")
+    registry.reserve_version("released")
+    registry.open("c", "released", "/")
+    assert registry.snapshot().versions == {"made-up": 1, "(other)": 1, "released": 1}
+    registry.close("b")
+    registry.close("c")
+    assert registry.snapshot().versions == {"made-up": 1}

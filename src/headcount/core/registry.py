@@ -80,6 +80,10 @@ class LabelCounts:
         else:
             self.counts[label] = count - 1
 
+    def reserve(self, label: str) -> None:
+        """Count a label apart from now on, however many others there are; what is under `(other)` stays there."""
+        self._reserved |= {label}
+
     def note_changes(self, *, on: bool) -> None:
         """Start afresh to note changes, or stop and forget them."""
         self._before = {} if on else None
@@ -247,6 +251,10 @@ class Registry:
             self._routes.remove(record.route_label)
         self.revision += 1
         return record.info
+
+    def reserve_version(self, version: str) -> None:
+        """Count a version apart from now on, as those of `reserved_versions` are: one that was declared current."""
+        self._versions.reserve(version)
 
     def snapshot(self) -> Stats:
         """Return the figures now. O(versions + routes + rows listed)."""
