@@ -445,7 +445,7 @@ class Headcount:
             if stream is not None:
                 stream.post(Payload(connected))
                 opening.open(self.node, stream, listener)
-            return None
+                return None
         session = WebSocketSession(self.node, send, public, counted=opening.counted)
         session.open(connected, opening, listener)
         return session.serve(receive, partial(session.take, partial(self._asking, endpoint, scope, inner)))

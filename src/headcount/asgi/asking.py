@@ -245,19 +245,21 @@ class Common:
         self.wrapped = wrapped
         self.visitor = _VISITOR & scope.keys()
         # Of what middleware knows of the visitor only that it does: the rest would be of the first of them.
-        self.scope = {key: scope[key] for key in _COMMON if key in scope} | dict.fromkeys(self.visitor)
+        self.scope = {key: scope[key] for key in (*_COMMON, "state") if key in scope} | dict.fromkeys(self.visitor)
 
     def fits(self, scope: Scope, wrapped: ASGIApp | None) -> bool:
         """Say whether a handshake differs in nothing but its headers and its peer."""
-        return (
-            wrapped is self.wrapped
-            and _VISITOR & scope.keys() == self.visitor
-            and all(scope.get(key) == self.scope.get(key) for key in _COMMON)
-        )
+        if wrapped is not self.wrapped or _VISITOR & scope.keys() != self.visitor:
+            return False
+        if any(scope.get(key) != self.scope.get(key) for key in _COMMON):
+            return False
+        # By identity: these are the application's own objects, and what they take for equal may be two visitors'.
+        mine, other = self.scope.get("state") or {}, scope.get("state") or {}
+        return mine.keys() == other.keys() and all(mine[name] is other[name] for name in mine)
 
 
 _COMMON: Final = (
-    *("type", "asgi", "scheme", "server", "state"),
+    *("type", "asgi", "scheme", "server"),
     *("path", "raw_path", "root_path", "app_root_path", "app", "router"),
 )
 

@@ -43,8 +43,8 @@ class WebSocketOffer(Protocol):
         Take the socket over, after the handshake was accepted the ASGI way.
 
         Returns:
-            The stream, which the caller must tell `connected` and open in the node at once, and then return. None: the
-            peer has left.
+            The stream, which the caller must tell `connected` and open in the node at once, and then return. None: it
+            cannot be, so the stream stays where it is.
         """
 
 

@@ -87,15 +87,26 @@ class AloneProtocol(HeadcountProtocol):
         """Read, and then open what is to be a stream: not before, because the parser is in use until here."""
         super().data_received(data)
         if self._opening is not None:
-            self._open_stream(self._opening)
-        elif self._direct is not None:
+            opening, self._opening = self._opening, None
+            self._open_stream(opening)
+        elif self._direct is not None and not self.transport.is_closing():
             self._go_the_ordinary_way()  # the rest of the body may take its time
 
     def handle_websocket_upgrade(self) -> None:
         """Answer the handshake of a stream."""
+        if self._opening is not None:
+            return
         path, _, query = self.url.partition(b"?")
         key = acceptable(self.headers) if path == self.headcount.stream_paths[1] else None
-        if key is None or self.scheme == "https" or self.scope["method"] != "GET" or self.root_path:
+        answered = self.cycle is None or self.cycle.response_complete
+        if (
+            key is None
+            or self.scheme == "https"
+            or self.scope["method"] != "GET"
+            or self.root_path
+            or not answered
+            or self.transport.is_closing()
+        ):
             super().handle_websocket_upgrade()
             return
         headcount, node = self.headcount, self.headcount.node

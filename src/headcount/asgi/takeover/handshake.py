@@ -1,8 +1,9 @@
 """
 The opening handshake of a WebSocket: what ASGI sees of it, and what the peer is answered.
 
-Only as much of ASGI's WebSocket interface as it takes to accept or refuse. What comes after that is either handed over
-(`streams.WebSocketStream`) or ended here.
+Only as much of ASGI's WebSocket interface as it takes to accept or refuse. What comes after that is handed over to
+Headcount (`streams.WebSocketStream`), ended here, or, when somebody else than Headcount answers, given to uvicorn's own
+class for WebSockets (`usual.Usual`).
 
 Source: RFC 6455, section 4.2; https://asgi.readthedocs.io/en/latest/specs/www.html#websocket
 """
@@ -12,14 +13,16 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from hashlib import sha1
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.types import ASGIApp, Message, Scope
+from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from ...node import Node
 from ...session import Session
 from ..handover import MakeAsk
 from .streams import WebSocketStream
+from .usual import Usual
 
 if TYPE_CHECKING:
     from .protocol import HeadcountProtocol
@@ -40,6 +43,8 @@ def acceptable(headers: Headers) -> bytes | None:
                 return None
             key = value
         elif name == b"sec-websocket-version":
+            if version is not None:
+                return None
             version = value
     if version != b"13" or key is None or len(key) != 24:
         return None
@@ -74,27 +79,41 @@ class Handshake:
         default_headers: Of the server's answers.
     """
 
-    __slots__ = ("_accepted", "_closed", "_default_headers", "_key", "_protocol", "_taken", "_told", "_transport")
+    __slots__ = ("_accept", "_default_headers", "_head", "_key", "_over", "_protocol", "_scope", "_told", "_usual")
 
     def __init__(self, protocol: "HeadcountProtocol", key: bytes, default_headers: Headers) -> None:
-        self._protocol: HeadcountProtocol | None = protocol
-        self._transport = protocol.transport
+        self._protocol = protocol
         self._key = key
         self._default_headers = default_headers
-        self._told = self._accepted = self._closed = self._taken = False
+        self._scope: Scope = {}
+        self._told = False
+        self._accept: Message | None = None
+        """What the application accepted it with. Held back until it is known who goes on from here."""
+        self._head = b""
+        """The answer that follows from it."""
+        self._over = False
+        """Handed over, refused or closed."""
+        self._usual: Usual | None = None
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Let the application decide."""
+        self._scope = scope
+        failure: Exception | None = None
         try:
             await app(scope, self.receive, self.send)
-        except Exception:
-            logger.exception("The application failed in the handshake of a WebSocket.")
-        if self._taken or self._closed:
+        except Exception as error:
+            failure = error
+        self._scope = {}
+        if self._usual is not None:
+            self._usual.finish(failure)
             return
-        if self._accepted:
-            self._close(1011, "")
-        else:
-            self._refuse(500)
+        if failure is not None:
+            logger.error("The application failed in the handshake of a WebSocket.", exc_info=failure)
+        if not self._over:
+            if self._accept is not None:
+                self._close(1011, "")
+            else:
+                self._refuse(500)
 
     def websocket(self, node: Node, public_id: str, *, counted: bool, make_ask: MakeAsk) -> Session | None:
         """
@@ -103,64 +122,91 @@ class Handshake:
         Returns:
             None when it cannot be: middleware held the answer back, or the peer has left.
         """
-        if not self._accepted or self._closed or self._transport.is_closing():
+        if self._accept is None or self._over or self._usual is not None or self._protocol.transport.is_closing():
             return None
         return self._hand_over(node, public_id, counted=counted, make_ask=make_ask)
 
     async def receive(self) -> Message:
-        """Tell of the request, once."""
-        if self._told:
-            # Only Headcount answers at its path, and it does not come here.
-            raise RuntimeError(
-                "This WebSocket is answered by something else than the Headcount whose protocol the server was given; "
-                "mount that one here, or start the server without its protocol."
-            )
-        self._told = True
-        return {"type": "websocket.connect"}
+        """Tell of the request, once. Only others than Headcount come here again."""
+        if not self._told:
+            self._told = True
+            return {"type": "websocket.connect"}
+        if self._over or self._protocol.transport.is_closing():
+            return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+        return await self._as_usual().receive()
 
     async def send(self, message: Message) -> None:
         """Accept or refuse."""
-        if self._taken or self._closed or self._transport.is_closing():
-            return  # as uvicorn does when the peer has left
         kind = message["type"]
-        if kind == "websocket.accept" and not self._accepted:
-            self._accept(message)
+        if self._usual is not None:
+            await self._usual.send(message)
+        elif self._over or self._protocol.transport.is_closing():
+            return  # as uvicorn does when the peer has left
+        elif kind == "websocket.accept" and self._accept is None:
+            self._head = self._answer(message)
+            self._accept = message
+            self._note("[accepted]")
+            self._protocol.loop.call_soon(self._decide)
         elif kind == "websocket.close":
-            if self._accepted:
+            if self._accept is not None:
                 self._close(message.get("code", 1000), message.get("reason") or "")
             else:
                 self._refuse(403)
+        elif self._accept is not None and kind == "websocket.send":
+            await self._as_usual().send(message)
         else:
             raise RuntimeError(f"{kind} is not expected in a handshake.")
 
-    def _accept(self, message: dict[str, Any] | Message) -> None:
+    def _answer(self, message: Message) -> bytes:
         headers = [*self._default_headers, *message.get("headers", ())]
         if message.get("subprotocol"):
             headers.append((b"sec-websocket-protocol", message["subprotocol"].encode("ascii")))
-        head = accepted(self._key, headers)
-        self._accepted = True
-        self._transport.write(head)
+        return accepted(self._key, headers)
+
+    def _decide(self) -> None:
+        """Answer the peer, because the loop has turned since the application accepted, and Headcount is not there."""
+        if not self._over and self._usual is None and not self._protocol.transport.is_closing():
+            self._as_usual()
+
+    def _as_usual(self) -> Usual:
+        if self._usual is None:
+            if self._accept is None:
+                raise RuntimeError("There is nothing to receive in a handshake; accept or close it.")
+            self._usual = Usual(self._protocol, self._accept)
+        return self._usual
 
     def _refuse(self, status: int) -> None:
-        self._closed = True
-        self._transport.write(
+        self._over = True
+        transport = self._protocol.transport
+        if transport.is_closing():
+            return
+        self._note(str(status))
+        transport.write(
             b"HTTP/1.1 %d %s\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
             % (status, HTTPStatus(status).phrase.encode())
         )
-        self._transport.close()
+        transport.close()
 
     def _close(self, code: int, reason: str) -> None:
-        self._closed = True
-        self._hand_over(None, "", counted=False, make_ask=None).dismiss(code, reason)
+        if self._protocol.transport.is_closing():
+            self._over = True
+        else:
+            self._hand_over(None, "", counted=False, make_ask=None).dismiss(code, reason)
 
     def _hand_over(
         self, node: Node | None, public_id: str, *, counted: bool, make_ask: MakeAsk | None
     ) -> WebSocketStream:
-        protocol, self._protocol = self._protocol, None
-        assert protocol is not None
-        self._taken = True
-        home = protocol.home(node or protocol.headcount.node)
+        self._over = True
+        protocol = self._protocol
+        home, transport = protocol.home(node or protocol.headcount.node), protocol.transport
         protocol.release()
-        stream = WebSocketStream(home, self._transport, public_id, counted=counted, make_ask=make_ask)
-        self._transport.resume_reading()
+        stream = WebSocketStream(home, transport, public_id, counted=counted, make_ask=make_ask)
+        transport.write(self._head)
         return stream
+
+    def _note(self, result: str) -> None:
+        """Write uvicorn's line about a handshake to its log."""
+        log = self._protocol.logger
+        if self._scope and log.isEnabledFor(logging.INFO):
+            client, path = get_client_addr(self._scope), get_path_with_query_string(self._scope)  # type: ignore[arg-type]
+            log.info('%s - "WebSocket %s" %s', client, path, result)

@@ -34,6 +34,8 @@ class HeadcountProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Read a request."""
         self._upgrades = None
+        # It may come together with one before it that was answered while it was read, and began the wait for this one.
+        self._unset_keepalive_if_required()
         super().on_message_begin()
 
     def _should_upgrade(self) -> bool:
@@ -46,12 +48,16 @@ class HeadcountProtocol(HttpToolsProtocol):
         """Offer the socket of an event stream."""
         path = self.url.partition(b"?")[0]
         # With TLS there is more between us and the socket, and what could be saved is little beside what that costs.
-        if self.headcount.base in path and self.scheme != "https":
-            self._answer_by(path.endswith(self.headcount.stream_paths[0]))
+        if (
+            self.headcount.base in path
+            and self.scheme != "https"
+            and not (self.parser.should_upgrade() and self._should_upgrade())
+        ):
+            self._answer_by(stream=path.endswith(self.headcount.stream_paths[0]))
         else:
             super().on_headers_complete()
 
-    def _answer_by(self, stream: bool) -> None:
+    def _answer_by(self, *, stream: bool) -> None:
         transport = self.transport
         answer = Answer(self, transport)
         if stream:
@@ -65,37 +71,63 @@ class HeadcountProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Let go of an offer that was not taken up, before it is garbage that only the collector finds."""
+        # Of several requests at once, `cycle` is the last.
+        if self.cycle is not None and self.cycle.response_complete:
+            self._withdraw()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything that would keep this object alive: it is in a circle with each of its requests."""
+        self._withdraw()
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        self.cycle = None  # type: ignore[assignment]
+
+    def _withdraw(self) -> None:
         if self.cycle is not None:
             written_to: object = self.cycle.transport
             if isinstance(written_to, Answer):
                 written_to.withdraw()
-        super().on_response_complete()
 
     def handle_websocket_upgrade(self) -> None:
         """Answer the handshake of a stream ourselves; all others are the WebSocket library's."""
         path, _, query = self.url.partition(b"?")
-        key = acceptable(self.headers) if path.endswith(self.headcount.stream_paths[1]) else None
+        key = acceptable(self.headers) if path.endswith(self.headcount.stream_paths[1]) and path.isascii() else None
         if key is None or self.scheme == "https" or self.scope["method"] != "GET":
-            super().handle_websocket_upgrade()
-            return
-        handshake = Handshake(self, key, self.server_state.default_headers)
-        scope = {**self.websocket_scope(path, query), "extensions": {EXTENSION: handshake}}
-        self.transport.pause_reading()  # until it is decided who reads
-        task = self.loop.create_task(handshake.run(self.app, scope))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+            self.upgrade_as_usual()
+        elif self.cycle is not None and not self.cycle.response_complete:
+            # Its answer would be taken for that to the request before it.
+            self.send_400_response("A WebSocket must not be asked for before the request ahead of it is answered.")
+        elif not self.transport.is_closing():
+            handshake = Handshake(self, key, self.server_state.default_headers)
+            scope = {**self.websocket_scope(path, query), "extensions": {EXTENSION: handshake}}
+            self.flow.pause_reading()  # until it is decided who reads
+            task = self.loop.create_task(handshake.run(self.app, scope))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    def upgrade_as_usual(self) -> None:
+        """Let uvicorn's own WebSocket class answer the handshake."""
+        self.flow.resume_reading()
+        super().handle_websocket_upgrade()
+        self.parser = None  # type: ignore[assignment]  # it is in a circle with this object, which is out of use now
 
     def websocket_scope(self, path: bytes, query: bytes) -> Scope:
         """Make the scope of a handshake, as uvicorn's WebSocket classes do."""
         scope: Scope = {
             **self.scope,
             "type": "websocket",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "asgi": {"version": self.config.asgi_version, "spec_version": "2.4"},
             "scheme": "ws",
             "path": self.root_path + unquote(path.decode("ascii")),
             "raw_path": self.root_path.encode("ascii") + path,
             "query_string": query,
-            "subprotocols": [],
+            "subprotocols": [
+                name.strip().decode("latin-1")
+                for header, value in self.headers
+                if header == b"sec-websocket-protocol"
+                for name in value.split(b",")
+            ],
         }
         del scope["method"]
         return scope
@@ -103,6 +135,8 @@ class HeadcountProtocol(HttpToolsProtocol):
     def release(self) -> None:
         """Let go of the socket, which has become somebody else's, and of all that would keep this object alive."""
         self.connections.discard(self)
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
         if self.cycle is not None:
             # It has not been answered in full, as far as uvicorn knows, and must not be: its peer "has left".
             self.cycle.disconnected = True
@@ -133,7 +167,7 @@ class Answer:
         transport: The socket.
     """
 
-    __slots__ = ("_head", "_protocol", "_transport", "_written")
+    __slots__ = ("_head", "_protocol", "_taken", "_transport", "_written")
 
     def __init__(self, protocol: HeadcountProtocol, transport: asyncio.Transport) -> None:
         self._protocol: HeadcountProtocol | None = protocol
@@ -142,6 +176,8 @@ class Answer:
         """Held back until more comes, or the loop turns."""
         self._written: tuple[bytes, bytes] | None = None
         """Head and first piece of the body, while nothing else was written."""
+        self._taken = False
+        """The socket is a stream's: whatever still happens to the request, it must not be touched."""
 
     def sse(
         self, node: Node, public_id: str, connected: Payload, *, counted: bool, visible_keepalives: bool
@@ -151,6 +187,7 @@ class Answer:
         if protocol is None or not self._untouched(protocol, connected):
             return None
         self._protocol = self._written = None
+        self._taken = True
         home = protocol.home(node)
         protocol.release()
         return SseStream(home, self._transport, public_id, counted=counted, visible_keepalives=visible_keepalives)
@@ -161,6 +198,8 @@ class Answer:
 
     def write(self, data: bytes) -> None:
         """Write a piece of the answer."""
+        if self._taken:
+            return
         head, self._head = self._head, None
         if head is not None:
             self._written = (head, data)
@@ -174,12 +213,13 @@ class Answer:
 
     def is_closing(self) -> bool:
         """As the transport."""
-        return self._transport.is_closing()
+        return self._taken or self._transport.is_closing()
 
     def close(self) -> None:
         """As the transport."""
-        self._flush()
-        self._transport.close()
+        if not self._taken:
+            self._flush()
+            self._transport.close()
 
     def _flush(self) -> None:
         head, self._head = self._head, None

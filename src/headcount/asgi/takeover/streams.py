@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from websockets.exceptions import PayloadTooBig
 from websockets.exceptions import ProtocolError as BadFrame
-from websockets.frames import Frame, Opcode
+from websockets.frames import Close, Frame, Opcode
 from websockets.utils import apply_mask
 
 from ...core import event_stream, messages
@@ -380,13 +380,19 @@ class WebSocketStream(Stream):
     def _answer_close(self, data: bytes) -> None:
         if not self._flags & _OVER:
             self._leave("client")
-        code = int.from_bytes(data[:2], "big") if len(data) > 1 else 1000
-        self._transport.write(close_frame(code if 1000 <= code < 5000 else 1002))
+        try:
+            code = Close.parse(data).code if data else 1000
+        except BadFrame:
+            code = 1002
+        except UnicodeDecodeError:
+            code = 1007
         self._flags |= _CLOSING
+        self._transport.write(close_frame(code))
         self._hang_up()
 
     def _malformed(self, code: int, reason: str) -> None:
         self._unread = b""
+        self._message = None
         if not self._flags & _OVER:
             self._home.node.counters["malformed"] += 1
             self.end(End(code, "malformed", reason))
@@ -402,8 +408,8 @@ class WebSocketStream(Stream):
         goodbye = close_frame(end.code, end.reason)
         if end.reconnect is not None:
             goodbye = Payload(messages.drain(end.reconnect)).text_frame + goodbye
-        self._transport.write(goodbye)
         self._flags |= _CLOSING
+        self._transport.write(goodbye)
         # The peer answers and then expects us to hang up. To do so before, with something of it unread, would make the
         # kernel reset the connection, and the peer might lose the goodbye.
         self._home.loop.call_later(GOODBYE_TIMEOUT, self._transport.abort)
