@@ -5,11 +5,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test lint unit e2e web bench soak clean browser
+.PHONY: help setup demo test lint unit e2e web bench soak clean browser uvicorn-versions fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: .venv/.ready node_modules/.ready src/headcount/static/client.js src/headcount/static/dashboard/index.html examples/shop/static/.ready ## set everything up: Python, Node packages, browser code
 
@@ -31,6 +31,9 @@ unit: setup ## all tests but those in a browser
 e2e: setup tests/e2e/nuxt_client/dist/sse.html ## tests in Chromium, which is fetched if there is none
 	$(BIN)/python tests/e2e/chromium.py
 	$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
+
+uvicorn-versions: setup ## take streams over from every minor version of uvicorn; `make test` tries a few
+	$(BIN)/pytest tests/server/test_uvicorn_versions.py --all-versions $(PYTEST_ARGS)
 
 web: node_modules/.ready ## build the browser code
 	npm run build

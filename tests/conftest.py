@@ -2,9 +2,15 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # No deadline: a busy machine is no failure, and time is measured in bench/.
 settings.register_profile("dev", max_examples=60, deadline=None)
 settings.register_profile("ci", max_examples=500, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `make uvicorn-versions` asks for."""
+    parser.addoption("--all-versions", action="store_true", help="try every minor version of uvicorn")

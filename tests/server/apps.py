@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI, Request
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
@@ -78,8 +79,10 @@ def _inside(headcount: Headcount, port: int) -> dict[str, Any]:
     _measure(headcount, sizes, set())
     return {
         "pid": os.getpid(),
+        "server": f"uvicorn/{uvicorn.__version__}",
         "total": node.total,
         "sessions": len(node.sessions),
+        "taken_over": sum("takeover" in type(session).__module__ for session in node.sessions.values()),
         "subscriptions": len(node.subscriptions),
         "sizes": sizes,
         "tasks": len(asyncio.all_tasks()),

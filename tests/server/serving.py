@@ -46,6 +46,7 @@ COMMANDS: dict[str, list[str]] = {
         *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}"],
         *["--http", "{app}_headcount.protocol", "--loop", "asyncio"],
     ],
+    "uvicorn-run-takeover": ["python", str(HERE / "run.py"), "{host}", "{port}"],
     "alone": ["python", str(HERE / "alone.py"), "{host}", "{port}"],
     "headcount-serve": [
         *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking", "--admin-token", "s3cret"],
@@ -74,9 +75,18 @@ class Server:
         app: Name in apps.py.
         settings: Of Headcount, handed on as `HEADCOUNT_*`; None is `null`.
         host: Address to listen on.
+        packages: A folder whose packages go before those that are installed.
     """
 
-    def __init__(self, server: str, app: str = "mounted", *, host: str = "127.0.0.1", **settings: Any) -> None:
+    def __init__(
+        self,
+        server: str,
+        app: str = "mounted",
+        *,
+        host: str = "127.0.0.1",
+        packages: Path | None = None,
+        **settings: Any,
+    ) -> None:
         self.name = f"{server}, {app}"
         self.host = host
         self.port = free_port()
@@ -87,7 +97,7 @@ class Server:
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HEADCOUNT_")},
             **{f"HEADCOUNT_{name.upper()}": _text(value) for name, value in values.items()},
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": os.pathsep.join(map(str, filter(None, (packages, HERE)))),
             "PYTHONUNBUFFERED": "1",
             "MARKER": str(self._marker),
         }

@@ -45,7 +45,8 @@ def protocol_class(headcount: "Headcount", beneath: ASGIApp | None = None) -> ty
 
 
 def _obstacle() -> str | None:
-    major, minor, *_ = uvicorn.__version__.split(".")
+    major, _, rest = uvicorn.__version__.partition(".")
+    minor = rest.partition(".")[0]
     if major != "0" or not minor.isdecimal() or int(minor) not in TESTED:
         return (
             f"Headcount's protocol is tested with uvicorn 0.{TESTED[0]} to 0.{TESTED[-1]}, not with "
@@ -55,5 +56,5 @@ def _obstacle() -> str | None:
         import httptools  # noqa: F401
         import websockets.frames  # noqa: F401
     except ImportError as error:
-        return f"Headcount's protocol needs {error.name}; run: pip install 'uvicorn[standard]'."
+        return f"Headcount's protocol needs {error.name}; run: pip install 'headcount[serve]'."
     return None
