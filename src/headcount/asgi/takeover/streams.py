@@ -301,7 +301,8 @@ class WebSocketStream(Stream):
         """Read frames, and do what their messages ask."""
         # Nearly always it is one short frame with a whole message.
         if (
-            data[0] == _TEXT
+            len(data) > 6
+            and data[0] == _TEXT
             and _MASKED < data[1] < _MASKED + 126
             and len(data) == data[1] - _MASKED + 6
             and not self._unread
