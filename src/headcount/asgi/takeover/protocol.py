@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import unquote
 
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ...core.messages import Payload
 from ...node import Node
@@ -30,6 +30,8 @@ class HeadcountProtocol(HttpToolsProtocol):
     _shared_home: ClassVar[Home | None] = None
 
     _upgrades: bool | None = None
+    _answering: RequestResponseCycle | None = None
+    """While several requests are here: the one that is being answered. uvicorn's `cycle` is the last."""
 
     def on_message_begin(self) -> None:
         """Read a request."""
@@ -46,6 +48,7 @@ class HeadcountProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Offer the socket of an event stream."""
+        ahead = self.cycle
         path = self.url.partition(b"?")[0]
         # With TLS there is more between us and the socket, and what could be saved is little beside what that costs.
         if (
@@ -56,6 +59,8 @@ class HeadcountProtocol(HttpToolsProtocol):
             self._answer_by(stream=path.endswith(self.headcount.stream_paths[0]))
         else:
             super().on_headers_complete()
+        if self._answering is None and ahead is not None and not ahead.response_complete:
+            self._answering = ahead
 
     def _answer_by(self, *, stream: bool) -> None:
         transport = self.transport
@@ -74,11 +79,17 @@ class HeadcountProtocol(HttpToolsProtocol):
         # Of several requests at once, `cycle` is the last.
         if self.cycle is not None and self.cycle.response_complete:
             self._withdraw()
+        self._answering = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything that would keep this object alive: it is in a circle with each of its requests."""
         self._withdraw()
+        if self._answering is not None:
+            # uvicorn tells the last request only, and an event stream with another request behind it would never end.
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+            self._answering = None
         super().connection_lost(exc)
         self.pipeline.clear()
         self.cycle = None  # type: ignore[assignment]
@@ -93,11 +104,14 @@ class HeadcountProtocol(HttpToolsProtocol):
         """Answer the handshake of a stream ourselves; all others are the WebSocket library's."""
         path, _, query = self.url.partition(b"?")
         key = acceptable(self.headers) if path.endswith(self.headcount.stream_paths[1]) and path.isascii() else None
-        if key is None or self.scheme == "https" or self.scope["method"] != "GET":
-            self.upgrade_as_usual()
-        elif self.cycle is not None and not self.cycle.response_complete:
-            # Its answer would be taken for that to the request before it.
+        ours = key is not None and self.scheme != "https" and self.scope["method"] == "GET"
+        ahead = self._answering or self.cycle
+        written_to: object = ahead.transport if ahead is not None and not ahead.response_complete else None
+        if written_to is not None and (ours or isinstance(written_to, Answer)):
+            # The answer would be taken for that to the request ahead; which, if it is a stream, would never end.
             self.send_400_response("A WebSocket must not be asked for before the request ahead of it is answered.")
+        elif not ours or key is None:
+            self.upgrade_as_usual()
         elif not self.transport.is_closing():
             handshake = Handshake(self, key, self.server_state.default_headers)
             scope = {**self.websocket_scope(path, query), "extensions": {EXTENSION: handshake}}

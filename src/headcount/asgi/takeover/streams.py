@@ -281,11 +281,11 @@ class WebSocketStream(Stream):
         """The beginning of a frame."""
         self._message: bytearray | None = None
         """The beginning of a message that comes in fragments."""
-        super().__init__(home, transport, public_id, counted=counted)
+        # One to be dismissed never comes into the node, which must not hear of it.
+        super().__init__(home, transport, public_id, counted=counted, flags=_OVER if make_ask is None else 0)
 
     def dismiss(self, code: int, reason: str) -> None:
         """Say goodbye to a peer that never came into the node."""
-        self._flags |= _OVER
         self._part(End(code, "denied", reason))
 
     def transmit(self, payload: Payload) -> None:
