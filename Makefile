@@ -35,6 +35,9 @@ e2e: setup tests/e2e/nuxt_client/dist/sse.html ## tests in Chromium, which is fe
 uvicorn-versions: setup ## take streams over from every minor version of uvicorn; `make test` tries a few
 	$(BIN)/pytest tests/server/test_uvicorn_versions.py --all-versions $(PYTEST_ARGS)
 
+fuzz: setup ## feed a million random inputs to all that reads what peers send (10 minutes); `make test` feeds a few
+	cd tests && ../$(BIN)/python -m fuzz.run
+
 web: node_modules/.ready ## build the browser code
 	npm run build
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headcount.core import messages
-from headcount.core.event_stream import HEADERS, KEEPALIVE, frame, retry
+from headcount.core.event_stream import HEADERS, KEEPALIVE, LAST_CHUNK, chunk, frame, retry
 from headcount.core.messages import Payload
 from headcount.core.stats import ConnectionInfo, Stats
 
@@ -71,3 +71,30 @@ def test_the_headers_keep_proxies_and_caches_away() -> None:
     assert headers[b"content-type"] == b"text/event-stream; charset=utf-8"
     assert headers[b"x-accel-buffering"] == b"no"
     assert {b"no-store", b"no-transform", b"private"} <= set(headers[b"cache-control"].split(b", "))
+
+
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=8))
+def test_chunks_are_read_back_as_http_has_them(pieces: list[bytes]) -> None:
+    """https://www.rfc-editor.org/rfc/rfc9112#section-7.1.3"""
+    rest, read = b"".join(map(chunk, pieces)) + LAST_CHUNK, []
+    while True:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size, 16)
+        data, rest = rest[:length], rest[length:]
+        assert rest.startswith(b"\r\n")
+        rest = rest[2:]
+        if not length:
+            break
+        read.append(data)
+    assert read == pieces
+    assert rest == b""
+
+
+def test_a_payload_has_every_form_of_one_message_and_makes_each_once() -> None:
+    payload = Payload(b'{"type":"keepalive"}')
+    assert payload.event == b'data: {"type":"keepalive"}\n\n'
+    assert payload.event_chunk == b"1c\r\n" + payload.event + b"\r\n"
+    assert payload.text == '{"type":"keepalive"}'
+    assert payload.text_frame == b"\x81\x14" + payload.json
+    for form in ("event", "event_chunk", "text", "text_frame"):
+        assert getattr(payload, form) is getattr(payload, form)

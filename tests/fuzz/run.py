@@ -104,7 +104,7 @@ class Fuzz:
         """Feed one batch; returns how many inputs it had."""
         rng = random.Random(seed)
         with _naming(seed):
-            count = self._decoders(rng, 4 * BATCH)
+            count = self._decoders(rng, 2 * BATCH)
             count += await self._peers(rng)
             if self.problems or self.log.records:
                 raise InvariantError(f"{self.problems} {[record.getMessage() for record in self.log.records]}")
@@ -323,9 +323,9 @@ _SCOPE: Scope = {
 }  # fmt: skip
 
 
-async def run(count: int, seed: int, report: Callable[[str], None]) -> Counter[str]:
+async def run(count: int, seed: int, report: Callable[[str], None], looks: int = 10) -> Counter[str]:
     """
-    Feed `count` inputs.
+    Feed `count` inputs, and look at the memory so many times meanwhile.
 
     Raises:
         InvariantError: Something is wrong, or memory grows.
@@ -339,7 +339,7 @@ async def run(count: int, seed: int, report: Callable[[str], None]) -> Counter[s
     began = time.monotonic()
     fed = 0
     marks: list[tuple[int, int]] = []
-    step = max(1, count // 10)
+    step = max(1, count // looks)
     try:
         while fed < count:
             fed += await fuzz.batch(seed)
@@ -356,8 +356,8 @@ async def run(count: int, seed: int, report: Callable[[str], None]) -> Counter[s
         root.removeHandler(fuzz.log)
         quiet.setLevel(level)
         fuzz.loop.set_exception_handler(None)
-    # The first tenths fill caches and pools.
-    first, last = marks[min(2, len(marks) - 1)], marks[-1]
+    # The first ones fill caches and pools.
+    first, last = marks[min(2, max(0, len(marks) - 2))], marks[-1]
     if last[0] > first[0] + 1_000:
         raise InvariantError(f"objects grow: {marks}")
     if last[1] > first[1] + max(4 * 2**20, 0.05 * first[1]):

@@ -1,0 +1,80 @@
+"""What is kept of a handshake for the case that its page wants to watch leads to what keeping all of it would."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
+
+from headcount import Headcount
+from headcount.asgi.asking import Asking, AskingLater, Common, answer_inner
+
+HEADERS = [(b"host", b"shop.example"), (b"cookie", b"session=1; a=\xff"), (b"cookie", b"b=2"), (b"x-\xe9", b"\x00"),
+           (b"connection", b"upgrade"), (b"upgrade", b"websocket"), (b"sec-websocket-key", b"x")]  # fmt: skip
+
+
+def scope(**changed: Any) -> Scope:
+    return {
+        "type": "websocket", "asgi": {"version": "3.0"}, "scheme": "wss", "server": ("shop.example", 443),
+        "path": "/deep/__skew/ws", "raw_path": b"/deep/__skew/ws", "root_path": "", "query_string": b"route=/a",
+        "headers": HEADERS, "client": ("192.0.2.7", 1234), "state": {"pool": object()}, **changed,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("client", [("192.0.2.7", 1234), None, ["::1", 0]])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_hook_meets_the_same_request(client: Any, wrapped: bool) -> None:
+    headcount = Headcount(version="1")
+    met: list[dict[str, Any]] = []
+
+    @headcount.authorize_stats
+    def look(request: HTTPConnection) -> bool:
+        met.append(dict(request.scope))
+        return True
+
+    async def beneath(inner: Scope, receive: Receive, send: Send) -> None:
+        assert await answer_inner(headcount._authorizer, inner, send)
+
+    handshake = scope(client=client)
+    inner = beneath if wrapped else None
+    now = Asking(headcount._authorizer, handshake, "/__skew", "/ws", inner)
+    common = Common(headcount._authorizer, handshake, "/__skew", "/ws", inner)
+    later = AskingLater(common, client, HEADERS)()
+    assert asyncio.run(now()) == asyncio.run(later())
+    first, second = met
+    for of_both in (first, second):
+        of_both.pop("extensions", None)
+        of_both["client"] = tuple(of_both["client"]) if of_both["client"] else None
+    assert first == second
+    assert first["headers"] == HEADERS[:4]
+    assert first["path"] == "/deep/__skew/authorize"
+
+
+def test_handshakes_share_only_what_is_the_same() -> None:
+    headcount = Headcount(version="1")
+    pool = object()
+    first = Common(headcount._authorizer, scope(state={"pool": pool}), "/__skew", "/ws", None)
+    assert first.fits(scope(state={"pool": pool}, headers=[], client=None), None)
+    assert not first.fits(scope(state={"pool": pool}, path="/other/__skew/ws"), None)
+    assert not first.fits(scope(state={"pool": pool, "user": 1}), None)
+    assert not first.fits(scope(state={"pool": pool}), headcount)
+
+
+def test_objects_that_take_themselves_for_equal_are_not_shared_between_visitors() -> None:
+    class User:
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = object.__hash__
+
+    class Array:
+        def __eq__(self, other: object) -> bool:
+            raise ValueError("the truth value of an array is ambiguous")
+
+        __hash__ = object.__hash__
+
+    headcount = Headcount(version="1")
+    for kind in (User, Array):
+        first = Common(headcount._authorizer, scope(state={"user": kind()}), "/__skew", "/ws", None)
+        assert not first.fits(scope(state={"user": kind()}), None)
