@@ -39,8 +39,8 @@ def test_the_hook_meets_the_same_request(client: Any, wrapped: bool) -> None:
     handshake = scope(client=client)
     inner = beneath if wrapped else None
     now = Asking(headcount._authorizer, handshake, "/__skew", "/ws", inner)
-    common = Common(headcount._authorizer, handshake, "/__skew", "/ws", inner)
-    later = AskingLater(common, client, HEADERS)()
+    common = Common(headcount._authorizer, handshake, "/__skew", "/ws", inner, forget_address=False)
+    later = AskingLater(common, client, HEADERS)(None)
     assert asyncio.run(now()) == asyncio.run(later())
     first, second = met
     for of_both in (first, second):
@@ -51,10 +51,31 @@ def test_the_hook_meets_the_same_request(client: Any, wrapped: bool) -> None:
     assert first["path"] == "/deep/__skew/authorize"
 
 
+def test_where_no_address_may_be_kept_the_hook_meets_that_of_the_socket_once() -> None:
+    headcount = Headcount(version="1")
+    met: list[dict[str, Any]] = []
+
+    @headcount.authorize_stats
+    def look(request: HTTPConnection) -> bool:
+        met.append(dict(request.scope))
+        return True
+
+    headers = [*HEADERS[:2], (b"x-forwarded-for", b"203.0.113.9")]
+    common = Common(headcount._authorizer, scope(headers=headers), "/__skew", "/ws", None, forget_address=True)
+    later = AskingLater(common, ("192.0.2.7", 1), headers)
+    assert b"203.0.113" not in later._own
+    assert b"192.0.2.7" not in later._own
+    asking = later(("198.51.100.1", 2))
+    asyncio.run(asking())
+    asyncio.run(asking())
+    assert [request["client"] for request in met] == [("198.51.100.1", 2), None]
+    assert all(request["headers"] == HEADERS[:2] for request in met)
+
+
 def test_handshakes_share_only_what_is_the_same() -> None:
     headcount = Headcount(version="1")
     pool = object()
-    first = Common(headcount._authorizer, scope(state={"pool": pool}), "/__skew", "/ws", None)
+    first = Common(headcount._authorizer, scope(state={"pool": pool}), "/__skew", "/ws", None, forget_address=False)
     assert first.fits(scope(state={"pool": pool}, headers=[], client=None), None)
     assert not first.fits(scope(state={"pool": pool}, path="/other/__skew/ws"), None)
     assert not first.fits(scope(state={"pool": pool, "user": 1}), None)
@@ -76,5 +97,7 @@ def test_objects_that_take_themselves_for_equal_are_not_shared_between_visitors(
 
     headcount = Headcount(version="1")
     for kind in (User, Array):
-        first = Common(headcount._authorizer, scope(state={"user": kind()}), "/__skew", "/ws", None)
+        first = Common(
+            headcount._authorizer, scope(state={"user": kind()}), "/__skew", "/ws", None, forget_address=False
+        )
         assert not first.fits(scope(state={"user": kind()}), None)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from headcount.asgi.takeover.streams import Home, WebSocketStream
 from headcount.core.messages import MAX_MESSAGE
 
-from .inside import Peer, frame, make, on_both_loops, running, sse, text, until, upgrade, ws
+from .inside import BASE, Peer, frame, make, on_both_loops, running, sse, text, until, upgrade, ws
 from .wire import Wire
 
 PING = json.dumps({"type": "ping"}).encode()
@@ -204,6 +204,7 @@ async def test_what_a_page_sends_on_its_event_stream_is_not_read() -> None:
         await inside.empty()
 
 
+SCOPE: dict[str, Any] = {"type": "websocket", "path": f"{BASE}/ws", "headers": []}
 frames_in = st.lists(
     st.one_of(
         st.sampled_from([frame(1, PING), frame(9, b"a"), frame(10), frame(0), frame(1, PING, fin=False), frame(8)]),
@@ -230,7 +231,8 @@ def test_what_is_read_does_not_depend_on_how_it_was_cut(frames: list[bytes], dat
         headcount = make()
         node, wire = headcount.node, Wire(asyncio.get_running_loop())
         home = Home(node, asyncio.get_running_loop(), set())
-        stream = WebSocketStream(home, wire, "id", counted=True, make_ask=lambda: headcount._asking)  # type: ignore[arg-type,return-value]
+        ask_later = headcount.ask_later(SCOPE, None)
+        stream = WebSocketStream(home, wire, "id", counted=True, make_ask=ask_later)
         node.open(stream, "v", "/", None)
         for piece in filter(None, pieces):
             stream.data_received(piece)
