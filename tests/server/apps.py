@@ -55,6 +55,10 @@ def _make() -> tuple[FastAPI, Headcount]:
     async def debug(request: Request) -> dict[str, Any]:
         return _inside(headcount, _port(request))
 
+    @app.get("/debug/taken-over")
+    async def taken_over() -> int:
+        return _taken_over(headcount)
+
     @app.get("/debug/peer-timeouts")
     async def peer_timeouts(request: Request) -> dict[str, list[int]]:
         return _peer_timeouts(_port(request))
@@ -82,13 +86,18 @@ def _inside(headcount: Headcount, port: int) -> dict[str, Any]:
         "server": f"uvicorn/{uvicorn.__version__}",
         "total": node.total,
         "sessions": len(node.sessions),
-        "taken_over": sum("takeover" in type(session).__module__ for session in node.sessions.values()),
+        "taken_over": _taken_over(headcount),
         "subscriptions": len(node.subscriptions),
         "sizes": sizes,
         "tasks": len(asyncio.all_tasks()),
         "sockets": sum(map(len, _peer_timeouts(port).values())),
         "counters": dict(node.counters),
     }
+
+
+def _taken_over(headcount: Headcount) -> int:
+    """Count the streams that are on the bare socket."""
+    return sum("takeover" in type(session).__module__ for session in headcount.node.sessions.values())
 
 
 def _measure(thing: Any, sizes: Counter[str], seen: set[int]) -> None:

@@ -46,6 +46,18 @@ COMMANDS: dict[str, list[str]] = {
         *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}"],
         *["--http", "{app}_headcount.protocol", "--loop", "asyncio"],
     ],
+    "uvicorn-takeover-reload": [
+        *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}"],
+        *["--http", "{app}_headcount.protocol", "--reload"],
+    ],
+    "uvicorn-takeover-workers": [
+        *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}"],
+        *["--http", "{app}_headcount.protocol", "--workers", "1", "--proxy-headers", "--forwarded-allow-ips", "*"],
+    ],
+    "gunicorn-takeover": [
+        *["gunicorn", "{app}", "--bind", "{host}:{port}", "--worker-class", "worker.HeadcountWorker"],
+        *["--worker-tmp-dir", "/dev/shm"],
+    ],
     "uvicorn-run-takeover": ["python", str(HERE / "run.py"), "{host}", "{port}"],
     "alone": ["python", str(HERE / "alone.py"), "{host}", "{port}"],
     "headcount-serve": [
