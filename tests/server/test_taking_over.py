@@ -47,8 +47,8 @@ async def test_with_tls_streams_stay_on_asgi_and_work() -> None:
         key, certificate = Path(folder, "key"), Path(folder, "certificate")
         subprocess.run(
             [
-                *["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"],
-                *["-keyout", key, "-out", certificate],
+                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"),
+                *("-keyout", key, "-out", certificate),
             ],
             check=True,
             capture_output=True,
