@@ -687,3 +687,38 @@ async def test_a_server_at_its_limit_of_connections_refuses_streams_that_were_ta
         for peer in peers:
             peer.fin()
         await inside.empty()
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the first streams", "not the first"])
+@on_both_loops
+async def test_a_server_stops_whatever_state_its_streams_are_in(first: bool) -> None:
+    go = asyncio.Event()
+
+    class Slow:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["query_string"] == b"route=/slow":
+                await go.wait()
+            await self.app(scope, receive, send)
+
+    headcount = make()
+    async with running(headcount, shop(headcount, Middleware(Slow))) as inside:
+        peers = [] if first else [await sse(inside), await ws(inside)]
+        slow = [await inside.ask(get(f"{BASE}/sse?route=/slow")), await inside.ask(upgrade(f"{BASE}/ws?route=/slow"))]
+        half = [await inside.ask(get()[:-2]), await inside.ask(post("/route", {})[:-1]), await inside.connect()]
+        await until(lambda: len(inside.state.tasks) == 3)
+        stopping = asyncio.create_task(inside.server.shutdown(sockets=[inside.sock]))
+        if peers:
+            assert b"reconnectMs" in await peers[0].rest()
+            assert (await peers[1].closed())[0] == 1012
+        await asyncio.sleep(0.01)
+        go.set()
+        answer = await slow[0].rest()
+        assert answer.startswith(b"HTTP/1.1 503 ") or b"reconnectMs" in answer, answer
+        assert await slow[1].rest() == b""
+        for peer in half:
+            peer.fin()
+        await asyncio.wait_for(stopping, 5)
+        await inside.empty()

@@ -32,6 +32,8 @@ class HeadcountProtocol(HttpToolsProtocol):
     _upgrades: bool | None = None
     _answering: RequestResponseCycle | None = None
     """While several requests are here: the one that is being answered. uvicorn's `cycle` is the last."""
+    stopping = False
+    """The server has told this connection to stop, and will not tell the stream that it becomes."""
 
     def on_message_begin(self) -> None:
         """Read a request."""
@@ -94,6 +96,11 @@ class HeadcountProtocol(HttpToolsProtocol):
         self.pipeline.clear()
         self.cycle = None  # type: ignore[assignment]
 
+    def shutdown(self) -> None:
+        """Stop, because the server does."""
+        self.stopping = True
+        super().shutdown()
+
     def _withdraw(self) -> None:
         if self.cycle is not None:
             written_to: object = self.cycle.transport
@@ -155,6 +162,7 @@ class HeadcountProtocol(HttpToolsProtocol):
             # It has not been answered in full, as far as uvicorn knows, and must not be: its peer "has left".
             self.cycle.disconnected = True
             self.cycle = None  # type: ignore[assignment]
+        self._answering = None
         self.parser = None  # type: ignore[assignment]
 
     def home(self, node: Node) -> Home:
@@ -204,7 +212,10 @@ class Answer:
         self._taken = True
         home = protocol.home(node)
         protocol.release()
-        return SseStream(home, self._transport, public_id, counted=counted, visible_keepalives=visible_keepalives)
+        stream = SseStream(home, self._transport, public_id, counted=counted, visible_keepalives=visible_keepalives)
+        if protocol.stopping:
+            home.loop.call_soon(stream.shutdown)
+        return stream
 
     def withdraw(self) -> None:
         """The request has been answered."""
