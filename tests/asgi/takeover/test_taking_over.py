@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -18,10 +19,12 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from headcount import Headcount
 
 from .inside import BASE, Inside, Peer, frame, get, make, on_both_loops, post, running, sse, text, until, upgrade, ws
+from .wire import Wire
 
 
 def shop(headcount: Headcount, *middleware: Middleware, at: str | None = None) -> Starlette:
@@ -722,3 +725,42 @@ async def test_a_server_stops_whatever_state_its_streams_are_in(first: bool) -> 
             peer.fin()
         await asyncio.wait_for(stopping, 5)
         await inside.empty()
+
+
+@pytest.mark.parametrize("behind", ["a request", "a WebSocket of ours", "another WebSocket"])
+@on_both_loops
+async def test_a_peer_that_asks_for_more_behind_an_event_stream_is_heard_to_leave(behind: str) -> None:
+    headcount = make()
+    more = {
+        "a request": get(f"{BASE}/health"),
+        "a WebSocket of ours": upgrade(),
+        "another WebSocket": upgrade(f"{BASE}/other"),
+    }
+    async with running(headcount, shop(headcount)) as inside:
+        peer = await inside.ask(get() + more[behind])
+        if behind == "a request":
+            await peer.head()
+            await until(lambda: inside.over_asgi == 1)
+            peer.fin()
+        else:
+            assert b"HTTP/1.1 400 " in await peer.rest()
+        await inside.empty()
+
+
+@on_both_loops
+async def test_a_websocket_that_is_refused_while_its_peer_does_not_read_is_forgotten() -> None:
+    headcount = make()
+    config = uvicorn.Config(headcount, http=headcount.protocol, lifespan="off", log_config=None)
+    config.load()
+    state = ServerState()
+    made: Callable[..., asyncio.Protocol] = headcount.protocol
+    wire = Wire(asyncio.get_running_loop(), reads=False)
+    wire.begin(lambda: made(config=config, server_state=state, app_state={}))
+    wire.feed(get(f"{BASE}/health"))
+    await until(lambda: wire.sent.endswith(b"}"))
+    wire.feed(upgrade(f"{BASE}/ws?version=" + "v" * 129))
+    await until(lambda: b"\x11\x30" in wire.sent, "it is closed with 4400")
+    assert wire.waiting
+    wire.leave()
+    await until(lambda: not state.connections and not state.tasks)
+    assert not headcount.node._pulses
