@@ -25,7 +25,7 @@ def said(caplog: pytest.LogCaptureFixture, environ: dict[str, str]) -> list[str]
     ("variable", "end"),
     [
         ("HEADCOUNT_ROUT_TRACKING", "; did you mean HEADCOUNT_ROUTE_TRACKING or HEADCOUNT_IP_TRACKING?"),
-        ("HEADCOUNT_MAXCONNECTIONS", "; did you mean HEADCOUNT_MAX_CONNECTIONS or HEADCOUNT_MAX_LISTED_CONNECTIONS?"),
+        ("HEADCOUNT_MAXCONNECTIONS", "; did you mean HEADCOUNT_MAX_CONNECTIONS or HEADCOUNT_CONNECTIONS?"),
         ("HEADCOUNT_ALLOWED_ORIGIN", "; did you mean HEADCOUNT_ALLOWED_ORIGINS?"),
         ("HEADCOUNT_ADMINTOKEN", "; did you mean HEADCOUNT_ADMIN_TOKEN?"),
         ("HEADCOUNT_PROT", "; did you mean HEADCOUNT_PORT?"),

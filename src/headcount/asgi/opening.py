@@ -27,11 +27,11 @@ class Opening(NamedTuple):
     """False for a viewer's own stream, and for one that tabs share."""
     visible_keepalives: bool
     """SSE only: the client cannot see comments and wants messages."""
-    shared: bool
+    shared: bool = False
     """Tabs will be reported on it (tabs.py)."""
-    replaces: str
+    replaces: str = ""
     """Secret handle of the stream that it comes after; "" for none."""
-    again: bool
+    again: bool = False
     """The client had a stream before, by its own word."""
 
     def open(self, node: Node, session: Session, listener: Listener | None) -> None:

@@ -10,5 +10,5 @@ No task, no coroutine, no scope and no parser is kept for a stream.
     handshake.py   the opening handshake of a WebSocket, as far as ASGI sees it
     streams.py     the streams themselves; each is a `headcount.session.Session`
 
-Source: docs/adr/0010-takeover.md
+Source: docs/adr/0011-takeover.md
 """
