@@ -10,6 +10,7 @@ What Headcount raises.
     ├── ClientError            what a client asked for could not be had
     │   ├── Unreachable        no answer, or one that says to come back later; trying again may help
     │   └── Refused            an answer that trying again does not change
+    ├── Busy                   503: too much is going on; come again
     └── ProtocolError          a peer sent something that the wire does not allow
         ├── Malformed          400 · WebSocket 4400
         └── TooLarge           413 · WebSocket 4400
@@ -69,6 +70,10 @@ class Unreachable(ClientError):  # noqa: N818  as above
 
 class Refused(ClientError):  # noqa: N818  as above
     """The server answered, and asking again would not change what."""
+
+
+class Busy(HeadcountError):  # noqa: N818  reads as a sentence where it is raised
+    """Too much of this kind is going on already; whoever asked should come again."""
 
 
 class ProtocolError(HeadcountError):

@@ -35,6 +35,8 @@ MAY_IMPORT = {
     "authorize": "core errors sparing threads",
     "authorize_url": "authorize errors",
     "backends": "core errors",
+    "forwarding": "core errors",
+    "peers": "backends config core forwarding",
     "tabs": "core errors session",
     "node": "authorize backends config core errors hooks listeners pulse session sparing tabs",
     "live": "core errors observable",

@@ -13,6 +13,12 @@ from hashlib import blake2b
 from hmac import compare_digest
 from typing import Final
 
+NODE_BYTES: Final = 6
+"""48 random bits name a node: among 1,000 nodes, two of one name are less likely than one in 500 million."""
+
+NODE_LENGTH: Final = 2 * NODE_BYTES
+"""Characters that a node's name has, and that its ids begin with."""
+
 ID_BYTES: Final = 10
 """80 random bits after the node's name: no two connections of a node meet, and nobody counts connections by them."""
 
@@ -23,6 +29,11 @@ MAX_HANDLE: Final = 128
 def public_id(node_id: str, random: bytes) -> str:
     """Name a connection. `random` holds `ID_BYTES` fresh random bytes; `node_id` tells its owner in a fleet."""
     return node_id + random.hex()
+
+
+def is_node(text: str) -> bool:
+    """Say whether a text can be a node's name."""
+    return len(text) == NODE_LENGTH and not text.strip("0123456789abcdef")
 
 
 def handle_for(public: str, key: bytes) -> str:

@@ -1,0 +1,590 @@
+"""
+The fleet's figures: the newest report of each node, summed.
+
+    members  {node: Share}  every node that is known, with what it reported last
+    gone     {node: sequence}  nodes that left, so that what they sent before that and comes later does not revive them
+    sums     label by label, kept as reports come: O(labels that changed), whatever the number of nodes
+
+Rules, and there are no others:
+
+1. A report is taken if it is newer than what is held. A delta says in absolute counts what changed since its base, so
+   it is taken if what is held lies between its base and its end. Repeated and late ones change nothing.
+2. A delta whose base has not been seen, or a heartbeat that tells a later sequence, means that something was lost: the
+   share is *behind* until a newer report or the missing deltas have come.
+3. A node that is silent for `silent_after` is behind, too; after `expire_after` it is dropped, unless nobody can be
+   heard at all (`blind`): then its figures go and it stays expected.
+4. Who left or was dropped comes back only with a report that is newer than its last word.
+
+`partial` is true while anybody who is expected is behind, or while blind. Times are seconds of the caller's own clock;
+no clock of another machine is ever compared. Source: docs/adr/0010-fleet-reports.md
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from ..errors import Malformed
+from .labels import OTHER, parse_route, parse_version
+from .reports import Delta, Report
+from .rows import Rows
+from .stats import ConnectionInfo, Nodes, Stats, StatsDelta
+
+MAX_NODES: Final = 4_096
+"""Nodes of one fleet; more are not counted, and the figures are partial."""
+
+MAX_GONE: Final = 4_096
+"""Nodes that left which are remembered."""
+
+
+_BESIDE: Final = 16
+
+
+class Share(msgspec.Struct):
+    """What one node reported. Labels are those that it sent, counts >= 1."""
+
+    heard: float
+    sequence: int = -1
+    """-1: nothing is held."""
+    latest: int = -1
+    """The highest sequence that it has told of."""
+    silent: bool = False
+    total: int = 0
+    versions: dict[str, int] = {}
+    routes: dict[str, int] = {}
+    rows: set[str] | None = None
+    """Ids of its rows that are kept; None: its rows are not known."""
+    cut: bool = False
+    """Some of its rows found no place."""
+    folded: bool = False
+    """It reported more labels than are held; the rest is under `(other)`."""
+
+    @property
+    def current(self) -> bool:
+        """All that it has told of is in the sums."""
+        return 0 <= self.sequence == self.latest and not self.silent
+
+
+class Sums:
+    """
+    Sums by label, at most `limit` of them and those of `reserved` counted apart; the rest is under `(other)`.
+
+    counts   {label: sum}  counted apart, and `(other)`; sums >= 1
+    rest     {label: sum}  what `(other)` is made of, but for what nodes sent under that label themselves
+
+    Args:
+        limit: Labels counted apart.
+        check: Raises Malformed for labels that may not be shown.
+        reserved: Labels that are always counted apart.
+    """
+
+    def __init__(self, limit: int, check: Callable[[str], str], reserved: Iterable[str] = ()) -> None:
+        self.counts: dict[str, int] = {}
+        self._rest: dict[str, int] = {}
+        self._limit = limit
+        self._check = check
+        self._reserved = frozenset(reserved)
+        self._before: dict[str, int] = {}
+
+    def change(self, label: str, by: int) -> None:
+        """Add to the sum of a label. O(1)."""
+        if not by:
+            return
+        if label in self.counts or label == OTHER:
+            self._add(label, by)
+            if label not in self.counts and label != OTHER:
+                self._promote()
+        elif label in self._rest:
+            self._add(OTHER, by)
+            left = self._rest[label] + by
+            if left:
+                self._rest[label] = left
+            else:
+                del self._rest[label]
+        elif label in self._reserved or (len(self.counts) - (OTHER in self.counts) < self._limit and self._fit(label)):
+            self._add(label, by)
+        else:
+            self._rest[label] = by
+            self._add(OTHER, by)
+
+    def take(self) -> dict[str, int]:
+        """Return the sums that differ from the last call, 0 for those that are gone. O(changes)."""
+        before, self._before = self._before, {}
+        return {label: now for label, count in before.items() if (now := self.counts.get(label, 0)) != count}
+
+    def forget_changes(self) -> None:
+        """Let the next `take()` start from here."""
+        self._before = {}
+
+    def _add(self, label: str, by: int) -> None:
+        before = self.counts.get(label, 0)
+        self._before.setdefault(label, before)
+        if before + by:
+            self.counts[label] = before + by
+        else:
+            del self.counts[label]
+
+    def _fit(self, label: str) -> bool:
+        try:
+            return self._check(label) == label
+        except Malformed:
+            return False
+
+    def _promote(self) -> None:
+        """Give the place that has become free to a label of the rest."""
+        for label in self._rest:
+            if self._fit(label):
+                count = self._rest.pop(label)
+                self._add(OTHER, -count)
+                self._add(label, count)
+                return
+
+
+class Fleet:
+    """
+    The newest report of each node, and their sum. Not thread-safe.
+
+    Args:
+        own: Id of the node whose view this is; it is always current and never expires.
+        max_listed: Rows in a snapshot.
+        max_versions: Versions counted apart.
+        max_routes: Routes counted apart.
+        reserved_versions: Versions that are always counted apart.
+        silent_after: Seconds of silence after which a node is behind.
+        expire_after: Seconds of silence after which it is dropped.
+    """
+
+    def __init__(
+        self,
+        own: str,
+        *,
+        max_listed: int = 1_000,
+        max_versions: int = 1_000,
+        max_routes: int = 10_000,
+        reserved_versions: Iterable[str] = (),
+        silent_after: float = 4.5,
+        expire_after: float = 9.0,
+    ) -> None:
+        self.own = own
+        self.blind = False
+        self.revision = 0
+        """Number of changes so far."""
+        self._max_listed = max_listed
+        # A node counts a few reserved labels and `(other)` beside its limit.
+        self._max_versions = max_versions + _BESIDE
+        self._max_routes = max_routes + _BESIDE
+        self._silent_after = silent_after
+        self._expire_after = expire_after
+        self._members: dict[str, Share] = {own: Share(heard=math.inf, sequence=0, latest=0, rows=set())}
+        self._behind: set[str] = set()
+        self._turned_away: set[str] = set()
+        self._gone: dict[str, int] = {}
+        self._total = 0
+        self._versions = Sums(max_versions, parse_version, reserved_versions)
+        self._routes = Sums(max_routes, parse_route)
+        self._rows = Rows(max_listed, max_listed)
+        self._watching = False
+        self._base = 0
+        self._told = self._outline()
+
+    # ---- who is there
+
+    @property
+    def members(self) -> Iterable[str]:
+        """All nodes that are expected, this one included."""
+        return self._members.keys()
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._members
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def sequence(self, node: str) -> int:
+        """Return up to where a node's changes are in the sums; -1: nothing of it is held."""
+        share = self._members.get(node)
+        return -1 if share is None else share.sequence
+
+    def expect(self, node: str, now: float) -> bool:
+        """Know of a node before it has reported. Returns whether it was new."""
+        if node in self._members or not self._room(node):
+            return False
+        self._members[node] = Share(heard=now)
+        self._behind.add(node)
+        self.revision += 1
+        return True
+
+    def missing(self, *, rows: bool) -> list[str]:
+        """Return the nodes whose report is needed: those behind and, with `rows`, those whose rows are not known."""
+        if not rows:
+            return list(self._behind)
+        hungry = self._rows.dropped and len(self._rows.shown) < min(self._max_listed, self._total)
+        return [
+            node
+            for node, share in self._members.items()
+            if node in self._behind or share.rows is None or (hungry and share.cut)
+        ]
+
+    def misses(self, *, rows: bool) -> bool:
+        """Say whether a report is needed of somebody who can be expected to answer. O(nodes) with `rows`."""
+        if any(not self._members[node].silent for node in self._behind):
+            return True
+        return rows and any(share.rows is None and not share.silent for share in self._members.values())
+
+    def is_behind(self, node: str) -> bool:
+        """Say whether something of a node is missing."""
+        return node in self._behind
+
+    def answering(self) -> list[str]:
+        """Return the nodes that have not been silent for long."""
+        return [node for node, share in self._members.items() if not share.silent]
+
+    def unheard(self) -> set[str]:
+        """Return the nodes that are expected and have not reported."""
+        return {node for node in self._behind if self._members[node].sequence < 0}
+
+    def totals(self) -> Iterable[int]:
+        """Return the nodes' own totals."""
+        return (share.total for share in self._members.values())
+
+    # ---- what nodes say
+
+    def receive(self, report: Report, now: float) -> bool:
+        """Take in a whole report. Returns whether anything changed. O(labels of that node)."""
+        share = self._admit(report.node, report.sequence, now)
+        if share is None or report.sequence < share.sequence:
+            return False
+        before = self.revision
+        self._heard(report.node, share, report.sequence, now)
+        self._replace(share, report)
+        if report.rows is not None:
+            self._replace_rows(report.node, share, report.rows)
+        elif report.sequence > share.sequence:
+            self._forget_rows(share)  # they changed, and nobody said how
+        share.sequence = report.sequence
+        self._settle(report.node, share)
+        return self._noted(before)
+
+    def update(self, delta: Delta, now: float) -> bool:
+        """Take in what changed at a node. Returns whether anything changed. O(changes)."""
+        share = self._admit(delta.node, delta.sequence, now)
+        if share is None or delta.sequence < share.sequence:
+            return False
+        before = self.revision
+        self._heard(delta.node, share, delta.sequence, now)
+        if 0 <= delta.base <= share.sequence and self._fits(share, delta):
+            self._change(share, delta)
+            if delta.rows is not None and share.rows is not None:
+                self._change_rows(delta.node, share, delta.rows, delta.removed)
+            elif delta.rows is None and delta.base < delta.sequence:
+                self._forget_rows(share)  # it changed, and nobody said how
+            share.sequence = delta.sequence
+        self._settle(delta.node, share)
+        return self._noted(before)
+
+    def beat(self, node: str, sequence: int, now: float) -> bool:
+        """Take note that a node lives, and how far it is. Returns whether anything changed. O(1)."""
+        share = self._admit(node, sequence, now)
+        if share is None or sequence < share.sequence:
+            return False
+        before = self.revision
+        self._heard(node, share, sequence, now)
+        self._settle(node, share)
+        return self._noted(before)
+
+    def leave(self, node: str, sequence: int | None = None) -> bool:
+        """
+        Drop a node that is gone.
+
+        Args:
+            node: Not this one.
+            sequence: Its last, if it said so.
+
+        Returns:
+            Whether anything changed.
+        """
+        share = self._members.get(node)
+        last = max(-1 if sequence is None else sequence, -1 if share is None else share.latest)
+        if node == self.own or (share is not None and sequence is not None and sequence < share.sequence):
+            return False  # it has come back since
+        self._bury(node, last)
+        if share is None:
+            return False
+        before = self.revision
+        self._forget(share)
+        del self._members[node]
+        self._behind.discard(node)
+        self.revision += 1
+        return self._noted(before)
+
+    def expire(self, now: float) -> bool:
+        """Notice who has been silent for too long. Returns whether anything changed. O(nodes)."""
+        before = self.revision
+        for node, share in list(self._members.items()):
+            silence = now - share.heard
+            if silence >= self._expire_after and not self.blind:
+                self.leave(node)
+            elif silence >= self._expire_after and share.sequence >= 0:
+                self._forget(share)
+                share.sequence = -1
+                self._settle(node, share)
+                self.revision += 1
+            elif silence >= self._silent_after and not share.silent:
+                share.silent = True
+                self._settle(node, share)
+        if self._turned_away and len(self._members) < MAX_NODES:
+            self._turned_away.clear()
+            self.revision += 1
+        return self._noted(before)
+
+    def excuse(self, seconds: float) -> None:
+        """Forgive everybody so much silence: this node was not listening itself."""
+        for share in self._members.values():
+            share.heard += seconds
+
+    def set_blind(self, *, blind: bool, now: float) -> bool:
+        """Say whether the others cannot be heard. When they can again, silence counts from now. O(nodes)."""
+        if blind == self.blind:
+            return False
+        before = self.revision
+        self.blind = blind
+        for node, share in self._members.items():
+            if not blind and node != self.own:
+                share.heard = now
+        self.revision += 1
+        return self._noted(before)
+
+    def forget_others(self) -> None:
+        """Let go of the others' figures, because nobody watches any more. They stay expected."""
+        for node, share in self._members.items():
+            if node != self.own:
+                self._forget(share)
+                share.sequence = share.latest = -1
+                share.silent = False
+                self._settle(node, share)
+        self.revision += 1
+        self._noted(self.revision)
+
+    # ---- the figures
+
+    def watch(self) -> None:
+        """Start to note changes for `take()`; the first delta starts at the present revision."""
+        self._watching = True
+        self._start_over()
+
+    def unwatch(self) -> None:
+        """Stop noting changes."""
+        self._watching = False
+        self._start_over()
+
+    def take(self) -> StatsDelta | None:
+        """Return what changed since the last `take()` or `watch()`, or None. O(changes)."""
+        if not self._watching or self._base == self.revision:
+            return None
+        rows, removed = self._rows.take()
+        truncated, nodes, partial = now = self._outline()
+        delta = StatsDelta(
+            base=self._base,
+            revision=self.revision,
+            total=self._total,
+            versions=self._versions.take(),
+            routes=self._routes.take(),
+            set=tuple(rows),
+            removed=tuple(removed),
+            connections_truncated=truncated if truncated != self._told[0] else None,
+            nodes=nodes if nodes != self._told[1] else None,
+            partial=partial if partial != self._told[2] else None,
+        )
+        self._base = self.revision
+        self._told = now
+        return delta
+
+    def snapshot(self) -> Stats:
+        """Return the figures now. O(versions + routes + rows listed)."""
+        truncated, nodes, partial = self._outline()
+        return Stats(
+            total=self._total,
+            versions=MappingProxyType(self._versions.counts.copy()),
+            routes=MappingProxyType(self._routes.counts.copy()),
+            connections=tuple(self._rows.shown.values()),
+            revision=self.revision,
+            connections_truncated=truncated,
+            nodes=nodes,
+            partial=partial,
+        )
+
+    # ---- inside
+
+    def _outline(self) -> tuple[bool, Nodes, bool]:
+        expected = len(self._members) + len(self._turned_away)
+        nodes = Nodes(len(self._members) - len(self._behind), expected)
+        return len(self._rows.shown) < self._total, nodes, self.blind or nodes.reporting < nodes.expected
+
+    def _start_over(self) -> None:
+        self._versions.forget_changes()
+        self._routes.forget_changes()
+        self._rows.forget_changes()
+        self._base = self.revision
+        self._told = self._outline()
+
+    def _noted(self, before: int) -> bool:
+        if not self._watching:
+            self._start_over()
+        return self.revision != before
+
+    def _room(self, node: str) -> bool:
+        if len(self._members) < MAX_NODES:
+            return True
+        if len(self._turned_away) < MAX_GONE and node not in self._turned_away:
+            self._turned_away.add(node)
+            self.revision += 1
+        return False
+
+    def _admit(self, node: str, sequence: int, now: float) -> Share | None:
+        """Return the share of a node that spoke, a new one if need be, or None if it must not be heard."""
+        share = self._members.get(node)
+        if share is not None:
+            return share
+        if sequence <= self._gone.get(node, -1) or not self._room(node):
+            return None
+        self._gone.pop(node, None)
+        self.expect(node, now)
+        return self._members[node]
+
+    def _heard(self, node: str, share: Share, sequence: int, now: float) -> None:
+        share.latest = max(share.latest, sequence)
+        if node != self.own:
+            share.heard = now
+            share.silent = False
+
+    def _settle(self, node: str, share: Share) -> None:
+        """Keep `behind` true to the share."""
+        if share.current:
+            if node in self._behind:
+                self._behind.discard(node)
+                self.revision += 1
+        elif node not in self._behind:
+            self._behind.add(node)
+            self.revision += 1
+
+    def _bury(self, node: str, last: int) -> None:
+        self._gone[node] = max(last, self._gone.pop(node, -1))
+        while len(self._gone) > MAX_GONE:
+            del self._gone[next(iter(self._gone))]
+
+    def _replace(self, share: Share, report: Report) -> None:
+        self._set_total(share, report.total)
+        versions, folded = _bounded(report.versions, self._max_versions)
+        routes, folded_too = _bounded(report.routes, self._max_routes)
+        share.versions = self._replace_counts(self._versions, share.versions, versions)
+        share.routes = self._replace_counts(self._routes, share.routes, routes)
+        share.folded = folded or folded_too
+
+    def _replace_counts(self, sums: Sums, before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+        for label, count in before.items():
+            if label not in after:
+                sums.change(label, -count)
+                self.revision += 1
+        for label, count in after.items():
+            held = before.get(label, 0)
+            if held != count:
+                sums.change(label, count - held)
+                self.revision += 1
+        return after
+
+    def _fits(self, share: Share, delta: Delta) -> bool:
+        """Say whether a delta can be held. If not, its node is behind, and its next report is folded again."""
+        for held, changed, limit in (
+            (share.versions, delta.versions, self._max_versions),
+            (share.routes, delta.routes, self._max_routes),
+        ):
+            new = sum(label not in held for label in changed)
+            if new and (share.folded or len(held) + new > limit):
+                return False
+        return True
+
+    def _change(self, share: Share, delta: Delta) -> None:
+        self._set_total(share, delta.total)
+        for sums, held, changed in (
+            (self._versions, share.versions, delta.versions),
+            (self._routes, share.routes, delta.routes),
+        ):
+            for label, count in changed.items():
+                before = held.get(label, 0)
+                if before == count:
+                    continue
+                if before and count:
+                    held[label] = count  # under the string that it has already
+                elif count:
+                    held[label] = count
+                else:
+                    del held[label]
+                sums.change(label, count - before)
+                self.revision += 1
+
+    def _set_total(self, share: Share, total: int) -> None:
+        if share.total != total:
+            self._total += total - share.total
+            share.total = total
+            self.revision += 1
+
+    def _replace_rows(self, node: str, share: Share, rows: Iterable[ConnectionInfo]) -> None:
+        told = {row.id: row for row in rows}
+        share.cut = False
+        for connection_id in (share.rows or set()) - told.keys():
+            self._rows.drop(connection_id)
+            self.revision += 1
+        share.rows = (share.rows or set()) & told.keys()
+        self._change_rows(node, share, told.values(), ())
+
+    def _change_rows(self, node: str, share: Share, rows: Iterable[ConnectionInfo], removed: Iterable[str]) -> None:
+        kept = share.rows
+        assert kept is not None
+        for connection_id in removed:
+            if connection_id in kept:
+                kept.discard(connection_id)
+                self._rows.drop(connection_id)
+                self.revision += 1
+        for row in rows:
+            # A row that is not the node's own could take another node's out of the list.
+            if not row.id.startswith(node) or not _plausible(row):
+                continue
+            if self._rows.put(row):
+                kept.add(row.id)
+                self.revision += 1
+            else:
+                share.cut = True
+
+    def _forget_rows(self, share: Share) -> None:
+        for connection_id in share.rows or ():
+            self._rows.drop(connection_id)
+            self.revision += 1
+        share.rows = None
+        share.cut = False
+
+    def _forget(self, share: Share) -> None:
+        self._set_total(share, 0)
+        self._replace_counts(self._versions, share.versions, {})
+        self._replace_counts(self._routes, share.routes, {})
+        share.versions, share.routes = {}, {}
+        self._forget_rows(share)
+
+
+def _bounded(counts: Mapping[str, int], limit: int) -> tuple[dict[str, int], bool]:
+    """Return counts >= 1 of at most `limit` labels and the rest under `(other)`, and whether there was a rest."""
+    bounded: dict[str, int] = {}
+    other = 0
+    for label, count in counts.items():
+        if label == OTHER or len(bounded) >= limit:
+            other += count
+        elif count:
+            bounded[label] = count
+    if other:
+        bounded[OTHER] = other
+    return bounded, len(counts) > limit + 1
+
+
+def _plausible(row: ConnectionInfo) -> bool:
+    return len(row.id) <= 64 and len(row.version) <= 128 and len(row.route) <= 512 and len(row.ip or "") <= 64

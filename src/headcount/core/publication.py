@@ -1,0 +1,114 @@
+"""
+What this node tells the others about itself: a chain of deltas, and whole reports in between.
+
+`sequence` grows with every change. A delta goes from where the one before it ended; while nobody listens none is made,
+so whoever listens anew gets a chain that starts later than anything it holds, and asks for the whole.
+"""
+
+from .reports import Delta, Report
+from .rows import Rows
+from .stats import Stats, StatsDelta
+
+
+class Publication:
+    """
+    See above. Must be given every change of the registry while it is `open`.
+
+    Args:
+        node: Id of this node.
+        max_listed: Rows that the registry lists.
+    """
+
+    def __init__(self, node: str, max_listed: int) -> None:
+        self.node = node
+        self.sequence = 0
+        self._max_listed = max_listed
+        self._base = 0
+        self._total = 0
+        self._versions: dict[str, int] = {}
+        self._routes: dict[str, int] = {}
+        self._window: Rows | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Something has changed since the last delta."""
+        return self._base != self.sequence
+
+    @property
+    def rows(self) -> int:
+        """How many rows are told at most; 0: none."""
+        return self._window.limit if self._window is not None else 0
+
+    def absorb(self, change: StatsDelta) -> None:
+        """Take in what changed in the registry. O(changes)."""
+        self.sequence += 1
+        self._total = change.total
+        self._versions.update(change.versions)
+        self._routes.update(change.routes)
+        if self._window is not None:
+            for connection_id in change.removed:
+                self._window.drop(connection_id)
+            for row in change.set:
+                self._window.put(row)
+
+    def start(self, now: Stats) -> None:
+        """Start a new chain at the present figures. Must be called before the first delta, and to have rows in it."""
+        self.sequence += 1
+        self._total = now.total
+        self._clear()
+
+    def show_rows(self, limit: int, now: Stats) -> None:
+        """Tell up to `limit` rows from now on, or more than so far; 0: none."""
+        if not limit:
+            if self._window is not None:
+                self._window = None
+                self.sequence += 1
+        elif self._window is None:
+            self._window = Rows(limit, self._max_listed)
+            for row in now.connections:
+                self._window.put(row)
+            self.start(now)
+        else:
+            self._window.grow(limit)
+            self.sequence += 1
+
+    def report(self, now: Stats, *, rows: bool) -> Report:
+        """
+        Make a whole report.
+
+        Args:
+            now: The registry's figures, all of whose changes have been absorbed.
+            rows: With the rows that are told at present.
+        """
+        shown = tuple(self._window.shown.values()) if rows and self._window is not None else None
+        return Report(
+            node=self.node,
+            sequence=self.sequence,
+            total=now.total,
+            versions=dict(now.versions),
+            routes=dict(now.routes),
+            rows=shown,
+        )
+
+    def take(self) -> Delta | None:
+        """Return what changed since the last delta, or None. O(changes)."""
+        if not self.pending:
+            return None
+        changed, removed = self._window.take_touched() if self._window is not None else (None, [])
+        delta = Delta(
+            node=self.node,
+            base=self._base,
+            sequence=self.sequence,
+            total=self._total,
+            versions=self._versions,
+            routes=self._routes,
+            rows=tuple(changed) if changed is not None else None,
+            removed=tuple(removed),
+        )
+        self._versions, self._routes, self._base = {}, {}, self.sequence
+        return delta
+
+    def _clear(self) -> None:
+        self._versions, self._routes, self._base = {}, {}, self.sequence
+        if self._window is not None:
+            self._window.forget_changes()

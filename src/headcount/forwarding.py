@@ -1,0 +1,165 @@
+"""
+Commands for connections of other nodes: sent to the owner, answered by it.
+
+A public id begins with the id of the node that owns the connection, so everybody knows whom to ask; whether a handle is
+genuine only the owner can tell, because the key is its own. A stranger can make up handles: so an id that names no node
+of the fleet never leaves this process, and only so many questions are open at once.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from .core import reports
+from .errors import Busy, UnknownConnection
+
+if TYPE_CHECKING:
+    from .peers import Peers
+
+MAX_OPEN: Final = 256
+"""Commands that wait for another node's answer; more are refused, and their clients come again."""
+
+MAX_RUNNING: Final = 1_024
+"""Commands of other nodes that are being done."""
+
+TIMEOUT: Final = 5.0
+"""Seconds after which an owner that does not answer counts as gone."""
+
+logger = logging.getLogger("headcount")
+
+
+class Forwarding:
+    """
+    See above.
+
+    Args:
+        peers: The way to the others.
+        obey: Does what another node asks for, and never raises.
+    """
+
+    def __init__(self, peers: "Peers", obey: Callable[[reports.Command], Awaitable[reports.Answer]]) -> None:
+        self._peers = peers
+        self._obey = obey
+        self._numbers = itertools.count(1)
+        self._open: dict[int, tuple[str, asyncio.Future[reports.Answer | None]]] = {}
+        """By number: whom we asked, and what waits for the answer; None: it is gone."""
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def call(
+        self, node: str, make: Callable[[int], reports.Command], timeout: float = TIMEOUT, number: int | None = None
+    ) -> reports.Answer:
+        """
+        Send a node a command, and wait for its answer.
+
+        Args:
+            node: Id that a client or the application named.
+            make: Makes the command with its number.
+            timeout: Seconds.
+            number: From `number()`, if it had to be known before.
+
+        Raises:
+            UnknownConnection: There is no such node, or it does not answer.
+            Busy: Too many wait already.
+        """
+        if not self._peers.active:
+            raise _unknown()
+        answer: reports.Answer = await self._peers.at_home(self._call(node, make, timeout, number))
+        return answer
+
+    def number(self) -> int:
+        """Return a number that no other command of this node has."""
+        return next(self._numbers)
+
+    async def call_all(self, make: Callable[[int], reports.Command], timeout: float) -> list[reports.Answer]:
+        """Send all nodes a command, and return what they answered in time."""
+        if not self._peers.active:
+            return []
+        answers: list[reports.Answer] = await self._peers.at_home(self._call_all(make, timeout))
+        return answers
+
+    async def others(self) -> list[str]:
+        """Return the ids of all other nodes that seem to live."""
+        if not self._peers.active:
+            return []
+        found: list[str] = await self._peers.at_home(self._others())
+        return found
+
+    async def _others(self) -> list[str]:
+        backend = self._peers.backend
+        members = None if backend is None else await backend.members()
+        return sorted(node for node in members or () if node != self._peers.node)
+
+    async def _call(
+        self, node: str, make: Callable[[int], reports.Command], timeout: float, number: int | None
+    ) -> reports.Answer:
+        backend = self._peers.backend
+        if len(self._open) >= MAX_OPEN:
+            raise Busy("Too many requests for connections of other servers are waiting; come again.")
+        re = next(self._numbers) if number is None else number
+        future: asyncio.Future[reports.Answer | None] = asyncio.get_running_loop().create_future()
+        self._open[re] = (node, future)
+        try:
+            async with asyncio.timeout(timeout):
+                if backend is None or node == self._peers.node or not await backend.knows(node):
+                    raise _unknown()
+                backend.send(node, reports.encode(make(re)), lambda: self._settle(re, None))
+                answer = await future
+        except TimeoutError:
+            answer = None
+        finally:
+            del self._open[re]
+        if answer is None:
+            raise _unknown()
+        return answer
+
+    async def _call_all(self, make: Callable[[int], reports.Command], timeout: float) -> list[reports.Answer]:
+        backend = self._peers.backend
+        others = await self._others()
+        if backend is None or not others:
+            return []
+        calls = [
+            asyncio.ensure_future(self._call(node, make, timeout, None))
+            for node in others[: MAX_OPEN - len(self._open)]
+        ]
+        if len(calls) < len(others):
+            logger.warning("Only %d of %d nodes could be told at once.", len(calls), len(others))
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        return [answer for answer in answers if isinstance(answer, reports.Answer)]
+
+    # ---- called by Peers, in the backend's loop
+
+    def take(self, message: reports.FleetMessage) -> None:
+        """Take a command or an answer."""
+        if isinstance(message, reports.Answer):
+            asked = self._open.get(message.re)
+            if asked is not None and asked[0] == message.node:
+                self._settle(message.re, message)
+        elif isinstance(message, reports.Command):
+            if len(self._running) >= MAX_RUNNING:
+                return  # who asked gives up by itself
+            task = asyncio.get_running_loop().create_task(self._serve(message))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    def left(self, node: str) -> None:
+        """Give up what a node that is gone was asked."""
+        for re, (asked, _) in list(self._open.items()):
+            if asked == node:
+                self._settle(re, None)
+
+    def _settle(self, re: int, answer: reports.Answer | None) -> None:
+        asked = self._open.get(re)
+        if asked is not None and not asked[1].done():
+            asked[1].set_result(answer)
+
+    async def _serve(self, command: reports.Command) -> None:
+        answer = await self._obey(command)
+        backend = self._peers.backend
+        if backend is not None:
+            backend.send(command.node, reports.encode(answer))
+
+
+def _unknown() -> UnknownConnection:
+    return UnknownConnection("No open connection has this connectionId; open a new stream and use the one it tells.")

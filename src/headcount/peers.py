@@ -1,0 +1,783 @@
+"""
+A node among the others: whose figures it asks for, and to whom it tells its own.
+
+Nobody sends figures unasked. While somebody watches here, this node listens, says so every heartbeat (`Interest`), and
+asks each node whose report it misses (`Want`), a few at a time, so that no answer is lost in a flood of them. While
+somebody watches elsewhere, this node publishes what changed at most every `stats_interval`, and a heartbeat when
+nothing did. While nobody does, nodes exchange nothing.
+
+To the node it is a source of figures, as a registry is: `watch`, `take`, `snapshot`. Its state is shared under the
+node's lock; what belongs to the backend happens in one event loop, the one in which the first request came.
+"""
+
+import asyncio
+import itertools
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+from .backends import Backend
+from .config import Config
+from .core import reports
+from .core.fleet import Fleet
+from .core.labels import UNKNOWN
+from .core.publication import Publication
+from .core.registry import Registry
+from .core.stats import Stats, StatsDelta
+from .forwarding import Forwarding
+
+LINGER: Final = 10.0
+"""Seconds that the others are listened to after the last look, because dashboards reload and programs poll."""
+
+CATCH_UP: Final = 1.0
+"""Seconds that a viewer waits for the figures of nodes that do not answer, before it is told that some are missing."""
+
+WINDOW: Final = 64
+"""Reports that are asked for at once."""
+
+FEW_NODES: Final = 8
+"""Nodes that may all send as many rows as there is room for."""
+
+QUIET_AFTER: Final = 1.0
+"""Seconds after the last delta in which a node that falls quiet says so once: should that delta have been lost, nobody
+waits a whole heartbeat for it."""
+
+WANT_TIMEOUT: Final = 1.0
+"""Seconds after which a report is asked for again."""
+
+NODES_PER_SECOND: Final = 2_000
+"""Deltas a second, of all nodes, above which they are asked to publish less often: it is what one viewer's node and one
+Redis bear easily (docs/scaling.md)."""
+
+MAX_WATCHERS: Final = 4_096
+"""Nodes that watch at once; more are not served."""
+
+logger = logging.getLogger("headcount")
+
+
+class Peers:
+    """
+    See above.
+
+    Args:
+        node: Id of this node.
+        config: Checked settings.
+        registry: This node's connections.
+        lock: The node's.
+        clock: Monotonic seconds.
+        changed: Schedules a flush; called with the lock held.
+        shows_rows: Says whether a viewer here sees connections.
+        obey: Does what another node asks for.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        config: Config,
+        registry: Registry,
+        lock: threading.RLock,
+        clock: Callable[[], float],
+        *,
+        changed: Callable[[], None],
+        shows_rows: Callable[[], bool],
+        obey: Callable[[reports.Command], Awaitable[reports.Answer]],
+    ) -> None:
+        self.node = node
+        self.ready = True
+        """The others have told what they have, or had time to; until then viewers are better told nothing."""
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """Where the backend runs."""
+        self.forwarding = Forwarding(self, obey)
+        self._config = config
+        self._registry = registry
+        self._lock = lock
+        self._clock = clock
+        self._changed = changed
+        self._shows_rows = shows_rows
+        self._backend: Backend | None = None
+        self._fleet = Fleet(
+            node,
+            max_listed=config.max_listed_connections,
+            max_versions=config.max_versions,
+            max_routes=config.max_routes,
+            reserved_versions=(config.version, UNKNOWN),
+        )
+        self._publication = Publication(node, config.max_listed_connections)
+        self._absorbed = 0
+        """Revision of the registry up to which its changes are in the fleet and in the publication."""
+        self._noting = False
+        self._watched = False
+        self._watching = False
+        self._lingers_until = 0.0
+        self._rows_until = 0.0
+        self._members_known = False
+        self._sighted = True
+        self._interests: dict[str, tuple[reports.Interest, float]] = {}
+        """What other nodes want to be told, and until when that holds."""
+        self._interest_due = 0.0
+        self._told_rows = 0
+        self._wanted: dict[str, float] = {}
+        """Nodes that were asked for their report, and when."""
+        self._to_want: list[str] = []
+        self._published_at = float("-inf")
+        self._said_quiet = False
+        self._publish_timer: asyncio.TimerHandle | None = None
+        self._ready_timer: asyncio.TimerHandle | None = None
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._ticked_at = 0.0
+        self._sync_lock: asyncio.Lock | None = None
+        self._sync_started = float("-inf")
+        self._sync: tuple[int, dict[str, int | None], asyncio.Future[None]] | None = None
+        self._whole: list[asyncio.Future[None]] = []
+        self._numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # ---- coming and going
+
+    @property
+    def active(self) -> bool:
+        """There is a backend, in a loop that runs."""
+        return self._backend is not None and self.loop is not None and not self.loop.is_closed()
+
+    @property
+    def backend(self) -> Backend | None:
+        """The way to the others."""
+        return self._backend
+
+    @property
+    def publishes(self) -> bool:
+        """Somebody watches elsewhere."""
+        return bool(self._interests)
+
+    def start(self, backend: Backend) -> None:
+        """
+        Reach the others by a backend, in the running loop.
+
+        Raises:
+            OSError: It cannot be started here.
+        """
+        with self._lock:
+            self.loop = asyncio.get_running_loop()
+            self._forget_loop()
+            self._backend = backend
+            self._sighted = False
+            self._look()
+            try:
+                backend.start(self)
+            except OSError:
+                self._backend = None
+                raise
+            if self._watching:
+                self._begin_watching()
+
+    def cut_off(self) -> None:
+        """Know that there are others who cannot be reached: all figures are partial from now on."""
+        with self._lock:
+            self._sighted = False
+            self._look()
+
+    async def stop(self) -> None:
+        """Leave the fleet: for the others, this node is gone at once. Idempotent. In the backend's loop."""
+        with self._lock:
+            backend, self._backend = self._backend, None
+            self._forget_loop()
+            self._interests.clear()
+        if backend is not None:
+            await backend.stop()
+
+    def stop_soon(self) -> None:
+        """Leave the fleet, from whichever loop, without waiting for it."""
+        self.call_at_home(lambda: self._run(self.stop()))
+
+    # ---- a source of figures; the lock is held
+
+    @property
+    def revision(self) -> int:
+        """Number of changes so far."""
+        self._absorb()
+        return self._fleet.revision
+
+    def watch(self) -> None:
+        """Start to note changes for `take()`, and to listen to the others."""
+        self._watched = True
+        self._watch_others()
+        self._absorb()
+        self._fleet.watch()
+
+    def unwatch(self) -> None:
+        """Stop noting changes. The others are listened to a little longer."""
+        self._watched = False
+        self._fleet.unwatch()
+        self._lingers_until = self._clock() + LINGER
+
+    def take(self) -> StatsDelta | None:
+        """Return what changed since the last `take()` or `watch()`, or None; and publish what changed here."""
+        self._absorb()
+        if self._interests and self._publication.pending:
+            self.call_at_home(self._publish_in_time)
+        return self._fleet.take()
+
+    def snapshot(self) -> Stats:
+        """Return the figures as they are known here now."""
+        self._absorb()
+        return self._fleet.snapshot()
+
+    def touch(self) -> None:
+        """Listen to the others for a while, because somebody looks at the figures without watching them."""
+        if self.active:
+            now = self._clock()
+            self._lingers_until = self._rows_until = now + LINGER
+            self._watch_others()
+
+    def viewers_changed(self) -> None:
+        """Look again what the viewers here may see."""
+        if self._watching and self.active and self._quota() != self._told_rows:
+            self.call_at_home(self._say_interest)
+            self.call_at_home(self._want)
+
+    # ---- fresh figures
+
+    async def fresh(self) -> None:
+        """Bring the figures up to what every node has now. Waits a second for those that do not answer."""
+        if not self.active or self.loop is None:
+            return
+        called = self._clock()
+        await self.at_home(self._fresh(called))
+
+    async def at_home(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run in the backend's loop, from whichever."""
+        assert self.loop is not None
+        if self.loop is asyncio.get_running_loop():
+            return await coroutine
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.loop))
+
+    async def _fresh(self, called: float) -> None:
+        with self._lock:
+            self.touch()
+        if self._sync_lock is None:
+            self._sync_lock = asyncio.Lock()
+        async with self._sync_lock:
+            if self._sync_started >= called:
+                return  # it began after we were called, so it has what we want
+            self._sync_started = self._clock()
+            deadline = self._clock() + CATCH_UP
+            if not self._members_known:
+                await self._wait_whole(deadline)
+            await self._ask_all(deadline)
+            await self._wait_whole(deadline)
+
+    async def _ask_all(self, deadline: float) -> None:
+        with self._lock:
+            backend = self._backend
+            others: dict[str, int | None] = {node: None for node in self._fleet.answering() if node != self.node}
+            if not others or backend is None or self.loop is None:
+                return
+            re = next(self._numbers)
+            future: asyncio.Future[None] = self.loop.create_future()
+            self._sync = (re, others, future)
+        backend.announce(reports.encode(reports.Ask(node=self.node, re=re)))
+        try:
+            await asyncio.wait_for(future, max(0.0, deadline - self._clock()))
+        except TimeoutError:
+            pass
+        finally:
+            self._sync = None
+
+    async def _wait_whole(self, deadline: float) -> None:
+        with self._lock:
+            if self._is_whole() or self.loop is None:
+                return
+            future: asyncio.Future[None] = self.loop.create_future()
+            self._whole.append(future)
+        try:
+            await asyncio.wait_for(future, max(0.0, deadline - self._clock()))
+        except TimeoutError:
+            pass
+        finally:
+            if future in self._whole:
+                self._whole.remove(future)
+
+    # ---- what the backend tells; in its loop
+
+    def received(self, message: bytes) -> None:
+        """Take a message from another node. Never raises."""
+        told = reports.decode(message)
+        if told is None or told.node == self.node:
+            return
+        with self._lock:
+            if self._backend is None:
+                return
+            try:
+                self._take(told)
+            except Exception:
+                logger.exception("A message of node %s could not be used; nothing else is affected.", told.node)
+
+    def joined(self, node: str) -> None:
+        """Learn that a node is there."""
+        with self._lock:
+            if self._backend is None or node == self.node or not (self._watching or self._backend.aware):
+                return
+            new = self._fleet.expect(node, self._clock())
+            if not self._watching:
+                return
+            if new:
+                self._changed()
+            self._send(node, self._interest())
+            self._want(node)
+
+    def left(self, node: str) -> None:
+        """Learn that a node is certainly gone."""
+        with self._lock:
+            self._gone(node, None)
+
+    def farewell(self) -> bytes:
+        """Return the last message of this node."""
+        return reports.encode(reports.Leave(node=self.node, sequence=self._publication.sequence))
+
+    def sighted(self, *, can_see: bool) -> None:
+        """Learn whether the others can be reached at all."""
+        with self._lock:
+            if self._backend is None:
+                return
+            self._sighted = can_see
+            self._look()
+            if not can_see:
+                return
+            self._backend.announce(reports.encode(reports.Hello(node=self.node)))
+            if self._watching:
+                self._begin_watching()
+
+    def _take(self, told: reports.FleetMessage) -> None:
+        now = self._clock()
+        match told:
+            case reports.Report():
+                self._wanted.pop(told.node, None)
+                if self._watching:
+                    self._after(told.node, self._fleet.receive(told, now))
+                    self._want()
+            case reports.Delta():
+                if self._watching:
+                    self._after(told.node, self._fleet.update(told, now))
+            case reports.Beat():
+                if self._watching:
+                    self._after(told.node, self._fleet.beat(told.node, told.sequence, now))
+                if told.re and self._sync is not None and self._sync[0] == told.re and told.node in self._sync[1]:
+                    self._sync[1][told.node] = told.sequence
+                    self._synced(told.node)
+            case reports.Leave():
+                self._gone(told.node, told.sequence)
+            case reports.Hello():
+                self.joined(told.node)
+            case reports.Interest():
+                self._take_interest(told, now)
+            case reports.Want():
+                self._answer_want(told)
+            case reports.Ask():
+                self._absorb()
+                self._publish()
+                self._send(told.node, reports.Beat(node=self.node, sequence=self._publication.sequence, re=told.re))
+            case _:
+                self.forwarding.take(told)
+
+    # ---- watching the others
+
+    def _watch_others(self) -> None:
+        if self._watching:
+            return
+        self._watching = True
+        self._start_noting()
+        if self.active:
+            self.ready = False
+            self.call_at_home(self._begin_watching)
+
+    def _begin_watching(self) -> None:
+        with self._lock:
+            if self._backend is None or self.loop is None or not self._watching:
+                return
+            self._backend.listen(on=True)
+            self._say_interest()
+            self._start_ticking()
+            if not self.ready and self._ready_timer is None:
+                self._ready_timer = self.loop.call_later(CATCH_UP, self._be_ready)
+            self._run(self._learn_members())
+
+    def _stop_watching(self) -> None:
+        self._watching = False
+        self._members_known = False
+        self._look()
+        self.ready = True
+        self._wanted.clear()
+        self._to_want.clear()
+        self._fleet.forget_others()
+        if self._backend is not None:
+            self._backend.listen(on=False)
+            self._backend.announce(reports.encode(reports.Interest(node=self.node, ttl=0.0)))
+        self._told_rows = 0
+        self._stop_noting()
+
+    async def _learn_members(self) -> None:
+        backend = self._backend
+        if backend is None:
+            return
+        members = await backend.members()
+        with self._lock:
+            if members is None or not self._watching or self._backend is not backend:
+                return
+            now = self._clock()
+            changed = False
+            for node in members:
+                if node != self.node:
+                    changed |= self._fleet.expect(node, now)
+            for node in self._fleet.unheard() - set(members):
+                changed |= self._fleet.leave(node)
+            self._members_known = True
+            self._look()
+            if changed:
+                self._changed()
+            self.viewers_changed()
+            self._want()
+            self._check_whole()
+
+    def _look(self) -> None:
+        """Tell the fleet whether everybody who is there can be known."""
+        blind = not (self._sighted and self._members_are_known())
+        if self._fleet.set_blind(blind=blind, now=self._clock()):
+            self._changed()
+
+    def _members_are_known(self) -> bool:
+        return self._backend is None or self._backend.aware or self._members_known
+
+    def _interest(self) -> reports.Interest:
+        self._told_rows = self._quota()
+        assert self._backend is not None
+        return reports.Interest(
+            node=self.node,
+            ttl=3 * self._backend.heartbeat,
+            interval=min(60.0, max(self._config.stats_interval, len(self._fleet) / NODES_PER_SECOND)),
+            rows=self._told_rows,
+        )
+
+    def _say_interest(self) -> None:
+        with self._lock:
+            if self._backend is not None and self._watching:
+                self._interest_due = self._clock() + self._backend.heartbeat
+                self._backend.announce(reports.encode(self._interest()))
+
+    def _quota(self) -> int:
+        """Return how many rows of each node it takes to show as many as there may be, and some to fill gaps with."""
+        limit = self._config.max_listed_connections
+        if not (self._shows_rows() or self._clock() < self._rows_until) or not self._members_are_known():
+            return 0
+        totals = list(self._fleet.totals())
+        if len(totals) <= FEW_NODES:
+            return limit
+        if sum(totals) <= limit:
+            # Nodes that have not reported yet may have many; a thousand rows of each of a thousand are not needed.
+            guess = 2 * limit // len(totals) + 5
+            return max(self._told_rows, guess) if len(self._fleet.unheard()) > FEW_NODES else limit
+        low, high = 1, limit
+        while low < high:
+            middle = (low + high) // 2
+            if sum(min(total, middle) for total in totals) >= limit:
+                high = middle
+            else:
+                low = middle + 1
+        return min(limit, max(self._told_rows, low + low // 2 + 5))
+
+    def _want(self, node: str | None = None) -> None:
+        """Ask for reports that are missing: of one node, or of all."""
+        if self._backend is None or not self._watching:
+            return
+        now = self._clock()
+        if node is not None:
+            if node not in self._wanted and node not in self._to_want:
+                self._to_want.append(node)
+        elif not self._to_want and not self._wanted:
+            self._to_want = [one for one in self._fleet.missing(rows=self._told_rows > 0) if one != self.node]
+        while self._to_want and len(self._wanted) < WINDOW:
+            one = self._to_want.pop()
+            if one in self._fleet:
+                self._wanted[one] = now
+                self._send(one, reports.Want(node=self.node, rows=self._told_rows))
+
+    def _after(self, node: str, changed: bool) -> None:
+        """Go on after a node has spoken."""
+        if changed:
+            self._changed()
+        if self._fleet.is_behind(node):
+            self._want(node)
+        if self._sync is not None:
+            self._synced(node)
+        self._check_whole()
+
+    def _synced(self, node: str) -> None:
+        if self._sync is None:
+            return
+        _, others, future = self._sync
+        told = others.get(node)
+        if told is not None and self._fleet.sequence(node) >= told:
+            del others[node]
+            if not others and not future.done():
+                future.set_result(None)
+
+    def _gone(self, node: str, sequence: int | None) -> None:
+        self._interests.pop(node, None)
+        self._wanted.pop(node, None)
+        self.forwarding.left(node)
+        if self._fleet.leave(node, sequence):
+            self._changed()
+        if self._sync is not None and self._sync[1].pop(node, 0) != 0 and not self._sync[1]:
+            future = self._sync[2]
+            if not future.done():
+                future.set_result(None)
+        self._check_whole()
+
+    def _is_whole(self) -> bool:
+        if not self._watching or not self.active:
+            return True
+        return self._members_known and not self._fleet.misses(rows=self._told_rows > 0)
+
+    def _check_whole(self) -> None:
+        if (self.ready and not self._whole) or not self._is_whole():
+            return
+        self._be_ready()
+        for future in self._whole:
+            if not future.done():
+                future.set_result(None)
+
+    def _be_ready(self) -> None:
+        with self._lock:
+            if self._ready_timer is not None:
+                self._ready_timer.cancel()
+                self._ready_timer = None
+            if not self.ready:
+                self.ready = True
+                self.viewers_changed()
+                self._changed()
+
+    # ---- being watched
+
+    def _take_interest(self, told: reports.Interest, now: float) -> None:
+        if not told.ttl:
+            self._interests.pop(told.node, None)
+            self._interest_changed()
+            return
+        if told.node not in self._interests and len(self._interests) >= MAX_WATCHERS:
+            return
+        self._interests[told.node] = (told, now + told.ttl)
+        self._interest_changed()
+
+    def _interest_changed(self) -> None:
+        if not self._interests:
+            self._publication.show_rows(0, _NOTHING)
+            self._stop_noting()
+            return
+        self._start_noting()
+        self._show_rows(max(told.rows for told, _ in self._interests.values()))
+        self._start_ticking()
+
+    def _show_rows(self, rows: int) -> None:
+        if rows > self._publication.rows or (not rows and self._publication.rows):
+            # What is pending belongs to the chain that ends here.
+            self._publish()
+            self._publication.show_rows(rows, self._registry.snapshot())
+            self._publish_in_time()
+
+    def _answer_want(self, told: reports.Want) -> None:
+        if told.node not in self._interests and self._backend is not None:
+            # It watches, so what it said before must have been lost, or is still on its way.
+            ttl = 3 * self._backend.heartbeat
+            self._take_interest(reports.Interest(node=told.node, ttl=ttl, interval=1.0, rows=told.rows), self._clock())
+        self._absorb()
+        if told.rows > self._publication.rows:
+            self._show_rows(told.rows)
+        report = self._publication.report(self._registry.snapshot(), rows=told.rows > 0)
+        self._send(told.node, report)
+
+    def _publish_in_time(self) -> None:
+        with self._lock:
+            if self._publish_timer is not None or self.loop is None or not self._interests:
+                return
+            interval = max(self._config.stats_interval, min(told.interval for told, _ in self._interests.values()))
+            delay = self._published_at + interval - self._clock()
+            if delay <= 0:
+                self._publish()
+            else:
+                self._publish_timer = self.loop.call_later(delay, self._publish_late)
+
+    def _publish_late(self) -> None:
+        with self._lock:
+            self._publish_timer = None
+            self._publish()
+
+    def _publish(self) -> None:
+        if self._backend is None or not self._interests:
+            return
+        self._absorb()
+        delta = self._publication.take()
+        if delta is not None:
+            self._published_at = self._clock()
+            self._said_quiet = False
+            self._backend.publish(reports.encode(delta))
+
+    # ---- our own share
+
+    def _absorb(self) -> None:
+        """Take what changed in the registry into the fleet and the publication. O(changes) while they are noted."""
+        if self._absorbed == self._registry.revision:
+            return
+        self._absorbed = self._registry.revision
+        change = self._registry.take() if self._noting else None
+        base = self._fleet.sequence(self.node)
+        if change is not None:
+            self._publication.absorb(change)
+            own = reports.Delta(
+                node=self.node,
+                base=base,
+                sequence=base + 1,
+                total=change.total,
+                versions=dict(change.versions),
+                routes=dict(change.routes),
+                rows=change.set,
+                removed=change.removed,
+            )
+            self._fleet.update(own, self._clock())
+        else:
+            now = self._registry.snapshot()
+            self._publication.start(now)
+            self._fleet.receive(
+                reports.Report(
+                    node=self.node,
+                    sequence=base + 1,
+                    total=now.total,
+                    versions=dict(now.versions),
+                    routes=dict(now.routes),
+                    rows=now.connections,
+                ),
+                self._clock(),
+            )
+
+    def _start_noting(self) -> None:
+        if not self._noting:
+            self._absorb()
+            self._registry.watch()
+            self._noting = True
+            self._publication.start(self._registry.snapshot())
+
+    def _stop_noting(self) -> None:
+        if self._noting and not self._watching and not self._interests:
+            self._absorb()
+            self._registry.unwatch()
+            self._noting = False
+
+    # ---- time
+
+    def _start_ticking(self) -> None:
+        if self._tick_timer is None and self.loop is not None and self._backend is not None:
+            self._ticked_at = self._clock()
+            self._tick_timer = self.loop.call_later(self._step, self._tick)
+
+    @property
+    def _step(self) -> float:
+        assert self._backend is not None
+        return min(0.25, self._backend.heartbeat / 4)
+
+    def _tick(self) -> None:
+        with self._lock:
+            self._tick_timer = None
+            if self._backend is None:
+                return
+            now = self._clock()
+            late = now - self._ticked_at - self._step
+            if late > 1:
+                # This process was stopped or very busy: what the others said meanwhile still waits to be read.
+                self._fleet.excuse(late)
+                self._interests = {node: (told, until + late) for node, (told, until) in self._interests.items()}
+            self._ticked_at = now
+            self._tick_watched(now)
+            self._tick_watching(now)
+            if self._watching or self._interests:
+                self._tick_timer = self._loop.call_later(self._step, self._tick)
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        assert self.loop is not None
+        return self.loop
+
+    def _tick_watched(self, now: float) -> None:
+        assert self._backend is not None
+        over = [node for node, (_, until) in self._interests.items() if now >= until]
+        for node in over:
+            del self._interests[node]
+        if over:
+            self._interest_changed()
+        quiet = self._backend.heartbeat if self._said_quiet else min(QUIET_AFTER, self._backend.heartbeat)
+        if self._interests and now - self._published_at >= quiet:
+            self._publish()
+            if now - self._published_at >= quiet:
+                self._published_at = now
+                self._said_quiet = True
+                beat = reports.Beat(node=self.node, sequence=self._publication.sequence)
+                self._backend.publish(reports.encode(beat))
+
+    def _tick_watching(self, now: float) -> None:
+        if not self._watching:
+            return
+        if not self._watched and now >= self._lingers_until:
+            self._stop_watching()
+            return
+        if not self._watched:
+            self._absorb()  # nobody else does
+        if self._fleet.expire(now):
+            self._changed()
+        for node in [node for node, asked in self._wanted.items() if now - asked >= WANT_TIMEOUT]:
+            del self._wanted[node]
+        if now >= self._interest_due:
+            self._say_interest()
+            self._run(self._learn_members())
+        self._want()
+        self._check_whole()
+
+    # ---- inside
+
+    def _send(self, node: str, message: reports.FleetMessage) -> None:
+        if self._backend is not None:
+            self._backend.send(node, reports.encode(message))
+
+    def call_at_home(self, call: Callable[[], None]) -> None:
+        """Call in the backend's loop, at once if that is the running one."""
+        if self.loop is None:
+            return
+        try:
+            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self.loop:
+            call()
+            return
+        try:
+            self.loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            return  # closed meanwhile
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _forget_loop(self) -> None:
+        """Drop what belonged to a loop that is over."""
+        for timer in (self._tick_timer, self._publish_timer, self._ready_timer):
+            if timer is not None:
+                timer.cancel()
+        self._tick_timer = self._publish_timer = self._ready_timer = None
+        self._sync_lock = None
+        self._sync_started = float("-inf")
+        self._sync = None
+        self._whole.clear()
+        self._members_known = False
+        self.ready = True
+
+
+_NOTHING = Stats()

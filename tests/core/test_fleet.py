@@ -1,0 +1,450 @@
+"""The fleet's figures against a naive sum, under everything that a network and dying nodes can do to reports."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from headcount.core import fleet as core
+from headcount.core.fleet import Fleet, Sums
+from headcount.core.labels import OTHER, parse_version
+from headcount.core.publication import Publication
+from headcount.core.registry import Registry
+from headcount.core.reports import Beat, Delta, Leave, Report, decode, encode
+from headcount.core.stats import ConnectionInfo, Stats, apply
+
+OWN = "00"
+NODES = ("aa", "bb", "cc")
+VERSIONS = ("v1", "v2", "v3", "v4")
+ROUTES = ("/", "/a", "/b", "/c", "/d")
+
+
+def report(node: str, sequence: int, versions: Mapping[str, int], rows: tuple[ConnectionInfo, ...] = ()) -> Report:
+    return Report(
+        node=node,
+        sequence=sequence,
+        total=sum(versions.values()),
+        versions=dict(versions),
+        routes={"/": sum(versions.values())} if versions else {},
+        rows=rows,
+    )
+
+
+class Node:
+    """A node that counts and publishes, and remembers what it was at every sequence."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.registry = Registry(max_listed=6)
+        self.publication = Publication(name, 6)
+        self.registry.watch()
+        self.publication.start(self.registry.snapshot())
+        self.publication.show_rows(4, self.registry.snapshot())
+        self.states: dict[int, Stats] = {}
+        self.number = 0
+        self.remember()
+
+    def remember(self) -> None:
+        if (change := self.registry.take()) is not None:
+            self.publication.absorb(change)
+        self.states[self.publication.sequence] = self.registry.snapshot()
+
+    @property
+    def ids(self) -> list[str]:
+        return [row.id for row in self.registry.page(limit=10_000)[0]]
+
+
+class Network(RuleBasedStateMachine):
+    """
+    Nodes that live, die and come again; a network that loses, repeats, delays and reorders; one fleet that listens.
+
+    Invariant at every moment: what is held of a node is exactly what it was at the sequence that is held, and the sums
+    are the sums of that.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.fleet = Fleet(OWN, max_listed=8, max_versions=3, max_routes=3, reserved_versions=("v1",))
+        self.nodes = {name: Node(name) for name in NODES}
+        self.dead: set[str] = set()
+        self.wire: list[tuple[Node, bytes]] = []
+        self.known: dict[str, Node] = dict(self.nodes)
+        """By name, the incarnation whose messages count."""
+        self.view: Stats | None = None
+
+    @initialize()
+    def begin(self) -> None:
+        self.fleet.watch()
+        self.view = self.fleet.snapshot()
+
+    # ---- what happens at nodes
+
+    @rule(name=st.sampled_from(NODES), version=st.sampled_from(VERSIONS), route=st.sampled_from(ROUTES))
+    def come(self, name: str, version: str, route: str) -> None:
+        node = self.nodes[name]
+        node.number += 1
+        node.registry.open(f"{name}{node.number:04}", version, route)
+
+    @rule(name=st.sampled_from(NODES), route=st.sampled_from(ROUTES), which=st.integers(0, 99))
+    def navigate(self, name: str, route: str, which: int) -> None:
+        if ids := self.nodes[name].ids:
+            self.nodes[name].registry.navigate(ids[which % len(ids)], route)
+
+    @rule(name=st.sampled_from(NODES), which=st.integers(0, 99))
+    def go(self, name: str, which: int) -> None:
+        if ids := self.nodes[name].ids:
+            self.nodes[name].registry.close(ids[which % len(ids)])
+
+    # ---- what nodes say
+
+    @rule(name=st.sampled_from(NODES))
+    def publish(self, name: str) -> None:
+        node = self.nodes[name]
+        node.remember()
+        if (delta := node.publication.take()) is not None:
+            self.wire.append((node, encode(delta)))
+
+    @rule(name=st.sampled_from(NODES))
+    def beat(self, name: str) -> None:
+        node = self.nodes[name]
+        node.remember()
+        self.wire.append((node, encode(Beat(node=name, sequence=node.publication.sequence))))
+
+    @rule(name=st.sampled_from(NODES), rows=st.booleans())
+    def tell_all(self, name: str, rows: bool) -> None:
+        node = self.nodes[name]
+        node.remember()
+        self.wire.append((node, encode(node.publication.report(node.registry.snapshot(), rows=rows))))
+
+    @rule(name=st.sampled_from(NODES), limit=st.sampled_from((0, 2, 4, 6)))
+    def show_rows(self, name: str, limit: int) -> None:
+        node = self.nodes[name]
+        node.remember()
+        if limit == 0 or limit > node.publication.rows:
+            if (delta := node.publication.take()) is not None:
+                self.wire.append((node, encode(delta)))
+            node.publication.show_rows(limit, node.registry.snapshot())
+            node.states[node.publication.sequence] = node.registry.snapshot()
+
+    # ---- what the network does
+
+    @precondition(lambda self: self.wire)
+    @rule(which=st.integers(0, 10_000), keep=st.booleans(), lose=st.integers(0, 9))
+    def deliver(self, which: int, keep: bool, lose: int) -> None:
+        """Any message that is under way, in any order, perhaps again, perhaps never."""
+        index = which % len(self.wire)
+        node, data = self.wire[index]
+        if not keep:
+            del self.wire[index]
+        if lose:
+            self.hand_over(node, data)
+
+    @precondition(lambda self: self.wire)
+    @rule(count=st.integers(1, 4))
+    def deliver_newest(self, count: int) -> None:
+        """A network as it mostly is."""
+        for node, data in self.wire[-count:]:
+            self.hand_over(node, data)
+
+    @rule(name=st.sampled_from(NODES), rows=st.booleans())
+    def want(self, name: str, rows: bool) -> None:
+        """What a watcher does that misses something."""
+        self.tell_all(name, rows)
+        self.deliver_newest(1)
+
+    def hand_over(self, node: Node, data: bytes) -> None:
+        message = decode(data)
+        if self.known.get(node.name) is not node:
+            return  # node ids are drawn anew at each start, so nobody else sends under this name
+        match message:
+            case Report():
+                self.fleet.receive(message, self.now)
+            case Delta():
+                self.fleet.update(message, self.now)
+            case Beat():
+                self.fleet.beat(message.node, message.sequence, self.now)
+            case Leave():
+                self.fleet.leave(message.node, message.sequence)
+            case _:
+                raise AssertionError(message)
+
+    @rule(name=st.sampled_from(NODES))
+    def leaves(self, name: str) -> None:
+        node = self.nodes[name]
+        node.remember()
+        self.wire.append((node, encode(Leave(node=name, sequence=node.publication.sequence))))
+
+    @rule(name=st.sampled_from(NODES))
+    def is_lost(self, name: str) -> None:
+        self.fleet.leave(name)
+
+    @rule(name=st.sampled_from(NODES))
+    def is_expected(self, name: str) -> None:
+        self.fleet.expect(name, self.now)
+
+    @rule(seconds=st.sampled_from((0.5, 3.0, 6.0, 20.0)))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.fleet.expire(self.now)
+
+    @rule(blind=st.booleans())
+    def sight(self, blind: bool) -> None:
+        self.fleet.set_blind(blind=blind, now=self.now)
+
+    @rule()
+    def forget(self) -> None:
+        self.fleet.forget_others()
+
+    # ---- what must hold
+
+    @invariant()
+    def every_share_is_what_the_node_was(self) -> None:
+        versions: Counter[str] = Counter()
+        routes: Counter[str] = Counter()
+        total = 0
+        rows: dict[str, ConnectionInfo] = {}
+        for name in self.fleet.members:
+            if name == OWN:
+                continue
+            share = self.fleet._members[name]
+            if share.sequence < 0:
+                assert (share.total, share.versions, share.routes) == (0, {}, {})
+                assert not share.rows
+                continue
+            state = self.nodes[name].states[share.sequence]
+            assert (share.total, share.versions, share.routes) == (state.total, state.versions, state.routes)
+            versions.update(state.versions)
+            routes.update(state.routes)
+            total += state.total
+            if share.rows is not None:
+                listed = {row.id: row for row in state.connections}
+                assert share.rows <= listed.keys(), "no row outlives its connection"
+                rows.update({one: listed[one] for one in share.rows})
+        figures = self.fleet.snapshot()
+        assert figures.total == total
+        for shown, real, limit in ((figures.versions, versions, 4), (figures.routes, routes, 3)):
+            assert sum(shown.values()) == sum(real.values())
+            assert all(count > 0 for count in shown.values())
+            assert all(real[label] == count for label, count in shown.items() if label != OTHER)
+            assert len(shown) - (OTHER in shown) <= limit
+            if OTHER in shown:
+                assert len(shown) > 3, "nothing is folded while there is room"
+        assert {row.id: row for row in figures.connections}.items() <= rows.items()
+        assert len(figures.connections) == min(8, len(rows))
+
+    @invariant()
+    def it_says_what_is_missing(self) -> None:
+        figures = self.fleet.snapshot()
+        current = [name for name in self.fleet.members if self.fleet._members[name].current]
+        assert figures.nodes.reporting == len(current)
+        assert figures.nodes.expected == len(list(self.fleet.members))
+        assert figures.partial is (self.fleet.blind or figures.nodes.reporting < figures.nodes.expected)
+        assert set(self.fleet.missing(rows=False)) == set(self.fleet.members) - set(current)
+
+    @invariant()
+    def deltas_lead_to_the_same_figures(self) -> None:
+        if self.view is None:
+            return
+        delta = self.fleet.take()
+        if delta is not None:
+            self.view = apply(self.view, delta)
+        now = self.fleet.snapshot()
+        assert self.view.revision == now.revision
+        assert (self.view.total, self.view.versions, self.view.routes) == (now.total, now.versions, now.routes)
+        assert (self.view.nodes, self.view.partial) == (now.nodes, now.partial)
+        assert self.view.connections_truncated == now.connections_truncated
+        assert {row.id: row for row in self.view.connections} == {row.id: row for row in now.connections}
+
+    def teardown(self) -> None:
+        """At last the network is kind for one heartbeat: then the figures are the sum."""
+        self.fleet.set_blind(blind=False, now=self.now)
+        for name, node in self.nodes.items():
+            node.remember()
+            node.publication.show_rows(0, node.registry.snapshot())
+            node.publication.show_rows(6, node.registry.snapshot())
+            self.fleet.expect(name, self.now)
+            self.fleet.receive(node.publication.report(node.registry.snapshot(), rows=True), self.now)
+        figures = self.fleet.snapshot()
+        states = [node.registry.snapshot() for node in self.nodes.values()]
+        assert figures.total == sum(state.total for state in states)
+        assert not figures.partial
+        assert (figures.nodes.reporting, figures.nodes.expected) == (4, 4)
+        assert len(figures.connections) == min(8, sum(len(state.connections) for state in states))
+
+
+TestNetwork = Network.TestCase
+TestNetwork.settings = settings(settings(), stateful_step_count=60)
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    return Fleet(OWN)
+
+
+def test_one_node_alone_is_whole(fleet: Fleet) -> None:
+    fleet.receive(report(OWN, 1, {"v1": 2}), 0.0)
+    figures = fleet.snapshot()
+    assert (figures.total, figures.partial, figures.nodes.reporting, figures.nodes.expected) == (2, False, 1, 1)
+
+
+def test_a_late_report_of_a_node_that_left_does_not_revive_it(fleet: Fleet) -> None:
+    fleet.receive(report("aa", 5, {"v1": 3}), 0.0)
+    assert fleet.leave("aa", 7)
+    assert not fleet.receive(report("aa", 6, {"v1": 3}), 1.0)
+    assert not fleet.beat("aa", 7, 1.0)
+    assert "aa" not in fleet
+    assert fleet.snapshot().total == 0
+    assert fleet.receive(report("aa", 8, {"v1": 1}), 1.0), "but what it says after its return counts"
+    assert fleet.snapshot().total == 1
+
+
+def test_a_farewell_that_comes_after_the_return_changes_nothing(fleet: Fleet) -> None:
+    fleet.receive(report("aa", 9, {"v1": 3}), 0.0)
+    assert not fleet.leave("aa", 7)
+    assert fleet.snapshot().total == 3
+
+
+def test_a_repeated_report_is_counted_once(fleet: Fleet) -> None:
+    for now in range(5):
+        fleet.receive(report("aa", 5, {"v1": 3}), float(now))
+    assert fleet.snapshot().total == 3
+
+
+def test_silence_makes_partial_and_then_drops(fleet: Fleet) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    assert not fleet.expire(14.0)
+    assert fleet.expire(14.6)
+    figures = fleet.snapshot()
+    assert (figures.total, figures.partial, figures.nodes.reporting, figures.nodes.expected) == (3, True, 1, 2)
+    assert fleet.beat("aa", 1, 14.7)
+    assert not fleet.snapshot().partial
+    assert fleet.expire(23.8)
+    figures = fleet.snapshot()
+    assert (figures.total, figures.partial, figures.nodes.expected) == (0, False, 1)
+
+
+def test_while_blind_silent_nodes_stay_expected(fleet: Fleet) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.receive(report(OWN, 1, {"v1": 1}), 10.0)
+    fleet.set_blind(blind=True, now=10.0)
+    assert fleet.snapshot().total == 4, "what is known is shown a little longer"
+    fleet.expire(30.0)
+    figures = fleet.snapshot()
+    assert (figures.total, figures.partial, figures.nodes.reporting, figures.nodes.expected) == (1, True, 1, 2)
+    fleet.set_blind(blind=False, now=60.0)
+    assert not fleet.expire(61.0), "silence counts from now"
+    fleet.receive(report("aa", 1, {"v1": 3}), 62.0)
+    figures = fleet.snapshot()
+    assert (figures.total, figures.partial, figures.nodes.reporting) == (4, False, 2)
+
+
+def test_a_node_that_slept_forgives_the_others(fleet: Fleet) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.excuse(60.0)
+    assert not fleet.expire(71.0)
+    assert fleet.snapshot().total == 3
+
+
+def test_cost_does_not_grow_with_nodes() -> None:
+    """Counted, not timed: a change of one label of one node touches that label of that node."""
+    touched = Counter[str]()
+
+    class Counting(Sums):
+        def change(self, label: str, by: int) -> None:
+            touched[label] += 1
+            super().change(label, by)
+
+    fleet = Fleet(OWN)
+    fleet._versions = Counting(1_000, parse_version)
+    for number in range(200):
+        fleet.receive(report(f"{number:04x}", 1, {f"v{label}": 1 for label in range(50)}), 0.0)
+    touched.clear()
+    fleet.update(Delta(node="0007", base=1, sequence=2, total=51, versions={"v3": 2}), 0.0)
+    assert touched == {"v3": 1}
+
+
+def test_labels_and_nodes_are_bounded_whatever_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "MAX_NODES", 5)
+    monkeypatch.setattr(core, "MAX_GONE", 5)
+    fleet = Fleet(OWN, max_versions=10, max_routes=10, max_listed=10)
+    for number in range(50):
+        node = f"{number:02x}aa"
+        rows = tuple(ConnectionInfo(f"{node}{row:04}", "v", "/") for row in range(100))
+        fleet.receive(report(node, 1, {f"{node}{label}": 1 for label in range(200)}, rows), 0.0)
+        fleet.update(
+            Delta(node=node, base=1, sequence=2, total=400, versions={f"new{label}": 1 for label in range(200)}), 0.0
+        )
+    figures = fleet.snapshot()
+    assert len(figures.versions) <= 11
+    assert len(figures.connections) <= 10
+    assert figures.partial, "who found no place is missing"
+    assert (len(fleet), figures.nodes.expected) == (5, 10)
+    assert all(len(share.versions) <= 10 + 17 for share in fleet._members.values())
+    assert len(fleet._rows.spare) <= 10
+    for number in range(50):
+        fleet.leave(f"{number:02x}aa", 9)
+    fleet.expire(0.0)
+    assert len(fleet._gone) <= 5
+    figures = fleet.snapshot()
+    assert (figures.total, figures.versions, figures.routes, figures.connections) == (0, {}, {}, ())
+    assert not figures.partial
+
+
+def test_folded_reports_are_never_added_to_by_deltas() -> None:
+    fleet = Fleet(OWN, max_versions=10)
+    labels = {f"v{label:03}": 1 for label in range(100)}
+    fleet.receive(report("aa", 1, labels), 0.0)
+    assert fleet.snapshot().total == 100
+    assert sum(fleet.snapshot().versions.values()) == 100
+    fleet.update(Delta(node="aa", base=1, sequence=2, total=101, versions={"v099": 2}), 0.0)
+    assert fleet.missing(rows=False) == ["aa"], "what was folded cannot be told apart, so the whole is needed"
+    assert sum(fleet.snapshot().versions.values()) == 100
+    fleet.receive(report("aa", 2, {**labels, "v099": 2}), 0.0)
+    assert sum(fleet.snapshot().versions.values()) == 101
+    assert not fleet.missing(rows=False)
+
+
+def test_labels_that_no_page_may_have_are_never_shown(fleet: Fleet) -> None:
+    fleet.receive(report("aa", 1, {"bad\n": 2, "good": 1}), 0.0)
+    assert fleet.snapshot().versions == {"good": 1, OTHER: 2}
+
+
+def test_rows_of_another_node_are_not_taken(fleet: Fleet) -> None:
+    mine = ConnectionInfo("bb01", "v1", "/")
+    fleet.receive(report("bb", 1, {"v1": 1}, (mine,)), 0.0)
+    stolen = ConnectionInfo("bb01", "v1", "/stolen")
+    long = ConnectionInfo("aa01", "v" * 200, "/")
+    fleet.receive(report("aa", 1, {"v1": 1}, (stolen, long)), 0.0)
+    assert fleet.snapshot().connections == (mine,)
+    fleet.update(Delta(node="aa", base=1, sequence=2, total=1, rows=(), removed=("bb01",)), 0.0)
+    assert fleet.snapshot().connections == (mine,)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        b"\x81\xa1t\xa6report",
+        encode({"t": "report", "node": "aa", "sequence": -1, "total": 1, "versions": {}, "routes": {}}),
+        encode({"t": "report", "node": "aa", "sequence": 1, "total": -1, "versions": {}, "routes": {}}),
+        encode({"t": "report", "node": "aa", "sequence": 1, "total": 1, "versions": {"v": -5}, "routes": {}}),
+        encode({"t": "report", "node": "aa", "sequence": 1, "total": 1, "versions": {"v" * 129: 1}, "routes": {}}),
+        encode({"t": "report", "node": "aa", "sequence": 1, "total": 1, "versions": {}, "routes": {"/" * 513: 1}}),
+        encode({"t": "report", "node": "*" * 12, "sequence": 1, "total": 1, "versions": {}, "routes": {}}),
+        encode({"t": "interest", "node": "aa", "ttl": 1e9}),
+        encode({"t": "of the next version", "node": "aa"}),
+    ],
+)
+def test_nonsense_and_news_are_not_understood(data: bytes) -> None:
+    assert decode(data) is None
+
+
+def test_a_field_of_the_next_version_is_passed_over() -> None:
+    told: dict[str, Any] = {"t": "beat", "node": "aa", "sequence": 3, "mood": "good"}
+    assert decode(encode(told)) == Beat(node="aa", sequence=3)
