@@ -15,6 +15,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final
 
 from .backends import Backend
@@ -190,6 +191,19 @@ class Peers:
         """Leave the fleet, from whichever loop, without waiting for it."""
         self.call_at_home(lambda: self._run(self.stop()))
 
+    @property
+    def report_age(self) -> float:
+        """Age in seconds of the oldest report in the figures."""
+        return self._fleet.oldest(self._clock())
+
+    def knows_the_fleet(self) -> bool:
+        """Say whether the figures here are the fleet's; of few workers on one machine, see to it that they will be."""
+        if not self.active:
+            return not self._fleet.blind
+        if self._backend is not None and self._backend.aware and len(self._fleet) <= FEW_NODES and len(self._fleet) > 1:
+            self.touch()
+        return (len(self._fleet) == 1 and not self._fleet.blind) or (self._watching and self.ready)
+
     # ---- a source of figures; the lock is held
 
     @property
@@ -262,8 +276,9 @@ class Peers:
                 return  # it began after we were called, so it has what we want
             self._sync_started = self._clock()
             deadline = self._clock() + CATCH_UP
-            if not self._members_known:
-                await self._wait_whole(deadline)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CATCH_UP):
+                    await self._learn_members()
             await self._ask_all(deadline)
             await self._wait_whole(deadline)
 
@@ -323,6 +338,7 @@ class Peers:
                 return
             if new:
                 self._changed()
+            self._wanted.pop(node, None)  # what was sent before it could be reached is lost
             self._send(node, self._interest())
             self._want(node)
 

@@ -11,7 +11,7 @@ of a worker, however it died. A socket that nobody answers is a dead worker's, a
 
 A frame is a length (4 bytes, of what follows), a kind (1 byte), and a body. Kinds that are not known are passed over.
 
-Source: docs/adr/0011-workers-meet-in-a-directory.md
+Source: docs/adr/0013-workers-meet-in-a-directory.md
 """
 
 import asyncio
@@ -184,6 +184,8 @@ class LocalBackend:
                     logger.warning("Workers that start from now on cannot find this one: %s", error)
                     continue
                 await self._open(address)
+            # Somebody may have come whose connection waits to be accepted here.
+            await self._connect_all(path.parent)
         # Those that have not said who they are yet are busy or stopped, and there all the same.
         return set(self.links) | {link.expected for link in self._strangers if link.expected is not None}
 

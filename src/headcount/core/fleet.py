@@ -16,7 +16,7 @@ Rules, and there are no others:
 4. Who left or was dropped comes back only with a report that is newer than its last word.
 
 `partial` is true while anybody who is expected is behind, or while blind. Times are seconds of the caller's own clock;
-no clock of another machine is ever compared. Source: docs/adr/0010-fleet-reports.md
+no clock of another machine is ever compared. Source: docs/adr/0012-fleet-reports.md
 """
 
 import math
@@ -87,6 +87,12 @@ class Sums:
         self._check = check
         self._reserved = frozenset(reserved)
         self._before: dict[str, int] = {}
+        self._shared: dict[str, str] = {}
+        """The one string of each label that is counted apart, for all nodes that report it."""
+
+    def shared(self, label: str) -> str:
+        """Return the string to keep of a label."""
+        return self._shared.get(label, label)
 
     def change(self, label: str, by: int) -> None:
         """Add to the sum of a label. O(1)."""
@@ -122,9 +128,10 @@ class Sums:
         before = self.counts.get(label, 0)
         self._before.setdefault(label, before)
         if before + by:
-            self.counts[label] = before + by
+            self.counts[self._shared.setdefault(label, label)] = before + by
         else:
             del self.counts[label]
+            del self._shared[label]
 
     def _fit(self, label: str) -> bool:
         try:
@@ -236,6 +243,10 @@ class Fleet:
     def is_behind(self, node: str) -> bool:
         """Say whether something of a node is missing."""
         return node in self._behind
+
+    def oldest(self, now: float) -> float:
+        """Return the age in seconds of the oldest report in the sums. O(nodes)."""
+        return max([0.0, *(now - share.heard for share in self._members.values() if share.sequence >= 0)])
 
     def answering(self) -> list[str]:
         """Return the nodes that have not been silent for long."""
@@ -476,8 +487,8 @@ class Fleet:
 
     def _replace(self, share: Share, report: Report) -> None:
         self._set_total(share, report.total)
-        versions, folded = _bounded(report.versions, self._max_versions)
-        routes, folded_too = _bounded(report.routes, self._max_routes)
+        versions, folded = _bounded(report.versions, self._max_versions, self._versions.shared)
+        routes, folded_too = _bounded(report.routes, self._max_routes, self._routes.shared)
         share.versions = self._replace_counts(self._versions, share.versions, versions)
         share.routes = self._replace_counts(self._routes, share.routes, routes)
         share.folded = folded or folded_too
@@ -518,7 +529,7 @@ class Fleet:
                 if before and count:
                     held[label] = count  # under the string that it has already
                 elif count:
-                    held[label] = count
+                    held[sums.shared(label)] = count
                 else:
                     del held[label]
                 sums.change(label, count - before)
@@ -572,7 +583,7 @@ class Fleet:
         self._forget_rows(share)
 
 
-def _bounded(counts: Mapping[str, int], limit: int) -> tuple[dict[str, int], bool]:
+def _bounded(counts: Mapping[str, int], limit: int, shared: Callable[[str], str]) -> tuple[dict[str, int], bool]:
     """Return counts >= 1 of at most `limit` labels and the rest under `(other)`, and whether there was a rest."""
     bounded: dict[str, int] = {}
     other = 0
@@ -580,7 +591,7 @@ def _bounded(counts: Mapping[str, int], limit: int) -> tuple[dict[str, int], boo
         if label == OTHER or len(bounded) >= limit:
             other += count
         elif count:
-            bounded[label] = count
+            bounded[shared(label)] = count
     if other:
         bounded[OTHER] = other
     return bounded, len(counts) > limit + 1

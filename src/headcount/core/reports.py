@@ -13,7 +13,7 @@ Messages are msgpack maps, so that two versions of the program can be in one fle
 over, new ones have defaults, and a message of an unknown type is ignored. What comes is checked for size and shape
 here; labels are checked where they are new (core/fleet.py).
 
-Source: docs/adr/0010-fleet-reports.md
+Source: docs/adr/0012-fleet-reports.md
 """
 
 from typing import Annotated, Any, Final, TypeAlias
@@ -155,6 +155,13 @@ class Broadcast(_Message, frozen=True, tag="broadcast"):
     route: str | None = None
 
 
+class Release(_Message, frozen=True, tag="release"):
+    """A version was declared current."""
+
+    re: Sequence
+    version: Version
+
+
 class Revoke(_Message, frozen=True, tag="revoke"):
     """Withdraw a viewer's right."""
 
@@ -187,7 +194,7 @@ class Answer(_Message, frozen=True, tag="answer"):
     """Answer to `Decide`: what it takes to ask again elsewhere."""
 
 
-Command: TypeAlias = Navigate | Subscribe | Unsubscribe | Decide | Send | Broadcast | Revoke | Page
+Command: TypeAlias = Navigate | Subscribe | Unsubscribe | Decide | Send | Broadcast | Release | Revoke | Page
 """What wants an `Answer`."""
 
 FleetMessage: TypeAlias = Report | Delta | Beat | Leave | Hello | Interest | Want | Ask | Answer | Command
