@@ -18,7 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "ip_tracking": False,
     "base_path": "/__skew",
     "cookie": "__nkpv",
-    "backend": "memory",
+    "backend": "auto",
     "viewer_timeout": 10.0,
     "reauthorize_interval": 60.0,
     "max_listed_connections": 1_000,
@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "reconnect_spread": 5.0,
     "max_connections": None,
     "max_queued_messages": 64,
+    "fleet_name": None,
     "max_metric_labels": 50,
 }
 
@@ -52,6 +53,7 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "base_path": ("/live", "/live"),
     "cookie": ("build", "build"),
     "backend": ("memory", "memory"),
+    "fleet_name": ("shop/eu-1", "shop/eu-1"),
     "viewer_timeout": ("3", 3.0),
     "reauthorize_interval": ("0.5", 0.5),
     "max_listed_connections": ("5", 5),
@@ -263,7 +265,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "ip_tracking": ("perhaps", "anonymised", 2),
     "base_path": ("", "/", "skew", "/skew/", "/a?b", "/a#b", "/a b", "//a", "/a%20b", "https://a.example/skew", 5),
     "cookie": ("", True, "a b", "a=b", "a;b", "ä", "a\n", "a.b", 5),
-    "backend": ("redis://localhost", "", "Memory"),
+    "backend": ("", "Memory", "memcached://localhost", "redis", "redis://[", "http://localhost"),
+    "fleet_name": ("", "a b", "a" * 65, "{shop}"),
     "admin_token": ("", " ", 5, "two\nlines", "null\0"),
     "metrics_token": ("", " ", 5, "two\nlines", "null\0"),
     "authorize_url": ("", "/may", "ftp://a.example", "http://", "http://[", 5),
@@ -358,7 +361,7 @@ def test_a_token_may_end_in_the_newline_of_the_file_it_was_read_from() -> None:
 
 def test_a_secret_is_not_repeated_in_a_sentence() -> None:
     assert "hunter2" not in complaint(admin_token=["hunter2"])
-    assert "hunter2" not in complaint(backend="redis://:hunter2@redis.internal:6379/0")
+    assert "hunter2" not in complaint(backend="redsi://:hunter2@redis.internal:6379/0")
     assert "hunter2" not in complaint(authorize_url="ftp://us:hunter2@www.example.com/may")
 
 

@@ -4,7 +4,7 @@ from .asgi.app import Headcount
 from .asgi.cookie import VersionCookie
 from .authorize import Grant
 from .core.stats import ConnectionInfo, Nodes, Stats, StatsDelta
-from .errors import ConfigError, HeadcountError, NotAuthorized, UnknownConnection
+from .errors import Busy, ConfigError, HeadcountError, NotAuthorized, UnknownConnection
 from .hooks import Connection
 from .in_process import LocalConnections
 from .live import ActiveConnections, LiveState
@@ -12,6 +12,7 @@ from .observable import Observable
 
 __all__ = [
     "ActiveConnections",
+    "Busy",
     "ConfigError",
     "Connection",
     "ConnectionInfo",

@@ -62,8 +62,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cookie: str | bool = "__nkpv"
     """Name of the version cookie; False: none is read."""
 
-    backend: str = "memory"
-    """How nodes find one another. `memory`: this process is alone."""
+    backend: str = "auto"
+    """
+    How nodes find one another. `auto`: the workers of this machine, if there are several; `local`: the same, and a
+    warning if they cannot be found; `memory`: this process is alone; `redis://…`: all machines that use that server.
+    """
+
+    fleet_name: str | None = None
+    """What tells the nodes of this application from those of others on the same Redis; None: `base_path`."""
 
     admin_token: str | None = None
     """A bearer token that authorises, beside the hook."""
@@ -204,8 +210,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise _wrong("base_path", self.base_path)
         if self.cookie is True or (isinstance(self.cookie, str) and not _COOKIE.fullmatch(self.cookie)):
             raise _wrong("cookie", self.cookie)
-        if self.backend != "memory":
-            raise _wrong("backend", self.backend)
+        if self.backend not in ("auto", "local", "memory") and _scheme_of(self.backend) not in REDIS_SCHEMES:
+            raise _wrong("backend", without_password(self.backend))
+        if self.fleet_name is not None and not _FLEET_NAME.fullmatch(self.fleet_name):
+            raise _wrong("fleet_name", self.fleet_name)
         for name in _DURATIONS:
             if not 0 < getattr(self, name) < 86_400:
                 raise _wrong(name, getattr(self, name))
@@ -237,6 +245,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise _wrong("trusted_proxies", proxy) from None
 
 
+REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+"""Of `backend` URLs."""
+
+_FLEET_NAME: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}")
 _SECRETS: Final = ("admin_token", "metrics_token")
 
 _DURATIONS: Final = (
@@ -265,7 +277,8 @@ _TAKES: Final[Mapping[str, str]] = {
     "ip_tracking": "True, False or anonymized",
     "base_path": "a path with a leading and no trailing slash, such as /__skew",
     "cookie": "a name of letters, digits, - and _ only, or False for none",
-    "backend": "memory, which is all that this release has: it counts one process",
+    "backend": "auto, local, memory, or a URL such as redis://localhost:6379/0",
+    "fleet_name": "1-64 letters, digits and any of . _ / - in it, such as shop",
     "admin_token": "a long random text, made with: openssl rand -hex 24",
     "metrics_token": "a long random text, made with: openssl rand -hex 24",
     "authorize_url": "an http:// or https:// URL",
@@ -305,6 +318,18 @@ def _plain(name: str, value: Any) -> Any:
     if name in _SECRETS and isinstance(value, str):
         return value.strip()  # a secret that was read from a file ends in a newline, and no header can
     return value
+
+
+def without_password(url: str) -> str:
+    """Return a URL fit for logs."""
+    return re.sub(r"(?<=//)[^/@]*@", "…@", url)
+
+
+def _scheme_of(url: str) -> str:
+    try:
+        return urlsplit(url).scheme if "://" in url else ""
+    except ValueError:
+        return ""
 
 
 def _is_url(text: str) -> bool:

@@ -122,4 +122,41 @@ def _is_open(sock: _Socket) -> bool:
         return False
 
 
+def addresses_of(server: Any) -> list[str]:
+    """
+    Return the addresses of this process's listening sockets that are behind an ASGI scope's `server` value.
+
+    One for each: `inet:0.0.0.0:8000`, `inet6:::1:8000` or `unix:/run/app.sock`. O(open file descriptors).
+    """
+    found: list[str] = []
+    try:
+        for fd in _socket_descriptors():
+            try:
+                with socket.socket(fileno=os.dup(fd)) as sock:
+                    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and _is_behind(sock, server):
+                        found.append(address_of(sock))
+            except OSError:
+                continue  # closed meanwhile, or no socket that answers such questions
+    except OSError as error:
+        logger.debug("File descriptors cannot be listed here: %s", error)
+    return sorted(set(found))
+
+
+def address_of(sock: socket.socket) -> str:
+    """Return the address that a socket is bound to, as text."""
+    name = sock.getsockname()
+    if not isinstance(name, tuple):
+        return f"unix:{os.path.realpath(name)}" if name else ""
+    kind = "inet6" if sock.family == socket.AF_INET6 else "inet"
+    return f"{kind}:{name[0]}:{name[1]}"
+
+
+def _is_behind(sock: socket.socket, server: Any) -> bool:
+    name = sock.getsockname()
+    if not isinstance(name, tuple):
+        return bool(name) and name == server[0]
+    # As text: granian tells the port as a string. An address that is none of ours was written by a proxy's header.
+    return sock.type == socket.SOCK_STREAM and str(name[1]) == str(server[1])
+
+
 _NEVER_SEEN: Final = Listener(())

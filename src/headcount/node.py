@@ -19,14 +19,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import anyio
 import msgspec
 
 from .authorize import Grant
 from .config import Config
-from .core import identity, messages
+from .core import identity, messages, reports
 from .core.history import History
 from .core.labels import UNKNOWN
 from .core.messages import Payload
@@ -35,6 +35,8 @@ from .core.stats import ConnectionInfo, Stats, StatsDelta
 from .errors import UnknownConnection
 from .hooks import Hooks
 from .listeners import Listener, Listeners
+from .membership import Membership
+from .peers import Peers
 from .pulse import Pulse
 from .session import End, Session
 from .sparing import Sparing
@@ -42,8 +44,35 @@ from .tabs import Tabs
 
 logger = logging.getLogger("headcount")
 
-Ask: TypeAlias = Callable[[], Awaitable[Grant | None]]
-"""Asks whether a viewer may watch: at first, and again while it watches."""
+
+class Ask(Protocol):
+    """Asks whether a viewer may watch: at first, and again while it watches."""
+
+    def __call__(self) -> Awaitable[Grant | None]:
+        """Return what the viewer may see now, or None."""
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return what it takes to ask again in another process, once it has been asked; None: it cannot be."""
+
+
+class Figures(Protocol):
+    """Where figures come from: this node's registry or, with others, the fleet. Called with the node's lock held."""
+
+    @property
+    def revision(self) -> int:
+        """Number of changes so far."""
+
+    def watch(self) -> None:
+        """Start to note changes for `take()`."""
+
+    def unwatch(self) -> None:
+        """Stop noting them."""
+
+    def take(self) -> StatsDelta | None:
+        """Return what changed since the last time, or None."""
+
+    def snapshot(self) -> Stats:
+        """Return the figures now."""
 
 
 class Wish(NamedTuple):
@@ -98,13 +127,19 @@ class Node:
         config: Checked settings.
         hooks: The application's hooks.
         clock: Monotonic seconds.
+        ordinal: Which of the nodes of one base path in one process it is, so that they find their own kind.
     """
 
-    def __init__(self, config: Config, hooks: Hooks, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, config: Config, hooks: Hooks, clock: Callable[[], float] = time.monotonic, ordinal: int = 0
+    ) -> None:
         self.config = config
         self.hooks = hooks
         self.clock = clock
-        self.id = os.urandom(4).hex()
+        self.ordinal = ordinal
+        """Which of the nodes of one base path in one process it is."""
+        self.remake_ask: Callable[[Mapping[str, Any]], Ask | None] | None = None
+        """Makes an `Ask` of what another process's described."""
         self.started = clock()
         self.counters: Counter[str] = Counter()
         """Events by name since the start, for tests and metrics."""
@@ -117,7 +152,6 @@ class Node:
         self.sessions: dict[str, Session] = {}
         self.subscriptions: dict[str, Subscription] = {}
         self._sparing = Sparing()
-        self._key = os.urandom(32)
         self._lock = threading.RLock()
         self._registry = Registry(
             route_tracking=config.route_tracking,
@@ -126,6 +160,7 @@ class Node:
             max_routes=config.max_routes,
             reserved_versions=(config.version, UNKNOWN),
         )
+        self._be_born()
         self.tabs = Tabs(self)
         self._pulses: dict[asyncio.AbstractEventLoop, Pulse] = {}
         self._watchers: dict[object, tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = {}
@@ -138,6 +173,57 @@ class Node:
         self._snapshot = Stats()
         self._wholes: dict[tuple[bool, bool, bool], bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _be_born(self) -> None:
+        self._process = os.getpid()
+        self.id = os.urandom(identity.NODE_BYTES).hex()
+        self._key = os.urandom(32)
+        self.membership = Membership(self)
+        self._figures: Figures = self._registry
+
+    # ---- the fleet
+
+    def join(self, server: Any) -> None:
+        """
+        Find the other nodes. To be called with each request, in its loop, before anything else. O(1) but for the first.
+
+        Args:
+            server: The ASGI scope's value.
+        """
+        if self._process != os.getpid():
+            self._be_born()  # made before a fork, it would be several nodes of one name
+        self.membership.join(server)
+
+    def make_peers(self, obey: Callable[[reports.Command], Awaitable[reports.Answer]]) -> Peers:
+        """Make this node's way to the others."""
+        return Peers(
+            self.id,
+            self.config,
+            self._registry,
+            self._lock,
+            self.clock,
+            changed=self._changed,
+            shows_rows=self._shows_rows,
+            obey=obey,
+        )
+
+    def use(self, figures: Figures) -> None:
+        """Take figures from another source from now on."""
+        with self._lock:
+            if self._figures is figures:
+                return
+            watched = bool(self.subscriptions or self._watchers)
+            if watched:
+                self._figures.unwatch()
+            self._figures = figures
+            self._snapshot = Stats(revision=-1)
+            self._wholes.clear()
+            if watched:
+                figures.watch()
+                self._flushed = figures.revision
+                for subscription in self.subscriptions.values():
+                    subscription.revision = None
+                self._changed()
 
     # ---- connections
 
@@ -226,6 +312,8 @@ class Node:
                 info = self._registry.close(session.id)
                 self._changed()
         self.tabs.closed(session, reason)
+        if not self.sessions:
+            self.membership.maybe_leave()
         self.counters["closed"] += 1
         self.counters[f"closed:{reason}"] += 1
         if info is not None and self.hooks.close:
@@ -286,28 +374,44 @@ class Node:
 
     @property
     def total(self) -> int:
-        """Open connections now."""
+        """Open connections of this node now."""
         return self._registry.total
 
     def stats(self) -> Stats:
-        """Return the figures now. O(1) when nothing changed since the last call."""
+        """
+        Return the figures as they are known here. O(1) when nothing changed since the last call.
+
+        With other nodes, what is known may be old, or nothing, while nobody watches here; `fresh_stats` asks them.
+        """
         self.forget_dead_loops()
-        return self._stats()
+        with self._lock:
+            self.membership.touch()
+            return self._stats()
+
+    async def fresh_stats(self) -> Stats:
+        """Return the figures as all nodes have them now."""
+        await self.membership.fresh()
+        return self.stats()
 
     def remember(self, now: float) -> None:
         """Keep a sample of the figures when it is time for one."""
         if self.history.is_due(now):
-            stats = self._stats()
+            with self._lock:
+                if not self.membership.knows_the_fleet():
+                    return
+                stats = self._stats()
             self.history.add(now, self.timestamp(), stats.total, stats.versions)
 
     def own_stats(self) -> Stats:
         """Return this node's own share of the figures."""
-        return self.stats()
+        with self._lock:
+            return self._stats() if self._figures is self._registry else self._registry.snapshot()
 
     @property
     def report_age(self) -> float:
         """Age in seconds of the oldest report in the figures; a node on its own has always reported just now."""
-        return 0.0
+        with self._lock:
+            return self.membership.report_age
 
     def page(
         self, *, version: str | None, route: str | None, limit: int, after: int
@@ -346,7 +450,15 @@ class Node:
             UnknownConnection: It is not open here.
             TypeError: The message is not a mapping, or holds what is no JSON.
         """
-        payload = Payload(messages.application(message))
+        self.deliver(connection_id, Payload(messages.application(message)))
+
+    def deliver(self, connection_id: str, payload: Payload) -> None:
+        """
+        Send one connection of this node an encoded message, by public id or secret handle.
+
+        Raises:
+            UnknownConnection: It is not open here.
+        """
         public = identity.id_of(connection_id, self._key) or connection_id
         session = self.sessions.get(public)
         if session is None:
@@ -355,12 +467,15 @@ class Node:
 
     def broadcast(self, message: Mapping[str, Any], *, version: str | None = None, route: str | None = None) -> int:
         """
-        Send a JSON object to all counted connections, or those of one version or route.
+        Send a JSON object to all counted connections of this node, or those of one version or route.
 
         Returns:
             To how many it was handed.
         """
-        payload = Payload(messages.application(message))
+        return self.deliver_all(Payload(messages.application(message)), version=version, route=route)
+
+    def deliver_all(self, payload: Payload, *, version: str | None, route: str | None) -> int:
+        """Send an encoded message to all counted connections of this node, or some. Returns to how many."""
         with self._lock:
             chosen = [session for session in self.sessions.values() if self._matches(session, version, route)]
         for session in chosen:
@@ -397,12 +512,18 @@ class Node:
         self.counters["releases"] += 1
         return len(sessions)
 
+    async def release_everywhere(self, version: str) -> int:
+        """Declare a version current on all nodes. Returns to how many streams it was handed."""
+        return self.release(version) + await self.membership.release(version)
+
     def _released(self) -> Payload:
         return Payload(messages.version(self.current_version, self.timestamp()))
 
     def drain(self) -> None:
         """Tell every client to come back elsewhere, spread over time, and end its stream. New streams are refused."""
         self.draining = True
+        if not self.sessions:
+            self.membership.maybe_leave()
         for session in list(self.sessions.values()):
             self._in_loop(session, session.end, self.going_away())
 
@@ -557,9 +678,14 @@ class Node:
         self._expire(subscription)
         self._recheck_later(subscription)
         self.subscriptions[session.id] = subscription
+        self.membership.viewers_changed()
         if session.id not in self.tabs:
             session.deadline = None
         self._in_loop(session, self._send_whole, subscription)
+
+    def _shows_rows(self) -> bool:
+        """Say whether anybody who watches here sees connections. The lock is held."""
+        return bool(self._watchers) or any(one.grant.connections for one in self.subscriptions.values())
 
     def _unwish(self, connection_id: str) -> bool:
         """Forget an undecided wish. Returns whether there was one."""
@@ -620,12 +746,12 @@ class Node:
 
     def _start_noting(self) -> None:
         if not self.subscriptions and not self._watchers:
-            self._registry.watch()
-            self._flushed = self._registry.revision
+            self._figures.watch()
+            self._flushed = self._figures.revision
 
     def _stop_noting(self) -> None:
         if not self.subscriptions and not self._watchers:
-            self._registry.unwatch()
+            self._figures.unwatch()
             self._wholes.clear()
             if self._flush_timer is not None and self._flush_loop is not None:
                 self._call(self._flush_loop, self._flush_timer.cancel)
@@ -647,6 +773,8 @@ class Node:
             yield subscription.session.loop
         for loop, _ in self._watchers.values():
             yield loop
+        if (loop_of_others := self.membership.publishes) is not None:
+            yield loop_of_others
 
     def _flush_after(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
         if delay > 0:
@@ -661,9 +789,10 @@ class Node:
     async def _flush(self) -> None:
         with self._lock:
             self._flush_loop = self._flush_timer = None
-            delta = self._registry.take()
-            if delta is not None:
+            delta = self._figures.take()
+            if delta is not None or self.membership.publishes:
                 self._last_flush = self.clock()
+            if delta is not None:
                 self._flushed = delta.revision
                 self._wholes.clear()
                 self.counters["flushes"] += 1
@@ -688,6 +817,8 @@ class Node:
         """Choose what each subscriber gets: the delta, the whole, or nothing until it has read what it was sent."""
         due: list[tuple[Subscription, int, Payload]] = []
         deltas: dict[tuple[bool, bool, bool], Payload] = {}
+        if not self.membership.ready:
+            return due  # it will be, and all is due then
         now = self.clock()
         for subscription in [each for each in self.subscriptions.values() if _expired(each, now)]:
             self._refuse(subscription.session)
@@ -734,10 +865,12 @@ class Node:
                 return
             subscription.revision = None
             subscription.epoch += 1
+            if not self.membership.ready:
+                return
             now = self.clock()
             if _expired(subscription, now):
                 self._refuse(subscription.session)
-            elif self._registry.revision != self._flushed:
+            elif self._figures.revision != self._flushed:
                 self._changed()
             elif not subscription.session.busy and now < subscription.good_until:
                 subscription.revision = self._flushed
@@ -745,8 +878,8 @@ class Node:
 
     def _stats(self) -> Stats:
         with self._lock:
-            if self._snapshot.revision != self._registry.revision:
-                self._snapshot = self._registry.snapshot()
+            if self._snapshot.revision != self._figures.revision:
+                self._snapshot = self._figures.snapshot()
             return self._snapshot
 
     def _whole(self, subscription: Subscription) -> Payload:

@@ -6,7 +6,7 @@ import msgspec
 from starlette.types import Scope
 
 from ..authorize import Grant
-from ..core import messages
+from ..core import identity, messages
 from ..core.stats import Stats
 from ..errors import Malformed
 from ..node import Node
@@ -55,10 +55,10 @@ def visible(stats: Stats, grant: Grant) -> dict[str, Any]:
     return shown
 
 
-def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
+async def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
     """
-    Return one page of all connections: `{connections, cursor, total}`; `cursor` is null on the last page, and `total`
-    counts all connections, whatever the filter.
+    Return one page of all connections of the fleet: `{connections, cursor, total, nodes, partial}`; `cursor` is null on
+    the last page, and `total` counts all connections, whatever the filter.
 
     Raises:
         Problem: 403 when the grant does not show connections, or not the routes asked for.
@@ -72,10 +72,18 @@ def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
     query = query_of(scope, ("version", "route", "limit", "cursor"), strict=True)
     if "route" in query and not grant.routes:
         raise Problem(403, "Your right does not include routes; leave route out, or ask for a Grant with routes=True.")
-    limit, after = _limit(query.get("limit")), _after(query.get("cursor"))
-    rows, cursor = node.page(version=query.get("version"), route=query.get("route"), limit=limit, after=after)
-    shown = messages.rows(rows, routes=grant.routes, ips=grant.ips)
-    return {"connections": shown, "cursor": None if cursor is None else str(cursor), "total": node.total}
+    limit, cursor = _limit(query.get("limit")), _after(query.get("cursor"))
+    rows, following, partial = await node.membership.page(
+        version=query.get("version"), route=query.get("route"), limit=limit, cursor=cursor
+    )
+    stats = await node.fresh_stats()
+    return {
+        "connections": messages.rows(rows, routes=grant.routes, ips=grant.ips),
+        "cursor": None if following is None else f"{following[0]}:{following[1]}",
+        "total": stats.total,
+        "nodes": msgspec.to_builtins(stats.nodes),
+        "partial": stats.partial or partial,
+    }
 
 
 def _limit(text: str | None) -> int:
@@ -87,15 +95,17 @@ def _limit(text: str | None) -> int:
     return limit
 
 
-def _after(cursor: str | None) -> int:
+def _after(cursor: str | None) -> tuple[str, int]:
+    """Return the node that a cursor names, and the position in it; `("", 0)` is the start."""
     if cursor is None:
-        return 0
-    after = _number(cursor)
-    if after is None or after > 2**63:
+        return "", 0
+    node, colon, position = cursor.rpartition(":")
+    after = _number(position)
+    if after is None or after >= 2**63 or (colon and not identity.is_node(node)):
         raise Malformed(
             f"cursor is {cursor[:40]!r}; give the cursor that came with the page before, or none for the first page."
         )
-    return after
+    return node, after
 
 
 def _number(text: str) -> int | None:

@@ -6,6 +6,7 @@ hands everything else on untouched. Either way streams never pass through a fram
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
@@ -21,14 +22,14 @@ from ..core.frames import cut_reason
 from ..core.labels import UNKNOWN, parse_version
 from ..core.messages import Payload
 from ..core.stats import Stats
-from ..errors import ConfigError, Malformed
+from ..errors import ConfigError, Malformed, UnknownConnection
 from ..hooks import CloseHook, Hooks, OpenHook, RouteHook, checked
 from ..in_process import LocalConnections
 from ..node import Node
 from ..session import End
 from . import admin, commands, dashboard, log_in, operating
 from .asking import PATH as AUTHORIZE
-from .asking import Asking, AskingLater, Common, answer_inner
+from .asking import Asking, AskingLater, Common, answer_inner, asking_of
 from .client_js import SCRIPTS, ClientScript
 from .handover import sse_offer, websocket_offer
 from .opening import Opening, read_opening
@@ -65,6 +66,7 @@ class Settings(TypedDict, total=False):
     base_path: str
     cookie: str | Literal[False]
     backend: str
+    fleet_name: str | None
     admin_token: str | None
     metrics_token: str | None
     authorize_url: str | None
@@ -118,8 +120,11 @@ class Headcount:
         self._networks = self.config.networks()
         self._common: Common | None = None
         self._client_script = ClientScript(self.config)
-        self.node = Node(self.config, self._hooks)
+        self.node = Node(self.config, self._hooks, ordinal=_next_of(self.config.base_path))
         """The machinery, for integrations and metrics."""
+        self.node.remake_ask = self._remake_ask
+        self._served: Scope = {}
+        """What of the first request tells how to ask this application: `app` and `state`."""
         self._dashboard = dashboard.Dashboard(self.config)
         self._log_in = log_in.LogIn(self.node, self._networks)
         self.base = self.config.base_path.encode() + b"/"
@@ -185,18 +190,29 @@ class Headcount:
         return hook
 
     async def stats(self) -> Stats:
-        """Return the figures now."""
-        return self.node.stats()
+        """
+        Return the figures now, of the whole fleet.
+
+        Other nodes get a second to tell theirs; if one does not, the figures are `partial`.
+        """
+        return await self.node.fresh_stats()
 
     async def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
         """
         Send one page a JSON object, by the public id that hooks and viewers see or by its secret `connectionId`.
 
         Raises:
-            UnknownConnection: It is not open.
+            UnknownConnection: It is not open, on no node.
+            Busy: Too many messages for other nodes are on their way.
             TypeError: The message is not a mapping, or holds what is no JSON.
         """
-        self.node.send(connection_id, message)
+        encoded = messages.application(message)
+        try:
+            self.node.deliver(connection_id, Payload(encoded))
+        except UnknownConnection:
+            if self.node.membership.peers is None:
+                raise
+            await self.node.membership.send(connection_id, encoded)
 
     async def broadcast(
         self, message: Mapping[str, Any], *, version: str | None = None, route: str | None = None
@@ -207,11 +223,18 @@ class Headcount:
         Returns:
             To how many it was handed.
         """
-        return self.node.broadcast(message, version=version, route=route)
+        encoded = messages.application(message)
+        here = self.node.deliver_all(Payload(encoded), version=version, route=route)
+        return here + await self.node.membership.broadcast(encoded, version, route)
 
     async def revoke(self, connection_id: str) -> bool:
-        """Withdraw a viewer's right, by public id or `connectionId`. Returns False if it had none."""
-        return self.node.revoke(connection_id)
+        """
+        Withdraw a viewer's right, by public id or `connectionId`, whichever node it is connected to.
+
+        Returns:
+            False if it had none.
+        """
+        return self.node.revoke(connection_id) or await self.node.membership.revoke(connection_id)
 
     async def drain(self) -> None:
         """Tell every page to come back elsewhere, spread over time, and end its stream; refuse new ones."""
@@ -236,7 +259,7 @@ class Headcount:
         Declare a version current; every open page is told.
 
         Returns:
-            How many streams were told here; the same version again tells nobody.
+            How many streams were told; the same version again tells nobody.
 
         Raises:
             ConfigError: It is no version: empty, too long, or with control characters.
@@ -247,7 +270,7 @@ class Headcount:
             raise ConfigError(str(error)) from None
         if checked == UNKNOWN:
             raise ConfigError("The version is empty or 'unknown'; give the build id that is current now.")
-        return self.node.release(checked)
+        return await self.node.release_everywhere(checked)
 
     def collector(self, scope: Literal["fleet", "node"] = "fleet") -> "Collector":
         """
@@ -264,6 +287,7 @@ class Headcount:
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """Answer `base_path` in front of any ASGI application; everything else goes to it untouched."""
+        self._served = {"app": app}
 
         async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] in ("http", "websocket"):
@@ -298,6 +322,9 @@ class Headcount:
         Returns:
             What holds the stream, to be awaited at once; the frames of this call are not to last as long as it does.
         """
+        self.node.join(scope.get("server"))
+        if "state" not in self._served:
+            self._served = {"app": scope.get("app") if inner is None else inner, "state": scope.get("state") or {}}
         if scope["type"] == "websocket":
             return await self._websocket(endpoint, scope, receive, send, inner)
         if scope["method"] == "HEAD":
@@ -385,11 +412,11 @@ class Headcount:
             if not self.config.connection_tracking:
                 raise Problem(409, "Connections are not counted here; set connection_tracking=True.")
             if endpoint == "/admin/stats":
-                await respond_json(send, admin.visible(self.node.stats(), grant), cors)
+                await respond_json(send, admin.visible(await self.node.fresh_stats(), grant), cors)
             elif endpoint == "/admin/history":
                 await respond_json(send, self.node.history.to_dict(), cors)
             else:
-                await respond_json(send, admin.connections(self.node, scope, grant), cors)
+                await respond_json(send, await admin.connections(self.node, scope, grant), cors)
 
     def _sse(self, scope: Scope, receive: Receive, send: Send, cors: Headers) -> Coroutine[Any, Any, None] | None:
         opening = self.opening(scope)
@@ -487,6 +514,9 @@ class Headcount:
             forget_address=self.config.ip_tracking is False,
         )
 
+    def _remake_ask(self, request: Mapping[str, Any]) -> Asking | None:
+        return asking_of(self._authorizer, request, self._served.get("app"), self._served.get("state", {}))
+
     def ask_later(self, scope: Scope, inner: ASGIApp | None) -> AskingLater:
         """Remember of a WebSocket's handshake what it takes to ask for its right to watch."""
         if is_anybody(scope, self.config.allowed_origins):
@@ -518,6 +548,15 @@ class Headcount:
             round(config.keepalive_interval * 1000),
             config.update_strategy,
         )
+
+
+_made: Counter[str] = Counter()
+
+
+def _next_of(base_path: str) -> int:
+    """Number the objects of one base path in this process; the same code numbers them alike in every worker."""
+    _made[base_path] += 1
+    return _made[base_path]
 
 
 def _without_body(send: Send) -> Send:

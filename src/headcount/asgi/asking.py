@@ -13,8 +13,8 @@ out, inner requests are without them; then nobody is authorised, on any way in, 
 
 import asyncio
 import logging
-from collections.abc import Iterable, MutableMapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, Final, Literal
 
 import msgspec
 from starlette.requests import HTTPConnection
@@ -27,6 +27,24 @@ logger = logging.getLogger("headcount")
 
 PATH: Final = "/authorize"
 _EXTENSION: Final = "headcount.authorize"
+
+MAX_HEADERS: Final = 65_536
+"""Bytes of the headers that are handed to another process."""
+
+_DESCRIBED: Final = ("scheme", "path", "root_path", "client", "server")
+
+
+class _Described(msgspec.Struct):
+    scheme: Literal["http", "https"]
+    path: str
+    root_path: str
+    headers: list[tuple[bytes, bytes]]
+    state: list[str]
+    mounted: bool
+    visitor: list[Literal["auth", "session", "user"]] = []
+    client: tuple[str, int] | None = None
+    server: tuple[str, int | str | None] | None = None
+
 
 _HOP_BY_HOP = frozenset(
     {b"connection", b"upgrade", b"content-length", b"content-type", b"transfer-encoding", b"sec-websocket-key",
@@ -175,6 +193,23 @@ class Asking:
             )
         return missing
 
+    def describe(self) -> dict[str, Any] | None:
+        """
+        Return what it takes to ask again in another process of this application, once this has been asked.
+
+        The server's own state is named, not copied: the other process has one of its own.
+        """
+        inner = self._inner
+        if sum(len(name) + len(value) for name, value in inner["headers"]) > MAX_HEADERS:
+            return None
+        return {
+            **{name: inner[name] for name in _DESCRIBED},
+            "headers": inner["headers"],
+            "state": [key for key in inner["state"] if isinstance(key, str)],
+            "mounted": self._mounted,
+            "visitor": sorted(self._visitor),
+        }
+
     def _fresh(self, verdict: _Verdict) -> Scope:
         inner = dict(self._inner)
         inner["headers"] = list(self._inner["headers"])
@@ -265,6 +300,43 @@ _COMMON: Final = (
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(tuple[tuple[Any, ...] | None, list[tuple[bytes, bytes]]]).decode
+
+
+def asking_of(
+    authorizer: Authorizer, request: Mapping[str, Any], app: ASGIApp | None, state: Mapping[str, Any]
+) -> Asking | None:
+    """
+    Make what asks here on a request that another process described.
+
+    Args:
+        authorizer: Of this process.
+        request: What `Asking.describe` returned there.
+        app: The application that this process's Headcount is mounted in or wrapped round.
+        state: Of any request to this process; only what the server itself put there is used.
+
+    Returns:
+        None when it describes no request.
+    """
+    try:
+        told = msgspec.convert(request, _Described)
+    except msgspec.ValidationError:
+        return None
+    if sum(len(name) + len(value) for name, value in told.headers) > MAX_HEADERS or (app is None and not told.mounted):
+        return None
+    scope: Scope = {
+        **dict.fromkeys(told.visitor),
+        "type": "http",
+        "scheme": told.scheme,
+        "path": told.path,
+        "raw_path": told.path.encode("utf-8", "surrogatepass"),
+        "root_path": told.root_path,
+        "headers": told.headers,
+        "client": told.client,
+        "server": told.server,
+        "state": {key: state[key] for key in told.state if key in state},
+        "app": app,
+    }
+    return Asking(authorizer, scope, "", PATH, None if told.mounted else app, at_hand=False)
 
 
 async def answer_inner(authorizer: Authorizer, scope: Scope, send: Send) -> bool:

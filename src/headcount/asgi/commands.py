@@ -8,7 +8,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from ..core import identity, messages
-from ..errors import Malformed, TooLarge, UnknownConnection
+from ..errors import Busy, Malformed, TooLarge, UnknownConnection
 from ..node import Ask, Node
 from .responses import OK, Headers, Problem
 from .scope import header
@@ -47,18 +47,24 @@ async def command(
         headers: Further response headers.
 
     Raises:
-        Problem: 400, 404, 413 or 415.
+        Problem: 400, 404, 413, 415 or 503.
     """
     check_type(scope)
     try:
         handle, message = read(path, await body_of(node, scope, receive))
-        coroutine = node.handle(node.find(handle), message, make_ask)
+        try:
+            coroutine = node.handle(node.find(handle), message, make_ask)
+        except UnknownConnection:
+            coroutine = node.membership.forward(handle, message, make_ask)
     except Malformed as error:
         raise Problem(400, str(error)) from None
+    try:
+        if coroutine is not None:
+            await coroutine
     except UnknownConnection as error:
         raise Problem(404, str(error)) from None
-    if coroutine is not None:
-        await coroutine
+    except Busy as error:
+        raise Problem(503, str(error), [(b"retry-after", b"1")]) from None
     await send({"type": "http.response.start", "status": 200, "headers": [*OK.headers, *headers]})
     await send({"type": "http.response.body", "body": OK.body})
 

@@ -1,0 +1,468 @@
+"""A node's place in its fleet: which backend it joins, what it does for other nodes, and what it has them do."""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from .authorize import Grant
+from .config import without_password
+from .core import identity, messages, reports
+from .core.labels import parse_version
+from .core.messages import Payload
+from .core.stats import ConnectionInfo
+from .errors import ProtocolError, UnknownConnection
+from .listeners import Listener, addresses_of
+from .peers import Peers
+
+if TYPE_CHECKING:
+    from .node import Ask, Node
+
+MAX_ASKED: Final = 256
+"""Requests to watch that came here for connections of other nodes, and are not decided yet."""
+
+LISTENER_INTERVAL: Final = 0.05
+"""Seconds between two looks at the listening socket while there is no page."""
+
+logger = logging.getLogger("headcount")
+
+
+class _Asked(NamedTuple):
+    owner: str
+    make_ask: "Callable[[], Ask]"
+
+
+class Membership:
+    """
+    See above.
+
+    Args:
+        node: Whose place it is.
+    """
+
+    def __init__(self, node: "Node") -> None:
+        self.peers: Peers | None = None
+        """None while this node is alone for all it knows."""
+        self._node = node
+        self._listeners: list[Listener] = []
+        self._seen: set[Any] = set()
+        """`server` values of the requests so far."""
+        self._asked: dict[int, _Asked] = {}
+        self._alone = node.config.backend == "memory" or not node.config.connection_tracking
+
+    # ---- joining
+
+    def join(self, server: Any) -> None:
+        """Find the others, by the first request that tells where this process listens. In the request's loop."""
+        if self._alone:
+            return
+        key = tuple(server) if server else None
+        peers = self.peers
+        if key in self._seen and (peers is None or peers.loop is None or not peers.loop.is_closed()):
+            return
+        if peers is not None and peers.loop is not None and peers.loop.is_closed():
+            self._seen.clear()
+        self._seen.add(key)
+        if (listener := self._node.listeners.adopt(key)) is not None and listener not in self._listeners:
+            self._listeners.append(listener)
+        if self._node.config.backend in ("auto", "local"):
+            self.meet(addresses_of(key) if key is not None else [])
+        elif peers is None or not peers.active:
+            self._join_redis()
+
+    def meet(self, addresses: list[str]) -> None:
+        """Meet the workers that listen on the same addresses, in the running loop."""
+        config = self._node.config
+        from .backends.local import LocalBackend
+
+        try:
+            if not addresses:
+                raise OSError("the listening socket of this process could not be found")
+            if not hasattr(socket, "AF_UNIX"):
+                raise OSError("this system has no Unix sockets")
+            peers = self._make_peers()
+            backend = peers.backend
+            if not peers.active or not isinstance(backend, LocalBackend):
+                # The same code makes the same objects in the same order in every worker.
+                name = f"{config.fleet_name or config.base_path}\n{self._node.ordinal}"
+                backend = LocalBackend(self._node.id, name, addresses[0])
+                peers.start(backend)
+                self._node.use(peers)
+            for address in addresses[1:]:
+                peers.call_at_home(partial(backend.meet, address))
+        except OSError as error:
+            self._cannot_meet(error)
+
+    def _cannot_meet(self, error: OSError) -> None:
+        if self._node.config.backend != "local" and not several_workers():
+            logger.debug("No other workers are looked for: %s", error)
+            if self.peers is not None and not self.peers.active:
+                self.peers = None
+            return
+        logger.error(
+            "The workers of this machine cannot find one another, so each counts its own pages only and marks its "
+            "figures partial: %s. Give them a directory that they share, by XDG_RUNTIME_DIR or TMPDIR; or set "
+            "backend='redis://…'; or, if there is only one worker, backend='memory'.",
+            error,
+        )
+        peers = self._make_peers()
+        peers.cut_off()
+        self._node.use(peers)
+
+    def _join_redis(self) -> None:
+        from .backends.redis import RedisBackend
+
+        config = self._node.config
+        peers = self._make_peers()
+        fleet = config.fleet_name or config.base_path
+        peers.start(RedisBackend(self._node.id, config.backend, fleet, without_password(config.backend)))
+        self._node.use(peers)
+        self._watch_listener()
+
+    def _make_peers(self) -> Peers:
+        if self.peers is None:
+            self.peers = self._node.make_peers(self._obey)
+        return self.peers
+
+    # ---- for the node
+
+    @property
+    def ready(self) -> bool:
+        """The others' figures are in, or had time to come."""
+        return self.peers is None or self.peers.ready
+
+    @property
+    def publishes(self) -> asyncio.AbstractEventLoop | None:
+        """The loop in which changes here must be flushed because somebody watches elsewhere."""
+        peers = self.peers
+        return peers.loop if peers is not None and peers.publishes and peers.active else None
+
+    @property
+    def report_age(self) -> float:
+        """Age in seconds of the oldest report in the figures. The lock is held."""
+        return 0.0 if self.peers is None else self.peers.report_age
+
+    def knows_the_fleet(self) -> bool:
+        """
+        Say whether the figures here are the fleet's. The lock is held.
+
+        Of few workers on one machine they nearly always are, because it costs next to nothing to have them told. Of a
+        large fleet they are while somebody watches here; that every node listens to all others is what does not scale.
+        """
+        return self.peers is None or self.peers.knows_the_fleet()
+
+    async def release(self, version: str) -> int:
+        """Have all others declare a version current. Returns to how many streams they handed it."""
+        if self.peers is None:
+            return 0
+        answers = await self.peers.forwarding.call_all(
+            lambda re: reports.Release(node=self._node.id, re=re, version=version), 2.0
+        )
+        return sum(answer.count for answer in answers)
+
+    def touch(self) -> None:
+        """Look at the others for a while. The lock is held."""
+        if self.peers is not None:
+            self.peers.touch()
+
+    async def fresh(self) -> None:
+        """Bring in what all others have now."""
+        if self.peers is not None:
+            await self.peers.fresh()
+
+    def viewers_changed(self) -> None:
+        """Tell that a viewer came who may see more than those before. The lock is held."""
+        if self.peers is not None:
+            self.peers.viewers_changed()
+
+    def maybe_leave(self) -> None:
+        """Leave the fleet, now that there is no stream, if the process is about to end. Does not wait for it."""
+        if self.peers is not None and self.peers.active and self._ends():
+            self.peers.stop_soon()
+
+    def _ends(self) -> bool:
+        """Say whether no server of this process takes anybody in any more."""
+        return self._node.draining or (bool(self._listeners) and not any(each.open for each in self._listeners))
+
+    def _watch_listener(self) -> None:
+        # With pages, a pulse notices. Without any, a server that stops leaves a tenth of a second, and tells nobody.
+        peers = self.peers
+        if peers is None or not peers.active or peers.loop is None:
+            return
+        if not self._node.sessions:
+            self.maybe_leave()
+        peers.loop.call_later(LISTENER_INTERVAL, self._watch_listener)
+
+    async def leave(self) -> None:
+        """Leave the fleet."""
+        if self.peers is not None and self.peers.active:
+            await self.peers.at_home(self.peers.stop())
+
+    # ---- what others do for us
+
+    async def forward(self, handle: str, message: messages.ClientMessage, make_ask: "Callable[[], Ask]") -> None:
+        """
+        Have the owner of a connection do what a POST asks.
+
+        Raises:
+            UnknownConnection: Nobody owns it.
+            Busy: Too much is going on.
+        """
+        owner, peers = self._owner(handle)
+        forwarding, name = peers.forwarding, self._node.id
+        match message:
+            case messages.RouteUpdate(route=route):
+                answer = await forwarding.call(
+                    owner, lambda re: reports.Navigate(node=name, re=re, handle=handle, route=route)
+                )
+            case messages.SubscribeStats(deltas=deltas):
+                number = forwarding.number()
+                while len(self._asked) >= MAX_ASKED:
+                    del self._asked[next(iter(self._asked))]
+                self._asked[number] = _Asked(owner, make_ask)
+                try:
+                    answer = await forwarding.call(
+                        owner,
+                        lambda re: reports.Subscribe(node=name, re=re, handle=handle, deltas=deltas),
+                        2 * self._node.config.authorize_timeout + 5,
+                        number,
+                    )
+                except BaseException:
+                    self._asked.pop(number, None)
+                    raise
+                if answer.count or not answer.ok:
+                    self._asked.pop(number, None)  # else its turn is still to come
+            case _:
+                answer = await forwarding.call(owner, lambda re: reports.Unsubscribe(node=name, re=re, handle=handle))
+        if not answer.ok:
+            raise UnknownConnection(
+                "No open connection has this connectionId; open a new stream and use the one it tells."
+            )
+
+    async def send(self, connection_id: str, message: bytes) -> None:
+        """
+        Have the owner of a connection send it a message.
+
+        Raises:
+            UnknownConnection: Nobody owns it.
+            Busy: Too much is going on.
+        """
+        owner, peers = self._owner(connection_id)
+        answer = await peers.forwarding.call(
+            owner, lambda re: reports.Send(node=self._node.id, re=re, id=connection_id, message=message)
+        )
+        if not answer.ok:
+            raise UnknownConnection(f"No open connection has the id {connection_id.partition('.')[0]}.")
+
+    async def broadcast(self, message: bytes, version: str | None, route: str | None) -> int:
+        """Have all others send a message. Returns to how many connections they handed it."""
+        if self.peers is None:
+            return 0
+        answers = await self.peers.forwarding.call_all(
+            lambda re: reports.Broadcast(node=self._node.id, re=re, message=message, version=version, route=route),
+            2.0,
+        )
+        return sum(answer.count for answer in answers)
+
+    async def revoke(self, connection_id: str) -> bool:
+        """Have the owner of a connection withdraw its right. Returns False if it had none."""
+        try:
+            owner, peers = self._owner(connection_id)
+            answer = await peers.forwarding.call(
+                owner, lambda re: reports.Revoke(node=self._node.id, re=re, id=connection_id)
+            )
+        except UnknownConnection:
+            return False
+        return answer.ok
+
+    async def page(
+        self, *, version: str | None, route: str | None, limit: int, cursor: tuple[str, int]
+    ) -> tuple[list[ConnectionInfo], tuple[str, int] | None, bool]:
+        """
+        Page through the connections of all nodes, node by node.
+
+        Args:
+            version: Only those of this version.
+            route: Only those on this route.
+            limit: Rows at most.
+            cursor: Node and position in it; `("", 0)` is the start.
+
+        Returns:
+            The rows, the cursor of the next page or None, and whether a node did not answer.
+        """
+        others = await self.peers.forwarding.others() if self.peers is not None else []
+        start, after = cursor
+        nodes = sorted(node for node in {self._node.id, *others} if node >= start)
+        rows: list[ConnectionInfo] = []
+        partial = False
+        for index, node in enumerate(nodes):
+            found, following = await self._page_of(
+                node, version=version, route=route, limit=limit - len(rows), after=after if node == start else 0
+            )
+            partial |= following == -1
+            rows += found
+            if following is not None and following >= 0:
+                return rows, (node, following), partial
+            if len(rows) >= limit:
+                return rows, (nodes[index + 1], 0) if index + 1 < len(nodes) else None, partial
+        return rows, None, partial
+
+    async def _page_of(
+        self, node: str, *, version: str | None, route: str | None, limit: int, after: int
+    ) -> tuple[list[ConnectionInfo], int | None]:
+        """Return a page of one node, and where the next begins: None at its end, -1 if it did not answer."""
+        if node == self._node.id:
+            return self._node.page(version=version, route=route, limit=limit, after=after)
+        assert self.peers is not None
+        try:
+            answer = await self.peers.forwarding.call(
+                node,
+                lambda re: reports.Page(
+                    node=self._node.id, re=re, limit=limit, after=after, version=version, route=route
+                ),
+            )
+        except UnknownConnection:
+            return [], -1
+        return [row for row in answer.rows[:limit] if row.id.startswith(node)], answer.next
+
+    def _owner(self, connection_id: str) -> tuple[str, Peers]:
+        owner = connection_id[: identity.NODE_LENGTH]
+        if self.peers is None or owner == self._node.id or not identity.is_node(owner):
+            raise UnknownConnection(
+                "No open connection has this connectionId; open a new stream and use the one it tells."
+            )
+        return owner, self.peers
+
+    # ---- what we do for others
+
+    async def _obey(self, command: reports.Command) -> reports.Answer:
+        """Do what another node asks for. Never raises but for cancellation."""
+        try:
+            return await self._do(command)
+        except (UnknownConnection, ProtocolError):
+            pass
+        except Exception:
+            logger.exception("What node %s asked for failed; nothing else is affected.", command.node)
+        return reports.Answer(node=self._node.id, re=command.re, ok=False)
+
+    async def _do(self, command: reports.Command) -> reports.Answer:
+        node = self._node
+        ok, count = True, 0
+        match command:
+            case reports.Navigate(handle=handle, route=route):
+                node.handle(node.find(handle), messages.RouteUpdate(messages.checked_route(route)), _no_ask)
+            case reports.Unsubscribe(handle=handle):
+                node.handle(node.find(handle), messages.UnsubscribeStats(), _no_ask)
+            case reports.Subscribe(handle=handle, deltas=deltas):
+                ask = RemoteAsk(self, command.node, command.re)
+                deciding = node.handle(node.find(handle), messages.SubscribeStats(deltas), lambda: ask)
+                if deciding is not None:
+                    await deciding
+                    count = 1
+            case reports.Decide(of=of):
+                return await self._decide(command, of)
+            case reports.Send(id=connection_id, message=message):
+                node.deliver(connection_id, _payload(message))
+            case reports.Broadcast(message=message, version=version, route=route):
+                count = node.deliver_all(_payload(message), version=version, route=route)
+            case reports.Release(version=version):
+                count = node.release(parse_version(version))
+            case reports.Revoke(id=connection_id):
+                ok = node.revoke(connection_id)
+            case reports.Page(version=version, route=route, limit=limit, after=after):
+                rows, following = node.page(version=version, route=route, limit=min(limit, 1_000), after=after)
+                return reports.Answer(node=node.id, re=command.re, rows=tuple(rows), next=following)
+        return reports.Answer(node=node.id, re=command.re, ok=ok, count=count)
+
+    async def _decide(self, command: reports.Decide, of: int) -> reports.Answer:
+        asked = self._asked.get(of)
+        grant, request = None, None
+        if asked is not None and asked.owner == command.node:
+            del self._asked[of]
+            ask = asked.make_ask()
+            grant = await self._node.answer(ask)
+            request = ask.describe()
+        return reports.Answer(
+            node=self._node.id,
+            re=command.re,
+            ok=grant is not None,
+            grant=msgspec.structs.asdict(grant) if grant is not None else None,
+            request=request if grant is not None else None,
+        )
+
+    async def ask_elsewhere(self, node: str, of: int) -> reports.Answer:
+        """Have another node decide on the request that it received."""
+        if self.peers is None:
+            raise UnknownConnection("This node is alone.")
+        return await self.peers.forwarding.call(
+            node,
+            lambda re: reports.Decide(node=self._node.id, re=re, of=of),
+            2 * self._node.config.authorize_timeout,
+        )
+
+    def ask_again(self, request: Mapping[str, Any]) -> "Ask | None":
+        """Make what asks here on a request that came in elsewhere."""
+        return self._node.remake_ask(request) if self._node.remake_ask is not None else None
+
+
+class RemoteAsk:
+    """
+    Asks for the right of a viewer whose request came to another node: there the first time, here from then on.
+
+    Args:
+        membership: Of this node.
+        node: Where the request is.
+        of: Its number there.
+    """
+
+    def __init__(self, membership: Membership, node: str, of: int) -> None:
+        self._membership = membership
+        self._node = node
+        self._of = of
+        self._first = True
+        self._again: Ask | None = None
+
+    async def __call__(self) -> Grant | None:
+        """Return what the viewer may see now, or None."""
+        if not self._first:
+            return await self._again() if self._again is not None else None
+        self._first = False
+        answer = await self._membership.ask_elsewhere(self._node, self._of)
+        if not answer.ok or answer.grant is None or answer.request is None:
+            return None
+        self._again = self._membership.ask_again(answer.request)
+        return msgspec.convert(answer.grant, Grant)
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return nothing: a request is handed on once."""
+        return None
+
+
+def several_workers() -> bool:
+    """Say whether this process is visibly one of several workers."""
+    concurrency = os.environ.get("WEB_CONCURRENCY", "")
+    return (
+        multiprocessing.parent_process() is not None
+        or (concurrency.isdecimal() and int(concurrency) > 1)
+        or os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn")
+        or "gunicorn.arbiter" in sys.modules
+    )
+
+
+def _payload(message: bytes) -> Payload:
+    """Take a message of another node's application for what it should be: a JSON object, in our own encoding."""
+    try:
+        return Payload(messages.application(msgspec.json.decode(message)))
+    except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError) as error:
+        raise UnknownConnection(f"This is no message: {error}") from None
+
+
+def _no_ask() -> "Ask":
+    raise AssertionError("nobody asks to watch here")

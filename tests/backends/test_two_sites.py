@@ -1,0 +1,230 @@
+"""Two processes of one application, as far as they can know: what comes to one and concerns the other."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.requests import HTTPConnection
+
+from asgi.asgi_client import WAYS, Client, Site, asynchronous, problem, until
+from headcount import Grant, UnknownConnection
+
+from .stores import Store
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    with Store("valkey") as store:
+        yield store
+
+
+class Two:
+    """Two sites of one fleet. `await` it once."""
+
+    def __init__(self, store: Store, way: str = "mounted", hook: Any = None, **settings: Any) -> None:
+        arguments = {"stats_interval": 0.01, "backend": store.url, "fleet_name": "two", **settings}
+        hooks = {} if hook is None else {"hook": hook}
+        self.sites = [Site(way, **hooks, **arguments) for _ in range(2)]
+
+    async def __aenter__(self) -> "list[Site]":
+        for site in self.sites:
+            assert (await site.stranger.get("/health")).status == 200
+        for _ in range(500):
+            found = [await site.headcount.stats() for site in self.sites]
+            if all(stats.nodes.reporting == stats.nodes.expected == 2 for stats in found):
+                return self.sites
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"they do not find one another: {found}")
+
+    async def __aexit__(self, *_: object) -> None:
+        for site in self.sites:
+            await site.node.membership.leave()
+
+
+def both(store: Store, *arguments: Any, **settings: Any) -> Two:
+    store.ask("FLUSHALL")
+    return Two(store, *arguments, **settings)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_subscription_posted_to_the_other_is_decided_on_that_request_and_again_at_the_owner(
+    way: str, store: Store
+) -> None:
+    asked: list[str] = []
+    allowed = True
+
+    def hook(request: HTTPConnection) -> bool | Grant:
+        session = request.session if "session" in request.scope else request.cookies
+        asked.append(request.headers.get("x-asked-at", "nowhere"))
+        return session.get("role") == "admin" and allowed and Grant(ips=False)
+
+    @asynchronous
+    async def check() -> None:
+        nonlocal allowed
+        async with both(store, way, hook, ip_tracking=True, reauthorize_interval=0.1) as (owner, other):
+            page = await owner.admin.open("sse", "?route=/mine")
+            answer = await other.visitor.post("/subscribe-stats", {"connectionId": page.handle})
+            assert answer.status == 200
+            await page.next("stats-unauthorized")
+            answer = await other.admin.post(
+                "/subscribe-stats", {"connectionId": page.handle, "deltas": True}, {"x-asked-at": "other"}
+            )
+            assert answer.status == 200
+            figures = await page.figures()
+            assert figures.now["routes"] == {"/mine": 1}
+            assert "ip" not in figures.now["connections"][0], "the grant is what was granted there"
+            before = len(asked)
+            await until(lambda: len(asked) > before + 2, "it is asked again, at the owner", 20)
+            assert set(asked[before:]) == {"other"}, "on the headers of that request"
+            assert owner.node.subscriptions
+            allowed = False
+            await page.next("stats-unauthorized")
+            assert not owner.node.subscriptions
+            answer = await other.stranger.post("/route", {"connectionId": page.handle, "route": "/next"})
+            assert answer.status == 200
+            assert owner.node.stats().routes == {"/next": 1}
+
+    check()
+
+
+def test_the_servers_own_state_is_there_when_the_owner_asks_again(store: Store) -> None:
+    seen: list[tuple[Any, Any]] = []
+
+    def hook(request: HTTPConnection) -> bool:
+        seen.append((getattr(request.state, "pool", None), getattr(request.state, "user", None)))
+        return True
+
+    @asynchronous
+    async def check() -> None:
+        async with both(store, "mounted", hook, reauthorize_interval=0.1) as (owner, other):
+            # What the first request brought is the owner's; a middleware had put a user in there, too.
+            clients = [
+                Client(site.app, state={"pool": f"pool of {name}", "user": "somebody else"})
+                for site, name in ((owner, "owner"), (other, "other"))
+            ]
+            owner.headcount._served["state"] = {"pool": "pool of owner", "user": "somebody else"}
+            page = await clients[0].open("sse")
+            request = Client(other.app, state={"pool": "pool of other"})
+            assert (await request.post("/subscribe-stats", {"connectionId": page.handle})).status == 200
+            await page.next("stats")
+            assert seen[-1] == ("pool of other", None)
+            count = len(seen)
+            await until(lambda: len(seen) > count + 1, "it is asked again", 20)
+            assert set(seen[count:]) == {("pool of owner", None)}
+
+    check()
+
+
+def test_unsubscribing_at_the_other_ends_it(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            page = await owner.admin.open("sse")
+            assert (await other.admin.post("/subscribe-stats", {"connectionId": page.handle})).status == 200
+            await page.next("stats")
+            assert (await other.stranger.post("/unsubscribe-stats", {"connectionId": page.handle})).status == 200
+            assert not owner.node.subscriptions
+
+    check()
+
+
+def test_an_unsubscribe_is_not_overtaken_by_a_subscribe_that_is_still_being_decided(store: Store) -> None:
+    release = asyncio.Event()
+
+    async def hook(_: HTTPConnection) -> bool:
+        await release.wait()
+        return True
+
+    @asynchronous
+    async def check() -> None:
+        async with both(store, "mounted", hook) as (owner, other):
+            page = await owner.admin.open("sse")
+            waiting = asyncio.ensure_future(other.admin.post("/subscribe-stats", {"connectionId": page.handle}))
+            await until(lambda: owner.node._asking)
+            assert (await other.admin.post("/unsubscribe-stats", {"connectionId": page.handle})).status == 200
+            release.set()
+            assert (await waiting).status == 200
+            assert not owner.node.subscriptions
+            assert not page.unread
+
+    check()
+
+
+def test_messages_revocations_and_broadcasts_reach_the_others_pages(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            pages = [await site.stranger.open("ws", f"?version=v{n}") for n, site in enumerate((owner, other))]
+            await other.headcount.send(pages[0].public, {"type": "hello", "text": "line\nline"})
+            assert (await pages[0].next("hello"))["text"] == "line\nline"
+            assert await other.headcount.broadcast({"type": "all"}) == 2
+            assert await other.headcount.broadcast({"type": "some"}, version="v0") == 1
+            await pages[0].next("all")
+            await pages[0].next("some")
+            await pages[1].next("all")
+            viewer = await owner.admin.open("ws", "?viewer=1")
+            await owner.admin.watch(viewer)
+            assert await other.headcount.revoke(viewer.public)
+            await viewer.next("stats-unauthorized")
+            assert not await other.headcount.revoke(viewer.public)
+            assert not await other.headcount.revoke("0" * 32)
+            for unknown in (pages[0].public[:-1] + "x", "0" * 32, "", "x"):
+                with pytest.raises(UnknownConnection):
+                    await other.headcount.send(unknown, {"type": "lost"})
+            with pytest.raises(TypeError):
+                await other.headcount.send(pages[0].public, {"type": object()})
+
+    check()
+
+
+def test_forged_handles_do_nothing_and_ask_no_hook(store: Store) -> None:
+    asked: list[object] = []
+
+    def hook(request: HTTPConnection) -> bool:
+        asked.append(request)
+        return True
+
+    @asynchronous
+    async def check() -> None:
+        async with both(store, "mounted", hook) as (owner, other):
+            page = await owner.admin.open("sse")
+            before = int(store.info("stats")["total_commands_processed"])
+            for handle in (page.public, page.public + ".AAAA", page.handle[:-2] + "zz", "0" * 32 + ".AAAA", "ü" * 40):
+                for path, body in (("/route", {"route": "/x"}), ("/subscribe-stats", {}), ("/unsubscribe-stats", {})):
+                    problem(await other.admin.post(path, {"connectionId": handle, **body}), 404, "connectionId")
+            assert asked == []
+            assert owner.node.stats().routes == {"/": 1}
+            flood = [f"{number:012x}" + "0" * 20 + ".x" for number in range(300)]
+            answers = await asyncio.gather(
+                *(other.stranger.post("/route", {"connectionId": handle, "route": "/x"}) for handle in flood)
+            )
+            assert {answer.status for answer in answers} <= {404, 503}
+            assert any(answer.status == 503 and answer.header("retry-after") == "1" for answer in answers)
+            after = int(store.info("stats")["total_commands_processed"])
+            assert after - before < 100, "made-up nodes are not looked for one by one"
+
+    check()
+
+
+def test_a_page_of_all_connections_goes_over_both(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as sites:
+            pages = [await sites[n % 2].stranger.open("sse", f"?version=v{n % 3}") for n in range(12)]
+            for site in sites:
+                found: list[str] = []
+                cursor: str | None = "0"
+                while cursor is not None:
+                    answer = await site.admin.get(f"/admin/connections?limit=5&cursor={cursor}")
+                    assert len(answer.json["connections"]) <= 5
+                    assert (answer.json["total"], answer.json["partial"]) == (12, False)
+                    found += [row["id"] for row in answer.json["connections"]]
+                    cursor = answer.json["cursor"]
+                assert sorted(found) == sorted(page.public for page in pages)
+                answer = await site.admin.get("/admin/connections?version=v1")
+                assert len(answer.json["connections"]) == 4
+            for wrong in ("x", "0123456789ab:", ":5", "0123456789ab:-1", "0123456789ab:" + "9" * 30):
+                problem(await sites[0].admin.get(f"/admin/connections?cursor={wrong}"), 400, "cursor")
+
+    check()
