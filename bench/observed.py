@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,12 @@ _headcounts: list[Headcount] = []
 _pause = _started = 0.0
 
 
-def _serve(headcount: Headcount, *args: Any, **options: Any) -> None:
-    _headcounts.append(headcount)
-    _original(headcount, *args, **options)
+def _serve(make: Callable[[], Headcount], *args: Any, **options: Any) -> bool:
+    def made() -> Headcount:
+        _headcounts.append(make())
+        return _headcounts[-1]
+
+    return _original(made, *args, **options)
 
 
 def _broadcast(*_: object) -> None:

@@ -5,7 +5,9 @@ uvicorn with what held streams need: no compression context per WebSocket (it tr
 beside our keepalives, and a stop that drains first.
 """
 
+import asyncio
 import gc
+import signal
 import socket
 from collections.abc import Callable
 
@@ -16,19 +18,28 @@ from .asgi.app import Headcount
 from .asgi.responses import Problem, respond_problem
 from .asgi.takeover.choose import protocol_class
 from .errors import ConfigError
+from .workers import Workers, reuse_port
 
 STOP_TIMEOUT = 3
 """Seconds that streams get to end after SIGTERM; then they are cut."""
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, headcount: Headcount, ready: Callable[[], None], lifeline: int | None = None
+    ) -> None:
         super().__init__(config)
+        self._headcount = headcount
         self._ready = ready
+        self._lifeline = lifeline
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            # Not only with the first request: operators want to see every node, and this one knows its address.
+            self._headcount.node.join(sockets[0].getsockname()[:2] if sockets else None)
+            if self._lifeline is not None:
+                asyncio.get_running_loop().add_reader(self._lifeline, self._orphaned)
             # The process is ours to tune. What start-up left is never garbage; and with the default thresholds, every
             # few hundred new connections all of the old ones are looked at again.
             gc.collect()
@@ -36,23 +47,71 @@ class _Server(uvicorn.Server):
             gc.set_threshold(50_000, 50, 1_000)
             self._ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        await self._headcount.node.membership.leave()
 
-def serve(headcount: Headcount, host: str, port: int, ready: Callable[[str], None]) -> None:
+    def _orphaned(self) -> None:
+        # Our parent is gone, however that happened: nobody would ever stop us, or start those after us.
+        assert self._lifeline is not None
+        asyncio.get_running_loop().remove_reader(self._lifeline)
+        self.should_exit = True
+
+
+def serve(
+    make: Callable[[], Headcount],
+    host: str,
+    port: int,
+    ready: Callable[[str], None],
+    *,
+    workers: int = 1,
+    say: Callable[[str], None] = print,
+) -> bool:
     """
     Serve until SIGTERM or SIGINT.
 
     Args:
-        headcount: What to serve.
+        make: Makes what to serve; called in each process.
         host: Address to listen on.
         port: 0 takes a free one.
-        ready: Called with the base URL once connections are accepted.
+        ready: Called with the origin, such as http://127.0.0.1:8000, once connections are accepted by all workers.
+        workers: Processes that serve.
+        say: Tells the operator what happens to workers.
+
+    Returns:
+        False when a worker could not be started.
 
     Raises:
-        ConfigError: The address cannot be listened on.
+        ConfigError: The address cannot be listened on, or a setting is wrong.
     """
-    sock = listen(host, port)
+    shared = workers > 1 and reuse_port()
+    first = listen(host, port, shared=shared)
+    port = first.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{sock.getsockname()[1]}{headcount.base_path}"
+    origin = f"http://{shown}:{port}"
+    if workers == 1:
+        try:
+            _serve_on(make(), first, lambda: ready(origin))
+        finally:
+            first.close()
+        return True
+    make()  # what is wrong with the settings is said once, not by every worker
+    sockets = [first, *(listen(host, port, shared=True) if shared else first for _ in range(workers - 1))]
+    crew = Workers(
+        sockets,
+        lambda sock, serving, lifeline: _serve_on(make(), sock, serving, lifeline),
+        lambda: ready(origin),
+        say,
+    )
+    number = crew.supervise()
+    if number is not None:
+        signal.raise_signal(number)  # as uvicorn does, so that whoever started us sees how we ended
+    return number is not None
+
+
+def _serve_on(
+    headcount: Headcount, sock: socket.socket, ready: Callable[[], None], lifeline: int | None = None
+) -> None:
     beneath = _nothing_else(headcount.base_path)
     config = uvicorn.Config(
         headcount.wrap(beneath),
@@ -67,15 +126,12 @@ def serve(headcount: Headcount, host: str, port: int, ready: Callable[[str], Non
         ws_ping_interval=None if hasattr(socket, "TCP_USER_TIMEOUT") else 20.0,
         timeout_graceful_shutdown=STOP_TIMEOUT,
     )
-    try:
-        _Server(config, lambda: ready(url)).run(sockets=[sock])
-    finally:
-        sock.close()
+    _Server(config, headcount, ready, lifeline).run(sockets=[sock])
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """
-    Bind a listening socket.
+    Bind a socket to listen on; `shared`: others of this user may bind the same address.
 
     Raises:
         ConfigError: In a sentence that says what to do.
@@ -87,6 +143,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"{host} is no address to listen on ({error.strerror}); try 127.0.0.1 or 0.0.0.0.") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(address)
     except OSError as error:
         sock.close()

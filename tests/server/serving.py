@@ -38,6 +38,28 @@ COMMANDS: dict[str, list[str]] = {
         *["gunicorn", "{app}", "--bind", "{host}:{port}", "--worker-class", "uvicorn_worker.UvicornWorker"],
         *["--worker-tmp-dir", "/dev/shm"],
     ],
+    "uvicorn-workers": ["uvicorn", "{app}", "--host", "{host}", "--port", "{port}", "--workers", "4"],
+    "gunicorn-workers": [
+        *["gunicorn", "{app}", "--bind", "{host}:{port}", "--worker-class", "uvicorn_worker.UvicornWorker"],
+        *["--worker-tmp-dir", "/dev/shm", "--workers", "4"],
+    ],
+    "gunicorn-preload": [
+        *["gunicorn", "{app}", "--bind", "{host}:{port}", "--worker-class", "uvicorn_worker.UvicornWorker"],
+        *["--worker-tmp-dir", "/dev/shm", "--workers", "4", "--preload"],
+    ],
+    "granian-workers": [
+        *["granian", "{app}", "--interface", "asgi", "--host", "{host}", "--port", "{port}"],
+        *["--backpressure", "10000", "--workers", "4"],
+    ],
+    "hypercorn-workers": ["hypercorn", "{app}", "--bind", "{host}:{port}", "--workers", "4"],
+    "headcount-workers": [
+        *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking", "--admin-token", "s3cret"],
+        *["--workers", "4"],
+    ],
+    "headcount-chaos": [
+        *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking", "--admin-token", "s3cret"],
+        *["--workers", "3"],
+    ],
     "uvicorn-takeover": [
         *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}"],
         *["--http", "{app}_headcount.protocol"],
@@ -87,6 +109,8 @@ class Server:
         app: Name in apps.py.
         settings: Of Headcount, handed on as `HEADCOUNT_*`; None is `null`.
         host: Address to listen on.
+        environment: Further variables.
+        port: To listen on; None: a free one.
         packages: A folder whose packages go before those that are installed.
     """
 
@@ -96,12 +120,15 @@ class Server:
         app: str = "mounted",
         *,
         host: str = "127.0.0.1",
+        environment: dict[str, str] | None = None,
+        port: int | None = None,
         packages: Path | None = None,
         **settings: Any,
     ) -> None:
+        given = environment
         self.name = f"{server}, {app}"
         self.host = host
-        self.port = free_port()
+        self.port = port or free_port()
         self._directory = tempfile.TemporaryDirectory(prefix="headcount-")
         self._log = Path(self._directory.name, "log")
         self._marker = Path(self._directory.name, "marker")
@@ -112,6 +139,7 @@ class Server:
             "PYTHONPATH": os.pathsep.join(map(str, filter(None, (packages, HERE)))),
             "PYTHONUNBUFFERED": "1",
             "MARKER": str(self._marker),
+            **(given or {}),
         }
         program, *arguments = [word.format(app=f"apps:{app}", host=host, port=self.port) for word in COMMANDS[server]]
         with self._log.open("wb") as log:

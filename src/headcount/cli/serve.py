@@ -17,11 +17,8 @@ def _meant(_context: click.Context, parameter: click.Parameter, text: str | None
     return text if text is None else from_text(str(parameter.name), text)
 
 
-def _alone(context: click.Context, parameter: click.Parameter, workers: int) -> None:
-    if workers > 1:
-        raise click.BadParameter(
-            f"this release counts one process, and each of {workers} would see a part only; give 1.", context, parameter
-        )
+def _say(sentence: str) -> None:
+    click.echo(sentence, err=True)
 
 
 def _listed(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -69,9 +66,10 @@ _NO_OPTIONS = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST:])
 )
 @click.option(
     "--backend",
-    metavar="memory",
-    help="How processes find one another; this release has one process [default: memory].",
+    metavar="[memory|local|URL]",
+    help="How several processes find one another: redis://… for many machines [default: the workers of this machine].",
 )
+@click.option("--fleet-name", metavar="NAME", help="Tells applications on one Redis apart [default: the base path].")
 @click.option("--base-path", metavar="PATH", help="Where the endpoints are [default: /__skew].")
 @click.option(
     "--trusted-proxies",
@@ -93,20 +91,24 @@ _NO_OPTIONS = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST:])
     show_default=True,
     metavar="N",
     type=WholeNumber(1),
-    callback=_alone,
-    expose_value=False,
     envvar="HEADCOUNT_WORKERS",
-    help="Processes; this release has one.",
+    help="Processes that share the address; their figures are one.",
 )
 @click.pass_context
-def command(ctx: click.Context, /, host: str, port: int, **settings: Any) -> int | None:
+def command(ctx: click.Context, /, host: str, port: int, workers: int, **settings: Any) -> int | None:
     """Serve Headcount on its own, for a back end in any language."""
     try:
         from ..server import serve
     except ImportError:
         raise ConfigError("`headcount serve` needs a server; run: pip install 'headcount[serve]'") from None
-    headcount = _make(ctx, {name: value for name, value in settings.items() if value is not None})
-    config = headcount.config
+    given = {name: value for name, value in settings.items() if value is not None}
+    config = _make(ctx, given).config
+    if workers > 1 and config.backend == "memory":
+        raise click.UsageError(
+            f"The backend memory counts one process, and --workers asks for {workers}; leave the backend out, and they "
+            "count as one.",
+            ctx,
+        )
 
     if "*" in config.allowed_origins:
         click.echo(
@@ -115,16 +117,18 @@ def command(ctx: click.Context, /, host: str, port: int, **settings: Any) -> int
             err=True,
         )
 
-    def ready(url: str) -> None:
+    def ready(origin: str) -> None:
         # Only now: whoever cannot start has another thing to read.
         if config.admin_token is None and config.authorize_url is None:
             click.echo("Nobody may see the figures: set HEADCOUNT_ADMIN_TOKEN or give --authorize-url.", err=True)
         elif config.admin_token is not None and len(config.admin_token) < 16:
             click.echo("The admin token is short enough to be guessed; make one with: openssl rand -hex 24", err=True)
-        click.echo(f"Headcount serves {url} for version {config.version}. Ctrl-C stops it.")
+        by = f" with {workers} workers" if workers > 1 else ""
+        click.echo(f"Headcount serves {origin}{config.base_path} for version {config.version}{by}. Ctrl-C stops it.")
 
     try:
-        serve(headcount, host, port, ready)
+        if not serve(lambda: _make(ctx, given), host, port, ready, workers=workers, say=_say):
+            return 1
     except KeyboardInterrupt:
         click.echo("Stopped.")
         return 130
