@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test lint unit e2e web bench soak clean browser uvicorn-versions fuzz
+.PHONY: help setup demo test lint unit e2e web bench soak chaos clean browser uvicorn-versions fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -40,6 +40,10 @@ fuzz: setup ## feed a million random inputs to all that reads what peers send (1
 
 web: node_modules/.ready ## build the browser code
 	npm run build
+
+chaos: setup ## minutes of faults upon a fleet of real processes and a real Redis
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-300} CHAOS_PAGES=$${CHAOS_PAGES:-4000} CHAOS_SEED=$${CHAOS_SEED:-$$(date +%s)} \
+		$(BIN)/pytest -s tests/server/test_chaos.py $(PYTEST_ARGS)
 
 bench: setup ## measure memory, CPU, bytes and latency against their targets (25 minutes)
 	$(BIN)/python bench/suite.py

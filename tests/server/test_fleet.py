@@ -1,0 +1,433 @@
+"""Machines and one Redis or Valkey, and everything that can happen to either: real processes, real faults."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from typing import Any, Self
+
+import pytest
+
+from backends.stores import PROGRAMS, Store, free_port
+
+from .peers import BASE, Sse, WebSocket, all_of, ask
+from .proxy import Proxy
+from .serving import Server
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = {"Authorization": "Bearer s3cret"}
+EXPIRED = 11.0
+"""Seconds in which a node that died must be out: 10, and one for this machine."""
+RIGHTS = (
+    *("~{headcount:*", "&{headcount:*", "-@all", "+set", "+get", "+mget", "+del", "+sadd", "+srem", "+smembers"),
+    *("+publish", "+subscribe", "+unsubscribe", "+ping"),
+)
+"""What docs/deployment.md says that a user needs."""
+HEALED = 20.0
+"""Seconds in which everything must be right again after a fault, most of which is back-off."""
+
+
+class Fleet:
+    """
+    Three nodes behind proxies of their own, a viewer and some pages at each.
+
+    Attributes:
+        pages: `{node: its pages}`.
+        viewers: One at each node.
+    """
+
+    def __init__(self, store: Store, servers: list[Server], proxies: list[Proxy]) -> None:
+        self.store = store
+        self.servers = servers
+        self.proxies = proxies
+        self.pages: list[list[Sse | WebSocket]] = []
+        self.viewers: list[Sse] = []
+
+    async def fill(self) -> None:
+        for server in self.servers:
+            self.pages.append(await all_of([Sse.open(server.url, version="v1", route="/") for _ in range(5)]))
+        for server in self.servers:
+            viewer = await Sse.open(server.url, token="s3cret", viewer=1)
+            status, _ = await ask(
+                server.url, "POST", BASE + "/subscribe-stats", {"connectionId": viewer.handle, "deltas": True}, TOKEN
+            )
+            assert status == 200
+            self.viewers.append(viewer)
+        await self.exact()
+
+    async def come(self, node: int, version: str = "v1") -> Sse:
+        page = await Sse.open(self.servers[node].url, version=version, route="/")
+        self.pages[node].append(page)
+        return page
+
+    @property
+    def total(self) -> int:
+        return sum(map(len, self.pages))
+
+    async def exact(self, timeout: float = HEALED) -> None:
+        """Wait until every viewer has the sum and nothing is missing."""
+        for viewer in self.viewers:
+            if not viewer.ended:
+                await viewer.until(lambda s: figures(s)["total"] == self.total and not figures(s)["partial"], timeout)
+                assert sum(figures(viewer)["versions"].values()) == self.total
+                assert len(figures(viewer)["connections"]) == self.total
+
+    async def goes_on_alone(self, timeout: float = 10) -> None:
+        """See that every node says that something is missing, and that its own pages still count."""
+        for number, viewer in enumerate(self.viewers):
+            await viewer.until(lambda s: figures(s)["partial"] is True, timeout)
+            name = f"during-{number}-{len(self.pages[number])}"
+            await self.come(number, name)
+            await viewer.until(lambda s: figures(s)["versions"].get(name) == 1, timeout)  # noqa: B023  awaited at once
+
+    def never_wrong(self) -> None:
+        """See that no figure was ever negative or more than there were."""
+        for viewer in self.viewers:
+            for message in viewer.messages:
+                if message["type"] in ("stats", "stats-delta"):
+                    assert 0 <= message["total"] <= self.total
+                    assert all(0 <= count <= self.total for count in message["versions"].values())
+
+
+def figures(viewer: Sse) -> dict[str, Any]:
+    if viewer.figures is None:
+        return {"total": -1, "partial": None, "versions": {}, "connections": [], "nodes": {}}
+    return viewer.figures
+
+
+BOTH = pytest.mark.parametrize("fleet", ["redis", "valkey"], indirect=True)
+"""For faults that the two may show in different ways; the others meet one of them, because most of this is waiting."""
+
+
+@pytest.fixture
+async def fleet(request: pytest.FixtureRequest) -> AsyncIterator[Fleet]:
+    with ExitStack() as stack:
+        store = stack.enter_context(Store(getattr(request, "param", "valkey")))
+        proxies = [await Proxy(store.port).__aenter__() for _ in range(3)]
+        servers = [
+            stack.enter_context(
+                Server("uvicorn", admin_token="s3cret", backend=f"redis://127.0.0.1:{proxy.port}/0", fleet_name="test")
+            )
+            for proxy in proxies
+        ]
+        for server in servers:
+            await asyncio.to_thread(server.wait_ready)
+        fleet = Fleet(store, servers, proxies)
+        try:
+            await fleet.fill()
+            yield fleet
+            fleet.never_wrong()
+            for server in servers:
+                assert "Traceback" not in server.log, server.log[-3000:]
+        finally:
+            for proxy in proxies:
+                proxy.cut = False
+                await proxy.__aexit__()
+
+
+@BOTH
+async def test_redis_killed_and_started_empty(fleet: Fleet) -> None:
+    fleet.store.kill()
+    await fleet.goes_on_alone()
+    fleet.store.start()
+    await fleet.exact()
+    for server in fleet.servers:
+        assert server.log.count("cannot be used") == 1, "said once"
+        assert server.log.count("can be used again") == 1
+
+
+async def test_redis_emptied_while_it_runs(fleet: Fleet) -> None:
+    assert fleet.store.ask("FLUSHALL") == b"+OK"
+    await fleet.come(0)
+    await fleet.exact()
+    deadline = time.monotonic() + 10
+    while len(fleet.store.lines("SMEMBERS", "{headcount:test}:nodes")) < 3:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
+async def test_clients_killed_again_and_again(fleet: Fleet) -> None:
+    for kind in ("normal", "pubsub") * 3:
+        fleet.store.ask("CLIENT", "KILL", "TYPE", kind)
+        await fleet.come(1)
+        await asyncio.sleep(0.2)
+    await fleet.exact()
+
+
+async def test_redis_too_slow_to_be_of_use(fleet: Fleet) -> None:
+    sleeping = asyncio.ensure_future(asyncio.to_thread(fleet.store.ask, "DEBUG", "SLEEP", "8"))
+    await fleet.goes_on_alone()
+    await sleeping
+    await fleet.exact()
+
+
+@BOTH
+async def test_redis_out_of_memory(fleet: Fleet) -> None:
+    assert fleet.store.ask("CONFIG", "SET", "maxmemory", "1") == b"+OK"
+    await fleet.goes_on_alone()
+    assert fleet.store.ask("CONFIG", "SET", "maxmemory", "0") == b"+OK"
+    await fleet.exact()
+
+
+async def test_redis_became_a_replica(fleet: Fleet) -> None:
+    with Store("valkey") as other:
+        assert fleet.store.ask("REPLICAOF", "127.0.0.1", str(other.port)) == b"+OK"
+        await fleet.goes_on_alone()
+        assert fleet.store.ask("REPLICAOF", "NO", "ONE") == b"+OK"
+        await fleet.exact()
+
+
+async def test_a_node_cut_off_and_connected_again(fleet: Fleet) -> None:
+    fleet.proxies[0].cut = True
+    alone, others = fleet.viewers[0], fleet.viewers[1:]
+    await alone.until(lambda s: figures(s)["partial"] is True, EXPIRED)
+    rest = fleet.total - len(fleet.pages[0])
+    for viewer in others:
+        await viewer.until(lambda s: figures(s)["total"] == rest and not figures(s)["partial"], EXPIRED)
+    await fleet.come(0)
+    await fleet.come(1)
+    await alone.until(lambda s: figures(s)["total"] == len(fleet.pages[0]) and figures(s)["partial"], 2 * EXPIRED)
+    fleet.proxies[0].cut = False
+    await fleet.exact()
+
+
+async def test_a_slow_network(fleet: Fleet) -> None:
+    for proxy in fleet.proxies:
+        proxy.delay = 0.3
+    for number in range(3):
+        await fleet.come(number)
+    await fleet.exact()
+
+
+async def test_a_killed_node_is_gone_within_ten_seconds_and_its_handles_are_nobodys(fleet: Fleet) -> None:
+    lost = fleet.pages[2]
+    fleet.pages[2] = []
+    started = time.monotonic()
+    fleet.servers[2].process.kill()
+    for viewer in fleet.viewers[:2]:
+        await viewer.until(lambda s: figures(s)["total"] == fleet.total and not figures(s)["partial"], EXPIRED)
+    assert time.monotonic() - started < 10
+    status, _ = await ask(
+        fleet.servers[0].url, "POST", BASE + "/route", {"connectionId": lost[0].handle, "route": "/x"}
+    )
+    assert status == 404
+    fleet.pages[2] = lost  # for the highest total that was right
+
+
+async def test_a_node_stopped_and_continued(fleet: Fleet) -> None:
+    process = fleet.servers[2].process.pid
+    os.kill(process, signal.SIGSTOP)
+    try:
+        rest = fleet.total - len(fleet.pages[2])
+
+        async def partial_then_without(viewer: Sse) -> None:
+            await viewer.until(lambda s: figures(s)["partial"] is True, EXPIRED)
+            await viewer.until(lambda s: figures(s)["total"] == rest and not figures(s)["partial"], EXPIRED)
+
+        await asyncio.gather(*map(partial_then_without, fleet.viewers[:2]))
+    finally:
+        os.kill(process, signal.SIGCONT)
+    await fleet.exact()
+
+
+async def test_a_node_that_is_told_to_stop_is_gone_at_once(fleet: Fleet) -> None:
+    gone = fleet.pages[2]
+    fleet.pages[2] = []
+    started = time.monotonic()
+    fleet.servers[2].process.terminate()
+    for viewer in fleet.viewers[:2]:
+        await viewer.until(
+            lambda s: figures(s)["total"] == fleet.total and figures(s)["nodes"] == {"reporting": 2, "expected": 2}, 5
+        )
+    assert time.monotonic() - started < 4
+    assert len(fleet.store.lines("KEYS", "{headcount:test}:node:*")) == 2
+    fleet.pages[2] = gone  # for the highest total that was right
+
+
+async def test_a_node_without_a_page_that_is_told_to_stop_is_gone_at_once() -> None:
+    with Store("valkey") as store, Server("uvicorn", backend=store.url, fleet_name="test") as server:
+        server.wait_ready()
+        await _until(lambda: len(store.lines("KEYS", "{headcount:test}:node:*")) == 1)
+        server.process.terminate()
+        await _until(lambda: store.ask("KEYS", "{headcount:test}:*") == b"*0", 3)
+
+
+async def test_posts_land_anywhere_and_messages_arrive(fleet: Fleet) -> None:
+    for number, page in enumerate(pages[0] for pages in fleet.pages):
+        for server in fleet.servers:
+            status, _ = await ask(
+                server.url, "POST", BASE + "/route", {"connectionId": page.handle, "route": f"/{number}"}
+            )
+            assert status == 200
+    for viewer in fleet.viewers:
+        await viewer.until(lambda s: {figures(s)["routes"].get(f"/{number}") for number in range(3)} == {1})
+    stranger = fleet.pages[0][1]
+    for server in fleet.servers:
+        status, _ = await ask(server.url, "POST", BASE + "/subscribe-stats", {"connectionId": stranger.handle})
+        assert status == 200
+    await stranger.until(lambda s: len(s.of_type("stats-unauthorized")) == 3)
+    assert not stranger.of_type("stats")
+    admin = fleet.pages[0][2]
+    status, _ = await ask(
+        fleet.servers[1].url, "POST", BASE + "/subscribe-stats", {"connectionId": admin.handle}, TOKEN
+    )
+    assert status == 200
+    await admin.until(lambda s: s.figures is not None)
+    status, _ = await ask(fleet.servers[2].url, "POST", BASE + "/unsubscribe-stats", {"connectionId": admin.handle})
+    assert status == 200
+
+
+async def test_nothing_personal_is_ever_stored() -> None:
+    with Store("valkey") as store, ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                Server("uvicorn", admin_token="s3cret", backend=store.url, fleet_name="test", ip_tracking="true")
+            )
+            for _ in range(2)
+        ]
+        for server in servers:
+            server.wait_ready()
+        fleet = Fleet(store, servers, [])
+        await fleet.fill()
+        assert figures(fleet.viewers[0])["connections"][0]["ip"] == "127.0.0.1"
+        keys = {key.decode() for key in store.lines("KEYS", "*")}
+        nodes = {node.decode() for node in store.lines("SMEMBERS", "{headcount:test}:nodes")}
+        assert keys == {"{headcount:test}:nodes", *(f"{{headcount:test}}:node:{node}" for node in nodes)}
+        assert [store.lines("GET", key)[0] for key in keys if ":node:" in key] == [b"1", b"1"]
+
+
+async def test_a_node_on_which_nobody_watches_does_not_listen() -> None:
+    with Store("valkey") as store, ExitStack() as stack:
+        servers = [
+            stack.enter_context(Server("uvicorn", admin_token="s3cret", backend=store.url, fleet_name="test"))
+            for _ in range(2)
+        ]
+        for server in servers:
+            server.wait_ready()
+        await _until(lambda: len(store.lines("SMEMBERS", "{headcount:test}:nodes")) == 2)
+        pages = [await Sse.open(server.url) for server in servers]
+        before = _commands(store)
+        for _ in range(5):
+            await all_of([page.navigate(servers[0].url, "/x") for page in pages[:1]])
+        await asyncio.sleep(4)
+        after = _commands(store)
+        assert store.ask("PUBSUB", "CHANNELS", "*figures*") == b"*0", "nobody listens"
+        assert after.get("publish", 0) == before.get("publish", 0), "nothing is published that nobody reads"
+        assert after["set"] - before["set"] <= 2 * 3, "a sign of life every three seconds"
+
+
+async def test_two_applications_on_one_redis_are_two_fleets() -> None:
+    with Store("valkey") as store, ExitStack() as stack:
+        servers = [
+            stack.enter_context(Server("uvicorn", admin_token="s3cret", backend=store.url, fleet_name=name))
+            for name in ("one", "two")
+        ]
+        for server in servers:
+            server.wait_ready()
+        await Sse.open(servers[0].url)
+        for server, total in zip(servers, (1, 0), strict=True):
+            _, told = await ask(server.url, "GET", BASE + "/admin/stats", headers=TOKEN)
+            assert told["total"] == total
+
+
+async def test_workers_of_two_machines_are_one_fleet() -> None:
+    with Store("redis") as store, ExitStack() as stack:
+        servers = [stack.enter_context(Server("headcount-workers", backend=store.url)) for _ in range(2)]
+        for server in servers:
+            server.wait_ready()
+        pages = await all_of([Sse.open(servers[n % 2].url, version=f"v{n % 3}") for n in range(60)])
+        for server in servers * 2:
+            async with asyncio.timeout(15):
+                while True:
+                    _, told = await ask(server.url, "GET", BASE + "/admin/stats", headers=TOKEN)
+                    if told["nodes"] == {"reporting": 8, "expected": 8} and not told["partial"]:
+                        break
+            assert (told["total"], told["versions"]) == (60, {"v0": 20, "v1": 20, "v2": 20})
+        for page in pages:
+            page.fin()
+
+
+@pytest.mark.parametrize("kind", ["password", "user", "cluster", "sentinel", "unix"])
+async def test_every_kind_of_address_works(kind: str, tmp_path: Any) -> None:
+    options: dict[str, Any] = {}
+    if kind == "password":
+        options = {"requirepass": "p@ss"}
+    elif kind == "cluster":
+        options = {"cluster_enabled": "yes"}
+    elif kind == "unix":
+        options = {"unixsocket": str(tmp_path / "store")}
+    with ExitStack() as stack:
+        store = stack.enter_context(Store("valkey", **options))
+        if kind == "user":
+            assert store.ask("ACL", "SETUSER", "headcount", "on", ">pw", *RIGHTS) == b"+OK"
+        if kind == "cluster":
+            assert store.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK"
+            await _until(lambda: b"cluster_state:ok" in store.lines("CLUSTER", "INFO")[0])
+        url = {
+            "password": f"redis://:p%40ss@127.0.0.1:{store.port}/0",
+            "user": f"redis://headcount:pw@127.0.0.1:{store.port}/0",
+            "unix": f"unix://{tmp_path}/store?db=1",
+        }.get(kind, store.url)
+        if kind == "sentinel":
+            configuration = tmp_path / "sentinel.conf"
+            port = free_port()
+            configuration.write_text(f"port {port}\nsentinel monitor shop 127.0.0.1 {store.port} 1\n")
+            stack.enter_context(Sentinel(configuration, port))
+            url = f"redis+sentinel://127.0.0.1:{port}/shop/0"
+        servers = [stack.enter_context(Server("uvicorn", admin_token="s3cret", backend=url)) for _ in range(2)]
+        for server in servers:
+            server.wait_ready()
+        await all_of([Sse.open(server.url) for server in servers])
+        for server in servers:
+            async with asyncio.timeout(15):
+                while True:
+                    _, told = await ask(server.url, "GET", BASE + "/admin/stats", headers=TOKEN)
+                    if told["total"] == 2 and not told["partial"]:
+                        break
+                    await asyncio.sleep(0.1)
+            assert "p%40ss" not in server.log
+
+
+class Sentinel:
+    """A sentinel, running."""
+
+    def __init__(self, configuration: Any, port: int) -> None:
+        self._process = subprocess.Popen(
+            [str(PROGRAMS["redis"]), str(configuration), "--sentinel"],
+            stdout=subprocess.DEVNULL,
+            cwd=configuration.parent,
+        )
+        deadline = time.monotonic() + 10
+        while True:
+            with socket.socket() as sock:
+                if sock.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait(10)
+
+
+def _commands(store: Store) -> dict[str, int]:
+    """Return how often each command was called."""
+    found = store.info("commandstats")
+    return {
+        name.removeprefix("cmdstat_"): int(value.partition(",")[0].removeprefix("calls="))
+        for name, value in found.items()
+    }
+
+
+async def _until(condition: Callable[[], Any], patience: float = 15) -> None:
+    async with asyncio.timeout(patience):
+        while not condition():
+            await asyncio.sleep(0.02)
