@@ -322,9 +322,7 @@ class Headcount:
         Returns:
             What holds the stream, to be awaited at once; the frames of this call are not to last as long as it does.
         """
-        self.node.join(scope.get("server"))
-        if "state" not in self._served:
-            self._served = {"app": scope.get("app") if inner is None else inner, "state": scope.get("state") or {}}
+        self.meet(scope, inner)
         if scope["type"] == "websocket":
             return await self._websocket(endpoint, scope, receive, send, inner)
         if scope["method"] == "HEAD":
@@ -531,6 +529,12 @@ class Headcount:
         """Make what the handshakes of WebSockets share that came by the path of this one."""
         forget_address = self.config.ip_tracking is False
         return Common(self._authorizer, scope, self.config.base_path, "/ws", inner, forget_address=forget_address)
+
+    def meet(self, scope: Scope, inner: ASGIApp | None) -> None:
+        """Learn from a request where this process listens, and so who its fellows are, and which application it is."""
+        self.node.join(scope.get("server"))
+        if "state" not in self._served:
+            self._served = {"app": scope.get("app") if inner is None else inner, "state": scope.get("state") or {}}
 
     def opening(self, scope: Scope) -> Opening:
         """Read the request for a stream. Raises `Malformed`."""

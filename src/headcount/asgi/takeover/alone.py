@@ -112,6 +112,7 @@ class AloneProtocol(HeadcountProtocol):
         headcount, node = self.headcount, self.headcount.node
         scope = cast(Scope, self.scope)
         scope["query_string"] = query
+        headcount.meet(scope, type(self).beneath)
         try:
             foreign = headcount.admit("/ws", scope) or is_anybody(scope, headcount.config.allowed_origins)
             opening = headcount.opening(scope)
@@ -165,6 +166,7 @@ class AloneProtocol(HeadcountProtocol):
     def _answer(self, endpoint: str) -> bool:
         headcount, node = self.headcount, self.headcount.node
         scope = cast(Scope, self.scope)
+        headcount.meet(scope, type(self).beneath)
         try:
             if headcount.admit(endpoint, scope):
                 return False  # from another origin: the answer says that it may
