@@ -647,7 +647,10 @@ class Peers:
         change = self._registry.take() if self._noting else None
         base = self._fleet.sequence(self.node)
         if change is not None:
-            self._publication.absorb(change)
+            if self._interests:
+                self._publication.absorb(change)
+            else:
+                self._publication.skip(change.total)  # kept for nobody, it would only grow
             own = reports.Delta(
                 node=self.node,
                 base=base,

@@ -84,6 +84,21 @@ def test_a_new_chain_starts_after_anything_that_was_told() -> None:
     assert desk.take().base > before
 
 
+def test_what_nobody_is_told_is_not_kept() -> None:
+    desk = Desk(rows=0)
+    before = desk.publication.sequence
+    for number in range(1_000):
+        desk.registry.open("aa1", "v1", f"/{number}")
+        desk.registry.close("aa1")
+        change = desk.registry.take()
+        assert change is not None
+        desk.publication.skip(change.total)
+    assert (desk.publication._versions, desk.publication._routes) == ({}, {})
+    desk.registry.open("aa1", "v1", "/")
+    desk.absorb()
+    assert desk.take().base > before, "whoever listened before knows that it missed something"
+
+
 def test_only_as_many_rows_as_are_wanted_are_told_and_more_when_more_are() -> None:
     desk = Desk(rows=2)
     for number in range(5):

@@ -51,11 +51,15 @@ class Publication:
             for row in change.set:
                 self._window.put(row)
 
+    def skip(self, total: int) -> None:
+        """Take note that something changed which nobody is told: the chain starts anew after it."""
+        self.sequence += 1
+        self._total = total
+        self._clear()
+
     def start(self, now: Stats) -> None:
         """Start a new chain at the present figures. Must be called before the first delta, and to have rows in it."""
-        self.sequence += 1
-        self._total = now.total
-        self._clear()
+        self.skip(now.total)
 
     def show_rows(self, limit: int, now: Stats) -> None:
         """Tell up to `limit` rows from now on, or more than so far; 0: none."""
