@@ -1,6 +1,7 @@
 """What all tests share: how much hypothesis tries. HYPOTHESIS_PROFILE=ci for more than at a desk."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -9,6 +10,10 @@ from hypothesis import settings
 settings.register_profile("dev", max_examples=60, deadline=None)
 settings.register_profile("ci", max_examples=500, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+# Whoever runs in the background of a shell without job control, as CI may, is started with Ctrl-C ignored, and so would
+# be all that the tests start and interrupt. A handler is not inherited; to ignore is.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
