@@ -692,6 +692,24 @@ async def test_a_server_at_its_limit_of_connections_refuses_streams_that_were_ta
         await inside.empty()
 
 
+@on_both_loops
+async def test_a_page_that_comes_back_to_a_full_server_is_noted_once() -> None:
+    headcount = make(max_connections=1)
+
+    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("nothing", 404)(scope, receive, send)
+
+    async with running(headcount, headcount.wrap(nothing), beneath=nothing) as inside:
+        page = await ws(inside, f"{BASE}/ws?reconnect=1")
+        assert headcount.node.counters["reconnects"] == 1
+        refused = await inside.ask(upgrade(f"{BASE}/ws?reconnect=1"))
+        assert b" 101 " in await refused.head()
+        assert (1013).to_bytes(2, "big") in await refused.rest()
+        assert headcount.node.counters["reconnects"] == 2
+        page.fin()
+        await inside.empty()
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["the first streams", "not the first"])
 @on_both_loops
 async def test_a_server_stops_whatever_state_its_streams_are_in(first: bool) -> None:

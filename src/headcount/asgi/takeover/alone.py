@@ -98,13 +98,12 @@ class AloneProtocol(HeadcountProtocol):
             return
         path, _, query = self.url.partition(b"?")
         key = acceptable(self.headers) if path == self.headcount.stream_paths[1] else None
-        answered = self.cycle is None or self.cycle.response_complete
         if (
             key is None
             or self.scheme == "https"
             or self.scope["method"] != "GET"
             or self.root_path
-            or not answered
+            or not self._answered
             or self.transport.is_closing()
         ):
             super().handle_websocket_upgrade()
@@ -113,14 +112,15 @@ class AloneProtocol(HeadcountProtocol):
         scope = cast(Scope, self.scope)
         scope["query_string"] = query
         headcount.meet(scope, type(self).beneath)
+        listener = node.listeners.adopt(self.server)
+        opening = None
         try:
             foreign = headcount.admit("/ws", scope) or is_anybody(scope, headcount.config.allowed_origins)
-            opening = headcount.opening(scope)
+            if not foreign and not node.closed_to_streams(listener):
+                opening = headcount.opening(scope)  # last: what goes the ordinary way after all is read there
         except (Problem, ProtocolError):
-            super().handle_websocket_upgrade()
-            return
-        listener = node.listeners.adopt(self.server)
-        if foreign or node.closed_to_streams(listener):
+            pass
+        if opening is None:
             super().handle_websocket_upgrade()
             return
         public, handle = node.identify()
@@ -138,6 +138,11 @@ class AloneProtocol(HeadcountProtocol):
 
     # ---- inside
 
+    @property
+    def _answered(self) -> bool:
+        """Nothing that was asked before is still to be answered."""
+        return self.cycle is None or self.cycle.response_complete
+
     def _endpoint(self) -> str | None:
         """Return what a request asks for, if it may be answered at once."""
         path, _, query = self.url.partition(b"?")
@@ -148,9 +153,8 @@ class AloneProtocol(HeadcountProtocol):
             endpoint = "/route"
         else:
             return None
-        answered = self.cycle is None or self.cycle.response_complete
         if (
-            not answered
+            not self._answered
             or self.pipeline
             or self.expect_100_continue
             or self.root_path

@@ -29,12 +29,12 @@ _VISIBLE_KEEPALIVES: Final = 2
 _PAUSED: Final = 4
 _OVER: Final = 8
 """Out of the figures; what is still to be sent is the goodbye."""
+_CLOSING: Final = 16
+"""A WebSocket that has sent its close frame and waits for the peer's."""
+
 _TEXT: Final = 0x81
 """First byte of a text frame that is a whole message; all others are read by the library."""
 _MASKED: Final = 0x80
-
-_CLOSING: Final = 16
-"""A WebSocket that has sent its close frame and waits for the peer's."""
 
 
 class Home:
