@@ -41,23 +41,38 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module")
-def stores() -> Iterator[dict[str, Store]]:
+def stores() -> Iterator[Callable[[str], Store]]:
+    """Start each server when it is first asked for."""
+    running: dict[str, Store] = {}
     with ExitStack() as stack:
-        cluster = stack.enter_context(Store("valkey", cluster_enabled="yes"))
-        assert cluster.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK"
-        deadline = time.monotonic() + 20
-        while b"ok" not in cluster.lines("CLUSTER", "INFO")[0].partition(b"\r\n")[0]:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        running = {"cluster": cluster, "valkey": stack.enter_context(Store("valkey"))}
-        if PROGRAMS["redis"] is not None or os.environ.get("CI"):
-            running["redis"] = stack.enter_context(Store("redis"))
-        yield running
+
+        def store(kind: str) -> Store:
+            if kind not in running:
+                clustered = kind == "cluster"
+                options: dict[str, Any] = {"cluster_enabled": "yes"} if clustered else {}
+                running[kind] = stack.enter_context(Store("valkey" if clustered else kind, **options))
+                if clustered:
+                    _form(running[kind])
+            return running[kind]
+
+        yield store
+
+
+def _form(cluster: Store) -> None:
+    """Give a cluster of one node all slots."""
+    assert cluster.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK"
+    deadline = time.monotonic() + 20
+    while b"ok" not in cluster.lines("CLUSTER", "INFO")[0].partition(b"\r\n")[0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.fixture(params=KINDS)
 def make(
-    request: pytest.FixtureRequest, stores: dict[str, Store], monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any
+    request: pytest.FixtureRequest,
+    stores: Callable[[str], Store],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: Any,
 ) -> Make:
     """Make backends of one fleet that nobody else is in."""
     fleet = os.urandom(4).hex()
@@ -69,9 +84,7 @@ def make(
             monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
             return lambda node: LocalBackend(node, fleet, "inet:127.0.0.1:8000")
         case store:
-            if store not in stores:
-                pytest.skip("redis-server is not installed; CI installs it")
-            url = stores[store].url
+            url = stores(store).url
             return lambda node: RedisBackend(node, url, fleet, url)
 
 
