@@ -43,7 +43,7 @@ class Listener:
 
 class Listeners:
     """
-    The listening sockets of this process that streams came in by.
+    The listening sockets of this process that requests for Headcount came in by.
 
     Args:
         peer_timeout: Seconds for TCP_USER_TIMEOUT, or None to leave sockets alone.
@@ -57,7 +57,7 @@ class Listeners:
         """
         Find the listener behind an ASGI scope's `server` value, `(host, port)` or `(path, None)`.
 
-        O(open file descriptors) for the first stream of an address and after its server has stopped, O(1) otherwise.
+        O(open file descriptors) for the first request by an address and after its server has stopped, O(1) otherwise.
 
         Returns:
             None when there is none to be found. A closed one when it was closed, and no other server took its place.

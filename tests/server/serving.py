@@ -154,6 +154,11 @@ class Server:
             )
 
     @property
+    def shares_socket(self) -> bool:
+        """Whether its workers accept from one socket; else each has one, and the kernel spreads connections by hash."""
+        return not self.name.startswith(("headcount", "granian"))
+
+    @property
     def url(self) -> str:
         """Origin."""
         return f"http://{self.host}:{self.port}"

@@ -4,8 +4,9 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from .peers import BASE, Sse, WebSocket, all_of, ask
 from .serving import Server
 
 pytestmark = pytest.mark.anyio
+
+Opening = Callable[[], Coroutine[Any, Any, Sse | WebSocket]]
 
 TOKEN = {"Authorization": "Bearer s3cret"}
 SERVERS = (
@@ -42,7 +45,7 @@ def servers() -> Iterator[dict[str, Server]]:
 @pytest.fixture(params=SERVERS)
 async def server(request: pytest.FixtureRequest, servers: dict[str, Server]) -> Server:
     server = servers[request.param]
-    await _whole(server, [])
+    await _all_there(server)
     return server
 
 
@@ -132,9 +135,9 @@ async def test_all_connections_are_paged_over_all_workers(server: Server) -> Non
 async def test_a_killed_worker_is_gone_within_two_seconds_and_replaced(name: str) -> None:
     with Server(name, admin_token="s3cret") as server:
         server.wait_ready()
-        await _whole(server, [])
+        await _all_there(server)
         pages = await _pages(server, 40)
-        viewer = await _viewer_elsewhere(server, pages[0].handle[:12])
+        viewer = await _viewer_elsewhere(server, pages[0])
         await viewer.until(lambda s: figures(s)["total"] == 40)
         killed = [page for page in pages if page.handle[:12] == pages[0].handle[:12]]
         left = [page for page in pages if page not in killed]
@@ -159,9 +162,10 @@ async def test_a_stopped_worker_makes_figures_partial_and_comes_back() -> None:
     # Neither uvicorn nor gunicorn leaves a worker alone that does not answer.
     with Server("headcount-workers") as server:
         server.wait_ready()
+        await _all_there(server)
         pages = await _pages(server, 40)
         stopped = pages[0].handle[:12]
-        viewer = await _viewer_elsewhere(server, stopped)
+        viewer = await _viewer_elsewhere(server, pages[0])
         await viewer.until(lambda s: figures(s)["total"] == 40)
         process = await _process_of(server, pages[0])
         os.kill(process, signal.SIGSTOP)
@@ -209,8 +213,32 @@ def figures(viewer: Sse | WebSocket) -> dict[str, Any]:
 
 
 async def _pages(server: Server, count: int) -> list[Sse | WebSocket]:
+    """Open pages at more than one worker."""
     kinds: tuple[type[Sse | WebSocket], ...] = (Sse, WebSocket)
-    return await all_of([kinds[n % 2].open(server.url, version=f"v{n % 3}", route=f"/{n % 5}") for n in range(count)])
+    openings: list[Opening] = [
+        partial(kinds[n % 2].open, server.url, version=f"v{n % 3}", route=f"/{n % 5}") for n in range(count)
+    ]
+    pages: list[Sse | WebSocket] = await all_of([opening() for opening in openings[: count // 2]])
+    rest = openings[count // 2 :]
+    if len({page.handle[:12] for page in pages}) > 1 or not server.shares_socket:
+        return pages + await all_of([opening() for opening in rest])
+    with _paused(await _process_of(server, pages[0])):
+        return pages + await all_of([opening() for opening in rest])
+
+
+@contextmanager
+def _paused(process: int) -> Iterator[None]:
+    """
+    Keep a worker from accepting anything for the moment.
+
+    Workers that share one socket take what comes as they please: with little to do, one may take everything. Not for
+    workers that have a socket each, where the kernel gives a paused one its share all the same.
+    """
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
 
 
 async def _stats(server: Server) -> dict[str, Any]:
@@ -232,14 +260,20 @@ async def _watch(server: Server, viewer: Sse) -> None:
     await viewer.until(lambda s: s.figures is not None)
 
 
-async def _viewer_elsewhere(server: Server, node: str) -> Sse:
-    """Open a viewer at another worker than one."""
-    while True:
+async def _viewer_elsewhere(server: Server, page: Sse | WebSocket) -> Sse:
+    """Open a viewer at another worker than that of a page."""
+    for _ in range(
+        20
+    ):  # where each worker has a socket of its own, chance decides, and a paused one would keep its share
         viewer = await Sse.open(server.url, token="s3cret", viewer=1)
-        if viewer.handle[:12] != node:
-            await _watch(server, viewer)
-            return viewer
+        if viewer.handle[:12] != page.handle[:12]:
+            break
         viewer.fin()
+    else:
+        with _paused(await _process_of(server, page)):
+            viewer = await Sse.open(server.url, token="s3cret", viewer=1)
+    await _watch(server, viewer)
+    return viewer
 
 
 async def _process_of(server: Server, page: Sse | WebSocket) -> int:
@@ -256,6 +290,14 @@ async def _process_of(server: Server, page: Sse | WebSocket) -> int:
 async def _leave(server: Server, pages: list[Any]) -> None:
     for page in pages:
         page.fin()
+    await _whole(server, [])
+
+
+async def _all_there(server: Server) -> None:
+    """Wait for all workers, where one that starts late would get no share; elsewhere the first request wakes them."""
+    async with asyncio.timeout(30):
+        while not server.shares_socket and (await _stats(server))["nodes"]["reporting"] < 4:
+            await asyncio.sleep(0.05)
     await _whole(server, [])
 
 
