@@ -30,15 +30,18 @@ class _Socket(NamedTuple):
 class Listener:
     """What streams of one address came in by: one socket, or those of servers that share a port."""
 
-    __slots__ = ("sockets",)
+    __slots__ = ("closed", "sockets")
 
     def __init__(self, sockets: tuple[_Socket, ...]) -> None:
         self.sockets = sockets
+        self.closed = False
+        """Whether it was closed when somebody last looked: `Listeners.adopt` does. To look is a system call."""
 
     @property
     def open(self) -> bool:
         """Whether it still listens. When not, its server is stopping, and nothing else of this process is."""
-        return any(map(_is_open, self.sockets))
+        self.closed = not any(map(_is_open, self.sockets))
+        return not self.closed
 
 
 class Listeners:

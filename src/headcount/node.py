@@ -252,12 +252,12 @@ class Node:
         return time.time_ns() // 1_000_000
 
     def closed_to_streams(self, listener: Listener | None) -> bool:
-        """Say whether no more streams are taken by a listener: its server is going away, or we are full."""
+        """Say whether no more streams are taken by a listener, as it was adopted: it is going away, or we are full."""
         return self.full or self.leaving(listener)
 
     def leaving(self, listener: Listener | None) -> bool:
-        """Say whether a listener's server is going away, or all of them are. None: the listener is not known."""
-        return self.draining or (listener is not None and not listener.open)
+        """Say whether a listener's server was going away as it was adopted, or all of them are. None: not known."""
+        return self.draining or (listener is not None and listener.closed)
 
     @property
     def full(self) -> bool:

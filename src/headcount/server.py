@@ -7,6 +7,7 @@ beside our keepalives, and a stop that drains first.
 
 import asyncio
 import gc
+import ipaddress
 import signal
 import socket
 from collections.abc import Callable
@@ -115,7 +116,7 @@ def _serve_on(
     beneath = _nothing_else(headcount.base_path)
     config = uvicorn.Config(
         headcount.wrap(beneath),
-        http=protocol_class(headcount, beneath=beneath),
+        http=protocol_class(headcount, beneath, _only_address(sock)),
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -152,6 +153,12 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
             f"Cannot listen on {host}:{port} ({error.strerror}); choose another with --port, or 0 for any free one."
         ) from None
     return sock
+
+
+def _only_address(sock: socket.socket) -> tuple[str, int] | None:
+    """Return the address that every connection accepted by a socket comes to, or None when there may be several."""
+    host, port = sock.getsockname()[:2]
+    return None if ipaddress.ip_address(host.partition("%")[0]).is_unspecified else (host, port)
 
 
 def _nothing_else(base_path: str) -> ASGIApp:

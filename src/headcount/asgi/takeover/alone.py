@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Scope
 from ...core import event_stream, messages
 from ...core.messages import Payload
 from ...errors import ProtocolError, UnknownConnection
+from ...listeners import Listener
 from .. import commands
 from ..asking import AskingLater, Common
 from ..opening import Opening
@@ -40,6 +41,8 @@ class AloneProtocol(HeadcountProtocol):
     _body = b""
     _opening: Opening | None = None
     """The request was for a stream. Whatever its peer sends after it is not read."""
+    _listener: Listener | None = None
+    """What that stream comes in by."""
 
     # ---- what the parser calls
 
@@ -175,7 +178,8 @@ class AloneProtocol(HeadcountProtocol):
             if headcount.admit(endpoint, scope):
                 return False  # from another origin: the answer says that it may
             if endpoint == "/sse":
-                if node.closed_to_streams(node.listeners.adopt(self.server)):
+                self._listener = node.listeners.adopt(self.server)
+                if node.closed_to_streams(self._listener):
                     return False
                 self._opening = headcount.opening(scope)
                 return True
@@ -200,7 +204,7 @@ class AloneProtocol(HeadcountProtocol):
             home, transport, public, counted=opening.counted, visible_keepalives=opening.visible_keepalives
         )
         transport.write(hello)
-        opening.open(node, stream, node.listeners.adopt(self.server))
+        opening.open(node, stream, self._listener)
 
     def _go_the_ordinary_way(self) -> None:
         body, self._body, self._direct = self._body, b"", None

@@ -7,7 +7,7 @@ Ours inherits from a class that uvicorn does not document, so it is tested with 
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -22,13 +22,16 @@ TESTED: Final = range(34, 55)
 """Minor versions of uvicorn 0.x."""
 
 
-def protocol_class(headcount: "Headcount", beneath: ASGIApp | None = None) -> type[asyncio.Protocol]:
+def protocol_class(
+    headcount: "Headcount", beneath: ASGIApp | None = None, address: tuple[str, int] | None = None
+) -> type[asyncio.Protocol]:
     """
     Return the class that takes over the streams of one Headcount, or uvicorn's own.
 
     Args:
         headcount: Whose streams.
         beneath: What it is wrapped round, when that has no part in what Headcount serves: no middleware, no session.
+        address: That all connections come to, where there is only one; None: each has to be asked.
     """
     why = _obstacle()
     if why is not None:
@@ -37,10 +40,10 @@ def protocol_class(headcount: "Headcount", beneath: ASGIApp | None = None) -> ty
     if beneath is None:
         from .protocol import HeadcountProtocol
 
-        return type("HeadcountProtocol", (HeadcountProtocol,), {"headcount": headcount})
+        return type("HeadcountProtocol", (HeadcountProtocol,), {"headcount": headcount, "address": address})
     from .alone import AloneProtocol
 
-    own = {"headcount": headcount, "beneath": staticmethod(beneath), "_commons": {}}
+    own: dict[str, Any] = {"headcount": headcount, "address": address, "beneath": staticmethod(beneath), "_commons": {}}
     return type("HeadcountProtocol", (AloneProtocol,), own)
 
 
