@@ -114,6 +114,15 @@ def serve(**settings: object) -> Server:
     return Server("observed.py", "--port", "PORT", "--version", "v1", "--route-tracking", **settings)
 
 
+def workers(count: int, **settings: object) -> Server:
+    """`headcount serve --workers`."""
+    return Server(
+        *["-m", "headcount", "serve", "--port", "PORT", "--version", "v1", "--route-tracking"],
+        *["--workers", str(count)],
+        **settings,
+    )
+
+
 def uvicorn(app: str, *options: str) -> Server:
     """An application of apps.py under plain uvicorn."""
     return Server(

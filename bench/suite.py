@@ -34,7 +34,7 @@ from load import (
     raise_file_limit,
 )
 from measure import machine
-from servers import TOKEN, Server, serve, uvicorn
+from servers import TOKEN, Server, serve, uvicorn, workers
 
 ROUTES = [f"/products/category-{number:02}" for number in range(50)]
 SSE, WS = "/__skew/sse?version=v1&route=/", "/__skew/ws?version=v1&route=/"
@@ -454,6 +454,51 @@ async def storm() -> list[Row]:
         Row(f"`serve`, {MANY:,} reconnect at once, 5 viewers: figures exact after the last", exact, "s", 2),
         Row("… messages a second to a viewer meanwhile", rate, "/s", 5),
         Row("… CPU in all", spent, "s"),
+    ]
+
+
+# ---- scale
+
+
+@scenario
+async def hundred_thousand() -> list[Row]:
+    count, processes = 100_000, 6
+    async with workers(processes) as server:
+        empty = server.memory
+        crowds = [
+            await asyncio.create_subprocess_exec(
+                *[sys.executable, str(Path(__file__).with_name("crowd.py")), str(server.port), f"127.0.1.{number + 1}"],
+                str(count // processes + (number < count % processes)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
+            for number in range(processes)
+        ]
+        try:
+            for one in crowds:
+                assert one.stdout is not None
+                async with asyncio.timeout(300):
+                    if await one.stdout.readline() != b"open\n":
+                        raise SystemExit("Not all of the pages could be opened; raise ulimit -Hn.")
+            pages = await open_peers(WebSocketPeer, server.port, 200, WS)
+            async with viewers(server, 1) as [viewer]:
+                exact = await until(lambda: viewer.stats["total"] == count + 200)
+                await server.quiet()
+                total = server.memory
+                delays = await latencies(pages, viewer, 20, 10)
+                counted = viewer.stats["total"]
+            close_peers(pages)
+        finally:
+            for one in crowds:
+                if one.returncode is None:
+                    one.terminate()
+                await one.wait()
+    return [
+        Row(f"`serve --workers {processes}`, {count:,} connections: PSS of all processes", total / 1e6, "MB", 350),
+        Row("… of which before the first", empty / 1e6, "MB"),
+        Row("… connections counted that are not, or the other way round", abs(counted - count - 200), "", 0),
+        Row("… viewer exact after it came", exact, "s", 2),
+        Row("… from a route update to a viewer, 20/s: p99", delays[int(len(delays) * 0.99)], "ms", 300),
     ]
 
 
