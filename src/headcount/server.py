@@ -96,7 +96,11 @@ def serve(
         finally:
             first.close()
         return True
-    make()  # what is wrong with the settings is said once, not by every worker
+    config = _config(make())  # what is wrong with the settings is said once, not by every worker
+    config.load()
+    # Workers share the memory that holds what is imported by now, until they write to it, as the collector would.
+    gc.collect()
+    gc.freeze()
     sockets = [first, *(listen(host, port, shared=True) if shared else first for _ in range(workers - 1))]
     crew = Workers(
         sockets,
@@ -113,10 +117,14 @@ def serve(
 def _serve_on(
     headcount: Headcount, sock: socket.socket, ready: Callable[[], None], lifeline: int | None = None
 ) -> None:
+    _Server(_config(headcount, _only_address(sock)), headcount, ready, lifeline).run(sockets=[sock])
+
+
+def _config(headcount: Headcount, address: tuple[str, int] | None = None) -> uvicorn.Config:
     beneath = _nothing_else(headcount.base_path)
-    config = uvicorn.Config(
+    return uvicorn.Config(
         headcount.wrap(beneath),
-        http=protocol_class(headcount, beneath, _only_address(sock)),
+        http=protocol_class(headcount, beneath, address),
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -127,7 +135,6 @@ def _serve_on(
         ws_ping_interval=None if hasattr(socket, "TCP_USER_TIMEOUT") else 20.0,
         timeout_graceful_shutdown=STOP_TIMEOUT,
     )
-    _Server(config, headcount, ready, lifeline).run(sockets=[sock])
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:

@@ -72,6 +72,37 @@ def test_where_no_address_may_be_kept_the_hook_meets_that_of_the_socket_once() -
     assert all(request["headers"] == HEADERS[:2] for request in met)
 
 
+def test_pages_of_one_browser_share_what_it_always_sends_and_nothing_else() -> None:
+    headcount = Headcount(version="1")
+    common = Common(headcount._authorizer, scope(), "/__skew", "/ws", None, forget_address=False)
+    browser = [(b"host", b"shop.example"), (b"user-agent", b"Mozilla/5.0"), (b"accept-language", b"eo")]
+    one, other = (
+        AskingLater(common, ("192.0.2.7", 1), [*browser[:1], (b"cookie", secret), *browser[1:], (b"x-secret", secret)])
+        for secret in (b"first", b"second")
+    )
+    assert one._alike is other._alike
+    assert b"first" not in one._alike
+    assert one(None)._inner["headers"] == [
+        (b"host", b"shop.example"),
+        (b"cookie", b"first"),
+        (b"user-agent", b"Mozilla/5.0"),
+        (b"accept-language", b"eo"),
+        (b"x-secret", b"first"),
+    ]
+
+
+def test_what_strangers_send_is_not_kept_without_bound() -> None:
+    headcount = Headcount(version="1")
+    common = Common(headcount._authorizer, scope(), "/__skew", "/ws", None, forget_address=False)
+    kept = [AskingLater(common, None, [(b"user-agent", b"%d" % number)]) for number in range(2_000)]
+    long = AskingLater(common, None, [(b"user-agent", b"x" * 60_000)])
+    assert len(common._shared) <= 500
+    assert sum(map(len, common._shared)) < 1_000_000
+    for number, later in enumerate(kept):
+        assert later(None)._inner["headers"] == [(b"user-agent", b"%d" % number)]
+    assert long(None)._inner["headers"] == [(b"user-agent", b"x" * 60_000)]
+
+
 def test_handshakes_share_only_what_is_the_same() -> None:
     headcount = Headcount(version="1")
     pool = object()

@@ -54,6 +54,17 @@ _HOP_BY_HOP = frozenset(
 _ADDRESSES: Final = frozenset({b"cf-connecting-ip", b"x-forwarded-for", b"x-real-ip", b"forwarded", b"true-client-ip"})
 """Where proxies tell the client's address."""
 
+_ALIKE: Final = frozenset(
+    {b"host", b"origin", b"user-agent", b"accept", b"accept-language", b"accept-encoding", b"cache-control", b"pragma",
+     b"dnt", b"sec-gpc", b"sec-ch-ua", b"sec-ch-ua-mobile", b"sec-ch-ua-platform", b"sec-fetch-site", b"sec-fetch-mode",
+     b"sec-fetch-dest"}
+)  # fmt: skip
+"""What all pages of one browser send alike, and so do those of many."""
+
+_MAX_ALIKE: Final = 2_000
+_MAX_SHARED: Final = 500
+"""So many bytes, and so many browsers: a megabyte at most, whatever strangers send."""
+
 _VISITOR: Final = frozenset({"session", "user", "auth"})
 """Where middleware puts what it knows of a visitor."""
 
@@ -222,22 +233,31 @@ class AskingLater:
     """
     What makes an `Asking` of a handshake, should its page want to watch; most never do.
 
-    Holds the headers as one string of bytes, and shares all that the handshakes of one path have in common: a scope of
-    its own would cost each page ten times as much.
+    Holds the headers as two strings of bytes, one with what other pages of this browser send alike, and shares all that
+    the handshakes of one path have in common: a scope of its own would cost each page ten times as much.
     """
 
-    __slots__ = ("_common", "_own")
+    __slots__ = ("_alike", "_common", "_own")
 
     def __init__(self, common: "Common", client: Any, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._common = common
         left_out = common.left_out
-        self._own = _pack(
-            (None if common.forget_address else client, [header for header in headers if header[0] not in left_out])
-        )
+        alike: list[tuple[bytes, bytes | None]] = []
+        own: list[bytes] = []
+        for name, value in headers:
+            if name in _ALIKE:
+                alike.append((name, value))
+            elif name not in left_out:
+                alike.append((name, None))
+                own.append(value)
+        self._alike = common.shared(_pack(alike))
+        self._own = _pack((None if common.forget_address else client, own))
 
     def __call__(self, peer: tuple[str, int] | None) -> Asking:
         """Make it. `peer` is the address that the socket is connected to, which stands in for one that was not kept."""
-        client, headers = _unpack(self._own)
+        client, own = _unpack_own(self._own)
+        values = iter(own)
+        headers = [(name, next(values) if value is None else value) for name, value in _unpack_alike(self._alike)]
         if client is None:
             client = peer
         common = self._common
@@ -260,7 +280,10 @@ class Common:
     page comes from.
     """
 
-    __slots__ = ("authorizer", "base_path", "endpoint", "forget_address", "left_out", "scope", "visitor", "wrapped")
+    __slots__ = (
+        *("_shared", "authorizer", "base_path", "endpoint", "forget_address", "left_out", "scope", "visitor"),
+        "wrapped",
+    )
 
     def __init__(
         self,
@@ -281,6 +304,18 @@ class Common:
         self.visitor = _VISITOR & scope.keys()
         # Of what middleware knows of the visitor only that it does: the rest would be of the first of them.
         self.scope = {key: scope[key] for key in (*_COMMON, "state") if key in scope} | dict.fromkeys(self.visitor)
+        self._shared: dict[bytes, bytes] = {}
+
+    def shared(self, alike: bytes) -> bytes:
+        """Return the one object that stands for equal bytes: a few browsers make nearly all handshakes."""
+        known = self._shared.get(alike)
+        if known is None:
+            if len(alike) > _MAX_ALIKE:
+                return alike
+            if len(self._shared) >= _MAX_SHARED:
+                self._shared.clear()  # who holds them keeps them; those who come share anew
+            known = self._shared[alike] = alike
+        return known
 
     def fits(self, scope: Scope, wrapped: ASGIApp | None) -> bool:
         """Say whether a handshake differs in nothing but its headers and its peer."""
@@ -299,7 +334,8 @@ _COMMON: Final = (
 )
 
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(tuple[tuple[Any, ...] | None, list[tuple[bytes, bytes]]]).decode
+_unpack_own = msgspec.msgpack.Decoder(tuple[tuple[Any, ...] | None, list[bytes]]).decode
+_unpack_alike = msgspec.msgpack.Decoder(list[tuple[bytes, bytes | None]]).decode
 
 
 def asking_of(
