@@ -61,8 +61,7 @@ async def others(url: str, nodes: int, cells: int) -> None:
     while not ending.done():
         for peers, counted in crowd:
             counted.move(42)
-            if counted.noted:
-                peers.take()
+            peers.publish_soon()
             await asyncio.sleep(0.25 / nodes)
     for peers, _ in crowd:
         await peers.stop()
@@ -74,6 +73,7 @@ async def measured(url: str, cells: int) -> None:
     line = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     while True:
         counted.move(42)
+        peers.publish_soon()
         if counted.noted:
             peers.take()
         if line.done():
@@ -99,7 +99,7 @@ async def propagation(url: str) -> list[float]:
         counted.total += 1_000
         expected = counted.total
         started = time.perf_counter()
-        one.take()
+        one.publish_soon()
         while two._fleet._members[one.node].total != expected:
             await asyncio.sleep(0.001)
         times.append(time.perf_counter() - started)

@@ -280,6 +280,7 @@ class Node:
 
     def flush(self) -> None:
         started = time.thread_time()
+        self.peers.publish_soon()
         self.peers.take()
         self.network.cpu[self.id] += time.thread_time() - started  # type: ignore[assignment]
 

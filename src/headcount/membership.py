@@ -1,6 +1,5 @@
 """A node's place in its fleet: which backend it joins, what it does for other nodes, and what it has them do."""
 
-import asyncio
 import logging
 import multiprocessing
 import os
@@ -138,11 +137,10 @@ class Membership:
         """The others' figures are in, or had time to come."""
         return self.peers is None or self.peers.ready
 
-    @property
-    def publishes(self) -> asyncio.AbstractEventLoop | None:
-        """The loop in which changes here must be flushed because somebody watches elsewhere."""
-        peers = self.peers
-        return peers.loop if peers is not None and peers.publishes and peers.active else None
+    def publish_soon(self) -> None:
+        """Tell those who watch elsewhere what changed here. The lock is held."""
+        if self.peers is not None:
+            self.peers.publish_soon()
 
     @property
     def report_age(self) -> float:

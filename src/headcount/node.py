@@ -758,7 +758,8 @@ class Node:
                 self._flush_timer = self._flush_loop = None
 
     def _changed(self) -> None:
-        """Schedule a flush, in a loop in which somebody waits for it. The lock is held."""
+        """Schedule a flush, in a loop in which somebody waits for it, and tell other nodes. The lock is held."""
+        self.membership.publish_soon()
         if self._flush_loop is not None and not self._flush_loop.is_closed():
             return
         self._flush_loop = None
@@ -773,8 +774,6 @@ class Node:
             yield subscription.session.loop
         for loop, _ in self._watchers.values():
             yield loop
-        if (loop_of_others := self.membership.publishes) is not None:
-            yield loop_of_others
 
     def _flush_after(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
         if delay > 0:
@@ -790,9 +789,8 @@ class Node:
         with self._lock:
             self._flush_loop = self._flush_timer = None
             delta = self._figures.take()
-            if delta is not None or self.membership.publishes:
-                self._last_flush = self.clock()
             if delta is not None:
+                self._last_flush = self.clock()
                 self._flushed = delta.revision
                 self._wholes.clear()
                 self.counters["flushes"] += 1

@@ -3,8 +3,8 @@ A node among the others: whose figures it asks for, and to whom it tells its own
 
 Nobody sends figures unasked. While somebody watches here, this node listens, says so every heartbeat (`Interest`), and
 asks each node whose report it misses (`Want`), a few at a time, so that no answer is lost in a flood of them. While
-somebody watches elsewhere, this node publishes what changed at most every `stats_interval`, and a heartbeat when
-nothing did. While nobody does, nodes exchange nothing.
+somebody watches elsewhere, this node publishes what changed, the first change at once and then as often as they ask
+for, and a heartbeat when nothing did. While nobody does, nodes exchange nothing.
 
 To the node it is a source of figures, as a registry is: `watch`, `take`, `snapshot`. Its state is shared under the
 node's lock; what belongs to the backend happens in one event loop, the one in which the first request came.
@@ -46,6 +46,13 @@ waits a whole heartbeat for it."""
 
 WANT_TIMEOUT: Final = 1.0
 """Seconds after which a report is asked for again."""
+
+AT_ONCE: Final = 0.025
+"""Seconds between two deltas of a node in a small fleet: then a viewer waits for the next push of its own node, and not
+for that of another before. A viewer cannot ask for less."""
+
+EASY: Final = 400
+"""Deltas a second, of all nodes, that are no burden: up to so many, a node waits less than `stats_interval`."""
 
 NODES_PER_SECOND: Final = 2_000
 """Deltas a second, of all nodes, above which they are asked to publish less often: it is what one viewer's node and one
@@ -226,16 +233,19 @@ class Peers:
         self._lingers_until = self._clock() + LINGER
 
     def take(self) -> StatsDelta | None:
-        """Return what changed since the last `take()` or `watch()`, or None; and publish what changed here."""
+        """Return what changed since the last `take()` or `watch()`, or None."""
         self._absorb()
-        if self._interests and self._publication.pending:
-            self.call_at_home(self._publish_in_time)
         return self._fleet.take()
 
     def snapshot(self) -> Stats:
         """Return the figures as they are known here now."""
         self._absorb()
         return self._fleet.snapshot()
+
+    def publish_soon(self) -> None:
+        """Tell those who watch elsewhere what changed here, if anything did. To be called after every change."""
+        if self._interests and (self._publication.pending or self._absorbed != self._registry.revision):
+            self.call_at_home(self._publish_in_time)
 
     def touch(self) -> None:
         """Listen to the others for a while, because somebody looks at the figures without watching them."""
@@ -470,7 +480,7 @@ class Peers:
         return reports.Interest(
             node=self.node,
             ttl=3 * self._backend.heartbeat,
-            interval=min(60.0, max(self._config.stats_interval, len(self._fleet) / NODES_PER_SECOND)),
+            interval=_interval(len(self._fleet), self._config.stats_interval),
             rows=self._told_rows,
         )
 
@@ -615,12 +625,10 @@ class Peers:
         with self._lock:
             if self._publish_timer is not None or self.loop is None or not self._interests:
                 return
-            interval = max(self._config.stats_interval, min(told.interval for told, _ in self._interests.values()))
-            delay = self._published_at + interval - self._clock()
-            if delay <= 0:
-                self._publish()
-            else:
-                self._publish_timer = self.loop.call_later(delay, self._publish_late)
+            interval = max(AT_ONCE, min(told.interval for told, _ in self._interests.values()))
+            # Not in place: what else happens in this turn of the loop goes into the same delta.
+            delay = max(0.0, self._published_at + interval - self._clock())
+            self._publish_timer = self.loop.call_later(delay, self._publish_late)
 
     def _publish_late(self) -> None:
         with self._lock:
@@ -797,6 +805,11 @@ class Peers:
         self._whole.clear()
         self._members_known = False
         self.ready = True
+
+
+def _interval(nodes: int, stats_interval: float) -> float:
+    """Return for how many seconds each of so many nodes is asked to gather what changed there."""
+    return min(60.0, max(min(stats_interval, max(AT_ONCE, nodes / EASY)), nodes / NODES_PER_SECOND))
 
 
 _NOTHING = Stats()

@@ -358,6 +358,7 @@ class Site:
     def flush(self) -> None:
         """Do what the node does after a change."""
         with self.lock:
+            self.peers.publish_soon()
             self.peers.take()
 
     def _changed(self) -> None:
@@ -412,6 +413,16 @@ async def test_a_watcher_sees_the_sum_of_all_and_every_change(sites: Callable[..
     await until(lambda: is_sum(three, one, two, three), "and so does another")
     one.come()
     await until(lambda: is_sum(three, one, two, three) and is_sum(one, one, two, three))
+
+
+async def test_a_change_does_not_wait_for_the_pushes_of_its_own_node(sites: Callable[..., Site]) -> None:
+    one, two = sites(stats_interval=30.0), sites(stats_interval=30.0)
+    page = two.come()
+    one.watch()
+    await until(lambda: is_sum(one, one, two))
+    for number in range(20):
+        two.navigate(page, f"/{number}")
+        await until(lambda: is_sum(one, one, two), "long before the next push", 5)
 
 
 async def test_fresh_figures_are_there_when_asked_for_with_nobody_watching(sites: Callable[..., Site]) -> None:
