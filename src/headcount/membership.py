@@ -17,7 +17,7 @@ from .core import identity, messages, reports
 from .core.labels import parse_version
 from .core.messages import Payload
 from .core.stats import ConnectionInfo
-from .errors import ProtocolError, UnknownConnection
+from .errors import Malformed, ProtocolError, UnknownConnection
 from .listeners import Listener, addresses_of
 from .peers import Peers
 
@@ -211,6 +211,7 @@ class Membership:
 
         Raises:
             UnknownConnection: Nobody owns it.
+            Malformed: Its owner cannot do that.
             Busy: Too much is going on.
         """
         owner, peers = self._owner(handle)
@@ -237,8 +238,16 @@ class Membership:
                     raise
                 if answer.count or not answer.ok:
                     self._asked.pop(number, None)  # else its turn is still to come
-            case _:
+            case messages.Tabs(set=tabs, remove=remove):
+                answer = await forwarding.call(
+                    owner, lambda re: reports.ReportTabs(node=name, re=re, handle=handle, set=tabs, remove=remove)
+                )
+            case messages.UnsubscribeStats():
                 answer = await forwarding.call(owner, lambda re: reports.Unsubscribe(node=name, re=re, handle=handle))
+            case _:
+                raise AssertionError(f"{message} does not come by POST")
+        if answer.malformed:
+            raise Malformed(answer.malformed)
         if not answer.ok:
             raise UnknownConnection(
                 "No open connection has this connectionId; open a new stream and use the one it tells."
@@ -344,6 +353,8 @@ class Membership:
         """Do what another node asks for. Never raises but for cancellation."""
         try:
             return await self._do(command)
+        except Malformed as error:
+            return reports.Answer(node=self._node.id, re=command.re, ok=False, malformed=str(error))
         except (UnknownConnection, ProtocolError):
             pass
         except Exception:
@@ -356,6 +367,8 @@ class Membership:
         match command:
             case reports.Navigate(handle=handle, route=route):
                 node.handle(node.find(handle), messages.RouteUpdate(messages.checked_route(route)), _no_ask)
+            case reports.ReportTabs(handle=handle, set=tabs, remove=remove):
+                node.handle(node.find(handle), messages.checked_tabs(tabs, remove), _no_ask)
             case reports.Unsubscribe(handle=handle):
                 node.handle(node.find(handle), messages.UnsubscribeStats(), _no_ask)
             case reports.Subscribe(handle=handle, deltas=deltas):

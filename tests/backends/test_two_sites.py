@@ -178,6 +178,27 @@ def test_messages_revocations_and_broadcasts_reach_the_others_pages(store: Store
     check()
 
 
+def test_tabs_that_are_reported_to_the_other_are_counted_at_the_owner(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            stream = await owner.admin.open("sse", "?shared=1")
+            await owner.admin.watch(stream)
+            tabs = [{"key": f"tab-{number}-of-this-browser", "version": "v1", "route": "/a"} for number in range(2)]
+            body = {"connectionId": stream.handle}
+            assert (await other.visitor.post("/tabs", {**body, "set": tabs})).status == 200
+            assert owner.node.stats().routes == {"/a": 2}
+            assert owner.node.subscriptions, "and it goes on to watch"
+            (told,) = [message for message in stream.received if message["type"] == "tabs"]
+            assert set(told["ids"]) == {tab["key"] for tab in tabs}
+            assert (await other.visitor.post("/tabs", {**body, "remove": [tabs[0]["key"]]})).status == 200
+            assert owner.node.stats().routes == {"/a": 1}
+            own = await owner.visitor.open("sse")
+            problem(await other.visitor.post("/tabs", {"connectionId": own.handle, "set": tabs}), 400, "shared=1")
+
+    check()
+
+
 def test_forged_handles_do_nothing_and_ask_no_hook(store: Store) -> None:
     asked: list[object] = []
 

@@ -100,6 +100,17 @@ async def test_any_post_may_land_on_any_worker(server: Server) -> None:
     await _leave(server, [page])
 
 
+async def test_tabs_may_be_reported_to_any_worker(server: Server) -> None:
+    stream = await Sse.open(server.url, shared=1)
+    for number in range(10):
+        tab = {"key": f"tab-{number}-of-this-browser", "route": f"/{number}"}
+        assert await stream.post(server.url, "/tabs", set=[tab]) == 200
+        assert (await _stats(server))["total"] == number + 1
+    assert await stream.post(server.url, "/tabs", remove=["tab-0-of-this-browser"]) == 200
+    assert (await _stats(server))["routes"] == {f"/{number}": 1 for number in range(1, 10)}
+    await _leave(server, [stream])
+
+
 async def test_handles_that_nobody_gave_out_are_unknown_to_all(server: Server) -> None:
     page = await Sse.open(server.url)
     real = page.handle

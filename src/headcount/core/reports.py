@@ -22,6 +22,7 @@ import msgspec
 
 from .identity import MAX_HANDLE
 from .labels import MAX_ROUTE, MAX_VERSION
+from .messages import Tab
 from .stats import ConnectionInfo
 
 MAX_BYTES: Final = 32 * 2**20
@@ -116,6 +117,15 @@ class Navigate(_Message, frozen=True, tag="navigate"):
     route: Route
 
 
+class ReportTabs(_Message, frozen=True, tag="tabs"):
+    """`POST /tabs` came to another node."""
+
+    re: Sequence
+    handle: Handle
+    set: tuple[Tab, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
 class Subscribe(_Message, frozen=True, tag="subscribe"):
     """`POST /subscribe-stats` came to another node. The owner sends it `Decide` when it is this request's turn."""
 
@@ -185,6 +195,8 @@ class Answer(_Message, frozen=True, tag="answer"):
     re: Sequence
     ok: bool = True
     """False: no such connection, no right, or no."""
+    malformed: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
+    """What is wrong with what the client asked for, as a sentence for it."""
     count: Count = 0
     rows: Rows = ()
     next: Sequence | None = None
@@ -194,7 +206,9 @@ class Answer(_Message, frozen=True, tag="answer"):
     """Answer to `Decide`: what it takes to ask again elsewhere."""
 
 
-Command: TypeAlias = Navigate | Subscribe | Unsubscribe | Decide | Send | Broadcast | Release | Revoke | Page
+Command: TypeAlias = (
+    Navigate | ReportTabs | Subscribe | Unsubscribe | Decide | Send | Broadcast | Release | Revoke | Page
+)
 """What wants an `Answer`."""
 
 FleetMessage: TypeAlias = Report | Delta | Beat | Leave | Hello | Interest | Want | Ask | Answer | Command
