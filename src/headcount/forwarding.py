@@ -24,6 +24,10 @@ MAX_OPEN: Final = 256
 MAX_RUNNING: Final = 1_024
 """Commands of other nodes that are being done."""
 
+MAX_TOLD: Final = 1_024
+"""Messages without an answer whose owner is being looked for; more are dropped. After a deploy all pages come at once,
+and each names a stream of a node that is gone."""
+
 TIMEOUT: Final = 5.0
 """Seconds after which an owner that does not answer counts as gone."""
 
@@ -46,6 +50,11 @@ class Forwarding:
         self._open: dict[int, tuple[str, asyncio.Future[reports.Answer | None]]] = {}
         """By number: whom we asked, and what waits for the answer; None: it is gone."""
         self._running: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
+
+    def tell(self, node: str, message: reports.Command) -> None:
+        """Send a node a command that needs no answer, if there is such a node. Whoever named it may have made it up."""
+        self._peers.call_at_home(lambda: self._tell(node, message))
 
     async def call(
         self, node: str, make: Callable[[int], reports.Command], timeout: float = TIMEOUT, number: int | None = None
@@ -85,6 +94,17 @@ class Forwarding:
             return []
         found: list[str] = await self._peers.at_home(self._others())
         return found
+
+    def _tell(self, node: str, message: reports.Command) -> None:
+        if len(self._telling) < MAX_TOLD:
+            task = asyncio.get_running_loop().create_task(self._find_and_send(node, message))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _find_and_send(self, node: str, message: reports.Command) -> None:
+        backend = self._peers.backend
+        if backend is not None and await backend.knows(node):
+            backend.send(node, reports.encode(message))
 
     async def _others(self) -> list[str]:
         backend = self._peers.backend
@@ -157,7 +177,7 @@ class Forwarding:
     async def _serve(self, command: reports.Command) -> None:
         answer = await self._obey(command)
         backend = self._peers.backend
-        if backend is not None:
+        if backend is not None and command.re:
             backend.send(command.node, reports.encode(answer))
 
 

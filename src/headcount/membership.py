@@ -253,6 +253,15 @@ class Membership:
                 "No open connection has this connectionId; open a new stream and use the one it tells."
             )
 
+    def replace(self, handle: str) -> None:
+        """Have the owner of a stream end it, because a new one here takes its place. Does not wait for it."""
+        try:
+            owner, peers = self._owner(handle)
+        except UnknownConnection:
+            return
+        if peers.active and len(handle) <= identity.MAX_HANDLE:
+            peers.forwarding.tell(owner, reports.Replace(node=self._node.id, handle=handle))
+
     async def send(self, connection_id: str, message: bytes) -> None:
         """
         Have the owner of a connection send it a message.
@@ -371,6 +380,8 @@ class Membership:
                 node.handle(node.find(handle), messages.checked_tabs(tabs, remove), _no_ask)
             case reports.Unsubscribe(handle=handle):
                 node.handle(node.find(handle), messages.UnsubscribeStats(), _no_ask)
+            case reports.Replace(handle=handle):
+                ok = node.replace_here(handle)
             case reports.Subscribe(handle=handle, deltas=deltas):
                 ask = RemoteAsk(self, command.node, command.re)
                 deciding = node.handle(node.find(handle), messages.SubscribeStats(deltas), lambda: ask)

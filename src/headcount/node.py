@@ -324,14 +324,21 @@ class Node:
         End the stream that a new one takes the place of, so that its page is not counted twice.
 
         The old one's peer may be gone without a word; the network's own time-out for that is longer than it takes to
-        come back. A handle that names nothing here is none of our business: mostly that stream has ended long ago.
+        come back. One of another node is ended there. A handle that names nothing is none of our business: mostly that
+        stream has ended long ago.
         """
+        if not self.replace_here(handle):
+            self.membership.replace(handle)
+
+    def replace_here(self, handle: str) -> bool:
+        """End a stream of this node that another takes the place of. Returns whether there was one."""
         try:
             session = self.find(handle)
         except UnknownConnection:
-            return
+            return False
         self.close(session, "replaced")
         self._in_loop(session, session.end, End(1000, "replaced", "Another stream took the place of this one."))
+        return True
 
     def handle(
         self, session: Session, message: messages.ClientMessage, make_ask: Callable[[], Ask]

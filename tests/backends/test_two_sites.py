@@ -199,6 +199,24 @@ def test_tabs_that_are_reported_to_the_other_are_counted_at_the_owner(store: Sto
     check()
 
 
+def test_a_stream_takes_the_place_of_one_at_the_other(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            old = await owner.visitor.open("sse", "?version=v1&route=/a")
+            viewer = await other.admin.open("ws", "?viewer=1")
+            figures = await other.admin.watch(viewer)
+            await figures.total(1)
+            await other.visitor.open("ws", f"?version=v1&route=/b&replaces={old.handle}")
+            await old.ended()
+            await figures.until(lambda now: now["routes"] == {"/b": 1})
+            for guess in (old.public, f"{old.handle}x", "0" * 12, "." * 500):
+                await other.visitor.open("sse", f"?route=/b&replaces={guess}")
+            await figures.total(5)
+
+    check()
+
+
 def test_forged_handles_do_nothing_and_ask_no_hook(store: Store) -> None:
     asked: list[object] = []
 

@@ -126,6 +126,13 @@ class ReportTabs(_Message, frozen=True, tag="tabs"):
     remove: tuple[str, ...] = ()
 
 
+class Replace(_Message, frozen=True, tag="replace"):
+    """A new stream came to another node, and takes the place of this one."""
+
+    handle: Handle
+    re: Sequence = 0
+
+
 class Subscribe(_Message, frozen=True, tag="subscribe"):
     """`POST /subscribe-stats` came to another node. The owner sends it `Decide` when it is this request's turn."""
 
@@ -207,9 +214,9 @@ class Answer(_Message, frozen=True, tag="answer"):
 
 
 Command: TypeAlias = (
-    Navigate | ReportTabs | Subscribe | Unsubscribe | Decide | Send | Broadcast | Release | Revoke | Page
+    Navigate | ReportTabs | Replace | Subscribe | Unsubscribe | Decide | Send | Broadcast | Release | Revoke | Page
 )
-"""What wants an `Answer`."""
+"""What wants an `Answer`, unless its `re` is 0."""
 
 FleetMessage: TypeAlias = Report | Delta | Beat | Leave | Hello | Interest | Want | Ask | Answer | Command
 
