@@ -168,6 +168,7 @@ class Peers:
         with self._lock:
             self.loop = asyncio.get_running_loop()
             self._forget_loop()
+            self._forget_interests()
             self._backend = backend
             self._sighted = False
             self._look()
@@ -190,7 +191,7 @@ class Peers:
         with self._lock:
             backend, self._backend = self._backend, None
             self._forget_loop()
-            self._interests.clear()
+            self._forget_interests()
         if backend is not None:
             await backend.stop()
 
@@ -548,7 +549,8 @@ class Peers:
                 future.set_result(None)
 
     def _gone(self, node: str, sequence: int | None) -> None:
-        self._interests.pop(node, None)
+        if self._interests.pop(node, None) is not None:
+            self._interest_changed()
         self._wanted.pop(node, None)
         self.forwarding.left(node)
         if self._fleet.leave(node, sequence):
@@ -602,6 +604,11 @@ class Peers:
         self._start_noting()
         self._show_rows(max(told.rows for told, _ in self._interests.values()))
         self._start_ticking()
+
+    def _forget_interests(self) -> None:
+        if self._interests:
+            self._interests.clear()
+            self._interest_changed()
 
     def _show_rows(self, rows: int) -> None:
         if rows > self._publication.rows or (not rows and self._publication.rows):

@@ -510,6 +510,31 @@ async def test_nobody_listens_or_publishes_while_nobody_watches(
     await until(lambda: is_sum(one, one, two))
 
 
+async def test_nothing_is_kept_for_a_watcher_that_is_gone(sites: Callable[..., Site]) -> None:
+    one, two = sites(), sites()
+    one.watch()
+    two.come()
+    await until(lambda: is_sum(one, one, two))
+    await one.peers.stop()
+    await until(lambda: two.registry._rows_before is None, "changes are noted for nobody")
+    await until(lambda: two.peers._tick_timer is None)
+
+
+async def test_rows_told_to_a_watcher_that_is_gone_are_not_told_to_the_next(sites: Callable[..., Site]) -> None:
+    one, two = sites(), sites()
+    one.watch()
+    two.watch()
+    page = two.come()
+    await until(lambda: is_sum(one, one, two) and is_sum(two, one, two))
+    await one.peers.stop()
+    await until(lambda: is_sum(two, two))
+    two.go(page)
+    two.come("v2", "/new")
+    three = sites()
+    three.watch()
+    await until(lambda: is_sum(three, two, three), "it has the rows that there are")
+
+
 async def test_rows_are_told_as_many_as_are_shown(sites: Callable[..., Site]) -> None:
     one, two, three = (sites(max_listed_connections=10) for _ in range(3))
     for _ in range(20):
