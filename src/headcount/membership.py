@@ -49,6 +49,8 @@ class Membership:
     def __init__(self, node: "Node") -> None:
         self.peers: Peers | None = None
         """None while this node is alone for all it knows."""
+        self.among_workers = False
+        """Whoever started this process says that it is one of several, should that not be visible."""
         self._node = node
         self._listeners: list[Listener] = []
         self._seen: set[Any] = set()
@@ -100,7 +102,7 @@ class Membership:
             self._cannot_meet(error)
 
     def _cannot_meet(self, error: OSError) -> None:
-        if self._node.config.backend != "local" and not several_workers():
+        if self._node.config.backend != "local" and not (self.among_workers or several_workers()):
             logger.debug("No other workers are looked for: %s", error)
             if self.peers is not None and not self.peers.active:
                 self.peers = None

@@ -104,7 +104,7 @@ def serve(
     sockets = [first, *(listen(host, port, shared=True) if shared else first for _ in range(workers - 1))]
     crew = Workers(
         sockets,
-        lambda sock, serving, lifeline: _serve_on(make(), sock, serving, lifeline),
+        lambda sock, serving, lifeline: _serve_on(_worker(make()), sock, serving, lifeline),
         lambda: ready(origin),
         say,
     )
@@ -135,6 +135,11 @@ def _config(headcount: Headcount, address: tuple[str, int] | None = None) -> uvi
         ws_ping_interval=None if hasattr(socket, "TCP_USER_TIMEOUT") else 20.0,
         timeout_graceful_shutdown=STOP_TIMEOUT,
     )
+
+
+def _worker(headcount: Headcount) -> Headcount:
+    headcount.node.membership.among_workers = True
+    return headcount
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:

@@ -192,11 +192,12 @@ async def test_a_stopped_worker_makes_figures_partial_and_comes_back() -> None:
         assert totals <= {40, others}, "nothing in between, and nothing twice"
 
 
-async def test_workers_without_a_directory_say_so_and_mark_their_figures(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SERVERS)
+async def test_workers_without_a_directory_say_so_and_mark_their_figures(name: str, tmp_path: Path) -> None:
     directory = tmp_path / f"headcount-{os.geteuid()}"
     directory.mkdir()
     directory.chmod(0o755)  # others may look inside, and would know who is there
-    with Server("uvicorn-workers", admin_token="s3cret", environment={"XDG_RUNTIME_DIR": str(tmp_path)}) as server:
+    with Server(name, admin_token="s3cret", environment={"XDG_RUNTIME_DIR": str(tmp_path)}) as server:
         server.wait_ready()
         pages = await _pages(server, 8)
         _, seen = await ask(server.url, "GET", BASE + "/admin/stats", headers=TOKEN)
