@@ -423,6 +423,7 @@ class Peers:
             if self._backend is None or self.loop is None or not self._watching:
                 return
             self._backend.listen(on=True)
+            self._fleet.listen(self._clock())
             self._say_interest()
             self._start_ticking()
             if not self.ready and self._ready_timer is None:
@@ -763,7 +764,8 @@ class Peers:
             return
         if not self._watched:
             self._absorb()  # nobody else does
-        if self._fleet.expire(now):
+        assert self._backend is not None
+        if self._fleet.expire(now, drop=not self._backend.aware):
             self._changed()
         for node in [node for node, asked in self._wanted.items() if now - asked >= WANT_TIMEOUT]:
             del self._wanted[node]

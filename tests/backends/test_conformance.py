@@ -310,11 +310,13 @@ class Site:
             self.config,
             self.registry,
             self.lock,
-            time.monotonic,
+            lambda: time.monotonic() + self.ahead,
             changed=self._changed,
             shows_rows=lambda: True,
             obey=self._obey,
         )
+        self.ahead = 0.0
+        """Seconds that its clock is ahead of the real one."""
         self.asked: list[reports.Command] = []
         self.open: dict[str, tuple[str, str]] = {}
         self.total_seen: list[int] = []
@@ -533,6 +535,35 @@ async def test_rows_told_to_a_watcher_that_is_gone_are_not_told_to_the_next(site
     three = sites()
     three.watch()
     await until(lambda: is_sum(three, two, three), "it has the rows that there are")
+
+
+async def test_who_watches_again_after_a_while_waits_for_the_slow(
+    sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = sites(), sites()
+    two.come()
+    one.watch()
+    await until(lambda: is_sum(one, one, two))
+    monkeypatch.setattr("headcount.peers.LINGER", 0.0)
+    one.unwatch()
+    await until(lambda: not one.peers._watching)
+    one.ahead = 60.0
+    backend = two.peers.backend
+    assert backend is not None
+    wanted: list[bytes] = []
+    with monkeypatch.context() as slow:
+        slow.setattr(backend, "send", lambda _, message: wanted.append(message))
+        slow.setattr(backend, "publish", lambda _: None)
+        one.watch()
+        partial: set[bool] = set()
+
+        def asked_twice() -> bool:
+            partial.add(one.figures.partial)
+            return len(wanted) > 1
+
+        await until(asked_twice)
+        assert partial == {True}
+    await until(lambda: is_sum(one, one, two))
 
 
 async def test_rows_are_told_as_many_as_are_shown(sites: Callable[..., Site]) -> None:

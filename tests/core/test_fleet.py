@@ -328,6 +328,31 @@ def test_silence_makes_partial_and_then_drops(fleet: Fleet) -> None:
     assert (figures.total, figures.partial, figures.nodes.expected) == (0, False, 1)
 
 
+def test_who_was_not_listened_to_has_been_silent_only_since(fleet: Fleet) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.forget_others()
+    fleet.listen(100.0)
+    fleet.expire(100.3)
+    figures = fleet.snapshot()
+    assert (figures.total, figures.partial, figures.nodes.expected) == (0, True, 2)
+    assert fleet.receive(report("aa", 1, {"v1": 3}), 100.5)
+    assert (fleet.snapshot().total, fleet.snapshot().partial) == (3, False)
+
+
+def test_silent_nodes_stay_expected_where_their_end_would_be_told(fleet: Fleet) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    for now in (14.6, 20.0, 80.0):
+        fleet.expire(now, drop=False)
+        figures = fleet.snapshot()
+        assert (figures.total, figures.partial, figures.nodes.expected) == (3 if now < 19 else 0, True, 2)
+    fleet.beat("aa", 1, 81.0)
+    assert fleet.missing(rows=False) == ["aa"]
+    fleet.receive(report("aa", 1, {"v1": 3}), 81.1)
+    assert not fleet.snapshot().partial
+    assert fleet.leave("aa")
+    assert not fleet.snapshot().partial
+
+
 def test_while_blind_silent_nodes_stay_expected(fleet: Fleet) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.receive(report(OWN, 1, {"v1": 1}), 10.0)

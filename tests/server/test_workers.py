@@ -177,18 +177,23 @@ async def test_a_stopped_worker_makes_figures_partial_and_comes_back() -> None:
         pages = await _pages(server, 40)
         stopped = pages[0].handle[:12]
         viewer = await _viewer_elsewhere(server, pages[0])
-        await viewer.until(lambda s: figures(s)["total"] == 40)
-        whole = len(viewer.messages)  # on a busy machine, a viewer that has just come may be told what there is so far
+        await viewer.until(lambda s: figures(s)["total"] == 40 and not figures(s)["partial"])
+        before_it = len(viewer.messages)
         process = await _process_of(server, pages[0])
         os.kill(process, signal.SIGSTOP)
         try:
             await viewer.until(lambda s: figures(s)["partial"] is True, timeout=10)
             others = sum(page.handle[:12] != stopped for page in pages)
-            await viewer.until(lambda s: figures(s)["total"] == others and not figures(s)["partial"], timeout=12)
+            await viewer.until(lambda s: figures(s)["total"] == others, timeout=12)
+            before = len(viewer.messages)
+            await asyncio.sleep(3)  # three heartbeats
+            told = [message for message in viewer.messages[before:] if message["type"].startswith("stats")]
+            assert not any("partial" in message for message in told), "its pages are there, and nobody knows how many"
+            assert figures(viewer)["partial"] is True
         finally:
             os.kill(process, signal.SIGCONT)
         await viewer.until(lambda s: figures(s)["total"] == 40 and not figures(s)["partial"], timeout=10)
-        totals = {message["total"] for message in viewer.messages[whole:] if message["type"].startswith("stats")}
+        totals = {message["total"] for message in viewer.messages[before_it:] if message["type"].startswith("stats")}
         assert totals <= {40, others}, "nothing in between, and nothing twice"
 
 

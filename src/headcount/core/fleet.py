@@ -11,8 +11,8 @@ Rules, and there are no others:
    it is taken if what is held lies between its base and its end. Repeated and late ones change nothing.
 2. A delta whose base has not been seen, or a heartbeat that tells a later sequence, means that something was lost: the
    share is *behind* until a newer report or the missing deltas have come.
-3. A node that is silent for `silent_after` is behind, too; after `expire_after` it is dropped, unless nobody can be
-   heard at all (`blind`): then its figures go and it stays expected.
+3. A node that is silent for `silent_after` is behind, too; after `expire_after` it is dropped. If nobody can be heard
+   at all (`blind`), or its end would have been told, its figures go and it stays expected.
 4. Who left or was dropped comes back only with a report that is newer than its last word.
 
 `partial` is true while anybody who is expected is behind, or while blind. Times are seconds of the caller's own clock;
@@ -330,12 +330,21 @@ class Fleet:
         self.revision += 1
         return self._noted(before)
 
-    def expire(self, now: float) -> bool:
-        """Notice who has been silent for too long. Returns whether anything changed. O(nodes)."""
+    def expire(self, now: float, *, drop: bool = True) -> bool:
+        """
+        Notice who has been silent for too long. O(nodes).
+
+        Args:
+            now: Seconds.
+            drop: Silence means that a node is gone. False: `leave` is called for every node that is.
+
+        Returns:
+            Whether anything changed.
+        """
         before = self.revision
         for node, share in list(self._members.items()):
             silence = now - share.heard
-            if silence >= self._expire_after and not self.blind:
+            if silence >= self._expire_after and drop and not self.blind:
                 self.leave(node)
             elif silence >= self._expire_after and share.sequence >= 0:
                 self._forget(share)
@@ -355,15 +364,20 @@ class Fleet:
         for share in self._members.values():
             share.heard += seconds
 
+    def listen(self, now: float) -> None:
+        """Count silence from now: nobody was listened to before. O(nodes)."""
+        for node, share in self._members.items():
+            if node != self.own:
+                share.heard = now
+
     def set_blind(self, *, blind: bool, now: float) -> bool:
         """Say whether the others cannot be heard. When they can again, silence counts from now. O(nodes)."""
         if blind == self.blind:
             return False
         before = self.revision
         self.blind = blind
-        for node, share in self._members.items():
-            if not blind and node != self.own:
-                share.heard = now
+        if not blind:
+            self.listen(now)
         self.revision += 1
         return self._noted(before)
 
