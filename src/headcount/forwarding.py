@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from .peers import Peers
 
 MAX_OPEN: Final = 256
-"""Commands that wait for another node's answer; more are refused, and their clients come again."""
+"""Commands that wait for another node's answer; more of clients' are refused, and they come again."""
 
 MAX_RUNNING: Final = 1_024
 """Commands of other nodes that are being done."""
+
+AT_ONCE: Final = 64
+"""Nodes that are told at once what concerns all of them."""
 
 MAX_TOLD: Final = 1_024
 """Messages without an answer whose owner is being looked for; more are dropped. After a deploy all pages come at once,
@@ -114,10 +117,12 @@ class Forwarding:
     async def _call(
         self, node: str, make: Callable[[int], reports.Command], timeout: float, number: int | None
     ) -> reports.Answer:
-        backend = self._peers.backend
         if len(self._open) >= MAX_OPEN:
             raise Busy("Too many requests for connections of other servers are waiting; come again.")
-        re = next(self._numbers) if number is None else number
+        return await self._ask(node, make, timeout, self.number() if number is None else number)
+
+    async def _ask(self, node: str, make: Callable[[int], reports.Command], timeout: float, re: int) -> reports.Answer:
+        backend = self._peers.backend
         future: asyncio.Future[reports.Answer | None] = asyncio.get_running_loop().create_future()
         self._open[re] = (node, future)
         try:
@@ -135,18 +140,17 @@ class Forwarding:
         return answer
 
     async def _call_all(self, make: Callable[[int], reports.Command], timeout: float) -> list[reports.Answer]:
-        backend = self._peers.backend
-        others = await self._others()
-        if backend is None or not others:
-            return []
-        calls = [
-            asyncio.ensure_future(self._call(node, make, timeout, None))
-            for node in others[: MAX_OPEN - len(self._open)]
-        ]
-        if len(calls) < len(others):
-            logger.warning("Only %d of %d nodes could be told at once.", len(calls), len(others))
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        return [answer for answer in answers if isinstance(answer, reports.Answer)]
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def call(node: str) -> reports.Answer | None:
+            async with places:
+                try:
+                    return await self._ask(node, make, timeout, self.number())
+                except UnknownConnection:
+                    return None
+
+        answers = await asyncio.gather(*map(call, await self._others()))
+        return [answer for answer in answers if answer is not None]
 
     # ---- called by Peers, in the backend's loop
 

@@ -590,6 +590,21 @@ async def test_a_command_is_answered_by_its_owner(sites: Callable[..., Site]) ->
     assert not one.peers.forwarding._open
 
 
+async def test_what_concerns_all_is_told_to_all_however_many(
+    sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headcount.forwarding.MAX_OPEN", 2)
+    monkeypatch.setattr("headcount.forwarding.AT_ONCE", 2, raising=False)
+    one, *others = [sites() for _ in range(6)]
+    names = {site.id for site in others}
+    await _eventually(one.peers.forwarding.others, lambda found: set(found) == names)
+    answers = await one.peers.forwarding.call_all(
+        lambda re: reports.Broadcast(node=one.id, re=re, message=b"{}"), timeout=10
+    )
+    assert {answer.node for answer in answers} == names
+    assert [len(site.asked) for site in others] == [1] * 5
+
+
 async def _answered(site: Site, node: str, make: Callable[[int], reports.Command]) -> reports.Answer:
     """Call a node that may have been started only now."""
     await _eventually(site.peers.forwarding.others, lambda others: node in others)
