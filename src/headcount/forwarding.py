@@ -9,7 +9,7 @@ of the fleet never leaves this process, and only so many questions are open at o
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from .core import reports
@@ -91,6 +91,22 @@ class Forwarding:
         answers: list[reports.Answer] = await self._peers.at_home(self._call_all(make, timeout))
         return answers
 
+    async def call_some(
+        self, nodes: Iterable[str], make: Callable[[int], reports.Question], timeout: float
+    ) -> list[reports.Answer]:
+        """Ask some nodes, and return what they answered in time. In the backend's loop."""
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def call(node: str) -> reports.Answer | None:
+            async with places:
+                try:
+                    return await self._ask(node, make, timeout, self.number())
+                except UnknownConnection:
+                    return None
+
+        answers = await asyncio.gather(*map(call, nodes))
+        return [answer for answer in answers if answer is not None]
+
     async def others(self) -> list[str]:
         """Return the ids of all other nodes that seem to live."""
         if not self._peers.active:
@@ -121,7 +137,7 @@ class Forwarding:
             raise Busy("Too many requests for connections of other servers are waiting; come again.")
         return await self._ask(node, make, timeout, self.number() if number is None else number)
 
-    async def _ask(self, node: str, make: Callable[[int], reports.Command], timeout: float, re: int) -> reports.Answer:
+    async def _ask(self, node: str, make: Callable[[int], reports.Question], timeout: float, re: int) -> reports.Answer:
         backend = self._peers.backend
         future: asyncio.Future[reports.Answer | None] = asyncio.get_running_loop().create_future()
         self._open[re] = (node, future)
@@ -140,17 +156,7 @@ class Forwarding:
         return answer
 
     async def _call_all(self, make: Callable[[int], reports.Command], timeout: float) -> list[reports.Answer]:
-        places = asyncio.Semaphore(AT_ONCE)
-
-        async def call(node: str) -> reports.Answer | None:
-            async with places:
-                try:
-                    return await self._ask(node, make, timeout, self.number())
-                except UnknownConnection:
-                    return None
-
-        answers = await asyncio.gather(*map(call, await self._others()))
-        return [answer for answer in answers if answer is not None]
+        return await self.call_some(await self._others(), make, timeout)
 
     # ---- called by Peers, in the backend's loop
 

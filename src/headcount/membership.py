@@ -158,12 +158,13 @@ class Membership:
         """
         return self.peers is None or self.peers.knows_the_fleet()
 
-    async def release(self, version: str) -> int:
+    async def release(self, released: reports.Released) -> int:
         """Have all others declare a version current. Returns to how many streams they handed it."""
         if self.peers is None:
             return 0
         answers = await self.peers.forwarding.call_all(
-            lambda re: reports.Release(node=self._node.id, re=re, version=version), 2.0
+            lambda re: reports.Release(node=self._node.id, re=re, version=released.version, number=released.number),
+            2.0,
         )
         return sum(answer.count for answer in answers)
 
@@ -396,8 +397,8 @@ class Membership:
                 node.deliver(connection_id, _payload(message))
             case reports.Broadcast(message=message, version=version, route=route):
                 count = node.deliver_all(_payload(message), version=version, route=route)
-            case reports.Release(version=version):
-                count = node.release(parse_version(version))
+            case reports.Release(version=version, number=number):
+                count = node.release(parse_version(version), number)
             case reports.Revoke(id=connection_id):
                 ok = node.revoke(connection_id)
             case reports.Page(version=version, route=route, limit=limit, after=after):

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 import anyio
@@ -28,11 +29,11 @@ from .authorize import Grant
 from .config import Config
 from .core import identity, messages, reports
 from .core.history import History
-from .core.labels import UNKNOWN
+from .core.labels import UNKNOWN, parse_version
 from .core.messages import Payload
 from .core.registry import Registry
 from .core.stats import ConnectionInfo, Stats, StatsDelta
-from .errors import UnknownConnection
+from .errors import Malformed, UnknownConnection
 from .hooks import Hooks
 from .listeners import Listener, Listeners
 from .membership import Membership
@@ -147,8 +148,8 @@ class Node:
         """The application said so. Of a server that stops only the own streams go, and its listener is closed."""
         self.listeners = Listeners(config.peer_timeout)
         self.history = History()
-        self.released: str | None = None
-        """The version that was declared current; None: none was, and the server's own is."""
+        self.released: reports.Released | None = None
+        """The version that was declared current, and when; None: none was, and the server's own is."""
         self.sessions: dict[str, Session] = {}
         self.subscriptions: dict[str, Subscription] = {}
         self._sparing = Sparing()
@@ -205,6 +206,8 @@ class Node:
             changed=self._changed,
             shows_rows=self._shows_rows,
             obey=obey,
+            released=lambda: self.released,
+            learn_release=self._learn_release,
         )
 
     def use(self, figures: Figures) -> None:
@@ -290,7 +293,7 @@ class Node:
                 info = self._registry.open(session.id, version, route, ip)
                 self._changed()
             released = self.released
-        if released is not None and released != version:
+        if released is not None and released.version != version:
             # It was loaded before the release, or from a server that still hands out the old code, and missed the news.
             session.post(self._released())
         self.counters["opened"] += 1
@@ -492,22 +495,30 @@ class Node:
     @property
     def current_version(self) -> str:
         """The version that was declared current, else this server's own."""
-        return self.released or self.config.version
+        return self.config.version if self.released is None else self.released.version
 
-    def release(self, version: str) -> int:
+    def release(self, version: str, number: int = 0) -> int:
         """
         Declare a version current: remember it, and tell every open stream, viewers' too.
 
         Args:
             version: From `parse_version`.
+            number: When that was declared, as `reports.Released` has it; 0: just now.
 
         Returns:
-            To how many streams it was handed. Idempotent: the same version again tells nobody.
+            To how many streams it was handed. Idempotent: the same version again tells nobody, nor does one that is
+            older than what is known.
         """
-        if version == self.released:
-            return 0
         with self._lock:
-            self.released = version
+            before = self.released
+            if not number:
+                number = max(self.timestamp(), 0 if before is None else before.number + 1)
+            released = reports.Released(min(number, reports.MAX_NUMBER), version)
+            if before is not None and released <= before:
+                return 0
+            self.released = released
+            if before is not None and before.version == version:
+                return 0
             self._registry.reserve_version(version)
             sessions = list(self.sessions.values())
             watchers = list(self._watchers.items())
@@ -521,7 +532,14 @@ class Node:
 
     async def release_everywhere(self, version: str) -> int:
         """Declare a version current on all nodes. Returns to how many streams it was handed."""
-        return self.release(version) + await self.membership.release(version)
+        here = self.release(version)
+        assert self.released is not None
+        return here + await self.membership.release(self.released)
+
+    def _learn_release(self, released: reports.Released) -> None:
+        """Take another node's word for which version was declared current, unless this one knows better."""
+        with suppress(Malformed):
+            self.release(parse_version(released.version), released.number)
 
     def _released(self) -> Payload:
         return Payload(messages.version(self.current_version, self.timestamp()))

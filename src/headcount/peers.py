@@ -13,6 +13,7 @@ node's lock; what belongs to the backend happens in one event loop, the one in w
 import asyncio
 import itertools
 import logging
+import random
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -61,6 +62,12 @@ Redis bear easily (docs/scaling.md)."""
 MAX_WATCHERS: Final = 4_096
 """Nodes that watch at once; more are not served."""
 
+FEW: Final = 3
+"""Nodes that are asked at once what one of them is enough to tell."""
+
+RELEASE_TIMEOUT: Final = 2.0
+"""Seconds in which they must."""
+
 logger = logging.getLogger("headcount")
 
 
@@ -77,6 +84,8 @@ class Peers:
         changed: Schedules a flush; called with the lock held.
         shows_rows: Says whether a viewer here sees connections.
         obey: Does what another node asks for.
+        released: Says which version was declared current.
+        learn_release: Takes another node's word for it; called without the lock, in the backend's loop.
     """
 
     def __init__(
@@ -90,6 +99,8 @@ class Peers:
         changed: Callable[[], None],
         shows_rows: Callable[[], bool],
         obey: Callable[[reports.Command], Awaitable[reports.Answer]],
+        released: Callable[[], reports.Released | None] = lambda: None,
+        learn_release: Callable[[reports.Released], None] = lambda _: None,
     ) -> None:
         self.node = node
         self.ready = True
@@ -103,6 +114,8 @@ class Peers:
         self._clock = clock
         self._changed = changed
         self._shows_rows = shows_rows
+        self._released = released
+        self._learn_release = learn_release
         self._backend: Backend | None = None
         self._fleet = Fleet(
             node,
@@ -371,12 +384,15 @@ class Peers:
             self._look()
             if not can_see:
                 return
-            self._backend.announce(reports.encode(reports.Hello(node=self.node)))
+            self._backend.announce(reports.encode(reports.Hello(node=self.node, released=self._released())))
+            self._run(self._ask_for_release())
             if self._watching:
                 self._begin_watching()
 
     def _take(self, told: reports.FleetMessage) -> None:
         now = self._clock()
+        if isinstance(told, reports.Report | reports.Hello | reports.Interest):
+            self._hear_of_release(told.released)
         match told:
             case reports.Report():
                 self._wanted.pop(told.node, None)
@@ -400,6 +416,8 @@ class Peers:
                 self._take_interest(told, now)
             case reports.Want():
                 self._answer_want(told)
+            case reports.Current():
+                self._send(told.node, reports.Answer(node=self.node, re=told.re, released=self._released()))
             case reports.Ask():
                 self._absorb()
                 self._publish()
@@ -484,6 +502,7 @@ class Peers:
             ttl=3 * self._backend.heartbeat,
             interval=_interval(len(self._fleet), self._config.stats_interval),
             rows=self._told_rows,
+            released=self._released(),
         )
 
     def _say_interest(self) -> None:
@@ -585,6 +604,26 @@ class Peers:
                 self.viewers_changed()
                 self._changed()
 
+    # ---- which version is current
+
+    def _hear_of_release(self, released: reports.Released | None) -> None:
+        known = self._released()
+        if released is not None and (known is None or known < released):
+            self._loop.call_soon(self._learn_release, released)
+
+    async def _ask_for_release(self) -> None:
+        """Ask a few of the others which version was declared current, until somebody answers: we may have missed it."""
+        others = await self.forwarding.others()
+        random.shuffle(others)
+        for begin in range(0, min(len(others), 3 * FEW), FEW):
+            answers = await self.forwarding.call_some(
+                others[begin : begin + FEW], lambda re: reports.Current(node=self.node, re=re), RELEASE_TIMEOUT
+            )
+            for answer in answers:
+                self._hear_of_release(answer.released)
+            if answers:
+                return
+
     # ---- being watched
 
     def _take_interest(self, told: reports.Interest, now: float) -> None:
@@ -626,7 +665,7 @@ class Peers:
         self._absorb()
         if told.rows > self._publication.rows:
             self._show_rows(told.rows)
-        report = self._publication.report(self._registry.snapshot(), rows=told.rows > 0)
+        report = self._publication.report(self._registry.snapshot(), rows=told.rows > 0, released=self._released())
         self._send(told.node, report)
 
     def _publish_in_time(self) -> None:

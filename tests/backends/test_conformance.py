@@ -314,7 +314,10 @@ class Site:
             changed=self._changed,
             shows_rows=lambda: True,
             obey=self._obey,
+            released=lambda: self.released,
+            learn_release=self._learn_release,
         )
+        self.released: reports.Released | None = None
         self.ahead = 0.0
         """Seconds that its clock is ahead of the real one."""
         self.asked: list[reports.Command] = []
@@ -366,6 +369,10 @@ class Site:
     def _changed(self) -> None:
         self.total_seen.append(self.peers.snapshot().total)
 
+    def _learn_release(self, released: reports.Released) -> None:
+        if self.released is None or self.released < released:
+            self.released = released
+
     async def _obey(self, command: reports.Command) -> reports.Answer:
         self.asked.append(command)
         return reports.Answer(node=self.id, re=command.re, count=len(self.open))
@@ -376,8 +383,9 @@ async def sites(make: Make) -> AsyncIterator[Callable[..., Site]]:
     """Make nodes that end with the test."""
     made: list[Site] = []
 
-    def site(**settings: Any) -> Site:
+    def site(released: reports.Released | None = None, **settings: Any) -> Site:
         made.append(Site(make, **settings))
+        made[-1].released = released
         made[-1].start()
         return made[-1]
 
@@ -587,7 +595,7 @@ async def test_a_command_is_answered_by_its_owner(sites: Callable[..., Site]) ->
     answer = await _answered(one, two.id, lambda re: reports.Navigate(node=one.id, re=re, handle="h", route="/r"))
     assert (answer.node, answer.count) == (two.id, 1)
     assert [type(command) for command in two.asked] == [reports.Navigate]
-    assert not one.peers.forwarding._open
+    await until(lambda: not one.peers.forwarding._open)
 
 
 async def test_what_concerns_all_is_told_to_all_however_many(
@@ -603,6 +611,29 @@ async def test_what_concerns_all_is_told_to_all_however_many(
     )
     assert {answer.node for answer in answers} == names
     assert [len(site.asked) for site in others] == [1] * 5
+
+
+async def test_the_newest_release_is_learnt_by_all_whenever_they_join(sites: Callable[..., Site]) -> None:
+    one, two = sites(), sites()
+    await _eventually(one.peers.forwarding.others, lambda found: set(found) == {two.id})
+    one.released = two.released = reports.Released(5, "v2")
+    late = sites()
+    await until(lambda: late.released == reports.Released(5, "v2"), "nobody watches, and it asks")
+    old = sites(reports.Released(4, "v1"))
+    await until(lambda: old.released == reports.Released(5, "v2"))
+    assert one.released == two.released == late.released == reports.Released(5, "v2")
+    new = sites(reports.Released(6, "v3"))  # as if it had been out of touch when that was declared
+    await until(lambda: all(site.released == new.released for site in (one, two, late, old)))
+
+
+async def test_who_watches_learns_of_a_release_from_reports_and_tells_all(sites: Callable[..., Site]) -> None:
+    one, two, three = sites(), sites(), sites()
+    for site in (one, two, three):
+        await _eventually(site.peers.forwarding.others, lambda found: len(found) == 2)
+    await asyncio.gather(*one.peers._tasks, *two.peers._tasks, *three.peers._tasks)
+    two.released = reports.Released(5, "v2")  # all messages about it were lost
+    one.watch()
+    await until(lambda: one.released == three.released == two.released)
 
 
 async def _answered(site: Site, node: str, make: Callable[[int], reports.Command]) -> reports.Answer:

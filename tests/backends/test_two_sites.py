@@ -217,6 +217,27 @@ def test_a_stream_takes_the_place_of_one_at_the_other(store: Store) -> None:
     check()
 
 
+def test_a_site_that_joins_late_learns_which_version_is_current(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (one, two):
+            await one.headcount.release("v2")
+            assert two.node.current_version == "v2"
+            late = Site(backend=store.url, fleet_name="two")
+            page = await late.stranger.open("sse", "?version=v1")
+            await page.next("version")
+            assert late.node.current_version == "v2"
+            for site, version in ((late, "v3"), (one, "v2"), (two, "v4"), (late, "v2")):
+                assert await site.headcount.release(version) >= 0
+                assert {each.node.current_version for each in (one, two, late)} == {version}, "the newest wins"
+                assert (await page.next("version"))["version"] == version
+            await one.headcount.release("v2")
+            assert not page.unread, "the same again is no news"
+            await late.node.membership.leave()
+
+    check()
+
+
 def test_forged_handles_do_nothing_and_ask_no_hook(store: Store) -> None:
     asked: list[object] = []
 

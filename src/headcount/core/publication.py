@@ -5,7 +5,7 @@ What this node tells the others about itself: a chain of deltas, and whole repor
 so whoever listens anew gets a chain that starts later than anything it holds, and asks for the whole.
 """
 
-from .reports import Delta, Report
+from .reports import Delta, Released, Report
 from .rows import Rows
 from .stats import Stats, StatsDelta
 
@@ -76,13 +76,14 @@ class Publication:
             self._window.grow(limit)
             self.sequence += 1
 
-    def report(self, now: Stats, *, rows: bool) -> Report:
+    def report(self, now: Stats, *, rows: bool, released: Released | None = None) -> Report:
         """
         Make a whole report.
 
         Args:
             now: The registry's figures, all of whose changes have been absorbed.
             rows: With the rows that are told at present.
+            released: The version that was declared current, as far as this node knows.
         """
         shown = tuple(self._window.shown.values()) if rows and self._window is not None else None
         return Report(
@@ -92,6 +93,7 @@ class Publication:
             versions=dict(now.versions),
             routes=dict(now.routes),
             rows=shown,
+            released=released,
         )
 
     def take(self) -> Delta | None:

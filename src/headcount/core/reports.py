@@ -31,6 +31,9 @@ MAX_BYTES: Final = 32 * 2**20
 MAX_ROWS: Final = 100_000
 """Of one message; more than any `max_listed_connections` that makes sense."""
 
+MAX_NUMBER: Final = 2**53
+"""Of a release; in ms since 1970 it is far away."""
+
 NodeId = Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern="^[0-9a-f]+$")]
 Version = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_VERSION)]
 Route = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ROUTE)]
@@ -38,6 +41,18 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Rows = Annotated[tuple[ConnectionInfo, ...], msgspec.Meta(max_length=MAX_ROWS)]
 Handle = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_HANDLE)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+
+
+class Released(msgspec.Struct, frozen=True, order=True):
+    """
+    Which version was declared current: of two, the larger is the newer.
+
+    `number` is the wall clock's in ms where it was declared, but always more than that of the one before.
+    """
+
+    number: Number
+    version: Version
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t"):
@@ -54,6 +69,7 @@ class Report(_Message, frozen=True, tag="report"):
     routes: dict[Route, Count]
     rows: Rows | None = None
     """As many as were wanted; None: rows were not wanted."""
+    released: Released | None = None
 
 
 class Delta(_Message, frozen=True, tag="delta"):
@@ -86,6 +102,8 @@ class Leave(_Message, frozen=True, tag="leave"):
 class Hello(_Message, frozen=True, tag="hello"):
     """The node is new, or has been out of touch: whoever watches tells it so."""
 
+    released: Released | None = None
+
 
 class Interest(_Message, frozen=True, tag="interest"):
     """Somebody watches at this node. Holds for `ttl` seconds after it was received; 0: nobody does any more."""
@@ -95,12 +113,19 @@ class Interest(_Message, frozen=True, tag="interest"):
     """Shortest time between two deltas that it wants of one node, in seconds: longer in large fleets."""
     rows: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROWS)] = 0
     """How many rows of each node it can use; 0: none are shown to anybody."""
+    released: Released | None = None
 
 
 class Want(_Message, frozen=True, tag="want"):
     """Asks for a report, with up to `rows` rows; 0: without."""
 
     rows: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROWS)] = 0
+
+
+class Current(_Message, frozen=True, tag="current"):
+    """Asks which version was declared current, because this node may have missed it."""
+
+    re: Sequence
 
 
 class Ask(_Message, frozen=True, tag="ask"):
@@ -177,6 +202,8 @@ class Release(_Message, frozen=True, tag="release"):
 
     re: Sequence
     version: Version
+    number: Number = 0
+    """See `Released`; 0: by a node that did not number them yet, so it is the newest."""
 
 
 class Revoke(_Message, frozen=True, tag="revoke"):
@@ -211,6 +238,8 @@ class Answer(_Message, frozen=True, tag="answer"):
     """Answer to `Decide`: what the viewer may see, as keyword arguments of `Grant`."""
     request: dict[str, Any] | None = None
     """Answer to `Decide`: what it takes to ask again elsewhere."""
+    released: Released | None = None
+    """Answer to `Current`."""
 
 
 Command: TypeAlias = (
@@ -218,7 +247,10 @@ Command: TypeAlias = (
 )
 """What wants an `Answer`, unless its `re` is 0."""
 
-FleetMessage: TypeAlias = Report | Delta | Beat | Leave | Hello | Interest | Want | Ask | Answer | Command
+Question: TypeAlias = Current | Command
+"""What is answered by an `Answer`."""
+
+FleetMessage: TypeAlias = Report | Delta | Beat | Leave | Hello | Interest | Want | Ask | Current | Answer | Command
 
 encode = msgspec.msgpack.Encoder().encode
 _decoder = msgspec.msgpack.Decoder(FleetMessage)
