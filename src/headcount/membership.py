@@ -168,6 +168,11 @@ class Membership:
         )
         return sum(answer.count for answer in answers)
 
+    def reserve_version(self, version: str) -> None:
+        """Count a version apart from now on. The lock is held."""
+        if self.peers is not None:
+            self.peers.reserve_version(version)
+
     def touch(self) -> None:
         """Look at the others for a while. The lock is held."""
         if self.peers is not None:

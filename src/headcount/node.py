@@ -197,7 +197,7 @@ class Node:
 
     def make_peers(self, obey: Callable[[reports.Command], Awaitable[reports.Answer]]) -> Peers:
         """Make this node's way to the others."""
-        return Peers(
+        peers = Peers(
             self.id,
             self.config,
             self._registry,
@@ -209,6 +209,10 @@ class Node:
             released=lambda: self.released,
             learn_release=self._learn_release,
         )
+        with self._lock:
+            if self.released is not None:
+                peers.reserve_version(self.released.version)
+        return peers
 
     def use(self, figures: Figures) -> None:
         """Take figures from another source from now on."""
@@ -520,6 +524,7 @@ class Node:
             if before is not None and before.version == version:
                 return 0
             self._registry.reserve_version(version)
+            self.membership.reserve_version(version)
             sessions = list(self.sessions.values())
             watchers = list(self._watchers.items())
         payload = self._released()

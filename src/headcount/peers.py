@@ -268,6 +268,12 @@ class Peers:
             self._lingers_until = self._rows_until = now + LINGER
             self._watch_others()
 
+    def reserve_version(self, version: str) -> None:
+        """Count a version apart from now on, here as in the registry: one that was declared current."""
+        self._absorb()
+        if self._fleet.reserve_version(version):
+            self._changed()
+
     def viewers_changed(self) -> None:
         """Look again what the viewers here may see."""
         if self._watching and self.active and self._quota() != self._told_rows:

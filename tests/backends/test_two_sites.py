@@ -238,6 +238,22 @@ def test_a_site_that_joins_late_learns_which_version_is_current(store: Store) ->
     check()
 
 
+def test_the_version_that_is_current_is_counted_apart_however_many_others_there_are(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store, max_versions=2) as sites:
+            for number in range(6):
+                await sites[number % 2].stranger.open("sse", f"?version=old{number}")
+            await sites[0].headcount.release("new")
+            for site in sites:
+                await site.stranger.open("sse", "?version=new")
+            for site in sites:
+                versions = (await site.headcount.stats()).versions
+                assert (versions["new"], sum(versions.values())) == (2, 8)
+
+    check()
+
+
 def test_forged_handles_do_nothing_and_ask_no_hook(store: Store) -> None:
     asked: list[object] = []
 

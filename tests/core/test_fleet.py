@@ -227,7 +227,7 @@ class Network(RuleBasedStateMachine):
                 rows.update({one: listed[one] for one in share.rows})
         figures = self.fleet.snapshot()
         assert figures.total == total
-        for shown, real, limit in ((figures.versions, versions, 4), (figures.routes, routes, 3)):
+        for shown, real, limit in ((figures.versions, versions, 4), (figures.routes, routes, 4)):
             assert sum(shown.values()) == sum(real.values())
             assert all(count > 0 for count in shown.values())
             assert all(real[label] == count for label, count in shown.items() if label != OTHER)
@@ -432,6 +432,36 @@ def test_folded_reports_are_never_added_to_by_deltas() -> None:
     fleet.receive(report("aa", 2, {**labels, "v099": 2}), 0.0)
     assert sum(fleet.snapshot().versions.values()) == 101
     assert not fleet.missing(rows=False)
+
+
+def test_a_reserved_label_that_comes_and_goes_makes_room_for_nobody() -> None:
+    sums = Sums(2, parse_version, reserved=("current",))
+    for label in ("a", "b", "c", "d", "e"):
+        sums.change(label, 1)
+    for _ in range(5):
+        sums.change("current", 1)
+        sums.change("current", -1)
+        assert sums.counts == {"a": 1, "b": 1, OTHER: 3}
+    sums.change("current", 1)
+    sums.change("a", -1)
+    assert sums.counts == {"b": 1, "current": 1, OTHER: 3}
+    sums.change("current", -1)
+    assert sums.counts == {"b": 1, "c": 1, OTHER: 2}
+
+
+def test_a_label_that_is_reserved_late_is_counted_apart_from_then_on() -> None:
+    fleet = Fleet(OWN, max_versions=2)
+    fleet.receive(report("aa", 1, {"v1": 1, "v2": 2, "v3": 3, "v4": 4}), 0.0)
+    fleet.watch()
+    before = fleet.snapshot()
+    assert before.versions == {"v1": 1, "v2": 2, OTHER: 7}
+    assert fleet.reserve_version("v4")
+    assert not fleet.reserve_version("v4")
+    delta = fleet.take()
+    assert delta is not None
+    assert apply(before, delta).versions == fleet.snapshot().versions == {"v1": 1, "v2": 2, "v4": 4, OTHER: 3}
+    fleet.leave("aa")
+    assert fleet.snapshot().versions == {}
 
 
 def test_labels_that_no_page_may_have_are_never_shown(fleet: Fleet) -> None:

@@ -27,7 +27,7 @@ from typing import Final
 import msgspec
 
 from ..errors import Malformed
-from .labels import OTHER, parse_route, parse_version
+from .labels import OTHER, ROOT, parse_route, parse_version
 from .reports import Delta, Report
 from .rows import Rows
 from .stats import ConnectionInfo, Nodes, Stats, StatsDelta
@@ -100,7 +100,7 @@ class Sums:
             return
         if label in self.counts or label == OTHER:
             self._add(label, by)
-            if label not in self.counts and label != OTHER:
+            if label not in self.counts and label != OTHER and self._room:
                 self._promote()
         elif label in self._rest:
             self._add(OTHER, by)
@@ -109,11 +109,20 @@ class Sums:
                 self._rest[label] = left
             else:
                 del self._rest[label]
-        elif label in self._reserved or (len(self.counts) - (OTHER in self.counts) < self._limit and self._fit(label)):
+        elif label in self._reserved or (self._room and self._fit(label)):
             self._add(label, by)
         else:
             self._rest[label] = by
             self._add(OTHER, by)
+
+    def reserve(self, label: str) -> bool:
+        """Count a label apart from now on, however many others there are. Returns whether a sum changed."""
+        self._reserved |= {label}
+        count = self._rest.pop(label, 0)
+        if count:
+            self._add(OTHER, -count)
+            self._add(label, count)
+        return bool(count)
 
     def take(self) -> dict[str, int]:
         """Return the sums that differ from the last call, 0 for those that are gone. O(changes)."""
@@ -123,6 +132,10 @@ class Sums:
     def forget_changes(self) -> None:
         """Let the next `take()` start from here."""
         self._before = {}
+
+    @property
+    def _room(self) -> bool:
+        return len(self.counts) - (OTHER in self.counts) < self._limit
 
     def _add(self, label: str, by: int) -> None:
         before = self.counts.get(label, 0)
@@ -190,7 +203,7 @@ class Fleet:
         self._gone: dict[str, int] = {}
         self._total = 0
         self._versions = Sums(max_versions, parse_version, reserved_versions)
-        self._routes = Sums(max_routes, parse_route)
+        self._routes = Sums(max_routes, parse_route, (ROOT,))
         self._rows = Rows(max_listed, max_listed)
         self._watching = False
         self._base = 0
@@ -259,6 +272,14 @@ class Fleet:
     def totals(self) -> Iterable[int]:
         """Return the nodes' own totals."""
         return (share.total for share in self._members.values())
+
+    def reserve_version(self, version: str) -> bool:
+        """Count a version apart from now on, however many others there are. Returns whether anything changed."""
+        if not self._versions.reserve(version):
+            return False
+        before = self.revision
+        self.revision += 1
+        return self._noted(before)
 
     # ---- what nodes say
 
