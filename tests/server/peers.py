@@ -81,9 +81,13 @@ class Stream(asyncio.Protocol):
             query: Of the URL.
         """
         stream = await cls.start(url, cookie=cookie, token=token, receive_buffer=receive_buffer, inside=inside, **query)
-        await stream.until(lambda s: bool(s.messages) or s.ended or s.status not in (None, 101, 200))
-        assert stream.messages, f"refused: {stream.status} {stream.close_code}"
-        assert stream.messages[0]["type"] == "connected", stream.messages
+        try:
+            await stream.until(lambda s: bool(s.messages) or s.ended or s.status not in (None, 101, 200))
+            assert stream.messages, f"refused: {stream.status} {stream.close_code}"
+            assert stream.messages[0]["type"] == "connected", stream.messages
+        except BaseException:
+            stream.transport.abort()  # the caller does not have it, so a slow server would count it for ever
+            raise
         return stream
 
     @classmethod
@@ -118,6 +122,10 @@ class Stream(asyncio.Protocol):
         except BaseException:
             sock.close()
             raise
+        if stream.ended:
+            # The server was killed in the middle of the handshake. uvloop had closed the descriptor before it took hold
+            # of the object, which would close the same number again, whoever has it by then.
+            sock.detach()
         return stream
 
     @property
