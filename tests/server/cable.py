@@ -1,82 +1,22 @@
 """
-Pull the cable of some peers, in network namespaces of our own. Run as a program, by test_vanished.py.
-
-    this namespace               a bridge, the servers, and the peers' sockets
-      ├─ port-gone ═ eth-gone    the namespace whose cable is pulled
-      └─ port-kept ═ eth-kept    the one that stays, so that the bridge keeps its carrier, like a real switch
+Pull the cable of some peers. Run by test_vanished.py, as a program, in a network namespace of its own.
 
 To the servers it looks like a tab on a laptop that was shut or a phone in a tunnel: no FIN, no RST, no ICMP, just
 nothing. Writes one JSON object: by server, after how many seconds viewers had the right figures again, or null.
 """
 
 import asyncio
-import ctypes
 import json
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import uvloop
 
+from .namespaces import ADDRESS, Namespace, make_bridge
 from .peers import Sse, WebSocket, all_of
 from .serving import Server
-
-CLONE_NEWNET = 0x40000000
-ADDRESS = "10.231.0.1"
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Namespace:
-    """A network namespace of its own, on a port of the bridge."""
-
-    def __init__(self, name: str, number: int) -> None:
-        with _returning():
-            _check(_libc.unshare(CLONE_NEWNET))
-            self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        path = f"/proc/{os.getpid()}/fd/{self._fd}"
-        self._port = f"port-{name}"
-        _ip(f"link add {self._port} type veth peer name eth-{name} netns {path}")
-        _ip(f"link set {self._port} master bridge up")
-        for command in (
-            f"addr add 10.231.0.{number}/24 dev eth-{name}",
-            f"link set eth-{name} up",
-            "link set lo up",
-        ):
-            subprocess.run(["nsenter", f"--net={path}", "ip", *command.split()], check=True)
-
-    @contextmanager
-    def inside(self) -> Iterator[None]:
-        """Make sockets here. Nothing may be awaited inside."""
-        with _returning():
-            _check(_libc.setns(self._fd, CLONE_NEWNET))
-            yield
-
-    def pull(self) -> None:
-        """Pull the cable out of the switch."""
-        _ip(f"link set {self._port} down")
-
-
-@contextmanager
-def _returning() -> Iterator[None]:
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    try:
-        yield
-    finally:
-        _check(_libc.setns(home, CLONE_NEWNET))
-        os.close(home)
-
-
-def _check(result: int) -> None:
-    if result:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def _ip(command: str) -> None:
-    subprocess.run(["ip", *command.split()], check=True)
 
 
 async def vanish(server: Server, gone: Namespace, kept: Namespace, pulled: asyncio.Event, patience: float) -> Any:
@@ -115,11 +55,11 @@ async def vanish(server: Server, gone: Namespace, kept: Namespace, pulled: async
 
 async def main(plan: dict[str, Any]) -> dict[str, Any]:
     """Carry out a plan: `{"servers": {name: [command, settings]}, "patience": seconds}`."""
-    _ip("link set lo up")
-    _ip("link add name bridge type bridge")
-    _ip(f"addr add {ADDRESS}/24 dev bridge")
-    _ip("link set bridge up")
-    gone, kept = Namespace("gone", 2), Namespace("kept", 3)
+    make_bridge()
+    gone, kept = (
+        Namespace("gone", 2),
+        Namespace("kept", 3),
+    )  # two, so that the bridge keeps its carrier, as a switch does
     pulled = asyncio.Event()
     with ExitStack() as stack:
         servers = {

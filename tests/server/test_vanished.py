@@ -1,18 +1,13 @@
 """Peers that vanish without FIN or RST, as when a cable is pulled, and the one socket option that finds them out."""
 
 import asyncio
-import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headcount.config import Config
 
+from . import namespaces
 from .peers import Sse, all_of, ask
 from .serving import Server
 
@@ -23,30 +18,9 @@ SLACK = 3.0
 """Seconds, for the tick of the timers, the kernel's own timers, and a busy machine."""
 
 
-def _namespaces() -> list[str] | None:
-    """Return the command that makes a network namespace here, as root or in a user namespace, or None."""
-    if shutil.which("ip") is None or shutil.which("nsenter") is None:
-        return None
-    for command in (["unshare", "-n"], ["unshare", "-Urn"]):
-        # A bridge, because some sandboxes allow the namespace and nothing in it.
-        probe = [*command, "ip", "link", "add", "name", "bridge", "type", "bridge"]
-        try:
-            if subprocess.run(probe, capture_output=True, timeout=30, check=False).returncode == 0:
-                return command
-        except OSError:
-            continue
-    return None
-
-
 @pytest.fixture(scope="module")
 def outcome() -> dict[str, Any]:
     """Pull the cable once, under all servers at the same time."""
-    command = _namespaces()
-    if command is None:
-        reason = "no network namespace can be made here: it takes iproute2, and root or unprivileged user namespaces"
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"The cable cannot be pulled, because {reason}.")
-        pytest.skip(reason)
     settings = {"keepalive_interval": KEEPALIVE, "peer_timeout": PEER_TIMEOUT}
     plan = {
         "patience": KEEPALIVE + PEER_TIMEOUT + SLACK,
@@ -55,18 +29,7 @@ def outcome() -> dict[str, Any]:
             CONTROL: ["uvicorn-no-ping", {**settings, "peer_timeout": None}],
         },
     }
-    package = __package__ or ""
-    root = Path(__file__).parents[package.count(".") + 1]
-    done = subprocess.run(
-        [*command, sys.executable, "-m", f"{package}.cable", json.dumps(plan)],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    answer: dict[str, Any] = json.loads(done.stdout)
+    answer: dict[str, Any] = namespaces.run("cable", plan, 100)
     return answer
 
 
