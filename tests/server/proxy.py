@@ -1,7 +1,7 @@
-"""A TCP proxy that a test can make slow, deaf or dead, to stand for the network between a node and Redis."""
+"""A TCP proxy that a test can make slow or deaf, to stand for the network between a node and Redis."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Self
 
 
@@ -11,15 +11,16 @@ class Proxy:
 
     Attributes:
         delay: Seconds that everything takes, each way.
-        cut: What is sent goes nowhere, and nobody is told: as with a pulled cable.
     """
 
     def __init__(self, port: int) -> None:
         self.delay = 0.0
-        self.cut = False
         self._target = port
+        self._over = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server
+        self._whole = asyncio.Event()
+        self._whole.set()
 
     @property
     def port(self) -> int:
@@ -27,15 +28,28 @@ class Proxy:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
+    @property
+    def cut(self) -> bool:
+        """Nothing gets through, and nobody is told; what was sent comes when the cut is over, as TCP has it."""
+        return not self._whole.is_set()
+
+    @cut.setter
+    def cut(self, cut: bool) -> None:
+        if cut:
+            self._whole.clear()
+        else:
+            self._whole.set()
+
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
+        self._over = True
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
             await asyncio.wait(self._tasks)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -43,28 +57,28 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        with suppress(OSError, asyncio.CancelledError):
+        with suppress(OSError, asyncio.CancelledError), closing(writer):
+            if self._over:
+                return  # it was accepted at the last moment
             there, here = await asyncio.open_connection("127.0.0.1", self._target)
-            ways = [
-                asyncio.ensure_future(self._forward(reader, here)),
-                asyncio.ensure_future(self._forward(there, writer)),
-            ]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.wait(ways)
-                here.close()
-        writer.close()
+            with closing(here):
+                ways = [
+                    asyncio.ensure_future(self._forward(reader, here)),
+                    asyncio.ensure_future(self._forward(there, writer)),
+                ]
+                try:
+                    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for way in ways:
+                        way.cancel()
+                    await asyncio.wait(ways)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65_536):
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                if not self.cut:
-                    writer.write(data)
-                    await writer.drain()
-            while self.cut:  # not even the end gets through
-                await asyncio.sleep(0.05)
+                await self._whole.wait()
+                writer.write(data)
+                await writer.drain()
+        await self._whole.wait()  # not even the end gets through
