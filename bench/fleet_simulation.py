@@ -176,6 +176,10 @@ class SimulatedBackend:
     async def knows(self, node: str) -> bool:
         return node in self._network.backends
 
+    def forget(self, node: str) -> None:
+        self._network.count("del")
+        self._network.expires.pop(node, None)
+
     def take(self, message: bytes) -> None:
         if self.receiver is not None:
             self._network.bytes_in[self.node] += len(message)

@@ -248,11 +248,14 @@ class Peers:
 
     def take(self) -> StatsDelta | None:
         """Return what changed since the last `take()` or `watch()`, or None."""
+        self._notice_lateness()
         self._absorb()
         return self._fleet.take()
 
     def snapshot(self) -> Stats:
         """Return the figures as they are known here now."""
+        if self._notice_lateness():
+            self._changed()
         self._absorb()
         return self._fleet.snapshot()
 
@@ -481,7 +484,8 @@ class Peers:
             for node in members:
                 if node != self.node:
                     changed |= self._fleet.expect(node, now)
-            for node in self._fleet.unheard() - set(members):
+            # A store that was emptied does not know those yet that have not found back to it.
+            for node in self._fleet.never_heard() - set(members):
                 changed |= self._fleet.leave(node)
             self._members_known = True
             self._look()
@@ -765,20 +769,32 @@ class Peers:
 
     def _tick(self) -> None:
         with self._lock:
+            if self._notice_lateness():
+                self._changed()
             self._tick_timer = None
             if self._backend is None:
                 return
-            now = self._clock()
-            late = now - self._ticked_at - self._step
-            if late > 1:
-                # This process was stopped or very busy: what the others said meanwhile still waits to be read.
-                self._fleet.excuse(late)
-                self._interests = {node: (told, until + late) for node, (told, until) in self._interests.items()}
-            self._ticked_at = now
+            now = self._ticked_at = self._clock()
             self._tick_watched(now)
             self._tick_watching(now)
             if self._watching or self._interests:
                 self._tick_timer = self._loop.call_later(self._step, self._tick)
+
+    def _notice_lateness(self) -> bool:
+        """
+        Forgive the others what they could not be heard to say; to be done before anything old is told.
+
+        Returns:
+            Whether anything changed: after a long time, figures are partial until the others are heard.
+        """
+        now = self._clock()
+        late = now - self._ticked_at - self._step if self._tick_timer is not None else 0.0
+        if late <= 1:
+            return False
+        # This process was stopped or very busy: what the others said meanwhile still waits to be read.
+        self._ticked_at += late
+        self._interests = {node: (told, until + late) for node, (told, until) in self._interests.items()}
+        return self._fleet.excuse(late)
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -812,6 +828,9 @@ class Peers:
         assert self._backend is not None
         if self._fleet.expire(now, drop=not self._backend.aware):
             self._changed()
+        if self._backend is not None:
+            for node in self._fleet.dropped:
+                self._backend.forget(node)
         for node in [node for node, asked in self._wanted.items() if now - asked >= WANT_TIMEOUT]:
             del self._wanted[node]
         if now >= self._interest_due:

@@ -232,6 +232,17 @@ async def test_nodes_that_are_there_are_known_and_others_are_not(make: Make) -> 
         await backend.stop()
 
 
+async def test_a_node_that_is_forgotten_and_lives_is_there_again_a_heartbeat_later(make: Make) -> None:
+    three = Three(make)
+    for backend in three.backends:
+        backend.heartbeat = 0.3
+    async with three:
+        one, two, _ = three.names
+        three.backends[0].forget(two)
+        await _eventually(three.backends[2].members, lambda found: found is not None and set(found) == {one, two})
+        assert await three.backends[0].knows(two)
+
+
 async def test_a_node_that_stops_says_farewell_and_is_gone_at_once(make: Make) -> None:
     async with Three(make) as three:
         one, two, _ = three.backends

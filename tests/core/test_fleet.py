@@ -375,6 +375,48 @@ def test_a_node_that_slept_forgives_the_others(fleet: Fleet) -> None:
     assert fleet.snapshot().total == 3
 
 
+def test_what_a_node_that_slept_for_long_knows_of_the_others_is_not_the_whole(fleet: Fleet) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.excuse(2.0)
+    assert not fleet.snapshot().partial, "anybody may be busy for a moment"
+    fleet.excuse(60.0)
+    assert fleet.snapshot().partial
+    assert fleet.beat("aa", 1, 72.0)
+    assert not fleet.snapshot().partial
+
+
+def test_a_dead_node_does_not_live_on_while_the_store_comes_and_goes(fleet: Fleet) -> None:
+    now = 10.0
+    fleet.receive(report("aa", 1, {"v1": 3}), now)
+    for _ in range(6):
+        fleet.set_blind(blind=True, now=now + 1.0)
+        fleet.set_blind(blind=False, now=now + 2.0)
+        now += 5.0
+        fleet.expire(now)
+    # Four of five seconds it could be heard: it was let off once, because it had no chance to speak.
+    assert fleet.snapshot().total == 0
+    assert "aa" not in fleet
+
+
+def test_a_node_that_could_not_be_heard_is_let_off_each_time_it_has_spoken(fleet: Fleet) -> None:
+    for now in (10.0, 110.0, 210.0):
+        fleet.receive(report("aa", int(now), {"v1": 3}), now)
+        fleet.set_blind(blind=True, now=now + 1.0)
+        fleet.set_blind(blind=False, now=now + 90.0)
+        fleet.expire(now + 98.0)
+        assert "aa" in fleet, "silence counts from when it could be heard again"
+
+
+def test_only_those_that_never_spoke_are_known_by_the_list_of_nodes_alone(fleet: Fleet) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.expect("bb", 10.0)
+    assert fleet.never_heard() == {"bb"}
+    fleet.set_blind(blind=True, now=10.0)
+    fleet.expire(30.0)
+    assert fleet.unheard() == {"aa", "bb"}
+    assert fleet.never_heard() == {"bb"}
+
+
 def test_cost_does_not_grow_with_nodes() -> None:
     """Counted, not timed: a change of one label of one node touches that label of that node."""
     touched = Counter[str]()

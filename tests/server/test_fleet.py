@@ -6,15 +6,16 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
 from backends.stores import PROGRAMS, Store, free_port
 
-from .peers import BASE, Sse, WebSocket, all_of, ask
+from .peers import BASE, Sse, WebSocket, added, all_of, ask
 from .proxy import Proxy
 from .serving import Server
 
@@ -30,6 +31,8 @@ RIGHTS = (
 """What docs/deployment.md says that a user needs."""
 HEALED = 20.0
 """Seconds in which everything must be right again after a fault, most of which is back-off."""
+STOPPED = float(os.environ.get("STOPPED_SECONDS", "0"))
+"""Seconds that a stopped node stands still at least; `make chaos` says a minute."""
 
 
 class Fleet:
@@ -39,6 +42,7 @@ class Fleet:
     Attributes:
         pages: `{node: its pages}`.
         viewers: One at each node.
+        least: What every figure must come to that is not partial; a node that dies or cannot be heard takes from it.
     """
 
     def __init__(self, store: Store, servers: list[Server], proxies: list[Proxy]) -> None:
@@ -47,6 +51,7 @@ class Fleet:
         self.proxies = proxies
         self.pages: list[list[Sse | WebSocket]] = []
         self.viewers: list[Sse] = []
+        self.least = 0
 
     async def fill(self) -> None:
         for server in self.servers:
@@ -59,6 +64,7 @@ class Fleet:
             assert status == 200
             self.viewers.append(viewer)
         await self.exact()
+        self.least = self.total
 
     async def come(self, node: int, version: str = "v1") -> Sse:
         page = await Sse.open(self.servers[node].url, version=version, route="/")
@@ -85,13 +91,31 @@ class Fleet:
             await self.come(number, name)
             await viewer.until(lambda s: figures(s)["versions"].get(name) == 1, timeout)  # noqa: B023  awaited at once
 
+    def without(self, node: int) -> int:
+        """Return how many pages the other nodes have: what remains when one is lost."""
+        self.least = min(self.least, self.total - len(self.pages[node]))
+        return self.total - len(self.pages[node])
+
     def never_wrong(self) -> None:
-        """See that no figure was ever negative or more than there were."""
+        """See that no figure was ever negative, more than there were, or less and yet said to be whole."""
         for viewer in self.viewers:
-            for message in viewer.messages:
-                if message["type"] in ("stats", "stats-delta"):
-                    assert 0 <= message["total"] <= self.total
-                    assert all(0 <= count <= self.total for count in message["versions"].values())
+            for told in history(viewer):
+                assert 0 <= told["total"] <= self.total
+                assert all(0 <= count <= self.total for count in told["versions"].values())
+                assert told["partial"] or told["total"] >= self.least, told
+
+
+def history(viewer: Sse) -> Iterator[dict[str, Any]]:
+    """Yield the figures that a viewer had, one after the other."""
+    now: dict[str, Any] = {}
+    for message in viewer.messages:
+        if message["type"] == "stats":
+            now = message
+        elif message["type"] == "stats-delta":
+            now = added(now, message)
+        else:
+            continue
+        yield now
 
 
 def figures(viewer: Sse) -> dict[str, Any]:
@@ -159,10 +183,11 @@ async def test_clients_killed_again_and_again(fleet: Fleet) -> None:
     await fleet.exact()
 
 
-async def test_redis_too_slow_to_be_of_use(fleet: Fleet) -> None:
-    sleeping = asyncio.ensure_future(asyncio.to_thread(fleet.store.ask, "DEBUG", "SLEEP", "8"))
+@pytest.mark.parametrize("how", [("DEBUG", "SLEEP", "8"), ("CLIENT", "PAUSE", "8000", "WRITE")], ids=" ".join)
+async def test_redis_too_slow_to_be_of_use(fleet: Fleet, how: tuple[str, ...]) -> None:
+    sleeping = asyncio.ensure_future(asyncio.to_thread(fleet.store.ask, *how))
     await fleet.goes_on_alone()
-    await sleeping
+    assert await sleeping == b"+OK"
     await fleet.exact()
 
 
@@ -182,11 +207,18 @@ async def test_redis_became_a_replica(fleet: Fleet) -> None:
         await fleet.exact()
 
 
+async def test_redis_that_has_too_few_replicas_to_be_written_to(fleet: Fleet) -> None:
+    assert fleet.store.ask("CONFIG", "SET", "min-replicas-to-write", "1") == b"+OK"
+    await fleet.goes_on_alone()
+    assert fleet.store.ask("CONFIG", "SET", "min-replicas-to-write", "0") == b"+OK"
+    await fleet.exact()
+
+
 async def test_a_node_cut_off_and_connected_again(fleet: Fleet) -> None:
     fleet.proxies[0].cut = True
     alone, others = fleet.viewers[0], fleet.viewers[1:]
     await alone.until(lambda s: figures(s)["partial"] is True, EXPIRED)
-    rest = fleet.total - len(fleet.pages[0])
+    rest = fleet.without(0)
     for viewer in others:
         await viewer.until(lambda s: figures(s)["total"] == rest and not figures(s)["partial"], EXPIRED)
     await fleet.come(0)
@@ -205,48 +237,115 @@ async def test_a_slow_network(fleet: Fleet) -> None:
 
 
 async def test_a_killed_node_is_gone_within_ten_seconds_and_its_handles_are_nobodys(fleet: Fleet) -> None:
-    lost = fleet.pages[2]
-    fleet.pages[2] = []
+    rest, lost = fleet.without(2), fleet.pages[2]
     started = time.monotonic()
     fleet.servers[2].process.kill()
     for viewer in fleet.viewers[:2]:
-        await viewer.until(lambda s: figures(s)["total"] == fleet.total and not figures(s)["partial"], EXPIRED)
+        await viewer.until(lambda s: figures(s)["total"] == rest and not figures(s)["partial"], EXPIRED)
     assert time.monotonic() - started < 10
     status, _ = await ask(
         fleet.servers[0].url, "POST", BASE + "/route", {"connectionId": lost[0].handle, "route": "/x"}
     )
     assert status == 404
-    fleet.pages[2] = lost  # for the highest total that was right
 
 
 async def test_a_node_stopped_and_continued(fleet: Fleet) -> None:
     process = fleet.servers[2].process.pid
+    rest = fleet.without(2)
+    started = time.monotonic()
     os.kill(process, signal.SIGSTOP)
     try:
-        rest = fleet.total - len(fleet.pages[2])
 
         async def partial_then_without(viewer: Sse) -> None:
             await viewer.until(lambda s: figures(s)["partial"] is True, EXPIRED)
             await viewer.until(lambda s: figures(s)["total"] == rest and not figures(s)["partial"], EXPIRED)
 
         await asyncio.gather(*map(partial_then_without, fleet.viewers[:2]))
+        # What happens meanwhile must be known to it afterwards, and what it knew before must not be told again.
+        gone = fleet.pages[2].pop()
+        gone.fin()
+        for node in (0, 1):
+            await fleet.come(node)
+        await asyncio.sleep(max(0.0, started + STOPPED - time.monotonic()))
+        before = len(list(history(fleet.viewers[2])))
     finally:
         os.kill(process, signal.SIGCONT)
     await fleet.exact()
+    for told in list(history(fleet.viewers[2]))[before:]:
+        assert told["partial"] or told["total"] == fleet.total, "what it knew before it was stopped is not the whole"
+    fleet.pages[2].append(gone)  # for the highest total that was right
+
+
+async def test_clocks_that_jump_change_nothing(tmp_path: Path) -> None:
+    day = 86_400
+    clocks = [tmp_path / str(number) for number in range(3)]
+
+    def jump(node: int, ahead: int) -> None:
+        new = clocks[node].with_suffix(".new")
+        new.write_text(str(ahead))
+        new.rename(clocks[node])
+
+    with Store("valkey") as store, ExitStack() as stack:
+        servers = []
+        for node, clock in enumerate(clocks):
+            jump(node, 0)
+            server = Server(
+                "uvicorn",
+                admin_token="s3cret",
+                backend=store.url,
+                fleet_name="test",
+                packages=Path(__file__).parent / "clock",
+                environment={"WALL_CLOCK": str(clock)},
+            )
+            servers.append(stack.enter_context(server))
+        for server in servers:
+            server.wait_ready()
+        fleet = Fleet(store, servers, [])
+        await fleet.fill()
+
+        # Forwards, and backwards. All keys have expired, as when Redis's own clock jumps forwards.
+        seen = [len(list(history(viewer))) for viewer in fleet.viewers]
+        jump(0, day)
+        jump(1, -day)
+        keys = [key.decode() for key in store.lines("KEYS", "{headcount:test}:node:*")]
+        assert store.ask("DEL", *keys) == b":3"
+        for node, ahead in enumerate((day, -day, 0)):
+            page = await fleet.come(node)
+            told = page.messages[0]["timestamp"] / 1_000 - time.time()
+            assert abs(told - ahead) < 60, "its clock did jump"
+        await fleet.exact()
+        await _until(lambda: len(store.lines("KEYS", "{headcount:test}:node:*")) == 3)
+        for viewer, before in zip(fleet.viewers, seen, strict=True):
+            assert not any(told["partial"] for told in list(history(viewer))[before:])
+
+        # A node dies, and Redis's own clock jumps backwards: the sign that it lives would stay for a day.
+        rest = fleet.without(2)
+        started = time.monotonic()
+        servers[2].process.kill()
+        for key in keys:
+            store.ask("PEXPIRE", key, str(day * 1_000))
+        for viewer in fleet.viewers[:2]:
+            await viewer.until(lambda s: figures(s)["total"] == rest and not figures(s)["partial"], EXPIRED)
+        assert time.monotonic() - started < 10
+        seen = [len(viewer.messages) for viewer in fleet.viewers]
+        asked = _commands(store)["smembers"]
+        await _until(lambda: _commands(store)["smembers"] >= asked + 4)  # both have looked again who is there
+        for viewer, before in zip(fleet.viewers[:2], seen, strict=False):
+            assert not figures(viewer)["partial"]
+            assert len(viewer.messages) == before, "nor was it for a moment"
+        fleet.never_wrong()
 
 
 async def test_a_node_that_is_told_to_stop_is_gone_at_once(fleet: Fleet) -> None:
-    gone = fleet.pages[2]
-    fleet.pages[2] = []
+    rest = fleet.without(2)
     started = time.monotonic()
     fleet.servers[2].process.terminate()
     for viewer in fleet.viewers[:2]:
         await viewer.until(
-            lambda s: figures(s)["total"] == fleet.total and figures(s)["nodes"] == {"reporting": 2, "expected": 2}, 5
+            lambda s: figures(s)["total"] == rest and figures(s)["nodes"] == {"reporting": 2, "expected": 2}, 5
         )
     assert time.monotonic() - started < 4
     assert len(fleet.store.lines("KEYS", "{headcount:test}:node:*")) == 2
-    fleet.pages[2] = gone  # for the highest total that was right
 
 
 async def test_a_node_without_a_page_that_is_told_to_stop_is_gone_at_once() -> None:

@@ -67,3 +67,6 @@ class Backend(Protocol):
 
     async def knows(self, node: str) -> bool:
         """Say whether there is a node of that id. Strangers can make us ask, so it must be cheap and bounded."""
+
+    def forget(self, node: str) -> None:
+        """Let no sign remain that a node lives, which has been silent for too long. If it does, it gives another."""

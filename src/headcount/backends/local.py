@@ -212,6 +212,9 @@ class LocalBackend:
                 del self._awaited[node]
         return node in self.links
 
+    def forget(self, node: str) -> None:
+        """Nothing outlives a worker here: its connections are the sign that it lives."""
+
     # ---- called by links
 
     def introduced(self, link: "_Link", node: str) -> None:

@@ -89,6 +89,9 @@ class MemoryBackend:
         """Say whether there is a node of that id."""
         return node in self._hub.backends
 
+    def forget(self, node: str) -> None:
+        """Nothing outlives a node here."""
+
     # ---- called by the others
 
     def take(self, message: bytes) -> None:

@@ -179,6 +179,11 @@ class RedisBackend:
             await self.members()
         return node in self._members
 
+    def forget(self, node: str) -> None:
+        """Let no sign remain that a node lives: it would stay for as long as Redis's clock has jumped backwards."""
+        self._members.discard(node)
+        self._put(("DEL", f"{self._prefix}:node:{node}"), None)
+
     # ---- the life of the connections
 
     async def _run(self) -> None:

@@ -12,7 +12,8 @@ Rules, and there are no others:
 2. A delta whose base has not been seen, or a heartbeat that tells a later sequence, means that something was lost: the
    share is *behind* until a newer report or the missing deltas have come.
 3. A node that is silent for `silent_after` is behind, too; after `expire_after` it is dropped. If nobody can be heard
-   at all (`blind`), or its end would have been told, its figures go and it stays expected.
+   at all (`blind`), or its end would have been told, its figures go and it stays expected. When the others can be heard
+   again, silence counts from then, but for those who have not spoken since the last time: they are let off once.
 4. Who left or was dropped comes back only with a report that is newer than its last word.
 
 `partial` is true while anybody who is expected is behind, or while blind. Times are seconds of the caller's own clock;
@@ -60,6 +61,8 @@ class Share(msgspec.Struct):
     """Some of its rows found no place."""
     folded: bool = False
     """It reported more labels than are held; the rest is under `(other)`."""
+    excused: bool = False
+    """Its silence was forgiven, because nobody could be heard, and it has not spoken since."""
 
     @property
     def current(self) -> bool:
@@ -189,8 +192,11 @@ class Fleet:
     ) -> None:
         self.own = own
         self.blind = False
+        self._blind_since = 0.0
         self.revision = 0
         """Number of changes so far."""
+        self.dropped: list[str] = []
+        """Whom the last `expire()` dropped."""
         self._max_listed = max_listed
         # A node counts a few reserved labels and `(other)` beside its limit.
         self._max_versions = max_versions + _BESIDE
@@ -268,6 +274,10 @@ class Fleet:
     def unheard(self) -> set[str]:
         """Return the nodes that are expected and have not reported."""
         return {node for node in self._behind if self._members[node].sequence < 0}
+
+    def never_heard(self) -> set[str]:
+        """Return the nodes that have not reported since they are expected, not even before they could not be heard."""
+        return {node for node in self._behind if self._members[node].latest < 0}
 
     def totals(self) -> Iterable[int]:
         """Return the nodes' own totals."""
@@ -363,10 +373,12 @@ class Fleet:
             Whether anything changed.
         """
         before = self.revision
+        self.dropped = []
         for node, share in list(self._members.items()):
             silence = now - share.heard
             if silence >= self._expire_after and drop and not self.blind:
                 self.leave(node)
+                self.dropped.append(node)
             elif silence >= self._expire_after and share.sequence >= 0:
                 self._forget(share)
                 share.sequence = -1
@@ -380,10 +392,23 @@ class Fleet:
             self.revision += 1
         return self._noted(before)
 
-    def excuse(self, seconds: float) -> None:
-        """Forgive everybody so much silence: this node was not listening itself."""
-        for share in self._members.values():
+    def excuse(self, seconds: float) -> bool:
+        """
+        Forgive everybody so much silence, because this node was not listening itself. O(nodes)
+
+        Args:
+            seconds: After `silent_after`, what is known of the others is no longer the whole until they are heard.
+
+        Returns:
+            Whether anything changed.
+        """
+        before = self.revision
+        for node, share in self._members.items():
             share.heard += seconds
+            if seconds >= self._silent_after and node != self.own:
+                share.silent = True
+                self._settle(node, share)
+        return self._noted(before)
 
     def listen(self, now: float) -> None:
         """Count silence from now: nobody was listened to before. O(nodes)."""
@@ -392,13 +417,18 @@ class Fleet:
                 share.heard = now
 
     def set_blind(self, *, blind: bool, now: float) -> bool:
-        """Say whether the others cannot be heard. When they can again, silence counts from now. O(nodes)."""
+        """Say whether the others cannot be heard. When they can again, they have time to speak (rule 3). O(nodes)."""
         if blind == self.blind:
             return False
         before = self.revision
         self.blind = blind
-        if not blind:
-            self.listen(now)
+        if blind:
+            self._blind_since = now
+        for node, share in self._members.items():
+            if not blind and node != self.own:
+                # Once, or a store that comes and goes would keep the figures of the dead.
+                share.heard = share.heard + now - self._blind_since if share.excused else now
+                share.excused = True
         self.revision += 1
         return self._noted(before)
 
@@ -503,7 +533,7 @@ class Fleet:
         share.latest = max(share.latest, sequence)
         if node != self.own:
             share.heard = now
-            share.silent = False
+            share.silent = share.excused = False
 
     def _settle(self, node: str, share: Share) -> None:
         """Keep `behind` true to the share."""
