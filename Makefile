@@ -43,7 +43,8 @@ web: node_modules/.ready ## build the browser code
 
 chaos: setup ## minutes of faults upon a fleet of real processes and a real Redis
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-300} CHAOS_PAGES=$${CHAOS_PAGES:-4000} CHAOS_SEED=$${CHAOS_SEED:-$$(date +%s)} \
-		$(BIN)/pytest -s tests/server/test_chaos.py $(PYTEST_ARGS)
+		STOPPED_SECONDS=60 $(BIN)/pytest -s --timeout=180 tests/server/test_chaos.py \
+		tests/server/test_fleet.py::test_a_node_stopped_and_continued $(PYTEST_ARGS)
 
 bench: setup ## measure memory, CPU, bytes and latency against their targets (25 minutes)
 	$(BIN)/python bench/suite.py

@@ -3,7 +3,11 @@ Real processes, a real Redis, thousands of connections, and everything that can 
 
 Short in `make test`; `make chaos` sets CHAOS_SECONDS and CHAOS_PAGES for a long one. What is true is counted apart from
 all of it: a page is there while its stream is open, and shows what it last said. Whenever the faults pause, every
-viewer must come to exactly that, and at no time may a figure be negative or more than there ever were at once.
+viewer must come to exactly that. At no time, faults or not, may it be told
+
+- less than nothing, or more than there were at each node since it must have been heard of;
+- less than its own node has;
+- that its figures are whole, when somebody is missing who was there all the time.
 """
 
 import asyncio
@@ -12,15 +16,18 @@ import random
 import signal
 import time
 from collections import Counter
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from backends.stores import PROGRAMS, Store
 
-from .peers import BASE, Sse, WebSocket, all_of, ask
+from .peers import BASE, Sse, WebSocket, added, all_of, ask
+from .proxy import Proxy
 from .serving import Server
+from .tally import Tally
 
 pytestmark = [
     pytest.mark.anyio,
@@ -30,32 +37,77 @@ pytestmark = [
 SECONDS = int(os.environ.get("CHAOS_SECONDS", "25"))
 PAGES = int(os.environ.get("CHAOS_PAGES", "1000"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
-NODES = 3
+MINUTES = SECONDS >= 120
+"""Whether there is time for faults that last a minute."""
 TOKEN = {"Authorization": "Bearer s3cret"}
+LISTED = 1_000
+"""Connections that a viewer is shown at most."""
+WORKERS = 3
+FLEET = 2 + WORKERS
+"""Nodes: two machines with a server of one process, and one with workers."""
+
 SETTLES = 30.0
 """Seconds after the last fault: nodes expire after nine, back-off is five at most, and the machine is busy."""
+GHOST = 10.0
+"""Seconds in which a node that died must be out, while it can be heard who is silent."""
+REPRIEVE = 9.0
+"""Further seconds that those get, once, who had no chance to be heard because Redis was away."""
+AWAY = 10.0
+"""Seconds after a fault for which Redis may still be away from a node: back-off is 7.5 at most, and it must connect."""
+LATE = 3.0
+"""Seconds that a node's own figures may be late on a busy machine."""
+
+FAULTS = (
+    *("kill node", "kill worker", "stop node", "restart node", "kill redis", "clients", "sleep", "pause", "oom"),
+    *("flush", "read-only", "cut"),
+)
 
 
 class Chaos:
-    """The fleet, its pages, and what is wrong at present."""
+    """
+    The fleet, its pages, and what is wrong at present.
 
-    def __init__(self, stack: ExitStack) -> None:
+    Attributes:
+        pages: `{page: (its version, its route)}` of those that are open.
+        tallies: `{(node, version): how many of them}`, and None in place of the version for all.
+        deaf: When nodes could not hear one another, in order: start and end.
+        unheard: Which nodes could not be heard, and when: start and end.
+    """
+
+    def __init__(self) -> None:
         self.chance = random.Random(SEED)
+        self.kinds = ["uvicorn", "uvicorn", "headcount-chaos"]
+        self.servers: list[Server] = []
+        self.all_servers: list[Server] = []
+        self.pages: dict[Sse | WebSocket, tuple[str, str]] = {}
+        self.viewers: list[Sse] = []
+        self.tallies: dict[tuple[str, str | None], Tally] = {}
+        self.deaf: list[tuple[float, float]] = []
+        self.unheard: list[tuple[str, float, float]] = []
+        self.most = 0
+        """Pages that were ever open at once."""
+        self.log: list[str] = []
+        self._homes: dict[int, set[str]] = {}
+        """`{port of a server: its nodes}`, as far as pages told."""
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
         self.store = stack.enter_context(
             Store(self.chance.choice([name for name in ("redis", "valkey") if PROGRAMS[name]]))
         )
-        # Two machines with a server of one process, and one with three workers.
-        self.kinds = ["uvicorn", "uvicorn", "headcount-chaos"]
-        self.servers = [stack.enter_context(self._server(kind)) for kind in self.kinds]
-        self.pages: dict[Sse | WebSocket, tuple[str, str]] = {}
-        self.viewers: list[Sse] = []
-        self.most = 0
-        """Pages that were ever open at once; those that are being closed count."""
-        self.log: list[str] = []
-        self._stack = stack
+        self.proxies = [await stack.enter_async_context(Proxy(self.store.port)) for _ in self.kinds]
+        for index in range(len(self.kinds)):
+            self.servers.append(self._start(index))
+        for server in self.servers:
+            await asyncio.to_thread(server.wait_ready)
 
-    def _server(self, kind: str) -> Server:
-        return Server(kind, admin_token="s3cret", backend=self.store.url, fleet_name="chaos", route_tracking="true")
+    def _start(self, index: int) -> Server:
+        url = f"redis://127.0.0.1:{self.proxies[index].port}/0"
+        server = self._stack.enter_context(
+            Server(self.kinds[index], admin_token="s3cret", backend=url, fleet_name="chaos", route_tracking="true")
+        )
+        self.all_servers.append(server)
+        return server
 
     # ---- pages
 
@@ -67,23 +119,31 @@ class Chaos:
         ]
 
         async def one(kind: Any, server: Server, version: str, route: str) -> None:
-            with suppress(OSError, AssertionError):  # a server that is being killed
+            try:
                 page = await kind.open(server.url, version=version, route=route)
+            except (OSError, AssertionError):  # a server that is being killed; it may have counted it, and told so
+                self._tally("", version, 1)
+                self._tally("", version, -1)
+            else:
                 self.pages[page] = (version, route)
+                self._tally(page.handle[:12], version, 1)
+                self._homes.setdefault(server.port, set()).add(page.handle[:12])
 
         await all_of([one(*wish) for wish in wishes])
         self._count()
 
     def go(self, count: int) -> None:
         for page in self.chance.sample(list(self.pages), min(count, len(self.pages))):
+            self._gone(page)
             self.chance.choice([page.fin, page.rst])()
-            del self.pages[page]
 
     async def navigate(self, count: int) -> None:
         # Half open sockets of killed servers say nothing any more; only those that answer are taken at their word.
         for page in self.chance.sample(list(self.pages), min(count, len(self.pages))):
             route = f"/{self.chance.randrange(10)}"
-            version, before = self.pages[page]
+            if page not in self.pages:
+                continue  # its server was killed meanwhile
+            version, _ = self.pages[page]
             if isinstance(page, WebSocket):
                 if not page.ended:
                     await page.navigate("", route)
@@ -95,26 +155,45 @@ class Chaos:
                     status = await page.post(server.url, "/route", route=route)
             except (OSError, AssertionError, TimeoutError, ValueError, IndexError):
                 status = 0
+            if page not in self.pages:
+                continue
             if status == 200:
                 self.pages[page] = (version, route)
             else:
                 # Nobody knows whether it arrived, so this page is asked to leave.
+                self._gone(page)
                 page.fin()
-                self.pages.pop(page, None)
-                assert before
+
+    def _gone(self, page: Sse | WebSocket) -> None:
+        version, _ = self.pages.pop(page)
+        self._tally(page.handle[:12], version, -1)
+
+    def _tally(self, node: str, version: str, by: int) -> None:
+        for label in (version, None):
+            self.tallies.setdefault((node, label), Tally()).add(by)
 
     def _count(self) -> None:
         for page in [page for page in self.pages if page.ended]:
-            del self.pages[page]
+            self._gone(page)
         self.most = max(self.most, len(self.pages))
+
+    async def look(self) -> None:
+        """Go on noticing which pages have ended."""
+        while True:
+            self._count()
+            await asyncio.sleep(0.1)
 
     # ---- faults
 
     async def fault(self) -> None:
-        kind = self.chance.choice(
-            ["kill node", "kill worker", "stop node", "restart node", "kill redis", "clients", "sleep", "oom", "flush"]
-        )
+        kind = self.chance.choice(FAULTS)
         self.log.append(kind)
+        started = time.monotonic()
+        await self._do(kind)
+        if kind not in ("kill node", "restart node", "kill worker", "flush"):
+            self.deaf.append((started, time.monotonic() + AWAY))
+
+    async def _do(self, kind: str) -> None:
         store = self.store
         match kind:
             case "kill node":
@@ -126,32 +205,55 @@ class Chaos:
                 if workers:
                     self.chance.choice(workers).kill()
             case "stop node":
-                process = self.chance.choice(self.servers[:2]).process
-                process.send_signal(signal.SIGSTOP)
-                await asyncio.sleep(self.chance.choice([1.0, 5.0, 11.0]))
-                process.send_signal(signal.SIGCONT)
+                server = self.chance.choice(self.servers[:2])
+                started = time.monotonic()
+                server.process.send_signal(signal.SIGSTOP)
+                await self._while([1.0, 5.0, 11.0], 60.0)
+                server.process.send_signal(signal.SIGCONT)
+                self._unheard(server, started)
             case "kill redis":
                 store.kill()
-                await asyncio.sleep(self.chance.choice([0.2, 2.0, 10.0]))
+                await self._while([0.2, 2.0, 10.0], 30.0)
                 await asyncio.to_thread(store.start)
             case "clients":
                 for what in ("normal", "pubsub"):
                     store.ask("CLIENT", "KILL", "TYPE", what)
             case "sleep":
                 await asyncio.to_thread(store.ask, "DEBUG", "SLEEP", str(self.chance.choice([1, 4])))
+            case "pause":
+                store.ask("CLIENT", "PAUSE", "4000", "WRITE")
+                await asyncio.sleep(4)
             case "oom":
                 store.ask("CONFIG", "SET", "maxmemory", "1")
                 await asyncio.sleep(4)
                 store.ask("CONFIG", "SET", "maxmemory", "0")
+            case "read-only":
+                store.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+                await asyncio.sleep(4)
+                store.ask("CONFIG", "SET", "min-replicas-to-write", "0")
             case "flush":
                 store.ask("FLUSHALL")
+            case "cut":
+                index = self.chance.randrange(len(self.proxies))
+                started = time.monotonic()
+                self.proxies[index].cut = True
+                await self._while([2.0, 6.0, 12.0], 30.0)
+                self.proxies[index].cut = False
+                self._unheard(self.servers[index], started)
+
+    def _unheard(self, server: Server, since: float) -> None:
+        for node in self._homes.get(server.port, ()):
+            self.unheard.append((node, since, time.monotonic() + AWAY))
+
+    async def _while(self, durations: list[float], long: float) -> None:
+        await asyncio.sleep(self.chance.choice([*durations, long] if MINUTES else durations))
 
     async def _replace(self, number: signal.Signals) -> None:
         index = self.chance.randrange(2)
         self.servers[index].process.send_signal(number)
         await asyncio.to_thread(self.servers[index].process.wait, 30)
         self._count()
-        self.servers[index] = self._stack.enter_context(self._server(self.kinds[index]))
+        self.servers[index] = self._start(index)
         await asyncio.to_thread(self.servers[index].wait_ready)
 
     # ---- what must hold
@@ -182,47 +284,101 @@ class Chaos:
         deadline = time.monotonic() + SETTLES
         while True:
             self._count()
-            versions = Counter(version for version, _ in self.pages.values())
-            routes = Counter(route for _, route in self.pages.values())
             viewers = self._reading()
-            wrong = [
-                viewer
-                for viewer in viewers
-                if viewer.figures is None
-                or viewer.figures["partial"]
-                or (viewer.figures["total"], viewer.figures["versions"], viewer.figures["routes"])
-                != (len(self.pages), versions, routes)
-            ]
+            wrong = {viewer: error for viewer in viewers if (error := self._error(viewer)) is not None}
             if viewers and not wrong:
                 return
             assert time.monotonic() < deadline, (
-                f"{len(wrong)} of {len(viewers)} viewers are wrong after {self.log}: {len(self.pages)} pages, "
-                f"{versions}, {routes}; they say "
-                + "; ".join(
-                    str(
-                        viewer.figures
-                        and {name: viewer.figures[name] for name in ("total", "versions", "nodes", "partial")}
-                    )
-                    for viewer in wrong
-                )
+                f"{len(wrong)} of {len(viewers)} viewers are wrong after {self.log}: {len(self.pages)} pages; "
+                + "; ".join(wrong.values())
             )
             await asyncio.sleep(0.1)
 
-    def never_wrong(self) -> None:
+    def _error(self, viewer: Sse) -> str | None:
+        """Return what is wrong with what a viewer knows now, if anything is."""
+        figures = viewer.figures
+        if figures is None:
+            return "nothing is known"
+        versions = Counter(version for version, _ in self.pages.values())
+        routes = Counter(route for _, route in self.pages.values())
+        expected = {
+            "total": len(self.pages),
+            "versions": versions,
+            "routes": routes,
+            "nodes": {"reporting": FLEET, "expected": FLEET},
+            "partial": False,
+        }
+        for name, value in expected.items():
+            if figures[name] != value:
+                return f"{name} {figures[name]}, not {value}"
+        rows = {row["id"]: (row["version"], row["route"]) for row in figures["connections"]}
+        if len(rows) != min(LISTED, len(self.pages)) or len(rows) != len(figures["connections"]):
+            return f"{len(rows)} rows of {len(figures['connections'])}"
+        shown = {page.handle.partition(".")[0]: seen for page, seen in self.pages.items()}
+        if false := {key: row for key, row in rows.items() if shown.get(key) != row}:
+            return f"rows {false}"
+        return None
+
+    # ---- what must hold at all times
+
+    def never_wrong(self) -> int:
+        """Hold everything that viewers were told against what was there; returns how many figures that were."""
+        held = 0
         for viewer in self.viewers:
-            for message in viewer.messages:
-                if message["type"] in ("stats", "stats-delta"):
-                    # What is on its way out is still counted, and what came while we counted.
-                    assert 0 <= message["total"] <= self.most + PAGES // 2, (message["total"], self.most, self.log)
-                    assert all(count >= 0 for count in message["versions"].values())
-                    assert all(count >= 0 for count in message["routes"].values())
+            own = viewer.handle[:12]
+            for moment, figures in _history(viewer):
+                held += 1
+                since, until = self._since(moment) - LATE, moment + LATE
+                missed = {node for node, start, end in self.unheard if start < moment and end > since}
+                told = {None: figures["total"], **figures["versions"]}
+                for label in {label for _, label in self.tallies}:
+                    tallies = {node: tally for (node, name), tally in self.tallies.items() if name == label}
+                    count = told.get(label, 0)
+                    most = sum(tally.most(since, until) for tally in tallies.values())
+                    local = tallies[own].least(moment - LATE, until) if own in tallies else 0
+                    whole = sum(tally.least(since, until) for node, tally in tallies.items() if node not in missed)
+                    where = (
+                        f"{own} said {count} of {label or 'all'} at {moment:.1f}, {figures['nodes']}, "
+                        f"partial {figures['partial']}; {self.log}, deaf {self.deaf}"
+                    )
+                    assert 0 <= count <= most, f"there were at most {most}: {where}"
+                    assert count >= local, f"it had at least {local} itself: {where}"
+                    assert figures["partial"] or count >= whole, f"there were at least {whole}: {where}"
+                assert all(count > 0 for count in figures["routes"].values())
+        return held
+
+    def _since(self, moment: float) -> float:
+        """Return since when every node must have been heard by another, or have been dropped by it."""
+        left, reprieve = GHOST, REPRIEVE
+        for start, end in reversed(self.deaf):
+            if end < moment - left:
+                break
+            if start < moment:
+                left -= max(0.0, moment - end)
+                moment = min(moment, start)
+                left, reprieve = left + reprieve, 0.0
+        return moment - left
+
+
+def _history(viewer: Sse) -> Iterator[tuple[float, dict[str, Any]]]:
+    """Yield the figures that a viewer had, one after the other, and when they came."""
+    now: dict[str, Any] = {}
+    for moment, message in zip(viewer.times, viewer.messages, strict=True):
+        if message["type"] == "stats":
+            now = message
+        elif message["type"] == "stats-delta":
+            now = added(now, message)
+        else:
+            continue
+        yield moment, now
 
 
 async def test_whatever_happens_it_ends_exact() -> None:
-    with ExitStack() as stack:
-        chaos = Chaos(stack)
-        for server in chaos.servers:
-            await asyncio.to_thread(server.wait_ready)
+    chaos = Chaos()
+    async with AsyncExitStack() as stack:
+        await chaos.start(stack)
+        looking = asyncio.ensure_future(chaos.look())
+        stack.callback(looking.cancel)
         await chaos.come(PAGES)
         await chaos.exact()
         memory = {server.port: _memory(server) for server in chaos.servers}
@@ -240,13 +396,15 @@ async def test_whatever_happens_it_ends_exact() -> None:
                 await fault
             await chaos.come(max(0, PAGES - len(chaos.pages)))
             await chaos.exact()
-        chaos.never_wrong()
-        for server in chaos.servers:
+        assert not looking.done()
+        held = chaos.never_wrong()
+        for server in chaos.all_servers:
             assert "Traceback" not in server.log, server.log[-4000:]
+        for server in chaos.servers:
             if server.port in memory:
                 grown = _memory(server) - memory[server.port]
                 assert grown < 60 * 2**20, f"{server.name} has grown by {grown >> 20} MB after {chaos.log}"
-        print(f"{rounds} rounds: {', '.join(chaos.log)}; {chaos.most} pages at once")
+        print(f"seed {SEED}: {rounds} rounds of {', '.join(chaos.log)}; up to {chaos.most} pages, {held} figures told")
 
 
 def _memory(server: Server) -> int:
