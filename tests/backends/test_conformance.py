@@ -502,6 +502,28 @@ async def test_lost_messages_heal_within_a_heartbeat(
     await until(lambda: is_sum(one, one, two), "healed", backend.heartbeat * 1.5 + 1)
 
 
+async def test_who_has_not_found_back_to_an_emptied_store_yet_is_expected() -> None:
+    hub = Hub()
+    one, two = sites = [Site(lambda node: MemoryBackend(node, hub)) for _ in range(2)]
+    for site in sites:
+        site.start()
+        site.come()
+    one.watch()
+    await until(lambda: is_sum(one, *sites))
+    lost = hub.backends.pop(two.id)  # as a store that was emptied does not list it
+    one.peers.sighted(can_see=False)
+    with one.lock:
+        one.peers._fleet.expire(time.monotonic() + 20)
+    one.peers.sighted(can_see=True)
+    await one.peers._learn_members()
+    assert (one.figures.total, one.figures.partial, one.figures.nodes.expected) == (1, True, 2)
+    hub.backends[two.id] = lost
+    two.peers.sighted(can_see=True)
+    await until(lambda: is_sum(one, *sites))
+    for site in sites:
+        await site.peers.stop()
+
+
 async def test_a_node_that_leaves_is_out_at_once_and_one_that_comes_is_in(sites: Callable[..., Site]) -> None:
     one, two = sites(), sites()
     one.watch()
