@@ -58,7 +58,7 @@ LATE = 3.0
 """Seconds that a node's own figures may be late on a busy machine."""
 
 FAULTS = (
-    *("kill node", "kill worker", "stop node", "restart node", "kill redis", "clients", "sleep", "pause", "oom"),
+    *("kill node", "kill worker", "stop node", "restart node", "kill redis", "clients", "freeze", "pause", "oom"),
     *("flush", "read-only", "cut"),
 )
 
@@ -218,8 +218,10 @@ class Chaos:
             case "clients":
                 for what in ("normal", "pubsub"):
                     store.ask("CLIENT", "KILL", "TYPE", what)
-            case "sleep":
-                await asyncio.to_thread(store.ask, "DEBUG", "SLEEP", str(self.chance.choice([1, 4])))
+            case "freeze":
+                store.signal(signal.SIGSTOP)
+                await self._while([1.0, 4.0], 60.0)
+                store.signal(signal.SIGCONT)
             case "pause":
                 store.ask("CLIENT", "PAUSE", "4000", "WRITE")
                 await asyncio.sleep(4)
