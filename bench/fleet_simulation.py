@@ -28,6 +28,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from headcount.backends import Receiver
+from headcount.backends.redis import BEATS
 from headcount.config import Config
 from headcount.core import reports
 from headcount.core.registry import Registry
@@ -120,6 +121,7 @@ class SimulatedBackend:
         self.listens = False
         self.receiver: Receiver | None = None
         self._network = network
+        self._beats = random.randrange(BEATS)
 
     def start(self, receiver: Receiver) -> None:
         self.receiver = receiver
@@ -130,6 +132,9 @@ class SimulatedBackend:
     def _beat(self) -> None:
         if self.receiver is not None:
             self._network.count("set")
+            self._beats += 1
+            if self._beats % BEATS == 0:
+                self._network.count("sadd")
             self._network.expires[self.node] = self._network.loop.now + EXPIRE
             self._network.loop.call_later(self.heartbeat * random.uniform(0.9, 1.0), self._beat)
 

@@ -20,6 +20,7 @@ are never compared.
 """
 
 import asyncio
+import itertools
 import logging
 import random
 from collections import deque
@@ -38,6 +39,9 @@ from . import Receiver
 
 EXPIRE: Final = 9.0
 """Seconds after the last heartbeat at which a node is gone: three heartbeats."""
+
+BEATS: Final = 3
+"""Heartbeats from one time that a node sees to it that it is in the set of nodes to the next."""
 
 STORE_TIMEOUT: Final = 3.0
 """Seconds in which Redis must answer, and be connected to."""
@@ -281,7 +285,11 @@ class RedisBackend:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(STORE_TIMEOUT):
             await subscribed.wait()  # whoever learns of us may speak to us at once
-        while True:
+        for number in itertools.count(random.randrange(BEATS)):  # noqa: S311  not a secret
+            if number % BEATS == 0:
+                # Somebody may have taken us for dead and out of the set just as we gave a sign of life, or Redis may
+                # have evicted the set and not the key; then posts for our pages would be nobody's.
+                self._put(("SADD", f"{self._prefix}:nodes", self._node), None)
             self._put(
                 (
                     *("SET", f"{self._prefix}:node:{self._node}", "1"),
