@@ -42,8 +42,8 @@ FEW_NODES: Final = 8
 """Nodes that may all send as many rows as there is room for."""
 
 QUIET_AFTER: Final = 1.0
-"""Seconds after the last delta in which a node that falls quiet says so once: should that delta have been lost, nobody
-waits a whole heartbeat for it."""
+"""Seconds after the last delta in which a node that falls quiet says so, and once more after as many: should that delta
+have been lost, nobody waits a whole heartbeat for it, even if one of these is lost, too."""
 
 WANT_TIMEOUT: Final = 1.0
 """Seconds after which a report is asked for again."""
@@ -142,7 +142,8 @@ class Peers:
         """Nodes that were asked for their report, and when."""
         self._to_want: list[str] = []
         self._published_at = float("-inf")
-        self._said_quiet = False
+        self._said_quiet = 0
+        """How often since the last delta, up to 2."""
         self._publish_timer: asyncio.TimerHandle | None = None
         self._ready_timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -699,7 +700,7 @@ class Peers:
         delta = self._publication.take()
         if delta is not None:
             self._published_at = self._clock()
-            self._said_quiet = False
+            self._said_quiet = 0
             self._backend.publish(reports.encode(delta))
 
     # ---- our own share
@@ -808,12 +809,12 @@ class Peers:
             del self._interests[node]
         if over:
             self._interest_changed()
-        quiet = self._backend.heartbeat if self._said_quiet else min(QUIET_AFTER, self._backend.heartbeat)
+        quiet = self._backend.heartbeat if self._said_quiet == 2 else min(QUIET_AFTER, self._backend.heartbeat)
         if self._interests and now - self._published_at >= quiet:
             self._publish()
             if now - self._published_at >= quiet:
                 self._published_at = now
-                self._said_quiet = True
+                self._said_quiet = min(2, self._said_quiet + 1)
                 beat = reports.Beat(node=self.node, sequence=self._publication.sequence)
                 self._backend.publish(reports.encode(beat))
 
