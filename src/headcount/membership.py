@@ -173,15 +173,15 @@ class Membership:
         if self.peers is not None:
             self.peers.reserve_version(version)
 
-    def touch(self) -> None:
-        """Look at the others for a while. The lock is held."""
+    def touch(self, *, rows: bool) -> None:
+        """Look at the others for a while; `rows`: also at their connections. The lock is held."""
         if self.peers is not None:
-            self.peers.touch()
+            self.peers.touch(rows=rows)
 
-    async def fresh(self) -> None:
-        """Bring in what all others have now."""
+    async def fresh(self, *, rows: bool) -> None:
+        """Bring in what all others have now; `rows`: with connections."""
         if self.peers is not None:
-            await self.peers.fresh()
+            await self.peers.fresh(rows=rows)
 
     def viewers_changed(self) -> None:
         """Tell that a viewer came who may see more than those before. The lock is held."""

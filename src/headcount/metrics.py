@@ -50,7 +50,7 @@ class Collector(PrometheusCollector):
 
     def _figures(self) -> Iterator[Metric]:
         node = self._node
-        stats = node.stats() if self._scope == "fleet" else node.own_stats()
+        stats = node.stats(rows=False) if self._scope == "fleet" else node.own_stats()
         current = node.current_version
         limit = node.config.max_metric_labels
         yield _gauge_by(

@@ -391,21 +391,24 @@ class Node:
         """Open connections of this node now."""
         return self._registry.total
 
-    def stats(self) -> Stats:
+    def stats(self, *, rows: bool = True) -> Stats:
         """
         Return the figures as they are known here. O(1) when nothing changed since the last call.
 
         With other nodes, what is known may be old, or nothing, while nobody watches here; `fresh_stats` asks them.
+
+        Args:
+            rows: Whoever asks may see connections, and wants to. Else those of other nodes are not asked for.
         """
         self.forget_dead_loops()
         with self._lock:
-            self.membership.touch()
+            self.membership.touch(rows=rows)
             return self._stats()
 
-    async def fresh_stats(self) -> Stats:
-        """Return the figures as all nodes have them now."""
-        await self.membership.fresh()
-        return self.stats()
+    async def fresh_stats(self, *, rows: bool = True) -> Stats:
+        """Return the figures as all nodes have them now; see `stats`."""
+        await self.membership.fresh(rows=rows)
+        return self.stats(rows=rows)
 
     def remember(self, now: float) -> None:
         """Keep a sample of the figures when it is time for one."""

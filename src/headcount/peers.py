@@ -150,6 +150,7 @@ class Peers:
         self._ticked_at = 0.0
         self._sync_lock: asyncio.Lock | None = None
         self._sync_started = float("-inf")
+        self._sync_rows = False
         self._sync: tuple[int, dict[str, int | None], asyncio.Future[None]] | None = None
         self._whole: list[asyncio.Future[None]] = []
         self._numbers = itertools.count(1)
@@ -223,7 +224,7 @@ class Peers:
         if not self.active:
             return not self._fleet.blind
         if self._backend is not None and self._backend.aware and len(self._fleet) <= FEW_NODES and len(self._fleet) > 1:
-            self.touch()
+            self.touch(rows=False)
         return (len(self._fleet) == 1 and not self._fleet.blind) or (self._watching and self.ready)
 
     # ---- a source of figures; the lock is held
@@ -265,11 +266,17 @@ class Peers:
         if self._interests and (self._publication.pending or self._absorbed != self._registry.revision):
             self.call_at_home(self._publish_in_time)
 
-    def touch(self) -> None:
-        """Listen to the others for a while, because somebody looks at the figures without watching them."""
+    def touch(self, *, rows: bool) -> None:
+        """
+        Listen to the others for a while, because somebody looks at the figures without watching them.
+
+        Args:
+            rows: It may see connections, so that those of other nodes are asked for.
+        """
         if self.active:
-            now = self._clock()
-            self._lingers_until = self._rows_until = now + LINGER
+            self._lingers_until = self._clock() + LINGER
+            if rows:
+                self._rows_until = self._lingers_until
             self._watch_others()
 
     def reserve_version(self, version: str) -> None:
@@ -286,12 +293,17 @@ class Peers:
 
     # ---- fresh figures
 
-    async def fresh(self) -> None:
-        """Bring the figures up to what every node has now. Waits a second for those that do not answer."""
+    async def fresh(self, *, rows: bool = True) -> None:
+        """
+        Bring the figures up to what every node has now. Waits a second for those that do not answer.
+
+        Args:
+            rows: With connections.
+        """
         if not self.active or self.loop is None:
             return
         called = self._clock()
-        await self.at_home(self._fresh(called))
+        await self.at_home(self._fresh(called, rows=rows))
 
     async def at_home(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run in the backend's loop, from whichever."""
@@ -300,15 +312,15 @@ class Peers:
             return await coroutine
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.loop))
 
-    async def _fresh(self, called: float) -> None:
+    async def _fresh(self, called: float, *, rows: bool) -> None:
         with self._lock:
-            self.touch()
+            self.touch(rows=rows)
         if self._sync_lock is None:
             self._sync_lock = asyncio.Lock()
         async with self._sync_lock:
-            if self._sync_started >= called:
+            if self._sync_started >= called and (self._sync_rows or not rows):
                 return  # it began after we were called, so it has what we want
-            self._sync_started = self._clock()
+            self._sync_started, self._sync_rows = self._clock(), rows
             deadline = self._clock() + CATCH_UP
             with suppress(TimeoutError):
                 async with asyncio.timeout(CATCH_UP):

@@ -254,6 +254,40 @@ def test_the_version_that_is_current_is_counted_apart_however_many_others_there_
     check()
 
 
+def test_lists_of_connections_are_asked_for_only_by_who_may_see_them(store: Store) -> None:
+    granted = Grant(connections=False)
+
+    @asynchronous
+    async def check() -> None:
+        async with Two(store, "mounted", lambda _: granted, ip_tracking=True, metrics_token="scrape") as (one, first):
+            await first.node.membership.leave()  # what `Two` asked for is over
+            two = Site("mounted", hook=None, backend=store.url, fleet_name="two", ip_tracking=True)
+            await two.stranger.open("sse", "?version=v1")
+            peers = two.node.membership.peers
+            assert peers is not None
+            one_peers = one.node.membership.peers
+            assert one_peers is not None
+            one_peers._rows_until = 0.0
+            while (await one.admin.get("/admin/stats")).json["total"] != 1:
+                await asyncio.sleep(0.01)
+            scrape = {"authorization": "Bearer scrape"}
+            for _ in range(2):
+                answer = await one.stranger.get("/metrics", scrape)
+                assert b'headcount_connections{version="v1"} 1.0' in answer.body, answer
+                assert (await one.admin.get("/admin/stats")).json["total"] == 1
+                assert (await one.admin.get("/admin/history")).status == 200
+                assert peers._interests[one.node.id][0].rows == 0, "nobody may see them"
+                assert peers._publication.rows == 0
+            nonlocal granted
+            granted = Grant()
+            (row,) = (await one.admin.get("/admin/stats")).json["connections"]
+            assert row["ip"] == "192.0.2.7"
+            await two.node.membership.leave()
+
+    store.ask("FLUSHALL")
+    check()
+
+
 def test_forged_handles_do_nothing_and_ask_no_hook(store: Store) -> None:
     asked: list[object] = []
 

@@ -76,7 +76,7 @@ async def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
     rows, following, partial = await node.membership.page(
         version=query.get("version"), route=query.get("route"), limit=limit, cursor=cursor
     )
-    stats = await node.fresh_stats()
+    stats = await node.fresh_stats(rows=False)
     return {
         "connections": messages.rows(rows, routes=grant.routes, ips=grant.ips),
         "cursor": None if following is None else f"{following[0]}:{following[1]}",

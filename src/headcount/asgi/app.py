@@ -410,7 +410,9 @@ class Headcount:
             if not self.config.connection_tracking:
                 raise Problem(409, "Connections are not counted here; set connection_tracking=True.")
             if endpoint == "/admin/stats":
-                await respond_json(send, admin.visible(await self.node.fresh_stats(), grant), cors)
+                await respond_json(
+                    send, admin.visible(await self.node.fresh_stats(rows=grant.connections), grant), cors
+                )
             elif endpoint == "/admin/history":
                 await respond_json(send, self.node.history.to_dict(), cors)
             else:

@@ -58,7 +58,7 @@ async def metrics(node: Node, authorizer: Authorizer, scope: Scope, send: Send, 
         raise Malformed(f"scope is {told[:40]!r}; write fleet or node.")
     whose: Literal["fleet", "node"] = "node" if told == "node" else "fleet"
     if whose == "fleet":
-        await node.membership.fresh()
+        await node.membership.fresh(rows=False)
     try:
         from ..metrics import Collector, render
     except ImportError:
