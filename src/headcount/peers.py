@@ -19,6 +19,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
+import msgspec
+
 from .backends import Backend
 from .config import Config
 from .core import reports
@@ -142,6 +144,7 @@ class Peers:
         """Nodes that were asked for their report, and when."""
         self._to_want: list[str] = []
         self._published_at = float("-inf")
+        self._said_too_large = False
         self._said_quiet = 0
         """How often since the last delta, up to 2."""
         self._publish_timer: asyncio.TimerHandle | None = None
@@ -536,7 +539,7 @@ class Peers:
 
     def _quota(self) -> int:
         """Return how many rows of each node it takes to show as many as there may be, and some to fill gaps with."""
-        limit = self._config.max_listed_connections
+        limit = min(self._config.max_listed_connections, reports.MAX_ROWS)
         if not (self._shows_rows() or self._clock() < self._rows_until) or not self._members_are_known():
             return 0
         totals = list(self._fleet.totals())
@@ -689,7 +692,20 @@ class Peers:
         if told.rows > self._publication.rows:
             self._show_rows(told.rows)
         report = self._publication.report(self._registry.snapshot(), rows=told.rows > 0, released=self._released())
-        self._send(told.node, report)
+        data = reports.encode(report)
+        while report.rows and len(data) > reports.MAX_BYTES:
+            report = msgspec.structs.replace(report, rows=report.rows[: len(report.rows) // 2])
+            data = reports.encode(report)
+        if len(data) > reports.MAX_BYTES:
+            if not self._said_too_large:
+                self._said_too_large = True
+                logger.error(
+                    "This node's figures take %d MB, which is more than other nodes accept, so theirs are partial. "
+                    "Lower max_routes or max_versions, or have pages send patterns such as /order/:id as routes.",
+                    len(data) >> 20,
+                )
+        elif self._backend is not None:
+            self._backend.send(told.node, data)
 
     def _publish_in_time(self) -> None:
         with self._lock:
@@ -713,7 +729,9 @@ class Peers:
         if delta is not None:
             self._published_at = self._clock()
             self._said_quiet = 0
-            self._backend.publish(reports.encode(delta))
+            data = reports.encode(delta)
+            if len(data) <= reports.MAX_BYTES:  # else all ask for the whole
+                self._backend.publish(data)
 
     # ---- our own share
 

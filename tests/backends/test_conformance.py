@@ -622,6 +622,21 @@ async def test_rows_are_told_as_many_as_are_shown(sites: Callable[..., Site]) ->
     await until(lambda: is_sum(one, one, two, three), "the four that are left are all listed")
 
 
+async def test_limits_beyond_what_one_message_holds_cost_rows_and_no_figures(
+    sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "MAX_BYTES", 4_000)
+    one, two = (sites(max_listed_connections=200_000) for _ in range(2))
+    for number in range(200):
+        two.come(f"v{number % 3}")
+    one.watch()
+    await until(lambda: (one.figures.total, one.figures.partial) == (200, False))
+    assert 10 < len(one.figures.connections) < 200
+    for page in list(two.open)[:-1]:
+        two.go(page)
+    await until(lambda: is_sum(one, one, two), "and the next that fits is whole")
+
+
 async def test_a_command_is_answered_by_its_owner(sites: Callable[..., Site]) -> None:
     one, two = sites(), sites()
     two.come()

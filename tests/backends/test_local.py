@@ -13,6 +13,7 @@ import pytest
 
 from headcount.backends import local
 from headcount.backends.local import HIGH_WATER, LocalBackend
+from headcount.core.reports import MAX_BYTES
 
 pytestmark = pytest.mark.anyio
 
@@ -184,6 +185,20 @@ async def test_for_a_worker_that_does_not_read_only_so_much_is_kept(runtime: Pat
     writer.close()
     await one.stop()
     assert reader is not None
+
+
+async def test_a_message_that_is_too_large_fails_and_costs_nobody_the_connection(runtime: Path) -> None:
+    one, ear = backend("aaaaaaaaaaaa")
+    two, other = backend("bbbbbbbbbbbb")
+    await until(lambda: "bbbbbbbbbbbb" in ear.there and "aaaaaaaaaaaa" in other.there)
+    failed: list[int] = []
+    one.send("bbbbbbbbbbbb", bytes(MAX_BYTES + 1), lambda: failed.append(1))
+    assert failed == [1]
+    one.announce(b"still here")
+    await until(lambda: other.messages == [b"still here"])
+    assert other.gone == []
+    await one.stop()
+    await two.stop()
 
 
 async def test_a_socket_that_was_cleaned_away_is_put_back(runtime: Path) -> None:

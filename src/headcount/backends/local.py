@@ -357,8 +357,10 @@ class _Link(asyncio.Protocol):
         self.transport.write(_frame(_HELLO, _FORMAT + self._backend.node.encode()))
 
     def write(self, kind: int, body: bytes = b"") -> bool:
-        """Send a frame. Returns False when too much waits for the other end already."""
-        if self.transport.is_closing() or self.transport.get_write_buffer_size() > MAX_BUFFERED:
+        """Send a frame. Returns False when it is too large, or too much waits for the other end already."""
+        if len(body) > MAX_BYTES or self.transport.is_closing():
+            return False
+        if self.transport.get_write_buffer_size() > MAX_BUFFERED:
             return False
         self.transport.write(_frame(kind, body))
         return True
