@@ -16,6 +16,7 @@ from .config import without_password
 from .core import identity, messages, reports
 from .core.labels import parse_version
 from .core.messages import Payload
+from .core.rows import plausible
 from .core.stats import ConnectionInfo
 from .errors import Malformed, ProtocolError, UnknownConnection
 from .listeners import Listener, addresses_of
@@ -354,7 +355,7 @@ class Membership:
             )
         except UnknownConnection:
             return [], -1
-        return [row for row in answer.rows[:limit] if row.id.startswith(node)], answer.next
+        return [row for row in answer.rows[:limit] if row.id.startswith(node) and plausible(row)], answer.next
 
     def _owner(self, connection_id: str) -> tuple[str, Peers]:
         owner = connection_id[: identity.NODE_LENGTH]

@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 
 from asgi.asgi_client import WAYS, Client, Site, asynchronous, problem, until
 from headcount import Grant, UnknownConnection
+from headcount.core.stats import ConnectionInfo
 
 from .stores import Store
 
@@ -250,6 +251,19 @@ def test_the_version_that_is_current_is_counted_apart_however_many_others_there_
             for site in sites:
                 versions = (await site.headcount.stats()).versions
                 assert (versions["new"], sum(versions.values())) == (2, 8)
+
+    check()
+
+
+def test_a_page_of_another_node_is_not_believed_blindly(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (one, two):
+            bad = [ConnectionInfo(two.node.id + "0", "v1", "/\x1b[2J"), ConnectionInfo("0" * 32, "v1", "/")]
+            good = ConnectionInfo(two.node.id + "1", "v1", "/")
+            monkeypatch.setattr(two.node, "page", lambda **_: ([*bad, good], None))
+            found = (await one.admin.get("/admin/connections")).json["connections"]
+            assert [row["id"] for row in found] == [good.id]
 
     check()
 

@@ -506,6 +506,39 @@ def test_a_label_that_is_reserved_late_is_counted_apart_from_then_on() -> None:
     assert fleet.snapshot().versions == {}
 
 
+def test_what_was_folded_with_the_rest_is_not_taken_for_what_a_node_calls_the_rest() -> None:
+    fleet = Fleet(OWN, max_versions=10)
+    labels = {**{f"v{label:03}": 1 for label in range(100)}, OTHER: 5}
+    fleet.receive(report("aa", 1, labels), 0.0)
+    fleet.update(Delta(node="aa", base=1, sequence=2, total=106, versions={OTHER: 6}), 0.0)
+    assert sum(fleet.snapshot().versions.values()) == fleet.snapshot().total
+    fleet.receive(report("aa", 2, {**labels, OTHER: 6}), 0.0)
+    assert (sum(fleet.snapshot().versions.values()), fleet.snapshot().total) == (106, 106)
+
+
+def test_one_label_too_many_is_folded_like_hundreds() -> None:
+    fleet = Fleet(OWN, max_versions=10)
+    labels = {f"v{label:03}": 1 for label in range(27)}
+    fleet.receive(report("aa", 1, labels), 0.0)
+    gone = {"v000": 0, "v001": 0}
+    fleet.update(Delta(node="aa", base=1, sequence=2, total=25, versions=gone), 0.0)
+    fleet.update(Delta(node="aa", base=2, sequence=3, total=26, versions={"v026": 2}), 0.0)
+    assert sum(fleet.snapshot().versions.values()) == fleet.snapshot().total
+
+
+def test_rows_with_labels_that_no_page_may_have_are_not_shown(fleet: Fleet) -> None:
+    bad = (
+        ConnectionInfo("aa01", "v\n1", "/"),
+        ConnectionInfo("aa02", "v1", "/\x1b[2J"),
+        ConnectionInfo("aa03\r", "v1", "/"),
+    )
+    good = ConnectionInfo("aa04", "v1", "/")
+    fleet.receive(report("aa", 1, {"v1": 4}, (*bad, good)), 0.0)
+    assert fleet.snapshot().connections == (good,)
+    fleet.update(Delta(node="aa", base=1, sequence=2, total=4, rows=bad), 0.0)
+    assert fleet.snapshot().connections == (good,)
+
+
 def test_labels_that_no_page_may_have_are_never_shown(fleet: Fleet) -> None:
     fleet.receive(report("aa", 1, {"bad\n": 2, "good": 1}), 0.0)
     assert fleet.snapshot().versions == {"good": 1, OTHER: 2}

@@ -30,7 +30,7 @@ import msgspec
 from ..errors import Malformed
 from .labels import OTHER, ROOT, parse_route, parse_version
 from .reports import Delta, Report
-from .rows import Rows
+from .rows import Rows, plausible
 from .stats import ConnectionInfo, Nodes, Stats, StatsDelta
 
 MAX_NODES: Final = 4_096
@@ -577,7 +577,9 @@ class Fleet:
             (share.routes, delta.routes, self._max_routes),
         ):
             new = sum(label not in held for label in changed)
-            if new and (share.folded or len(held) + new > limit):
+            if share.folded and (new or OTHER in changed):
+                return False
+            if new and len(held) + new > limit:
                 return False
         return True
 
@@ -625,7 +627,7 @@ class Fleet:
                 self.revision += 1
         for row in rows:
             # A row that is not the node's own could take another node's out of the list.
-            if not row.id.startswith(node) or not _plausible(row):
+            if not row.id.startswith(node) or not plausible(row):
                 continue
             if self._rows.put(row):
                 kept.add(row.id)
@@ -652,15 +654,15 @@ def _bounded(counts: Mapping[str, int], limit: int, shared: Callable[[str], str]
     """Return counts >= 1 of at most `limit` labels and the rest under `(other)`, and whether there was a rest."""
     bounded: dict[str, int] = {}
     other = 0
+    folded = False
     for label, count in counts.items():
-        if label == OTHER or len(bounded) >= limit:
+        if label == OTHER:
             other += count
+        elif len(bounded) >= limit:
+            other += count
+            folded = True
         elif count:
             bounded[shared(label)] = count
     if other:
         bounded[OTHER] = other
-    return bounded, len(counts) > limit + 1
-
-
-def _plausible(row: ConnectionInfo) -> bool:
-    return len(row.id) <= 64 and len(row.version) <= 128 and len(row.route) <= 512 and len(row.ip or "") <= 64
+    return bounded, folded

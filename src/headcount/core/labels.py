@@ -31,6 +31,11 @@ ROOT: Final = "/"
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 
 
+def may_be_shown(text: str) -> bool:
+    """Say whether a text holds none of the characters that labels may not have."""
+    return _FORBIDDEN.search(text) is None
+
+
 def parse_version(raw: str) -> str:
     """
     Check the build id that a page said it runs.

@@ -7,6 +7,7 @@ A bounded choice of rows out of many, kept up to date in O(1) for each row that 
 Rows beyond both are forgotten, and `dropped` says so: only their owner can name them again.
 """
 
+from .labels import MAX_ROUTE, MAX_VERSION, may_be_shown
 from .stats import ConnectionInfo
 
 
@@ -102,3 +103,13 @@ class Rows:
     def _show(self, row: ConnectionInfo) -> None:
         self._before.setdefault(row.id, None)
         self.shown[row.id] = row
+
+
+def plausible(row: ConnectionInfo) -> bool:
+    """Say whether a row that another node sent can be one: no longer, and of no other characters, than ours."""
+    ip = row.ip or ""
+    return (
+        (len(row.id) <= 64 and len(row.version) <= MAX_VERSION and len(row.route) <= MAX_ROUTE and len(ip) <= 64)
+        and (row.id.isascii() and row.id.isalnum())
+        and (may_be_shown(row.version) and may_be_shown(row.route) and may_be_shown(ip))
+    )
