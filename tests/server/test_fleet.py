@@ -26,7 +26,7 @@ EXPIRED = 11.0
 """Seconds in which a node that died must be out: 10, and one for this machine."""
 RIGHTS = (
     *("~{headcount:*", "&{headcount:*", "-@all", "+set", "+get", "+mget", "+del", "+sadd", "+srem", "+smembers"),
-    *("+publish", "+subscribe", "+unsubscribe", "+ping"),
+    *("+publish", "+subscribe", "+unsubscribe", "+ping", "+select"),
 )
 """What docs/deployment.md says that a user needs."""
 HEALED = 20.0
@@ -453,8 +453,8 @@ async def test_workers_of_two_machines_are_one_fleet() -> None:
             page.fin()
 
 
-@pytest.mark.parametrize("kind", ["password", "user", "cluster", "sentinel", "unix"])
-async def test_every_kind_of_address_works(kind: str, tmp_path: Any) -> None:
+@pytest.mark.parametrize("kind", ["password", "user", "cluster", "sentinel", "unix", "tls"])
+async def test_every_kind_of_address_works(kind: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {}
     if kind == "password":
         options = {"requirepass": "p@ss"}
@@ -462,8 +462,11 @@ async def test_every_kind_of_address_works(kind: str, tmp_path: Any) -> None:
         options = {"cluster_enabled": "yes"}
     elif kind == "unix":
         options = {"unixsocket": str(tmp_path / "store")}
+    elif kind == "tls":
+        options = _with_tls(tmp_path)
     with ExitStack() as stack:
-        store = stack.enter_context(Store("valkey", **options))
+        # The Valkey that comes as a Python package is built without TLS.
+        store = stack.enter_context(Store("redis" if kind == "tls" else "valkey", **options))
         if kind == "user":
             assert store.ask("ACL", "SETUSER", "headcount", "on", ">pw", *RIGHTS) == b"+OK"
         if kind == "cluster":
@@ -471,8 +474,9 @@ async def test_every_kind_of_address_works(kind: str, tmp_path: Any) -> None:
             await _until(lambda: b"cluster_state:ok" in store.lines("CLUSTER", "INFO")[0])
         url = {
             "password": f"redis://:p%40ss@127.0.0.1:{store.port}/0",
-            "user": f"redis://headcount:pw@127.0.0.1:{store.port}/0",
+            "user": f"redis://headcount:pw@127.0.0.1:{store.port}/1",
             "unix": f"unix://{tmp_path}/store?db=1",
+            "tls": f"rediss://127.0.0.1:{options.get('tls_port')}/0?ssl_ca_certs={tmp_path}/certificate",
         }.get(kind, store.url)
         if kind == "sentinel":
             configuration = tmp_path / "sentinel.conf"
@@ -492,6 +496,41 @@ async def test_every_kind_of_address_works(kind: str, tmp_path: Any) -> None:
                         break
                     await asyncio.sleep(0.1)
             assert "p%40ss" not in server.log
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_not_taken(tmp_path: Path) -> None:
+    options = _with_tls(tmp_path)
+    with Store("redis", **options) as store:
+        url = f"rediss://127.0.0.1:{options['tls_port']}/0"
+        with Server("uvicorn", admin_token="s3cret", backend=url) as server:
+            server.wait_ready()
+            page = await Sse.open(server.url)
+            await _until(lambda: "cannot be used" in server.log)
+            assert "CERTIFICATE_VERIFY_FAILED" in server.log
+            _, told = await ask(server.url, "GET", BASE + "/admin/stats", headers=TOKEN)
+            assert (told["total"], told["partial"]) == (1, True)
+            assert store.ask("KEYS", "*") == b"*0"
+            page.fin()
+
+
+def _with_tls(folder: Path) -> dict[str, Any]:
+    """Make a certificate; return the options of a store that shows it."""
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "1", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(folder / "key"), "-out", str(folder / "certificate")),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return {
+        "tls_port": free_port(),
+        "tls_cert_file": folder / "certificate",
+        "tls_key_file": folder / "key",
+        "tls_ca_cert_file": folder / "certificate",
+        "tls_auth_clients": "no",
+    }
 
 
 class Sentinel:
