@@ -11,13 +11,15 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Self
 
+import msgspec
 import pytest
 
-from headcount.backends import Backend
+from headcount.backends import Backend, Receiver
 from headcount.backends.local import LocalBackend
 from headcount.backends.memory import Hub, MemoryBackend
 from headcount.backends.redis import RedisBackend
@@ -394,8 +396,8 @@ async def sites(make: Make) -> AsyncIterator[Callable[..., Site]]:
     """Make nodes that end with the test."""
     made: list[Site] = []
 
-    def site(released: reports.Released | None = None, **settings: Any) -> Site:
-        made.append(Site(make, **settings))
+    def site(released: reports.Released | None = None, program: "Program | None" = None, **settings: Any) -> Site:
+        made.append(Site(make if program is None else lambda node: program(make(node)), **settings))
         made[-1].released = released
         made[-1].start()
         return made[-1]
@@ -661,6 +663,23 @@ async def test_what_concerns_all_is_told_to_all_however_many(
     assert [len(site.asked) for site in others] == [1] * 5
 
 
+async def test_the_wall_clock_may_jump(sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = sites(), sites()
+    two.come()
+    one.watch()
+    await until(lambda: is_sum(one, one, two))
+    chance, real = random.Random(7), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + chance.choice((-86_400, 0, 86_400)))
+    monkeypatch.setattr(time, "time_ns", lambda: int(time.time() * 1e9))
+    assert one.peers.backend is not None
+    before = len(one.total_seen)
+    heartbeats = time.monotonic() + 2 * one.peers.backend.heartbeat
+    while time.monotonic() < heartbeats:
+        two.come()
+        await until(lambda: is_sum(one, one, two), "at once, as ever", 1)
+    assert min(one.total_seen[before:]) > 0, "nobody was dropped meanwhile"
+
+
 async def test_the_newest_release_is_learnt_by_all_whenever_they_join(sites: Callable[..., Site]) -> None:
     one, two = sites(), sites()
     await _eventually(one.peers.forwarding.others, lambda found: set(found) == {two.id})
@@ -682,6 +701,115 @@ async def test_who_watches_learns_of_a_release_from_reports_and_tells_all(sites:
     two.released = reports.Released(5, "v2")  # all messages about it were lost
     one.watch()
     await until(lambda: one.released == three.released == two.released)
+
+
+# ---- two versions of the program in one fleet, during its own upgrade
+
+
+class Next:
+    """A backend whose node runs a later version: it says more than others understand."""
+
+    heartbeat: float
+    aware: bool
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.heartbeat, self.aware = backend.heartbeat, backend.aware
+
+    def start(self, receiver: Receiver) -> None:
+        self._backend.start(self.hearing(receiver))
+
+    async def stop(self) -> None:
+        await self._backend.stop()
+
+    def listen(self, *, on: bool) -> None:
+        self._backend.listen(on=on)
+
+    def publish(self, message: bytes) -> None:
+        for said in self.say(message):
+            self._backend.publish(said)
+
+    def announce(self, message: bytes) -> None:
+        for said in self.say(message):
+            self._backend.announce(said)
+
+    def send(self, node: str, message: bytes, failed: Callable[[], None] | None = None) -> None:
+        for said in self.say(message):
+            self._backend.send(node, said, failed)
+
+    async def members(self) -> Collection[str] | None:
+        return await self._backend.members()
+
+    async def knows(self, node: str) -> bool:
+        return await self._backend.knows(node)
+
+    def hearing(self, receiver: Receiver) -> Receiver:
+        return receiver
+
+    def say(self, message: bytes) -> list[bytes]:
+        told = msgspec.msgpack.decode(message)
+        told["mood"] = {"good": [1, None, "x"]}
+        if isinstance(rows := told.get("rows"), list):
+            told["rows"] = [{**row, "mood": 7} for row in rows]
+        weather = {"t": "weather", "node": told["node"], "sunny": True}
+        return [msgspec.msgpack.encode(each) for each in (weather, told, {**weather, "re": 1})]
+
+
+class Previous(Next):
+    """A backend whose node runs the version before there were releases in messages, tabs, and streams that replace."""
+
+    def say(self, message: bytes) -> list[bytes]:
+        told = msgspec.msgpack.decode(message)
+        for field in ("released", "number", "malformed"):
+            told.pop(field, None)
+        return [] if told["t"] in NEW else [msgspec.msgpack.encode(told)]
+
+    def hearing(self, receiver: Receiver) -> Receiver:
+        return Deaf(receiver)
+
+
+NEW = ("current", "tabs", "replace")
+
+
+class Deaf:
+    """Does not understand what is new."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self.joined, self.left, self.farewell = receiver.joined, receiver.left, receiver.farewell
+        self.sighted = receiver.sighted
+        self._receiver = receiver
+
+    def received(self, message: bytes) -> None:
+        if msgspec.msgpack.decode(message)["t"] not in NEW:
+            self._receiver.received(message)
+
+
+Program = type[Next]
+
+
+@pytest.mark.parametrize("program", [Next, Previous])
+async def test_two_versions_of_the_program_are_one_fleet(sites: Callable[..., Site], program: Program) -> None:
+    one, other, three = sites(), sites(program=program), sites()
+    for site in (one, other, three):
+        site.come()
+    one.watch()
+    await until(lambda: is_sum(one, one, other, three))
+    other.watch()
+    await until(lambda: is_sum(other, one, other, three))
+    page = other.come("v2", "/new")
+    gone = three.come("v2", "/new")
+    await until(lambda: is_sum(one, one, other, three) and is_sum(other, one, other, three))
+    other.navigate(page, "/moved")
+    three.go(gone)
+    await until(lambda: is_sum(one, one, other, three) and is_sum(other, one, other, three))
+    for asking, asked in ((one, other), (other, one)):
+        make = partial(reports.Navigate, node=asking.id, handle="h", route="/r")
+        answer = await _answered(asking, asked.id, lambda re: make(re=re))  # noqa: B023  awaited at once
+        assert (answer.node, answer.ok) == (asked.id, True)
+    await other.peers.fresh()
+    assert is_sum(other, one, other, three)
+    await other.peers.stop()
+    await until(lambda: is_sum(one, one, three))
 
 
 async def _answered(site: Site, node: str, make: Callable[[int], reports.Command]) -> reports.Answer:
