@@ -64,3 +64,18 @@ async def test_a_node_that_the_store_forgot_is_known_again_although_its_sign_of_
         async with asyncio.timeout(10):
             while not await both.one.knows(both.names[1]):
                 await asyncio.sleep(0.02)
+
+
+async def test_while_the_store_is_away_nobody_waits_to_hear_that_nobody_is_known() -> None:
+    with Store("valkey") as store:
+        async with nodes(store.url) as both:
+            store.kill()
+            await until(lambda: not both.ears[0].can_see)
+            async with asyncio.timeout(2):
+                assert await both.one.members() is None
+                await asyncio.gather(*(both.one.knows(named()) for _ in range(100)))
+            store.start()
+            await until(lambda: both.ears[0].can_see and both.ears[1].can_see)
+            async with asyncio.timeout(10):
+                while not await both.one.knows(both.names[1]):
+                    await asyncio.sleep(0.02)

@@ -239,6 +239,21 @@ def test_a_site_that_joins_late_learns_which_version_is_current(store: Store) ->
     check()
 
 
+def test_a_release_that_was_declared_while_the_store_was_away_is_learnt_afterwards() -> None:
+    @asynchronous
+    async def check() -> None:
+        with Store("valkey") as own:
+            async with both(own) as (one, two):
+                own.kill()
+                await until(lambda: one.node.stats().partial and two.node.stats().partial)
+                await one.headcount.release("v2")
+                assert two.node.current_version == "v1"
+                own.start()
+                await until(lambda: two.node.current_version == "v2", patience=20)
+
+    check()
+
+
 def test_the_version_that_is_current_is_counted_apart_however_many_others_there_are(store: Store) -> None:
     @asynchronous
     async def check() -> None:

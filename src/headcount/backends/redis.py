@@ -162,6 +162,8 @@ class RedisBackend:
 
     async def members(self) -> Collection[str] | None:
         """Return the ids of all other nodes whose sign of life has not expired."""
+        if self._commands is None and self._said:
+            return None  # it is away, and nobody knows for how long
         if self._asking_members is None:
             self._asking_members = asyncio.get_running_loop().create_future()
             self._put(("SMEMBERS", f"{self._prefix}:nodes"), self._take_members)
