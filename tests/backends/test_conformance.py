@@ -743,6 +743,9 @@ class Next:
     async def knows(self, node: str) -> bool:
         return await self._backend.knows(node)
 
+    def forget(self, node: str) -> None:
+        self._backend.forget(node)
+
     def hearing(self, receiver: Receiver) -> Receiver:
         return receiver
 
