@@ -407,6 +407,19 @@ def test_a_node_that_could_not_be_heard_is_let_off_each_time_it_has_spoken(fleet
         assert "aa" in fleet, "silence counts from when it could be heard again"
 
 
+def test_what_is_known_from_before_a_long_blindness_is_not_the_whole(fleet: Fleet) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.set_blind(blind=True, now=11.0)
+    fleet.set_blind(blind=False, now=13.0)
+    assert not fleet.snapshot().partial, "it has been silent for no longer than others may be"
+    fleet.set_blind(blind=True, now=13.0)
+    fleet.set_blind(blind=False, now=18.0)
+    figures = fleet.snapshot()
+    assert (figures.total, figures.partial, figures.nodes.reporting) == (3, True, 1)
+    assert fleet.beat("aa", 1, 18.1)
+    assert not fleet.snapshot().partial
+
+
 def test_only_those_that_never_spoke_are_known_by_the_list_of_nodes_alone(fleet: Fleet) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.expect("bb", 10.0)

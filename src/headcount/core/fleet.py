@@ -13,7 +13,8 @@ Rules, and there are no others:
    share is *behind* until a newer report or the missing deltas have come.
 3. A node that is silent for `silent_after` is behind, too; after `expire_after` it is dropped. If nobody can be heard
    at all (`blind`), or its end would have been told, its figures go and it stays expected. When the others can be heard
-   again, silence counts from then, but for those who have not spoken since the last time: they are let off once.
+   again, the silence after which one is dropped counts from then, but for those who have not spoken since the last
+   time: they are let off once.
 4. Who left or was dropped comes back only with a report that is newer than its last word.
 
 `partial` is true while anybody who is expected is behind, or while blind. Times are seconds of the caller's own clock;
@@ -426,9 +427,12 @@ class Fleet:
             self._blind_since = now
         for node, share in self._members.items():
             if not blind and node != self.own:
+                # What is old is not the whole. Those that were only ever expected are behind anyway, and waited for.
+                share.silent |= share.latest >= 0 and now - share.heard >= self._silent_after
                 # Once, or a store that comes and goes would keep the figures of the dead.
                 share.heard = share.heard + now - self._blind_since if share.excused else now
                 share.excused = True
+                self._settle(node, share)
         self.revision += 1
         return self._noted(before)
 
