@@ -54,6 +54,9 @@ GHOST = 10.0
 """Seconds in which a node that died must be out, while it can be heard who is silent."""
 REPRIEVE = 9.0
 """Further seconds that those get, once, who had no chance to be heard because Redis was away."""
+SILENT = 11.0
+"""Seconds that the figures of a node may be old which is said to report: 4.5 without a word, and what it said may have
+been under way for the 6 in which nobody knows that Redis hangs."""
 AWAY = 10.0
 """Seconds after a fault for which Redis may still be away from a node: back-off is 7.5 at most, and it must connect."""
 LATE = 3.0
@@ -74,6 +77,7 @@ class Chaos:
         tallies: `{(node, version): how many of them}`, and None in place of the version for all.
         deaf: When nodes could not hear one another, in order: start and end.
         unheard: Which nodes could not be heard, and when: start and end.
+        met: When all viewers were exact, in order, and which nodes had pages then.
     """
 
     def __init__(self) -> None:
@@ -86,9 +90,12 @@ class Chaos:
         self.tallies: dict[tuple[str, str | None], Tally] = {}
         self.deaf: list[tuple[float, float]] = []
         self.unheard: list[tuple[str, float, float]] = []
+        self.met: list[tuple[float, set[str]]] = []
         self.most = 0
         """Pages that were ever open at once."""
         self.log: list[str] = []
+        self._deck: list[str] = []
+        """The faults that are to come before any comes again."""
         self._ports: dict[str, int] = {}
         """`{node: port of its server}`, as far as streams told."""
         self._ending: set[int] = set()
@@ -200,7 +207,8 @@ class Chaos:
     # ---- faults
 
     async def fault(self) -> None:
-        kind = self.chance.choice(FAULTS)
+        self._deck = self._deck or self.chance.sample(FAULTS, len(FAULTS))
+        kind = self._deck.pop()
         self.log.append(kind)
         started = time.monotonic()
         await self._do(kind)
@@ -306,6 +314,7 @@ class Chaos:
             viewers = self._reading()
             wrong = {viewer: error for viewer in viewers if (error := self._error(viewer)) is not None}
             if viewers and not wrong:
+                self.met.append((time.monotonic(), {page.handle[:12] for page in self.pages}))
                 return
             assert time.monotonic() < deadline, (
                 f"{len(wrong)} of {len(viewers)} viewers are wrong after {self.log}: {len(self.pages)} pages; "
@@ -348,14 +357,16 @@ class Chaos:
             for moment, figures in _history(viewer):
                 held += 1
                 since, until = self._since(moment) - LATE, moment + LATE
-                missed = {node for node, start, end in self.unheard if start < moment and end > since}
+                heard = moment - SILENT - LATE
+                met = next((nodes for then, nodes in reversed(self.met) if then <= moment), set())
+                met = met - {node for node, start, end in self.unheard if start < moment and end > heard}
                 told = {None: figures["total"], **figures["versions"]}
                 for label in {label for _, label in self.tallies}:
                     tallies = {node: tally for (node, name), tally in self.tallies.items() if name == label}
                     count = told.get(label, 0)
                     most = sum(tally.most(since, until) for tally in tallies.values())
                     local = tallies[own].least(moment - LATE, until) if own in tallies else 0
-                    whole = sum(tally.least(since, until) for node, tally in tallies.items() if node not in missed)
+                    whole = sum(tally.least(heard, until) for node, tally in tallies.items() if node in met)
                     where = (
                         f"{own} said {count} of {label or 'all'} at {moment:.1f}, {figures['nodes']}, "
                         f"partial {figures['partial']}; {self.log}, deaf {self.deaf}"
