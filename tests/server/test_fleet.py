@@ -1,4 +1,8 @@
-"""Machines and one Redis or Valkey, and everything that can happen to either: real processes, real faults."""
+"""
+Machines and one Redis or Valkey, and everything that can happen to either: real processes, real faults.
+
+Cables between them are cut in test_cut_off.py.
+"""
 
 import asyncio
 import os
@@ -150,7 +154,6 @@ async def fleet(request: pytest.FixtureRequest) -> AsyncIterator[Fleet]:
                 assert "Traceback" not in server.log, server.log[-3000:]
         finally:
             for proxy in proxies:
-                proxy.cut = False
                 await proxy.__aexit__()
 
 
@@ -213,20 +216,6 @@ async def test_redis_that_has_too_few_replicas_to_be_written_to(fleet: Fleet) ->
     assert fleet.store.ask("CONFIG", "SET", "min-replicas-to-write", "1") == b"+OK"
     await fleet.goes_on_alone()
     assert fleet.store.ask("CONFIG", "SET", "min-replicas-to-write", "0") == b"+OK"
-    await fleet.exact()
-
-
-async def test_a_node_cut_off_and_connected_again(fleet: Fleet) -> None:
-    fleet.proxies[0].cut = True
-    alone, others = fleet.viewers[0], fleet.viewers[1:]
-    await alone.until(lambda s: figures(s)["partial"] is True, EXPIRED)
-    rest = fleet.without(0)
-    for viewer in others:
-        await viewer.until(lambda s: figures(s)["total"] == rest and not figures(s)["partial"], EXPIRED)
-    await fleet.come(0)
-    await fleet.come(1)
-    await alone.until(lambda s: figures(s)["total"] == len(fleet.pages[0]) and figures(s)["partial"], 2 * EXPIRED)
-    fleet.proxies[0].cut = False
     await fleet.exact()
 
 
