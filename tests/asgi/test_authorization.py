@@ -680,8 +680,13 @@ async def test_grant_without_routes_shows_none_anywhere(way: str, transport: str
     figures = await site.admin.watch(viewer, deltas=deltas)
     page = await site.stranger.open("sse", "?route=/secret/second")
     await figures.total(2)
+    await figures.until(lambda now: now["revision"] == site.node.stats().revision)
+    told = len(viewer.received)
     await site.stranger.navigate(page, "/secret/third")
     await figures.until(lambda now: now["revision"] == site.node.stats().revision)
+    assert len(viewer.received) > told
+    if deltas:
+        assert page.public not in json.dumps(viewer.received[told:]), "nor that this page has navigated"
     stats, rows = await site.admin.get("/admin/stats"), await site.admin.get("/admin/connections")
     assert "secret" not in json.dumps([viewer.received, stats.json, rows.json])
     for shown in (figures.now, stats.json, rows.json):

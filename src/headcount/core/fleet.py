@@ -463,7 +463,7 @@ class Fleet:
         """Return what changed since the last `take()` or `watch()`, or None. O(changes)."""
         if not self._watching or self._base == self.revision:
             return None
-        rows, removed = self._rows.take()
+        rows, removed, moved = self._rows.take()
         truncated, nodes, partial = now = self._outline()
         delta = StatsDelta(
             base=self._base,
@@ -476,6 +476,7 @@ class Fleet:
             connections_truncated=truncated if truncated != self._told[0] else None,
             nodes=nodes if nodes != self._told[1] else None,
             partial=partial if partial != self._told[2] else None,
+            moved=frozenset(moved),
         )
         self._base = self.revision
         self._told = now

@@ -221,7 +221,8 @@ def addressed(snapshot: bytes, your_id: str) -> bytes:
 
 
 def stats_delta(delta: StatsDelta, *, routes: bool = True, connections: bool = True, ips: bool = True) -> bytes:
-    """Encode a delta as far as a grant lets it be seen."""
+    """Encode a delta as far as a grant lets it be seen: without routes, a page that only navigated did not change."""
+    changed = delta.set if routes else [row for row in delta.set if row.id not in delta.moved]
     message: dict[str, Any] = {
         "type": "stats-delta",
         "base": delta.base,
@@ -230,7 +231,7 @@ def stats_delta(delta: StatsDelta, *, routes: bool = True, connections: bool = T
         "versions": delta.versions,
         "routes": delta.routes if routes else {},
         "connections": (
-            {"set": rows(delta.set, routes=routes, ips=ips), "remove": delta.removed}
+            {"set": rows(changed, routes=routes, ips=ips), "remove": delta.removed}
             if connections
             else {"set": (), "remove": ()}
         ),

@@ -20,7 +20,7 @@ import msgspec
 
 from ..errors import UnknownConnection
 from .labels import OTHER, ROOT
-from .stats import ConnectionInfo, Stats, StatsDelta
+from .stats import ConnectionInfo, Stats, StatsDelta, is_move
 
 
 class Record(msgspec.Struct, gc=False):
@@ -290,6 +290,7 @@ class Registry:
             return None
         changed: list[ConnectionInfo] = []
         removed: list[str] = []
+        moved: list[str] = []
         for connection_id, before in self._rows_before.items():
             record = self._listed.get(connection_id)
             if record is None:
@@ -297,6 +298,8 @@ class Registry:
                     removed.append(connection_id)
             elif record.info != before:
                 changed.append(record.info)
+                if is_move(before, record.info):
+                    moved.append(connection_id)
         truncated = bool(self._unlisted)
         delta = StatsDelta(
             base=self._base,
@@ -307,6 +310,7 @@ class Registry:
             set=tuple(changed),
             removed=tuple(removed),
             connections_truncated=truncated if truncated != self._truncated_before else None,
+            moved=frozenset(moved),
         )
         self._rows_before = {}
         self._base = self.revision

@@ -8,7 +8,7 @@ Rows beyond both are forgotten, and `dropped` says so: only their owner can name
 """
 
 from .labels import MAX_ROUTE, MAX_VERSION, may_be_shown
-from .stats import ConnectionInfo
+from .stats import ConnectionInfo, is_move
 
 
 class Rows:
@@ -66,10 +66,14 @@ class Rows:
         while self.spare and len(self.shown) < self.limit:
             self._fill()
 
-    def take(self) -> tuple[list[ConnectionInfo], list[str]]:
-        """Return the rows shown that are new or changed since the last call, and the ids of those gone. O(changes)."""
+    def take(self) -> tuple[list[ConnectionInfo], list[str], list[str]]:
+        """
+        Return the rows shown that are new or changed since the last call, the ids of those gone, and the ids of those
+        that have only another route. O(changes).
+        """
         changed: list[ConnectionInfo] = []
         removed: list[str] = []
+        moved: list[str] = []
         for connection_id, before in self._before.items():
             row = self.shown.get(connection_id)
             if row is None:
@@ -77,8 +81,10 @@ class Rows:
                     removed.append(connection_id)
             elif row != before:
                 changed.append(row)
+                if is_move(before, row):
+                    moved.append(connection_id)
         self._before = {}
-        return changed, removed
+        return changed, removed, moved
 
     def take_touched(self) -> tuple[list[ConnectionInfo], list[str]]:
         """

@@ -79,8 +79,9 @@ class StatsDelta(NamedTuple):
     """
     What changed from revision `base` to `revision`. Counts are absolute; 0 means that the key is gone.
 
-    `removed` ids are taken out before `set` rows are put in. `connections_truncated`, `nodes` and `partial` are None
-    when they did not change.
+    `removed` ids are taken out before `set` rows are put in. `moved` are the ids of those rows in `set` that were there
+    before and have only another route: to whoever does not see routes, they are as they were. `connections_truncated`,
+    `nodes` and `partial` are None when they did not change.
     """
 
     base: int
@@ -93,23 +94,37 @@ class StatsDelta(NamedTuple):
     connections_truncated: bool | None = None
     nodes: Nodes | None = None
     partial: bool | None = None
+    moved: frozenset[str] = frozenset()
+
+
+def is_move(before: ConnectionInfo | None, after: ConnectionInfo) -> bool:
+    """Say whether a row has changed in nothing but its route. None: it was not there."""
+    return (
+        before is not None
+        and before.route != after.route
+        and before.version == after.version
+        and before.ip == after.ip
+        and before.hidden == after.hidden
+    )
 
 
 def diff(before: Stats, after: Stats) -> StatsDelta:
     """Say what changed from `before` to `after`. O(size of both)."""
     rows = {row.id: row for row in before.connections}
     kept = {row.id for row in after.connections}
+    changed = tuple(row for row in after.connections if rows.get(row.id) != row)
     return StatsDelta(
         base=before.revision,
         revision=after.revision,
         total=after.total,
         versions=_diff_counts(before.versions, after.versions),
         routes=_diff_counts(before.routes, after.routes),
-        set=tuple(row for row in after.connections if rows.get(row.id) != row),
+        set=changed,
         removed=tuple(row.id for row in before.connections if row.id not in kept),
         connections_truncated=_changed(before.connections_truncated, after.connections_truncated),
         nodes=_changed(before.nodes, after.nodes),
         partial=_changed(before.partial, after.partial),
+        moved=frozenset(row.id for row in changed if is_move(rows.get(row.id), row)),
     )
 
 
