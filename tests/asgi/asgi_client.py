@@ -515,7 +515,11 @@ async def at_once(*awaitables: Awaitable[Any]) -> list[Any]:
 
 def _headers_of(sent: list[Message]) -> dict[str, str]:
     start = next((message for message in sent if message["type"] == "http.response.start"), None)
-    return {name.decode(): value.decode("latin-1") for name, value in (start or {}).get("headers", ())}
+    headers: dict[str, str] = {}
+    for name, value in ((name.decode(), value.decode("latin-1")) for name, value in (start or {}).get("headers", ())):
+        # As whoever receives them reads a header that comes twice; cookies are read one by one.
+        headers[name] = f"{headers[name]}, {value}" if name in headers and name != "set-cookie" else value
+    return headers
 
 
 # ---- applications

@@ -13,7 +13,7 @@ import msgspec
 from starlette.types import Scope, Send
 
 from ..config import Config
-from .responses import Headers, Problem, respond
+from .responses import Problem, respond
 
 PREFIX: Final = "/dashboard"
 
@@ -62,17 +62,17 @@ class Dashboard:
         if not name:
             if not scope["path"].endswith("/"):
                 # The page's own links are relative, as is this one: a proxy may have cut off what stands before.
-                await respond(send, 308, b"", b"text/plain", [(b"location", b"dashboard/")])
+                query: bytes = scope["query_string"]
+                location = b"dashboard/?" + query if query else b"dashboard/"
+                await respond(send, 308, b"", b"text/plain", [(b"location", location)])
                 return
             name = "index.html"
         files = self._read()
         if name not in files:
             raise Problem(404, f"There is nothing at {endpoint[:200]}; the dashboard is at dashboard/.")
-        headers: Headers = _SECURITY
-        if name != "index.html":
-            # Names of assets hold a hash of what is in them.
-            headers = (*_SECURITY, (b"cache-control", b"public, max-age=31536000, immutable"))
-        await respond(send, 200, files[name], _TYPES[name.rpartition(".")[2]], headers)
+        # Names of assets hold a hash of what is in them.
+        caching = b"no-store" if name == "index.html" else b"public, max-age=31536000, immutable"
+        await respond(send, 200, files[name], _TYPES[name.rpartition(".")[2]], _SECURITY, caching)
 
     def _read(self) -> dict[str, bytes]:
         """Return all files by name; asking for one by a path of its own choice is nothing that anybody can do."""

@@ -36,11 +36,11 @@ class Whole(NamedTuple):
     body: bytes
 
 
-def _headers(content_type: bytes, size: int) -> tuple[tuple[bytes, bytes], ...]:
+def _headers(content_type: bytes, size: int, caching: bytes = b"no-store") -> tuple[tuple[bytes, bytes], ...]:
     return (
         (b"content-type", content_type),
         (b"content-length", b"%d" % size),
-        (b"cache-control", b"no-store"),
+        (b"cache-control", caching),
         (b"x-content-type-options", b"nosniff"),
     )
 
@@ -48,13 +48,20 @@ def _headers(content_type: bytes, size: int) -> tuple[tuple[bytes, bytes], ...]:
 OK: Final = Whole(_headers(b"application/json", 11), b'{"ok":true}')
 
 
-async def respond(send: Send, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
-    """Send a whole response."""
+async def respond(
+    send: Send,
+    status: int,
+    body: bytes,
+    content_type: bytes,
+    headers: Headers = (),
+    caching: bytes = b"no-store",
+) -> None:
+    """Send a whole response. `caching`: its cache-control; it has one only, because the strictest would win."""
     await send(
         {
             "type": "http.response.start",
             "status": status,
-            "headers": [*_headers(content_type, len(body)), *headers],
+            "headers": [*_headers(content_type, len(body), caching), *headers],
         }
     )
     await send({"type": "http.response.body", "body": body})
