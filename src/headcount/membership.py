@@ -1,5 +1,6 @@
 """A node's place in its fleet: which backend it joins, what it does for other nodes, and what it has them do."""
 
+import asyncio
 import logging
 import multiprocessing
 import os
@@ -13,7 +14,7 @@ import msgspec
 
 from .authorize import Grant
 from .config import without_password
-from .core import identity, messages, reports
+from .core import identity, messages, paging, reports
 from .core.labels import parse_version
 from .core.messages import Payload
 from .core.rows import plausible
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 MAX_ASKED: Final = 256
 """Requests to watch that came here for connections of other nodes, and are not decided yet."""
+
+LEAST_PORTION: Final = 16
+"""Rows that a node is asked for at least when connections are sorted."""
+
+ASKED_AT_ONCE: Final = 64
+"""Nodes that are asked for rows at the same time for one page; the others wait, and so leave room for commands."""
 
 LISTENER_INTERVAL: Final = 0.05
 """Seconds between two looks at the listening socket while there is no page."""
@@ -357,6 +364,75 @@ class Membership:
             return [], -1
         return [row for row in answer.rows[:limit] if row.id.startswith(node) and plausible(row)], answer.next
 
+    async def sorted_page(
+        self,
+        order: paging.Order,
+        *,
+        version: str | None,
+        route: str | None,
+        limit: int,
+        after: paging.Position | None,
+    ) -> tuple[list[ConnectionInfo], bool, bool]:
+        """
+        Page through the connections of all nodes in one order.
+
+        Each node is asked for its share of the page and some more; and again, for twice as much, as long as it may have
+        rows that belong to the page. That is at most `limit` rows a node, and next to nothing beyond the page where
+        connections are spread evenly.
+
+        Returns:
+            The rows, whether there is a next page, and whether a node did not answer.
+
+        Raises:
+            Busy: Too much is going on.
+        """
+        others = await self.peers.forwarding.others() if self.peers is not None else []
+        asked: dict[str, paging.Position | None] = dict.fromkeys([self._node.id, *others], after)
+        portion = min(limit, max(LEAST_PORTION, 2 * limit // len(asked)))
+        merge, partial = paging.Merge(order, limit), False
+        at_once = asyncio.Semaphore(ASKED_AT_ONCE)
+
+        async def ask(node: str, after: paging.Position | None) -> tuple[list[ConnectionInfo], bool] | None:
+            async with at_once:
+                return await self._portion_of(node, order, version=version, route=route, limit=portion, after=after)
+
+        while asked:
+            answers = await asyncio.gather(*(ask(node, position) for node, position in asked.items()))
+            for node, answer in zip(asked, answers, strict=True):
+                partial |= answer is None
+                rows, more = answer or ([], False)
+                merge.take(node, rows, more=more)
+            asked = {**merge.wanted()}
+            portion = min(limit, 2 * portion)
+        return merge.rows, merge.more, partial
+
+    async def _portion_of(
+        self,
+        node: str,
+        order: paging.Order,
+        *,
+        version: str | None,
+        route: str | None,
+        limit: int,
+        after: paging.Position | None,
+    ) -> tuple[list[ConnectionInfo], bool] | None:
+        """Return the first rows of one node and whether it has more, or None if it did not answer."""
+        if node == self._node.id:
+            return await self._node.sorted_page(order, version=version, route=route, limit=limit, after=after)
+        assert self.peers is not None
+        try:
+            answer = await self.peers.forwarding.call(
+                node,
+                lambda re: reports.SortedPage(
+                    node=self._node.id, re=re, limit=limit, sort=str(order), after=after, version=version, route=route
+                ),
+            )
+        except UnknownConnection:
+            return None
+        if not answer.ok:
+            return None
+        return [row for row in answer.rows[:limit] if row.id.startswith(node)], answer.next is not None
+
     def _owner(self, connection_id: str) -> tuple[str, Peers]:
         owner = connection_id[: identity.NODE_LENGTH]
         if self.peers is None or owner == self._node.id or not identity.is_node(owner):
@@ -410,6 +486,11 @@ class Membership:
             case reports.Page(version=version, route=route, limit=limit, after=after):
                 rows, following = node.page(version=version, route=route, limit=min(limit, 1_000), after=after)
                 return reports.Answer(node=node.id, re=command.re, rows=tuple(rows), next=following)
+            case reports.SortedPage(sort=sort, version=version, route=route, limit=limit, after=position):
+                rows, more = await node.sorted_page(
+                    paging.parse_order(sort), version=version, route=route, limit=min(limit, 1_000), after=position
+                )
+                return reports.Answer(node=node.id, re=command.re, rows=tuple(rows), next=1 if more else None)
         return reports.Answer(node=node.id, re=command.re, ok=ok, count=count)
 
     async def _decide(self, command: reports.Decide, of: int) -> reports.Answer:

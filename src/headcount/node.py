@@ -20,18 +20,18 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import anyio
 import msgspec
 
 from .authorize import Grant
 from .config import Config
-from .core import identity, messages, reports
+from .core import identity, messages, paging, reports
 from .core.history import History
 from .core.labels import UNKNOWN, parse_version
 from .core.messages import Payload
-from .core.registry import Registry
+from .core.registry import Registry, matches
 from .core.stats import ConnectionInfo, Stats, StatsDelta
 from .errors import Malformed, UnknownConnection
 from .hooks import Hooks
@@ -42,6 +42,9 @@ from .pulse import Pulse
 from .session import End, Session
 from .sparing import Sparing
 from .tabs import Tabs
+
+SLICE: Final = 5_000
+"""Connections that are sorted in one go: a few milliseconds."""
 
 logger = logging.getLogger("headcount")
 
@@ -297,7 +300,7 @@ class Node:
                 info = self._registry.open(session.id, version, route, ip)
                 self._changed()
             released = self.released
-        if released is not None and released.version != version:
+        if released is not None and released.version != version and session.id not in self.tabs:
             # It was loaded before the release, or from a server that still hands out the old code, and missed the news.
             session.post(self._released())
         self.counters["opened"] += 1
@@ -438,6 +441,32 @@ class Node:
         with self._lock:
             return self._registry.page(version=version, route=route, limit=limit, after=after)
 
+    async def sorted_page(
+        self,
+        order: paging.Order,
+        *,
+        version: str | None,
+        route: str | None,
+        limit: int,
+        after: paging.Position | None,
+    ) -> tuple[list[ConnectionInfo], bool]:
+        """
+        Return the first connections after a position in an order, and whether there are more.
+
+        All connections are looked at, `SLICE` at a time, so that streams wait for no more than that.
+        """
+        self.forget_dead_loops()
+        with self._lock:
+            records = self._registry.records()
+        selection = paging.Selection(order, limit, after)
+        for start in range(0, len(records), SLICE):
+            if start:
+                await asyncio.sleep(0)
+            selection.feed(
+                record.info for record in records[start : start + SLICE] if matches(record.info, version, route)
+            )
+        return selection.rows, selection.more
+
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         """
         Call `callback` in the running loop after every flush.
@@ -532,7 +561,9 @@ class Node:
             watchers = list(self._watchers.items())
         payload = self._released()
         for session in sessions:
-            self._in_loop(session, session.post, payload)
+            # Tabs that share a stream all hear what is said on it.
+            if self.tabs.stream_of(session.id) == session.id:
+                self._in_loop(session, session.post, payload)
         for key, (loop, _) in watchers:
             self._call(loop, self._notify, key)
         self.counters["releases"] += 1
@@ -929,8 +960,7 @@ class Node:
             return True
         if session.id not in self._registry:
             return False
-        info = self._registry.info(session.id)
-        return (version is None or info.version == version) and (route is None or info.route == route)
+        return matches(self._registry.info(session.id), version, route)
 
     def _in_loop(self, session: Session, call: Callable[..., None], *args: Any) -> None:
         self._call(session.loop, call, *args)

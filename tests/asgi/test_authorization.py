@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from fastapi import FastAPI
@@ -19,6 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headcount import Grant, Headcount, pulse
+from headcount import node as node_module
 from headcount.threads import MAX_THREADS
 
 from .asgi_client import (
@@ -1261,9 +1263,63 @@ async def test_admin_filters_connections() -> None:
     assert await count("?cursor=0") == 10
 
 
+@every_way
+@asynchronous
+async def test_admin_sorts_connections_over_all_pages(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "SLICE", 3)
+    site = Site(way, ip_tracking=True, max_listed_connections=4)
+    for number in range(11):
+        await site.stranger.open("ws", f"?version=v{number % 3}&route=/{number % 4}:{number % 2}")
+    for sort in ("id", "version", "-version", "route", "-route", "ip"):
+        found: list[dict[str, str]] = []
+        cursor = ""
+        while True:
+            answer = await site.admin.get(f"/admin/connections?sort={sort}&limit=4{cursor}")
+            assert (answer.status, answer.json["total"], answer.json["partial"]) == (200, 11, False)
+            found += answer.json["connections"]
+            if answer.json["cursor"] is None:
+                break
+            assert len(answer.json["connections"]) == 4
+            cursor = f"&cursor={quote(answer.json['cursor'])}"
+        field = sort.lstrip("-")
+        assert found == sorted(found, key=lambda row: (row[field], row["id"]), reverse=sort[0] == "-")
+        assert {row["id"] for row in found} == {row.id for row in site.node.page(**EVERYBODY)[0]}
+    answer = await site.admin.get("/admin/connections?sort=-route&version=v1&route=/1:1")
+    assert [(row["version"], row["route"]) for row in answer.json["connections"]] == [("v1", "/1:1")]
+
+
+EVERYBODY: Any = {"version": None, "route": None, "limit": 1000, "after": 0}
+
+
+@asynchronous
+async def test_who_leaves_while_connections_are_sorted_disturbs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "SLICE", 1)
+    site = Site()
+    pages = [await site.stranger.open("ws", f"?route=/{number}") for number in range(6)]
+    reading = asyncio.create_task(site.admin.get("/admin/connections?sort=route&limit=3"))
+    for page in pages[2:]:
+        await page.leave()
+    rows = (await reading).json["connections"]
+    assert [row["route"] for row in rows][:2] == ["/0", "/1"]
+
+
+@asynchronous
+async def test_what_a_viewer_may_not_see_is_not_told_by_an_order() -> None:
+    grant = Grant(routes=False, ips=False)
+    site = Site(hook=lambda _: grant, ip_tracking=True)
+    await site.stranger.open("ws", "?route=/secret")
+    for sort, right in (("route", "routes=True"), ("-route", "routes=True"), ("ip", "ips=True"), ("-ip", "ips=True")):
+        problem(await site.admin.get(f"/admin/connections?sort={sort}"), 403, right)
+    for sort in ("id", "-version"):
+        answer = await site.admin.get(f"/admin/connections?sort={sort}")
+        assert answer.json["connections"][0].keys() == {"id", "version", "route"}
+        assert "secret" not in answer.body.decode()
+
+
 @pytest.mark.parametrize(
     "query",
     [
+        "?sort=", "?sort=age", "?sort=id&sort=ip", "?sort=id&cursor=5", "?sort=id&cursor=-id:a:a", "?cursor=id:a:a",
         "?limit=0", "?limit=1001", "?limit=-1", "?limit=ten", "?limit=1e3", "?limit=", "?limit=%C2%B2", "?limit=%D9%A3",
         "?limit=99999999999999999999", "?cursor=x", "?cursor=-1", "?cursor=" + "9" * 5000, "?limit=1&limit=2",
         "?version=a&version=b", "?" + "&".join(f"x{n}=1" for n in range(40)),

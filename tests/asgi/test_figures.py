@@ -46,9 +46,21 @@ async def test_connected_is_the_first_message_and_says_what_a_client_needs(way: 
         "timestamp": stream.connected["timestamp"],
         "keepaliveMs": 20_000,
         "updateStrategy": "auto",
+        "currentVersion": "2026.11.3",
     }
     assert stream.connected["timestamp"] > 1_600_000_000_000
     assert [message["type"] for message in stream.received] == ["connected"]
+
+
+@every_way
+@both
+@asynchronous
+async def test_connected_says_which_version_was_declared_current_before_the_page_came(way: str, transport: str) -> None:
+    site = Site(way, version="2026.11.3")
+    await site.headcount.release("2026.11.4")
+    stream = await site.stranger.open(transport, "?version=2026.11.4")
+    assert (stream.connected["version"], stream.connected["currentVersion"]) == ("2026.11.3", "2026.11.4")
+    assert not stream.unread, "a page of that version has no news to be told"
 
 
 @every_way

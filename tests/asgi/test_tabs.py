@@ -64,6 +64,27 @@ async def test_viewers_see_tabs_come_navigate_hide_and_leave(transport: str) -> 
     await figures.total(0)
 
 
+@both
+@asynchronous
+async def test_a_release_is_told_to_each_tab_once(transport: str) -> None:
+    site = Site(version="v1")
+    stream = await site.visitor.open(transport, "?shared=1")
+    await report(site.visitor, stream, tab("a", "v1"), tab("b", "v2"))
+    await site.headcount.release("v2")
+    assert (await stream.next("version"))["version"] == "v2"
+    await report(site.visitor, stream, tab("c", "v2"))
+    ids = await report(site.visitor, stream, tab("d", "v1"))
+    assert list(ids) == [key("d")]
+    late = await stream.next("to")
+    assert (late["tabs"], late["message"]["version"]) == ([key("d")], "v2")
+    await stream.leave()
+    again = await site.visitor.open(transport, "?shared=1&version=v1")
+    assert again.connected["currentVersion"] == "v2"
+    assert await report(site.visitor, again, tab("e", "v2"))
+    told = [message["type"] for message in (*stream.received, *again.received)]
+    assert (told.count("version"), told.count("to")) == (1, 1)
+
+
 @asynchronous
 async def test_what_a_report_does_not_name_stays() -> None:
     site = Site()

@@ -152,6 +152,7 @@ def test_golden_messages_are_read() -> None:
     server = {name: messages.decode(json.dumps(message)) for name, message in FIXTURES["server"].items()}
     assert isinstance(server["connected"], messages.Connected)
     assert server["connected"].keepalive_ms == 20_000
+    assert server["connected"].current_version == "2026.11.4"
     assert isinstance(server["stats"], messages.StatsMessage)
     assert server["stats"].figures().to_dict() == {
         key: value for key, value in FIXTURES["server"]["stats"].items() if key not in ("type", "yourId")

@@ -364,7 +364,7 @@ def golden_delta() -> StatsDelta:
 
 ENCODED = {
     "connected": messages.connected(
-        SERVER["connected"]["version"], SERVER["connected"]["connectionId"], 1795469509367, 20000, "sse"
+        SERVER["connected"]["version"], SERVER["connected"]["connectionId"], 1795469509367, 20000, "sse", "2026.11.4"
     ),
     "stats": messages.addressed(messages.stats(golden_stats()), "c1"),
     "stats-delta": messages.stats_delta(golden_delta()),

@@ -152,6 +152,8 @@ async def test_a_killed_worker_is_gone_within_two_seconds_and_replaced(name: str
         await viewer.until(lambda s: figures(s)["total"] == 40)
         killed = [page for page in pages if page.handle[:12] == pages[0].handle[:12]]
         left = [page for page in pages if page not in killed]
+        status, _ = await ask(server.url, "POST", BASE + "/admin/release", {"version": "released"}, TOKEN)
+        assert status == 200
         started = time.monotonic()
         os.kill(await _process_of(server, pages[0]), signal.SIGKILL)
         await viewer.until(lambda s: figures(s)["total"] == len(left), timeout=5)
@@ -164,6 +166,9 @@ async def test_a_killed_worker_is_gone_within_two_seconds_and_replaced(name: str
         assert max(totals) <= len(pages) + 20
         assert min(totals) >= 0
         assert await again[0].post(server.url, "/route", route="/x") == 200
+        # What was declared before it came is known to the new worker, too.
+        for page in again:
+            await page.until(lambda s: current(s) == "released")
         # The dead worker's handles are nobody's.
         status, _ = await ask(server.url, "POST", BASE + "/route", {"connectionId": killed[0].handle, "route": "/x"})
         assert status == 404
@@ -309,6 +314,13 @@ async def _leave(server: Server, pages: list[Any]) -> None:
     for page in pages:
         page.fin()
     await _whole(server, [])
+
+
+def current(page: Sse | WebSocket) -> str:
+    """The version that a page has been told is current."""
+    told = [message["version"] for message in page.messages if message["type"] == "version"]
+    found: str = told[-1] if told else page.messages[0]["currentVersion"]
+    return found
 
 
 async def _all_there(server: Server) -> None:

@@ -6,9 +6,9 @@ import msgspec
 from starlette.types import Scope
 
 from ..authorize import Grant
-from ..core import identity, messages
-from ..core.stats import Stats
-from ..errors import Malformed
+from ..core import identity, messages, paging
+from ..core.stats import ConnectionInfo, Stats
+from ..errors import Busy, Malformed
 from ..node import Node
 from .responses import Problem
 from .scope import header, query_of
@@ -61,29 +61,57 @@ async def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
     the last page, and `total` counts all connections, whatever the filter.
 
     Raises:
-        Problem: 403 when the grant does not show connections, or not the routes asked for.
-        Malformed: A bad limit or cursor, a parameter twice, or one that there is not.
+        Problem: 403 when the grant does not show connections, or not what is asked for or sorted by; 503 when too many
+            ask other nodes.
+        Malformed: A bad limit, cursor or sort, a parameter twice, or one that there is not.
     """
     if not grant.connections:
         raise Problem(
             403, "Your right does not include the list of connections; ask for a Grant with connections=True."
         )
     # Strict: a filter that is misspelt and ignored would answer another question than the one that was asked.
-    query = query_of(scope, ("version", "route", "limit", "cursor"), strict=True)
+    query = query_of(scope, ("version", "route", "sort", "limit", "cursor"), strict=True)
     if "route" in query and not grant.routes:
         raise Problem(403, "Your right does not include routes; leave route out, or ask for a Grant with routes=True.")
-    limit, cursor = _limit(query.get("limit")), _after(query.get("cursor"))
-    rows, following, partial = await node.membership.page(
-        version=query.get("version"), route=query.get("route"), limit=limit, cursor=cursor
-    )
+    try:
+        rows, cursor, partial = await (_page if "sort" not in query else _sorted_page)(node, grant, query)
+    except Busy as error:
+        raise Problem(503, str(error), [(b"retry-after", b"1")]) from None
     stats = await node.fresh_stats(rows=False)
     return {
         "connections": messages.rows(rows, routes=grant.routes, ips=grant.ips),
-        "cursor": None if following is None else f"{following[0]}:{following[1]}",
+        "cursor": cursor,
         "total": stats.total,
         "nodes": msgspec.to_builtins(stats.nodes),
         "partial": stats.partial or partial,
     }
+
+
+async def _page(node: Node, _: Grant, query: dict[str, str]) -> tuple[list[ConnectionInfo], str | None, bool]:
+    limit, cursor = _limit(query.get("limit")), _after(query.get("cursor"))
+    rows, following, partial = await node.membership.page(
+        version=query.get("version"), route=query.get("route"), limit=limit, cursor=cursor
+    )
+    return rows, None if following is None else f"{following[0]}:{following[1]}", partial
+
+
+async def _sorted_page(
+    node: Node, grant: Grant, query: dict[str, str]
+) -> tuple[list[ConnectionInfo], str | None, bool]:
+    order = paging.parse_order(query["sort"])
+    # What must not be seen must not be told by an order either.
+    hidden = {"route": not grant.routes, "ip": not grant.ips}
+    if hidden.get(order.by):
+        raise Problem(403, f"Your right does not include what {order} sorts by; ask for a Grant with {order.by}s=True.")
+    cursor = query.get("cursor")
+    rows, more, partial = await node.membership.sorted_page(
+        order,
+        version=query.get("version"),
+        route=query.get("route"),
+        limit=_limit(query.get("limit")),
+        after=None if cursor is None else paging.read_cursor(cursor, order),
+    )
+    return rows, paging.write_cursor(order, rows[-1]) if more and rows else None, partial
 
 
 def _limit(text: str | None) -> int:

@@ -553,6 +553,7 @@ class Headcount:
             self.node.timestamp(),
             round(config.keepalive_interval * 1000),
             config.update_strategy,
+            self.node.current_version,
         )
 
 

@@ -187,7 +187,7 @@ class Connection:
                 self._connection_id = message.connection_id
                 if message.keepalive_ms is not None and message.keepalive_ms > 0:
                     self._silence = max(1.0, min(LONGEST, message.keepalive_ms * SILENCE / 1000))
-                self._store.set(status="open", error=None, current_version=message.version)
+                self._store.set(status="open", error=None, current_version=message.current_version or message.version)
                 await self._subscribe(stream)
             case messages.StatsMessage():
                 self._whole = True

@@ -24,6 +24,8 @@ class Connected(msgspec.Struct, tag_field="type", tag="connected", rename="camel
     timestamp: int = 0
     keepalive_ms: int | None = None
     update_strategy: str | None = None
+    current_version: str | None = None
+    """None: a server that does not tell releases at once; its own version is current until it does."""
 
 
 class StatsMessage(msgspec.Struct, tag_field="type", tag="stats", rename="camel"):

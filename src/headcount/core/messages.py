@@ -179,8 +179,18 @@ def checked_tabs(tabs: tuple[Tab, ...], remove: tuple[str, ...]) -> Tabs:
     )
 
 
-def connected(version: str, handle: str, now: int, keepalive: int, update_strategy: str) -> bytes:
-    """Encode the first message of a stream. `now` in ms since 1970, `keepalive` in ms."""
+def connected(version: str, handle: str, now: int, keepalive: int, update_strategy: str, current: str) -> bytes:
+    """
+    Encode the first message of a stream.
+
+    Args:
+        version: The server's.
+        handle: Secret.
+        now: In ms since 1970.
+        keepalive: In ms.
+        update_strategy: What the server would like clients to use.
+        current: The version that was declared current, else the server's.
+    """
     return _encode(
         {
             "type": "connected",
@@ -189,6 +199,7 @@ def connected(version: str, handle: str, now: int, keepalive: int, update_strate
             "timestamp": now,
             "keepaliveMs": keepalive,
             "updateStrategy": update_strategy,
+            "currentVersion": current,
         }
     )
 

@@ -12,8 +12,7 @@ Invariants: `total == len(listed) + len(unlisted) == sum(versions)`, and `== sum
 """
 
 from collections.abc import Iterable
-from heapq import nsmallest
-from itertools import chain
+from itertools import chain, islice
 from types import MappingProxyType
 
 import msgspec
@@ -333,18 +332,21 @@ class Registry:
             The rows, and the cursor of the next page or None. Connections that stay open while somebody pages are
             seen exactly once.
 
-        O(connections): paging is for people, not for pushes.
+        O(connections before the end of the page): paging is for people, not for pushes.
         """
+        # Both are in the order of their sequence, and all listed ones came before the others.
         matching = (
-            (record.sequence, record.info)
+            record
             for record in chain(self._listed.values(), self._unlisted.values())
-            if record.sequence > after
-            and (version is None or record.info.version == version)
-            and (route is None or record.info.route == route)
+            if record.sequence > after and matches(record.info, version, route)
         )
-        found = nsmallest(limit + 1, matching, key=lambda item: item[0])
-        cursor = found[limit - 1][0] if len(found) > limit else None
-        return [info for _, info in found[:limit]], cursor
+        found = list(islice(matching, limit + 1))
+        cursor = found[limit - 1].sequence if len(found) > limit else None
+        return [record.info for record in found[:limit]], cursor
+
+    def records(self) -> list[Record]:
+        """Return all connections, for who reads them bit by bit while they come, change and go. O(connections)."""
+        return [*self._listed.values(), *self._unlisted.values()]
 
     def _record(self, connection_id: str) -> Record:
         record = self._listed.get(connection_id) or self._unlisted.get(connection_id)
@@ -369,3 +371,8 @@ class Registry:
         self._routes.note_changes(on=on)
         self._base = self.revision
         self._truncated_before = bool(self._unlisted)
+
+
+def matches(row: ConnectionInfo, version: str | None, route: str | None) -> bool:
+    """Say whether a row is of a version and on a route; None: of any."""
+    return (version is None or row.version == version) and (route is None or row.route == route)

@@ -223,6 +223,17 @@ class Page(_Message, frozen=True, tag="page"):
     route: str | None = None
 
 
+class SortedPage(_Message, frozen=True, tag="sorted"):
+    """Asks for the node's first connections after a position in an order. `next` in the answer: there are more."""
+
+    re: Sequence
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)]
+    sort: str
+    after: tuple[str, str] | None = None
+    version: str | None = None
+    route: str | None = None
+
+
 class Answer(_Message, frozen=True, tag="answer"):
     """Answers a command. What else it holds depends on the command."""
 
@@ -243,7 +254,18 @@ class Answer(_Message, frozen=True, tag="answer"):
 
 
 Command: TypeAlias = (
-    Navigate | ReportTabs | Replace | Subscribe | Unsubscribe | Decide | Send | Broadcast | Release | Revoke | Page
+    Navigate
+    | ReportTabs
+    | Replace
+    | Subscribe
+    | Unsubscribe
+    | Decide
+    | Send
+    | Broadcast
+    | Release
+    | Revoke
+    | Page
+    | SortedPage
 )
 """What wants an `Answer`, unless its `re` is 0."""
 
