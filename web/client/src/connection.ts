@@ -4,7 +4,8 @@
  * - It is tried for ever, after a full-jitter delay. The delays start anew when a stream has lasted, not when one has
  *   opened: a server that accepts and crashes would otherwise be met without any back-off.
  * - `drain` names the delay itself. 1008 ends everything. 1012 and 1013 begin with a longer delay.
- * - Waiting ends at once when the network is back or when somebody looks at the page again.
+ * - Waiting ends at once when the network is back or when somebody looks at the page again, but never before a time that
+ *   the server named (Retry-After, `retry:`).
  * - A stream that is silent for longer than the server promised is dead, whatever the browser thinks of it. After a
  *   sleep, or when somebody looks at the page again, less silence is enough; when the network was away, none is needed.
  * - A new stream names the one before it (`replaces`), so that the page is not counted twice while the server has not
@@ -81,6 +82,8 @@ export function createConnection(
   let retry: ReturnType<typeof setTimeout> | undefined;
   let watchdog: ReturnType<typeof setTimeout> | undefined;
   let attempt = 0;
+  /** The server does not want to see this page earlier. */
+  let notBefore = 0;
   let failedSockets = 0;
   let told: unknown;
   let away = false;
@@ -112,7 +115,7 @@ export function createConnection(
       watchdog = setTimeout(() => {
         const slept = Date.now() - dueAt > LATE_MS && !document.hidden;
         if (slept && isSilent(0.5)) open();
-        else if (Date.now() - heardAt >= silenceMs!) ended('nothing came for too long');
+        else if (Date.now() - heardAt >= silenceMs!) ended('nothing came');
         else watch();
       }, dueAt - Date.now());
     };
@@ -141,11 +144,12 @@ export function createConnection(
       if (!socket && openedAt === undefined) blind = true;
       if (code === DENIED) {
         close();
-        return events.ended('closed', words('The server denied the connection'));
+        return events.ended('closed', words('The connection was denied'));
       }
       if (openedAt !== undefined && Date.now() - openedAt >= STABLE_MS) attempt = 0;
       if (code === DRAINING || code === OVERLOADED) attempt = Math.max(attempt, CROWD_ATTEMPT);
       stopStream();
+      notBefore = Date.now() + afterMs;
       if (!announced) plan(afterMs + backoffMs(attempt++, site.backoff));
       events.ended('reconnecting', announced ? null : words('The connection was lost'));
     };
@@ -189,10 +193,11 @@ export function createConnection(
     }
     if (type === 'pageshow') away = false;
     // A network that was away may have taken the stream along without a word.
-    const doubtful = stream && (type === 'online' ? isSilent(0) : isSilent(0.5));
-    if ((stream && !doubtful) || (type === 'visibilitychange' && document.hidden)) return;
+    const isGood = stream && !isSilent(type === 'online' ? 0 : 0.5);
+    if (isGood || (type === 'visibilitychange' && document.hidden)) return;
     attempt = 0;
-    open();
+    if (Date.now() >= notBefore) open();
+    else if (!retry) plan(notBefore - Date.now() + backoffMs(0, site.backoff));
   }
 
   function close(): void {

@@ -27,6 +27,8 @@ export interface Snapshot extends Readonly<Figures> {
   readonly isStale: boolean;
   /** Version of the server that the stream was last opened to. */
   readonly serverVersion: string | undefined;
+  /** The version that was declared current, else the server's own; undefined until a stream has opened. */
+  readonly currentVersion: string | undefined;
 }
 
 export interface Headcount {
@@ -51,14 +53,14 @@ export interface Headcount {
   onMessage(listener: (message: ServerMessage) => void): () => void;
 }
 
-const INITIAL: Snapshot = Object.freeze({
+// The versions are undefined at first, which need not be written: the core must stay small.
+const INITIAL = Object.freeze({
   ...noFigures(),
   authorized: null,
   status: 'idle',
   error: null,
   isStale: false,
-  serverVersion: undefined,
-});
+} as Snapshot);
 
 let latest: Headcount | undefined;
 
@@ -69,7 +71,7 @@ export function latestHeadcount(): Headcount | undefined {
 
 export function createHeadcount(options: HeadcountOptions = {}): Headcount {
   const settings = resolve(options);
-  const win = settings.window ?? (typeof window === 'undefined' ? undefined : window);
+  const win = settings.window ?? (globalThis.window as typeof window | undefined);
   const version = label(settings.version ?? '', VERSION_LENGTH);
   const listeners = new Set<(snapshot: Snapshot) => void>();
   const messageListeners = new Set<(message: ServerMessage) => void>();
@@ -159,9 +161,9 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
   function receive(message: ServerMessage): void {
     switch (message.type) {
       case 'connected': {
-        const { version } = message;
+        const { version: serverVersion, currentVersion = serverVersion } = message as Partial<Record<string, string>>;
         toldWatching = whole = false;
-        set({ status: 'open', error: null, serverVersion: typeof version === 'string' ? version : undefined });
+        set({ status: 'open', error: null, serverVersion, currentVersion });
         return tell();
       }
       case 'stats': {
@@ -187,6 +189,7 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
         set({ ...noFigures(), authorized: false, isStale: false, ...(settings.viewer && { status: 'closed' }) });
         return;
       default:
+        if (message.type === 'version') set({ currentVersion: message.version as string });
         notify(messageListeners, message);
     }
   }

@@ -172,6 +172,8 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
             connected = message;
             report();
           }
+          // Tabs that come later are told by it.
+          if (message.type === 'version' && connected) connected = { ...connected, currentVersion: message.version };
           if (message.type === 'tabs') {
             reporting = false;
             for (const key of Object.keys(Object(message.ids))) known.add(key);

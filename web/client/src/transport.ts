@@ -189,7 +189,7 @@ function openLane(
     if (closed) return;
 
     const status = response?.status ?? 503;
-    if (status === 404) return lost('the server does not know this connection');
+    if (status === 404) return lost('the server does not know it');
     if (status === 429 || status >= 500) {
       waiting ??= message;
       timer = setTimeout(next, retryAfterMs(response) + backoffMs(attempt++, backoff));

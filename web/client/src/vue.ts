@@ -6,6 +6,7 @@ import { latestHeadcount, type Headcount, type Snapshot } from './index.js';
 
 const NAMES = [
   'total', 'versions', 'routes', 'connections', 'yourId', 'authorized', 'status', 'error', 'isStale', 'partial',
+  'currentVersion',
 ] as const;
 
 export type ActiveConnections = { [name in (typeof NAMES)[number]]: ComputedRef<Snapshot[name]> };

@@ -74,6 +74,27 @@ test('obeys Retry-After, and adds a jittered delay so that not all come back at 
   expect(page.streams).toHaveLength(2);
 });
 
+test('nobody who looks at the page, nor a network that is back, cuts Retry-After short', async () => {
+  const page = await reading();
+  await page.stream.answers!(503, { 'retry-after': '7' });
+  await vi.advanceTimersByTimeAsync(3000);
+  page.setHidden(true);
+  page.setHidden(false);
+  page.setOnline(false);
+  page.setOnline(true);
+  expect(page.streams).toHaveLength(1);
+  // The back/forward cache stops what was planned.
+  page.window.dispatchEvent(new Event('pagehide'));
+  page.window.dispatchEvent(new Event('pageshow'));
+  await vi.advanceTimersByTimeAsync(3999);
+  expect(page.streams).toHaveLength(1);
+  await vi.advanceTimersByTimeAsync(1000);
+  expect(page.streams).toHaveLength(2);
+  page.headcount.reconnect();
+  await settled();
+  expect(page.streams).toHaveLength(3);
+});
+
 test('obeys retry: when the stream ends without another word', async () => {
   const page = await reading();
   page.stream.connects();
@@ -91,7 +112,7 @@ test('stops for good at a 403, which is said to a foreign site', async () => {
   const page = await reading();
   await page.stream.answers!(403);
   expect(page.headcount.getSnapshot()).toMatchObject({
-    status: 'closed', error: 'The server denied the connection: the server answered 403',
+    status: 'closed', error: 'The connection was denied: the server answered 403',
   });
   await vi.advanceTimersByTimeAsync(100_000);
   expect(page.streams).toHaveLength(1);

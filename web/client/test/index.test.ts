@@ -161,6 +161,26 @@ describe('leaving', () => {
   });
 });
 
+describe('the current version', () => {
+  test('is told with the stream, and by each release from then on', () => {
+    const page = watching();
+    expect(snapshot(page)).toMatchObject({ serverVersion: '2026.11.3', currentVersion: '2026.11.4' });
+    const heard: unknown[] = [];
+    page.headcount.onMessage(() => heard.push(snapshot(page).currentVersion));
+    page.stream.says({ ...messages.server.version, version: '2026.11.5' });
+    expect(heard).toEqual(['2026.11.5']);
+    expect(snapshot(page)).toMatchObject({ serverVersion: '2026.11.3', currentVersion: '2026.11.5' });
+  });
+
+  test('is the version of a server that tells none', () => {
+    const page = openPage();
+    page.headcount.connect();
+    expect(snapshot(page).currentVersion).toBeUndefined();
+    page.stream.connects({ currentVersion: undefined });
+    expect(snapshot(page).currentVersion).toBe('2026.11.3');
+  });
+});
+
 describe('statistics', () => {
   test('pend until the server has decided', () => {
     const page = watching();

@@ -185,7 +185,7 @@ test('takes a 404 for the loss of the connection and opens another', async () =>
   await page.posts[0]!.answer(404);
   expect(page.stream.closed).toBe(true);
   expect(page.headcount.getSnapshot()).toMatchObject({
-    status: 'reconnecting', error: 'The connection was lost: the server does not know this connection',
+    status: 'reconnecting', error: 'The connection was lost: the server does not know it',
   });
   await vi.advanceTimersByTimeAsync(1000);
   expect(page.streams).toHaveLength(2);

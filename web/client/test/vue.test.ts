@@ -44,8 +44,10 @@ test('has the promised names and types', () => {
   expectTypeOf(live.yourId).toEqualTypeOf<ComputedRef<string | undefined>>();
   expectTypeOf(live.authorized).toEqualTypeOf<ComputedRef<boolean | null>>();
   expectTypeOf(live.error).toEqualTypeOf<ComputedRef<string | null>>();
+  expectTypeOf(live.currentVersion).toEqualTypeOf<ComputedRef<string | undefined>>();
   expect(Object.keys(live).sort()).toEqual([
-    'authorized', 'connections', 'error', 'isStale', 'partial', 'routes', 'status', 'total', 'versions', 'yourId',
+    'authorized', 'connections', 'currentVersion', 'error', 'isStale', 'partial', 'routes', 'status', 'total', 'versions',
+    'yourId',
   ]);
 });
 
