@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect
 
@@ -125,26 +126,68 @@ def test_connections_are_paged_filtered_and_sorted(page: Page, crowd: Server) ->
     expect(table).to_have_attribute("aria-rowcount", str(stats["routes"]["/account"] + 1))
     assert set(cells(page, "connections", "route")) == {"/account"}
     expect(page.locator(".connections .space .row .ip").first).to_have_text(re.compile(r"192\.0\.2\.\d+"))
-    header = page.get_by_role("columnheader", name="Address")
+
+
+@pytest.mark.parametrize("column", ["Route", "Address", "Connection"])
+def test_the_server_sorts_all_connections_and_not_only_those_that_are_loaded(
+    page: Page, crowd: Server, column: str
+) -> None:
+    field = {"Route": "route", "Address": "ip", "Connection": "id"}[column]
+    everybody = all_connections(crowd)
+    assert len(everybody) == 3000
+    log_in(page)
+    expect(page.locator(".connections .space .row .cut").first).to_be_visible()
+    header = page.get_by_role("columnheader", name=column).last
     for order, reverse in (("ascending", False), ("descending", True)):
         header.get_by_role("button").click()
         expect(header).to_have_attribute("aria-sort", order)
-        shown = cells(page, "connections", "ip")
-        assert shown == sorted(shown, reverse=reverse)
+        in_order = sorted(everybody, key=lambda row: (row[field], row["id"]), reverse=reverse)
+        rows = page.locator(".connections .space .row > .id .cut")
+        expect(rows.first).to_have_text(in_order[0]["id"])
+        assert rows.all_inner_texts()[:10] == [row["id"] for row in in_order[:10]]
+        page.get_by_role("table", name="Connections").focus()
+        page.keyboard.press("End")
+        expect(page.locator('.connections [aria-rowindex="3001"] .id .cut')).to_have_text(in_order[-1]["id"])
+        page.keyboard.press("Home")
 
 
-def test_the_far_end_of_a_table_is_reached_by_keyboard(page: Page) -> None:
+def all_connections(crowd: Server) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = []
+    cursor: str | None = "0"
+    while cursor is not None:
+        found = httpx.get(
+            f"{crowd.url}/__skew/admin/connections?limit=1000&cursor={cursor}",
+            headers={"authorization": f"Bearer {TOKEN}"},
+        ).json()
+        rows += found["connections"]
+        cursor = found["cursor"]
+    return rows
+
+
+def test_only_what_is_looked_at_is_asked_for(page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/admin/connections" in request.url else None)
     log_in(page)
+    expect(page.locator(".connections .space .row .cut").first).to_be_visible()
     table = page.get_by_role("table", name="Connections")
     expect(table).to_have_attribute("aria-rowcount", "3001")
+    assert len(asked) == 1
     table.focus()
     page.keyboard.press("End")
-    expect(page.locator('.connections [aria-rowindex="3001"]')).to_be_visible()
+    expect(page.locator('.connections [aria-rowindex="3001"] .id .cut')).to_be_visible()
+    assert len(asked) == 3
+    # The rows in sight, and no others, are asked for again; a page that began elsewhere by now begins there.
+    with page.expect_request(re.compile("cursor=.*"), timeout=15_000) as again:
+        pass
+    assert again.value.url == asked[2]
 
 
 def test_whoever_wants_to_be_counted_sees_himself(page: Page) -> None:
-    log_in(page, f"{DASHBOARD}?counted")
+    log_in(page)
+    expect(page.locator(".figure")).to_have_text("3,000")
+    page.get_by_role("link", name="count it, too").click()
     expect(page.locator(".figure")).to_have_text("3,001")
+    expect(page.get_by_role("link", name="only watch")).to_be_visible()
     page.get_by_role("combobox", name="Route").fill("/__skew/dashboard/")
     page.keyboard.press("Enter")
     expect(page.locator(".connections .row.marked .badge")).to_have_text("you", timeout=15_000)
@@ -163,6 +206,51 @@ def altered(page: Page, **fields: Any) -> None:
         server.on_message(forward)
 
     page.route_web_socket(re.compile("/ws"), handle)
+
+
+def test_a_right_without_connections_and_routes_is_told_so(page: Page) -> None:
+    altered(page, connections=[], connectionsTruncated=False, routes={})
+    page.goto(DASHBOARD)
+    page.get_by_label("Admin token").fill(TOKEN)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.locator(".figure")).to_have_text("3,000")
+    expect(page.locator(".connections")).to_contain_text("Your right does not include the list of connections.")
+    expect(page.get_by_role("table")).to_have_count(0)
+
+
+def test_whoever_is_denied_again_is_told_why(page: Page, context: BrowserContext) -> None:
+    page.goto(DASHBOARD)
+    page.get_by_role("button", name="try again").click()
+    expect(page.get_by_role("alert")).to_have_text("The application still says no.")
+    # A browser that keeps no cookies.
+    page.route("**/log-in", lambda route: route.fulfill(json={"ok": True}))
+    page.get_by_label("Admin token").fill(TOKEN)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("alert")).to_have_text(re.compile("did not send back the cookie"))
+
+
+def test_a_release_is_the_current_version_also_for_who_looks_later(page: Page) -> None:
+    server = Server(
+        *("-m", "uvicorn", "crowd_app:app", "--port", "{port}", "--log-level", "warning"),
+        env={"CROWD": "50", "CROWD_ROUTES": "5", "CROWD_MOVES": "0"},
+    )
+    try:
+        log_in(page, server.url + DASHBOARD)
+        expect(page.locator(".legend .current")).to_contain_text("2026.11.4")
+        answer = page.request.post(
+            f"{server.url}/__skew/admin/release",
+            headers={"authorization": f"Bearer {TOKEN}"},
+            data={"version": "2026.11.3"},
+        )
+        assert answer.ok
+        counted = server.stats()["versions"]["2026.11.3"]
+        for _ in range(2):
+            expect(page.locator(".legend .current")).to_contain_text("2026.11.3")
+            expect(page.locator(".legend .current .number")).to_have_text(str(counted))
+            expect(page.locator("header")).to_contain_text("Current version 2026.11.3")
+            page.reload()
+    finally:
+        server.stop()
 
 
 def test_partial_figures_are_called_so(page: Page) -> None:

@@ -30,7 +30,7 @@ export function useChart(
     if (!box.value) return
     const style = getComputedStyle(box.value)
     const colour: Colours = (name) => style.getPropertyValue(`--${name}`).trim()
-    chart = new uPlot({ ...options(colour), padding: [8, 12, 0, 0], width: box.value.clientWidth, height }, data(), box.value)
+    chart = new uPlot({ ...options(colour), padding: [8, 28, 0, 0], width: box.value.clientWidth, height }, data(), box.value)
   }
 
   const resize = new ResizeObserver(() => {

@@ -13,6 +13,9 @@ const text = document.querySelector<HTMLMetaElement>('meta[name=headcount]')!.co
 
 export const told: Told = JSON.parse(text)
 
+/** Whoever looks is not counted, unless he wants to see himself: dashboard/?counted */
+export const isCounted = new URLSearchParams(location.search).has('counted')
+
 /** The base path as the browser sees it, behind whatever prefix a proxy has put before it. */
 export const basePath = new URL('..', location.href).pathname.replace(/\/$/, '')
 

@@ -4,6 +4,11 @@ const plain = new Intl.NumberFormat()
 
 export const count = (value: number) => plain.format(value)
 
+const short = new Intl.NumberFormat(undefined, { notation: 'compact' })
+
+/** "10K": for the axis of a chart, which has room for few characters. */
+export const shortly = (value: number) => short.format(value)
+
 /** "1 connection", "2,000 connections". */
 export const counted = (value: number, one: string, many = one + 's') => `${count(value)} ${value === 1 ? one : many}`
 
