@@ -96,7 +96,8 @@ async def other() -> str:
 
 @app.get("/pages/{path:path}")
 async def small_page(path: str) -> Response:
-    return FileResponse(Path(os.environ["PAGES"]) / path)
+    policy = {"content-security-policy": "default-src 'self'; connect-src 'self' ws:"}
+    return FileResponse(Path(os.environ["PAGES"]) / path, headers=policy)
 
 
 @app.get("/plain", response_class=HTMLResponse)

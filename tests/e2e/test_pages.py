@@ -56,10 +56,17 @@ def test_small_page(context: BrowserContext, server: Server, name: str) -> None:
     stranger = context.new_page()
     complaints: list[str] = []
     stranger.on("pageerror", lambda error: complaints.append(str(error)))
+    stranger.on(
+        "console", lambda message: complaints.append(message.text) if "Content Security" in message.text else None
+    )
     stranger.goto(f"/pages/{name}.html")
     expect(stranger.get_by_text("Not authorized for live stats")).to_be_visible()
     assert server.stats()["versions"] == {"build-7": 1}, "the id of the build is stamped into the bundle"
     assert server.stats()["routes"] == {f"/pages/{name}.html": 1}
+    if name == "element":
+        # Its style is there although the page's policy allows no style elements.
+        style = stranger.locator("active-connections").evaluate("(element) => getComputedStyle(element).display")
+        assert style == "inline-block"
     stranger.close()
     assert context.request.post("/log-in").ok
     page = context.new_page()
