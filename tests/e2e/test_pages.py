@@ -1,5 +1,6 @@
 """The small pages, built with the Vite recipe and opened in Chromium; and the recipes of docs/browser.md."""
 
+import json
 import os
 import re
 import subprocess
@@ -90,6 +91,48 @@ def test_page_without_a_build_step(context: BrowserContext, server: Server) -> N
     expect(page.locator("#total")).to_have_text("1")
     assert server.stats()["versions"] == {"2026.11.3": 1}
     assert server.stats()["routes"] == {"/plain": 1}
+
+
+COMMON = {
+    "target": "ES2023", "lib": ["ES2023", "DOM", "DOM.Iterable"], "strict": True, "noEmit": True, "skipLibCheck": True,
+    "noUnusedLocals": True, "noUnusedParameters": True, "erasableSyntaxOnly": True, "verbatimModuleSyntax": True,
+    "noFallthroughCasesInSwitch": True, "allowImportingTsExtensions": True,
+}  # fmt: skip
+NEW_PROJECT = {
+    "tsconfig.app.json": {
+        "compilerOptions": {
+            **COMMON, "module": "esnext", "moduleResolution": "bundler", "types": ["vite/client"], "jsx": "react-jsx",
+        },
+        "include": ["src"],
+    },
+    "tsconfig.node.json": {
+        "compilerOptions": {**COMMON, "module": "nodenext", "types": ["node"]}, "include": ["vite.config.ts"],
+    },
+}  # fmt: skip
+"""What `npm create vite@latest` checks with."""
+
+
+def test_recipes_pass_the_type_checker_of_a_new_project(tmp_path: Path) -> None:
+    files = {name: json.dumps(content) for name, content in NEW_PROJECT.items()}
+    for code in (*blocks("ts"), *blocks("tsx")):
+        told = code.partition("\n")[0].removeprefix("// ")
+        if told in ("main.tsx", "headcount.ts"):
+            files[f"src/{told}"] = code
+        elif told == "vite.config.ts":
+            files[told] = code
+        elif "name: 'build-id'" in code:
+            files["build-id.ts"] = code
+    (files["src/env.d.ts"],) = re.findall(r"`(interface ImportMetaEnv .*?)`", DOCS)
+    assert len(files) == 7
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "node_modules").symlink_to(ROOT / "node_modules")
+    for project in NEW_PROJECT:
+        tsc = str(ROOT / "node_modules/.bin/tsc")
+        done = subprocess.run([tsc, "-p", project], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
 
 
 def test_recipes_are_the_files_that_are_tested() -> None:
