@@ -60,8 +60,13 @@ const SILENCE = 2.5;
 const LOOK_MS = 4000;
 /** A look that is later than this slept, unless the page is hidden: browsers let those wait. */
 const LATE_MS = 10_000;
-/** Draining and overload concern everybody at once: the first delay is drawn from 2^3 times the usual range. */
+/** Overload concerns everybody at once: the first delay is drawn from 2^3 times the usual range, and they grow from there. */
 const CROWD_ATTEMPT = 3;
+/**
+ * So does a restart, which is over soon: only the delay before the first attempt is longer, about what a server that drains
+ * would say. From then on everybody comes at another time, and soon after the server is back.
+ */
+const DRAIN_ATTEMPT = 2;
 /** So many WebSockets in a row that do not open mean that something in between does not let them. */
 const SOCKET_ATTEMPTS = 2;
 
@@ -132,7 +137,7 @@ export function createConnection(
         watch();
       }
       if (!message || openedAt === undefined) return;
-      if (message.type === 'drain') plan(toldMs(message.reconnectMs) ?? backoffMs(CROWD_ATTEMPT, site.backoff));
+      if (message.type === 'drain') plan(toldMs(message.reconnectMs) ?? backoffMs(DRAIN_ATTEMPT, site.backoff));
       if (message.type === 'connected' ? first : !SILENT.includes(message.type)) events.message(message);
     };
     const ended: StreamEvents['ended'] = (reason, code = ABNORMAL, afterMs = 0) => {
@@ -147,10 +152,10 @@ export function createConnection(
         return events.ended('closed', words('The connection was denied'));
       }
       if (openedAt !== undefined && Date.now() - openedAt >= STABLE_MS) attempt = 0;
-      if (code === DRAINING || code === OVERLOADED) attempt = Math.max(attempt, CROWD_ATTEMPT);
+      if (code === OVERLOADED) attempt = Math.max(attempt, CROWD_ATTEMPT);
       stopStream();
       notBefore = Date.now() + afterMs;
-      if (!announced) plan(afterMs + backoffMs(attempt++, site.backoff));
+      if (!announced) plan(afterMs + backoffMs(Math.max(attempt++, code === DRAINING ? DRAIN_ATTEMPT : 0), site.backoff));
       events.ended('reconnecting', announced ? null : words('The connection was lost'));
     };
 

@@ -115,11 +115,11 @@ describe.each(['sse', 'ws'] as const)('%s', (updateStrategy) => {
     expect(told).toMatchObject([{ route: '/elsewhere' }]);
   });
 
-  test('takes a drain without a usable delay for a long one', async () => {
+  test('draws the delay itself when a drain names none that can be used', async () => {
     const page = openWith({ updateStrategy });
     page.stream.connects();
     page.stream.says({ type: 'drain', reconnectMs: 'soon' });
-    expect(await delayMs(page)).toBe(4000);
+    expect(await delayMs(page)).toBe(2000);
   });
 
   test('takes a silent stream for dead', async () => {
@@ -322,13 +322,33 @@ test('stops for good when it is denied', async () => {
   expect(page.streams).toHaveLength(2);
 });
 
-test.each([1012, 1013])('spreads a crowd that was sent away by %d', async (code) => {
+test('spreads a crowd that was sent away by 1013, and further each time', async () => {
   const page = openWith({ updateStrategy: 'ws' });
   page.stream.connects();
-  page.stream.breaks(code);
+  page.stream.breaks(1013);
   expect(await delayMs(page)).toBe(4000);
-  page.stream.breaks(code);
+  page.stream.breaks(1013);
   expect(await delayMs(page)).toBe(8000);
+});
+
+test('spreads a crowd whose server restarts (1012), and is back soon after it', async () => {
+  const page = openWith({ updateStrategy: 'ws' });
+  page.stream.connects();
+  page.stream.breaks(1012);
+  expect(await delayMs(page)).toBe(2000);
+  for (const delay of [1000, 2000, 4000]) {
+    page.stream.breaks();
+    expect(await delayMs(page)).toBe(delay);
+  }
+});
+
+test('does not fall into step with a server that sends it away again and again', async () => {
+  const page = openWith({ updateStrategy: 'ws' });
+  for (const delay of [2000, 2000, 2000, 4000, 8000]) {
+    page.stream.connects();
+    page.stream.breaks(1012);
+    expect(await delayMs(page)).toBe(delay);
+  }
 });
 
 test.each([4400, 4408, 1000, 1006])('comes back after %d with the usual back-off', async (code) => {
