@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -199,6 +202,53 @@ async def test_a_message_that_is_too_large_fails_and_costs_nobody_the_connection
     assert other.gone == []
     await one.stop()
     await two.stop()
+
+
+_WITH_A_CHILD = """
+import asyncio, os, time
+from headcount.backends.local import LocalBackend
+from backends.test_conformance import Ear
+
+async def main():
+    ear = Ear()
+    LocalBackend("cccccccccccc", "fleet", "inet:127.0.0.1:8000").start(ear)
+    while not ear.can_see:
+        await asyncio.sleep(0.01)
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    print(child, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="elsewhere than on Linux nothing tells of such an end")
+async def test_a_killed_worker_is_gone_although_a_child_of_it_holds_its_sockets(runtime: Path) -> None:
+    one, ear = backend("aaaaaaaaaaaa")
+    await until(lambda: ear.can_see)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", _WITH_A_CHILD],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert worker.stdout is not None
+    child = int(await asyncio.to_thread(worker.stdout.readline))
+    try:
+        await until(lambda: "cccccccccccc" in one.links)
+        worker.kill()
+        await until(lambda: "cccccccccccc" in ear.gone)
+        worker.wait(5)
+        assert await one.members() == set()
+        assert not (meeting_place(runtime) / "cccccccccccc").exists()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        worker.kill()
+        worker.wait(5)
+        worker.stdout.close()
+        await one.stop()
 
 
 async def test_a_socket_that_was_cleaned_away_is_put_back(runtime: Path) -> None:

@@ -48,6 +48,8 @@ MAX_BUFFERED: Final = 2 * MAX_BYTES
 
 _HELLO, _MESSAGE, _LISTEN, _DEAF = range(4)
 _HEAD = struct.Struct("!IB")
+_CREDENTIALS = struct.Struct("3i")
+"""Process, user and group."""
 _FORMAT = b"headcount-1 "
 _MAX_NODE = 64
 
@@ -311,6 +313,9 @@ class LocalBackend:
                 if error.errno == errno.ECONNREFUSED:
                     _remove(path)
                 continue
+            if protocol.dead:
+                _remove(path)
+                continue
             found.append(protocol)
             if self.receiver is not None:
                 self.receiver.joined(name)
@@ -347,13 +352,17 @@ class _Link(asyncio.Protocol):
         self.transport: asyncio.Transport
         self._backend = backend
         self.expected = expected
+        self.dead = False
+        """The worker at the other end has ended."""
         self._buffer = bytearray()
+        self._process: int | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say who we are."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
         self._backend.stranger(self)
+        self._watch_process()
         self.transport.write(_frame(_HELLO, _FORMAT + self._backend.node.encode()))
 
     def write(self, kind: int, body: bytes = b"") -> bool:
@@ -392,7 +401,38 @@ class _Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
         """Tell that the other end is gone."""
+        if self._process is not None:
+            asyncio.get_running_loop().remove_reader(self._process)
+            os.close(self._process)
+            self._process = None
         self._backend.lost(self)
+
+    def _watch_process(self) -> None:
+        """
+        Learn of the end of the worker itself, where the kernel tells that.
+
+        A process that the application forked from it has inherited its sockets, and may outlive it: then no connection
+        ends, and its listening socket still takes new ones.
+        """
+        if not hasattr(os, "pidfd_open") or not hasattr(socket, "SO_PEERCRED"):
+            return
+        try:
+            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as sock:
+                process, _, _ = _CREDENTIALS.unpack(
+                    sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+                )
+            if process in (0, os.getpid()):
+                return  # in a container of its own, or a test
+            self._process = os.pidfd_open(process)
+            asyncio.get_running_loop().add_reader(self._process, self._ended)
+        except ProcessLookupError:
+            self._ended()
+        except (OSError, NotImplementedError):
+            return  # not allowed here, or not by this event loop
+
+    def _ended(self) -> None:
+        self.dead = True
+        self.transport.abort()
 
     def _take(self, kind: int, body: bytes) -> None:
         if kind == _HELLO and self.node is None:
