@@ -204,6 +204,21 @@ async def test_a_message_that_is_too_large_fails_and_costs_nobody_the_connection
     await two.stop()
 
 
+async def test_who_does_not_listen_any_more_is_published_to_on_none_of_two_connections() -> None:
+    one, _ = backend("aaaaaaaaaaaa")
+    two, ear = backend("bbbbbbbbbbbb")
+    two.listen(on=True)
+    await until(lambda: len(one.links.get("bbbbbbbbbbbb", ())) == 2)  # each found the other
+    await until(lambda: any(link.listens for link in one.links["bbbbbbbbbbbb"]))
+    two.listen(on=False)
+    await until(lambda: not any(link.listens for link in one.links["bbbbbbbbbbbb"]))
+    one.publish(b"figures")
+    one.announce(b"to all")
+    await until(lambda: ear.messages == [b"to all"])
+    await one.stop()
+    await two.stop()
+
+
 _WITH_A_CHILD = """
 import asyncio, os, time
 from headcount.backends.local import LocalBackend

@@ -154,7 +154,8 @@ class LocalBackend:
         if on != self.listens:
             self.listens = on
             for links in self.links.values():
-                links[0].write(_LISTEN if on else _DEAF)
+                for link in links:
+                    link.write(_LISTEN if on else _DEAF)
 
     def publish(self, message: bytes) -> None:
         """Hand a message to all that listen and keep up."""
