@@ -431,7 +431,8 @@ class Membership:
             return None
         if not answer.ok:
             return None
-        return [row for row in answer.rows[:limit] if row.id.startswith(node)], answer.next is not None
+        rows = [row for row in answer.rows[:limit] if row.id.startswith(node) and plausible(row)]
+        return rows, answer.next is not None
 
     def _owner(self, connection_id: str) -> tuple[str, Peers]:
         owner = connection_id[: identity.NODE_LENGTH]

@@ -281,6 +281,13 @@ def test_a_page_of_another_node_is_not_believed_blindly(store: Store, monkeypatc
             found = (await one.admin.get("/admin/connections")).json["connections"]
             assert [row["id"] for row in found] == [good.id]
 
+            async def sorted_page(*_: Any, **__: Any) -> tuple[list[ConnectionInfo], bool]:
+                return [*bad, good], False
+
+            monkeypatch.setattr(two.node, "sorted_page", sorted_page)
+            found = (await one.admin.get("/admin/connections?sort=route")).json["connections"]
+            assert [row["id"] for row in found] == [good.id]
+
     check()
 
 
