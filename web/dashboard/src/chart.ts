@@ -4,12 +4,18 @@ import { onMounted, onScopeDispose, watch, type Ref } from 'vue'
 
 export type Colours = (name: string) => string
 
+/** A server that has just started has no hour to show, and a chart of seconds would be all noise. */
+const LEAST_SECONDS = 600
+export const timeScale: uPlot.Scale = { range: (_, first, last) => [Math.min(first, last - LEAST_SECONDS), last] }
+
 /** Hours and minutes: an hour has one date, or two that nobody needs to be told. */
 export const timeAxis = (colour: Colours): uPlot.Axis => ({
   stroke: colour('muted'),
   grid: { show: false },
   ticks: { show: false },
   size: 24,
+  space: 70,
+  incrs: [1, 2, 5, 10, 15, 30].map((minutes) => minutes * 60),
   values: (_, times) =>
     times.map((time) => new Date(time * 1000).toLocaleTimeString([], { hour: 'numeric', minute: '2-digit' })),
 })
