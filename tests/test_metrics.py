@@ -1,14 +1,18 @@
 """Metrics: the numbers, their bounds, the formats, and the dashboard and alerts that name them."""
 
+import asyncio
 import json
 import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +24,7 @@ from starlette.requests import HTTPConnection
 from asgi.asgi_client import Site, asynchronous
 from cli.processes import TOKEN, VERSION, Serve
 from headcount import Headcount
+from headcount.client import fetch_nodes
 from headcount.metrics import bounded
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -130,13 +135,13 @@ def server() -> Iterator[Serve]:
         yield serving
 
 
-def scrape(server: Serve, token: str | None = SCRAPER, query: str = "", accept: str = "") -> tuple[int, str, str]:
-    import httpx2
-
+def scrape(
+    server: Serve, token: str | None = SCRAPER, query: str = "", accept: str = "", timeout: float = 20
+) -> tuple[int, str, str]:
     headers = {"Accept": accept} if accept else {}
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
-    answer = httpx2.get(f"{server.url}/metrics{query}", headers=headers)
+    answer = httpx2.get(f"{server.url}/metrics{query}", headers=headers, timeout=timeout)
     return answer.status_code, answer.headers["content-type"], answer.text
 
 
@@ -157,9 +162,12 @@ def test_openmetrics_is_given_to_those_who_ask(server: Serve) -> None:
     assert families["headcount_opens"].type == "counter"
 
 
-@pytest.mark.skipif(
+with_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None and not os.environ.get("CI"), reason="promtool is not installed; CI installs it"
 )
+
+
+@with_promtool
 def test_promtool_has_nothing_to_say(server: Serve) -> None:
     _, _, text = scrape(server)
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
@@ -176,8 +184,6 @@ def test_scraping_takes_a_right(server: Serve, token: str | None, status: int) -
 
 
 def test_the_scraper_may_do_nothing_else(server: Serve) -> None:
-    import httpx2
-
     headers = {"Authorization": f"Bearer {SCRAPER}"}
     assert httpx2.get(f"{server.url}/admin/stats", headers=headers).status_code == 401
     assert httpx2.post(f"{server.url}/admin/release", headers=headers, json={"version": "v9"}).status_code == 401
@@ -188,6 +194,53 @@ def test_scope_is_fleet_or_node(server: Serve) -> None:
     status, _, text = scrape(server, query="?scope=galaxy")
     assert status == 400
     assert "write fleet or node" in text
+
+
+# ---- of several nodes
+
+
+def test_any_worker_tells_the_fleet_and_says_when_a_share_is_missing() -> None:
+    with Serve(workers=2, metrics_token=SCRAPER) as server:
+        nodes: dict[str, str] = {}
+        while len(nodes) < 2:  # the kernel spreads scrapes over them
+            text = scrape(server)[2]
+            nodes[_value(text, "headcount_opens_total", r'node="(\w+)"')[0]] = text
+        for text in nodes.values():
+            assert _value(text, "headcount_nodes_reporting") == _value(text, "headcount_nodes_expected") == ("", 2.0)
+            assert _value(text, "headcount_partial") == ("", 0.0)
+            assert _value(text, "headcount_last_report_age_seconds")[1] < 2
+        shares = asyncio.run(fetch_nodes(server.url, token=TOKEN))
+        assert {share.node for share in shares} == set(nodes)
+        assert all(share.reporting and share.total == 0 and share.silent < 2 for share in shares)
+        alone = scrape(server, query="?scope=node")[2]
+        assert _value(alone, "headcount_nodes_expected") == ("", 1.0)
+        assert _value(alone, "headcount_last_report_age_seconds") == ("", 0.0)
+        assert server.command is not None
+        one, other = psutil.Process(server.command.process.pid).children()
+        one.suspend()
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                assert time.monotonic() < deadline
+                try:
+                    text = scrape(server, timeout=2)[2]  # or it went to the one that is stopped
+                except httpx2.TimeoutException:
+                    continue
+                if _value(text, "headcount_partial")[1]:
+                    break
+            assert _value(text, "headcount_nodes_reporting") == ("", 1.0)
+            assert _value(text, "headcount_nodes_expected") == ("", 2.0)
+            assert _value(text, "headcount_last_report_age_seconds")[1] > 4
+        finally:
+            one.resume()
+        assert other.is_running()
+
+
+def _value(text: str, name: str, label: str = "") -> tuple[str, float]:
+    """Return what `label` captures, and the value, of the one sample of a name."""
+    found = re.search(rf"^{name}(?:\{{{label}\}})? (\S+)$" if label else rf"^{name}() (\S+)$", text, re.MULTILINE)
+    assert found, f"no {name} in:\n{text}"
+    return found[1], float(found[2])
 
 
 # ---- dashboard and alerts
@@ -225,6 +278,95 @@ def test_dashboard_and_page_name_every_metric() -> None:
     assert set(re.findall(r"^\| `(headcount_[a-z_]+)", page, re.MULTILINE)) == names()
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(ids) == len(set(ids))
+
+
+def test_labels_that_are_asked_for_exist() -> None:
+    families = Headcount(version="v1").collector().collect()
+    labels = {family.name: set(family._labelnames) for family in families}  # type: ignore[attr-defined]
+    texts = [(DOCS / file).read_text("utf-8") for file in ("alerts.yml", "grafana-dashboard.json")]
+    asked = re.findall(r"by \((\w+)\) \(+(?:\w+\()?(headcount_\w+?)(?:_total)?[\[){]", " ".join(texts))
+    assert {label for label, _ in asked} >= {"version", "route", "reason", "hook"}
+    for label, name in asked:
+        assert label in labels[name], f"{name} has no label {label}"
+
+
+@with_promtool
+def test_expressions_of_the_dashboard_can_be_evaluated(tmp_path: Path) -> None:
+    dashboard = json.loads((DOCS / "grafana-dashboard.json").read_text("utf-8"))
+    rules = [
+        {"record": f"panel:{number}", "expr": target["expr"].replace("$job", ".*").replace("$__rate_interval", "5m")}
+        for number, target in enumerate(target for panel in dashboard["panels"] for target in panel.get("targets", []))
+    ]
+    assert len(rules) > 20
+    (tmp_path / "rules.json").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = subprocess.run(
+        ["promtool", "check", "rules", tmp_path / "rules.json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+CALM = {
+    "headcount_nodes_reporting": "2x500",
+    "headcount_partial": "0x500",
+    "headcount_last_report_age_seconds": "1x500",
+    'headcount_connections{version="v1"}': "100x500",
+    "headcount_outdated_connections": "0x500",
+    'headcount_reconnects_total{node="a"}': "0+60x500",
+    'headcount_slow_peers_dropped_total{node="a"}': "0x500",
+    'headcount_hook_errors_total{node="a",hook="authorize_stats"}': "0x500",
+    'headcount_releases_total{node="a"}': "0x5 1x495",
+}
+"""A day without trouble, by the minute: a page reconnects every second."""
+
+
+@with_promtool
+@pytest.mark.parametrize(
+    ("alert", "series", "minutes"),
+    [
+        ("HeadcountDown", {"headcount_nodes_reporting": "2x5 _x100"}, 15),
+        ("HeadcountPartial", {"headcount_partial": "0x5 1x100"}, 8),
+        ("HeadcountReportsLate", {"headcount_last_report_age_seconds": "1x5 40+60x100"}, 8),
+        ("HeadcountReconnectStorm", {'headcount_reconnects_total{node="a"}': "0+60x5 1000+900x100"}, 10),
+        ("HeadcountSlowPeers", {'headcount_slow_peers_dropped_total{node="a"}': "0x5 200+120x100"}, 25),
+        ("HeadcountHookErrors", {'headcount_hook_errors_total{node="a",hook="authorize_stats"}': "0x5 3x100"}, 6),
+        ("HeadcountOldVersionsStay", {"headcount_outdated_connections": "0x5 20x500"}, 370),
+    ],
+)
+def test_each_alert_fires_when_it_should_and_not_on_a_calm_day(
+    tmp_path: Path, alert: str, series: dict[str, str], minutes: int
+) -> None:
+    def case(all_series: dict[str, str], *, fires: bool) -> dict[str, Any]:
+        text = (DOCS / "alerts.yml").read_text("utf-8")
+        rule = text[text.index(f"alert: {alert}\n") :].partition("- alert:")[0]
+        labels = dict(re.findall(r"^ +(severity): (\w+)$", rule, re.MULTILINE))
+        if "hook" in "".join(series):
+            labels["hook"] = "authorize_stats"
+        return {
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in all_series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": f'count by (alertname, severity, hook) (ALERTS{{alertname="{alert}",alertstate="firing"}})',
+                    "eval_time": f"{minutes}m",
+                    "exp_samples": [
+                        {"labels": _series({"alertname": alert, **labels}), "value": 1},
+                    ]
+                    if fires
+                    else [],
+                }
+            ],
+        }
+
+    file = tmp_path / "test.json"
+    cases = [case({**CALM, **series}, fires=True), case(CALM, fires=False)]
+    tests = {"rule_files": [str(DOCS / "alerts.yml")], "evaluation_interval": "1m", "tests": cases}
+    file.write_text(json.dumps(tests))
+    done = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _series(labels: dict[str, str]) -> str:
+    return "{" + ", ".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
 
 
 @asynchronous

@@ -18,7 +18,7 @@ from .core import identity, messages, paging, reports
 from .core.labels import parse_version
 from .core.messages import Payload
 from .core.rows import plausible
-from .core.stats import ConnectionInfo
+from .core.stats import ConnectionInfo, NodeShare
 from .errors import Malformed, ProtocolError, UnknownConnection
 from .listeners import Listener, addresses_of
 from .peers import Peers
@@ -154,8 +154,12 @@ class Membership:
 
     @property
     def report_age(self) -> float:
-        """Age in seconds of the oldest report in the figures. The lock is held."""
+        """For how many seconds the node that has been silent longest has said nothing. The lock is held."""
         return 0.0 if self.peers is None else self.peers.report_age
+
+    def shares(self) -> list[NodeShare]:
+        """Return what each node has told, this one first; empty for a node on its own. The lock is held."""
+        return [] if self.peers is None else self.peers.shares()
 
     def knows_the_fleet(self) -> bool:
         """
@@ -181,10 +185,10 @@ class Membership:
         if self.peers is not None:
             self.peers.reserve_version(version)
 
-    def touch(self, *, rows: bool) -> None:
-        """Look at the others for a while; `rows`: also at their connections. The lock is held."""
+    def touch(self, *, rows: bool, linger: float | None = None) -> None:
+        """Look at the others for `linger` seconds or a while; `rows`: also at their connections. The lock is held."""
         if self.peers is not None:
-            self.peers.touch(rows=rows)
+            self.peers.touch(rows=rows, linger=linger)
 
     async def fresh(self, *, rows: bool) -> None:
         """Bring in what all others have now; `rows`: with connections."""

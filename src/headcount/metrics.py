@@ -25,6 +25,10 @@ from .node import Node
 
 Scope: TypeAlias = Literal["fleet", "node"]
 
+SCRAPE_LINGER: Final = 150.0
+"""Seconds. Whoever collects from an application's own registry cannot wait for other nodes, so they are listened to
+between two scrapes, which are a minute apart at most by habit, and one may fail."""
+
 _CLOSED: Final = "closed:"
 
 
@@ -36,12 +40,15 @@ class Collector(PrometheusCollector):
         node: Of this process.
         authorizer: Whose failures are told.
         scope: Whose figures: the fleet's or this node's.
+        linger: Seconds within which the next scrape is expected: for so long the other nodes are listened to. None: who
+            scrapes brings in their figures first.
     """
 
-    def __init__(self, node: Node, authorizer: Authorizer, scope: Scope = "fleet") -> None:
+    def __init__(self, node: Node, authorizer: Authorizer, scope: Scope = "fleet", linger: float | None = None) -> None:
         self._node = node
         self._authorizer = authorizer
         self._scope = scope
+        self._linger = linger
 
     def collect(self) -> Iterator[Metric]:
         """Give all metrics."""
@@ -50,7 +57,8 @@ class Collector(PrometheusCollector):
 
     def _figures(self) -> Iterator[Metric]:
         node = self._node
-        stats = node.stats(rows=False) if self._scope == "fleet" else node.own_stats()
+        fleet = self._scope == "fleet"
+        stats = node.stats(rows=False, linger=self._linger) if fleet else node.own_stats()
         current = node.current_version
         limit = node.config.max_metric_labels
         yield _gauge_by(
@@ -78,8 +86,8 @@ class Collector(PrometheusCollector):
         )
         yield GaugeMetricFamily(
             "headcount_last_report_age_seconds",
-            "Age of the oldest report in the figures; 0 for a node on its own.",
-            value=node.report_age,
+            "Since the node that has been silent longest said anything; 0 for a node on its own.",
+            value=node.report_age if fleet else 0.0,
         )
 
     def _counters(self) -> Iterator[Metric]:

@@ -32,7 +32,7 @@ from .core.history import History
 from .core.labels import UNKNOWN, parse_version
 from .core.messages import Payload
 from .core.registry import Registry, matches
-from .core.stats import ConnectionInfo, Stats, StatsDelta
+from .core.stats import ConnectionInfo, NodeShare, Stats, StatsDelta
 from .errors import Malformed, UnknownConnection
 from .hooks import Hooks
 from .listeners import Listener, Listeners
@@ -394,7 +394,7 @@ class Node:
         """Open connections of this node now."""
         return self._registry.total
 
-    def stats(self, *, rows: bool = True) -> Stats:
+    def stats(self, *, rows: bool = True, linger: float | None = None) -> Stats:
         """
         Return the figures as they are known here. O(1) when nothing changed since the last call.
 
@@ -402,10 +402,11 @@ class Node:
 
         Args:
             rows: Whoever asks may see connections, and wants to. Else those of other nodes are not asked for.
+            linger: Seconds for which the others are listened to from now on, because somebody will look again.
         """
         self.forget_dead_loops()
         with self._lock:
-            self.membership.touch(rows=rows)
+            self.membership.touch(rows=rows, linger=linger)
             return self._stats()
 
     async def fresh_stats(self, *, rows: bool = True) -> Stats:
@@ -429,9 +430,15 @@ class Node:
 
     @property
     def report_age(self) -> float:
-        """Age in seconds of the oldest report in the figures; a node on its own has always reported just now."""
+        """For how many seconds the node that has been silent longest has said nothing; 0.0 for a node on its own."""
         with self._lock:
             return self.membership.report_age
+
+    async def shares(self) -> list[NodeShare]:
+        """Return what each node of the fleet has now, this one first; they get a second to tell."""
+        await self.membership.fresh(rows=False)
+        with self._lock:
+            return self.membership.shares() or [NodeShare(self.id, self._registry.total, True, 0.0)]
 
     def page(
         self, *, version: str | None, route: str | None, limit: int, after: int

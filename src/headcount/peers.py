@@ -28,7 +28,7 @@ from .core.fleet import Fleet
 from .core.labels import UNKNOWN
 from .core.publication import Publication
 from .core.registry import Registry
-from .core.stats import Stats, StatsDelta
+from .core.stats import NodeShare, Stats, StatsDelta
 from .forwarding import Forwarding
 
 LINGER: Final = 10.0
@@ -219,8 +219,13 @@ class Peers:
 
     @property
     def report_age(self) -> float:
-        """Age in seconds of the oldest report in the figures."""
+        """For how many seconds the node that has been silent longest has said nothing."""
         return self._fleet.oldest(self._clock())
+
+    def shares(self) -> list[NodeShare]:
+        """Return what each node that is expected has told, this one first."""
+        self._absorb()
+        return self._fleet.shares(self._clock())
 
     def knows_the_fleet(self) -> bool:
         """Say whether the figures here are the fleet's; of few workers on one machine, see to it that they will be."""
@@ -269,17 +274,19 @@ class Peers:
         if self._interests and (self._publication.pending or self._absorbed != self._registry.revision):
             self.call_at_home(self._publish_in_time)
 
-    def touch(self, *, rows: bool) -> None:
+    def touch(self, *, rows: bool, linger: float | None = None) -> None:
         """
         Listen to the others for a while, because somebody looks at the figures without watching them.
 
         Args:
             rows: It may see connections, so that those of other nodes are asked for.
+            linger: Seconds; None: `LINGER`.
         """
         if self.active:
-            self._lingers_until = self._clock() + LINGER
+            now = self._clock()
+            self._lingers_until = max(self._lingers_until, now + (LINGER if linger is None else linger))
             if rows:
-                self._rows_until = self._lingers_until
+                self._rows_until = now + LINGER
             self._watch_others()
 
     def reserve_version(self, version: str) -> None:
@@ -466,7 +473,9 @@ class Peers:
             if self._backend is None or self.loop is None or not self._watching:
                 return
             self._backend.listen(on=True)
-            self._fleet.listen(self._clock())
+            if self._sighted:
+                # While they cannot be reached, their silence lasts as long as that, however often somebody looks.
+                self._fleet.listen(self._clock())
             self._say_interest()
             self._start_ticking()
             if not self.ready and self._ready_timer is None:

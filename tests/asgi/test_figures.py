@@ -542,6 +542,18 @@ async def test_admin_figures_are_those_of_the_stream(transport: str) -> None:
 
 
 @asynchronous
+async def test_a_node_alone_has_everything() -> None:
+    site = Site()
+    await site.stranger.open("ws")
+    assert (await site.stranger.get("/admin/nodes")).status == 401
+    assert (await site.admin.get("/admin/nodes")).json == {
+        "shares": [{"node": site.node.id, "total": 1, "reporting": True, "silentMs": 0}],
+        "nodes": {"reporting": 1, "expected": 1},
+        "partial": False,
+    }
+
+
+@asynchronous
 async def test_anonymized_addresses_are_cut_before_they_are_kept() -> None:
     site = Site(ip_tracking="anonymized")
     await site.stranger.open("sse")

@@ -609,6 +609,29 @@ async def test_who_watches_again_after_a_while_waits_for_the_slow(
     await until(lambda: is_sum(one, one, two))
 
 
+async def test_who_looks_now_and_then_is_told_in_between(
+    sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a scrape of an application's own registry does, which cannot wait for others."""
+    one, two = sites(), sites()
+    monkeypatch.setattr("headcount.peers.LINGER", 0.0)
+    with one.lock:
+        one.peers.touch(rows=True, linger=60.0)
+    ticks = 0
+    tick = one.peers._tick
+
+    def ticked() -> None:
+        nonlocal ticks
+        ticks += 1
+        tick()
+
+    monkeypatch.setattr(one.peers, "_tick", ticked)
+    await until(lambda: is_sum(one, one, two))
+    await until(lambda: ticks > 2, "at each of which it could have stopped to listen")
+    two.come()
+    await until(lambda: is_sum(one, one, two))
+
+
 async def test_rows_are_told_as_many_as_are_shown(sites: Callable[..., Site]) -> None:
     one, two, three = (sites(max_listed_connections=10) for _ in range(3))
     for _ in range(20):

@@ -15,7 +15,7 @@ from headcount.core.labels import OTHER, parse_version
 from headcount.core.publication import Publication
 from headcount.core.registry import Registry
 from headcount.core.reports import Beat, Delta, Leave, Report, decode, encode
-from headcount.core.stats import ConnectionInfo, Stats, apply
+from headcount.core.stats import ConnectionInfo, NodeShare, Stats, apply
 
 OWN = "00"
 NODES = ("aa", "bb", "cc")
@@ -366,6 +366,32 @@ def test_while_blind_silent_nodes_stay_expected(fleet: Fleet) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 62.0)
     figures = fleet.snapshot()
     assert (figures.total, figures.partial, figures.nodes.reporting) == (4, False, 2)
+
+
+def test_the_longest_silence_is_told_and_grows_while_nobody_can_be_heard(fleet: Fleet) -> None:
+    assert fleet.oldest(100.0) == 0.0, "alone"
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.receive(report("bb", 1, {"v1": 1}), 12.0)
+    assert fleet.oldest(14.0) == 4.0
+    fleet.beat("aa", 1, 14.0)
+    assert fleet.oldest(14.0) == 2.0
+    fleet.set_blind(blind=True, now=14.0)
+    fleet.expire(60.0)
+    assert fleet.snapshot().total == 0, "their figures are let go"
+    assert fleet.oldest(60.0) == 48.0, "and what is missing still gets older"
+    fleet.set_blind(blind=False, now=60.0)
+    assert fleet.oldest(61.0) == 1.0
+
+
+def test_shares_tell_what_each_node_has(fleet: Fleet) -> None:
+    fleet.receive(report(OWN, 1, {"v1": 2}), 0.0)
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.expect("bb", 11.0)
+    fleet.expire(12.0)
+    own, other, missing = fleet.shares(12.0)
+    assert own == NodeShare(OWN, 2, reporting=True, silent=0.0)
+    assert other == NodeShare("aa", 3, reporting=True, silent=2.0)
+    assert missing == NodeShare("bb", 0, reporting=False, silent=1.0)
 
 
 def test_a_node_that_slept_forgives_the_others(fleet: Fleet) -> None:

@@ -114,6 +114,25 @@ async def _sorted_page(
     return rows, paging.write_cursor(order, rows[-1]) if more and rows else None, partial
 
 
+async def nodes(node: Node) -> dict[str, Any]:
+    """Return what each node has: `{shares, nodes, partial}`, the answering one first. Durations in ms."""
+    shares = await node.shares()
+    stats = node.stats(rows=False)
+    return {
+        "shares": [
+            {
+                "node": share.node,
+                "total": share.total,
+                "reporting": share.reporting,
+                "silentMs": round(share.silent * 1000),
+            }
+            for share in shares
+        ],
+        "nodes": msgspec.to_builtins(stats.nodes),
+        "partial": stats.partial,
+    }
+
+
 def _limit(text: str | None) -> int:
     if text is None:
         return 100

@@ -50,7 +50,10 @@ from .ws import WebSocketSession, needs_handshake
 if TYPE_CHECKING:
     from ..metrics import Collector
 
-_GET = frozenset({"/sse", "/health", "/admin/stats", "/admin/connections", "/admin/history", "/metrics"}) | SCRIPTS
+_GET = SCRIPTS | {
+    *("/sse", "/health", "/metrics"),
+    *("/admin/stats", "/admin/connections", "/admin/nodes", "/admin/history"),
+}
 _POST = commands.PATHS | log_in.PATHS | {"/admin/release"}
 _ENDPOINTS = ", ".join(sorted({*_GET, *_POST, "/ws", f"{dashboard.PREFIX}/"}))
 
@@ -276,14 +279,16 @@ class Headcount:
         """
         Return the metrics for an application's own registry: `REGISTRY.register(headcount.collector())`.
 
+        With other nodes, the first scrape after minutes without one is `headcount_partial`: it does not wait for them.
+
         Raises:
             ConfigError: prometheus-client is not installed.
         """
         try:
-            from ..metrics import Collector
+            from ..metrics import SCRAPE_LINGER, Collector
         except ImportError:
             raise ConfigError("Metrics need prometheus-client; run: pip install 'headcount[metrics]'") from None
-        return Collector(self.node, self._authorizer, scope)
+        return Collector(self.node, self._authorizer, scope, SCRAPE_LINGER)
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """Answer `base_path` in front of any ASGI application; everything else goes to it untouched."""
@@ -413,6 +418,8 @@ class Headcount:
                 await respond_json(
                     send, admin.visible(await self.node.fresh_stats(rows=grant.connections), grant), cors
                 )
+            elif endpoint == "/admin/nodes":
+                await respond_json(send, await admin.nodes(self.node), cors)
             elif endpoint == "/admin/history":
                 await respond_json(send, self.node.history.to_dict(), cors)
             else:

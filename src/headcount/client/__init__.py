@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from typing import Self, TypedDict, Unpack
 
-from ..core.stats import ConnectionInfo, Nodes, Stats
+from ..core.stats import ConnectionInfo, Nodes, NodeShare, Stats
 from ..errors import ClientError, ConfigError, HeadcountError, Malformed, NotAuthorized, Refused, Unreachable
 from ..live import ActiveConnections, LiveState, Status
 from ..observable import Observable
@@ -186,6 +186,20 @@ async def fetch_stats(url: str, *, base_path: str | None = None, **access: Unpac
         raise Refused(f"What {stats_url} answers are no statistics; is this the address of Headcount?") from None
 
 
+async def fetch_nodes(url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> list[NodeShare]:
+    """
+    Return what each node of a server's fleet has, the one that answers first.
+
+    Raises what `fetch_stats` does.
+    """
+    nodes_url = f"{base_url(url, base_path)}/admin/nodes"
+    content = await Access(**access).get(nodes_url)
+    try:
+        return messages.decode_shares(content)
+    except Malformed:
+        raise Refused(f"What {nodes_url} answers are no nodes; is this the address of Headcount?") from None
+
+
 async def release(url: str, version: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> None:
     """Declare a version current; every page is told. Raises what `fetch_stats` does."""
     await Access(**access).post(f"{base_url(url, base_path)}/admin/release", {"version": version})
@@ -208,6 +222,7 @@ __all__ = [
     "ConnectionInfo",
     "HeadcountError",
     "LiveState",
+    "NodeShare",
     "Nodes",
     "NotAuthorized",
     "Observable",
@@ -217,6 +232,7 @@ __all__ = [
     "Status",
     "Unreachable",
     "UpdateStrategy",
+    "fetch_nodes",
     "fetch_stats",
     "release",
     "use_active_connections",

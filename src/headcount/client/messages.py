@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from ..core.stats import ConnectionInfo, Nodes, Stats, StatsDelta
+from ..core.stats import ConnectionInfo, Nodes, NodeShare, Stats, StatsDelta
 from ..errors import Malformed
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -132,6 +132,34 @@ def decode_snapshot(content: bytes) -> Stats:
         return msgspec.convert({**document, "type": "stats"}, StatsMessage).figures()
     except (msgspec.MsgspecError, TypeError, UnicodeError) as error:
         raise Malformed(f"The server's statistics cannot be read: {error}.") from None
+
+
+class _Share(msgspec.Struct, rename="camel"):
+    node: str
+    total: Count
+    reporting: bool
+    silent_ms: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class _Shares(msgspec.Struct):
+    shares: list[_Share]
+
+
+_decode_shares = msgspec.json.Decoder(_Shares).decode
+
+
+def decode_shares(content: bytes) -> list[NodeShare]:
+    """
+    Read the answer of `GET /admin/nodes`.
+
+    Raises:
+        Malformed: It has another shape.
+    """
+    try:
+        shares = _decode_shares(content).shares
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise Malformed(f"The server's nodes cannot be read: {error}.") from None
+    return [NodeShare(share.node, share.total, share.reporting, share.silent_ms / 1000) for share in shares]
 
 
 def decode(data: str | bytes) -> ServerMessage:

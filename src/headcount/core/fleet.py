@@ -32,7 +32,7 @@ from ..errors import Malformed
 from .labels import OTHER, ROOT, parse_route, parse_version
 from .reports import Delta, Report
 from .rows import Rows, plausible
-from .stats import ConnectionInfo, Nodes, Stats, StatsDelta
+from .stats import ConnectionInfo, Nodes, NodeShare, Stats, StatsDelta
 
 MAX_NODES: Final = 4_096
 """Nodes of one fleet; more are not counted, and the figures are partial."""
@@ -265,8 +265,19 @@ class Fleet:
         return node in self._behind
 
     def oldest(self, now: float) -> float:
-        """Return the age in seconds of the oldest report in the sums. O(nodes)."""
-        return max([0.0, *(now - share.heard for share in self._members.values() if share.sequence >= 0)])
+        """
+        Return for how many seconds the node that has been silent longest has said nothing; 0.0 without others. O(nodes)
+
+        Those whose figures were let go are among them: while nobody can be heard, it grows.
+        """
+        return max([0.0, *(now - share.heard for share in self._members.values())])
+
+    def shares(self, now: float) -> list[NodeShare]:
+        """Return what each node that is expected has told, this one first. O(nodes)."""
+        return [
+            NodeShare(node, share.total, node not in self._behind, max(0.0, now - share.heard))
+            for node, share in self._members.items()
+        ]
 
     def answering(self) -> list[str]:
         """Return the nodes that have not been silent for long."""

@@ -37,6 +37,23 @@ class Nodes(msgspec.Struct, frozen=True, gc=False):
     expected: int
 
 
+class NodeShare(msgspec.Struct, frozen=True, gc=False):
+    """
+    What one node of the fleet has told.
+
+    Attributes:
+        node: Its id; the ids of its connections begin with it.
+        total: Its connections; 0 while nothing of it is held.
+        reporting: All of its share is in the figures.
+        silent: Seconds since it said anything; 0.0 for the one that answers.
+    """
+
+    node: str
+    total: int
+    reporting: bool
+    silent: float
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """
     The figures at one revision. Immutable: maps are read-only views, the list is a tuple.

@@ -1,0 +1,84 @@
+"""Which version is current is the fleet's knowledge: a node that was not there when it was declared learns it."""
+
+import asyncio
+import re
+import signal
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from .peers import BASE, Sse, ask, everybody_leaves
+from .serving import Server
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = {"Authorization": "Bearer s3cret"}
+
+
+@pytest.fixture(autouse=True)
+async def leaving() -> AsyncIterator[None]:
+    yield
+    await everybody_leaves()
+
+
+async def test_a_worker_that_takes_the_place_of_a_dead_one_knows_the_release() -> None:
+    with Server("headcount-workers") as server:
+        server.wait_ready()
+        await until(lambda told: len(told) == 4, server)
+        assert (await release(server, "v2"))["ok"]
+        await until(lambda told: set(told.values()) == {"v2"}, server)
+        before = set(await current(server))
+        _, worker, *_ = server.processes()
+        worker.send_signal(signal.SIGKILL)
+        told = await until(lambda told: bool(set(told) - before) and len(told) == 4, server)
+        assert set(told.values()) == {"v2"}
+        # Whichever worker a page of the old version meets from now on, it hears of the release.
+        for page in [await Sse.open(server.url, version="v1") for _ in range(12)]:
+            await page.until(lambda one: bool(one.of_type("version")))
+            assert page.of_type("version")[0]["version"] == "v2"
+        # And the latest wins, whoever declares it.
+        await release(server, "v3")
+        await release(server, "v2")
+        await until(lambda told: set(told.values()) == {"v2"}, server)
+
+
+async def release(server: Server, version: str) -> dict[str, Any]:
+    status, told = await ask(server.url, "POST", BASE + "/admin/release", {"version": version}, TOKEN)
+    assert status == 200, told
+    answer: dict[str, Any] = told
+    return answer
+
+
+async def current(server: Server) -> dict[str, str]:
+    """Return `{node: the version that is current for it}`, of those that answered one of some requests."""
+    found: dict[str, str] = {}
+    for _ in range(16):
+        text = await metrics(server)
+        version = re.search(r'^headcount_current_version_info\{version="([^"]*)"\}', text, re.MULTILINE)
+        node = re.search(r'^headcount_opens_total\{node="([^"]*)"\}', text, re.MULTILINE)
+        assert version, text
+        assert node, text
+        found[node[1]] = version[1]
+    return found
+
+
+async def metrics(server: Server) -> str:
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    try:
+        head = f"GET {BASE}/metrics HTTP/1.1\r\nHost: {server.host}:{server.port}\r\nConnection: close\r\n"
+        writer.write(f"{head}Authorization: Bearer s3cret\r\n\r\n".encode())
+        async with asyncio.timeout(20):
+            return (await reader.read()).decode()
+    finally:
+        writer.close()
+
+
+async def until(condition: Callable[[dict[str, str]], bool], server: Server, timeout: float = 40) -> dict[str, str]:
+    try:
+        async with asyncio.timeout(timeout):
+            while not condition(told := await current(server)):
+                await asyncio.sleep(0.05)
+            return told
+    except TimeoutError:
+        raise AssertionError(f"at last {told}\n{server.log}") from None
