@@ -1,13 +1,15 @@
 """The dashboard's own behaviour, key by key, with figures that are put into it."""
 
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 from textual.widgets import DataTable, Static
 
 from headcount.client import RemoteConnections, use_active_connections
-from headcount.core.stats import ConnectionInfo, Nodes, Stats
-from headcount.tui import Counts, Curve, Top, bar, matches, printable
+from headcount.core.stats import ConnectionInfo, Nodes, NodeShare, Stats
+from headcount.errors import Refused
+from headcount.tui import Counts, Curve, Mark, Top, bar, matches, printable
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +25,22 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def dashboard(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[Top, RemoteConnections]:
+SHARES = [NodeShare("node", 2, reporting=True, silent=0.0), NodeShare("other", 0, reporting=False, silent=6.2)]
+
+
+async def two_nodes() -> list[NodeShare]:
+    return SHARES
+
+
+async def no_nodes() -> list[NodeShare]:
+    raise Refused("There is no Headcount at https://shop.example/__skew.")
+
+
+def dashboard(
+    monkeypatch: pytest.MonkeyPatch,
+    fetch_nodes: Callable[[], Coroutine[Any, Any, list[NodeShare]]] = no_nodes,
+    **changes: Any,
+) -> tuple[Top, RemoteConnections]:
     live = use_active_connections("https://shop.example")
 
     async def open_nothing() -> RemoteConnections:
@@ -31,7 +48,7 @@ def dashboard(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[Top, Rem
 
     monkeypatch.setattr(live, "open", open_nothing)
     show(live, **changes)
-    return Top(live), live
+    return Top(live, fetch_nodes), live
 
 
 def show(live: RemoteConnections, **changes: Any) -> None:
@@ -91,13 +108,72 @@ async def test_rows_follow_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_part_can_have_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     app, _ = dashboard(monkeypatch)
     async with app.run_test(size=(80, 24)) as pilot:
-        for key, part in (("v", "#versions"), ("r", "#routes"), ("c", "#connections")):
+        assert shown(app) == ["#versions", "#routes", "#connections"]
+        for key, part in (("v", "#versions"), ("r", "#routes"), ("n", "#nodes"), ("c", "#connections")):
             await pilot.press(key)
-            assert app.screen.maximized is app.query_one(part)
+            assert shown(app) == [part]
+            assert app.query_one("#status").display, "what says how it stands stays in sight"
             await pilot.press(key)
-            assert app.screen.maximized is None
-        await pilot.press("v", "escape")
-        assert app.screen.maximized is None
+            assert shown(app) == ["#versions", "#routes", "#connections"]
+        await pilot.press("v", "r")
+        assert shown(app) == ["#routes"]
+        await pilot.press("escape")
+        assert shown(app) == ["#versions", "#routes", "#connections"]
+        await pilot.press("c", "/", *"shop")
+        assert app.query_one("#filter").region.height > 0, "it is seen what is typed"
+        assert app.query_one("#connections", DataTable).row_count == 1
+
+
+def shown(app: Top) -> list[str]:
+    parts = ("#versions", "#routes", "#nodes", "#connections")
+    return [part for part in parts if app.query_one(part).region.height > 0]
+
+
+async def test_rows_stay_in_order_when_a_filter_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.look()
+        table = app.query_one("#connections", DataTable)
+        before = [key.value for key in table.rows]
+        await pilot.press("/", *"v2")
+        assert [key.value for key in table.rows] == before[1:]
+        await pilot.press("escape")
+        assert [key.value for key in table.rows] == before == [row.id for row in ROWS]
+
+
+@pytest.mark.parametrize(("width", "keys", "seen"), [(120, (), True), (80, (), False), (80, ("n",), True)])
+async def test_nodes_are_shown_where_there_are_several_and_room(
+    monkeypatch: pytest.MonkeyPatch, width: int, keys: tuple[str, ...], seen: bool
+) -> None:
+    stats = Stats(total=2, partial=True, nodes=Nodes(1, 2))
+    app, _ = dashboard(monkeypatch, two_nodes, stats=stats)
+    async with app.run_test(size=(width, 24)) as pilot:
+        app.look()
+        await pilot.press(*keys)
+        await pilot.pause()
+        assert ("#nodes" in shown(app)) is seen
+        app.look()
+        await app.workers.wait_for_complete([worker for worker in app.workers if worker.group == "nodes"])
+        panel = app.query_one("#nodes", Counts)
+        assert panel._counts == ({"node": 2, "other": 0} if seen else {})
+        assert panel._marks == ({"other": Mark("silent 6 s", "yellow")} if seen else {})
+
+
+async def test_nodes_that_cannot_be_had_are_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("n")
+        app.look()
+        await app.workers.wait_for_complete([worker for worker in app.workers if worker.group == "nodes"])
+        assert "There is no Headcount" in str(app.query_one("#nodes").border_subtitle)
+
+
+async def test_ctrl_c_ends_it_as_it_ends_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("/", "ctrl+c")
+        await pilot.pause()
+    assert (app.return_value, app.return_code) == (None, 130)
 
 
 async def test_pause_holds_the_picture_still(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +245,8 @@ def test_curve_is_drawn_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     curve = Curve(id="curve")
     curve.show([0, 8, 16, 15])
     assert text_of(curve, monkeypatch, 4, 2).splitlines() == ["  █▇", " ███"]
+    curve.show([16, None, 16, 16])
+    assert text_of(curve, monkeypatch, 4, 2).splitlines() == ["█ ██", "█ ██"], "where nothing was known is a gap"
     curve.show([0, 0])
     assert text_of(curve, monkeypatch, 4, 2).split() == []
 

@@ -5,9 +5,9 @@ Readable at 80x24 and without colour: whatever colour says, a word says too.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from rich.console import RenderableType
@@ -17,11 +17,13 @@ from textual import on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
+from textual.events import Resize
 from textual.widget import Widget
 from textual.widgets import DataTable, Footer, Input, Static
 
 from .client import RemoteConnections
-from .core.stats import ConnectionInfo
+from .core.stats import ConnectionInfo, Nodes, NodeShare
+from .errors import HeadcountError
 from .live import LiveState
 
 REFRESH: Final = 0.25
@@ -36,24 +38,39 @@ HISTORY: Final = 300
 MAX_ROWS: Final = 500
 """Connections that are listed at once; the filter finds the others that the server lists."""
 
+NODES_EVERY: Final = 5.0
+"""Seconds between two questions what each node has; sooner when one comes or goes. Each costs a word of every node."""
+
+WIDE: Final = 110
+"""Columns from which on the nodes have a place beside versions and routes."""
+
+PARTS: Final = ("versions", "routes", "nodes", "connections")
+
+
+class Mark(NamedTuple):
+    """What is told of a label beside its count."""
+
+    word: str
+    colour: str
+
 
 class Counts(Widget):
     """The largest of some counts with share and bar, as many as fit."""
 
     DEFAULT_CSS = "Counts { height: 1fr; width: 1fr; }"
-    ALLOW_MAXIMIZE = True
 
     def __init__(self, title: str, *, id: str) -> None:  # noqa: A002  Textual's name for it
         super().__init__(id=id)
         self.border_title = title
         self._counts: Mapping[str, int] = {}
         self._total = 0
-        self._mark: str | None = None
+        self._marks: Mapping[str, Mark] = {}
 
-    def show(self, counts: Mapping[str, int], total: int, mark: str | None = None) -> None:
-        """Show other counts; `mark` is the label to point out."""
-        if (counts, total, mark) != (self._counts, self._total, self._mark):
-            self._counts, self._total, self._mark = counts, total, mark
+    def show(self, counts: Mapping[str, int], total: int, marks: Mapping[str, Mark] | None = None) -> None:
+        """Show other counts; `marks` says what else is to be told of labels."""
+        marks = marks or {}
+        if (counts, total, marks) != (self._counts, self._total, self._marks):
+            self._counts, self._total, self._marks = counts, total, marks
             self.refresh()
 
     def render(self) -> RenderableType:
@@ -75,11 +92,12 @@ class Counts(Widget):
             table.add_column(width=bar_width, no_wrap=True)
         for label, count in ranked:
             share = count / self._total if self._total else 0.0
-            marked = label == self._mark
-            name = Text(printable(label) + (" (current)" if marked else ""), style="bold green" if marked else "")
+            mark = self._marks.get(label)
+            name = Text(printable(label) if mark is None else f"{printable(label)} ({mark.word})")
+            name.stylize("" if mark is None else f"bold {mark.colour}")
             cells = [name, Text(f"{count:,}"), Text(f"{share:.0%}")]
             if bar_width:
-                cells.append(Text(bar(share, bar_width), style="green" if marked else "cyan"))
+                cells.append(Text(bar(share, bar_width), style="cyan" if mark is None else mark.colour))
             table.add_row(*cells)
         if rest > 0:
             table.add_row(Text(f"… {rest:,} more", style="dim"))
@@ -87,15 +105,18 @@ class Counts(Widget):
 
 
 class Curve(Widget):
-    """A total over time, newest on the right, drawn from zero: a tenth fewer looks like a tenth fewer."""
+    """
+    A total over time, newest on the right, drawn from zero: a tenth fewer looks like a tenth fewer. Where nothing was
+    known is a gap.
+    """
 
     DEFAULT_CSS = "Curve { height: 2; width: 1fr; }"
 
     def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name for it
         super().__init__(id=id)
-        self._values: list[int] = []
+        self._values: list[int | None] = []
 
-    def show(self, values: list[int]) -> None:
+    def show(self, values: list[int | None]) -> None:
         """Show other values."""
         if values != self._values:
             self._values = values
@@ -105,11 +126,11 @@ class Curve(Widget):
         """Draw the newest that fit."""
         width, height = self.size
         values = self._values[-width:]
-        top = max(values, default=0) or 1
+        top = max((value for value in values if value is not None), default=0) or 1
         lines = []
         for row in range(height):
             # The height in eighths of a row, less what the rows below this one hold.
-            eighths = [round(value / top * height * 8) - (height - 1 - row) * 8 for value in values]
+            eighths = [round((value or 0) / top * height * 8) - (height - 1 - row) * 8 for value in values]
             line = "".join(" ▁▂▃▄▅▆▇█"[max(0, min(8, filled))] for filled in eighths)
             lines.append(line.rjust(width))
         return Text("\n".join(lines), style="cyan", no_wrap=True)
@@ -121,13 +142,14 @@ class Top(App[str]):
 
     Args:
         live: Not opened yet; the dashboard opens and closes it.
+        fetch_nodes: Asks what each node has; raises HeadcountError.
     """
 
     TITLE = "headcount"
     ENABLE_COMMAND_PALETTE = False
     CSS = """
     Screen { layout: vertical; }
-    #status { height: 1; padding: 0 1; background: $boost; text-wrap: nowrap; text-overflow: ellipsis; }
+    #status { height: auto; max-height: 3; padding: 0 1; background: $boost; }
     #total { height: 2; padding: 0 1; }
     #number { width: auto; min-width: 24; height: 2; }
     #counts { height: 1fr; min-height: 5; }
@@ -135,26 +157,39 @@ class Top(App[str]):
     #connections { height: 1fr; min-height: 5; border: round $primary; scrollbar-size-horizontal: 0; }
     #filter { height: 3; display: none; }
     #filter.shown { display: block; }
+    #nodes { display: none; }
+    .several #nodes { display: block; }
+    .narrow #nodes { display: none; }
+    .one #counts, .one #versions, .one #routes, .one #nodes, .one #connections { display: none; }
+    .versions #counts, .routes #counts, .nodes #counts { display: block; }
+    .versions #versions, .routes #routes, .nodes #nodes, .connections #connections { display: block; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit"),
+        # Textual's own explains another key instead of quitting.
+        Binding("ctrl+c", "interrupt", "Quit", show=False, priority=True),
         Binding("slash", "filter", "Filter", key_display="/"),
         Binding("escape", "clear", "Clear"),
-        Binding("c", "maximise('connections')", "Connections"),
         Binding("v", "maximise('versions')", "Versions"),
         Binding("r", "maximise('routes')", "Routes"),
+        Binding("n", "maximise('nodes')", "Nodes"),
+        Binding("c", "maximise('connections')", "List"),
         Binding("space", "pause", "Pause", key_display="space"),
     ]
 
-    def __init__(self, live: RemoteConnections) -> None:
+    def __init__(self, live: RemoteConnections, fetch_nodes: Callable[[], Awaitable[list[NodeShare]]]) -> None:
         super().__init__()
         self._live = live
+        self._fetch_nodes = fetch_nodes
         self._host = urlsplit(live.url).netloc.rpartition("@")[2]
         self._paused = False
         self._filter = ""
         self._shown: LiveState | None = None
         self._rows: dict[str, ConnectionInfo] = {}
-        self._history: deque[int] = deque(maxlen=HISTORY)
+        self._maximised: str | None = None
+        self._nodes_known: Nodes | None = None
+        self._nodes_asked_at = float("-inf")
+        self._history: deque[int | None] = deque(maxlen=HISTORY)
         self._sampled = monotonic()
         self._fresh_at = monotonic()
 
@@ -167,6 +202,7 @@ class Top(App[str]):
         with Horizontal(id="counts"):
             yield Counts("Versions", id="versions")
             yield Counts("Routes", id="routes")
+            yield Counts("Nodes", id="nodes")
         yield Input(placeholder="part of an id, version, route or address", id="filter")
         table: DataTable[Text] = DataTable(id="connections", cursor_type="row", zebra_stripes=False)
         table.border_title = "Connections"
@@ -190,6 +226,8 @@ class Top(App[str]):
 
     def look(self) -> None:
         """Show what is known now."""
+        if not self.query("#status"):
+            return  # the timer came while the screen is taken down
         state, now = self._live.state.value, monotonic()
         if state.authorized is False:
             self.exit(state.error or "The server does not let this viewer see the figures.")
@@ -199,18 +237,42 @@ class Top(App[str]):
         while now - self._sampled >= SAMPLE:
             self._sampled += SAMPLE
             if state.authorized:
-                self._history.append(state.stats.total)
+                self._history.append(None if state.is_stale else state.stats.total)
             if not self._paused:
                 self.query_one("#curve", Curve).show(list(self._history))
         self.query_one("#status", Static).update(self._status(state, now))
-        if self._paused or state is self._shown:
+        if self._paused:
+            return
+        self._look_at_nodes(state, now)
+        if state is self._shown:
             return
         self._shown = state
         stats = state.stats
         self.query_one("#number", Static).update(self._number(state))
-        self.query_one("#versions", Counts).show(stats.versions, stats.total, state.current_version)
+        current = {state.current_version: Mark("current", "green")} if state.current_version is not None else {}
+        self.query_one("#versions", Counts).show(stats.versions, stats.total, current)
         self.query_one("#routes", Counts).show(stats.routes, stats.total)
         self._list(state)
+
+    def _look_at_nodes(self, state: LiveState, now: float) -> None:
+        """Ask what each node has when that is shown and it is time."""
+        known = state.stats.nodes
+        self.screen.set_class(known.expected > 1, "several")
+        due = now - self._nodes_asked_at >= (NODES_EVERY if known == self._nodes_known else 1.0)
+        if self.query_one("#nodes", Counts).display and state.status == "open" and state.authorized and due:
+            self._nodes_asked_at, self._nodes_known = now, known
+            self.run_worker(self._ask_nodes(), group="nodes", exclusive=True)
+
+    async def _ask_nodes(self) -> None:
+        panel = self.query_one("#nodes", Counts)
+        try:
+            shares = await self._fetch_nodes()
+        except HeadcountError as error:
+            panel.border_subtitle = printable(str(error))
+            return
+        panel.border_subtitle = ""
+        marks = {share.node: Mark(f"silent {share.silent:.0f} s", "yellow") for share in shares if not share.reporting}
+        panel.show({share.node: share.total for share in shares}, sum(share.total for share in shares), marks)
 
     def action_filter(self) -> None:
         """Let a filter be typed."""
@@ -223,8 +285,12 @@ class Top(App[str]):
         field = self.query_one("#filter", Input)
         field.value = ""
         field.remove_class("shown")
-        self.screen.minimize()
+        self._give_room(None)
         self._table().focus()
+
+    def action_interrupt(self) -> None:
+        """End as commands do that are told to by Ctrl-C."""
+        self.exit(return_code=130)
 
     def action_pause(self) -> None:
         """Hold the picture still, or go on."""
@@ -233,17 +299,25 @@ class Top(App[str]):
         self.look()
 
     def action_maximise(self, part: str) -> None:
-        """Give a part the whole screen, or its place again."""
-        widget = self.query_one(f"#{part}")
-        if self.screen.maximized is widget:
-            self.screen.minimize()
-        else:
-            self.screen.maximize(widget)
+        """Give a part the whole screen but for what says how it stands, or its place again."""
+        self._give_room(None if self._maximised == part else part)
+
+    def on_resize(self, event: Resize) -> None:
+        """Leave the nodes out where there is no room for them."""
+        self.screen.set_class(event.size.width < WIDE, "narrow")
+
+    def _give_room(self, part: str | None) -> None:
+        self._maximised = part
+        self.screen.set_class(part is not None, "one")
+        for other in PARTS:
+            self.screen.set_class(other == part, other)
 
     @on(Input.Changed)
     def filter_changed(self, event: Input.Changed) -> None:
-        """List what matches."""
+        """List what matches, in the server's order."""
         self._filter = event.value.strip().lower()
+        self._table().clear()
+        self._rows.clear()
         self._list(self._live.state.value)
 
     @on(Input.Submitted)
@@ -255,7 +329,7 @@ class Top(App[str]):
         return self.query_one("#connections", DataTable)
 
     def _status(self, state: LiveState, now: float) -> Text:
-        text = Text(no_wrap=True, overflow="ellipsis")
+        text = Text()
         text.append(printable(self._host), style="bold")
         if self._paused:
             text.append("  PAUSED", style="bold yellow")

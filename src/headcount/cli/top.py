@@ -14,19 +14,20 @@ from .target import Target, target_options
     epilog="""
     \b
     Keys:
-      /      filter by part of an id, version, route or address; esc clears it
-      v r c  the whole screen for versions, routes or connections, and back
-      space  hold the picture still
-      q      quit
+      /        filter by part of an id, version, route or address; esc clears it
+      v r n c  the whole screen for versions, routes, nodes or the list of
+               connections, and back
+      space    hold the picture still
+      q        quit
 
     \b
-    Exit codes: 0 you quit, 1 an error, 2 wrong usage.
+    Exit codes: 0 you quit, 1 an error, 2 wrong usage, 130 Ctrl-C.
     """,
 )
 @target_options(stream=True)
 def command(target: Target) -> int:
     """Watch the figures of a server in the terminal. It survives restarts of the server."""
-    from ..client import fetch_stats, use_active_connections
+    from ..client import fetch_nodes, fetch_stats, use_active_connections
 
     try:
         from ..tui import Top
@@ -42,8 +43,9 @@ def command(target: Target) -> int:
     live = use_active_connections(
         target.url, update_strategy=target.update_strategy, base_path=target.base_path, **target.access
     )
-    ended = Top(live).run()
+    app = Top(live, lambda: fetch_nodes(target.url, base_path=target.base_path, **target.access))
+    ended = app.run()
     if ended is not None:
         click.echo(f"headcount: {ended}", err=True)
         return 1
-    return 0
+    return app.return_code or 0
