@@ -125,6 +125,7 @@ async def main(
         app = create_app(
             "v1",
             admin_password=password,
+            admin_token=password,
             update_strategy=update_strategy,
             sign_in_token=token,
             # The visitors say that they come from elsewhere; nobody else on this machine gains by doing so.
@@ -148,6 +149,7 @@ async def main(
         print(f"\n  {link}\n", flush=True)
         print(
             f"This link opens the admin view of a small shop, for an hour from now; after that log in with {password}\n"
+            f"The same in a terminal: headcount top {url.removeprefix('http://')} --token {password}\n"
             f"{visitors} visitors are on their way in. "
             + (f"A release every {deploy_every:g} s. " if deploy_every else "")
             + "Stop with Ctrl-C.\n",

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 
-from headcount import Connection, Headcount
+from headcount import Headcount
 
 BUILDS = Path(__file__).parent / "static"
 UPDATE_STRATEGY = '<meta name="update-strategy" content="auto">'
@@ -125,6 +125,7 @@ def create_app(
     *,
     admin_password: str | None = None,
     update_strategy: Literal["sse", "ws", "auto"] = "sse",
+    admin_token: str | None = None,
     sign_in_token: str | None = None,
     sign_in_seconds: float = 3600,
     trusted_proxies: Sequence[str] = (),
@@ -136,6 +137,7 @@ def create_app(
         version: The build that is served first; one of the folders in `static/`.
         admin_password: What the admin logs in with. Default: `SHOP_ADMIN_PASSWORD`, else a random one is printed.
         update_strategy: `sse`, `ws` or `auto`: which kind of stream the pages are told to open.
+        admin_token: What programs may see the figures with, such as `headcount top`. Default: `HEADCOUNT_ADMIN_TOKEN`.
         sign_in_token: Opens `/admin/sign-in?token=…` to whoever holds it; None closes that door.
         sign_in_seconds: How long from now that token is good.
         trusted_proxies: Addresses whose `X-Forwarded-For` is believed.
@@ -166,6 +168,7 @@ def create_app(
         update_strategy=update_strategy,
         route_tracking=True,
         ip_tracking="anonymized",
+        admin_token=admin_token,
         trusted_proxies=tuple(trusted_proxies),
         # A log-out in one tab ends the live figures of the other tabs too, at the latest after this long.
         reauthorize_interval=5,
@@ -187,19 +190,11 @@ def create_app(
     # All builds stay reachable: a page of the old one may still ask for a part of itself.
     app.mount("/builds", StaticFiles(directory=BUILDS))
 
-    def announcement() -> dict[str, object]:
-        return {"type": "version", "version": app.state.version, "timestamp": int(time.time() * 1000)}
-
     async def deploy(new_version: str) -> None:
         require_build(new_version)
         app.state.version = new_version
-        await headcount.broadcast(announcement())
-
-    @headcount.on_connection_open
-    async def tell_release(connection: Connection) -> None:
-        # A page that was loaded before a deploy and connects after it has missed the broadcast.
-        if connection.version != app.state.version:
-            await connection.send(announcement())
+        # Every open page is told, and those that come back later with an old build, too.
+        await headcount.release(new_version)
 
     app.state.version = version
     app.state.headcount = headcount

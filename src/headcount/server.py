@@ -86,6 +86,9 @@ def serve(
         ConfigError: The address cannot be listened on, or a setting is wrong.
     """
     shared = workers > 1 and reuse_port()
+    if shared and port:
+        # Sockets that share an address would share it with those of a server that runs already, and nobody be told.
+        listen(host, port).close()
     first = listen(host, port, shared=shared)
     port = first.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host

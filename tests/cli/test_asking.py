@@ -10,6 +10,7 @@ import pytest
 from server import peers
 
 from .processes import TOKEN, VERSION, Command, Serve, run
+from .terminal import Terminal
 
 pytestmark = pytest.mark.anyio
 
@@ -79,6 +80,22 @@ async def test_stats_takes_its_url_and_options_from_the_environment(server: Serv
     assert json.loads(out)["total"] == 0
 
 
+async def test_headers_from_the_environment_stand_on_lines_of_their_own(server: Serve) -> None:
+    env = {"HEADCOUNT_URL": server.origin, "HEADCOUNT_HEADER": f"X-Trace: of a test\nAuthorization: Bearer {TOKEN}"}
+    code, out, err = await command("stats", env=env)
+    assert (code, err) == (0, "")
+    assert out.startswith("0 connections")
+
+
+def test_sentences_are_broken_between_words_on_a_terminal() -> None:
+    for arguments, code in (("stats http://127.0.0.1:9/that/is/a/long/path", 1), ("wait http://127.0.0.1:9", 2)):
+        with Terminal(*arguments.split(), columns=60) as terminal:
+            assert terminal.end() == code
+            lines = [line.rstrip("\r") for line in terminal.text.splitlines()]
+        assert max(map(len, lines)) <= 60
+        assert len([line for line in lines if line]) > 1
+
+
 async def test_labels_can_do_no_harm_in_a_terminal(server: Serve) -> None:
     await pages(server, "v\u202e1", route="/" + "長" * 300)
     code, out, _ = await command("stats", server.url, "--token", TOKEN)
@@ -91,15 +108,17 @@ async def test_labels_can_do_no_harm_in_a_terminal(server: Serve) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["stats", "{url}"], 1, "send Authorization: Bearer"),
-        (["stats", "{url}", "--token", "wrong"], 1, "not authorised"),
+        (["stats", "{url}"], 1, "give the server's admin token by --token or HEADCOUNT_TOKEN"),
+        (["stats", "{url}", "--token", "wrong"], 1, "The server does not take this token"),
+        (["stats", "{url}", "--cookies", "role=nobody"], 1, "the application's authorize_stats said no"),
         (["stats", "{url}/elsewhere", "--token", TOKEN], 1, "give the URL with its base path"),
         (["stats", "http://127.0.0.1:9"], 1, "nothing listens there"),
         (["stats", "ftp://example.com"], 1, "write it as https://www.example.com"),
-        (["stats"], 2, "Missing argument 'URL'"),
+        (["stats"], 2, "Missing argument 'URL'. Give it, or set HEADCOUNT_URL."),
         (["stats", "{url}", "--header", "nonsense"], 2, "write it as 'X-Name: value'"),
         (["stats", "{url}", "--token", "two\nlines"], 1, "The token is empty, or holds a line break"),
         (["release", "{url}"], 2, "Missing argument"),
+        (["release", "{url}", "v9"], 2, "the version comes first"),
         (["release", "", "{url}", "--token", TOKEN], 1, "send the build id"),
         (["release", "v9", "{url}"], 1, "not authorised"),
         (["wait", "{url}", "--token", TOKEN], 2, "none of them is given"),
@@ -108,6 +127,8 @@ async def test_labels_can_do_no_harm_in_a_terminal(server: Serve) -> None:
         (["wait", "{url}", "--outdated", "--below", "101%"], 2, "more than all"),
         (["wait", "{url}", "--outdated", "--for", "soon"], 2, "write it as 30s, 10m or 1h30m"),
         (["wait", "{url}", "--outdated", "--token", "wrong"], 1, "not authorised"),
+        (["wait", "{url}", "--outdated", "--for", "40m"], 2, "must hold for 40 min, and the time is up after 30 min"),
+        (["wait", "http://127.0.0.1:9", "--outdated", "--lost-after", "0", "--timeout", "1s"], 4, "The time is up"),
         (["wait", "{url}/elsewhere", "--outdated"], 1, "base path"),
         (["wait", "http://127.0.0.1:9", "--outdated", "--timeout", "1s"], 4, "no contact with the server"),
         (["wait", "http://127.0.0.1:9", "--outdated", "--lost-after", "1s"], 4, "Contact with the server is lost"),

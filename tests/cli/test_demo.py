@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from headcount.client import use_active_connections
 from server.peers import Sse
 
 from .running import Running, asynchronous, run
@@ -52,7 +53,11 @@ async def test_its_link_opens_authorised_and_shows_visitors_who_move_to_the_new_
         assert viewer.figures is not None
         assert len(viewer.figures["routes"]) > 1, "they look at several pages"
         assert all("ip" in row for row in viewer.figures["connections"] if row["version"] != "unknown")
+        told = re.search(r"headcount top (\S+) --token (\S+)$", process.line("in a terminal").strip())
+        assert told, "the same is seen in a terminal"
         process.line("v2 is deployed.")
+        async with use_active_connections(told[1], token=told[2]) as live:
+            assert live.current_version.value == "v2"
         await viewer.until(lambda s: s.figures is not None and {"v1", "v2"} <= set(s.figures["versions"]), 60)
         await viewer.until(lambda s: s.figures is not None and "v1" not in s.figures["versions"], 60)
         assert not stranger.of_type("stats")

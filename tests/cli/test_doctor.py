@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import pytest
 
 from server.serving import free_port
 
-from .processes import TOKEN, Command, Serve, run
+from .processes import TOKEN, Command, Serve, environment, run
 
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 pytestmark = pytest.mark.skipif(
@@ -172,6 +173,34 @@ def test_a_proxy_that_waits_until_it_has_enough(server: Serve) -> None:
     assert code == 1
     assert set(faults(found)) == {"sse"}
     assert "something between buffers it." in faults(found)["sse"]
+
+
+@pytest.mark.parametrize(("seconds", "says"), [(-3_600, "3600 s behind this one"), (90, "90 s ahead of this one")])
+def test_a_server_whose_clock_is_wrong(seconds: int, says: str) -> None:
+    """Its process is told another time, as a machine without NTP is."""
+    port = free_port()
+    program = f"""
+import time
+right = time.time_ns
+time.time_ns = lambda: right() + {seconds} * 10**9
+from headcount.cli import main
+main()
+"""
+    env = environment({"HEADCOUNT_VERSION": "v1", "HEADCOUNT_ADMIN_TOKEN": TOKEN})
+    arguments = [sys.executable, "-c", program, "serve", "--port", str(port)]
+    process = subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert "Headcount serves" in process.stdout.readline()
+        code, found = examined(f"http://127.0.0.1:{port}", "--hold", "0")
+    finally:
+        process.kill()
+        process.communicate(timeout=20)
+    assert (code, faults(found)) == (0, {}), "a clock breaks no stream"
+    clock = found["clock"][0]
+    assert clock["level"] == "warning"
+    assert re.sub(r"\d+", lambda number: str(round(int(number[0]), -1)), clock["says"]).endswith(f"{says}.")
+    assert clock["do"] == "Use NTP."
 
 
 def test_nginx_with_a_short_timeout(server: Serve, tmp_path: Path) -> None:

@@ -321,6 +321,15 @@ def test_a_port_in_use_is_the_only_thing_that_is_said() -> None:
     )
 
 
+def test_the_address_of_several_workers_is_in_use_for_the_next_who_want_it() -> None:
+    """They share it among themselves, so the kernel would let others share it, too, and half of the pages go there."""
+    with serving("--workers", "2") as (_, url):
+        port = url.rpartition(":")[2].partition("/")[0]
+        done = run("serve", *V, "--port", port, "--workers", "2")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Address already in use" in done.stderr
+
+
 def test_an_address_that_is_none_is_an_error_of_the_run() -> None:
     done = run("serve", *V, "--host", "no such host")
     assert (done.returncode, done.stdout) == (1, "")

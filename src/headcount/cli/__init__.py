@@ -9,6 +9,7 @@ import click
 
 from ..errors import HeadcountError, WrongSetting
 from .options import blame
+from .output import complain, wrapped
 
 _COMMANDS = {
     "completion": ("completion", "Print what makes a shell complete commands and options."),
@@ -63,14 +64,20 @@ def main() -> NoReturn:
     except click.ClickException as error:
         if isinstance(error, click.BadParameter):
             blame(error)
-        error.show()
+        _show(error)
         sys.exit(error.exit_code)
     except WrongSetting as error:
-        click.UsageError(str(error)).show()
+        _show(click.UsageError(str(error)))
         sys.exit(2)
     except HeadcountError as error:
-        click.echo(f"headcount: {error}", err=True)
+        complain(str(error))
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show(error: click.ClickException) -> None:
+    sentence = wrapped(f"Error: {error.format_message()}", sys.stderr).removeprefix("Error: ")
+    error.format_message = lambda: sentence  # type: ignore[method-assign]
+    error.show()

@@ -8,7 +8,7 @@ import click
 
 from ..config import VERSION_VARIABLES, Config
 from ..errors import NoVersion
-from .output import table, write_json
+from .output import complain, table, write_json
 from .serve import command as serve
 from .target import json_option
 
@@ -58,7 +58,7 @@ def command(context: click.Context, /, as_json: bool, **options: Any) -> int:
         shown = [[name, _text(value), source] for name, value, source in rows]
         click.echo("\n".join(table(["Setting", "Value", "Source"], shown, [0, 60, 0])))
     if missing is not None:
-        click.echo(f"headcount: {missing}", err=True)
+        complain(missing)
         return 1
     return 0
 

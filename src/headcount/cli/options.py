@@ -59,6 +59,8 @@ def blame(error: click.BadParameter) -> None:
     """Let an error name the variable that held the wrong value, instead of an option that nobody gave."""
     if error.ctx is None or error.param is None or error.param.name is None or error.param_hint is not None:
         return
+    if isinstance(error, click.MissingParameter) and isinstance(error.param.envvar, str) and not error.message:
+        error.message = f"Give it, or set {error.param.envvar}."  # type: ignore[misc]
     if error.ctx.get_parameter_source(error.param.name) is ParameterSource.ENVIRONMENT:
         variable = error.param.envvar
         error.param_hint = f"'{variable}'" if isinstance(variable, str) else None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,18 @@ def colours(stream: TextIO) -> bool:
 def paint(text: str, stream: TextIO, **style: Any) -> str:
     """Style a text where colours are wanted."""
     return click.style(text, **style) if colours(stream) else text
+
+
+def complain(sentence: str) -> None:
+    """Say on the standard error what went wrong."""
+    click.echo(wrapped(f"headcount: {sentence}", sys.stderr), err=True)
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """Break a sentence between its words, on a terminal; elsewhere it stays one line."""
+    if not stream.isatty():
+        return text
+    return click.wrap_text(text, max(40, shutil.get_terminal_size().columns))
 
 
 def shown(label: str, width: int = 0) -> str:

@@ -20,6 +20,8 @@ def command(version: str, target: Target, as_json: bool) -> None:
     """
     from ..client import release
 
+    if "://" in version:
+        raise click.UsageError(f"{shown(version)} is a URL; the version comes first: headcount release VERSION URL")
     asyncio.run(release(target.url, version, base_path=target.base_path, **target.access))
     if as_json:
         write_json({"ok": True, "version": version})

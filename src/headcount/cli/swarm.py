@@ -293,6 +293,13 @@ def _tell(tally: "Tally", plan: "Plan", summary: dict[str, Any]) -> None:
         click.echo(f"A stream was open after {opened['median']} ms (median), {opened['p99']} ms (99 of 100).")
     names = ("navigations", "reconnects", "reloads", "drains", "refused", "lost", "failed navigations")
     counted = [f"{tally.events[name]:,} {name}" for name in names if tally.events[name]]
-    click.echo(f"{', '.join(counted) or 'Nothing else happened'}; {tally.received / 1e6:,.1f} MB came.")
+    click.echo(f"{', '.join(counted) or 'Nothing else happened'}; {_size(tally.received)} came.")
     for why, count in tally.errors.most_common(5):
         click.echo(paint(f"  {count:,} times: {shown(why)}", sys.stdout, fg="yellow"))
+
+
+def _size(count: int) -> str:
+    for unit, of in (("MB", 1e6), ("kB", 1e3)):
+        if count >= of:
+            return f"{count / of:,.1f} {unit}"
+    return f"{count} bytes"

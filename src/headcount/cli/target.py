@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
+from ..errors import NotAuthorized
+from ..live import NOT_AUTHORIZED
+
 if TYPE_CHECKING:
     from ..client import AccessOptions, UpdateStrategy
 
@@ -33,6 +36,20 @@ class Duration(click.ParamType[float]):
 DURATION: Final = Duration()
 
 
+class _Header(click.ParamType[str]):
+    """`Name: value`. In the environment several stand on lines of their own, because there are spaces in them."""
+
+    name = "header"
+    envvar_list_splitter = "\n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it stripped."""
+        text = str(value).strip()
+        if not text.partition(":")[0].strip() or ":" not in text:
+            self.fail(f"{text!r} is no header; write it as 'X-Name: value'.", param, ctx)
+        return text
+
+
 class Target(NamedTuple):
     """A server and how to get through to it."""
 
@@ -40,6 +57,17 @@ class Target(NamedTuple):
     base_path: str | None
     update_strategy: "UpdateStrategy"
     access: "AccessOptions"
+
+    def denied(self, error: NotAuthorized) -> str:
+        """Say what to do about a refusal, in the words of the command line where the server has those of its wire."""
+        if "Authorization: Bearer" not in (said := str(error)) and said != NOT_AUTHORIZED:
+            return said
+        if self.access.get("token"):
+            return (
+                "The server does not take this token, so you are not authorised; check --token, or HEADCOUNT_TOKEN and "
+                "HEADCOUNT_ADMIN_TOKEN."
+            )
+        return "You are not authorised; give the server's admin token by --token or HEADCOUNT_TOKEN."
 
     @property
     def base(self) -> str:
@@ -63,6 +91,7 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
             "--header",
             "headers",
             multiple=True,
+            type=_Header(),
             metavar="NAME:VALUE",
             envvar="HEADCOUNT_HEADER",
             help="Send this header; may be repeated.",
@@ -119,7 +148,10 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
                 access["proxy"] = False if proxy.lower() == "none" else proxy
             strategy: UpdateStrategy = values.pop("update_strategy") if stream else "auto"
             target = Target(values.pop("url"), values.pop("base_path"), strategy, access)
-            return function(*arguments, target=target, **values)
+            try:
+                return function(*arguments, target=target, **values)
+            except NotAuthorized as error:
+                raise NotAuthorized(target.denied(error)) from None
 
         with_target.__name__, with_target.__doc__ = function.__name__, function.__doc__
         wrapped: Any = with_target
@@ -140,8 +172,6 @@ json_option = click.option(
 def _headers(pairs: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for pair in pairs:
-        name, colon, value = pair.partition(":")
-        if not colon or not name.strip():
-            raise click.BadParameter(f"{pair!r} is no header; write it as 'X-Name: value'.", param_hint="--header")
+        name, _, value = pair.partition(":")
         found[name.strip()] = value.strip()
     return found

@@ -6,6 +6,7 @@ import sys
 import click
 
 from ..errors import ConfigError, Unreachable
+from .output import complain
 from .target import Target, target_options
 
 
@@ -46,6 +47,6 @@ def command(target: Target) -> int:
     app = Top(live, lambda: fetch_nodes(target.url, base_path=target.base_path, **target.access))
     ended = app.run()
     if ended is not None:
-        click.echo(f"headcount: {ended}", err=True)
+        complain(ended)
         return 1
     return app.return_code or 0

@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from ..core.stats import Stats
 from ..errors import ClientError, NotAuthorized, Refused
 from ..waiting import Bound, Judge, Selection, Unknown, Verdict
-from .output import paint, shown, span, write_json
+from .output import complain, paint, shown, span, write_json
 from .target import DURATION, Target, json_option, target_options
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class _BoundType(click.ParamType[Bound]):
     default="60s",
     show_default=True,
     envvar="HEADCOUNT_LOST_AFTER",
-    help="Give up when nothing has been known for this long.",
+    help="Give up when nothing has been known for this long; 0: never.",
 )
 @json_option
 @click.pass_context
@@ -145,6 +145,10 @@ def command(
     Figures that are partial, old or missing are never taken for zero: they hold nothing, and --for starts anew.
     """
     selection = _selection(context, version, not_version, outdated=outdated)
+    if timeout and hold > timeout:
+        raise click.UsageError(
+            f"It must hold for {span(hold)}, and the time is up after {span(timeout)}: give a longer --timeout, or 0."
+        )
     # Before the clock starts: on a busy machine it may take a second.
     importlib.import_module("headcount.client")
     progress = _Progress(selection, below, hold)
@@ -173,7 +177,7 @@ def command(
             f"after {span(waited)}."
         )
     if code != HELD:
-        click.echo(f"headcount: {why}", err=True)
+        complain(why)
     return code
 
 
@@ -211,7 +215,7 @@ class _Waiting:
         target: The server.
         judge: The rules.
         timeout: Seconds; 0: for ever.
-        lost_after: Seconds without any knowledge.
+        lost_after: Seconds without any knowledge; 0: for ever.
         show: Told how it stands.
     """
 
@@ -226,7 +230,7 @@ class _Waiting:
         self._target = target
         self._judge = judge
         self._deadline = judge.started + timeout if timeout else float("inf")
-        self._lost_after = lost_after
+        self._lost_after = lost_after or float("inf")
         self._show = show
         self._doubted: LiveState | None = None
         """What a stream shows whose server did not answer when it was asked."""
@@ -239,7 +243,9 @@ class _Waiting:
         try:
             # A wrong address or token is told at once; a server that is not there yet may come.
             await self._fetch()
-        except (NotAuthorized, Refused) as error:
+        except NotAuthorized as error:
+            return _Result(ERROR, judge.look(judge.started, None, None), target.denied(error))
+        except Refused as error:
             return _Result(ERROR, judge.look(judge.started, None, None), str(error))
         except ClientError as error:
             self._show(judge.look(judge.started, None, None), str(error))
