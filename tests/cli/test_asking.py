@@ -2,14 +2,21 @@
 
 import asyncio
 import json
+import os
+import re
 import signal
+import subprocess
+import textwrap
+import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 
 from server import peers
 
-from .processes import TOKEN, VERSION, Command, Serve, run
+from .processes import HEADCOUNT, TOKEN, VERSION, Command, Serve, environment, run
 from .terminal import Terminal
 
 pytestmark = pytest.mark.anyio
@@ -300,6 +307,116 @@ async def test_a_stream_that_hangs_is_not_believed(server: Serve) -> None:
             code = await asyncio.to_thread(command.end)
             own.command.signal(signal.SIGCONT)
         assert code == 4, command.output
+
+
+async def test_a_fleet_that_is_not_whole_is_no_zero() -> None:
+    """The worker that holds the only old page is stopped: its share goes, and what is left is no proof."""
+    with Serve(workers=2, stats_interval=0.02) as own:
+        [page] = await pages(own, "old")
+        with waiting(own, "--version", "old") as command:
+            await asyncio.to_thread(command.until, "1 of 1 connection on version old")
+            watched = _worker_of(own, command.process.pid)
+            while (holder := _worker_of(own, os.getpid())) == watched:
+                # Both are at one worker; another page may land on the other.
+                page.fin()
+                [page] = await pages(own, "old")
+            holder.suspend()
+            try:
+                await asyncio.to_thread(command.until, "Waiting: a node whose share is missing", 30)
+                command.output = ""
+                deadline = time.monotonic() + 10
+                while time.monotonic() < deadline:  # its figures go meanwhile
+                    assert command.process.poll() is None, command.output
+                    await asyncio.sleep(0.1)
+            finally:
+                holder.resume()
+            await asyncio.to_thread(command.until, "1 of 1 connection on version old")
+            page.fin()
+            assert await asyncio.to_thread(command.end) == 0
+        await peers.everybody_leaves()
+
+
+def _worker_of(server: Serve, client: int) -> psutil.Process:
+    """Return the worker to which a process has its last connection."""
+    assert server.command is not None
+    for mine in reversed(psutil.Process(client).net_connections("tcp")):
+        for worker in psutil.Process(server.command.process.pid).children():
+            for connection in worker.net_connections("tcp"):
+                if connection.raddr and connection.raddr == mine.laddr and connection.status == "ESTABLISHED":
+                    return worker
+    raise AssertionError("no worker has a connection of that process")
+
+
+# ---- the recipes of docs/command-line.md
+
+
+RECIPES = re.findall(
+    r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs/command-line.md").read_text("utf-8"), re.DOTALL
+)
+
+
+async def shell(script: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run what a recipe has others run, in seconds where it says minutes."""
+    script = script.replace('pip install "headcount[client]"\n', "").replace("--for 1m", "--for 1s")
+    all_env = environment({**env, "PATH": f"{HEADCOUNT.parent}:{os.environ['PATH']}"})
+    arguments = ["sh", "-e", "-c", script]
+    return await asyncio.to_thread(
+        subprocess.run, arguments, env=all_env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+async def test_the_step_of_github_actions_waits_for_old_pages_only() -> None:
+    step = RECIPES[0]
+    named = dict(re.findall(r"^    (\w+): (.*)$", step, re.MULTILINE))
+    assert set(named) == {"HEADCOUNT_URL", "HEADCOUNT_TOKEN", "BUILD_ID"}
+    script = textwrap.dedent(step.partition("run: |\n")[2])
+    with Serve() as own:
+        env = {
+            "HEADCOUNT_URL": own.origin,
+            "HEADCOUNT_TOKEN": TOKEN,
+            "BUILD_ID": "2026.11.4",
+            "GITHUB_SHA": "no",
+            "CI": "1",
+        }
+        [old, *_] = await pages(own, VERSION, *["2026.11.4"] * 9)
+        late = await shell(script.replace("--timeout 30m", "--timeout 3s"), env)
+        assert late.returncode == 3, late.stderr
+        assert "1 of 10 connections are still outdated" in late.stderr
+        old.fin()
+        done = await shell(script, env)
+        assert (done.returncode, done.stdout.splitlines()[0]) == (0, "2026.11.4 is current.")
+        await peers.everybody_leaves()
+    lost = await shell(script, env)
+    assert lost.returncode == 1, "a release that nobody heard of ends the step"
+
+
+async def test_the_hook_of_kubernetes_ends_well_whatever_happens() -> None:
+    recipe = RECIPES[1]
+    found = re.search(r"command: \[sh, -c, '(.*)'\]", recipe)
+    assert found
+    grace = re.search(r"terminationGracePeriodSeconds: (\d+)", recipe)
+    assert grace
+    assert "--timeout 29m" in found[1]
+    assert int(grace[1]) >= 29 * 60 + 60
+    with Serve() as own:
+        env = {
+            "HEADCOUNT_URL": own.origin,
+            "HEADCOUNT_TOKEN": TOKEN,
+            "BUILD_ID": VERSION,
+            "HEADCOUNT_PORT": "tcp://10.0.0.1:8000",  # of a Service called headcount
+            "HEADCOUNT_SERVICE_HOST": "10.0.0.1",
+        }
+        await pages(own, "2026.11.4")
+        nobody = await shell(found[1], env)
+        assert (nobody.returncode, nobody.stdout.partition(":")[0]) == (0, "Done")
+        await pages(own, VERSION)
+        over = await shell(found[1].replace("29m", "3s"), env)
+        assert over.returncode == 0
+        assert "1 of 2 connections are still on version" in over.stderr
+        await peers.everybody_leaves()
+    gone = await shell(found[1].replace("29m", "3s"), env)
+    assert gone.returncode == 0
+    assert "no contact with the server" in gone.stderr
 
 
 async def test_ctrl_c_ends_waiting(server: Serve) -> None:
