@@ -210,6 +210,15 @@ async def test_what_colour_says_a_word_says_too(
         assert words in status(app)
 
 
+async def test_what_is_not_known_is_no_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = dashboard(
+        monkeypatch, status="reconnecting", authorized=None, stats=Stats(), error="There is no such host."
+    )
+    async with app.run_test(size=(80, 24)):
+        app.look()
+        assert str(app.query_one("#number", Static).content) == "no figures yet"
+
+
 async def test_losing_the_right_ends_it_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     app, live = dashboard(monkeypatch)
     async with app.run_test(size=(80, 24)) as pilot:

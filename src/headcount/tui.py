@@ -357,6 +357,8 @@ class Top(App[str]):
 
     def _number(self, state: LiveState) -> Text:
         stats = state.stats
+        if state.authorized is None:
+            return Text("no figures yet", style="dim")
         text = Text(f"{stats.total:,}", style="bold")
         text.append(f" {'connection' if stats.total == 1 else 'connections'}\n", style="")
         if state.current_version is not None and stats.total:

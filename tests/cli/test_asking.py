@@ -120,6 +120,7 @@ async def test_labels_can_do_no_harm_in_a_terminal(server: Serve) -> None:
         (["stats", "{url}", "--cookies", "role=nobody"], 1, "the application's authorize_stats said no"),
         (["stats", "{url}/elsewhere", "--token", TOKEN], 1, "give the URL with its base path"),
         (["stats", "http://127.0.0.1:9"], 1, "nothing listens there"),
+        (["stats", "https://{address}"], 1, "it speaks no TLS; write http:// if that is meant"),
         (["stats", "ftp://example.com"], 1, "write it as https://www.example.com"),
         (["stats"], 2, "Missing argument 'URL'. Give it, or set HEADCOUNT_URL."),
         (["stats", "{url}", "--header", "nonsense"], 2, "write it as 'X-Name: value'"),
@@ -145,7 +146,9 @@ async def test_labels_can_do_no_harm_in_a_terminal(server: Serve) -> None:
 async def test_what_goes_wrong_is_said_in_a_sentence(
     server: Serve, arguments: list[str], code: int, words: str
 ) -> None:
-    told, out, err = await command(*[word.format(url=server.url) for word in arguments])
+    told, out, err = await command(
+        *[word.format(url=server.url, address=server.origin.removeprefix("http://")) for word in arguments]
+    )
     assert (told, out) == (code, "")
     assert words in err
     assert "Traceback" not in err

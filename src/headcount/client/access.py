@@ -175,13 +175,15 @@ def unreachable(url: str, error: BaseException) -> str:
             reason = "it did not answer in time"
         elif isinstance(cause, ssl.SSLCertVerificationError):
             reason = f"its certificate is not trusted: {cause.verify_message}"
+        elif isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+            reason = "it speaks no TLS; write http:// if that is meant"
         cause = cause.__cause__ or cause.__context__
     return f"{host} cannot be reached: {reason}."
 
 
 def _without_endpoint(url: str) -> str:
     path = url.partition("?")[0]
-    for endpoint in ("/admin/stats", "/admin/connections", "/admin/release", "/sse", "/ws", "/health", "/metrics"):
+    for endpoint in ("/admin/stats", "/admin/nodes", "/admin/release", "/sse", "/ws", "/health", "/metrics"):
         path = path.removesuffix(endpoint)
     return path
 
