@@ -632,6 +632,21 @@ async def test_who_looks_now_and_then_is_told_in_between(
     await until(lambda: is_sum(one, one, two))
 
 
+async def test_looking_again_does_not_shorten_the_silence_of_those_who_cannot_be_reached(
+    sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = sites(), sites()
+    monkeypatch.setattr("headcount.peers.LINGER", 0.0)
+    one.peers.touch(rows=True, linger=60.0)
+    await until(lambda: is_sum(one, one, two))
+    one.peers.sighted(can_see=False)
+    one.peers._lingers_until = 0.0
+    await until(lambda: not one.peers._watching)
+    before = one.peers.report_age
+    one.peers.touch(rows=True)
+    assert one.peers.report_age >= before > 0
+
+
 async def test_rows_are_told_as_many_as_are_shown(sites: Callable[..., Site]) -> None:
     one, two, three = (sites(max_listed_connections=10) for _ in range(3))
     for _ in range(20):
