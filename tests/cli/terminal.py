@@ -69,6 +69,11 @@ class Terminal:
             assert left > 0, f"no {words!r} within {timeout:g} s in:\n{self.text[-3000:]}"
             assert self._read(left), f"it ended without {words!r}:\n{self.text[-3000:]}"
 
+    def read(self) -> None:
+        """Take in what it has written so far."""
+        while self._has_more() and self._read(0):
+            continue
+
     def end(self, timeout: float = 30) -> int:
         """Read to its end and return the exit code."""
         deadline = time.monotonic() + timeout
@@ -76,11 +81,14 @@ class Terminal:
             assert time.monotonic() < deadline, f"it still runs:\n{self.text[-3000:]}"
         return self.process.wait(timeout)
 
-    def _read(self, timeout: float) -> bool:
+    def _has_more(self, timeout: float = 0.0) -> bool:
         with selectors.DefaultSelector() as selector:
             selector.register(self._master, selectors.EVENT_READ)
-            if not selector.select(max(0.0, timeout)):
-                return True
+            return bool(selector.select(max(0.0, timeout)))
+
+    def _read(self, timeout: float) -> bool:
+        if not self._has_more(timeout):
+            return True
         try:
             piece = os.read(self._master, 65_536)
         except OSError:  # what Linux says when the other end is closed

@@ -186,6 +186,24 @@ async def test_wait_returns_when_the_last_has_gone(server: Serve) -> None:
         assert "Done: none of 1 connection left on version old" in command.output
 
 
+async def test_wait_shows_on_one_line_how_far_it_is_and_how_long_it_takes(server: Serve) -> None:
+    old = await pages(server, *["old"] * 40)
+    arguments = ["wait", server.url, "--token", TOKEN, "--version", "old", "--below", "25%"]
+    with Terminal(*arguments, columns=70) as terminal:
+        await asyncio.to_thread(terminal.until, "░░░░░░░░░░░░   0%  40 of 40 on version old, at most 25% may be")
+        while " s to go, " not in terminal.text:
+            old.pop().fin()
+            await asyncio.sleep(0.3)
+            terminal.read()
+        assert "/min" in terminal.text
+        assert "█" in terminal.text
+        assert "\n" not in terminal.text, "it is written over"
+        for page in old:
+            page.fin()
+        assert await asyncio.to_thread(terminal.end) == 0
+        assert "Done: none of 0 connections left on version old" in terminal.text
+
+
 async def test_wait_holds_at_once_when_nobody_is_there(server: Serve) -> None:
     code, out, _ = await command("wait", server.url, "--token", TOKEN, "--version", "old", "--json")
     assert code == 0

@@ -103,6 +103,7 @@ def test_without_anything_between_all_is_well(server: Serve) -> None:
         "right": "ok",
         "http": "note",
         "origin": "ok",
+        "compression": "ok",
         "sse": "ok",
         "websocket": "ok",
         "clock": "ok",

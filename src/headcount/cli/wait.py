@@ -391,13 +391,14 @@ class _Progress:
         noun = "" if self._terminal else f" {_noun(verdict.total)}"
         parts = [f"{verdict.left:,} of {verdict.total:,}{noun} {shown(str(self._selection))}"]
         if verdict.held is None:
-            parts += [f"at most {self._bound} may be"] if self._bound.value or not self._terminal else []
+            pace = [] if verdict.to_go is None else [f"{span(verdict.to_go)} to go"]
+            if verdict.rate is not None:
+                pace.append(f"{verdict.rate:,.0f}{'/min' if self._terminal else ' go a minute'}")
+            bound = [f"at most {self._bound} may be"]
+            # What does not change is at the end, where a short line is cut.
+            parts += pace + (bound if self._bound.value else []) if self._terminal else bound + pace
         elif self._hold:
             parts.append(f"holds for {span(verdict.held)} of {span(self._hold)}")
-        if verdict.rate is not None and verdict.held is None:
-            parts.append(f"{verdict.rate:,.0f}{'/min' if self._terminal else ' go a minute'}")
-        if verdict.to_go is not None:
-            parts.append(f"{span(verdict.to_go)} to go")
         return ", ".join(parts)
 
     def _bar(self, verdict: Verdict) -> str:

@@ -63,6 +63,7 @@ _UNBUFFER: Final = (
 
 def _compression(probe: EventStreamProbe, report: Report) -> None:
     if probe.encoding in ("", "identity"):
+        report.add("compression", "ok", "Nothing between compresses the stream.")
         return
     report.add(
         "compression",
