@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test lint unit e2e web bench soak chaos clean browser uvicorn-versions fuzz
+.PHONY: help setup demo test lint unit e2e web bench bench-peers soak chaos clean browser uvicorn-versions fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -49,6 +49,9 @@ chaos: setup ## minutes of faults upon a fleet of real processes and a real Redi
 bench: setup ## measure memory, CPU, bytes and latency against their targets (25 minutes)
 	$(BIN)/python bench/suite.py
 	$(BIN)/python bench/dashboard.py
+
+bench-peers: setup ## measure the same load on nuxt-skew-protection and python-socketio (11 minutes)
+	$(BIN)/python bench/compare.py
 
 soak: setup ## 20 minutes of churn with 19,000 connections: memory flat, figures exact
 	$(BIN)/python bench/soak.py

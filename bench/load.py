@@ -167,10 +167,10 @@ class Poster(asyncio.Protocol):
         if data.endswith(b'{"ok":true}') and self._answered is not None:
             self._answered.set_result(None)
 
-    async def post(self, path: str, body: dict[str, object]) -> None:
+    async def post(self, path: str, body: dict[str, object], headers: Sequence[str] = ()) -> None:
         """POST JSON, and wait for a yes."""
         content = json.dumps(body, separators=(",", ":"))
-        lines = [f"POST {path} HTTP/1.1", "Host: bench", "Content-Type: application/json", *BROWSER]
+        lines = [f"POST {path} HTTP/1.1", "Host: bench", "Content-Type: application/json", *BROWSER, *headers]
         self._answered = asyncio.get_running_loop().create_future()
         self._transport.write(
             ("\r\n".join([*lines, f"Content-Length: {len(content)}"]) + "\r\n\r\n" + content).encode()

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from measure import cpu_seconds, pss
 
@@ -23,27 +24,31 @@ class Server:
     A server that answers `/__skew/health`.
 
     Args:
-        command: Arguments of Python; PORT is replaced.
+        command: Arguments of the program; PORT is replaced.
         settings: Of Headcount, as `HEADCOUNT_*`.
     """
+
+    program = sys.executable
+    environment: ClassVar[Mapping[str, str]] = {}
+    """Further variables; PORT is replaced."""
 
     def __init__(self, *command: str, **settings: object) -> None:
         with socket.create_server(("127.0.0.1", 0)) as sock:
             self.port: int = sock.getsockname()[1]
         self._folder = tempfile.TemporaryDirectory(prefix="headcount-bench-")
         self._observed = Path(self._folder.name, "observed.json")
-        environment = {
+        port = str(self.port)
+        variables = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HEADCOUNT_")},
             # Keepalives cost the same whether anything happens or not; they are measured on their own.
             "HEADCOUNT_KEEPALIVE_INTERVAL": "3600",
             "HEADCOUNT_ADMIN_TOKEN": TOKEN,
             **{f"HEADCOUNT_{name.upper()}": str(value) for name, value in settings.items()},
             "OBSERVED": str(self._observed),
+            **{name: value.replace("PORT", port) for name, value in self.environment.items()},
         }
-        arguments = [word.replace("PORT", str(self.port)) for word in command]
-        self._process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=HERE, env=environment, stdout=subprocess.DEVNULL
-        )
+        arguments = [word.replace("PORT", port) for word in command]
+        self._process = subprocess.Popen([self.program, *arguments], cwd=HERE, env=variables, stdout=subprocess.DEVNULL)
         self.pid = self._process.pid
 
     async def __aenter__(self) -> Self:
