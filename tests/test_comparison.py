@@ -32,10 +32,11 @@ def test_figures_stand_beside_each_other_with_ratios(compare: ModuleType) -> Non
     found = {
         ("ours", 100): {"memory": compare.Value(1_700), "update": compare.Value(50)},
         ("reference", 100): {"memory": compare.Value(36_600), "update": compare.Value(1_234_567)},
+        ("socket.io", 100): {"update": compare.Value(0.1)},
     }
     assert lines(compare, found) == [
         "| SSE, 100 connections: memory of one, idle | 1,700 B | 36,600 B | 21.5 | – |  |",
-        "| SSE, 100 connections, 5 viewers: CPU a route update | 50.0 µs | 1,234,567 µs | 24,691 | – |  |",
+        "| SSE, 100 connections, 5 viewers: CPU a route update | 50.0 µs | 1,234,567 µs | 24,691 | 0.10 µs | 0.002 |",
     ]
 
 
