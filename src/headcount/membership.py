@@ -19,7 +19,7 @@ from .core.labels import parse_version
 from .core.messages import Payload
 from .core.rows import plausible
 from .core.stats import ConnectionInfo, NodeShare
-from .errors import Malformed, ProtocolError, UnknownConnection
+from .errors import ConfigError, Malformed, ProtocolError, UnknownConnection
 from .listeners import Listener, addresses_of
 from .peers import Peers
 
@@ -65,6 +65,12 @@ class Membership:
         """`server` values of the requests so far."""
         self._asked: dict[int, _Asked] = {}
         self._alone = node.config.backend == "memory" or not node.config.connection_tracking
+        if not self._alone and node.config.backend not in ("auto", "local"):
+            # Now, not at the first request: a server that cannot do what it was told should not start.
+            try:
+                from .backends import redis as _  # noqa: F401  asked for, not used
+            except ImportError:
+                raise ConfigError("The backend needs redis; run: pip install 'headcount[redis]'") from None
 
     # ---- joining
 

@@ -50,6 +50,26 @@ def test_top_says_what_to_install() -> None:
     assert done.stderr == "headcount: `headcount top` needs textual; run: pip install 'headcount[tui]'\n"
 
 
+def test_a_server_with_redis_does_not_start_without_its_package() -> None:
+    program = "from headcount.cli import main; main()"
+    done = without(("redis",), program, "serve", "--version", "v1", "--port", "0", "--backend", "redis://localhost:9/0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "headcount: The backend needs redis; run: pip install 'headcount[redis]'\n"
+
+
+def test_an_application_with_redis_does_not_start_without_its_package() -> None:
+    program = """
+from headcount import ConfigError, Headcount
+try:
+    Headcount(version="v1", backend="redis://localhost:9/0")
+except ConfigError as error:
+    print(error)
+"""
+    done = without(("redis",), program)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "The backend needs redis; run: pip install 'headcount[redis]'\n"
+
+
 def test_metrics_say_what_to_install() -> None:
     program = """
 from headcount import ConfigError, Headcount
