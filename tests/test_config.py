@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headcount.config import VERSION_VARIABLES, Config
+from headcount.config import VERSION_VARIABLES, Config, without_password
 from headcount.errors import ConfigError, NoVersion, WrongSetting
 
 DEFAULTS: dict[str, Any] = {
@@ -241,6 +241,18 @@ NAN, INF = float("nan"), float("inf")
 SECONDS = (0, -1, 86_400, NAN, INF, "soon", True)
 LIMIT = (0, -1, 1.5, "many", True)
 
+WRONG_STORES = (
+    *("redis://localhost:port/0", "redis://localhost:65536", "redis://localhost/shop", "redis://localhost/0/1"),
+    *(
+        "redis://localhost?db=one",
+        "redis://localhost/0?db",
+        "redis://localhost/0#1",
+        "redis://:6379",
+        "unix://",
+        "unix:///",
+    ),
+    *("redis+sentinel://one:26379", "redis+sentinel:///shop", "redis+sentinel://one/shop/two"),
+)
 WRONG: dict[str, tuple[Any, ...]] = {
     "stats_interval": SECONDS,
     "keepalive_interval": SECONDS,
@@ -265,7 +277,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "ip_tracking": ("perhaps", "anonymised", 2),
     "base_path": ("", "/", "skew", "/skew/", "/a?b", "/a#b", "/a b", "//a", "/a%20b", "https://a.example/skew", 5),
     "cookie": ("", True, "a b", "a=b", "a;b", "ä", "a\n", "a.b", 5),
-    "backend": ("", "Memory", "memcached://localhost", "redis", "redis://[", "http://localhost"),
+    "backend": ("", "Memory", "memcached://localhost", "redis", "redis://[", "http://localhost", *WRONG_STORES),
     "fleet_name": ("", "a b", "a" * 65, "{shop}"),
     "admin_token": ("", " ", 5, "two\nlines", "null\0"),
     "metrics_token": ("", " ", 5, "two\nlines", "null\0"),
@@ -277,6 +289,38 @@ WRONG: dict[str, tuple[Any, ...]] = {
     ),
     "trusted_proxies": ("", "proxy", "10.0.0.0/33", "256.0.0.1", "10.0.0.1:80", [5], 5),
 }
+
+
+STORES = (
+    *(
+        "redis://",
+        "redis://localhost",
+        "redis://localhost/",
+        "redis://:p%2F%23@localhost:6379/15",
+        "rediss://[::1]:6380",
+    ),
+    *("redis://localhost?db=3", "redis://user:pw@localhost/0?client_name=", "unix:///run/redis.sock?db=1"),
+    *("unix://user:pw@/run/redis.sock", "redis+sentinel://:pw@one:26379,two,[::1]:26379/shop/2?sentinel_password=a"),
+    *("rediss+sentinel://one/shop",),
+)
+
+
+@pytest.mark.parametrize("url", STORES)
+def test_every_kind_of_redis_url_is_taken(url: str) -> None:
+    assert Config.load({"version": "v1", "backend": url}, {}).backend == url
+
+
+@pytest.mark.parametrize("secret", ["sec/ret", "sec#ret", "sec?ret", "12/34", "12#34", "12?34", "a@b/c"])
+def test_a_password_that_is_not_quoted_is_refused_and_not_shown(secret: str) -> None:
+    sentence = complaint(backend=f"redis://:{secret}@localhost:6379/0")
+    assert sentence.startswith("backend is 'redis://…@localhost:6379/0'; give ")
+    assert "/ ? # @ % of a password" in sentence
+
+
+@pytest.mark.parametrize("name", ["sentinel_password", "password", "ssl_password"])
+def test_a_password_among_the_options_is_not_shown(name: str) -> None:
+    url = f"redis+sentinel://u:pw@one,two/shop?{name}=secret&db=0"
+    assert without_password(url) == f"redis+sentinel://…@one,two/shop?{name}=…&db=0"
 
 
 def test_every_setting_can_be_wrong() -> None:

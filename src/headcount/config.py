@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
@@ -210,7 +210,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise _wrong("base_path", self.base_path)
         if self.cookie is True or (isinstance(self.cookie, str) and not _COOKIE.fullmatch(self.cookie)):
             raise _wrong("cookie", self.cookie)
-        if self.backend not in ("auto", "local", "memory") and _scheme_of(self.backend) not in REDIS_SCHEMES:
+        if self.backend not in ("auto", "local", "memory") and not _is_store(self.backend):
             raise _wrong("backend", without_password(self.backend))
         if self.fleet_name is not None and not _FLEET_NAME.fullmatch(self.fleet_name):
             raise _wrong("fleet_name", self.fleet_name)
@@ -277,7 +277,8 @@ _TAKES: Final[Mapping[str, str]] = {
     "ip_tracking": "True, False or anonymized",
     "base_path": "a path with a leading and no trailing slash, such as /__skew",
     "cookie": "a name of letters, digits, - and _ only, or False for none",
-    "backend": "auto, local, memory, or a URL such as redis://localhost:6379/0",
+    "backend": "auto, local, memory, or a URL such as redis://localhost:6379/0, with / ? # @ % of a password written "
+    "as %2F %3F %23 %40 %25",
     "fleet_name": "1-64 letters, digits and any of . _ / - in it, such as shop",
     "admin_token": "a long random text, made with: openssl rand -hex 24",
     "metrics_token": "a long random text, made with: openssl rand -hex 24",
@@ -297,15 +298,17 @@ _TAKES: Final[Mapping[str, str]] = {
 _ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _DEFAULT_PORT: Final = re.compile(r"http:.*:80|https:.*:443")
 _PATH: Final = re.compile(r"(?:/[^/?#%\s]+)+")
+_DATABASE: Final = re.compile(r"[0-9]*")
 _COOKIE: Final = re.compile(r"[A-Za-z0-9_-]+")
-_PASSWORD_IN_URL: Final = re.compile(r"(?<=//)[^/@]*@")
+# Up to the last @: whoever forgot to quote a / in a password shall not read it in a log.
+_PASSWORD_IN_URL: Final = re.compile(r"(?<=//).*@|(?<=password=)[^&'\"]*")
 
 
 def _wrong(name: str, value: Any) -> WrongSetting:
     if name in _SECRETS:
         shown = f"a {type(value).__name__}"  # whatever came, it may be the secret
     else:
-        shown = f"{value:g}" if isinstance(value, float) else _PASSWORD_IN_URL.sub("…@", repr(value))
+        shown = f"{value:g}" if isinstance(value, float) else without_password(repr(value))
         shown = shown if len(shown) <= 80 else f"{shown[:76]} …"
     verb = "has" if name in ("allowed_origins", "trusted_proxies") and isinstance(value, str) else "is"
     return WrongSetting(name, f"{verb} {shown}; give {_TAKES[name]}.")
@@ -322,14 +325,34 @@ def _plain(name: str, value: Any) -> Any:
 
 def without_password(url: str) -> str:
     """Return a URL fit for logs."""
-    return re.sub(r"(?<=//)[^/@]*@", "…@", url)
+    return _PASSWORD_IN_URL.sub(lambda found: "…@" if found[0].endswith("@") else "…", url)
 
 
-def _scheme_of(url: str) -> str:
+def _is_store(url: str) -> bool:
+    """
+    Say whether a URL can be one of Redis, so that a mistake in it is told at start and not by a connection that fails.
+
+    redis-py takes a database that is no number for 0, and parts of a password that is not quoted for a port, a path or
+    a fragment.
+    """
     try:
-        return urlsplit(url).scheme if "://" in url else ""
+        parts = urlsplit(url)
+        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True) if parts.query else []
+        if not parts.scheme.endswith("+sentinel"):
+            _ = parts.port
     except ValueError:
-        return ""
+        return False
+    if "://" not in url or parts.scheme not in REDIS_SCHEMES or parts.fragment:
+        return False
+    if parts.scheme == "unix":
+        database, is_whole = "0", len(parts.path) > 1
+    elif parts.scheme.endswith("+sentinel"):
+        service, _, database = parts.path.strip("/").partition("/")
+        is_whole = bool(service) and "@" not in parts.path and bool(parts.netloc.rpartition("@")[2])
+    else:
+        database = parts.path.strip("/")
+        is_whole = bool(parts.hostname) or not parts.netloc
+    return is_whole and all(_DATABASE.fullmatch(db) for db in (database, dict(pairs).get("db", "")))
 
 
 def _is_url(text: str) -> bool:

@@ -14,7 +14,7 @@ from .target import json_option
 
 _SECRETS: Final = ("admin_token", "metrics_token")
 _OF_THE_PROCESS: Final = ("host", "port", "workers")
-_PASSWORD: Final = re.compile(r"(?<=//)([^/@]*:)?[^/@]*(?=@)")
+_PASSWORD: Final = re.compile(r"(?<=//)([^/@]*:)?[^/@]*(?=@)|(?<=password=)[^&]+")
 
 
 @click.command(
