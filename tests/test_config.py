@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from headcount import Headcount
 from headcount.config import VERSION_VARIABLES, Config, without_password
 from headcount.errors import ConfigError, NoVersion, WrongSetting
 
@@ -321,6 +322,28 @@ def test_a_password_that_is_not_quoted_is_refused_and_not_shown(secret: str) -> 
 def test_a_password_among_the_options_is_not_shown(name: str) -> None:
     url = f"redis+sentinel://u:pw@one,two/shop?{name}=secret&db=0"
     assert without_password(url) == f"redis+sentinel://…@one,two/shop?{name}=…&db=0"
+
+
+@pytest.mark.parametrize("url", STORES)
+def test_options_that_redis_takes_are_taken(url: str) -> None:
+    Headcount(version="v1", backend=url)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("socket_timeot=3", "got an unexpected keyword argument 'socket_timeot'"),
+        ("socket_timeout=soon", "Invalid value for 'socket_timeout' in connection URL."),
+    ],
+)
+@pytest.mark.parametrize("url", ["redis://:pw@one/0", "redis+sentinel://:pw@one,two/shop/0"])
+def test_an_option_that_redis_does_not_take_is_told_at_start(url: str, option: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Headcount(version="v1", backend=f"{url}?{option}")
+    shown = without_password(url)
+    assert str(caught.value) == (
+        f"The backend {shown}?{option} has an option that redis-py does not take ({said}); correct it, or leave it out."
+    )
 
 
 def test_every_setting_can_be_wrong() -> None:

@@ -68,9 +68,10 @@ class Membership:
         if not self._alone and node.config.backend not in ("auto", "local"):
             # Now, not at the first request: a server that cannot do what it was told should not start.
             try:
-                from .backends import redis as _  # noqa: F401  asked for, not used
+                from .backends.redis import check
             except ImportError:
                 raise ConfigError("The backend needs redis; run: pip install 'headcount[redis]'") from None
+            check(node.config.backend, without_password(node.config.backend))
 
     # ---- joining
 

@@ -35,6 +35,7 @@ from redis.crc import key_slot
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from ..core.reports import MAX_BYTES
+from ..errors import ConfigError
 from . import Receiver
 
 EXPIRE: Final = 9.0
@@ -534,6 +535,37 @@ class RedisBackend:
                 host = owner[0].decode() if owner[0] else kwargs.get("host", "localhost")
                 return {**kwargs, "host": host, "port": int(owner[1])}, True
         raise _Lost(f"no node of the cluster serves slot {ours}")
+
+
+def check(url: str, shown: str) -> None:
+    """
+    See that redis-py knows the options of a URL; opens nothing.
+
+    Args:
+        url: As `RedisBackend` takes it.
+        shown: The same, fit for logs.
+
+    Raises:
+        ConfigError: It has an option that there is not, or a value that the option does not take.
+    """
+    parts = urlsplit(url)
+    asked = [(name, value) for name, value in parse_qsl(parts.query) if not _is_of_sentinels(parts.scheme, name)]
+    scheme = parts.scheme.removesuffix("+sentinel")
+    host = "" if scheme == "unix" else "x"
+    try:
+        options: dict[str, Any] = dict(
+            parse_url(urlunsplit((scheme, host, "/0" if host else "/x", urlencode(asked), "")))
+        )
+        options.pop("connection_class", Connection)(**options)
+    except (TypeError, ValueError, RedisError) as error:
+        said = str(error).rpartition("() ")[2]  # without the name of the function that was called
+        raise ConfigError(
+            f"The backend {shown} has an option that redis-py does not take ({said}); correct it, or leave it out."
+        ) from None
+
+
+def _is_of_sentinels(scheme: str, name: str) -> bool:
+    return scheme.endswith("+sentinel") and name in ("sentinel_username", "sentinel_password")
 
 
 async def _connect(kwargs: dict[str, Any]) -> Connection:
