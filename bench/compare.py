@@ -34,6 +34,7 @@ from contenders import (
 from load import Peer, close_peers, frame, open_peers, raise_file_limit
 from measure import machine
 from servers import Server
+from suite import ROUTES
 
 NAMES = {
     "ours": "headcount serve",
@@ -42,7 +43,6 @@ NAMES = {
     "reference": "nuxt-skew-protection",
     "socket.io": "python-socketio, admin",
 }
-ROUTES = [f"/products/category-{number:02}" for number in range(50)]
 VIEWERS = 5
 ALL = 100_000
 """More than there ever are: every connection is listed, as by the reference."""

@@ -373,7 +373,7 @@ class Membership:
             )
         except UnknownConnection:
             return [], -1
-        return [row for row in answer.rows[:limit] if row.id.startswith(node) and plausible(row)], answer.next
+        return [row for row in answer.rows[:limit] if plausible(row, node)], answer.next
 
     async def sorted_page(
         self,
@@ -442,7 +442,7 @@ class Membership:
             return None
         if not answer.ok:
             return None
-        rows = [row for row in answer.rows[:limit] if row.id.startswith(node) and plausible(row)]
+        rows = [row for row in answer.rows[:limit] if plausible(row, node)]
         return rows, answer.next is not None
 
     def _owner(self, connection_id: str) -> tuple[str, Peers]:

@@ -171,11 +171,6 @@ class Peers:
         """The way to the others."""
         return self._backend
 
-    @property
-    def publishes(self) -> bool:
-        """Somebody watches elsewhere."""
-        return bool(self._interests)
-
     def start(self, backend: Backend) -> None:
         """
         Reach the others by a backend, in the running loop.
@@ -865,12 +860,12 @@ class Peers:
             return
         if not self._watched:
             self._absorb()  # nobody else does
-        assert self._backend is not None
-        if self._fleet.expire(now, drop=not self._backend.aware):
+        backend = self._backend
+        assert backend is not None
+        if self._fleet.expire(now, drop=not backend.aware):
             self._changed()
-        if self._backend is not None:
-            for node in self._fleet.dropped:
-                self._backend.forget(node)
+        for node in self._fleet.dropped:
+            backend.forget(node)
         for node in [node for node, asked in self._wanted.items() if now - asked >= WANT_TIMEOUT]:
             del self._wanted[node]
         if now >= self._interest_due:

@@ -99,8 +99,7 @@ def serve(
         finally:
             first.close()
         return True
-    config = _config(make())  # what is wrong with the settings is said once, not by every worker
-    config.load()
+    _config(make()).load()  # what is wrong with the settings is said once, not by every worker
     # Workers share the memory that holds what is imported by now, until they write to it, as the collector would.
     gc.collect()
     gc.freeze()

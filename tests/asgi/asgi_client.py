@@ -480,6 +480,23 @@ class Client:
         }
 
 
+async def sorted_connections(client: Client, sort: str, *, limit: int, total: int) -> list[dict[str, str]]:
+    """Page through all connections in an order, and see that each page but the last is full and the order holds."""
+    found: list[dict[str, str]] = []
+    cursor = ""
+    while True:
+        answer = await client.get(f"/admin/connections?sort={sort}&limit={limit}{cursor}")
+        assert (answer.status, answer.json["total"], answer.json["partial"]) == (200, total, False)
+        found += answer.json["connections"]
+        if answer.json["cursor"] is None:
+            break
+        assert len(answer.json["connections"]) == limit
+        cursor = f"&cursor={quote(answer.json['cursor'])}"
+    field = sort.lstrip("-")
+    assert found == sorted(found, key=lambda row: (row[field], row["id"]), reverse=sort[0] == "-")
+    return found
+
+
 def answer_of(call: Call) -> Answer:
     """Read a response; checks that it is a well-formed one."""
     start, *rest = call.sent

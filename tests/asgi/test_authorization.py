@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from fastapi import FastAPI
@@ -38,6 +37,7 @@ from .asgi_client import (
     admins_only,
     asynchronous,
     problem,
+    sorted_connections,
     turns,
     until,
 )
@@ -1271,18 +1271,7 @@ async def test_admin_sorts_connections_over_all_pages(way: str, monkeypatch: pyt
     for number in range(11):
         await site.stranger.open("ws", f"?version=v{number % 3}&route=/{number % 4}:{number % 2}")
     for sort in ("id", "version", "-version", "route", "-route", "ip"):
-        found: list[dict[str, str]] = []
-        cursor = ""
-        while True:
-            answer = await site.admin.get(f"/admin/connections?sort={sort}&limit=4{cursor}")
-            assert (answer.status, answer.json["total"], answer.json["partial"]) == (200, 11, False)
-            found += answer.json["connections"]
-            if answer.json["cursor"] is None:
-                break
-            assert len(answer.json["connections"]) == 4
-            cursor = f"&cursor={quote(answer.json['cursor'])}"
-        field = sort.lstrip("-")
-        assert found == sorted(found, key=lambda row: (row[field], row["id"]), reverse=sort[0] == "-")
+        found = await sorted_connections(site.admin, sort, limit=4, total=11)
         assert {row["id"] for row in found} == {row.id for row in site.node.page(**EVERYBODY)[0]}
     answer = await site.admin.get("/admin/connections?sort=-route&version=v1&route=/1:1")
     assert [(row["version"], row["route"]) for row in answer.json["connections"]] == [("v1", "/1:1")]

@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import urlencode, urlsplit
@@ -381,6 +381,19 @@ def added(figures: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
         },
         "connections": list(rows.values()),
     }
+
+
+def history(viewer: Stream) -> Iterator[tuple[float, dict[str, Any]]]:
+    """Yield the figures that a viewer had, one after the other, and when they came."""
+    now: dict[str, Any] = {}
+    for moment, message in zip(viewer.times, viewer.messages, strict=True):
+        if message["type"] == "stats":
+            now = message
+        elif message["type"] == "stats-delta":
+            now = added(now, message)
+        else:
+            continue
+        yield moment, now
 
 
 async def ask(

@@ -18,7 +18,6 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -26,7 +25,7 @@ import pytest
 
 from backends.stores import PROGRAMS, Store
 
-from .peers import BASE, Sse, WebSocket, added, all_of, ask
+from .peers import BASE, Sse, WebSocket, all_of, ask, history
 from .proxy import Proxy
 from .serving import Server
 from .tally import Tally
@@ -354,7 +353,7 @@ class Chaos:
         held = 0
         for viewer in self.viewers:
             own = viewer.handle[:12]
-            for moment, figures in _history(viewer):
+            for moment, figures in history(viewer):
                 held += 1
                 since, until = self._since(moment) - LATE, moment + LATE
                 heard = moment - SILENT - LATE
@@ -388,19 +387,6 @@ class Chaos:
                 moment = min(moment, start)
                 left, reprieve = left + reprieve, 0.0
         return moment - left
-
-
-def _history(viewer: Sse) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Yield the figures that a viewer had, one after the other, and when they came."""
-    now: dict[str, Any] = {}
-    for moment, message in zip(viewer.times, viewer.messages, strict=True):
-        if message["type"] == "stats":
-            now = message
-        elif message["type"] == "stats-delta":
-            now = added(now, message)
-        else:
-            continue
-        yield moment, now
 
 
 async def test_whatever_happens_it_ends_exact() -> None:

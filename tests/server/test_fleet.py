@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +19,7 @@ import pytest
 
 from backends.stores import PROGRAMS, Store, free_port
 
-from .peers import BASE, Sse, WebSocket, added, all_of, ask
+from .peers import BASE, Sse, WebSocket, all_of, ask, history
 from .proxy import Proxy
 from .serving import Server
 
@@ -103,23 +103,10 @@ class Fleet:
     def never_wrong(self) -> None:
         """See that no figure was ever negative, more than there were, or less and yet said to be whole."""
         for viewer in self.viewers:
-            for told in history(viewer):
+            for _, told in history(viewer):
                 assert 0 <= told["total"] <= self.total
                 assert all(0 <= count <= self.total for count in told["versions"].values())
                 assert told["partial"] or told["total"] >= self.least, told
-
-
-def history(viewer: Sse) -> Iterator[dict[str, Any]]:
-    """Yield the figures that a viewer had, one after the other."""
-    now: dict[str, Any] = {}
-    for message in viewer.messages:
-        if message["type"] == "stats":
-            now = message
-        elif message["type"] == "stats-delta":
-            now = added(now, message)
-        else:
-            continue
-        yield now
 
 
 def figures(viewer: Sse) -> dict[str, Any]:
@@ -262,7 +249,7 @@ async def test_a_node_stopped_and_continued(fleet: Fleet) -> None:
     finally:
         os.kill(process, signal.SIGCONT)
     await fleet.exact()
-    for told in list(history(fleet.viewers[2]))[before:]:
+    for _, told in list(history(fleet.viewers[2]))[before:]:
         assert told["partial"] or told["total"] == fleet.total, "what it knew before it was stopped is not the whole"
     fleet.pages[2].append(gone)  # for the highest total that was right
 
@@ -307,7 +294,7 @@ async def test_clocks_that_jump_change_nothing(tmp_path: Path) -> None:
         await fleet.exact()
         await _until(lambda: len(store.lines("KEYS", "{headcount:test}:node:*")) == 3)
         for viewer, before in zip(fleet.viewers, seen, strict=True):
-            assert not any(told["partial"] for told in list(history(viewer))[before:])
+            assert not any(told["partial"] for _, told in list(history(viewer))[before:])
 
         # A node dies, and Redis's own clock jumps backwards: the sign that it lives would stay for a day.
         rest = fleet.without(2)

@@ -11,9 +11,9 @@ Needs the extra `headcount[client]`.
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
-from typing import Self, TypedDict, Unpack
+from typing import Self, TypedDict, TypeVar, Unpack
 
 from ..core.stats import ConnectionInfo, Nodes, NodeShare, Stats
 from ..errors import ClientError, ConfigError, HeadcountError, Malformed, NotAuthorized, Refused, Unreachable
@@ -24,6 +24,8 @@ from .access import Access
 from .address import base_url
 from .blocking import BlockingConnections
 from .connection import Connection, LiveStore, UpdateStrategy
+
+T = TypeVar("T")
 
 
 class AccessOptions(TypedDict, total=False):
@@ -179,11 +181,7 @@ async def fetch_stats(url: str, *, base_path: str | None = None, **access: Unpac
         Refused: Another answer: there is no Headcount, or it counts nothing.
     """
     stats_url = f"{base_url(url, base_path)}/admin/stats"
-    content = await Access(**access).get(stats_url)
-    try:
-        return messages.decode_snapshot(content)
-    except Malformed:
-        raise Refused(f"What {stats_url} answers are no statistics; is this the address of Headcount?") from None
+    return await _fetch(stats_url, access, messages.decode_snapshot, "statistics")
 
 
 async def fetch_nodes(url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> list[NodeShare]:
@@ -193,16 +191,20 @@ async def fetch_nodes(url: str, *, base_path: str | None = None, **access: Unpac
     Raises what `fetch_stats` does.
     """
     nodes_url = f"{base_url(url, base_path)}/admin/nodes"
-    content = await Access(**access).get(nodes_url)
-    try:
-        return messages.decode_shares(content)
-    except Malformed:
-        raise Refused(f"What {nodes_url} answers are no nodes; is this the address of Headcount?") from None
+    return await _fetch(nodes_url, access, messages.decode_shares, "nodes")
 
 
 async def release(url: str, version: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> None:
     """Declare a version current; every page is told. Raises what `fetch_stats` does."""
     await Access(**access).post(f"{base_url(url, base_path)}/admin/release", {"version": version})
+
+
+async def _fetch(url: str, access: AccessOptions, decode: Callable[[bytes], T], what: str) -> T:
+    content = await Access(**access).get(url)
+    try:
+        return decode(content)
+    except Malformed:
+        raise Refused(f"What {url} answers are no {what}; is this the address of Headcount?") from None
 
 
 def _in_event_loop() -> bool:

@@ -642,8 +642,7 @@ class Fleet:
                 self._rows.drop(connection_id)
                 self.revision += 1
         for row in rows:
-            # A row that is not the node's own could take another node's out of the list.
-            if not row.id.startswith(node) or not plausible(row):
+            if not plausible(row, node):
                 continue
             if self._rows.put(row):
                 kept.add(row.id)

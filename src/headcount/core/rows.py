@@ -111,11 +111,16 @@ class Rows:
         self.shown[row.id] = row
 
 
-def plausible(row: ConnectionInfo) -> bool:
-    """Say whether a row that another node sent can be one: no longer, and of no other characters, than ours."""
+def plausible(row: ConnectionInfo, node: str) -> bool:
+    """
+    Say whether a row that another node sent can be one of its own: no longer, and of no other characters, than ours.
+
+    One that is not its own could take another node's out of a list.
+    """
     ip = row.ip or ""
     return (
-        (len(row.id) <= 64 and len(row.version) <= MAX_VERSION and len(row.route) <= MAX_ROUTE and len(ip) <= 64)
+        row.id.startswith(node)
+        and (len(row.id) <= 64 and len(row.version) <= MAX_VERSION and len(row.route) <= MAX_ROUTE and len(ip) <= 64)
         and (row.id.isascii() and row.id.isalnum())
         and (may_be_shown(row.version) and may_be_shown(row.route) and may_be_shown(ip))
     )
