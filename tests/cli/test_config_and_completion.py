@@ -41,13 +41,15 @@ def test_secrets_are_masked(as_json: bool) -> None:
         "HEADCOUNT_ADMIN_TOKEN": "hunter2-hunter2",
         "HEADCOUNT_METRICS_TOKEN": "swordfish",
         "HEADCOUNT_AUTHORIZE_URL": "https://shop:opensesame@example.com/may-see",
+        "HEADCOUNT_BACKEND": "redis://:not@quoted@store/0",
     }
     done = run("config", *(["--json"] if as_json else []), env=env)
     assert done.returncode == 0
-    for secret in ("hunter2", "swordfish", "opensesame"):
+    for secret in ("hunter2", "swordfish", "opensesame", "quoted"):
         assert secret not in done.stdout + done.stderr
     assert done.stdout.count("********") == 2
     assert "@example.com/may-see" in done.stdout
+    assert "redis://…@store/0" in done.stdout
 
 
 def test_a_missing_version_is_said_after_the_rest() -> None:

@@ -1,12 +1,11 @@
 """`headcount config`: every setting, its value and where that comes from."""
 
 import os
-import re
 from typing import Any, Final
 
 import click
 
-from ..config import VERSION_VARIABLES, Config
+from ..config import VERSION_VARIABLES, Config, without_password
 from ..errors import NoVersion
 from .output import complain, table, write_json
 from .serve import command as serve
@@ -14,7 +13,6 @@ from .target import json_option
 
 _SECRETS: Final = ("admin_token", "metrics_token")
 _OF_THE_PROCESS: Final = ("host", "port", "workers")
-_PASSWORD: Final = re.compile(r"(?<=//)([^/@]*:)?[^/@]*(?=@)|(?<=password=)[^&]+")
 
 
 @click.command(
@@ -79,7 +77,7 @@ def _source(name: str, given: dict[str, Any]) -> str:
 
 def _masked(name: str, value: Any) -> Any:
     if isinstance(value, str):
-        return "********" if name in _SECRETS else _PASSWORD.sub("****", value)
+        return "********" if name in _SECRETS else without_password(value)
     return list(value) if isinstance(value, tuple) else value
 
 
