@@ -47,8 +47,7 @@ chaos: setup ## minutes of faults upon a fleet of real processes and a real Redi
 		tests/server/test_fleet.py::test_a_node_stopped_and_continued $(PYTEST_ARGS)
 
 bench: setup ## measure memory, CPU, bytes and latency against their targets (25 minutes)
-	$(BIN)/python bench/suite.py
-	$(BIN)/python bench/dashboard.py
+	@status=0; for part in suite dashboard; do $(BIN)/python bench/$$part.py || status=1; done; exit $$status
 
 bench-peers: setup ## measure the same load on nuxt-skew-protection and python-socketio (11 minutes)
 	$(BIN)/python bench/compare.py

@@ -26,10 +26,23 @@ def cpu_seconds(pid: int) -> float:
 
 def pss(pid: int) -> int:
     """Memory of a process and its children in bytes; shared pages are divided among those who share them."""
+    return _memory(pid, "Pss:")
+
+
+def pss_of_its_own(pid: int) -> int:
+    """
+    The same without files, that is without code: what they allocated themselves.
+
+    Code counts less while any other process runs Python, so over minutes `pss` steps by 3 MB although nothing happens.
+    """
+    return _memory(pid, "Pss_Anon:")
+
+
+def _memory(pid: int, kind: str) -> int:
     total = 0
     for process in processes(pid):
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(kind):
                 total += int(line.split()[1]) * 1024
     return total
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from measure import cpu_seconds, pss
+from measure import cpu_seconds, pss, pss_of_its_own
 
 HERE = Path(__file__).parent
 TOKEN = "a token for the benchmark only"
@@ -87,6 +87,11 @@ class Server:
     def memory(self) -> int:
         """Bytes."""
         return pss(self.pid)
+
+    @property
+    def own_memory(self) -> int:
+        """Bytes that it allocated itself: for what is watched over minutes."""
+        return pss_of_its_own(self.pid)
 
     async def quiet(self) -> None:
         """Wait until the server has nothing more to do."""
