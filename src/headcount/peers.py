@@ -339,14 +339,17 @@ class Peers:
             others: dict[str, int | None] = {node: None for node in self._fleet.answering() if node != self.node}
             if not others or backend is None or self.loop is None:
                 return
-            re = next(self._numbers)
+            re, asked = next(self._numbers), self._clock()
             future: asyncio.Future[None] = self.loop.create_future()
             self._sync = (re, others, future)
         backend.announce(reports.encode(reports.Ask(node=self.node, re=re)))
         try:
             await asyncio.wait_for(future, max(0.0, deadline - self._clock()))
         except TimeoutError:
-            pass
+            # What it told before may be old by now, and whoever asks for the figures of this moment should know.
+            with self._lock:
+                if self._fleet.missed(others, asked):
+                    self._changed()
         finally:
             self._sync = None
 

@@ -328,6 +328,19 @@ def test_silence_makes_partial_and_then_drops(fleet: Fleet) -> None:
     assert (figures.total, figures.partial, figures.nodes.expected) == (0, False, 1)
 
 
+def test_who_does_not_answer_is_behind_until_it_speaks(fleet: Fleet) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.receive(report("bb", 1, {"v1": 2}), 11.5)
+    assert fleet.missed(["aa", "bb", "cc", fleet.own], 11.0)
+    figures = fleet.snapshot()
+    assert (figures.total, figures.partial, figures.nodes.reporting, figures.nodes.expected) == (5, True, 2, 3)
+    assert not fleet.missed(["aa", "bb"], 11.0)
+    assert "aa" not in fleet.answering()
+    assert "bb" in fleet.answering()
+    assert fleet.beat("aa", 1, 11.6)
+    assert not fleet.snapshot().partial
+
+
 def test_who_was_not_listened_to_has_been_silent_only_since(fleet: Fleet) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.forget_others()

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,20 @@ async def test_a_stopped_worker_makes_figures_partial_and_comes_back() -> None:
         assert totals <= {40, others}, "nothing in between, and nothing twice"
 
 
+async def test_who_asks_for_the_figures_of_now_learns_that_a_worker_does_not_answer() -> None:
+    with Server("headcount-workers", admin_token="s3cret") as server:
+        server.wait_ready()
+        pages = await _pages(server, 20)
+        whole = await _stats(server)
+        assert whole["total"] == 20
+        with _paused(await _process_of(server, pages[0])):
+            seen = await _answered(server)
+            assert (seen["partial"], seen["total"]) == (True, 20), "what it told last, and not as if it were of now"
+            assert seen["nodes"]["reporting"] == whole["nodes"]["reporting"] - 1
+        seen = await _stats(server)
+        assert (seen["partial"], seen["total"], seen["nodes"]) == (False, 20, whole["nodes"])
+
+
 @pytest.mark.parametrize("name", SERVERS)
 async def test_workers_without_a_directory_say_so_and_mark_their_figures(name: str, tmp_path: Path) -> None:
     directory = tmp_path / f"headcount-{os.geteuid()}"
@@ -271,6 +285,16 @@ async def _stats(server: Server) -> dict[str, Any]:
             status, seen = await ask(server.url, "GET", BASE + "/admin/stats", headers=TOKEN)
             assert status == 200, seen
             if not seen["partial"]:
+                answer: dict[str, Any] = seen
+                return answer
+
+
+async def _answered(server: Server) -> dict[str, Any]:
+    """Return the figures of a worker that runs: the kernel may hand a request to one that is stopped."""
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2.5):
+                _, seen = await ask(server.url, "GET", BASE + "/admin/stats", headers=TOKEN)
                 answer: dict[str, Any] = seen
                 return answer
 

@@ -33,6 +33,7 @@ from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.sentinel import Sentinel
 from redis.crc import key_slot
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from ..core.reports import MAX_BYTES
 from ..errors import ConfigError
@@ -249,9 +250,11 @@ class RedisBackend:
         if not self._said:
             self._said = True
             logger.warning(
-                "Redis at %s cannot be used (%s). Figures are this node's own and partial until it can.",
+                "Redis at %s cannot be used (%s). Figures are this node's own and partial until it can; it is tried "
+                "again every few seconds. %s",
                 self._shown,
                 str(error) or type(error).__name__,
+                _advice(error, self._url),
             )
 
     def _sight(self, *, can_see: bool) -> None:
@@ -566,6 +569,37 @@ def check(url: str, shown: str) -> None:
 
 def _is_of_sentinels(scheme: str, name: str) -> bool:
     return scheme.endswith("+sentinel") and name in ("sentinel_username", "sentinel_password")
+
+
+_ADVICE: Final = (
+    (
+        ("WRONGPASS", "NOAUTH", "Authentication required", "invalid username-password", "without any password"),
+        "Correct its user and password.",
+    ),
+    (("NOPERM", "no permissions"), "docs/deployment.md lists what its user must be allowed to do."),
+    (("READONLY", "read only replica"), "That is a replica: name the primary, or the sentinels that know it."),
+    (
+        ("unknown command", "syntax error", "wrong number of arguments"),
+        "Headcount needs Redis 7 or Valkey 7, or newer.",
+    ),
+    (("DB index", "invalid DB"), "There is no database of that number; leave it out for number 0."),
+    (("certificate verify failed",), "Name the authority that signed its certificate by ?ssl_ca_certs=/path."),
+)
+"""What servers and libraries say, and what to do then."""
+
+
+def _advice(error: Exception, url: str) -> str:
+    """Return a sentence on what to do when Redis cannot be used."""
+    said = str(error).casefold()
+    for words, advice in _ADVICE:
+        if any(word.casefold() in said for word in words):
+            return advice
+    scheme = urlsplit(url).scheme.partition("+")[0]
+    if scheme == "rediss" and ("ssl" in said or "timeout" in said or isinstance(error, TimeoutError | RedisTimeout)):
+        return "See that it runs and can be reached from here; if it does not speak TLS there, write redis://."
+    if scheme == "redis" and "closed by server" in said:
+        return "If it speaks TLS only, write rediss://."
+    return "See that it runs and can be reached from here."
 
 
 async def _connect(kwargs: dict[str, Any]) -> Connection:

@@ -11,10 +11,10 @@ Rules, and there are no others:
    it is taken if what is held lies between its base and its end. Repeated and late ones change nothing.
 2. A delta whose base has not been seen, or a heartbeat that tells a later sequence, means that something was lost: the
    share is *behind* until a newer report or the missing deltas have come.
-3. A node that is silent for `silent_after` is behind, too; after `expire_after` it is dropped. If nobody can be heard
-   at all (`blind`), or its end would have been told, its figures go and it stays expected. When the others can be heard
-   again, the silence after which one is dropped counts from then, but for those who have not spoken since the last
-   time: they are let off once.
+3. A node that is silent for `silent_after`, or does not answer when asked, is behind, too; after `expire_after` it is
+   dropped. If nobody can be heard at all (`blind`), or its end would have been told, its figures go and it stays
+   expected. When the others can be heard again, the silence after which one is dropped counts from then, but for those
+   who have not spoken since the last time: they are let off once.
 4. Who left or was dropped comes back only with a report that is newer than its last word.
 
 `partial` is true while anybody who is expected is behind, or while blind. Times are seconds of the caller's own clock;
@@ -418,6 +418,21 @@ class Fleet:
         for node, share in self._members.items():
             share.heard += seconds
             if seconds >= self._silent_after and node != self.own:
+                share.silent = True
+                self._settle(node, share)
+        return self._noted(before)
+
+    def missed(self, nodes: Iterable[str], since: float) -> bool:
+        """
+        Hold nodes that were asked and have not spoken `since` then for silent until they speak. O(nodes asked)
+
+        Returns:
+            Whether anything changed.
+        """
+        before = self.revision
+        for node in nodes:
+            share = self._members.get(node)
+            if share is not None and node != self.own and share.heard < since:
                 share.silent = True
                 self._settle(node, share)
         return self._noted(before)
