@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from starlette.types import Scope
 
 from headcount import Headcount
-from headcount.asgi.opening import Opening, read_opening
+from headcount.asgi.opening import Opening, _read_again, read_opening
 from headcount.config import Config
 from headcount.errors import ProtocolError
 
@@ -43,6 +43,25 @@ def test_the_version_comes_from_the_query_then_from_the_cookie() -> None:
     assert opening("version=", cookie).version == "v2"
     assert opening("", cookie, cookie=False).version == "unknown"
     assert opening("", (b"cookie", b"__nkpv=" + b"v" * 129)).version == "unknown"
+
+
+def test_a_bad_label_in_the_query_is_malformed_each_time() -> None:
+    for query in ("version=" + "v" * 129, "version=a%00", "route=/%0A", "route=/" + "a" * 512, "version=%E2%80%A8"):
+        for _ in range(2):
+            with pytest.raises(ProtocolError):
+                opening(query, (b"cookie", b"__nkpv=v2"))
+
+
+def test_what_is_remembered_of_a_query_is_nobodys_own() -> None:
+    """Many pages come with one query; version and address of each are its own, and a secret is not kept."""
+    query = "route=/front"
+    first = opening(query, (b"cookie", b"__nkpv=v1"), ip_tracking=True)
+    assert (first.version, first.ip) == ("v1", "192.0.2.7")
+    assert opening(query, (b"cookie", b"__nkpv=v2")) == first._replace(version="v2", ip=None)
+    remembered = _read_again.cache_info().currsize
+    assert opening("version=v1&replaces=secret").replaces == "secret"
+    assert opening("route=/" + "a" * 300).route == "/" + "a" * 300
+    assert _read_again.cache_info().currsize == remembered
 
 
 @pytest.mark.parametrize("flag", ["viewer", "keepalive"])

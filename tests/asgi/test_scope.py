@@ -17,7 +17,6 @@ from headcount.asgi.scope import (
     endpoint_of,
     foreign_origin,
     header,
-    labels_of,
     prefix_of,
     query_of,
     version_in_cookie,
@@ -209,25 +208,25 @@ def test_a_header_that_is_no_text_is_read_byte_by_byte() -> None:
     ],
 )
 def test_the_query_gives_what_was_asked_for(query: str, found: dict[str, str]) -> None:
-    assert query_of(scope_of(query=query), NAMES) == found
+    assert query_of(query.encode("latin-1"), NAMES) == found
 
 
 @pytest.mark.parametrize("query", ["version=v1&version=v1", "version=&version=v2", "version=a&%76ersion=b"])
 def test_a_parameter_that_is_given_twice_is_malformed(query: str) -> None:
     with pytest.raises(Malformed, match="parameter version is given more than once"):
-        query_of(scope_of(query=query), NAMES)
+        query_of(query.encode("latin-1"), NAMES)
 
 
 def test_too_many_parameters_are_malformed() -> None:
-    assert query_of(scope_of(query="&".join(f"p{number}" for number in range(32))), NAMES) == {}
+    assert query_of("&".join(f"p{number}" for number in range(32)).encode(), NAMES) == {}
     with pytest.raises(Malformed, match="more than 32 parameters"):
-        query_of(scope_of(query="&".join(f"p{number}" for number in range(33))), NAMES)
+        query_of("&".join(f"p{number}" for number in range(33)).encode(), NAMES)
 
 
 @given(st.binary() | st.text(st.sampled_from("version=rut&%26c0;+")).map(str.encode))
 def test_any_query_is_read_or_malformed(query: bytes) -> None:
     try:
-        found = query_of(scope_of(query=query), NAMES)
+        found = query_of(query, NAMES)
     except Malformed:
         return
     assert set(found) <= NAMES
@@ -236,30 +235,9 @@ def test_any_query_is_read_or_malformed(query: bytes) -> None:
 # ---- what the page says of itself
 
 
-def labels(query: str = "", *headers: tuple[str, str], cookie: str | bool = "__nkpv") -> tuple[str, str]:
-    scope = scope_of(query=query, headers=headers)
-    return labels_of(scope, query_of(scope, NAMES), cookie)
-
-
-def test_a_page_that_says_nothing_is_unknown_at_the_root() -> None:
-    assert labels() == ("unknown", "/")
-
-
-def test_the_stamp_of_the_page_wins_over_the_cookie() -> None:
-    assert labels("version=v1&route=/a", ("cookie", "__nkpv=v2")) == ("v1", "/a")
-    assert labels("version=&route=/a%23b", ("cookie", "__nkpv=v2")) == ("v2", "/a")
-    assert labels("route=/a", ("cookie", "__nkpv=v2")) == ("v2", "/a")
-
-
-def test_a_bad_label_in_the_query_is_malformed() -> None:
-    for query in ("version=" + "v" * 129, "version=a%00", "route=/%0A", "route=/" + "a" * 512, "version=%E2%80%A8"):
-        with pytest.raises(Malformed):
-            labels(query, ("cookie", "__nkpv=v2"))
-
-
 def test_a_bad_cookie_is_unknown_because_it_would_lock_the_browser_out() -> None:
     for value in ("v" * 129, "a%00b", "a%0Ab", "a\x85b"):
-        assert labels("", ("cookie", f"__nkpv={value}")) == ("unknown", "/")
+        assert version_in_cookie(scope_of(headers=[("cookie", f"__nkpv={value}")]), "__nkpv") == "unknown"
 
 
 @pytest.mark.parametrize(

@@ -363,9 +363,8 @@ def golden_delta() -> StatsDelta:
 
 
 ENCODED = {
-    "connected": messages.connected(
-        SERVER["connected"]["version"], SERVER["connected"]["connectionId"], 1795469509367, 20000, "sse", "2026.11.4"
-    ),
+    "connected": messages.greeting(SERVER["connected"]["version"], 20000, "sse", "2026.11.4")
+    % (SERVER["connected"]["connectionId"].encode(), 1795469509367),
     "stats": messages.addressed(messages.stats(golden_stats()), "c1"),
     "stats-delta": messages.stats_delta(golden_delta()),
     "stats-unauthorized": messages.STATS_UNAUTHORIZED,
@@ -375,6 +374,14 @@ ENCODED = {
     "tabs": messages.tabs(SERVER["tabs"]["ids"]),
     "to": messages.to_tabs(SERVER["to"]["tabs"], messages.application(SERVER["to"]["message"])),
 }
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+@example('","connectionId":"","timestamp":0', "100%b %d %%")
+def test_any_version_goes_through_a_greeting(version: str, current: str) -> None:
+    told = json.loads(messages.greeting(version, 20_000, "sse", current) % (b"handle", 5))
+    assert (told["version"], told["currentVersion"]) == (version, current)
+    assert (told["connectionId"], told["timestamp"]) == ("handle", 5)
 
 
 def test_every_golden_server_message_is_encoded_here() -> None:

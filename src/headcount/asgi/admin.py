@@ -25,7 +25,7 @@ def health(node: Node, scope: Scope) -> dict[str, Any]:
     but what a proxy made of it.
     """
     told = {"ok": True, "version": node.config.version, "uptime": round(node.clock() - node.started, 3)}
-    if query_of(scope, ("seen",)).get("seen") == "1":
+    if query_of(scope["query_string"], ("seen",)).get("seen") == "1":
         names = ("cf-connecting-ip", "x-forwarded-for", "x-real-ip", "forwarded")
         told["seen"] = {
             "httpVersion": scope.get("http_version", ""),
@@ -70,7 +70,7 @@ async def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
             403, "Your right does not include the list of connections; ask for a Grant with connections=True."
         )
     # Strict: a filter that is misspelt and ignored would answer another question than the one that was asked.
-    query = query_of(scope, ("version", "route", "sort", "limit", "cursor"), strict=True)
+    query = query_of(scope["query_string"], ("version", "route", "sort", "limit", "cursor"), strict=True)
     if "route" in query and not grant.routes:
         raise Problem(403, "Your right does not include routes; leave route out, or ask for a Grant with routes=True.")
     try:

@@ -122,6 +122,8 @@ class Headcount:
             self._authorizer.hook = ask_url(self.config.authorize_url, self.config.authorize_timeout)
         self._networks = self.config.networks()
         self._common: Common | None = None
+        self._greeting: tuple[str, bytes] | None = None
+        """Of which current version it tells, and its template."""
         self._client_script = ClientScript(self.config)
         self.node = Node(self.config, self._hooks, ordinal=_next_of(self.config.base_path))
         """The machinery, for integrations and metrics."""
@@ -348,6 +350,8 @@ class Headcount:
         """Refuse cross-site requests; return the CORS headers of those that are allowed."""
         if endpoint == "/health":
             return ()
+        if header(scope, b"origin") is None and header(scope, b"sec-fetch-site") != "cross-site":
+            return ()  # nearly always
         origin = allowed_origin(scope, self.config.allowed_origins)
         if origin is not None:
             named = (b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin")
@@ -553,15 +557,11 @@ class Headcount:
 
     def connected(self, handle: str) -> bytes:
         """Make the first message of a stream."""
-        config = self.config
-        return messages.connected(
-            config.version,
-            handle,
-            self.node.timestamp(),
-            round(config.keepalive_interval * 1000),
-            config.update_strategy,
-            self.node.current_version,
-        )
+        config, current = self.config, self.node.current_version
+        if self._greeting is None or self._greeting[0] != current:
+            keepalive = round(config.keepalive_interval * 1000)
+            self._greeting = current, messages.greeting(config.version, keepalive, config.update_strategy, current)
+        return self._greeting[1] % (handle.encode("ascii"), self.node.timestamp())
 
 
 _made: Counter[str] = Counter()

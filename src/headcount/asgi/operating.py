@@ -53,7 +53,7 @@ async def metrics(node: Node, authorizer: Authorizer, scope: Scope, send: Send, 
         Problem: 501 without the package that writes the format.
         Malformed: `scope` is neither `fleet` nor `node`.
     """
-    told = query_of(scope, ("scope",)).get("scope", "fleet")
+    told = query_of(scope["query_string"], ("scope",)).get("scope", "fleet")
     if told not in ("fleet", "node"):
         raise Malformed(f"scope is {told[:40]!r}; write fleet or node.")
     whose: Literal["fleet", "node"] = "node" if told == "node" else "fleet"

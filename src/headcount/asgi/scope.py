@@ -2,22 +2,19 @@
 
 import logging
 from collections.abc import Collection, Iterable
-from functools import cache, lru_cache
+from functools import cache
 from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import cookie_parser
 from starlette.types import Scope
 
 from ..core.address import IPNetwork, anonymized, client_address, is_told, is_trusted
-from ..core.labels import UNKNOWN, parse_route, parse_version
+from ..core.labels import UNKNOWN, parse_version
 from ..errors import Malformed
 
 logger = logging.getLogger("headcount")
 
 _MAX_FIELDS = 32
-
-_MAX_REMEMBERED = 256
-"""Bytes of a query; longer ones are read anew each time."""
 
 
 def endpoint_of(scope: Scope, base_path: str, *, mounted: bool) -> str | None:
@@ -64,28 +61,19 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None if found is None else found.decode("latin-1")
 
 
-def _pairs(text: bytes) -> list[tuple[str, str]]:
-    return parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
-
-
-# Of all that open a stream, many come with the same query: that of the front page.
-_pairs_again = lru_cache(maxsize=512)(_pairs)
-
-
-def query_of(scope: Scope, names: Collection[str], *, strict: bool = False) -> dict[str, str]:
+def query_of(text: bytes, names: Collection[str], *, strict: bool = False) -> dict[str, str]:
     """
-    Return those query parameters that are in `names`.
+    Return those parameters of a query that are in `names`.
 
     Raises:
         Malformed: One of them is repeated, so that nobody can know which is meant; there are too many in all; or, when
             `strict`, there is another.
     """
     found: dict[str, str] = {}
-    text: bytes = scope["query_string"]
     if not text:
         return found
     try:
-        pairs = _pairs_again(text) if len(text) <= _MAX_REMEMBERED else _pairs(text)
+        pairs = parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
     except ValueError:
         raise Malformed(f"The query has more than {_MAX_FIELDS} parameters; send those that are documented.") from None
     for key, value in pairs:
@@ -99,23 +87,8 @@ def query_of(scope: Scope, names: Collection[str], *, strict: bool = False) -> d
     return found
 
 
-def labels_of(scope: Scope, query: dict[str, str], cookie: str | bool) -> tuple[str, str]:
-    """
-    Return version and route of the page that opens a stream.
-
-    The page's own stamp decides, because a cookie is shared by all tabs of a browser and a new tab overwrites it.
-
-    Raises:
-        Malformed: The query holds a bad label. A bad cookie is `unknown`: refusing it would lock the browser out.
-    """
-    route = parse_route(query.get("route", ""))
-    if query.get("version"):
-        return parse_version(query["version"]), route
-    return version_in_cookie(scope, cookie), route
-
-
 def version_in_cookie(scope: Scope, cookie: str | bool) -> str:
-    """Return the version that the cookie tells, or `unknown`."""
+    """Return the version that the cookie tells, or `unknown`: to refuse a bad one would lock the browser out."""
     if isinstance(cookie, str) and (text := header(scope, b"cookie")):
         try:
             return parse_version(unquote(cookie_parser(text.replace(", ", "; ")).get(cookie, "")))

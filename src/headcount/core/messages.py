@@ -179,29 +179,32 @@ def checked_tabs(tabs: tuple[Tab, ...], remove: tuple[str, ...]) -> Tabs:
     )
 
 
-def connected(version: str, handle: str, now: int, keepalive: int, update_strategy: str, current: str) -> bytes:
+def greeting(version: str, keepalive: int, update_strategy: str, current: str) -> bytes:
     """
-    Encode the first message of a stream.
+    Encode the first message of a stream, but for what is each connection's own.
+
+    `% (handle, now)` completes it, with the secret handle in ASCII and the time in ms since 1970.
 
     Args:
         version: The server's.
-        handle: Secret.
-        now: In ms since 1970.
         keepalive: In ms.
         update_strategy: What the server would like clients to use.
         current: The version that was declared current, else the server's.
     """
-    return _encode(
+    whole = _encode(
         {
             "type": "connected",
             "version": version,
-            "connectionId": handle,
-            "timestamp": now,
+            "connectionId": "",
+            "timestamp": 0,
             "keepaliveMs": keepalive,
             "updateStrategy": update_strategy,
             "currentVersion": current,
         }
     )
+    # In a version, a quotation mark stands behind a backslash, so this is found where it was put.
+    before, _, after = whole.replace(b"%", b"%%").partition(b'"connectionId":"","timestamp":0')
+    return before + b'"connectionId":"%b","timestamp":%d' + after
 
 
 def stats(figures: Stats, *, routes: bool = True, connections: bool = True, ips: bool = True) -> bytes:

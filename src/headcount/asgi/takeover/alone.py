@@ -6,12 +6,13 @@ No task is made for it, and none of ASGI's messages. It is the plain, good case 
 unusual about a request, or wrong with it, goes the ordinary one, so there is one place that says what is wrong.
 """
 
-from typing import ClassVar, Final, NoReturn, cast
+from collections.abc import Callable
+from typing import ClassVar, NoReturn, cast
 
 from starlette.types import ASGIApp, Scope
 
 from ...core import event_stream, messages
-from ...core.messages import Payload
+from ...core.frames import text_frame
 from ...errors import ProtocolError, UnknownConnection
 from ...listeners import Listener
 from .. import commands
@@ -19,11 +20,9 @@ from ..asking import AskingLater, Common
 from ..opening import Opening
 from ..responses import OK, Headers, Problem
 from ..scope import is_anybody
-from .handshake import acceptable, accepted
+from .handshake import acceptable, accepting, proof
 from .protocol import HeadcountProtocol
 from .streams import CountingHome, SseStream, WebSocketStream
-
-_OPEN_STREAM: Final = (*event_stream.HEADERS, (b"transfer-encoding", b"chunked"))
 
 
 class AloneProtocol(HeadcountProtocol):
@@ -35,7 +34,8 @@ class AloneProtocol(HeadcountProtocol):
     home_class = CountingHome
     _commons: ClassVar[dict[object, Common]]
     """By the address of ours that a handshake came to; there are few. Each class has a dictionary of its own."""
-    _heads: ClassVar[dict[Headers, tuple[object, bytes]]] = {}
+    _heads: ClassVar[dict[Callable[[Headers], bytes], tuple[object, bytes]]] = {}
+    """What all answers of a kind begin with."""
     _direct: str | None = None
     """The endpoint of the request that is being read, if it may be one to answer at once."""
     _body = b""
@@ -133,7 +133,7 @@ class AloneProtocol(HeadcountProtocol):
             self._commons[self.server] = common
         ask_later = AskingLater(common, self.client, self.headers)
         home, transport = self.home(node), self.transport
-        hello = accepted(key, self.server_state.default_headers) + Payload(headcount.connected(handle)).text_frame
+        hello = self._kept(accepting) + proof(key) + text_frame(headcount.connected(handle))
         self.release()
         stream = WebSocketStream(home, transport, public, counted=opening.counted, make_ask=ask_later)
         transport.write(hello)
@@ -188,7 +188,7 @@ class AloneProtocol(HeadcountProtocol):
             node.handle(node.find(handle), message, _never)
         except (Problem, ProtocolError, UnknownConnection):
             return False
-        self.transport.write(self._head(OK.headers) + OK.body)
+        self.transport.write(self._kept(_ok))
         self.on_response_complete()
         return True
 
@@ -198,7 +198,7 @@ class AloneProtocol(HeadcountProtocol):
             return
         public, handle = node.identify()
         home, transport = self.home(node), self.transport
-        hello = self._head(_OPEN_STREAM) + Payload(headcount.connected(handle)).event_chunk
+        hello = self._kept(_opening_stream) + event_stream.chunk(event_stream.frame(headcount.connected(handle)))
         self.release()
         stream = SseStream(
             home, transport, public, counted=opening.counted, visible_keepalives=opening.visible_keepalives
@@ -212,14 +212,26 @@ class AloneProtocol(HeadcountProtocol):
         if body:
             super().on_body(body)
 
-    def _head(self, headers: Headers) -> bytes:
-        """Return a head with status 200; uvicorn's own headers change once a second."""
+    def _kept(self, make: Callable[[Headers], bytes]) -> bytes:
+        """Return the beginning of an answer, made anew when uvicorn has changed its own headers, once a second."""
         default_headers = self.server_state.default_headers
-        known = self._heads.get(headers)
+        known = self._heads.get(make)
         if known is None or known[0] is not default_headers:
-            lines = [b"HTTP/1.1 200 OK", *(name + b": " + value for name, value in (*default_headers, *headers))]
-            known = self._heads[headers] = (default_headers, b"\r\n".join(lines) + b"\r\n\r\n")
+            known = self._heads[make] = (default_headers, make(default_headers))
         return known[1]
+
+
+def _opening_stream(headers: Headers) -> bytes:
+    return _head((*headers, *event_stream.HEADERS, (b"transfer-encoding", b"chunked")))
+
+
+def _ok(headers: Headers) -> bytes:
+    return _head((*headers, *OK.headers)) + OK.body
+
+
+def _head(headers: Headers) -> bytes:
+    lines = [b"HTTP/1.1 200 OK", *(name + b": " + value for name, value in headers)]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 def _never() -> NoReturn:

@@ -10,7 +10,6 @@ Source: RFC 6455, section 4.2; https://asgi.readthedocs.io/en/latest/specs/www.h
 
 import logging
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
 from hashlib import sha1
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -21,6 +20,7 @@ from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 from ...node import Node
 from ...session import Session
 from ..handover import MakeAsk
+from ..responses import Headers
 from .streams import WebSocketStream
 from .usual import Usual
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("headcount")
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-
-Headers = Iterable[tuple[bytes, bytes]]
 
 
 def acceptable(headers: Headers) -> bytes | None:
@@ -54,19 +52,19 @@ def acceptable(headers: Headers) -> bytes | None:
         return None
 
 
-def accepted(key: bytes, headers: Headers) -> bytes:
-    """Make the answer that opens a WebSocket."""
-    lines = [
-        b"HTTP/1.1 101 Switching Protocols",
-        b"upgrade: websocket",
-        b"connection: Upgrade",
-        b"sec-websocket-accept: " + b64encode(sha1(key + _GUID, usedforsecurity=False).digest()),
-    ]
+def accepting(headers: Headers) -> bytes:
+    """Make the answer that opens a WebSocket, but for its last value, which `proof` makes of the request's key."""
+    lines = [b"HTTP/1.1 101 Switching Protocols", b"upgrade: websocket", b"connection: Upgrade"]
     for name, value in headers:
         if b"\n" in value or b"\r" in value:
             raise RuntimeError(f"The value of the header {name!r} holds a line break.")
         lines.append(name + b": " + value)
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+    return b"\r\n".join(lines) + b"\r\nsec-websocket-accept: "
+
+
+def proof(key: bytes) -> bytes:
+    """Return what shows that a key was read, and the end of the answer."""
+    return b64encode(sha1(key + _GUID, usedforsecurity=False).digest()) + b"\r\n\r\n"
 
 
 class Handshake:
@@ -161,7 +159,7 @@ class Handshake:
         headers = [*self._default_headers, *message.get("headers", ())]
         if message.get("subprotocol"):
             headers.append((b"sec-websocket-protocol", message["subprotocol"].encode("ascii")))
-        return accepted(self._key, headers)
+        return accepting(headers) + proof(self._key)
 
     def _decide(self) -> None:
         """Answer the peer, because the loop has turned since the application accepted, and Headcount is not there."""
