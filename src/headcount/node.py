@@ -698,16 +698,17 @@ class Node:
     def navigate(self, session: Session, route: str) -> None:
         """Move a page to another route."""
         with self._lock:
-            if session.id not in self._registry:
+            try:
+                before = self._registry.navigate(session.id, route)
+            except UnknownConnection:
                 return  # a viewer, or tracking is off
-            before = self._registry.info(session.id)
-            if not self._registry.navigate(session.id, route):
+            if before is None:
                 return
             self._changed()
-            info = self._registry.info(session.id)
-        if self.hooks.route:
+            info = self._registry.info(session.id) if self.hooks.route else None
+        if info is not None:
             # A POST may come in by another loop; one connection's hooks run in one, or they could not wait in line.
-            self._in_loop(session, self.hooks.run, self.hooks.route, self.connection(info), before.route)
+            self._in_loop(session, self.hooks.run, self.hooks.route, self.connection(info), before)
 
     # ---- inside
 
@@ -831,6 +832,8 @@ class Node:
     def _changed(self) -> None:
         """Schedule a flush, in a loop in which somebody waits for it, and tell other nodes. The lock is held."""
         self.membership.publish_soon()
+        if not self.subscriptions and not self._watchers:
+            return
         if self._flush_loop is not None and not self._flush_loop.is_closed():
             return
         self._flush_loop = None

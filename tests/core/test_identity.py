@@ -61,7 +61,7 @@ def test_the_proof_of_another_connection_proves_nothing() -> None:
 def test_the_proof_depends_on_the_key_and_not_on_the_id_alone() -> None:
     proofs = {handle_for(PUBLIC, bytes([number]) * 32).partition(".")[2] for number in range(100)}
     assert len(proofs) == 100
-    assert all(len(proof) == 22 for proof in proofs)  # 128 bits
+    assert all(len(proof) == 32 for proof in proofs)  # 128 bits
     assert all(PUBLIC not in proof for proof in proofs)
 
 

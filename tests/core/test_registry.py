@@ -91,7 +91,7 @@ class RegistryHistory(RuleBasedStateMachine):
         moved = data.draw(st.sampled_from(self.known))
         before = moved.info
         changes = self.route_tracking and before.route != route
-        assert self.registry.navigate(before.id, route) is changes
+        assert self.registry.navigate(before.id, route) == (before.route if changes else None)
         if changes:
             self.events += 1
             others = [known for known in self.known if known is not moved]
@@ -230,7 +230,7 @@ def test_open_of_an_open_id_is_an_error_and_changes_nothing() -> None:
 def test_navigate_moves_one_count() -> None:
     registry = Registry()
     registry.open("a", "v1", "/x", "192.0.2.7")
-    assert registry.navigate("a", "/y") is True
+    assert registry.navigate("a", "/y") == "/x"
     stats = registry.snapshot()
     assert stats.routes == {"/y": 1}
     assert stats.connections == (ConnectionInfo("a", "v1", "/y", "192.0.2.7"),)
@@ -241,7 +241,7 @@ def test_navigate_to_same_route_changes_nothing() -> None:
     registry.open("a", "v1", "/x")
     registry.take()
     before = registry.snapshot()
-    assert registry.navigate("a", "/x") is False
+    assert registry.navigate("a", "/x") is None
     assert registry.snapshot() == before
     assert registry.take() is None
 
@@ -249,7 +249,7 @@ def test_navigate_to_same_route_changes_nothing() -> None:
 def test_without_route_tracking_every_route_is_the_root_and_none_is_counted() -> None:
     registry = Registry(route_tracking=False)
     registry.open("a", "v1", "/secret")
-    assert registry.navigate("a", "/other") is False
+    assert registry.navigate("a", "/other") is None
     stats = registry.snapshot()
     assert stats.routes == {}
     assert [row.route for row in stats.connections] == ["/"]

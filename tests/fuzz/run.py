@@ -35,6 +35,7 @@ from headcount.asgi import commands
 from headcount.asgi.opening import read_opening
 from headcount.asgi.takeover.alone import AloneProtocol
 from headcount.asgi.takeover.choose import protocol_class
+from headcount.asgi.takeover.door import Door
 from headcount.asgi.takeover.protocol import HeadcountProtocol
 from headcount.asgi.takeover.streams import Home, SseStream, Stream, WebSocketStream
 from headcount.core import messages
@@ -75,7 +76,7 @@ class Target:
         else:
             app = self.headcount.wrap(_beneath)
         kind = protocol_class(self.headcount, _beneath if how == "alone" else None)
-        assert issubclass(kind, AloneProtocol if how == "alone" else HeadcountProtocol)
+        assert issubclass(kind, Door if how == "alone" else HeadcountProtocol)
         self.config = uvicorn.Config(app, http=kind, lifespan="off", log_config=None, access_log=False)
         self.config.load()
         self.state = ServerState()

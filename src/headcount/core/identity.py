@@ -8,7 +8,6 @@ one, and knowing every id gives nobody power over a connection.
 Source: docs/adr/0004-two-ids.md
 """
 
-from base64 import urlsafe_b64encode
 from hashlib import blake2b
 from hmac import compare_digest
 from typing import Final
@@ -54,5 +53,4 @@ def id_of(handle: str, key: bytes) -> str | None:
 
 
 def _mac(public: str, key: bytes) -> str:
-    digest = blake2b(public.encode("utf-8", "surrogatepass"), key=key, digest_size=16).digest()
-    return urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+    return blake2b(public.encode("utf-8", "surrogatepass"), key=key, digest_size=16).hexdigest()

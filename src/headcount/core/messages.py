@@ -142,7 +142,8 @@ def decode(data: str | bytes) -> ClientMessage:
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Malformed(f"The message is not valid JSON: {_sentence(error)}") from None
     if isinstance(message, RouteUpdate):
-        return RouteUpdate(checked_route(message.route))
+        route = checked_route(message.route)
+        return message if route is message.route else RouteUpdate(route)
     if isinstance(message, Tabs):
         return checked_tabs(message.set, message.remove)
     return message

@@ -178,7 +178,7 @@ class Registry:
         self.revision += 1
         return info
 
-    def navigate(self, connection_id: str, route: str) -> bool:
+    def navigate(self, connection_id: str, route: str) -> str | None:
         """
         Move a connection to another route.
 
@@ -187,7 +187,7 @@ class Registry:
             route: From `parse_route`.
 
         Returns:
-            True if a count changed; the caller must then schedule a flush.
+            The route before; the caller must then schedule a flush. None: nothing changed.
 
         Raises:
             UnknownConnection: Never opened, or already closed.
@@ -197,13 +197,13 @@ class Registry:
         record = self._record(connection_id)
         before = record.info
         if not self._route_tracking or before.route == route:
-            return False
+            return None
         self._routes.remove(record.route_label)
         record.route_label = self._routes.add(route)
         if record.route_label != OTHER:
             route = record.route_label
         self._replace(record, ConnectionInfo(connection_id, before.version, route, before.ip, before.hidden))
-        return True
+        return before.route
 
     def hide(self, connection_id: str, hidden: bool) -> bool:
         """

@@ -782,3 +782,49 @@ async def test_a_websocket_that_is_refused_while_its_peer_does_not_read_is_forgo
     wire.leave()
     await until(lambda: not state.connections and not state.tasks)
     assert not headcount.node._pulses
+
+
+@on_both_loops
+async def test_who_asks_for_nothing_leaves_nothing_and_does_not_hold_up_the_end() -> None:
+    headcount = make()
+    app = headcount.wrap(_nobody)
+    async with running(headcount, app, beneath=_nobody) as inside:
+        for data in (b"", b"G", get()[:-1]):
+            peer = await inside.ask(data)
+            await until(lambda: len(inside.state.connections) == 1)
+            peer.fin()
+            await inside.empty()
+        silent = await inside.connect()
+        await until(lambda: len(inside.state.connections) == 1)
+        await asyncio.wait_for(inside.server.shutdown(sockets=[inside.sock]), 5)
+        assert await silent.rest() == b""
+        await inside.empty()
+
+
+@pytest.mark.parametrize("kind", ["sse", "ws"])
+@on_both_loops
+async def test_a_request_that_comes_in_two_pieces_opens_the_same_stream(kind: str) -> None:
+    headcount = make()
+    app = headcount.wrap(_nobody)
+    request = (get() if kind == "sse" else upgrade()).replace(b"\r\n\r\n", b"\r\nX-More: 1\r\n\r\n")
+    async with running(headcount, app, beneath=_nobody) as inside:
+        answers = []
+        for cut in (len(request), 1, len(request) // 2, len(request) - 1):
+            peer = await inside.ask(request[:cut])
+            await asyncio.sleep(0.01)
+            peer.send(request[cut:])
+            answers.append(sorted((await peer.head()).lower().splitlines()))
+            assert (await (peer.event() if kind == "sse" else peer.message()))["type"] == "connected"
+            assert inside.taken == 1
+            peer.rst()
+            await inside.empty()
+        for answer in answers[1:]:
+            assert _but_the_date(answer) == _but_the_date(answers[0])
+
+
+def _but_the_date(lines: list[bytes]) -> list[bytes]:
+    return [line for line in lines if not line.startswith((b"date:", b"sec-websocket-accept:"))]
+
+
+async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError

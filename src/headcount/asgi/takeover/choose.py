@@ -37,14 +37,17 @@ def protocol_class(
     if why is not None:
         logger.warning("%s Streams are served over ASGI: they work the same and take more memory.", why)
         return AutoHTTPProtocol
+    from .protocol import HeadcountProtocol
+
+    own: dict[str, Any] = {"headcount": headcount, "address": address}
     if beneath is None:
-        from .protocol import HeadcountProtocol
-
-        return type("HeadcountProtocol", (HeadcountProtocol,), {"headcount": headcount, "address": address})
+        return type("HeadcountProtocol", (HeadcountProtocol,), own)
     from .alone import AloneProtocol
+    from .door import Door
 
-    own: dict[str, Any] = {"headcount": headcount, "address": address, "beneath": staticmethod(beneath), "_commons": {}}
-    return type("HeadcountProtocol", (AloneProtocol,), own)
+    own["beneath"] = staticmethod(beneath)
+    ordinary = type("HeadcountProtocol", (AloneProtocol,), own)
+    return type("HeadcountDoor", (Door,), {**own, "ordinary": ordinary, "commons": {}, "__slots__": ()})
 
 
 def _obstacle() -> str | None:

@@ -10,11 +10,14 @@ Source: RFC 6455, section 4.2; https://asgi.readthedocs.io/en/latest/specs/www.h
 
 import logging
 from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
 from hashlib import sha1
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Scope
+from uvicorn import Config
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from ...node import Node
@@ -32,19 +35,21 @@ logger = logging.getLogger("headcount")
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-def acceptable(headers: Headers) -> bytes | None:
+_ONCE: Final = (b"sec-websocket-key", b"sec-websocket-version")
+
+
+def acceptable(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
     """Return the key of a handshake that RFC 6455 allows, or None: then let a WebSocket library say what is wrong."""
-    key = version = None
-    for name, value in headers:
-        if name == b"sec-websocket-key":
-            if key is not None:
-                return None
-            key = value
-        elif name == b"sec-websocket-version":
-            if version is not None:
-                return None
-            version = value
-    if version != b"13" or key is None or len(key) != 24:
+    found = dict(headers)
+    if len(found) != len(headers) and sum(name in _ONCE for name, _ in headers) > len(_ONCE):
+        return None
+    key = found.get(b"sec-websocket-key", b"")
+    if len(key) != 24 or found.get(b"sec-websocket-version") != b"13":
+        return None
+    connection = found.get(b"connection", b"").lower()
+    if connection != b"upgrade" and b"upgrade" not in [token.strip() for token in connection.split(b",")]:
+        return None
+    if found.get(b"upgrade", b"").lower() != b"websocket":
         return None
     try:
         return key if len(b64decode(key, validate=True)) == 16 else None
@@ -65,6 +70,34 @@ def accepting(headers: Headers) -> bytes:
 def proof(key: bytes) -> bytes:
     """Return what shows that a key was read, and the end of the answer."""
     return b64encode(sha1(key + _GUID, usedforsecurity=False).digest()) + b"\r\n\r\n"
+
+
+def websocket_scope(request: Mapping[str, Any], config: Config, raw_path: bytes) -> Scope:
+    """
+    Make the scope of a handshake, as uvicorn's WebSocket classes do.
+
+    Args:
+        request: The scope of the HTTP request, as far as it is known: headers, query, addresses, root path.
+        config: uvicorn's.
+        raw_path: As it came.
+    """
+    root_path: str = request["root_path"]
+    scope: Scope = {
+        **request,
+        "type": "websocket",
+        "asgi": {"version": config.asgi_version, "spec_version": "2.4"},
+        "scheme": "ws",
+        "path": root_path + unquote(raw_path.decode("ascii")),
+        "raw_path": root_path.encode("ascii") + raw_path,
+        "subprotocols": [
+            name.strip().decode("latin-1")
+            for header, value in request["headers"]
+            if header == b"sec-websocket-protocol"
+            for name in value.split(b",")
+        ],
+    }
+    scope.pop("method", None)
+    return scope
 
 
 class Handshake:

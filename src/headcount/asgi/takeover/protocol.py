@@ -7,16 +7,14 @@ begun; whoever does not know it notices nothing.
 
 import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import unquote
 
-from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ...core.messages import Payload
 from ...node import Node
 from ..handover import EXTENSION
-from .handshake import Handshake, acceptable
+from .handshake import Handshake, acceptable, websocket_scope
 from .streams import Home, SseStream
 
 if TYPE_CHECKING:
@@ -48,8 +46,8 @@ class HeadcountProtocol(HttpToolsProtocol):
         self.connections.add(self)
         self.transport = transport
         self.flow = FlowControl(transport)
-        self.client = _host_and_port(transport.get_extra_info("peername"))
-        self.server = self.address or _host_and_port(transport.get_extra_info("sockname"))
+        self.client = host_and_port(transport.get_extra_info("peername"))
+        self.server = self.address or host_and_port(transport.get_extra_info("sockname"))
         self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
 
     def on_message_begin(self) -> None:
@@ -138,7 +136,8 @@ class HeadcountProtocol(HttpToolsProtocol):
             self.upgrade_as_usual()
         elif not self.transport.is_closing():
             handshake = Handshake(self, key, self.server_state.default_headers)
-            scope = {**self.websocket_scope(path, query), "extensions": {EXTENSION: handshake}}
+            scope = websocket_scope({**self.scope, "query_string": query}, self.config, path)
+            scope["extensions"] = {EXTENSION: handshake}
             self.flow.pause_reading()  # until it is decided who reads
             task = self.loop.create_task(handshake.run(self.app, scope))
             self.tasks.add(task)
@@ -149,26 +148,6 @@ class HeadcountProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         super().handle_websocket_upgrade()
         self.parser = None  # type: ignore[assignment]  # it is in a circle with this object, which is out of use now
-
-    def websocket_scope(self, path: bytes, query: bytes) -> Scope:
-        """Make the scope of a handshake, as uvicorn's WebSocket classes do."""
-        scope: Scope = {
-            **self.scope,
-            "type": "websocket",
-            "asgi": {"version": self.config.asgi_version, "spec_version": "2.4"},
-            "scheme": "ws",
-            "path": self.root_path + unquote(path.decode("ascii")),
-            "raw_path": self.root_path.encode("ascii") + path,
-            "query_string": query,
-            "subprotocols": [
-                name.strip().decode("latin-1")
-                for header, value in self.headers
-                if header == b"sec-websocket-protocol"
-                for name in value.split(b",")
-            ],
-        }
-        del scope["method"]
-        return scope
 
     def release(self) -> None:
         """Let go of the socket, which has become somebody else's, and of all that would keep this object alive."""
@@ -184,15 +163,14 @@ class HeadcountProtocol(HttpToolsProtocol):
 
     def home(self, node: Node) -> Home:
         """Return what the streams of a node in this server share."""
-        cls = type(self)
+        return self.home_of(node, self.loop, self.connections)
+
+    @classmethod
+    def home_of(cls, node: Node, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> Home:
+        """Return what the streams of a node in a server share."""
         home = cls._shared_home
-        if (
-            home is None
-            or home.node is not node
-            or home.loop is not self.loop
-            or home.connections is not self.connections
-        ):
-            home = cls._shared_home = self.home_class(node, self.loop, self.connections)
+        if home is None or home.node is not node or home.loop is not loop or home.connections is not connections:
+            home = cls._shared_home = cls.home_class(node, loop, connections)
         return home
 
 
@@ -285,7 +263,7 @@ class Answer:
         )
 
 
-def _host_and_port(address: Any) -> Any:
+def host_and_port(address: Any) -> Any:
     """Return an address as ASGI has it: of IPv6 no more than two parts, of a Unix socket its path, of its peer none."""
     if isinstance(address, tuple):
         return (str(address[0]), int(address[1]))
