@@ -11,6 +11,8 @@ import ipaddress
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -33,6 +35,27 @@ class _Server(uvicorn.Server):
         self._headcount = headcount
         self._ready = ready
         self._lifeline = lifeline
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """
+        Wait for the end, once a second telling uvicorn what time it is for the headers of answers.
+
+        uvicorn looks ten times a second whether it is over, which costs a fifth of all that 10,000 idle streams do.
+        """
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._woken.wait()
+            self._woken.clear()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note that a signal asks for the end, and look at once."""
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._woken.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -57,6 +80,7 @@ class _Server(uvicorn.Server):
         assert self._lifeline is not None
         asyncio.get_running_loop().remove_reader(self._lifeline)
         self.should_exit = True
+        self._woken.set()
 
 
 def serve(
