@@ -6,6 +6,7 @@ beside our keepalives, and a stop that drains first.
 """
 
 import asyncio
+import ctypes
 import gc
 import ipaddress
 import signal
@@ -13,6 +14,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,6 +27,10 @@ from .workers import Workers, reuse_port
 
 STOP_TIMEOUT = 3
 """Seconds that streams get to end after SIGTERM; then they are cut."""
+
+
+_M_MMAP_THRESHOLD: Final = -3
+"""Source: glibc's malloc.h"""
 
 
 class _Server(uvicorn.Server):
@@ -69,6 +75,7 @@ class _Server(uvicorn.Server):
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 50, 1_000)
+            _keep_large_blocks_apart()
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -161,6 +168,17 @@ def _config(headcount: Headcount, address: tuple[str, int] | None = None) -> uvi
         ws_ping_interval=None if hasattr(socket, "TCP_USER_TIMEOUT") else 20.0,
         timeout_graceful_shutdown=STOP_TIMEOUT,
     )
+
+
+def _keep_large_blocks_apart() -> None:
+    """
+    Have glibc map large blocks apart, as it does at first, so that their memory goes back when they are freed.
+
+    It would raise what counts as large to the largest freed so far. Those are the dictionaries of all connections, a
+    megabyte each for 20,000 and made anew every few minutes while pages come and go, and they would leave holes.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
 
 
 def _worker(headcount: Headcount) -> Headcount:
