@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, WebSocketRoute, expect
 
 from .conftest import Server, wait
 
@@ -181,6 +181,31 @@ def test_only_what_is_looked_at_is_asked_for(page: Page) -> None:
     with page.expect_request(re.compile("cursor=.*"), timeout=15_000) as again:
         pass
     assert again.value.url == asked[2]
+
+
+def test_who_moved_between_two_pages_stands_once_and_where_he_is_now(page: Page) -> None:
+    """Pages are of different moments: forty of the first have moved on by the time the last is asked for."""
+    first: list[dict[str, Any]] = []
+
+    def later(route: Route) -> None:
+        if "cursor=moved" in route.request.url:
+            moved = [{**row, "route": "/moved"} for row in first[:40]]
+            route.fulfill(json={"connections": moved, "cursor": None})
+        else:
+            answer = route.fetch().json()
+            first.extend(answer["connections"])
+            route.fulfill(json={**answer, "cursor": answer["cursor"] or "moved"})
+
+    page.route("**/admin/connections*", later)
+    log_in(page)
+    expect(page.locator(".connections .space .row .cut").first).to_be_visible()
+    page.get_by_role("table", name="Connections").focus()
+    page.keyboard.press("End")
+    expect(page.locator('.connections [aria-rowindex="3001"] .route')).to_have_text("/moved")
+    expect(page.locator(".connections .coming")).to_have_count(0)
+    ids = page.locator(".connections .space .row > .id .cut").all_inner_texts()
+    assert ids[-1] == first[39]["id"]
+    expect(page.locator("#connections-heading")).to_contain_text("3,000 connections")
 
 
 def test_whoever_wants_to_be_counted_sees_himself(page: Page) -> None:

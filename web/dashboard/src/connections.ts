@@ -42,6 +42,12 @@ export function useConnections(
   const pages = shallowRef<readonly Page[]>([])
   const problem = shallowRef('')
   const truncated = computed(() => snapshot().connectionsTruncated)
+  /** The pages as the table has them: who moved meanwhile is in two, and stands in the newer one. */
+  const distinct = computed<readonly Page[]>(() => {
+    const newest = new Map<string, Page>()
+    for (const page of [...pages.value].sort((a, b) => a.at - b.at)) for (const row of page.rows) newest.set(row.id, page)
+    return pages.value.map((page) => ({ ...page, rows: page.rows.filter(({ id }) => newest.get(id) === page) }))
+  })
   let request: AbortController | undefined
   let again: ReturnType<typeof setTimeout>
   let fresh = false
@@ -90,7 +96,7 @@ export function useConnections(
     if (!fresh) return { index: 0, after: null }
     const [first, last] = sight.value
     let end = 0
-    for (const [index, { rows, after, at }] of pages.value.entries()) {
+    for (const [index, { rows, after, at }] of distinct.value.entries()) {
       const start = end
       end += rows.length
       if (start <= last && first < end && Date.now() - at >= AGAIN_MS) return { index, after }
@@ -124,21 +130,18 @@ export function useConnections(
     const order = (a: string, b: string) => (a < b ? -sign : a > b ? sign : 0)
     return rows.sort((a, b) => order(text(a), text(b)) || order(a.id, b.id))
   })
-  const paged = computed(() => {
-    const rows = new Map<string, ConnectionInfo>()
-    for (const page of pages.value) for (const row of page.rows) if (!rows.has(row.id)) rows.set(row.id, row)
-    return [...rows.values()]
-  })
-  const rows = computed<readonly ConnectionInfo[]>(() => (truncated.value ? paged.value : live.value))
+  const rows = computed<readonly ConnectionInfo[]>(() =>
+    truncated.value ? distinct.value.flatMap((page) => page.rows) : live.value,
+  )
   const isWhole = computed(() => !truncated.value || pages.value.at(-1)?.next === null)
 
   /** How many connections there are behind the filter; undefined while only the server could tell. */
   const matching = computed(() => {
     const { total, versions, routes } = snapshot()
     const { version, route } = filter.value
-    if (isWhole.value) return rows.value.length
-    if (version && route) return undefined
-    return version ? (versions[version] ?? 0) : route ? (routes[route] ?? 0) : total
+    // The server's own figure where there is one: pages of different moments have not everybody who moved between them.
+    const told = version ? (route ? undefined : versions[version]) : route ? routes[route] : total
+    return truncated.value && told !== undefined ? told : isWhole.value ? rows.value.length : undefined
   })
   /** How many rows the table has, with those that are not loaded yet. */
   const length = computed(() => {
