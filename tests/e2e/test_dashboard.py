@@ -234,6 +234,29 @@ def altered(page: Page, **fields: Any) -> None:
     page.route_web_socket(re.compile("/ws"), handle)
 
 
+def test_the_most_of_the_last_hour_is_not_less_than_what_is_open_now(page: Page) -> None:
+    streams: list[tuple[WebSocketRoute, dict[str, Any]]] = []
+
+    def handle(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def forward(text: str | bytes) -> None:
+            if json.loads(text)["type"] == "stats":
+                streams.append((socket, json.loads(text)))
+            socket.send(text)
+
+        server.on_message(forward)
+
+    page.route_web_socket(re.compile("/ws"), handle)
+    log_in(page)
+    most = page.locator(".total .note")
+    expect(most).to_have_text(re.compile(r"^In the last hour at most 3,0\d\d, at .*\.$"))
+    socket, stats = streams[-1]
+    socket.send(json.dumps({**stats, "total": 9000}))
+    expect(page.locator(".figure")).to_have_text("9,000")
+    expect(most).to_have_text("In the last hour at most 9,000, now.")
+
+
 def test_a_right_without_connections_and_routes_is_told_so(page: Page) -> None:
     altered(page, connections=[], connectionsTruncated=False, routes={})
     page.goto(DASHBOARD)

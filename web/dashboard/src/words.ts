@@ -12,11 +12,14 @@ export const shortly = (value: number) => short.format(value)
 /** "1 connection", "2,000 connections". */
 export const counted = (value: number, one: string, many = one + 's') => `${count(value)} ${value === 1 ? one : many}`
 
-/** Shares of a few are whole per cents; what is there is never shown as nothing, nor a part as all. */
+/**
+ * Shares of a few are whole per cents; what is there is never shown as nothing, nor a part as all. Of 69.5% and 30.5% only
+ * one is rounded up, so that two parts of a whole are 100% together.
+ */
 export function share(part: number, whole: number): string {
   if (!whole || !part) return '0%'
   if (part === whole) return '100%'
-  const percent = Math.round((100 * part) / whole)
+  const percent = 2 * part > whole ? 100 - Math.round((100 * (whole - part)) / whole) : Math.round((100 * part) / whole)
   return percent < 1 ? '<1%' : percent > 99 ? '>99%' : `${percent}%`
 }
 

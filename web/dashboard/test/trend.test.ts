@@ -34,6 +34,11 @@ test('shares never show something as nothing, nor a part as all', () => {
   ])
 })
 
+test.each([[139, 61], [1, 199], [199, 1], [3, 1], [2, 1]])('of %i and %i the shares are 100%% together', (part, rest) => {
+  const [a, b] = [share(part, part + rest), share(rest, part + rest)].map((text) => Number.parseInt(text.replace(/[<>]/, '')))
+  expect(a! + b!).toBe(100)
+})
+
 test('durations are in words', () => {
   expect([10_000, MINUTE, 89 * MINUTE, 3 * 60 * MINUTE, 80 * 60 * MINUTE].map(duration)).toEqual([
     'less than a minute', '1 minute', '89 minutes', '3 hours', '3 days',
