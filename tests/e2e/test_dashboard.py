@@ -89,6 +89,21 @@ def test_log_in_keeps_a_cookie_that_is_not_the_token_and_log_out_ends_it(page: P
     assert context.cookies() == []
 
 
+def test_a_keyboard_goes_on_where_the_figures_are_after_the_log_in_and_at_the_log_in_after_the_log_out(
+    page: Page,
+) -> None:
+    page.goto(DASHBOARD)
+    page.get_by_label("Admin token").focus()
+    page.keyboard.type(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Open connections")).to_be_focused()
+    page.get_by_role("button", name="Log out").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Not authorized for live stats")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Admin token")).to_be_focused()
+
+
 def test_it_shows_the_figures_that_the_server_has(page: Page, crowd: Server) -> None:
     log_in(page)
     stats = crowd.stats()
@@ -127,6 +142,10 @@ def test_connections_are_paged_filtered_and_sorted(page: Page, crowd: Server) ->
     expect(table).to_have_attribute("aria-rowcount", str(stats["routes"]["/account"] + 1))
     assert set(cells(page, "connections", "route")) == {"/account"}
     expect(page.locator(".connections .space .row .ip").first).to_have_text(re.compile(r"192\.0\.2\.\d+"))
+    page.get_by_role("combobox", name="Route").fill("account")
+    page.keyboard.press("Enter")
+    expect(page.locator(".connections .none")).to_have_text(re.compile("None is there; a route is given whole"))
+    expect(page.locator("#connections-heading")).to_contain_text("0 connections of 3,000")
 
 
 @pytest.mark.parametrize("column", ["Route", "Address", "Connection"])
@@ -234,7 +253,8 @@ def altered(page: Page, **fields: Any) -> None:
     page.route_web_socket(re.compile("/ws"), handle)
 
 
-def test_the_most_of_the_last_hour_is_not_less_than_what_is_open_now(page: Page) -> None:
+def overheard(page: Page) -> list[tuple[WebSocketRoute, dict[str, Any]]]:
+    """Each snapshot that comes, and the socket on which the page can be told more."""
     streams: list[tuple[WebSocketRoute, dict[str, Any]]] = []
 
     def handle(socket: WebSocketRoute) -> None:
@@ -248,6 +268,28 @@ def test_the_most_of_the_last_hour_is_not_less_than_what_is_open_now(page: Page)
         server.on_message(forward)
 
     page.route_web_socket(re.compile("/ws"), handle)
+    return streams
+
+
+def test_what_is_typed_stays_while_figures_come(page: Page, crowd: Server) -> None:
+    streams = overheard(page)
+    log_in(page)
+    socket, stats = streams[-1]
+    route = page.get_by_role("combobox", name="Route")
+    route.focus()
+    for number, key in enumerate("/account", start=1):
+        page.keyboard.press(key)
+        socket.send(json.dumps({**stats, "total": 3000 + number}))
+        expect(page.locator(".figure")).to_have_text(f"{3000 + number:,}")
+    expect(route).to_have_value("/account")
+    page.keyboard.press("Enter")
+    table = page.get_by_role("table", name="Connections")
+    expect(table).to_have_attribute("aria-rowcount", str(crowd.stats()["routes"]["/account"] + 1))
+    assert set(cells(page, "connections", "route")) == {"/account"}
+
+
+def test_the_most_of_the_last_hour_is_not_less_than_what_is_open_now(page: Page) -> None:
+    streams = overheard(page)
     log_in(page)
     most = page.locator(".total .note")
     expect(most).to_have_text(re.compile(r"^In the last hour at most 3,0\d\d, at .*\.$"))
@@ -345,6 +387,11 @@ def test_axe_finds_no_violation(browser: Browser, crowd: Server, scheme: Any, wi
         wait(page, "document.querySelectorAll('.connections .space .row').length > 3")
         assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+        for header in page.locator(".connections .head [role=columnheader]:visible").all():
+            cell, arrow = header.bounding_box(), header.locator("[aria-hidden]").bounding_box()
+            assert cell is not None
+            assert arrow is not None
+            assert arrow["x"] + arrow["width"] <= cell["x"] + cell["width"], "how it is sorted is seen"
     finally:
         context.close()
 
