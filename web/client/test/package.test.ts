@@ -52,6 +52,10 @@ test('the package runs in Node, depends on nothing and imports nothing', async (
   expect(createHeadcount().getSnapshot().status).toBe('idle');
 });
 
+test('the package has the licence in it, which npm takes from its folder only', () => {
+  expect(readFileSync('LICENSE', 'utf8')).toBe(readFileSync('../../LICENSE', 'utf8'));
+});
+
 describe('the module that a server hands out', () => {
   /** Where a stream goes when the module with these settings in it was loaded from this address. */
   async function streamOf(settings: object | undefined, address: string, options: object = {}) {
