@@ -138,3 +138,6 @@ def test_recipes_pass_the_type_checker_of_a_new_project(tmp_path: Path) -> None:
 def test_recipes_are_the_files_that_are_tested() -> None:
     assert (PAGES / "build-id.ts").read_text("utf-8") in blocks("ts")
     assert (PAGES / "src/Figures.svelte").read_text("utf-8") in blocks("svelte")
+    assert (PAGES / "src/element.ts").read_text("utf-8") in blocks("ts")
+    (element,) = [block for block in blocks("html") if "VITE_BUILD_ID" in block]
+    assert element.strip() in (PAGES / "element.html").read_text("utf-8")

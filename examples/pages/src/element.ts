@@ -1,4 +1,1 @@
-import { headcount } from './headcount'
-import 'headcount-client/element'
-
-headcount.connect()
+import 'headcount-client/element' // defines <active-connections>
