@@ -116,14 +116,14 @@ def test_recipes_pass_the_type_checker_of_a_new_project(tmp_path: Path) -> None:
     files = {name: json.dumps(content) for name, content in NEW_PROJECT.items()}
     for code in (*blocks("ts"), *blocks("tsx")):
         told = code.partition("\n")[0].removeprefix("// ")
-        if told in ("main.tsx", "headcount.ts"):
+        if told in ("main.tsx", "Figures.tsx", "headcount.ts"):
             files[f"src/{told}"] = code
         elif told == "vite.config.ts":
             files[told] = code
         elif "name: 'build-id'" in code:
             files["build-id.ts"] = code
     (files["src/env.d.ts"],) = re.findall(r"`(interface ImportMetaEnv .*?)`", DOCS)
-    assert len(files) == 7
+    assert len(files) == 8
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, "utf-8")
