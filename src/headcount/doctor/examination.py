@@ -95,8 +95,14 @@ async def _right(base: str, access: Access, report: Report) -> Stats | None:
     try:
         figures = messages.decode_snapshot(await access.get(f"{base}/admin/stats"))
     except NotAuthorized:
-        says = "No right to see statistics, so some checks are left out, and one connection is counted as "
-        report.add("right", "note", f"{says}{LABEL} meanwhile.", "Give --token.")
+        refused = "authorization" in access.headers
+        says = "The server does not take this token" if refused else "No right to see statistics"
+        report.add(
+            "right",
+            "note",
+            f"{says}, so some checks are left out, and one connection is counted as {LABEL} meanwhile.",
+            "Check --token, or HEADCOUNT_TOKEN and HEADCOUNT_ADMIN_TOKEN." if refused else "Give --token.",
+        )
     except (ClientError, Malformed) as error:
         report.add("right", "warning", f"The statistics cannot be read: {error}")
     else:

@@ -206,5 +206,13 @@ async def _hold(probe: Probe, report: Report, kind: str, told: messages.Connecte
         report.add(
             check, "fault", f"No keepalive came on the {kind} stream in {seconds:.0f} s: it is held back.", _UNBUFFER
         )
+    elif probe.pieces == pieces:
+        report.add(
+            check,
+            "note",
+            f"{kind} was held for {seconds:.0f} s and not cut off; keepalives come every {interval:g} s, so none was "
+            "due.",
+            "Leave --hold out, or make it longer, to see whether they come through.",
+        )
     else:
         report.add(check, "ok", f"{kind} was held for {seconds:.0f} s, and its keepalives came through.")
