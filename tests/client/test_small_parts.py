@@ -1,5 +1,6 @@
 """Addresses, delays, options and messages: what needs no stream."""
 
+import asyncio
 import json
 import re
 import ssl
@@ -7,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 
 from headcount import errors
 from headcount.client import ConfigError, messages, use_active_connections
-from headcount.client.access import Access, failure
+from headcount.client.access import Access, failure, unreachable
 from headcount.client.address import base_url, is_local
 from headcount.client.delays import CAP, FLOOR, LONGEST, backoff, seconds_told
 from headcount.errors import Malformed, NotAuthorized, Refused, Unreachable
@@ -135,6 +137,7 @@ def test_update_strategy_is_checked() -> None:
         (404, Refused),
         (409, Refused),
         (429, Unreachable),
+        (501, Refused),
         (503, Unreachable),
     ],
 )
@@ -146,6 +149,29 @@ def test_answers_become_errors(status: int, kind: type[Exception]) -> None:
         assert problem.retry_after == 7
     for body in (b"", b"<html>", b"[]", b"\xff", b'{"detail":5}'):
         assert str(failure("https://x/__skew/sse", status, {}, body))
+
+
+@pytest.mark.parametrize("proxy", ["http://operator:secret@127.0.0.1:9", "environment"])
+def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    for variable in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+    if proxy == "environment":
+        monkeypatch.setenv("http_proxy", "http://operator:secret@127.0.0.1:9")
+        proxy = ""
+    with pytest.raises(Unreachable) as raised:
+        asyncio.run(Access(proxy=proxy or True).get("http://www.example.com/__skew/admin/stats"))
+    assert str(raised.value) == "The proxy 127.0.0.1:9 cannot be reached: nothing listens there."
+
+
+def test_whom_a_redirect_names_is_who_cannot_be_reached() -> None:
+    error = httpx.ConnectError("", request=httpx.Request("GET", "http://old.example.com:81/__skew/health"))
+    error.__cause__ = ConnectionRefusedError()
+    told = unreachable("http://www.example.com/__skew/health", error, proxy=None)
+    assert told == (
+        "old.example.com:81, where www.example.com sends everybody, cannot be reached: nothing listens there."
+    )
+    assert unreachable("http://old.example.com:81/x", error, proxy=None).startswith("old.example.com:81 cannot be")
 
 
 def test_golden_messages_are_read() -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from importlib.metadata import version
 from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import msgspec
 
@@ -135,7 +137,7 @@ class Access:
         try:
             response = await client.request(method, url, **options)
         except httpx.HTTPError as error:
-            raise Unreachable(unreachable(url, error)) from None
+            raise Unreachable(unreachable(url, error, self.proxy)) from None
         if response.status_code != 200:
             raise failure(url, response.status_code, response.headers, response.content)
         return response
@@ -150,7 +152,8 @@ def failure(url: str, status: int, headers: Mapping[str, str], body: bytes) -> N
     detail = "".join(character for character in detail[:400] if character.isprintable())
     if status in (401, 403):
         return NotAuthorized(detail or NOT_AUTHORIZED)
-    if status == 429 or status >= 500:
+    # 501 is how servers of files answer a POST: no trouble that passes.
+    if status == 429 or (status >= 500 and status != 501):
         told = detail or f"{url} answered {status}; its server or a proxy before it is in trouble."
         return Unreachable(told, seconds_told(headers.get("retry-after")))
     if status == 404:
@@ -161,24 +164,52 @@ def failure(url: str, status: int, headers: Mapping[str, str], body: bytes) -> N
     return Refused(detail or f"{url} answered {status}, which Headcount does not; is this its address?")
 
 
-def unreachable(url: str, error: BaseException) -> str:
-    """Say in a sentence that there was no answer, and why."""
-    host = httpx.URL(url).netloc.decode("ascii", "replace")
+def unreachable(url: str, error: BaseException, proxy: str | bool | None) -> str:
+    """
+    Say in a sentence that there was no answer, and why.
+
+    Args:
+        url: What was asked.
+        error: What the HTTP library, the WebSocket library or the system raised.
+        proxy: As `Access` has it: when nobody listens, it is the proxy that is not there.
+    """
+    host = _host(url)
+    # A server may have sent the client on to another.
+    request = getattr(error, "_request", None)
+    if request is not None and (elsewhere := _host(str(request.url))) != host:
+        url, host = str(request.url), f"{elsewhere}, where {host} sends everybody,"
     reason = str(error).strip().rstrip(".") or type(error).__name__
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionRefusedError) or "Errno 111" in reason or "Errno 61" in reason:
             reason = "nothing listens there"
+            host = _proxy_of(url, proxy) or host
         elif isinstance(cause, socket.gaierror):
             reason = "there is no such host"
+            host = _proxy_of(url, proxy) or host
         elif isinstance(cause, httpx.TimeoutException | TimeoutError):
             reason = "it did not answer in time"
         elif isinstance(cause, ssl.SSLCertVerificationError):
-            reason = f"its certificate is not trusted: {cause.verify_message}"
+            reason = f"its certificate is not trusted: {cause.verify_message.rstrip('.')}"
         elif isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
             reason = "it speaks no TLS; write http:// if that is meant"
         cause = cause.__cause__ or cause.__context__
     return f"{host} cannot be reached: {reason}."
+
+
+def _host(url: str) -> str:
+    """Return host and port of a URL."""
+    return httpx.URL(url).netloc.decode("ascii", "replace")
+
+
+def _proxy_of(url: str, proxy: str | bool | None) -> str | None:
+    """Name the proxy through which a URL is asked, without what may be secret of it; None: there is none."""
+    if proxy is True:
+        parts = urlsplit(url)
+        proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    if not isinstance(proxy, str):
+        return None
+    return f"The proxy {_host(proxy if '://' in proxy else 'http://' + proxy)}"
 
 
 def _without_endpoint(url: str) -> str:

@@ -81,7 +81,7 @@ class _EventStream:
                 url, json={"connectionId": connection_id, "deltas": deltas}, timeout=CONNECT_TIMEOUT
             )
         except httpx.HTTPError as error:
-            raise Unreachable(unreachable(url, error)) from None
+            raise Unreachable(unreachable(url, error, proxy=None)) from None
         if response.status_code == 404:
             # Another process than the one that holds the stream, or it has just ended: a new one may do better.
             raise Ended("The server that was asked for statistics does not hold this stream.")
@@ -105,7 +105,7 @@ async def _event_stream(base: str, access: Access, query: dict[str, str]) -> Asy
             )
             response = await client.send(request, stream=True)
         except httpx.HTTPError as error:
-            raise Unreachable(unreachable(url, error)) from None
+            raise Unreachable(unreachable(url, error, access.proxy)) from None
         try:
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if response.status_code != 200:
@@ -169,7 +169,7 @@ async def _websocket(base: str, access: Access, query: dict[str, str]) -> AsyncI
     except InvalidHandshake as error:
         raise Unreachable(f"What answers at {base}/ws speaks no WebSocket ({str(error).rstrip('.')}).") from None
     except (OSError, TimeoutError, WebSocketException) as error:
-        raise Unreachable(unreachable(base, error)) from None
+        raise Unreachable(unreachable(base, error, access.proxy)) from None
     try:
         yield _WebSocket(socket)
     finally:

@@ -190,7 +190,7 @@ async def web_socket(
     except InvalidStatus as error:
         probe.refusal = error.response.status_code
     except (OSError, TimeoutError, WebSocketException) as error:
-        probe.failure = unreachable(base, error)
+        probe.failure = unreachable(base, error, access.proxy)
     if probe.socket is None:
         yield probe
         return

@@ -52,7 +52,7 @@ async def examine_event_stream(
         if isinstance(error, TimeoutError):
             report.add("sse", "fault", "No SSE stream begins within 10 s: something between holds it back.", _UNBUFFER)
         else:
-            report.add("sse", "fault", f"No SSE stream opens: {unreachable(base, error)}")
+            report.add("sse", "fault", f"No SSE stream opens: {unreachable(base, error, access.proxy)}")
     return False
 
 
