@@ -47,11 +47,15 @@ def test_base_path_is_added_once() -> None:
     assert base_url("https://example.com/shop/live", "/live") == "https://example.com/shop/live"
 
 
-@pytest.mark.parametrize(
-    "url", ["", "ftp://example.com", "https://", "https://example.com:99999", "http://[::1", ":8000"]
-)
+@pytest.mark.parametrize("url", ["", "ftp://example.com", "https://", "https://example.com:99999", "http://[::1"])
 def test_what_is_no_address_is_refused_in_a_sentence(url: str) -> None:
     with pytest.raises(ConfigError, match=r"is no URL.*https://www\.example\.com"):
+        base_url(url)
+
+
+@pytest.mark.parametrize("url", ["8000", ":8000", " 8000 "])
+def test_a_port_alone_is_no_address(url: str) -> None:
+    with pytest.raises(ConfigError, match="http://localhost:8000"):
         base_url(url)
 
 
@@ -95,6 +99,8 @@ def test_retry_after_is_seconds_or_a_date() -> None:
         {"headers": {"x": "1\r\nCookie: a=b"}},
         {"cookies": {"a b": "1"}},
         {"cookies": "a=b\r\nx: y"},
+        {"proxy": "proxy.example.com"},
+        {"proxy": "ftp://proxy.example.com"},
     ],
 )
 def test_options_that_would_break_a_request_are_refused(options: dict[str, object]) -> None:

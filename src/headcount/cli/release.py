@@ -20,7 +20,9 @@ def command(version: str, target: Target, as_json: bool) -> None:
     """
     from ..client import release
 
-    if "://" in version:
+    if not version.strip():
+        raise click.UsageError("The version is empty; give the build id that is current now.")
+    if "://" in version or version.startswith("localhost:"):
         raise click.UsageError(f"{shown(version)} is a URL; the version comes first: headcount release VERSION URL")
     asyncio.run(release(target.url, version, base_path=target.base_path, **target.access))
     if as_json:

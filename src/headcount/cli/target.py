@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
-from ..errors import NotAuthorized
+from ..errors import ConfigError, NotAuthorized
 from ..live import NOT_AUTHORIZED
 
 if TYPE_CHECKING:
@@ -50,6 +50,32 @@ class _Header(click.ParamType[str]):
         return text
 
 
+class _Cookies(click.ParamType[str]):
+    """What stands in a Cookie header."""
+
+    name = "cookies"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return them as they are."""
+        text = str(value)
+        if not all("=" in pair for pair in text.rstrip("; ").split(";")):
+            self.fail(f"{text!r} are no cookies; write them as 'name=value; name=value'.", param, ctx)
+        return text
+
+
+class _BasePath(click.ParamType[str]):
+    """A path as the server's own setting takes it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as it is."""
+        text = str(value)
+        if not text.startswith("/") or text.endswith("/") or "?" in text:
+            self.fail(f"{text!r} needs a leading and no trailing slash, as /__skew.", param, ctx)
+        return text
+
+
 class Target(NamedTuple):
     """A server and how to get through to it."""
 
@@ -57,6 +83,24 @@ class Target(NamedTuple):
     base_path: str | None
     update_strategy: "UpdateStrategy"
     access: "AccessOptions"
+
+    def check(self) -> None:
+        """
+        Refuse what no server could be asked with.
+
+        Raises:
+            click.UsageError: URL, token, headers, proxy or file of authorities are none.
+        """
+        # Before the `try`: a package that is missing is no wrong usage.
+        from ..client.access import Access
+        from ..client.address import base_url
+
+        try:
+            base, access = base_url(self.url, self.base_path), Access(**self.access)
+            if isinstance(self.access.get("verify"), str):
+                access.tls(base)
+        except ConfigError as error:
+            raise click.UsageError(str(error), click.get_current_context()) from None
 
     def denied(self, error: NotAuthorized) -> str:
         """Say what to do about a refusal, in the words of the command line where the server has those of its wire."""
@@ -84,6 +128,7 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
         click.option(
             "--base-path",
             envvar="HEADCOUNT_BASE_PATH",
+            type=_BasePath(),
             metavar="PATH",
             help="Where Headcount is below URL [default: as URL says, else /__skew].",
         ),
@@ -96,7 +141,9 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
             envvar="HEADCOUNT_HEADER",
             help="Send this header; may be repeated.",
         ),
-        click.option("--cookies", envvar="HEADCOUNT_COOKIES", metavar="NAME=VALUE", help="Send these cookies."),
+        click.option(
+            "--cookies", type=_Cookies(), envvar="HEADCOUNT_COOKIES", metavar="NAME=VALUE", help="Send these cookies."
+        ),
         click.option(
             "--ca-file",
             envvar="HEADCOUNT_CA_FILE",
@@ -148,6 +195,7 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
                 access["proxy"] = False if proxy.lower() == "none" else proxy
             strategy: UpdateStrategy = values.pop("update_strategy") if stream else "auto"
             target = Target(values.pop("url"), values.pop("base_path"), strategy, access)
+            target.check()
             try:
                 return function(*arguments, target=target, **values)
             except NotAuthorized as error:

@@ -72,6 +72,13 @@ class Access:
         for name, value in self.headers.items():
             if not _is_token(name) or any(ord(character) < 32 or ord(character) > 255 for character in value):
                 raise ConfigError(f"The header {name!r} holds what no header may; give printable latin-1 text.")
+        if isinstance(proxy, str):
+            try:
+                httpx.Proxy(proxy)
+            except (ValueError, httpx.InvalidURL):
+                raise ConfigError(
+                    f"The proxy {proxy!r} cannot be used; write it as http://proxy.example.com:3128."
+                ) from None
         self.proxy = proxy
         self._verify = verify
         self._context: ssl.SSLContext | None = verify if isinstance(verify, ssl.SSLContext) else None
@@ -90,7 +97,9 @@ class Access:
                 cafile = self._verify if isinstance(self._verify, str) else None
                 self._context = ssl.create_default_context(cafile=cafile)
             except OSError as error:
-                raise ConfigError(f"The certificates in {self._verify!r} cannot be read ({error}).") from None
+                raise ConfigError(
+                    f"The certificates in {self._verify!r} cannot be read ({error}); give a file in PEM format."
+                ) from None
             if self._verify is False:
                 self._context.check_hostname = False
                 self._context.verify_mode = ssl.CERT_NONE

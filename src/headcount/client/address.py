@@ -22,6 +22,11 @@ def base_url(url: str, base_path: str | None = None) -> str:
         ConfigError: It is no such URL.
     """
     text = url.strip()
+    if text.removeprefix(":").isdigit():
+        # As a host it would be an IPv4 address that nobody means.
+        raise ConfigError(
+            f"{url!r} is no URL of a server but a port; write it as http://localhost:{text.removeprefix(':')}."
+        )
     if "://" not in text:
         text = f"{'http' if is_local(urlsplit('//' + text).hostname) else 'https'}://{text}"
     try:
