@@ -4,9 +4,11 @@ import asyncio
 import json
 import re
 import ssl
+import sys
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Literal
 
 import httpx2 as httpx
 import pytest
@@ -16,6 +18,7 @@ from headcount.client import ConfigError, messages, use_active_connections
 from headcount.client.access import Access, failure, unreachable
 from headcount.client.address import base_url, is_local
 from headcount.client.delays import CAP, FLOOR, LONGEST, backoff, seconds_told
+from headcount.client.transport import open_stream
 from headcount.errors import Malformed, NotAuthorized, Refused, Unreachable
 
 FIXTURES = json.loads((Path(__file__).parents[2] / "protocol/fixtures/messages.json").read_text())
@@ -168,6 +171,19 @@ def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, pro
     with pytest.raises(Unreachable) as raised:
         asyncio.run(Access(proxy=proxy or True).get("http://www.example.com/__skew/admin/stats"))
     assert str(raised.value) == "The proxy 127.0.0.1:9 cannot be reached: nothing listens there."
+
+
+@pytest.mark.parametrize("strategy", ["ws", "sse"])
+def test_a_package_that_a_proxy_needs_is_named(monkeypatch: pytest.MonkeyPatch, strategy: Literal["ws", "sse"]) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    access = Access(proxy="socks5://127.0.0.1:9")
+
+    async def opened() -> None:
+        async with open_stream(strategy, "http://127.0.0.1:9/__skew", access, {}):
+            raise AssertionError
+
+    with pytest.raises(ConfigError, match="pip install socksio"):
+        asyncio.run(opened())
 
 
 def test_whom_a_redirect_names_is_who_cannot_be_reached() -> None:

@@ -27,6 +27,12 @@ CONNECT_TIMEOUT: Final = 10.0
 """Seconds to reach a server and to be answered by it."""
 
 
+NO_SOCKS: Final = (
+    "The proxy speaks SOCKS, which needs two more packages; run: pip install socksio 'python-socks[asyncio]', or give "
+    "an HTTP proxy, or none."
+)
+
+
 class _Problem(msgspec.Struct):
     detail: str = ""
 
@@ -110,7 +116,7 @@ class Access:
         Make an HTTP client for a server; the caller closes it.
 
         Raises:
-            ConfigError: The proxy is no URL, or TLS options are wrong.
+            ConfigError: The environment's proxy is no URL, a package for SOCKS is missing, or TLS options are wrong.
         """
         context = self.tls(url)
         try:
@@ -124,6 +130,8 @@ class Access:
             )
         except (ValueError, httpx.InvalidURL) as error:
             raise ConfigError(f"The proxy {self.proxy!r} cannot be used ({error}).") from None
+        except ImportError:
+            raise ConfigError(NO_SOCKS) from None
 
     async def get(self, url: str) -> bytes:
         """

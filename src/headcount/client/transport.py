@@ -14,7 +14,7 @@ import msgspec
 from ..core.event_reader import MAX_EVENT, EventReader
 from ..errors import ClientError, ConfigError, Refused, Unreachable
 from . import messages
-from .access import CONNECT_TIMEOUT, Access, failure, unreachable
+from .access import CONNECT_TIMEOUT, NO_SOCKS, Access, failure, unreachable
 
 try:
     import httpx2 as httpx
@@ -164,6 +164,8 @@ async def _websocket(base: str, access: Access, query: dict[str, str]) -> AsyncI
             # What servers answer to any WebSocket that they do not want, whether path, origin or right is wrong.
             raise Unreachable(f"{base}/ws refuses WebSockets (403): the address or the right is wrong.") from None
         raise failure(f"{base}/ws", response.status_code, dict(response.headers), bytes(response.body or b"")) from None
+    except ImportError:
+        raise ConfigError(NO_SOCKS) from None
     except InvalidURI as error:
         raise Refused(f"{base} is no address for a WebSocket ({error}).") from None
     except InvalidHandshake as error:

@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Origin
 
-from ..client.access import Access, unreachable
+from ..client.access import NO_SOCKS, Access, unreachable
 from ..core.event_reader import EventReader
 from ..errors import ProtocolError
 
@@ -189,6 +189,8 @@ async def web_socket(
         )
     except InvalidStatus as error:
         probe.refusal = error.response.status_code
+    except ImportError:
+        probe.failure = NO_SOCKS
     except (OSError, TimeoutError, WebSocketException) as error:
         probe.failure = unreachable(base, error, access.proxy)
     if probe.socket is None:
