@@ -137,6 +137,7 @@ async def test_labels_can_do_no_harm_in_a_terminal(server: Serve) -> None:
         (["release", "unknown", "{url}", "--token", TOKEN], 1, "send the build id"),
         (["release", "v9", "{url}"], 1, "not authorised"),
         (["wait", "{url}", "--token", TOKEN], 2, "none of them is given"),
+        (["wait", "{url}", "--version", ""], 2, "--version is empty"),
         (["wait", "{url}", "--version", "a", "--outdated"], 2, "--version and --outdated are given"),
         (["wait", "{url}", "--outdated", "--below", "many"], 2, "write how many may be left, as 5 or 1%"),
         (["wait", "{url}", "--outdated", "--below", "101%"], 2, "more than all"),
@@ -226,6 +227,23 @@ async def test_wait_holds_at_once_when_nobody_is_there(server: Serve) -> None:
         "bound": "0",
         "waitedMs": 0,
     }
+
+
+async def test_wait_says_that_it_saw_nobody_on_a_version(server: Serve) -> None:
+    await pages(server, "new")
+    code, out, _ = await command("wait", server.url, "--token", TOKEN, "--version", "nwe")
+    assert code == 0
+    assert out.splitlines()[1:] == ["Nobody was seen on version nwe: is it written as pages say it?"]
+    code, out, _ = await command("wait", server.url, "--token", TOKEN, "--version", "new", "--below", "1")
+    assert code == 0
+    assert "Nobody" not in out
+
+
+async def test_wait_does_not_call_unknown_figures_zero() -> None:
+    code, out, _ = await command("wait", "http://127.0.0.1:9", "--outdated", "--timeout", "1s", "--json")
+    assert code == 4
+    told = json.loads(out)
+    assert (told["left"], told["total"]) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def command(
                 "reason": why,
                 "left": verdict.left,
                 "most": judge.most,
-                "total": verdict.total,
+                "total": None if verdict.unknown == "no contact" else verdict.total,
                 "bound": str(below),
                 "waitedMs": round(waited * 1000),
             }
@@ -176,6 +176,9 @@ def command(
             f"{word}: {left} of {verdict.total:,} {_noun(verdict.total)} left {shown(str(selection))}, "
             f"after {span(waited)}."
         )
+        if selection.kind == "version" and judge.most == 0:
+            # All may have gone before; or somebody misspelt it, and then this gate is open for ever.
+            click.echo(f"Nobody was seen on version {shown(str(selection.version))}: is it written as pages say it?")
     if code != HELD:
         complain(why)
     return code
@@ -186,6 +189,9 @@ def _selection(context: click.Context, version: str | None, not_version: str | N
     Return what is waited for. What stands on the command line wins over the environment, where a build's
     HEADCOUNT_VERSION may stand for other reasons.
     """
+    for name, value in (("--version", version), ("--not-version", not_version)):
+        if value == "":
+            raise click.UsageError(f"{name} is empty; give the build id, and look whether its variable is set.")
     found = {
         "version": Selection("version", version) if version else None,
         "not_version": Selection("not-version", not_version) if not_version else None,
@@ -308,7 +314,7 @@ class _Waiting:
             async with asyncio.timeout(self._patience()):
                 stats = await self._fetch()
         except NotAuthorized as error:
-            return _Result(ERROR, verdict, str(error))
+            return _Result(ERROR, verdict, self._target.denied(error))
         except (ClientError, TimeoutError):
             judge.reset()
             self._doubted = state
