@@ -57,13 +57,20 @@ def test_a_missing_version_is_said_after_the_rest() -> None:
     assert done.returncode == 1
     assert re.search(r"^version +none +missing$", done.stdout, re.MULTILINE)
     assert re.search(r"^base_path +/__skew +default$", done.stdout, re.MULTILINE)
-    assert "HEADCOUNT_VERSION" in done.stderr
+    assert "give --version or set HEADCOUNT_VERSION" in done.stderr
 
 
 def test_a_wrong_setting_is_said_in_a_sentence() -> None:
     done = run("config", "--version", "v1", env={"HEADCOUNT_MAX_ROUTES": "0"})
     assert (done.returncode, done.stdout) == (2, "")
     assert "HEADCOUNT_MAX_ROUTES is 0" in done.stderr
+
+
+def test_config_and_serve_complain_in_the_same_words() -> None:
+    for arguments in (["--version", ""], ["--version", "v1", "--base-path", "skew"]):
+        said = [run(command, *arguments).stderr.splitlines()[-1] for command in ("config", "serve")]
+        assert said[0] == said[1]
+        assert said[0].startswith(f"Error: {arguments[-2]} ")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

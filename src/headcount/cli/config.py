@@ -6,8 +6,9 @@ from typing import Any, Final
 import click
 
 from ..config import VERSION_VARIABLES, Config, without_password
-from ..errors import NoVersion
+from ..errors import NoVersion, WrongSetting
 from .output import complain, table, write_json
+from .serve import NO_VERSION, wrong_usage
 from .serve import command as serve
 from .target import json_option
 
@@ -29,16 +30,19 @@ def command(context: click.Context, /, as_json: bool, **options: Any) -> int:
     Takes the options of `headcount serve`, and shows what it would run with. Secrets are masked.
     """
     given = {name: value for name, value in options.items() if name in Config.__struct_fields__ and value is not None}
-    missing = None
+    missing = False
     try:
-        config = Config.load(given)
-    except NoVersion as error:
-        missing = str(error)
-        config = Config.load({**given, "version": "unknown"})
+        try:
+            config = Config.load(given)
+        except NoVersion:
+            missing = True
+            config = Config.load({**given, "version": "unknown"})
+    except WrongSetting as wrong:
+        raise wrong_usage(wrong, context) from None
     rows: list[tuple[str, Any, str]] = []
     for name in Config.__struct_fields__:
         value = getattr(config, name)
-        if name == "version" and missing is not None:
+        if name == "version" and missing:
             rows.append((name, None, "missing"))
             continue
         rows.append((name, _masked(name, value), _source(name, given)))
@@ -55,8 +59,8 @@ def command(context: click.Context, /, as_json: bool, **options: Any) -> int:
     else:
         shown = [[name, _text(value), source] for name, value, source in rows]
         click.echo("\n".join(table(["Setting", "Value", "Source"], shown, [0, 60, 0])))
-    if missing is not None:
-        complain(missing)
+    if missing:
+        complain(NO_VERSION)
         return 1
     return 0
 

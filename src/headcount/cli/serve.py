@@ -1,6 +1,6 @@
 """`headcount serve`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -11,6 +11,11 @@ from .options import WholeNumber, listening
 
 if TYPE_CHECKING:
     from ..asgi.app import Headcount
+
+NO_VERSION: Final = (
+    "The version is missing; give --version or set HEADCOUNT_VERSION to the build id of this deploy, for example the "
+    "commit: --version $(git rev-parse --short HEAD)"
+)
 
 
 def _meant(_context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
@@ -142,11 +147,12 @@ def _make(ctx: click.Context, settings: dict[str, Any]) -> "Headcount":
     try:
         return Headcount(**settings)
     except NoVersion:
-        raise click.UsageError(
-            "The version is missing; give --version or set HEADCOUNT_VERSION to the build id of this deploy, for "
-            "example the commit: --version $(git rev-parse --short HEAD)",
-            ctx,
-        ) from None
+        raise click.UsageError(NO_VERSION, ctx) from None
     except WrongSetting as wrong:
-        told = wrong.variable or f"--{wrong.setting.replace('_', '-')}"
-        raise click.UsageError(f"{told} {wrong.complaint}", ctx) from None
+        raise wrong_usage(wrong, ctx) from None
+
+
+def wrong_usage(wrong: WrongSetting, ctx: click.Context) -> click.UsageError:
+    """Name the option or the variable that held a wrong value."""
+    told = wrong.variable or f"--{wrong.setting.replace('_', '-')}"
+    return click.UsageError(f"{told} {wrong.complaint}", ctx)
