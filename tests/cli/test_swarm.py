@@ -68,6 +68,14 @@ async def test_after_a_release_pages_reload_onto_it(server: Serve) -> None:
         assert told["reloads"] == 50
 
 
+async def test_a_release_that_fails_is_told_and_no_success(server: Serve) -> None:
+    arguments = ["--connections", "5", "--release", "next", "--release-after", "0.2s", "--duration", "1s"]
+    done = await asyncio.to_thread(run, "swarm", server.origin, "--token", "wrong", *arguments)
+    assert done.returncode == 1
+    assert "headcount: The release failed. The server does not take this token" in done.stderr
+    assert done.stdout.startswith("5 of 5 pages were open")
+
+
 async def test_pages_lose_their_connection_and_come_back(server: Serve) -> None:
     async with asyncio.timeout(60), use_active_connections(server.url, token=TOKEN) as live:
         with swarm(server, "--connections", "50", "--reconnect", "0.3s", "--navigate", "0", "--json") as command:
@@ -117,6 +125,7 @@ async def test_progress_is_one_line_on_a_terminal(server: Serve) -> None:
         (["{url}", "--versions", "v1:many"], 2, "write it as v1:3,v2:1"),
         (["{url}", "--routes", "products"], 2, "write paths with a leading slash"),
         (["{url}", "--connections", "0"], 2, "--connections"),
+        (["{url}", "--release", "v2", "--duration", "5s"], 2, "give a shorter --release-after"),
         (["{url}/elsewhere"], 1, "base path"),
     ],
 )

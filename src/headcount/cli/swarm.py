@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from ..errors import HeadcountError
-from .output import paint, shown, span, write_json
+from ..errors import HeadcountError, NotAuthorized
+from .output import complain, paint, shown, span, write_json
 from .target import DURATION, Target, json_option, target_options
 
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ class _Versions(click.ParamType[dict[str, int]]):
     "swarm",
     epilog="""
     \b
-    Exit codes: 0 all pages were open, 1 some never were, 2 wrong usage.
+    Exit codes:
+      0  all pages were open
+      1  some never were, or the release failed
+      2  wrong usage
 
     \b
     Example, a deploy under load:
@@ -141,6 +144,11 @@ def command(target: Target, release: str | None, release_after: float, yes: bool
     from ..client.address import is_local
     from ..swarm import Plan, Swarm, raise_file_limit
 
+    if release is not None and options["duration"] and release_after >= options["duration"]:
+        raise click.UsageError(
+            f"The release comes after {span(release_after)}, and all ends after {span(options['duration'])}: give a "
+            "shorter --release-after, or a longer --duration."
+        )
     base = target.base
     host = urlsplit(base).hostname
     if not is_local(host) and not yes:
@@ -152,6 +160,8 @@ def command(target: Target, release: str | None, release_after: float, yes: bool
     routes = tuple(route.strip() for route in options["routes"].split(",") if route.strip())
     if not routes or not all(route.startswith("/") for route in routes):
         raise click.BadParameter("write paths with a leading slash, as /,/products.", param_hint="--routes")
+
+    releaser = _Releaser(target, release, release_after)
 
     async def run() -> "tuple[Tally, Plan]":
         version = json.loads(await access.get(f"{base}/health")).get("version", "v1")
@@ -167,7 +177,7 @@ def command(target: Target, release: str | None, release_after: float, yes: bool
             seed=options["seed"],
         )
         swarm = Swarm(base, plan, access.tls(base))
-        await _run(swarm, plan, options["duration"], _Releaser(target, release, release_after))
+        await _run(swarm, plan, options["duration"], releaser)
         return swarm.tally, plan
 
     started = time.monotonic()
@@ -177,7 +187,7 @@ def command(target: Target, release: str | None, release_after: float, yes: bool
         write_json(summary)
     else:
         _tell(tally, plan, summary)
-    return 0 if tally.ever == plan.connections else 1
+    return 0 if tally.ever == plan.connections and not releaser.failed else 1
 
 
 class _Releaser:
@@ -185,6 +195,7 @@ class _Releaser:
         self._target = target
         self._version = version
         self._after = after
+        self.failed = False
 
     async def run(self) -> None:
         """Declare the version current when it is time."""
@@ -196,7 +207,11 @@ class _Releaser:
         try:
             await release(self._target.url, self._version, base_path=self._target.base_path, **self._target.access)
         except HeadcountError as error:
-            click.echo(f"\nThe release failed: {error}", err=True)
+            self.failed = True
+            why = self._target.denied(error) if isinstance(error, NotAuthorized) else error
+            if sys.stderr.isatty():
+                click.echo("\r\x1b[K", err=True, nl=False)  # over the progress, which is written again below it
+            complain(f"The release failed. {why}")
 
 
 async def _run(swarm: "Swarm", plan: "Plan", duration: float, releaser: _Releaser) -> None:
