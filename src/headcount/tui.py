@@ -4,6 +4,7 @@
 Readable at 80x24 and without colour: whatever colour says, a word says too.
 """
 
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
@@ -18,6 +19,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.events import Resize
+from textual.theme import BUILTIN_THEMES
 from textual.widget import Widget
 from textual.widgets import DataTable, Footer, Input, Static
 
@@ -40,6 +42,9 @@ MAX_ROWS: Final = 500
 
 NODES_EVERY: Final = 5.0
 """Seconds between two questions what each node has; sooner when one comes or goes. Each costs a word of every node."""
+
+PLAIN_THEME: Final = "ansi-dark"
+"""Textual's theme of the terminal's own colours; what is older than Textual 8 has none of that name."""
 
 WIDE: Final = 110
 """Columns from which on the nodes have a place beside versions and routes."""
@@ -161,6 +166,7 @@ class Top(App[str]):
     .several #nodes { display: block; }
     .narrow #nodes { display: none; }
     .one #counts, .one #versions, .one #routes, .one #nodes, .one #connections { display: none; }
+    .plain #connections > .datatable--cursor { text-style: reverse; }
     .versions #counts, .routes #counts, .nodes #counts { display: block; }
     .versions #versions, .routes #routes, .nodes #nodes, .connections #connections { display: block; }
     """
@@ -178,7 +184,12 @@ class Top(App[str]):
     ]
 
     def __init__(self, live: RemoteConnections, fetch_nodes: Callable[[], Awaitable[list[NodeShare]]]) -> None:
-        super().__init__()
+        # Textual makes greys of its colours for NO_COLOR, on a dark ground that it paints over a light terminal's. With
+        # the terminal's own colours it leaves all of them out.
+        self._plain = bool(os.environ.get("NO_COLOR")) and PLAIN_THEME in BUILTIN_THEMES
+        super().__init__(ansi_color=self._plain)
+        if self._plain:
+            self.theme = PLAIN_THEME
         self._live = live
         self._fetch_nodes = fetch_nodes
         self._host = urlsplit(live.url).netloc.rpartition("@")[2]
@@ -211,6 +222,7 @@ class Top(App[str]):
 
     async def on_mount(self) -> None:
         """Open the stream and look at it from now on."""
+        self.screen.set_class(self._plain, "plain")
         table = self._table()
         table.add_column("Id", key="id", width=10)
         table.add_column("Version", key="version")
