@@ -31,6 +31,10 @@ _CONNECTED: Final = b'"type":"connected"'
 _VERSION: Final = b'{"type":"version"'
 _DRAIN: Final = b'{"type":"drain"'
 
+_PING: Final = 0x89
+_PONG: Final = 0x8A
+"""First bytes of such frames."""
+
 _KEPT: Final = 1_024
 """Bytes of what came that are kept, in case a message comes in two pieces. Whole figures are longer; no page asks."""
 
@@ -113,6 +117,8 @@ class _Page(asyncio.Protocol):
         self._request = request
         self._told = told
         self._tail = b""
+        self._frames: bytearray | None = None
+        """Of a WebSocket: what came and is no whole frame yet. None until the handshake is over, and for SSE."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -123,6 +129,12 @@ class _Page(asyncio.Protocol):
         self.received += len(data)
         if not self.status:
             self.status = data[:64].split(b"\r\n", 1)[0].decode("ascii", "replace")
+            if " 101 " in self.status + " ":
+                self._frames = bytearray(data.partition(b"\r\n\r\n")[2])
+        elif self._frames is not None:
+            self._frames += data
+        if self._frames:
+            self._answer_pings(self._frames)
         if data == b":\n\n" or len(data) < 8:
             return  # a keepalive
         text = self._tail + data
@@ -150,6 +162,21 @@ class _Page(asyncio.Protocol):
             self.opened.exception()  # looked at, or the loop would complain when nobody waits for it any more
         if not self.closed.done():
             self.closed.set_result(None)
+
+    def _answer_pings(self, frames: bytearray) -> None:
+        """Answer them as every browser does: a server ends the stream of who does not. Drops the frames it has seen."""
+        start = 0
+        while len(frames) - start >= 2:
+            size, begin = frames[start + 1], start + 2
+            if size > 125:
+                long = 2 if size == 126 else 8
+                size, begin = int.from_bytes(frames[begin : begin + long], "big"), begin + long
+            if len(frames) < begin + size:
+                break
+            if frames[start] == _PING and self.transport is not None:
+                self.transport.write(bytes((_PONG, 0x80 | size)) + _MASK + frames[begin : begin + size])
+            start = begin + size
+        del frames[:start]
 
     def close(self) -> None:
         """Leave."""

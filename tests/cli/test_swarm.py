@@ -1,6 +1,7 @@
 """`headcount swarm`: real pages from one process, on loopback only."""
 
 import asyncio
+import itertools
 import json
 import signal
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from headcount.client import use_active_connections
+from headcount.swarm import Plan, Swarm
 
 from .processes import TOKEN, VERSION, Command, Serve, run
 from .terminal import Terminal
@@ -148,3 +150,37 @@ async def test_a_server_that_is_full_is_told(server: Serve) -> None:
     assert told["everOpen"] == 10
     assert told["refused"] >= 10
     assert "503 Service Unavailable" in told["errors"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_page_answers_pings_of_its_websocket(together: bool) -> None:
+    ponged = asyncio.get_running_loop().create_future()
+    hello = b'{"type":"connected","connectionId":"a.b"}'
+    long = b'{"type":"news","text":"' + b"x" * 70_000 + b'"}'
+    frames = (
+        bytes((0x81, len(hello))) + hello,
+        b"\x81\x7f" + len(long).to_bytes(8, "big") + long,
+        b"\x89\x04ab\x89\x04",
+    )
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        sent = b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + b"".join(frames)
+        # In one piece, or cut within the length of the long frame and within the ping.
+        cuts = [0, len(sent)] if together else [0, len(sent) - len(long) - 12, len(sent) - 3, len(sent)]
+        for start, end in itertools.pairwise(cuts):
+            writer.write(sent[start:end])
+            await writer.drain()
+            await asyncio.sleep(0.05)  # else they come in one piece all the same
+        ponged.set_result(await reader.readexactly(10))
+        writer.close()
+
+    async with asyncio.timeout(30), await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        plan = Plan(1, {"v1": 1}, ("/",), navigate=0, strategy="ws")
+        life = asyncio.create_task(Swarm(f"http://127.0.0.1:{port}/__skew", plan).run())
+        head, mask, text = (pong := await ponged)[:2], pong[2:6], pong[6:]
+        life.cancel()
+        await asyncio.wait([life])
+    assert head == b"\x8a\x84"
+    assert bytes(byte ^ mask[at % 4] for at, byte in enumerate(text)) == b"ab\x89\x04"
