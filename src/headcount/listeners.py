@@ -9,6 +9,9 @@ it is and without touching that server's code:
 - TCP_USER_TIMEOUT set on it is inherited by every connection it accepts (tcp(7)), and makes the kernel give up a peer
   that acknowledges nothing for that long. Keepalives see to it that there is something to acknowledge.
 
+A process may hold the socket without accepting from it: uvicorn --fd keeps the one that it was given, and listens on a
+copy. So where the kernel tells (Linux), the copy that an event loop waits for is the one that counts.
+
 Where file descriptors cannot be listed, or the application is not reached over TCP, nothing is found and nothing done.
 """
 
@@ -17,6 +20,8 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 logger = logging.getLogger("headcount")
@@ -55,6 +60,8 @@ class Listeners:
     def __init__(self, peer_timeout: float | None) -> None:
         self._peer_timeout = peer_timeout
         self._known: dict[Any, Listener | None] = {}
+        self._waited_for: set[int] = set()
+        """Inodes of the sockets that an event loop has waited for."""
 
     def adopt(self, server: Any) -> Listener | None:
         """
@@ -87,7 +94,11 @@ class Listeners:
                 self._consider(fd, server, found)
         except OSError as error:
             logger.debug("File descriptors cannot be listed here: %s", error)
-        return tuple(found)
+        if not found:
+            return ()
+        waiting = _waited_for()
+        self._waited_for.update(sock.inode for sock in found if sock.fd in waiting)
+        return tuple(sock for sock in found if sock.fd in waiting or sock.inode not in self._waited_for)
 
     def _consider(self, fd: int, server: tuple[Any, ...], found: list[_Socket]) -> None:
         try:
@@ -115,6 +126,18 @@ def _socket_descriptors() -> Iterator[int]:
                 yield fd
         except OSError:
             continue  # the descriptor of the listing itself
+
+
+def _waited_for() -> set[int]:
+    """Return the file descriptors that an event loop of this process waits for; none where the kernel does not tell."""
+    found: set[int] = set()
+    with suppress(OSError):
+        for fd in os.listdir("/proc/self/fd"):
+            with suppress(OSError, ValueError):
+                if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventpoll]":
+                    lines = Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines()
+                    found.update(int(line.split()[1]) for line in lines if line.startswith("tfd:"))
+    return found
 
 
 def _is_open(sock: _Socket) -> bool:

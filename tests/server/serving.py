@@ -80,6 +80,7 @@ COMMANDS: dict[str, list[str]] = {
         *["gunicorn", "{app}", "--bind", "{host}:{port}", "--worker-class", "worker.HeadcountWorker"],
         *["--worker-tmp-dir", "/dev/shm"],
     ],
+    "uvicorn-fd": ["python", str(HERE / "given.py"), "{app}", "{host}", "{port}"],
     "uvicorn-run-takeover": ["python", str(HERE / "run.py"), "{host}", "{port}"],
     "alone": ["python", str(HERE / "alone.py"), "{host}", "{port}"],
     "headcount-serve": [

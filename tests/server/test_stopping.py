@@ -22,7 +22,16 @@ SPREAD = 5_000
 
 CASES = [
     (server, number)
-    for server in ("uvicorn", "uvicorn-plain", "hypercorn", "granian", "gunicorn", "headcount-serve", *TAKEN_OVER)
+    for server in (
+        "uvicorn",
+        "uvicorn-plain",
+        "uvicorn-fd",
+        "hypercorn",
+        "granian",
+        "gunicorn",
+        "headcount-serve",
+        *TAKEN_OVER,
+    )
     for number in (signal.SIGTERM, signal.SIGINT)
 ]
 
