@@ -142,3 +142,16 @@ async def test_a_store_that_cannot_be_used_is_told_with_what_to_do(
             finally:
                 await backend.stop()
     assert advice in caplog.text
+
+
+async def test_a_store_that_comes_back_with_another_password_is_told_once_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Store("valkey") as store:
+        async with nodes(store.url) as both:
+            store.kill()
+            await until(lambda: caplog.text.count("See that it runs and can be reached from here.") == 2)
+            with Store("valkey", port=store.port, requirepass="another"):
+                await until(lambda: caplog.text.count("Correct its user and password.") == 2)
+                assert not any(ear.can_see for ear in both.ears)
+    assert "rediss://" not in caplog.text, "it could be used before, so that is not it"

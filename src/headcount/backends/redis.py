@@ -113,6 +113,10 @@ class RedisBackend:
         self._sighted = False
         self._sharded = False
         self._said = False
+        self._told: set[str] = set()
+        """What to do, as the log says it, since Redis went away."""
+        self._used = False
+        """Whether it ever could be used."""
         self._queue: deque[_Queued] = deque()
         self._queued_bytes = 0
         self._work: asyncio.Event | None = None
@@ -247,19 +251,27 @@ class RedisBackend:
     def _lose(self, error: Exception) -> None:
         self._fail_all()
         self._sight(can_see=False)
+        reason = str(error) or type(error).__name__
+        advice, for_sure = _advice(error, "" if self._used else self._url)
         if not self._said:
             self._said = True
             logger.warning(
                 "Redis at %s cannot be used (%s). Figures are this node's own and partial until it can; it is tried "
                 "again every few seconds. %s",
                 self._shown,
-                str(error) or type(error).__name__,
-                _advice(error, self._url),
+                reason,
+                advice,
             )
+        elif for_sure and advice not in self._told:
+            # It went away, and is there again: with another password, or as a replica.
+            logger.warning("Redis at %s still cannot be used (%s). %s", self._shown, reason, advice)
+        self._told.add(advice)
 
     def _sight(self, *, can_see: bool) -> None:
+        self._used |= can_see
         if can_see and self._said:
             self._said = False
+            self._told.clear()
             logger.warning("Redis at %s can be used again.", self._shown)
         if can_see != self._sighted and self._receiver is not None:
             self._sighted = can_see
@@ -314,7 +326,11 @@ class RedisBackend:
             self._sight(can_see=False)
             if not self._said:
                 self._said = True
-                logger.warning("Redis at %s is out of memory. Figures are partial until it is not.", self._shown)
+                logger.warning(
+                    "Redis at %s is out of memory. Figures are partial until it is not. Give it more, by maxmemory, or "
+                    "a server of its own: Headcount keeps next to nothing there.",
+                    self._shown,
+                )
             return
         if before is None:
             # New, too long silent, or forgotten by a Redis that was started empty.
@@ -588,18 +604,24 @@ _ADVICE: Final = (
 """What servers and libraries say, and what to do then."""
 
 
-def _advice(error: Exception, url: str) -> str:
-    """Return a sentence on what to do when Redis cannot be used."""
+def _advice(error: Exception, url: str) -> tuple[str, bool]:
+    """
+    Return a sentence on what to do when Redis cannot be used, and whether that is it for sure.
+
+    Args:
+        error: What happened.
+        url: Of Redis; empty when the fault is not in there, because it could be used before.
+    """
     said = str(error).casefold()
     for words, advice in _ADVICE:
         if any(word.casefold() in said for word in words):
-            return advice
+            return advice, True
     scheme = urlsplit(url).scheme.partition("+")[0]
     if scheme == "rediss" and ("ssl" in said or "timeout" in said or isinstance(error, TimeoutError | RedisTimeout)):
-        return "See that it runs and can be reached from here; if it does not speak TLS there, write redis://."
+        return "See that it runs and can be reached from here; if it does not speak TLS there, write redis://.", False
     if scheme == "redis" and "closed by server" in said:
-        return "If it speaks TLS only, write rediss://."
-    return "See that it runs and can be reached from here."
+        return "If it speaks TLS only, write rediss://.", False
+    return "See that it runs and can be reached from here.", False
 
 
 async def _connect(kwargs: dict[str, Any]) -> Connection:
