@@ -9,6 +9,7 @@ watch, the mount, and the release. The rest is an ordinary FastAPI application w
 
 import os
 import secrets
+import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -74,31 +75,72 @@ class Deploy(BaseModel):
     version: str = Field(max_length=128)
 
 
+class Shared:
+    """
+    What all workers must agree on: the key that signs cookies, who is logged in, which build is live.
+
+    One table of names and values, in a file that all of them open, or in memory for one process alone.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path or ":memory:"
+        self._process = 0
+        self._opened: sqlite3.Connection
+
+    def first(self, name: str, value: str) -> str:
+        """Keep a value unless there is one, and return the one that there is: all workers start at once."""
+        self._execute("INSERT OR IGNORE INTO shop VALUES (?, ?)", name, value)
+        return self.get(name) or value
+
+    def put(self, name: str, value: str) -> None:
+        """Keep a value."""
+        self._execute("INSERT OR REPLACE INTO shop VALUES (?, ?)", name, value)
+
+    def get(self, name: str) -> str | None:
+        """Return what is kept under a name."""
+        rows = self._execute("SELECT value FROM shop WHERE name = ?", name)
+        return rows[0][0] if rows else None
+
+    def drop(self, name: str) -> None:
+        """Keep it no more."""
+        self._execute("DELETE FROM shop WHERE name = ?", name)
+
+    def _execute(self, statement: str, *values: str) -> list[tuple[str]]:
+        if self._process != os.getpid():  # a connection must not be carried into a worker that is forked
+            if self._path != ":memory:":
+                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # the key in it is nobody else's business
+            self._opened = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._opened.execute("CREATE TABLE IF NOT EXISTS shop (name TEXT PRIMARY KEY, value TEXT)")
+            self._process = os.getpid()
+        return self._opened.execute(statement, values).fetchall()
+
+
 class Sessions:
     """
     Log-ins that can be ended.
 
     The cookie holds a session id and a role, signed. A signature cannot be taken back, so the cookie alone would
-    outlive its log-out: it counts only as long as its id is in here. One process: a set. Several: a table or Redis.
+    outlive its log-out: it counts only as long as its id is in here.
     """
 
-    def __init__(self) -> None:
-        self._live: set[str] = set()
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
 
     def start(self, request: Request) -> None:
         """Make the visitor the admin, under a new id: one that was there before may be known to others."""
         self.end(request)
         request.session.update(id=secrets.token_urlsafe(16), role="admin")
-        self._live.add(request.session["id"])
+        self._shared.put(f"session {request.session['id']}", "live")
 
     def end(self, request: Request) -> None:
         """Log out: whoever still holds this cookie holds nothing."""
-        self._live.discard(request.session.get("id", ""))
+        self._shared.drop(f"session {request.session.get('id', '')}")
         request.session.clear()
 
     def is_admin(self, request: HTTPConnection) -> bool:
         """Say whether this visitor is logged in as the admin, now."""
-        return request.session.get("role") == "admin" and request.session.get("id") in self._live
+        session = request.session
+        return session.get("role") == "admin" and self._shared.get(f"session {session.get('id', '')}") is not None
 
 
 class MissingBuild(Exception):  # noqa: N818  it reads as what it is
@@ -129,6 +171,7 @@ def create_app(
     sign_in_token: str | None = None,
     sign_in_seconds: float = 3600,
     trusted_proxies: Sequence[str] = (),
+    database: str | None = None,
 ) -> FastAPI:
     """
     Make the shop.
@@ -141,6 +184,8 @@ def create_app(
         sign_in_token: Opens `/admin/sign-in?token=…` to whoever holds it; None closes that door.
         sign_in_seconds: How long from now that token is good.
         trusted_proxies: Addresses whose `X-Forwarded-For` is believed.
+        database: File in which several workers keep what they must agree on. Default: `SHOP_DATABASE`, else there is
+            one process alone.
 
     Returns:
         The application. `app.state.headcount` is its Headcount, `app.state.version` the build that is live, and
@@ -151,6 +196,8 @@ def create_app(
         LookupError: It holds some, but not this one.
     """
     builds = built_versions(update_strategy)
+    shared = Shared(database or os.environ.get("SHOP_DATABASE"))
+    version = shared.first("build", version)
 
     def require_build(wanted: str) -> None:
         if wanted not in builds:
@@ -174,7 +221,7 @@ def create_app(
         reauthorize_interval=5,
     )
 
-    sessions = Sessions()
+    sessions = Sessions(shared)
 
     @headcount.authorize_stats
     def admins_only(request: HTTPConnection) -> bool:
@@ -185,13 +232,15 @@ def create_app(
             raise HTTPException(403, "Only the admin may do this. Log in first.")
 
     app = FastAPI(title="Kiln & Shelf", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(SessionMiddleware, secret_key=secrets.token_hex(), session_cookie="shop_session")
+    key = shared.first("key", secrets.token_hex())
+    app.add_middleware(SessionMiddleware, secret_key=key, session_cookie="shop_session")
     app.mount(headcount.base_path, headcount)
     # All builds stay reachable: a page of the old one may still ask for a part of itself.
     app.mount("/builds", StaticFiles(directory=BUILDS))
 
     async def deploy(new_version: str) -> None:
         require_build(new_version)
+        shared.put("build", new_version)
         app.state.version = new_version
         # Every open page is told, and those that come back later with an old build, too.
         await headcount.release(new_version)
@@ -227,7 +276,7 @@ def create_app(
             await deploy(body.version)
         except LookupError as error:
             raise HTTPException(404, str(error)) from None
-        return {"version": app.state.version}
+        return {"version": body.version}
 
     @app.get("/admin/sign-in")
     async def sign_in_link(request: Request, token: str = "") -> RedirectResponse:
@@ -247,6 +296,7 @@ def create_app(
     @app.get("/checkout")
     @app.get("/admin")
     async def page() -> HTMLResponse:
-        return HTMLResponse(builds[app.state.version], headers=PAGE_HEADERS)
+        # Another worker may have been told of the release.
+        return HTMLResponse(builds[shared.get("build") or version], headers=PAGE_HEADERS)
 
     return app

@@ -15,9 +15,16 @@ START = (
 )
 
 
-@pytest.fixture(params=["sse", "ws"])
-def shop(request: pytest.FixtureRequest) -> Iterator[Server]:
-    server = Server("-c", START, "{port}", request.param, cwd=SHOP, env={"SHOP_ADMIN_PASSWORD": "open sesame"})
+WORKERS = ("-m", "uvicorn", "--factory", "shop:create_app", "--port", "{port}", "--workers", "4")
+
+
+@pytest.fixture(params=["sse", "ws", "workers"])
+def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    env = {"SHOP_ADMIN_PASSWORD": "open sesame"}
+    if request.param == "workers":
+        server = Server(*WORKERS, cwd=SHOP, env=env | {"SHOP_DATABASE": str(tmp_path / "shop.db")})
+    else:
+        server = Server("-c", START, "{port}", request.param, cwd=SHOP, env=env)
     yield server
     server.stop()
 
