@@ -61,6 +61,17 @@ def waiting(server: Serve, *arguments: str) -> Command:
 # ---- stats
 
 
+async def test_stats_of_a_server_that_cannot_reach_its_store_send_to_the_log() -> None:
+    with Serve(backend="redis://127.0.0.1:1/0") as alone:
+        async with asyncio.timeout(20):
+            while True:
+                code, out, _ = await command("stats", alone.url, "--token", TOKEN)
+                if "Partial" in out:
+                    break
+    assert code == 0
+    assert out == "0 connections\nPartial: other nodes may be missing; the server's log says why.\n"
+
+
 async def test_stats_shows_figures_to_people(server: Serve) -> None:
     await pages(server, "v1", "v1", "v2", route="/shopping")
     code, out, err = await command("stats", server.origin, "--token", TOKEN, "--list")

@@ -35,7 +35,10 @@ def command(target: Target, limit: int, listed: bool, as_json: bool) -> None:
     noun = "connection" if stats.total == 1 else "connections"
     click.echo(paint(f"{stats.total:,} {noun}", sys.stdout, bold=True) + (f"  ({nodes})" if nodes else ""))
     if stats.partial:
-        click.echo(paint("Partial: the share of some node is missing.", sys.stdout, fg="yellow"))
+        words = "the share of some node is missing."
+        if stats.nodes.reporting == stats.nodes.expected:  # all that this server knows of, while it cannot reach others
+            words = "other nodes may be missing; the server's log says why."
+        click.echo(paint(f"Partial: {words}", sys.stdout, fg="yellow"))
     if stats.versions:
         click.echo()
         click.echo("\n".join(counts_table("Versions", stats.versions, stats.total, limit, width)))
