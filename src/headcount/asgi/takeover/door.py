@@ -8,9 +8,10 @@ whatever else, the bytes go as they came to the object that uvicorn would have m
 """
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from starlette.types import ASGIApp, Scope
 from uvicorn import Config
 from uvicorn.server import ServerState
@@ -42,7 +43,9 @@ class Door(asyncio.Protocol):
         settings: What else uvicorn tells a protocol.
     """
 
-    __slots__ = ("_config", "_headers", "_parser", "_settings", "_state", "_stays", "_transport", "_url", "_whole")
+    __slots__ = (
+        *("_begun", "_config", "_headers", "_parser", "_settings", "_state", "_stays", "_transport", "_url", "_whole"),
+    )
 
     headcount: ClassVar["Headcount"]
     beneath: ClassVar[ASGIApp]
@@ -60,6 +63,8 @@ class Door(asyncio.Protocol):
         self._settings = settings
         self._transport: asyncio.Transport
         self._parser: HttpRequestParser | None = None
+        self._begun = 0
+        """Requests that the parser sees where there should be one."""
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._stays = False
@@ -87,6 +92,10 @@ class Door(asyncio.Protocol):
         self._transport.close()
 
     # ---- what the parser calls
+
+    def on_message_begin(self) -> None:
+        """Take notice of a request. Old parsers end one at a bare line feed, and would mix it up with the next."""
+        self._begun += 1
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the target."""
@@ -155,17 +164,21 @@ class Door(asyncio.Protocol):
         """Return whether it is a WebSocket that is asked for; None: neither that nor an event stream."""
         self._parser = parser = HttpRequestParser(self)
         try:
-            parser.feed_data(data)
-        except HttpParserUpgrade:
-            pass
+            with suppress(HttpParserUpgrade):
+                parser.feed_data(data)
+            path, _, query = self._url.partition(b"?")
+            # As uvicorn reads it, there may be a fragment, and characters that old parsers let pass are none of a URL.
+            plain = query == (parse_url(self._url).query or b"")
         except HttpParserError:
             return None
         finally:
             self._parser = None  # it holds on to us
         for_websocket: bool = parser.should_upgrade()
         if (
-            self._url.partition(b"?")[0] != self.headcount.stream_paths[for_websocket]
+            not plain
+            or path != self.headcount.stream_paths[for_websocket]
             or not self._whole
+            or self._begun != 1
             or parser.get_http_version() != "1.1"
             or not (for_websocket or self._stays)
             or self._config.root_path
