@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -33,11 +33,32 @@ _M_MMAP_THRESHOLD: Final = -3
 """Source: glibc's malloc.h"""
 
 
+class _Connections(set[Any]):
+    """What uvicorn tells to stop, once, when it does; this set tells those that come later, too."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def stop(self) -> None:
+        """Begin to tell newcomers. Accepted before the end, a connection may begin after it, and be waited for."""
+        self._loop = asyncio.get_running_loop()
+
+    def add(self, connection: Any) -> None:
+        """Take one in."""
+        super().add(connection)
+        if self._loop is not None:
+            self._loop.call_soon(self._tell, connection)  # it has only just begun to begin
+
+    def _tell(self, connection: Any) -> None:
+        if connection in self:
+            connection.shutdown()
+
+
 class _Server(uvicorn.Server):
     def __init__(
         self, config: uvicorn.Config, headcount: Headcount, ready: Callable[[], None], lifeline: int | None = None
     ) -> None:
         super().__init__(config)
+        self._connections = self.server_state.connections = _Connections()
         self._headcount = headcount
         self._ready = ready
         self._lifeline = lifeline
@@ -79,6 +100,7 @@ class _Server(uvicorn.Server):
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._connections.stop()
         await super().shutdown(sockets)
         await self._headcount.node.membership.leave()
 
