@@ -9,9 +9,10 @@ import asyncio
 import ctypes
 import gc
 import ipaddress
+import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
@@ -25,6 +26,8 @@ from .asgi.takeover.choose import protocol_class
 from .errors import ConfigError
 from .workers import Workers, reuse_port
 
+logger = logging.getLogger("headcount")
+
 STOP_TIMEOUT = 3
 """Seconds that streams get to end after SIGTERM; then they are cut."""
 
@@ -34,7 +37,12 @@ _M_MMAP_THRESHOLD: Final = -3
 
 
 class _Connections(set[Any]):
-    """What uvicorn tells to stop, once, when it does; this set tells those that come later, too."""
+    """
+    What uvicorn tells to stop, once, when it does; this set tells those that come later, too.
+
+    And it hears all of them out: one that fails must not keep the others from being told. That of uvicorn's own class
+    for WebSockets does when a stranger has sent a handshake with a body, and waits.
+    """
 
     _loop: asyncio.AbstractEventLoop | None = None
 
@@ -48,9 +56,29 @@ class _Connections(set[Any]):
         if self._loop is not None:
             self._loop.call_soon(self._tell, connection)  # it has only just begun to begin
 
+    def __iter__(self) -> Iterator[Any]:
+        """Go through all; once the server stops, through what tells each of them."""
+        return super().__iter__() if self._loop is None else map(_Told, super().__iter__())
+
     def _tell(self, connection: Any) -> None:
         if connection in self:
-            connection.shutdown()
+            _Told(connection).shutdown()
+
+
+class _Told:
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def shutdown(self) -> None:
+        """Tell a connection to stop, or cut it."""
+        try:
+            self._connection.shutdown()
+        except Exception as error:
+            logger.warning("A connection could not be told to stop (%r) and is cut.", error)
+            with suppress(AttributeError):
+                self._connection.transport.abort()
 
 
 class _Server(uvicorn.Server):

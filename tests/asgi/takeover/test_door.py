@@ -22,7 +22,7 @@ from headcount.asgi.takeover.choose import protocol_class
 from headcount.asgi.takeover.streams import Stream
 from headcount.server import STOP_TIMEOUT, _config, _Server, listen
 
-from .inside import BASE, get, on_both_loops, upgrade
+from .inside import BASE, get, on_both_loops, until, upgrade
 from .wire import Wire
 
 SETTINGS: list[dict[str, Any]] = [
@@ -214,20 +214,45 @@ class _Recorder:
         self.on_url = urls.append
 
 
+async def _serving() -> tuple[_Server, socket.socket]:
+    headcount = Headcount(version="1")
+    listener = listen("127.0.0.1", 0)
+    server = _Server(_config(headcount, listener.getsockname()[:2]), headcount, lambda: None)
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    await uvicorn.Server.startup(server, sockets=[listener])  # ours tunes the whole process
+    return server, listener
+
+
 # asyncio itself forgets a socket when the listener is closed in one certain turn; it goes with the process.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @on_both_loops
 async def test_who_is_accepted_while_the_server_stops_does_not_hold_it_up() -> None:
     # From the acceptance of a connection to its first call, a loop turns a few times; the end may come after any.
     for turns in range(6):
-        headcount = Headcount(version="1")
-        listener = listen("127.0.0.1", 0)
-        server = _Server(_config(headcount, listener.getsockname()[:2]), headcount, lambda: None)
-        server.config.load()
-        server.lifespan = server.config.lifespan_class(server.config)
-        await uvicorn.Server.startup(server, sockets=[listener])  # ours tunes the whole process
+        server, listener = await _serving()
         with socket.create_connection(listener.getsockname()):
             await _turn(turns)
             async with asyncio.timeout(STOP_TIMEOUT - 1):
                 await server.shutdown(sockets=[listener])
             assert not server.server_state.connections
+
+
+@pytest.mark.parametrize("body", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+@on_both_loops
+async def test_a_handshake_with_a_body_keeps_nobody_from_being_told_to_leave(body: str) -> None:
+    server, listener = await _serving()
+    pages = []
+    for request in (*[get()] * 5, upgrade(f"{BASE}/nothing", body), *[get()] * 5):
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(request)
+        pages.append((reader, writer))
+    connections = server.server_state.connections
+    await until(lambda: len(server._headcount.node.sessions) == 10 and len(connections) == 2)
+    async with asyncio.timeout(STOP_TIMEOUT - 1):
+        await server.shutdown(sockets=[listener])
+    assert not connections
+    goodbyes = [await reader.read() for reader, _ in pages]
+    assert sum(b"reconnectMs" in goodbye for goodbye in goodbyes) == 10
+    for _, writer in pages:
+        writer.close()
