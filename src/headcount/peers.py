@@ -343,12 +343,14 @@ class Peers:
             future: asyncio.Future[None] = self.loop.create_future()
             self._sync = (re, others, future)
         backend.announce(reports.encode(reports.Ask(node=self.node, re=re)))
+        patience = max(0.0, deadline - asked)
         try:
-            await asyncio.wait_for(future, max(0.0, deadline - self._clock()))
+            await asyncio.wait_for(future, patience)
         except TimeoutError:
-            # What it told before may be old by now, and whoever asks for the figures of this moment should know.
+            # What it told before may be old by now, and whoever asks for the figures of this moment should know. Where
+            # the store took the time to say who there is, it had none to answer.
             with self._lock:
-                if self._fleet.missed(others, asked):
+                if patience >= CATCH_UP / 2 and self._fleet.missed(others, asked):
                     self._changed()
         finally:
             self._sync = None
