@@ -129,8 +129,6 @@ def decode(data: str | bytes) -> ClientMessage:
     size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode("utf-8", "surrogatepass"))
     if size > MAX_MESSAGE:
         raise TooLarge(f"The message has {size} bytes; at most {MAX_MESSAGE} are allowed.")
-    if data in ("ping", b"ping"):
-        return Ping()
     try:
         message: ClientMessage = _decode_known(data)
     except msgspec.ValidationError as error:
@@ -140,6 +138,8 @@ def decode(data: str | bytes) -> ClientMessage:
             raise Malformed(f"The {name} message is wrong: {_sentence(error)}") from None
         return Unknown(name)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        if data in ("ping", b"ping"):
+            return Ping()
         raise Malformed(f"The message is not valid JSON: {_sentence(error)}") from None
     if isinstance(message, RouteUpdate):
         route = checked_route(message.route)

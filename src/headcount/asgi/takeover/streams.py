@@ -327,8 +327,13 @@ class WebSocketStream(Stream):
         """Do what one message asks."""
         if self._make_ask is None:
             return
+        node = self._home.node
         try:
-            coroutine = self._home.node.handle(self, messages.decode(data), self._ask)
+            message = messages.decode(data)
+            if isinstance(message, messages.RouteUpdate):  # nearly always
+                node.navigate(self, message.route)
+                return
+            coroutine = node.handle(self, message, self._ask)
         except ProtocolError as error:
             self._malformed(4400, str(error))
             return
