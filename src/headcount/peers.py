@@ -827,8 +827,9 @@ class Peers:
         Returns:
             Whether anything changed: after a long time, figures are partial until the others are heard.
         """
-        now = self._clock()
-        late = now - self._ticked_at - self._step if self._tick_timer is not None else 0.0
+        if self._tick_timer is None or self._backend is None:
+            return False
+        late = self._clock() - self._ticked_at - self._step
         if late <= 1:
             return False
         # This process was stopped or very busy: what the others said meanwhile still waits to be read.
