@@ -662,7 +662,7 @@ async def test_a_path_that_is_no_ascii_is_refused_without_a_traceback(caplog: py
 
 @on_both_loops
 async def test_the_log_tells_of_websockets_as_uvicorn_does(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "uvicorn.error")  # which a server in this process may have raised
     headcount = make()
     async with running(headcount, shop(headcount)) as inside:
         peer = await ws(inside, f"{BASE}/ws?route=/a")
