@@ -340,7 +340,8 @@ def test_an_anonymized_address_is_cut_whoever_told_it() -> None:
 
 def foreign(origin: str | None, host: str | None = "app.example", *allowed: str, site: str | None = None) -> str | None:
     given = [("origin", origin), ("host", host), ("sec-fetch-site", site)]
-    return foreign_origin(scope_of(headers=[(name, value) for name, value in given if value is not None]), allowed)
+    scope = scope_of(headers=[(name, value) for name, value in given if value is not None])
+    return foreign_origin(scope, header(scope, b"origin"), allowed)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +403,7 @@ def test_a_page_of_our_host_that_the_browser_calls_another_site_may_not(site: st
 
 def test_a_page_with_two_hosts_may_not() -> None:
     scope = scope_of(headers=[("origin", "https://a.example"), ("host", "a.example"), ("host", "b.example")])
-    assert foreign_origin(scope, ()) == "https://a.example"
+    assert foreign_origin(scope, header(scope, b"origin"), ()) == "https://a.example"
 
 
 def test_an_allowed_origin_may() -> None:
@@ -433,7 +434,7 @@ def test_a_cross_site_page_that_sends_no_origin_may_not() -> None:
 def test_only_an_allowed_origin_is_named_in_cors_headers() -> None:
     def named(origin: str | None, *allowed: str) -> str | None:
         headers = [("host", "app.example"), *([("origin", origin)] if origin is not None else [])]
-        return allowed_origin(scope_of(headers=headers), allowed)
+        return allowed_origin(header(scope_of(headers=headers), b"origin"), allowed)
 
     assert named("https://www.example.com", "https://www.example.com") == "https://www.example.com"
     assert named("https://anything.example", "*") == "*"

@@ -350,18 +350,15 @@ class Headcount:
         """Refuse cross-site requests; return the CORS headers of those that are allowed."""
         if endpoint == "/health":
             return ()
-        if header(scope, b"origin") is None and header(scope, b"sec-fetch-site") != "cross-site":
-            return ()  # nearly always
-        origin = allowed_origin(scope, self.config.allowed_origins)
-        if origin is not None:
-            named = (b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin")
-            return named if origin == "*" else (*named, (b"access-control-allow-credentials", b"true"))
-        foreign = foreign_origin(scope, self.config.allowed_origins)
+        origin = header(scope, b"origin")
+        allowed = allowed_origin(origin, self.config.allowed_origins)
+        if allowed is not None:
+            named = (b"access-control-allow-origin", allowed.encode("latin-1")), (b"vary", b"origin")
+            return named if allowed == "*" else (*named, (b"access-control-allow-credentials", b"true"))
+        foreign = foreign_origin(scope, origin, self.config.allowed_origins)
         if foreign is not None and endpoint not in SCRIPTS:
             # A browser may say that a page is another site's without saying which.
-            whose = (
-                f"{foreign[:200]}, another site" if header(scope, b"origin") is not None else "a page of another site"
-            )
+            whose = f"{foreign[:200]}, another site" if origin is not None else "a page of another site"
             raise Problem(
                 403,
                 f"This request comes from {whose} than the one it goes to. "
@@ -447,7 +444,7 @@ class Headcount:
         self, endpoint: str, scope: Scope, receive: Receive, send: Send, inner: ASGIApp | None
     ) -> Coroutine[Any, Any, None] | None:
         await receive()  # websocket.connect
-        foreign = foreign_origin(scope, self.config.allowed_origins)
+        foreign = foreign_origin(scope, header(scope, b"origin"), self.config.allowed_origins)
         if endpoint != "/ws" or foreign is not None:
             # Before accepting, a close is an HTTP 403: the handshake itself is refused. The extension for HTTP
             # responses could say why, but uvicorn logs an error each time, and strangers could fill its log.

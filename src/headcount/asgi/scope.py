@@ -133,14 +133,18 @@ def _warn_of_rewriting() -> None:
     )
 
 
-def foreign_origin(scope: Scope, allowed: Collection[str]) -> str | None:
+def foreign_origin(scope: Scope, origin: str | None, allowed: Collection[str]) -> str | None:
     """
     Return the origin of a cross-site request that is not allowed, or None when the request may go on.
+
+    Args:
+        scope: The request.
+        origin: Its header of that name.
+        allowed: The setting.
 
     Browsers send cookies along with cross-site WebSockets and simple requests, so without this any page on the web
     could watch with its visitor's rights. Programs send no Origin and have no cookies to abuse.
     """
-    origin = header(scope, b"origin")
     if origin is None:
         return "another site" if header(scope, b"sec-fetch-site") == "cross-site" and "*" not in allowed else None
     if "*" in allowed or origin in allowed or _is_own(origin, scope):
@@ -172,9 +176,8 @@ def without_ambient_rights(scope: Scope) -> Scope:
     return {**scope, "headers": kept}
 
 
-def allowed_origin(scope: Scope, allowed: Collection[str]) -> str | None:
+def allowed_origin(origin: str | None, allowed: Collection[str]) -> str | None:
     """Return the origin to name in CORS headers: one that is listed, or `*`, with which browsers send no cookies."""
-    origin = header(scope, b"origin")
     if origin is None:
         return None
     return origin if origin in allowed else "*" if "*" in allowed else None

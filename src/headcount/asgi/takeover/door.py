@@ -44,7 +44,8 @@ class Door(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("_begun", "_config", "_headers", "_parser", "_settings", "_state", "_stays", "_transport", "_url", "_whole"),
+        *("_begun", "_config", "_headers", "_parser", "_query", "_settings", "_state", "_stays", "_transport", "_url"),
+        "_whole",
     )
 
     headcount: ClassVar["Headcount"]
@@ -65,7 +66,7 @@ class Door(asyncio.Protocol):
         self._parser: HttpRequestParser | None = None
         self._begun = 0
         """Requests that the parser sees where there should be one."""
-        self._url = b""
+        self._url = self._query = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._stays = False
         self._whole = False
@@ -166,9 +167,9 @@ class Door(asyncio.Protocol):
         try:
             with suppress(HttpParserUpgrade):
                 parser.feed_data(data)
-            path, _, query = self._url.partition(b"?")
+            path, _, self._query = self._url.partition(b"?")
             # As uvicorn reads it, there may be a fragment, and characters that old parsers let pass are none of a URL.
-            plain = query == (parse_url(self._url).query or b"")
+            plain = self._query == (parse_url(self._url).query or b"")
         except HttpParserError:
             return None
         finally:
@@ -192,7 +193,7 @@ class Door(asyncio.Protocol):
         ask = self._transport.get_extra_info
         return {
             "headers": self._headers,
-            "query_string": self._url.partition(b"?")[2],
+            "query_string": self._query,
             "server": self.address or host_and_port(ask("sockname")),
             # Where nobody may know an address, nobody asks for it.
             "client": None if self.headcount.config.ip_tracking is False else host_and_port(ask("peername")),
