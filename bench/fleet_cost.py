@@ -22,21 +22,21 @@ from typing import cast
 from fleet_simulation import Cells
 from measure import cpu_seconds, machine
 
-from headcount.backends.redis import RedisBackend
 from headcount.config import Config
-from headcount.core import reports
+from headcount.core import fleet_messages
 from headcount.core.registry import Registry
-from headcount.peers import Peers
+from headcount.fleet.backends.redis import RedisBackend
+from headcount.fleet.view import FleetView
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 SECONDS = 15
 
 
-def _node(url: str, number: int, cells: int) -> tuple[Peers, Cells]:
+def _node(url: str, number: int, cells: int) -> tuple[FleetView, Cells]:
     name = f"{number:012x}"
     counted = Cells(name, 1_000, cells, random.Random(number))
-    peers = Peers(
+    peers = FleetView(
         name,
         Config.load({"version": "v1"}, {}),
         cast(Registry, counted),
@@ -50,7 +50,7 @@ def _node(url: str, number: int, cells: int) -> tuple[Peers, Cells]:
     return peers, counted
 
 
-async def _never(command: reports.Command) -> reports.Answer:
+async def _never(command: fleet_messages.Command) -> fleet_messages.Answer:
     raise AssertionError(command)
 
 
@@ -122,7 +122,7 @@ def main() -> None:
     if options.part == "measured":
         asyncio.run(measured(options.url, options.cells))
         return
-    from backends.stores import Store
+    from fleet.backends.stores import Store
 
     with Store("valkey") as store:
         command = [sys.executable, __file__, "--url", store.url, "--nodes", str(options.nodes)]

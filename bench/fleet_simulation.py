@@ -1,7 +1,8 @@
 """
 A thousand nodes of ten thousand connections each, in virtual time.
 
-What runs is the real exchange (`Peers`, `Fleet`, `Publication`, the messages and their encoding); what is simulated is
+What runs is the real exchange (`FleetView`, `Fleet`, `Publication`, the messages and their encoding); what is
+simulated is
 the rest: time, in an event loop whose clock jumps to the next timer; Redis, as a hub that loses, repeats and delays
 messages and counts operations; and connections, as counts of cells that move.
 
@@ -27,13 +28,13 @@ from collections.abc import Callable, Collection
 from types import MappingProxyType
 from typing import Any, cast
 
-from headcount.backends import Receiver
-from headcount.backends.redis import BEATS
 from headcount.config import Config
-from headcount.core import reports
+from headcount.core import fleet_messages
 from headcount.core.registry import Registry
 from headcount.core.stats import ConnectionInfo, Stats, StatsDelta
-from headcount.peers import Peers
+from headcount.fleet.backends import Receiver
+from headcount.fleet.backends.redis import BEATS
+from headcount.fleet.view import FleetView
 
 CONVERGED_WITHIN = 3.0
 OPERATIONS = 5_000
@@ -111,7 +112,7 @@ class Network:
 
 
 class SimulatedBackend:
-    """Implements `Backend` as backends/redis.py does, on a `Network`."""
+    """Implements `Backend` as fleet/backends/redis.py does, on a `Network`."""
 
     heartbeat = 3.0
     aware = False
@@ -273,7 +274,7 @@ class Node:
         self.cells = Cells(self.id, options.connections, options.cells, chance)
         self.network = network
         self.dead = False
-        self.peers = Peers(
+        self.peers = FleetView(
             self.id,
             Config.load({"version": "v1"}, {}),
             cast(Registry, self.cells),
@@ -301,7 +302,7 @@ class Node:
         self.peers._backend = None
 
 
-async def _never(command: reports.Command) -> reports.Answer:
+async def _never(command: fleet_messages.Command) -> fleet_messages.Answer:
     raise AssertionError(command)
 
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headcount import server
 from headcount.asgi.app import Headcount
 from headcount.cli import main
+from headcount.server import serve
 
 MESSAGE = {"type": "sale", "text": "x" * 174}
 
@@ -54,8 +54,8 @@ def _write(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    _original = server.serve
-    server.serve = _serve
+    _original = serve.serve
+    serve.serve = _serve
     signal.signal(signal.SIGUSR1, _broadcast)
     signal.signal(signal.SIGUSR2, _write)
     gc.callbacks.append(_watch)

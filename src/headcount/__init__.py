@@ -2,13 +2,13 @@
 
 from .asgi.app import Headcount
 from .asgi.cookie import VersionCookie
-from .authorize import Grant
+from .authorization.authorizer import Grant
 from .core.stats import ConnectionInfo, Nodes, Stats, StatsDelta
 from .errors import Busy, ConfigError, HeadcountError, NotAuthorized, UnknownConnection
-from .hooks import Connection
-from .in_process import LocalConnections
-from .live import ActiveConnections, LiveState
-from .observable import Observable
+from .live.active_connections import ActiveConnections, LiveState
+from .live.in_process import LocalConnections
+from .live.observable import Observable
+from .node.hooks import Connection
 
 __all__ = [
     "ActiveConnections",

@@ -19,9 +19,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector as PrometheusCollector
 
-from .authorize import Authorizer
+from .authorization.authorizer import Authorizer
 from .core.labels import OTHER, UNKNOWN
-from .node import Node
+from .node.node import Node
 
 Scope: TypeAlias = Literal["fleet", "node"]
 

@@ -18,9 +18,10 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headcount import Grant, Headcount, pulse
-from headcount import node as node_module
-from headcount.threads import MAX_THREADS
+from headcount import Grant, Headcount
+from headcount.authorization.threads import MAX_THREADS
+from headcount.node import node as node_module
+from headcount.node import timers
 
 from .asgi_client import (
     ADMIN,
@@ -52,7 +53,7 @@ SUBSCRIBE = {"type": "subscribe-stats", "deltas": True}
 @pytest.fixture
 def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the pulse look at its clock every few milliseconds."""
-    monkeypatch.setattr(pulse, "TICK", 0.002)
+    monkeypatch.setattr(timers, "TICK", 0.002)
 
 
 async def denied(client: Client, transport: str) -> Stream:

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from headcount import pulse
 from headcount.asgi import dashboard
+from headcount.node import timers
 
 from .asgi_client import WAYS, Clock, Site, asynchronous, problem, until
 
@@ -92,7 +92,7 @@ async def test_a_clone_that_was_not_built_says_so(tmp_path: Path, monkeypatch: p
 
 @asynchronous
 async def test_the_last_hour_is_for_those_who_may_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "TICK", 0.002)
+    monkeypatch.setattr(timers, "TICK", 0.002)
     clock = Clock()
     site = Site(clock=clock)
     problem(await site.stranger.get("/admin/history"), 401)

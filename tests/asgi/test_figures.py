@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headcount import pulse
+from headcount.node import timers
 
 from .asgi_client import (
     TRANSPORTS,
@@ -30,7 +30,7 @@ every_way = pytest.mark.parametrize("way", WAYS)
 @pytest.fixture
 def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the pulse look at its clock every few milliseconds."""
-    monkeypatch.setattr(pulse, "TICK", 0.002)
+    monkeypatch.setattr(timers, "TICK", 0.002)
 
 
 @every_way
@@ -493,7 +493,7 @@ async def test_keepalives_come_within_the_interval(transport: str, quick_ticks: 
 
 @asynchronous
 async def test_keepalives_of_those_who_come_together_are_spread_and_begin_after_half_the_interval() -> None:
-    site = Site(keepalive_interval=20 * pulse.TICK)
+    site = Site(keepalive_interval=20 * timers.TICK)
     for _ in range(40):
         await site.stranger.open("ws")
     (wheel,) = site.node._pulses.values()

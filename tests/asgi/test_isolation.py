@@ -16,7 +16,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.middleware.sessions import SessionMiddleware
 
-from headcount import Headcount, pulse
+from headcount import Headcount
 
 from .asgi_client import (
     ADMIN,
@@ -119,7 +119,7 @@ def loops() -> Iterator[Callable[[], Loop]]:
 @pytest.fixture
 def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the pulse look at its clock every few milliseconds."""
-    monkeypatch.setattr(pulse, "TICK", 0.002)
+    monkeypatch.setattr(timers, "TICK", 0.002)
 
 
 # ---- one loop

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from headcount import pulse
 from headcount.asgi import session as asgi_session
+from headcount.node import timers
 
 from .asgi_client import (
     TRANSPORTS,
@@ -26,7 +26,7 @@ every_way = pytest.mark.parametrize("way", WAYS)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "TICK", 0.002)
+    monkeypatch.setattr(timers, "TICK", 0.002)
     monkeypatch.setattr(asgi_session, "GOODBYE_TIMEOUT", 0.02)
 
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headcount import pulse
+from headcount.node import timers
 
 from .asgi_client import (
     TRANSPORTS,
@@ -43,7 +43,7 @@ async def passes(request: Request, call_next: CallNext) -> Response:
 @pytest.fixture
 def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the pulse look at its clock every few milliseconds."""
-    monkeypatch.setattr(pulse, "TICK", 0.002)
+    monkeypatch.setattr(timers, "TICK", 0.002)
 
 
 # ---- draining

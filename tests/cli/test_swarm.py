@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from headcount.client import use_active_connections
-from headcount.swarm import Plan, Swarm
+from headcount.tools.swarm import Plan, Swarm
 
 from .processes import TOKEN, VERSION, Command, Serve, run
 from .terminal import Terminal

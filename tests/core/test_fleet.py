@@ -11,10 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from headcount.core import fleet as core
 from headcount.core.fleet import Fleet, Sums
+from headcount.core.fleet_messages import Delta, Heartbeat, Leave, Report, decode, encode
 from headcount.core.labels import OTHER, parse_version
 from headcount.core.publication import Publication
 from headcount.core.registry import Registry
-from headcount.core.reports import Beat, Delta, Leave, Report, decode, encode
 from headcount.core.stats import ConnectionInfo, NodeShare, Stats, apply
 
 OWN = "00"
@@ -113,7 +113,7 @@ class Network(RuleBasedStateMachine):
     def beat(self, name: str) -> None:
         node = self.nodes[name]
         node.remember()
-        self.wire.append((node, encode(Beat(node=name, sequence=node.publication.sequence))))
+        self.wire.append((node, encode(Heartbeat(node=name, sequence=node.publication.sequence))))
 
     @rule(name=st.sampled_from(NODES), rows=st.booleans())
     def tell_all(self, name: str, rows: bool) -> None:
@@ -166,7 +166,7 @@ class Network(RuleBasedStateMachine):
                 self.fleet.receive(message, self.now)
             case Delta():
                 self.fleet.update(message, self.now)
-            case Beat():
+            case Heartbeat():
                 self.fleet.beat(message.node, message.sequence, self.now)
             case Leave():
                 self.fleet.leave(message.node, message.sequence)
@@ -629,4 +629,4 @@ def test_nonsense_and_news_are_not_understood(data: bytes) -> None:
 
 def test_a_field_of_the_next_version_is_passed_over() -> None:
     told: dict[str, Any] = {"t": "beat", "node": "aa", "sequence": 3, "mood": "good"}
-    assert decode(encode(told)) == Beat(node="aa", sequence=3)
+    assert decode(encode(told)) == Heartbeat(node="aa", sequence=3)

@@ -1,8 +1,8 @@
 """What a node tells of itself: a chain that anybody can enter with a whole report."""
 
+from headcount.core.fleet_messages import Delta
 from headcount.core.publication import Publication
 from headcount.core.registry import Registry
-from headcount.core.reports import Delta
 from headcount.core.stats import ConnectionInfo
 
 

@@ -32,12 +32,12 @@ from uvicorn.server import ServerState
 from asgi.takeover.wire import Wire
 from headcount import Headcount
 from headcount.asgi import commands
-from headcount.asgi.opening import read_opening
-from headcount.asgi.takeover.alone import AloneProtocol
+from headcount.asgi.stream_request import read_opening
 from headcount.asgi.takeover.choose import protocol_class
-from headcount.asgi.takeover.door import Door
+from headcount.asgi.takeover.first_request import FirstRequestProtocol
 from headcount.asgi.takeover.protocol import HeadcountProtocol
-from headcount.asgi.takeover.streams import Home, SseStream, Stream, WebSocketStream
+from headcount.asgi.takeover.serve_protocol import ServeProtocol
+from headcount.asgi.takeover.streams import SseStream, Stream, StreamContext, WebSocketStream
 from headcount.core import messages
 from headcount.errors import ProtocolError, UnknownConnection
 
@@ -76,7 +76,7 @@ class Target:
         else:
             app = self.headcount.wrap(_beneath)
         kind = protocol_class(self.headcount, _beneath if how == "alone" else None)
-        assert issubclass(kind, Door if how == "alone" else HeadcountProtocol)
+        assert issubclass(kind, FirstRequestProtocol if how == "alone" else HeadcountProtocol)
         self.config = uvicorn.Config(app, http=kind, lifespan="off", log_config=None, access_log=False)
         self.config.load()
         self.state = ServerState()
@@ -94,7 +94,7 @@ class Fuzz:
         self.loop = asyncio.get_running_loop()
         self.targets = [Target(how) for how in ("mounted", "wrapped", "alone", "alone")]
         self.headcount = self.targets[0].headcount
-        self.home = Home(self.headcount.node, self.loop, set())
+        self.home = StreamContext(self.headcount.node, self.loop, set())
         self.outcomes: Counter[str] = Counter()
         self.problems: list[dict[str, Any]] = []
         self.log = Listening()
@@ -251,7 +251,7 @@ def _look(wire: Wire) -> None:
         assert protocol._message is None or len(protocol._message) <= messages.MAX_MESSAGE
     if isinstance(protocol, Stream):
         assert protocol._queue is None or len(protocol._queue) <= 200
-    if isinstance(protocol, AloneProtocol):
+    if isinstance(protocol, ServeProtocol):
         assert len(protocol._body) <= messages.MAX_MESSAGE
     assert wire.waiting < 100_000, wire.waiting
 

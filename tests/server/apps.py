@@ -102,7 +102,7 @@ def _taken_over(headcount: Headcount) -> int:
 
 def _measure(thing: Any, sizes: Counter[str], seen: set[int]) -> None:
     """
-    Add up how much every container holds that can be reached from a Headcount, as `{"Pulse.stalled": 3}`.
+    Add up how much every container holds that can be reached from a Headcount, as `{"LoopTimers.stalled": 3}`.
 
     Whatever grows with the connections is in it, also what is invented after this was written.
     """

@@ -13,7 +13,7 @@ from typing import Any
 
 import uvloop
 
-from backends.stores import Store
+from fleet.backends.stores import Store
 
 from .namespaces import Namespace, make_bridge
 from .peers import Sse, WebSocket, added, all_of

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from backends.stores import PROGRAMS, Store
+from fleet.backends.stores import PROGRAMS, Store
 
 from .peers import BASE, Sse, WebSocket, all_of, ask, history
 from .proxy import Proxy

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import pytest
 
-from backends.stores import PROGRAMS, Store, free_port
+from fleet.backends.stores import PROGRAMS, Store, free_port
 
 from .peers import BASE, Sse, WebSocket, all_of, ask, history
 from .proxy import Proxy

@@ -88,7 +88,7 @@ async def test_viewers_that_do_not_read_are_dropped_and_nobody_waits_for_them(co
         inside = server.debug()
         assert inside["counters"]["closed:slow"] == len(stuck)
         assert inside["counters"]["conflated"] > len(stuck)
-        assert inside["sizes"]["Pulse.stalled"] == 0
+        assert inside["sizes"]["LoopTimers.stalled"] == 0
         assert inside["sessions"] == PAGES + 1
 
         # They find their streams ended when they read again, though no last message could reach them.
@@ -106,13 +106,13 @@ async def test_a_viewer_that_reads_again_in_time_stays_and_gets_the_newest_figur
         crowd = _Crowd(server)
         await crowd.gather()
         slow = [await crowd.stuck(kind, "slow") for kind in (Sse, WebSocket)]
-        while server.debug()["sizes"]["Pulse.stalled"] < 2:
+        while server.debug()["sizes"]["LoopTimers.stalled"] < 2:
             await crowd.move()
         sent = server.debug()["counters"]["flushes"]
         for _ in range(40):
             await crowd.move()
         inside = server.debug()
-        assert inside["sizes"]["Pulse.stalled"] == 2
+        assert inside["sizes"]["LoopTimers.stalled"] == 2
         assert inside["counters"]["flushes"] > sent + 30
         for page in slow:
             page.read_again()
@@ -132,7 +132,7 @@ async def test_a_viewer_that_does_not_read_holds_up_a_stop_no_longer_than_peer_t
         crowd = _Crowd(server)
         await crowd.gather()
         stuck = await crowd.stuck(Sse, "stuck")
-        while not server.debug()["sizes"]["Pulse.stalled"]:
+        while not server.debug()["sizes"]["LoopTimers.stalled"]:
             await crowd.move()
         server.process.terminate()
         # uvicorn waits until the bytes have left that it took; then only the kernel can give up.

@@ -5,11 +5,11 @@ from typing import Any
 import msgspec
 from starlette.types import Scope
 
-from ..authorize import Grant
+from ..authorization.authorizer import Grant
 from ..core import identity, messages, paging
 from ..core.stats import ConnectionInfo, Stats
 from ..errors import Busy, Malformed
-from ..node import Node
+from ..node.node import Node
 from .responses import Problem
 from .scope import header, query_of
 

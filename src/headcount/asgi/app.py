@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..authorize import AuthorizeHook, Authorizer
+from ..authorization.authorizer import AuthorizeHook, Authorizer
 from ..config import Config
 from ..core import messages
 from ..core.frames import cut_reason
@@ -23,16 +23,15 @@ from ..core.labels import UNKNOWN, parse_version
 from ..core.messages import Payload
 from ..core.stats import Stats
 from ..errors import ConfigError, Malformed, UnknownConnection
-from ..hooks import CloseHook, Hooks, OpenHook, RouteHook, checked
-from ..in_process import LocalConnections
-from ..node import Node
-from ..session import End
+from ..live.in_process import LocalConnections
+from ..node.hooks import CloseHook, Hooks, OpenHook, RouteHook, checked
+from ..node.node import Node
+from ..node.session import End
 from . import admin, commands, dashboard, log_in, operating
-from .asking import PATH as AUTHORIZE
-from .asking import Asking, AskingLater, Common, answer_inner, asking_of
 from .client_js import SCRIPTS, ClientScript
 from .handover import sse_offer, websocket_offer
-from .opening import Opening, read_opening
+from .inner_request import PATH as AUTHORIZE
+from .inner_request import DeferredCheck, HandshakeTemplate, InnerRequestCheck, answer_inner, asking_of
 from .responses import Headers, Problem, respond_json, respond_problem
 from .scope import (
     allowed_origin,
@@ -45,6 +44,7 @@ from .scope import (
     without_ambient_rights,
 )
 from .sse import SseSession, ignore
+from .stream_request import Opening, read_opening
 from .ws import WebSocketSession, needs_handshake
 
 if TYPE_CHECKING:
@@ -117,11 +117,11 @@ class Headcount:
         self._hooks = Hooks(self.config.hook_timeout)
         self._authorizer = Authorizer(self.config.admin_token, self.config.authorize_timeout)
         if self.config.authorize_url is not None:
-            from ..authorize_url import ask_url
+            from ..authorization.by_url import ask_url
 
             self._authorizer.hook = ask_url(self.config.authorize_url, self.config.authorize_timeout)
         self._networks = self.config.networks()
-        self._common: Common | None = None
+        self._common: HandshakeTemplate | None = None
         self._greeting: tuple[str, bytes] | None = None
         """Of which current version it tells, and its template."""
         self._client_script = ClientScript(self.config)
@@ -508,11 +508,11 @@ class Headcount:
         )
         await send({"type": "http.response.body", "body": body})
 
-    def _asking(self, endpoint: str, scope: Scope, inner: ASGIApp | None) -> Asking:
+    def _asking(self, endpoint: str, scope: Scope, inner: ASGIApp | None) -> InnerRequestCheck:
         anybody = is_anybody(scope, self.config.allowed_origins)
         if anybody:
             scope = without_ambient_rights(scope)
-        return Asking(
+        return InnerRequestCheck(
             self._authorizer,
             scope,
             self.config.base_path,
@@ -522,10 +522,10 @@ class Headcount:
             forget_address=self.config.ip_tracking is False,
         )
 
-    def _remake_ask(self, request: Mapping[str, Any]) -> Asking | None:
+    def _remake_ask(self, request: Mapping[str, Any]) -> InnerRequestCheck | None:
         return asking_of(self._authorizer, request, self._served.get("app"), self._served.get("state", {}))
 
-    def ask_later(self, scope: Scope, inner: ASGIApp | None) -> AskingLater:
+    def ask_later(self, scope: Scope, inner: ASGIApp | None) -> DeferredCheck:
         """Remember of a WebSocket's handshake what it takes to ask for its right to watch."""
         if is_anybody(scope, self.config.allowed_origins):
             scope = without_ambient_rights(scope)
@@ -533,12 +533,14 @@ class Headcount:
         if common is None or not common.fits(scope, inner):
             # The newest is kept, because nearly all come by one path.
             common = self._common = self.common(scope, inner)
-        return AskingLater(common, scope.get("client"), scope["headers"])
+        return DeferredCheck(common, scope.get("client"), scope["headers"])
 
-    def common(self, scope: Scope, inner: ASGIApp | None) -> Common:
+    def common(self, scope: Scope, inner: ASGIApp | None) -> HandshakeTemplate:
         """Make what the handshakes of WebSockets share that came by the path of this one."""
         forget_address = self.config.ip_tracking is False
-        return Common(self._authorizer, scope, self.config.base_path, "/ws", inner, forget_address=forget_address)
+        return HandshakeTemplate(
+            self._authorizer, scope, self.config.base_path, "/ws", inner, forget_address=forget_address
+        )
 
     def meet(self, scope: Scope, inner: ASGIApp | None) -> None:
         """Learn from a request where this process listens, and so who its fellows are, and which application it is."""

@@ -9,10 +9,10 @@ from starlette.types import Receive, Scope, Send
 
 from ..core import identity, messages
 from ..errors import Busy, Malformed, TooLarge, UnknownConnection
-from ..node import Ask, Node
+from ..node.node import AuthorizationCheck, Node
+from .one_step import Suspended, run_one_step
 from .responses import OK, Headers, Problem
 from .scope import header
-from .sending import Rest, step
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ async def command(
     scope: Scope,
     receive: Receive,
     send: Send,
-    make_ask: Callable[[], Ask],
+    make_ask: Callable[[], AuthorizationCheck],
     headers: Headers,
 ) -> None:
     """
@@ -109,8 +109,8 @@ async def body_of(node: Node, scope: Scope, receive: Receive) -> bytes:
         Problem: 400 when it takes too long, 413 when it is.
     """
     try:
-        reading = step(_read_body(scope, receive))
-        if not isinstance(reading, Rest):
+        reading = run_one_step(_read_body(scope, receive))
+        if not isinstance(reading, Suspended):
             return reading
         # A body that is read ends nothing but this request, however it goes wrong.
         async with asyncio.timeout(node.config.body_timeout):

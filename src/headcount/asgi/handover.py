@@ -11,10 +11,10 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 from starlette.types import Scope
 
 from ..core.messages import Payload
-from ..node import Ask, Node
-from ..session import Session
+from ..node.node import AuthorizationCheck, Node
+from ..node.session import Session
 
-MakeAsk: TypeAlias = Callable[[tuple[str, int] | None], Ask]
+MakeAsk: TypeAlias = Callable[[tuple[str, int] | None], AuthorizationCheck]
 """Makes what asks for the right to watch, told the address that the socket is connected to."""
 
 EXTENSION: Final = "headcount.handover"

@@ -14,11 +14,11 @@ from typing import Final
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from ..authorize import TICKET_COOKIE
+from ..authorization.authorizer import TICKET_COOKIE
 from ..core import messages, ticket
 from ..core.address import IPNetwork, anonymized
 from ..errors import Malformed
-from ..node import Node
+from ..node.node import Node
 from .commands import body_of, check_type
 from .responses import Headers, Problem, respond
 from .scope import address_of, header

@@ -6,10 +6,10 @@ from typing import Literal
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from ..authorize import Authorizer, Grant
+from ..authorization.authorizer import Authorizer, Grant
 from ..core.labels import UNKNOWN, parse_version
 from ..errors import Malformed
-from ..node import Node
+from ..node.node import Node
 from .commands import read_json
 from .responses import Headers, Problem, respond, respond_json
 from .scope import header, query_of

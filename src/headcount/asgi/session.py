@@ -17,9 +17,9 @@ from starlette.types import Message, Receive, Send
 
 from ..core.messages import Payload
 from ..errors import ProtocolError
-from ..node import Node
-from ..session import End
-from .sending import Rest, step
+from ..node.node import Node
+from ..node.session import End
+from .one_step import Suspended, run_one_step
 
 GOODBYE_TIMEOUT: Final = 1.0
 """Seconds that a peer gets to take the last message. By then it is out of the figures, and a server may be stopping."""
@@ -27,7 +27,7 @@ GOODBYE_TIMEOUT: Final = 1.0
 
 class AsgiSession:
     """
-    Base of the two transports. Implements `headcount.session.Session`.
+    Base of the two transports. Implements `headcount.node.session.Session`.
 
     Args:
         node: Whose stream it is.
@@ -154,11 +154,11 @@ class AsgiSession:
             finish = partial(self._send, message)
         else:
             try:
-                rest = step(self._send(message))
+                rest = run_one_step(self._send(message))
             except Exception:  # each server raises its own when the peer is gone
                 self._broke()
                 return
-            if not isinstance(rest, Rest):
+            if not isinstance(rest, Suspended):
                 return
             finish = partial(_same, rest)
         self._patient = True
@@ -218,7 +218,7 @@ class AsgiSession:
                     await self._send(message)
 
 
-def _same(rest: Rest[None]) -> Rest[None]:
+def _same(rest: Suspended[None]) -> Suspended[None]:
     return rest
 
 

@@ -6,13 +6,13 @@ from starlette.types import Message, Send
 
 from ..core import event_stream, messages
 from ..core.messages import Payload
-from ..listeners import Listener
-from ..node import Node
-from ..session import End
+from ..node.listening_sockets import Listener
+from ..node.node import Node
+from ..node.session import End
 from .handover import SseOffer
-from .opening import Opening
 from .responses import Headers
 from .session import AsgiSession
+from .stream_request import Opening
 
 
 class SseSession(AsgiSession):

@@ -9,12 +9,12 @@ from starlette.types import Message, Scope, Send
 from ..core import messages
 from ..core.frames import cut_reason
 from ..core.messages import Payload
-from ..listeners import Listener
-from ..node import Ask, Node
-from ..session import End
-from .opening import Opening
+from ..node.listening_sockets import Listener
+from ..node.node import AuthorizationCheck, Node
+from ..node.session import End
 from .responses import Problem
 from .session import AsgiSession
+from .stream_request import Opening
 
 
 class WebSocketSession(AsgiSession):
@@ -36,7 +36,7 @@ class WebSocketSession(AsgiSession):
         self.post(Payload(connected))
         opening.open(self._node, self, listener)
 
-    def take(self, make_ask: Callable[[], Ask], message: Message) -> None:
+    def take(self, make_ask: Callable[[], AuthorizationCheck], message: Message) -> None:
         """
         Do what the peer asks.
 

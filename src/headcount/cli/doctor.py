@@ -11,7 +11,7 @@ from .output import paint, shown, write_json
 from .target import DURATION, Target, json_option, target_options
 
 if TYPE_CHECKING:
-    from ..doctor import Finding
+    from ..tools.doctor import Finding
 
 _WORDS: Final = {"ok": ("ok   ", "green"), "note": ("note ", "blue"), "warning": ("warn ", "yellow")}
 
@@ -42,7 +42,7 @@ def command(target: Target, hold: float | None, as_json: bool) -> int:
     may see statistics nothing of it is counted.
     """
     from ..client.access import Access
-    from ..doctor import Report, examine
+    from ..tools.doctor import Report, examine
 
     base = target.base
     report = Report(lambda finding: None if as_json else _say(finding))

@@ -103,7 +103,7 @@ _NO_OPTIONS = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST:])
 def command(ctx: click.Context, /, host: str, port: int, workers: int, **settings: Any) -> int | None:
     """Serve Headcount on its own, for a back end in any language."""
     try:
-        from ..server import serve
+        from ..server.serve import serve
     except ImportError:
         raise ConfigError("`headcount serve` needs a server; run: pip install 'headcount[serve]'") from None
     given = {name: value for name, value in settings.items() if value is not None}

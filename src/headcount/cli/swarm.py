@@ -17,7 +17,7 @@ from .output import complain, paint, shown, span, write_json
 from .target import DURATION, Target, json_option, target_options
 
 if TYPE_CHECKING:
-    from ..swarm import Plan, Swarm, Tally
+    from ..tools.swarm import Plan, Swarm, Tally
 
 _LINE_EVERY: Final = 10.0
 """Seconds between two lines where there is no terminal."""
@@ -142,7 +142,7 @@ def command(target: Target, release: str | None, release_after: float, yes: bool
     """
     from ..client.access import Access
     from ..client.address import is_local
-    from ..swarm import Plan, Swarm, raise_file_limit
+    from ..tools.swarm import Plan, Swarm, raise_file_limit
 
     if release is not None and options["duration"] and release_after >= options["duration"]:
         raise click.UsageError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import click
 
 from ..errors import ConfigError, NotAuthorized
-from ..live import NOT_AUTHORIZED
+from ..live.active_connections import NOT_AUTHORIZED
 
 if TYPE_CHECKING:
     from ..client import AccessOptions, UpdateStrategy

@@ -31,7 +31,7 @@ def command(target: Target) -> int:
     from ..client import fetch_nodes, fetch_stats, use_active_connections
 
     try:
-        from ..tui import Top
+        from ..tools.top import Top
     except ImportError:
         raise ConfigError("`headcount top` needs textual; run: pip install 'headcount[tui]'") from None
     if not sys.stdout.isatty() or not sys.stdin.isatty():

@@ -14,12 +14,12 @@ from click.core import ParameterSource
 
 from ..core.stats import Stats
 from ..errors import ClientError, NotAuthorized, Refused
-from ..waiting import Bound, Judge, Selection, Unknown, Verdict
+from ..tools.rollout_gate import Bound, Judge, Selection, Unknown, Verdict
 from .output import complain, paint, shown, span, write_json
 from .target import DURATION, Target, json_option, target_options
 
 if TYPE_CHECKING:
-    from ..live import LiveState
+    from ..live.active_connections import LiveState
 
 HELD: Final = 0
 ERROR: Final = 1

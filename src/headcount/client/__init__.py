@@ -17,8 +17,8 @@ from typing import Self, TypedDict, TypeVar, Unpack
 
 from ..core.stats import ConnectionInfo, Nodes, NodeShare, Stats
 from ..errors import ClientError, ConfigError, HeadcountError, Malformed, NotAuthorized, Refused, Unreachable
-from ..live import ActiveConnections, LiveState, Status
-from ..observable import Observable
+from ..live.active_connections import ActiveConnections, LiveState, Status
+from ..live.observable import Observable
 from . import messages
 from .access import Access
 from .address import base_url

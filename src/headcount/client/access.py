@@ -12,7 +12,7 @@ from urllib.request import getproxies, proxy_bypass
 import msgspec
 
 from ..errors import ClientError, ConfigError, NotAuthorized, Refused, Unreachable
-from ..live import NOT_AUTHORIZED
+from ..live.active_connections import NOT_AUTHORIZED
 from .delays import seconds_told
 
 try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..core.stats import Stats
 from ..errors import ClientError, NotAuthorized
-from ..live import NOT_AUTHORIZED, LiveState
+from ..live.active_connections import NOT_AUTHORIZED, LiveState
 
 if TYPE_CHECKING:
     from . import RemoteConnections

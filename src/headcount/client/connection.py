@@ -18,7 +18,7 @@ import msgspec
 
 from ..core.stats import Stats, apply
 from ..errors import NotAuthorized, ProtocolError, Refused, Unreachable
-from ..live import NOT_AUTHORIZED, LiveState
+from ..live.active_connections import NOT_AUTHORIZED, LiveState
 from . import messages
 from .access import Access
 from .delays import CROWD_ATTEMPT, LONGEST, backoff

@@ -11,10 +11,10 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from ..core.event_reader import MAX_EVENT, EventReader
 from ..errors import ClientError, ConfigError, Refused, Unreachable
 from . import messages
 from .access import CONNECT_TIMEOUT, NO_SOCKS, Access, failure, unreachable
+from .event_reader import MAX_EVENT, EventReader
 
 try:
     import httpx2 as httpx

@@ -29,8 +29,8 @@ from typing import Final
 import msgspec
 
 from ..errors import Malformed
+from .fleet_messages import Delta, Report
 from .labels import OTHER, ROOT, parse_route, parse_version
-from .reports import Delta, Report
 from .rows import Rows, plausible
 from .stats import ConnectionInfo, Nodes, NodeShare, Stats, StatsDelta
 

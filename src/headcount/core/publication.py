@@ -5,7 +5,7 @@ What this node tells the others about itself: a chain of deltas, and whole repor
 so whoever listens anew gets a chain that starts later than anything it holds, and asks for the whole.
 """
 
-from .reports import Delta, Released, Report
+from .fleet_messages import Delta, Released, Report
 from .rows import Rows
 from .stats import Stats, StatsDelta
 

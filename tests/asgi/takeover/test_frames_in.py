@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.asgi.takeover.streams import Home, WebSocketStream
+from headcount.asgi.takeover.streams import StreamContext, WebSocketStream
 from headcount.core.messages import MAX_MESSAGE
 
 from .inside import BASE, Peer, frame, make, on_both_loops, running, sse, text, until, upgrade, ws
@@ -230,7 +230,7 @@ def test_what_is_read_does_not_depend_on_how_it_was_cut(frames: list[bytes], dat
     async def sent(pieces: list[bytes]) -> bytes:
         headcount = make()
         node, wire = headcount.node, Wire(asyncio.get_running_loop())
-        home = Home(node, asyncio.get_running_loop(), set())
+        home = StreamContext(node, asyncio.get_running_loop(), set())
         ask_later = headcount.ask_later(SCOPE, None)
         stream = WebSocketStream(home, wire, "id", counted=True, make_ask=ask_later)
         node.open(stream, "v", "/", None)

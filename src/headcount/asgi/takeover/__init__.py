@@ -10,7 +10,7 @@ No task, no coroutine, no scope and no parser is kept for a stream.
     alone.py       the class that takes the rest there
     protocol.py    ours: offers the socket of each request that asks for a stream
     handshake.py   the opening handshake of a WebSocket, as far as ASGI sees it
-    streams.py     the streams themselves; each is a `headcount.session.Session`
+    streams.py     the streams themselves; each is a `headcount.node.session.Session`
 
 Source: docs/adr/0011-takeover.md
 """

@@ -42,12 +42,12 @@ def protocol_class(
     own: dict[str, Any] = {"headcount": headcount, "address": address}
     if beneath is None:
         return type("HeadcountProtocol", (HeadcountProtocol,), own)
-    from .alone import AloneProtocol
-    from .door import Door
+    from .first_request import FirstRequestProtocol
+    from .serve_protocol import ServeProtocol
 
     own["beneath"] = staticmethod(beneath)
-    ordinary = type("HeadcountProtocol", (AloneProtocol,), own)
-    return type("HeadcountDoor", (Door,), {**own, "ordinary": ordinary, "commons": {}, "__slots__": ()})
+    ordinary = type("HeadcountProtocol", (ServeProtocol,), own)
+    return type("HeadcountDoor", (FirstRequestProtocol,), {**own, "ordinary": ordinary, "commons": {}, "__slots__": ()})
 
 
 def _obstacle() -> str | None:

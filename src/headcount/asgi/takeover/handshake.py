@@ -3,7 +3,7 @@ The opening handshake of a WebSocket: what ASGI sees of it, and what the peer is
 
 Only as much of ASGI's WebSocket interface as it takes to accept or refuse. What comes after that is handed over to
 Headcount (`streams.WebSocketStream`), ended here, or, when somebody else than Headcount answers, given to uvicorn's own
-class for WebSockets (`usual.Usual`).
+class for WebSockets (`usual.UvicornWebSocketFallback`).
 
 Source: RFC 6455, section 4.2; https://asgi.readthedocs.io/en/latest/specs/www.html#websocket
 """
@@ -20,12 +20,12 @@ from starlette.types import ASGIApp, Message, Scope
 from uvicorn import Config
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
-from ...node import Node
-from ...session import Session
+from ...node.node import Node
+from ...node.session import Session
 from ..handover import MakeAsk
 from ..responses import Headers
 from .streams import WebSocketStream
-from .usual import Usual
+from .uvicorn_fallback import UvicornWebSocketFallback
 
 if TYPE_CHECKING:
     from .protocol import HeadcountProtocol
@@ -124,7 +124,7 @@ class Handshake:
         """The answer that follows from it."""
         self._over = False
         """Handed over, refused or closed."""
-        self._usual: Usual | None = None
+        self._usual: UvicornWebSocketFallback | None = None
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Let the application decide."""
@@ -199,11 +199,11 @@ class Handshake:
         if not self._over and self._usual is None and not self._protocol.transport.is_closing():
             self._as_usual()
 
-    def _as_usual(self) -> Usual:
+    def _as_usual(self) -> UvicornWebSocketFallback:
         if self._usual is None:
             if self._accept is None:
                 raise RuntimeError("There is nothing to receive in a handshake; accept or close it.")
-            self._usual = Usual(self._protocol, self._accept)
+            self._usual = UvicornWebSocketFallback(self._protocol, self._accept)
         return self._usual
 
     def _refuse(self, status: int) -> None:

@@ -12,10 +12,10 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ...core.messages import Payload
-from ...node import Node
+from ...node.node import Node
 from ..handover import EXTENSION
 from .handshake import Handshake, acceptable, websocket_scope
-from .streams import Home, SseStream
+from .streams import SseStream, StreamContext
 
 if TYPE_CHECKING:
     from ..app import Headcount
@@ -25,8 +25,8 @@ class HeadcountProtocol(HttpToolsProtocol):
     """Serves one TCP connection as uvicorn does, and lets go of it when it has become a stream."""
 
     headcount: ClassVar["Headcount"]
-    home_class: ClassVar[type[Home]] = Home
-    _shared_home: ClassVar[Home | None] = None
+    home_class: ClassVar[type[StreamContext]] = StreamContext
+    _shared_home: ClassVar[StreamContext | None] = None
 
     _upgrades: bool | None = None
     _answering: RequestResponseCycle | None = None
@@ -161,12 +161,12 @@ class HeadcountProtocol(HttpToolsProtocol):
         self._answering = None
         self.parser = None  # type: ignore[assignment]
 
-    def home(self, node: Node) -> Home:
+    def home(self, node: Node) -> StreamContext:
         """Return what the streams of a node in this server share."""
         return self.home_of(node, self.loop, self.connections)
 
     @classmethod
-    def home_of(cls, node: Node, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> Home:
+    def home_of(cls, node: Node, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> StreamContext:
         """Return what the streams of a node in a server share."""
         home = cls._shared_home
         if home is None or home.node is not node or home.loop is not loop or home.connections is not connections:

@@ -19,8 +19,8 @@ from ...core import event_stream, messages
 from ...core.frames import close_frame, pong_frame
 from ...core.messages import Payload
 from ...errors import ProtocolError, TooLarge
-from ...node import Ask, Node
-from ...session import End
+from ...node.node import AuthorizationCheck, Node
+from ...node.session import End
 from ..handover import MakeAsk
 from ..session import GOODBYE_TIMEOUT
 
@@ -37,7 +37,7 @@ _TEXT: Final = 0x81
 _MASKED: Final = 0x80
 
 
-class Home:
+class StreamContext:
     """What the streams of one server in one loop have in common."""
 
     __slots__ = ("connections", "loop", "node")
@@ -57,7 +57,7 @@ class Home:
         self.connections.discard(stream)
 
 
-class CountingHome(Home):
+class CountingStreamContext(StreamContext):
     """One that stands in uvicorn's set for all of its streams, which saves a place for each."""
 
     __slots__ = ("_count",)
@@ -87,7 +87,7 @@ class CountingHome(Home):
 
 class Stream(asyncio.Protocol):
     """
-    Base of the two kinds. Implements `headcount.session.Session`.
+    Base of the two kinds. Implements `headcount.node.session.Session`.
 
     Args:
         home: Where it lives.
@@ -100,7 +100,7 @@ class Stream(asyncio.Protocol):
     __slots__ = ("_flags", "_home", "_queue", "_transport", "deadline", "id", "slot")
 
     def __init__(
-        self, home: Home, transport: asyncio.Transport, public_id: str, *, counted: bool, flags: int = 0
+        self, home: StreamContext, transport: asyncio.Transport, public_id: str, *, counted: bool, flags: int = 0
     ) -> None:
         self.id = public_id
         self.deadline: float | None = None
@@ -119,7 +119,7 @@ class Stream(asyncio.Protocol):
         return self._home.loop
 
     @property
-    def home(self) -> Home:
+    def home(self) -> StreamContext:
         """Where it lives."""
         return self._home
 
@@ -228,7 +228,13 @@ class SseStream(Stream):
     __slots__ = ()
 
     def __init__(
-        self, home: Home, transport: asyncio.Transport, public_id: str, *, counted: bool, visible_keepalives: bool
+        self,
+        home: StreamContext,
+        transport: asyncio.Transport,
+        public_id: str,
+        *,
+        counted: bool,
+        visible_keepalives: bool,
     ) -> None:
         flags = _VISIBLE_KEEPALIVES if visible_keepalives else 0
         super().__init__(home, transport, public_id, counted=counted, flags=flags)
@@ -268,7 +274,7 @@ class WebSocketStream(Stream):
 
     def __init__(
         self,
-        home: Home,
+        home: StreamContext,
         transport: asyncio.Transport,
         public_id: str,
         *,
@@ -340,7 +346,7 @@ class WebSocketStream(Stream):
         if coroutine is not None:
             self._asking = self._home.loop.create_task(coroutine)
 
-    def _ask(self) -> Ask:
+    def _ask(self) -> AuthorizationCheck:
         assert self._make_ask is not None
         return self._make_ask(self._transport.get_extra_info("peername"))
 

@@ -1,0 +1,304 @@
+"""
+What nodes of one fleet tell one another.
+
+Figures: a `Report` is a node's whole count at one sequence number; a `Delta` says in absolute counts what changed
+between two of them, so it may be applied to any state in between; a `Heartbeat` says that nothing did. All of them
+may be lost, repeated, late or out of order (core/fleet.py). Nobody sends figures unasked: `Interest` says that somebody
+watches, and for how long that holds; `ReportRequest` asks one node for its report.
+
+Commands: each is sent to the node that owns the connection, carries a number `re`, and is answered by an `Answer` with
+the same number.
+
+Messages are msgpack maps, so that two versions of the program can be in one fleet: fields that are not known are passed
+over, new ones have defaults, and a message of an unknown type is ignored. What comes is checked for size and shape
+here; labels are checked where they are new (core/fleet.py).
+
+Source: docs/adr/0012-fleet-reports.md
+"""
+
+from typing import Annotated, Any, Final, TypeAlias
+
+import msgspec
+
+from .identity import MAX_HANDLE
+from .labels import MAX_ROUTE, MAX_VERSION
+from .messages import Tab
+from .stats import ConnectionInfo
+
+MAX_BYTES: Final = 32 * 2**20
+"""Of one message. A report of 10,000 routes of 512 characters, and 1,000 rows, has 24 MiB at most."""
+
+MAX_ROWS: Final = 100_000
+"""Of one message; more than any `max_listed_connections` that makes sense."""
+
+MAX_NUMBER: Final = 2**53
+"""Of a release; in ms since 1970 it is far away."""
+
+NodeId = Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern="^[0-9a-f]+$")]
+Version = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_VERSION)]
+Route = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ROUTE)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Rows = Annotated[tuple[ConnectionInfo, ...], msgspec.Meta(max_length=MAX_ROWS)]
+Handle = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_HANDLE)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+
+
+class Released(msgspec.Struct, frozen=True, order=True):
+    """
+    Which version was declared current: of two, the larger is the newer.
+
+    `number` is the wall clock's in ms where it was declared, but always more than that of the one before.
+    """
+
+    number: Number
+    version: Version
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t"):
+    node: NodeId
+    """Who sends it."""
+
+
+class Report(_Message, frozen=True, tag="report"):
+    """A node's own count, whole."""
+
+    sequence: Sequence
+    total: Count
+    versions: dict[Version, Count]
+    routes: dict[Route, Count]
+    rows: Rows | None = None
+    """As many as were wanted; None: rows were not wanted."""
+    released: Released | None = None
+
+
+class Delta(_Message, frozen=True, tag="delta"):
+    """What changed between `base` and `sequence`. Counts are absolute; 0: the label is gone."""
+
+    base: Sequence
+    sequence: Sequence
+    total: Count
+    versions: dict[Version, Count] = {}
+    routes: dict[Route, Count] = {}
+    rows: Rows | None = None
+    """Rows that are new or changed; None: this node does not tell rows at present."""
+    removed: tuple[Handle, ...] = ()
+    """Ids of rows that are gone."""
+
+
+class Heartbeat(_Message, frozen=True, tag="beat"):
+    """A heartbeat: the node is there, and at this sequence. `re`: as answer to an `FlushRequest`."""
+
+    sequence: Sequence
+    re: Sequence = 0
+
+
+class Leave(_Message, frozen=True, tag="leave"):
+    """The node goes; nothing it said before this counts any more."""
+
+    sequence: Sequence
+
+
+class Join(_Message, frozen=True, tag="hello"):
+    """The node is new, or has been out of touch: whoever watches tells it so."""
+
+    released: Released | None = None
+
+
+class Interest(_Message, frozen=True, tag="interest"):
+    """Somebody watches at this node. Holds for `ttl` seconds after it was received; 0: nobody does any more."""
+
+    ttl: Annotated[float, msgspec.Meta(ge=0, le=3_600)]
+    interval: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
+    """Shortest time between two deltas that it wants of one node, in seconds: longer in large fleets."""
+    rows: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROWS)] = 0
+    """How many rows of each node it can use; 0: none are shown to anybody."""
+    released: Released | None = None
+
+
+class ReportRequest(_Message, frozen=True, tag="want"):
+    """Asks for a report, with up to `rows` rows; 0: without."""
+
+    rows: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROWS)] = 0
+
+
+class ReleaseRequest(_Message, frozen=True, tag="current"):
+    """Asks which version was declared current, because this node may have missed it."""
+
+    re: Sequence
+
+
+class FlushRequest(_Message, frozen=True, tag="ask"):
+    """Asks everybody to publish now what they have not yet, and to say by a `Heartbeat` how far that is."""
+
+    re: Sequence
+
+
+class Navigate(_Message, frozen=True, tag="navigate"):
+    """`POST /route` came to another node."""
+
+    re: Sequence
+    handle: Handle
+    route: Route
+
+
+class ReportTabs(_Message, frozen=True, tag="tabs"):
+    """`POST /tabs` came to another node."""
+
+    re: Sequence
+    handle: Handle
+    set: tuple[Tab, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+class Replace(_Message, frozen=True, tag="replace"):
+    """A new stream came to another node, and takes the place of this one."""
+
+    handle: Handle
+    re: Sequence = 0
+
+
+class Subscribe(_Message, frozen=True, tag="subscribe"):
+    """
+    `POST /subscribe-stats` came to another node. The owner sends it `AuthorizeRequest` when it is this request's
+    turn.
+    """
+
+    re: Sequence
+    handle: Handle
+    deltas: bool = False
+
+
+class Unsubscribe(_Message, frozen=True, tag="unsubscribe"):
+    """`POST /unsubscribe-stats` came to another node."""
+
+    re: Sequence
+    handle: Handle
+
+
+class AuthorizeRequest(_Message, frozen=True, tag="decide"):
+    """Asks the node to which `Subscribe` number `of` was sent to run the application's hook on that very request."""
+
+    re: Sequence
+    of: Sequence
+
+
+class Send(_Message, frozen=True, tag="send"):
+    """The application's message to one connection: a JSON object, encoded."""
+
+    re: Sequence
+    id: Handle
+    message: bytes
+
+
+class Broadcast(_Message, frozen=True, tag="broadcast"):
+    """The application's message to all connections, or those of one version or route."""
+
+    re: Sequence
+    message: bytes
+    version: str | None = None
+    route: str | None = None
+
+
+class Release(_Message, frozen=True, tag="release"):
+    """A version was declared current."""
+
+    re: Sequence
+    version: Version
+    number: Number = 0
+    """See `Released`; 0: by a node that did not number them yet, so it is the newest."""
+
+
+class Revoke(_Message, frozen=True, tag="revoke"):
+    """Withdraw a viewer's right."""
+
+    re: Sequence
+    id: Handle
+
+
+class Page(_Message, frozen=True, tag="page"):
+    """Asks for one page of the node's connections."""
+
+    re: Sequence
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)]
+    after: Sequence
+    version: str | None = None
+    route: str | None = None
+
+
+class SortedPage(_Message, frozen=True, tag="sorted"):
+    """Asks for the node's first connections after a position in an order. `next` in the answer: there are more."""
+
+    re: Sequence
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)]
+    sort: str
+    after: tuple[str, str] | None = None
+    version: str | None = None
+    route: str | None = None
+
+
+class Answer(_Message, frozen=True, tag="answer"):
+    """Answers a command. What else it holds depends on the command."""
+
+    re: Sequence
+    ok: bool = True
+    """False: no such connection, no right, or no."""
+    malformed: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
+    """What is wrong with what the client asked for, as a sentence for it."""
+    count: Count = 0
+    rows: Rows = ()
+    next: Sequence | None = None
+    grant: dict[str, Any] | None = None
+    """Answer to `AuthorizeRequest`: what the viewer may see, as keyword arguments of `Grant`."""
+    request: dict[str, Any] | None = None
+    """Answer to `AuthorizeRequest`: what it takes to ask again elsewhere."""
+    released: Released | None = None
+    """Answer to `ReleaseRequest`."""
+
+
+Command: TypeAlias = (
+    Navigate
+    | ReportTabs
+    | Replace
+    | Subscribe
+    | Unsubscribe
+    | AuthorizeRequest
+    | Send
+    | Broadcast
+    | Release
+    | Revoke
+    | Page
+    | SortedPage
+)
+"""What wants an `Answer`, unless its `re` is 0."""
+
+Question: TypeAlias = ReleaseRequest | Command
+"""What is answered by an `Answer`."""
+
+FleetMessage: TypeAlias = (
+    Report
+    | Delta
+    | Heartbeat
+    | Leave
+    | Join
+    | Interest
+    | ReportRequest
+    | FlushRequest
+    | ReleaseRequest
+    | Answer
+    | Command
+)
+
+encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(FleetMessage)
+
+
+def decode(data: bytes) -> FleetMessage | None:
+    """Read what another node sent. Returns None for what this version does not know, and for nonsense."""
+    if len(data) > MAX_BYTES:
+        return None
+    try:
+        message: FleetMessage = _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return message

@@ -1,0 +1,1 @@
+"""The other processes: whose figures this node asks for, whom it sends its own, and who is alive."""

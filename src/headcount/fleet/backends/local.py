@@ -1,0 +1,497 @@
+"""
+The workers of one machine, without any other service.
+
+Workers are the same application if they listen on the same address of the same network namespace: no two applications
+can. So each binds a Unix socket, named by its node id, in a private directory that is named by that address:
+
+    {runtime directory}/headcount-{uid}/{hash of namespace, address and fleet}/{node id}
+
+A newcomer connects to every socket that it finds there, which makes a full mesh, and the end of a connection is the end
+of a worker, however it died. A socket that nobody answers is a dead worker's, and removed.
+
+A frame is a length (4 bytes, of what follows), a kind (1 byte), and a body. Kinds that are not known are passed over.
+
+Source: docs/adr/0013-workers-meet-in-a-directory.md
+"""
+
+import asyncio
+import errno
+import hashlib
+import logging
+import os
+import socket
+import stat
+import struct
+import tempfile
+from collections.abc import Callable, Collection, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, cast
+
+from ...core.fleet_messages import MAX_BYTES
+from . import Receiver
+
+HELLO_TIMEOUT: Final = 0.5
+"""Seconds that a newcomer waits for those it found to say who they are; one that is stopped cannot."""
+
+KNOWS_TIMEOUT: Final = 4.0
+"""Seconds that a worker which is there, and has not said who it is, is waited for; it may be busy."""
+
+RESCAN_AFTER: Final = 0.2
+"""Seconds after the end of a connection, in which a dying worker's socket goes away."""
+
+HIGH_WATER: Final = 2**20
+"""Bytes on their way to a worker above which published messages are dropped for it; it asks for the whole later."""
+
+MAX_BUFFERED: Final = 2 * MAX_BYTES
+"""Bytes on their way to a worker above which nothing more is sent to it."""
+
+_HELLO, _MESSAGE, _LISTEN, _DEAF = range(4)
+_HEAD = struct.Struct("!IB")
+_CREDENTIALS = struct.Struct("3i")
+"""Process, user and group."""
+_FORMAT = b"headcount-1 "
+_MAX_NODE = 64
+
+logger = logging.getLogger("headcount")
+
+
+class LocalBackend:
+    """
+    Implements `Backend`.
+
+    Args:
+        node: Id of this node.
+        fleet: What tells this application from others in the same process.
+        address: Of the listening socket, as `listeners.addresses_of` tells it.
+    """
+
+    heartbeat = 1.0
+    aware = True
+
+    def __init__(self, node: str, fleet: str, address: str) -> None:
+        self.links: dict[str, list[_Link]] = {}
+        """By node; two workers that found one another at once have two."""
+        self.listens = False
+        self.node = node
+        self.receiver: Receiver | None = None
+        self._fleet = fleet
+        self._first = address
+        self._meeting_places: dict[str, tuple[Path, socket.socket, Any]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._opening: asyncio.Task[None] | None = None
+        self._rescan: asyncio.TimerHandle | None = None
+        self._guard: asyncio.Task[None] | None = None
+        self._awaited: dict[str, list[asyncio.Future[None]]] = {}
+        """By node: who waits for it to say who it is."""
+        self._strangers: set[_Link] = set()
+        """Connections whose other end has not said who it is."""
+
+    def start(self, receiver: Receiver) -> None:
+        """
+        Begin to reach and to be reached.
+
+        Raises:
+            OSError: There is no directory to meet in.
+        """
+        self.receiver = receiver
+        self._loop = asyncio.get_running_loop()
+        self._bind(self._first)
+        self._opening = self._run(self._open(self._first))
+        self._guard = self._loop.create_task(self._leave_with_the_loop())
+
+    def meet(self, address: str) -> None:
+        """
+        Meet the workers of another address, too.
+
+        Raises:
+            OSError: There is no directory to meet in.
+        """
+        if address not in self._meeting_places:
+            self._bind(address)
+            self._opening = self._run(self._open(address))
+
+    async def stop(self) -> None:
+        """Publish a last message and be gone."""
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.cancel()
+            await asyncio.wait([guard])
+        self._leave()
+
+    async def _leave_with_the_loop(self) -> None:
+        """Wait for the loop's end, which cancels this: nobody else would tell, and sockets outlive their loop."""
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.receiver is None:
+            return
+        self.publish(self.receiver.farewell())
+        self.receiver = None
+        if self._rescan is not None:
+            self._rescan.cancel()
+        for task in self._tasks:
+            task.cancel()
+        for path, sock, server in self._meeting_places.values():
+            if server is not None:
+                server.close()
+            sock.close()
+            _remove(path)
+            with suppress(OSError):  # others are still there
+                path.parent.rmdir()
+        self._meeting_places.clear()
+        for link in [*self._strangers, *(link for links in self.links.values() for link in links)]:
+            link.transport.close()  # what was written is still sent
+        self.links.clear()
+        self._strangers.clear()
+
+    def listen(self, *, on: bool) -> None:
+        """Receive what others publish, or no more."""
+        if on != self.listens:
+            self.listens = on
+            for links in self.links.values():
+                for link in links:
+                    link.write(_LISTEN if on else _DEAF)
+
+    def publish(self, message: bytes) -> None:
+        """Hand a message to all that listen and keep up."""
+        data = _frame(_MESSAGE, message)
+        for links in self.links.values():
+            if any(link.listens for link in links) and not links[0].slow:
+                links[0].transport.write(data)
+
+    def announce(self, message: bytes) -> None:
+        """Hand a message to all."""
+        for links in self.links.values():
+            links[0].write(_MESSAGE, message)
+
+    def send(self, node: str, message: bytes, failed: Callable[[], None] | None = None) -> None:
+        """Hand a message to one node."""
+        links = self.links.get(node)
+        if not (links and links[0].write(_MESSAGE, message)) and failed is not None:
+            failed()
+
+    async def members(self) -> Collection[str] | None:
+        """Return the ids of all others, and see to it that newcomers find us."""
+        await self._opened()
+        for address, (path, _, _) in list(self._meeting_places.items()):
+            if not path.exists():  # whatever cleans up temporary files took it away
+                self._close_place(address)
+                try:
+                    self._bind(address)
+                except OSError as error:
+                    logger.warning("Workers that start from now on cannot find this one: %s", error)
+                    continue
+                await self._open(address)
+            # Somebody may have come whose connection waits to be accepted here.
+            await self._connect_all(path.parent)
+        # Those that have not said who they are yet are busy or stopped, and there all the same.
+        return set(self.links) | {link.expected for link in self._strangers if link.expected is not None}
+
+    async def knows(self, node: str) -> bool:
+        """Say whether there is a worker of that id."""
+        await self._opened()
+        if node in self.links:
+            return True
+        if not any((path.parent / node).exists() for path, _, _ in self._meeting_places.values()):
+            return False
+        # It has come just now, and has not said yet who it is.
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaited.setdefault(node, []).append(future)
+        try:
+            for path, _, _ in list(self._meeting_places.values()):
+                await self._connect_all(path.parent)
+            await asyncio.wait_for(future, KNOWS_TIMEOUT)
+        except TimeoutError:
+            pass
+        finally:
+            futures = self._awaited[node]
+            futures.remove(future)
+            if not futures:
+                del self._awaited[node]
+        return node in self.links
+
+    def forget(self, node: str) -> None:
+        """Nothing outlives a worker here: its connections are the sign that it lives."""
+
+    # ---- called by links
+
+    def introduced(self, link: "_Link", node: str) -> None:
+        """Take in a connection whose other end has said who it is."""
+        self._strangers.discard(link)
+        if node == self.node or self.receiver is None:
+            link.transport.close()
+            return
+        self.links.setdefault(node, []).append(link)
+        if self.listens:
+            link.write(_LISTEN)
+        self.receiver.joined(node)
+        for future in self._awaited.get(node, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def lost(self, link: "_Link") -> None:
+        """Learn that a connection has ended."""
+        self._strangers.discard(link)
+        links = self.links.get(link.node or "", [])
+        if link in links:
+            links.remove(link)
+            if not links and link.node is not None:
+                del self.links[link.node]
+                if self.receiver is not None:
+                    self.receiver.left(link.node)
+        if self.receiver is not None and self._rescan is None and self._loop is not None:
+            self._rescan = self._loop.call_later(RESCAN_AFTER, self._scan_again)
+
+    # ---- inside
+
+    def _bind(self, address: str) -> None:
+        directory = _private(_directory() / _key(address, self._fleet))
+        path = directory / self.node
+        # Whoever sees a socket must be able to connect to it, or would take it for a dead worker's: it gets its name
+        # only when it listens.
+        unnamed = directory / f".{self.node}"
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            _remove(unnamed)
+            sock.bind(str(unnamed))
+            sock.listen(1_024)
+            unnamed.rename(path)
+        except OSError:
+            sock.close()
+            _remove(unnamed)
+            raise
+        self._meeting_places[address] = (path, sock, None)
+
+    def _close_place(self, address: str) -> None:
+        _, sock, server = self._meeting_places.pop(address)
+        if server is not None:
+            server.close()
+        sock.close()
+
+    async def _open(self, address: str) -> None:
+        assert self._loop is not None
+        path, sock, _ = self._meeting_places[address]
+        server = await self._loop.create_unix_server(lambda: _Link(self, None), sock=sock)
+        if self.receiver is None or address not in self._meeting_places:
+            server.close()
+            return
+        self._meeting_places[address] = (path, sock, server)
+        found = await self._connect_all(path.parent)
+        waited = 0.0
+        while waited < HELLO_TIMEOUT and any(link in self._strangers for link in found):
+            await asyncio.sleep(0.005)
+            waited += 0.005
+        if self.receiver is not None:
+            self.receiver.sighted(can_see=True)
+
+    async def _opened(self) -> None:
+        if self._opening is not None and not self._opening.done():
+            await asyncio.wait([self._opening])
+
+    async def _connect_all(self, directory: Path) -> "list[_Link]":
+        """Connect to every worker in a directory that there is no connection to yet."""
+        assert self._loop is not None
+        found: list[_Link] = []
+        try:
+            names = os.listdir(directory)
+        except OSError:
+            return found
+        for name in names:
+            if name == self.node or not _is_node(name) or name in self.links:
+                continue
+            if any(link.expected == name for link in self._strangers):
+                continue
+            path = directory / name
+            try:
+                _, protocol = await self._loop.create_unix_connection(lambda: _Link(self, name), str(path))  # noqa: B023  called at once
+            except OSError as error:
+                if error.errno == errno.ECONNREFUSED:
+                    _remove(path)
+                continue
+            if protocol.dead:
+                _remove(path)
+                continue
+            found.append(protocol)
+            if self.receiver is not None:
+                self.receiver.joined(name)
+        return found
+
+    def stranger(self, link: "_Link") -> None:
+        """Keep a connection whose other end has not said who it is."""
+        self._strangers.add(link)
+
+    def _scan_again(self) -> None:
+        self._rescan = None
+        for path, _, _ in self._meeting_places.values():
+            self._run(self._rescan_directory(path.parent))
+
+    async def _rescan_directory(self, directory: Path) -> None:
+        await self._connect_all(directory)
+
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        assert self._loop is not None
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+class _Link(asyncio.Protocol):
+    """One connection to another worker."""
+
+    def __init__(self, backend: LocalBackend, expected: str | None) -> None:
+        self.node: str | None = None
+        """Who is at the other end, once it has said so."""
+        self.listens = False
+        self.slow = False
+        self.transport: asyncio.Transport
+        self._backend = backend
+        self.expected = expected
+        self.dead = False
+        """The worker at the other end has ended."""
+        self._buffer = bytearray()
+        self._process: int | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say who we are."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._backend.stranger(self)
+        self._watch_process()
+        self.transport.write(_frame(_HELLO, _FORMAT + self._backend.node.encode()))
+
+    def write(self, kind: int, body: bytes = b"") -> bool:
+        """Send a frame. Returns False when it is too large, or too much waits for the other end already."""
+        if len(body) > MAX_BYTES or self.transport.is_closing():
+            return False
+        if self.transport.get_write_buffer_size() > MAX_BUFFERED:
+            return False
+        self.transport.write(_frame(kind, body))
+        return True
+
+    def pause_writing(self) -> None:
+        """Learn that the other end does not keep up."""
+        self.slow = True
+
+    def resume_writing(self) -> None:
+        """Learn that it does again."""
+        self.slow = False
+
+    def data_received(self, data: bytes) -> None:
+        """Take frames out of what came."""
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        while len(buffer) - start >= _HEAD.size:
+            size, kind = _HEAD.unpack_from(buffer, start)
+            if not 1 <= size <= MAX_BYTES + 1:
+                self.transport.abort()
+                return
+            end = start + 4 + size
+            if len(buffer) < end:
+                break
+            self._take(kind, bytes(buffer[start + _HEAD.size : end]))
+            start = end
+        del buffer[:start]
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
+        """Tell that the other end is gone."""
+        if self._process is not None:
+            asyncio.get_running_loop().remove_reader(self._process)
+            os.close(self._process)
+            self._process = None
+        self._backend.lost(self)
+
+    def _watch_process(self) -> None:
+        """
+        Learn of the end of the worker itself, where the kernel tells that.
+
+        A process that the application forked from it has inherited its sockets, and may outlive it: then no connection
+        ends, and its listening socket still takes new ones.
+        """
+        if not hasattr(os, "pidfd_open") or not hasattr(socket, "SO_PEERCRED"):
+            return
+        try:
+            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as sock:
+                process, _, _ = _CREDENTIALS.unpack(
+                    sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+                )
+            if process in (0, os.getpid()):
+                return  # in a container of its own, or a test
+            self._process = os.pidfd_open(process)
+            asyncio.get_running_loop().add_reader(self._process, self._ended)
+        except ProcessLookupError:
+            self._ended()
+        except (OSError, NotImplementedError):
+            return  # not allowed here, or not by this event loop
+
+    def _ended(self) -> None:
+        self.dead = True
+        self.transport.abort()
+
+    def _take(self, kind: int, body: bytes) -> None:
+        if kind == _HELLO and self.node is None:
+            node = body.removeprefix(_FORMAT).decode("ascii", "replace")
+            if not body.startswith(_FORMAT) or not _is_node(node) or self.expected not in (None, node):
+                self.transport.abort()
+                return
+            self.node = node
+            self._backend.introduced(self, node)
+        elif self.node is None:
+            self.transport.abort()
+        elif kind == _MESSAGE:
+            if self._backend.receiver is not None:
+                self._backend.receiver.received(body)
+        elif kind in (_LISTEN, _DEAF):
+            self.listens = kind == _LISTEN
+
+
+def _frame(kind: int, body: bytes) -> bytes:
+    return _HEAD.pack(len(body) + 1, kind) + body
+
+
+def _is_node(name: str) -> bool:
+    return 0 < len(name) <= _MAX_NODE and all(character in "0123456789abcdef" for character in name)
+
+
+def _key(address: str, fleet: str) -> str:
+    try:
+        namespace = os.stat("/proc/self/ns/net").st_ino
+    except OSError:
+        namespace = 0  # no Linux, or no /proc: one machine, one namespace
+    return hashlib.blake2b(f"{namespace}\n{address}\n{fleet}".encode(), digest_size=8).hexdigest()
+
+
+def _directory() -> Path:
+    """Return the directory of all our meeting places; the same for all processes of one user and environment."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    base = Path(runtime) if runtime and os.access(runtime, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    return _private(base / f"headcount-{os.geteuid()}")
+
+
+def _private(directory: Path) -> Path:
+    """
+    Make a directory that nobody else may enter, or see to it that it is one.
+
+    Raises:
+        OSError: It is somebody else's, open to others, or cannot be made.
+    """
+    with suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise PermissionError(
+            errno.EPERM, "is not a directory that belongs to this user and is closed to all others", str(directory)
+        )
+    return directory
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()

@@ -1,0 +1,1 @@
+"""Live figures as observable values, for programs."""

@@ -1,0 +1,38 @@
+"""
+`use_active_connections()` inside the server process.
+
+It is a viewer without a connection: it needs no right, is not counted, and costs nothing until a value is read or
+watched.
+"""
+
+from collections.abc import Callable
+
+from ..node.node import Node
+from .active_connections import ActiveConnections, LiveState
+
+
+class LocalConnections(ActiveConnections):
+    """
+    The figures of this application, live; see `ActiveConnections`.
+
+    `your_id` is always None, as a process is no page; `authorized` is always True, and `status` always `open`.
+    """
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(_NodeStore(node))
+
+
+class _NodeStore:
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._state = LiveState()
+
+    def read(self) -> LiveState:
+        stats, current = self._node.stats(), self._node.current_version
+        state = self._state
+        if state.stats is not stats or state.current_version != current:
+            self._state = state = LiveState(stats=stats, authorized=True, status="open", current_version=current)
+        return state
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return self._node.watch(callback)

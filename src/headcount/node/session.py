@@ -1,0 +1,53 @@
+"""What the node needs of one open stream; asgi/session.py is it."""
+
+import asyncio
+from typing import NamedTuple, Protocol
+
+from ..core.messages import Payload
+
+
+class End(NamedTuple):
+    """Why the server ends a stream, and what its client is told."""
+
+    code: int
+    """WebSocket close code; an SSE stream just ends."""
+    cause: str
+    """One word for hooks and counters."""
+    reason: str
+    """A sentence for the client."""
+    reconnect: int | None = None
+    """Milliseconds after which the client should come back."""
+
+
+class Session(Protocol):
+    """One open stream. To be called in its own loop, but for `loop` and `busy`."""
+
+    id: str
+    deadline: float | None
+    """When a viewer must have a right; None: it has one, or is a counted page."""
+    slot: int
+    """Its place in the pulse's wheel."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where it must be called."""
+
+    @property
+    def counted(self) -> bool:
+        """False for a viewer's own stream."""
+
+    @property
+    def busy(self) -> bool:
+        """A message is still on its way: the peer does not read as fast as we send."""
+
+    def transmit(self, payload: Payload) -> None:
+        """Send now; must not be called while busy."""
+
+    def post(self, payload: Payload) -> None:
+        """Send now or, while busy, after what is on its way; a full queue drops the peer."""
+
+    def keepalive(self) -> None:
+        """Send the smallest thing that keeps the stream open."""
+
+    def end(self, end: End) -> None:
+        """End the stream from this side. Idempotent."""

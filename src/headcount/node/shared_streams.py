@@ -1,0 +1,190 @@
+"""
+Tabs that share one stream, counted as if each had its own.
+
+A browser opens six HTTP/1.1 connections to an origin, so eight tabs with an event stream each would keep the ninth from
+loading. One of them, the leader, opens a stream with `shared=1` instead and reports the others on it. The stream itself
+is not counted; each tab is a `Session` of the node like any other, with a public id, a version, a route and hooks of
+its own, and only what is sent to it takes the way of the stream.
+
+    _streams {stream id: Stream}   shared streams, each with `{key: TabSession}`, at most `MAX_TABS`
+    _by_key  {key: TabSession}     every tab once, whichever stream it is on
+
+The second map is why leadership may move: a tab that another stream reports is moved there, never counted again. What
+the old stream still says of it, or its end, does not touch it any more.
+
+Source: protocol/README.md#tabs-that-share-a-stream, docs/adr/0010-one-stream-per-browser.md
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from ..core import messages
+from ..core.messages import Payload
+from ..errors import Malformed
+from .session import End, Session
+
+if TYPE_CHECKING:
+    from .node import Node
+
+MAX_TABS: Final = 64
+"""Tabs of one stream. A browser with more gives the rest streams of their own."""
+
+
+class Stream(msgspec.Struct):
+    """One shared stream: what its tabs have from it, and who they are."""
+
+    session: Session
+    version: str
+    """Of tabs that do not say theirs: the cookie's, or `unknown`."""
+    ip: str | None
+    tabs: "dict[str, TabSession]" = msgspec.field(default_factory=dict)
+    together: tuple[Payload, list[str]] | None = None
+    """Keys of tabs that were just handed the same message, which then goes out once."""
+
+
+class TabSession:
+    """One tab. A `headcount.node.session.Session`: to the node it is a stream like any other."""
+
+    __slots__ = ("_tabs", "counted", "deadline", "id", "key", "loop", "session", "slot", "stream", "version")
+
+    def __init__(self, tabs: "Tabs", stream: Stream, session: Session, connection_id: str, tab: messages.Tab) -> None:
+        self.id = connection_id
+        self.key = tab.key
+        self.version = tab.version
+        self.stream = stream
+        self.session = session
+        self.loop: asyncio.AbstractEventLoop = session.loop
+        self.counted = True
+        self.slot = 0
+        self.deadline: float | None = None
+        self._tabs = tabs
+
+    @property
+    def busy(self) -> bool:
+        """A message is still on its way on the stream."""
+        return self.session.busy
+
+    def transmit(self, payload: Payload) -> None:
+        """Send the tab a message."""
+        self.post(payload)
+
+    def post(self, payload: Payload) -> None:
+        """Send the tab a message, with those of its neighbours that get the same one."""
+        self._tabs.post(self, payload)
+
+    def keepalive(self) -> None:
+        """Do nothing: the stream is kept open by itself."""
+
+    def end(self, end: End) -> None:
+        """Do nothing: a tab ends with its stream, or when the leader says so."""
+
+
+class Tabs:
+    """
+    The shared streams of a node.
+
+    Args:
+        node: Counts the tabs. Everything but `check` and `stream_of` is to be called in the loop of the stream, and
+            not under the node's lock, because the application's hooks run.
+    """
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._streams: dict[str, Stream] = {}
+        self._by_key: dict[str, TabSession] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __contains__(self, connection_id: object) -> bool:
+        """Say whether an id is a shared stream's."""
+        return connection_id in self._streams
+
+    def expect(self, session: Session, version: str, ip: str | None) -> None:
+        """Take a stream for a shared one. It must be opened in the node at once."""
+        self._streams[session.id] = Stream(session, version, ip)
+
+    def closed(self, session: Session, reason: str) -> None:
+        """Take the tabs of a stream that ended out of the figures."""
+        stream = self._streams.pop(session.id, None)
+        if stream is not None:
+            for tab in list(stream.tabs.values()):
+                self._drop(tab, reason)
+
+    def stream_of(self, connection_id: str) -> str:
+        """Return the id of the stream that a tab is on; any other id as it is."""
+        session = self._node.sessions.get(connection_id)
+        return session.session.id if isinstance(session, TabSession) else connection_id
+
+    def check(self, session: Session, report: messages.Tabs) -> None:
+        """
+        Say whether a stream may report this.
+
+        Raises:
+            Malformed: It is not shared, or has too many tabs.
+        """
+        stream = self._streams.get(session.id)
+        if stream is None:
+            raise Malformed("Tabs are reported on a stream that was opened with shared=1; this one is its page's own.")
+        keys = stream.tabs.keys() - set(report.remove) | {tab.key for tab in report.set}
+        if len(keys) > MAX_TABS:
+            raise Malformed(f"One stream stands for at most {MAX_TABS} tabs; give the others streams of their own.")
+
+    def report(self, session: Session, report: messages.Tabs) -> None:
+        """Bring the figures up to date with a checked report, and tell the stream the public ids of its tabs."""
+        stream = self._streams.get(session.id)
+        if stream is None:
+            return  # it ended meanwhile
+        for key in report.remove:
+            gone = stream.tabs.get(key)
+            if gone is not None:
+                self._drop(gone, "client")
+        ids: dict[str, str] = {}
+        for tab in report.set:
+            ids[tab.key] = self._set(stream, session, tab)
+        session.deadline = None if stream.tabs else self._node.clock() + self._node.config.viewer_timeout
+        session.post(Payload(messages.tabs(ids)))
+
+    def post(self, tab: TabSession, payload: Payload) -> None:
+        """Send one tab a message. Called for many tabs of one stream in a row, it goes out once."""
+        stream = tab.stream
+        if stream.together is not None and stream.together[0] is payload:
+            stream.together[1].append(tab.key)
+            return
+        stream.together = (payload, [tab.key])
+        tab.loop.call_soon(self._post, stream, *stream.together)
+
+    def _post(self, stream: Stream, payload: Payload, keys: list[str]) -> None:
+        if stream.together is not None and stream.together[1] is keys:
+            stream.together = None
+        if stream.session.id in self._streams:
+            stream.session.post(Payload(messages.to_tabs(keys, payload.json)))
+
+    def _set(self, stream: Stream, session: Session, told: messages.Tab) -> str:
+        node = self._node
+        known = self._by_key.get(told.key)
+        if known is not None and (known.version != told.version or known.loop is not session.loop):
+            # A page does not change its version while it is open, and timers stay in their loop: this is another one.
+            self._drop(known, "replaced")
+            known = None
+        if known is None:
+            known = TabSession(self, stream, session, node.identify()[0], told)
+            self._by_key[told.key] = stream.tabs[told.key] = known
+            node.open(known, told.version or stream.version, told.route, stream.ip)
+        else:
+            if known.stream is not stream:
+                del known.stream.tabs[told.key]
+                if not known.stream.tabs:
+                    known.session.deadline = node.clock() + node.config.viewer_timeout
+                known.stream, known.session = stream, session
+                stream.tabs[told.key] = known
+            node.navigate(known, told.route)
+        node.hide(known, told.hidden)
+        return known.id
+
+    def _drop(self, tab: TabSession, reason: str) -> None:
+        self._by_key.pop(tab.key, None)
+        tab.stream.tabs.pop(tab.key, None)
+        self._node.close(tab, reason)

@@ -1,0 +1,1 @@
+"""`headcount serve`: the standalone server and the supervisor of its workers."""

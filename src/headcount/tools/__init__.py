@@ -1,0 +1,1 @@
+"""What the command line stands on, without click: load, the terminal view, the rollout gate, doctor."""

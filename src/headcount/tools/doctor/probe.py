@@ -1,0 +1,205 @@
+"""Streams that are opened to be looked at: what came, and when."""
+
+import asyncio
+import json
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, Self
+
+import httpx2 as httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.typing import Origin
+
+from ...client.access import NO_SOCKS, Access, unreachable
+from ...client.event_reader import EventReader
+from ...errors import ProtocolError
+
+OPEN_TIMEOUT: Final = 10.0
+"""Seconds."""
+
+ENCODINGS: Final = "gzip, deflate, br, zstd"
+"""What browsers accept. Only the first two can be read here; of the others it is enough to know that they were used."""
+
+
+class Probe:
+    """
+    An open stream.
+
+    Attributes:
+        opened_at: When it was asked for, in seconds of `time.monotonic`.
+        messages: What came, with when.
+        last_byte_at: When something came last.
+        ended_at: When it ended; None: it has not.
+        end: How it ended.
+    """
+
+    def __init__(self) -> None:
+        self.opened_at = time.monotonic()
+        self.messages: list[tuple[float, dict[str, Any]]] = []
+        self.last_byte_at = self.opened_at
+        self.pieces = 0
+        self.ended_at: float | None = None
+        self.end = ""
+        self._changed = asyncio.Event()
+        self._reading: asyncio.Task[None] | None = None
+
+    def find(self, *types: str) -> tuple[float, dict[str, Any]] | None:
+        """Return the first message of one of these types, with when it came."""
+        return next((found for found in self.messages if found[1].get("type") in types), None)
+
+    async def until(self, condition: Callable[[Self], object], timeout: float) -> bool:
+        """Wait until something holds. Returns False when it did not in time, or cannot any more."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while not condition(self):
+                    if self.ended_at is not None:
+                        return False
+                    self._changed.clear()
+                    await self._changed.wait()
+                return True
+        return bool(condition(self))
+
+    def start(self, pieces: AsyncIterator[bytes | str]) -> None:
+        """Read from now on."""
+        self._reading = asyncio.create_task(self._read(pieces))
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    def take(self, piece: bytes | str) -> None:
+        """Take in what came."""
+        raise NotImplementedError
+
+    def note(self, text: str) -> None:
+        """Note a message, if it is one."""
+        with suppress(ValueError):
+            message = json.loads(text)
+            if isinstance(message, dict):
+                self.messages.append((time.monotonic(), message))
+
+    async def _read(self, pieces: AsyncIterator[bytes | str]) -> None:
+        try:
+            async for piece in pieces:
+                self.last_byte_at = time.monotonic()
+                self.pieces += 1
+                self.take(piece)
+                self._changed.set()
+            self.end = "it was ended"
+        except (httpx.HTTPError, ConnectionClosed, ProtocolError, zlib.error) as error:
+            self.end = str(error) or type(error).__name__
+        finally:
+            self.ended_at = time.monotonic()
+            self._changed.set()
+
+
+class EventStreamProbe(Probe):
+    """A stream of Server-Sent Events. `encoding` is what something between compressed it with, or empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.http_version = ""
+        self.encoding = ""
+        self._reader = EventReader()
+        self._unpack: Any = None
+
+    @property
+    def readable(self) -> bool:
+        """The events can be read here."""
+        return self.encoding in ("", "identity", "gzip", "deflate")
+
+    def begin(self, response: "httpx.Response") -> None:
+        """Take in the head of the answer."""
+        self.status = response.status_code
+        self.headers = dict(response.headers)
+        self.http_version = response.http_version
+        self.encoding = self.headers.get("content-encoding", "").strip().lower()
+        if self.encoding in ("gzip", "deflate"):
+            self._unpack = zlib.decompressobj(wbits=47)
+        self.start(response.aiter_raw())
+
+    def take(self, piece: bytes | str) -> None:
+        """Unpack and read."""
+        assert isinstance(piece, bytes)
+        if self.readable:
+            for event in self._reader.feed(self._unpack.decompress(piece) if self._unpack else piece):
+                self.note(event.data)
+
+
+class WebSocketProbe(Probe):
+    """A WebSocket. `refusal` is the status of a handshake that was refused; 0: it was accepted, or nothing answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refusal = 0
+        self.failure = ""
+        self.compressed = False
+        self.socket: ClientConnection | None = None
+
+    def take(self, piece: bytes | str) -> None:
+        """Read."""
+        self.note(piece if isinstance(piece, str) else piece.decode("utf-8", "replace"))
+
+
+@asynccontextmanager
+async def event_stream(
+    base: str, access: Access, query: dict[str, str]
+) -> AsyncIterator[tuple[EventStreamProbe, "httpx.AsyncClient"]]:
+    """Open an SSE stream as a browser does. Raises what the HTTP library does."""
+    async with access.http(base) as client:
+        probe = EventStreamProbe()
+        timeout = httpx.Timeout(OPEN_TIMEOUT, read=None)
+        headers = {"accept": "text/event-stream", "accept-encoding": ENCODINGS}
+        request = client.build_request("GET", f"{base}/sse", params=query, headers=headers, timeout=timeout)
+        # Where even the head is held back, it is waited for no longer than a browser's user would.
+        async with asyncio.timeout(OPEN_TIMEOUT):
+            response = await client.send(request, stream=True)
+        probe.begin(response)
+        try:
+            yield probe, client
+        finally:
+            await probe.stop()
+            await response.aclose()
+
+
+@asynccontextmanager
+async def web_socket(
+    base: str, access: Access, query: dict[str, str], origin: str | None = None
+) -> AsyncIterator[WebSocketProbe]:
+    """Open a WebSocket as a browser does, or find out why it does not open."""
+    probe = WebSocketProbe()
+    text = "&".join(f"{name}={value}" for name, value in query.items())
+    try:
+        probe.socket = await connect(
+            f"ws{base.removeprefix('http')}/ws?{text}",
+            additional_headers={name: value for name, value in access.headers.items() if name != "user-agent"},
+            origin=None if origin is None else Origin(origin),
+            ssl=access.tls(base),
+            proxy=access.proxy or None,
+            ping_interval=None,
+            open_timeout=OPEN_TIMEOUT,
+            close_timeout=1,
+        )
+    except InvalidStatus as error:
+        probe.refusal = error.response.status_code
+    except ImportError:
+        probe.failure = NO_SOCKS
+    except (OSError, TimeoutError, WebSocketException) as error:
+        probe.failure = unreachable(base, error, access.proxy)
+    if probe.socket is None:
+        yield probe
+        return
+    probe.compressed = bool(probe.socket.protocol.extensions)
+    probe.start(aiter(probe.socket))
+    try:
+        yield probe
+    finally:
+        await probe.stop()
+        await probe.socket.close()

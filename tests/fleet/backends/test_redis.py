@@ -1,0 +1,157 @@
+"""What only Redis can do to a node: lose some of what it stores, and hold what no node put there."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from headcount.fleet.backends.redis import RedisBackend
+
+from .stores import Store
+from .test_conformance import Ear, named, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    with Store("valkey") as store:
+        yield store
+
+
+class Nodes:
+    """Two backends of one fleet, sighted."""
+
+    def __init__(self, url: str) -> None:
+        self.fleet = os.urandom(4).hex()
+        self.names = [named(), named()]
+        self.one, self.two = (RedisBackend(name, url, self.fleet, url) for name in self.names)
+        self.ears = [Ear(), Ear()]
+
+    def key(self, name: str) -> str:
+        return f"{{headcount:{self.fleet}}}:{name}"
+
+
+@asynccontextmanager
+async def nodes(url: str) -> AsyncIterator[Nodes]:
+    made = Nodes(url)
+    for backend, ear in zip((made.one, made.two), made.ears, strict=True):
+        backend.start(ear)
+    try:
+        await until(lambda: all(ear.can_see for ear in made.ears))
+        yield made
+    finally:
+        await made.one.stop()
+        await made.two.stop()
+
+
+@pytest.mark.parametrize("command", ["SREM", "DEL"])
+async def test_a_node_that_the_store_forgot_is_known_again_although_its_sign_of_life_stayed(
+    command: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever took its name out saw no sign of life, which came in between; or the set was evicted, but the key not."""
+    monkeypatch.setattr(RedisBackend, "heartbeat", 0.1)
+    async with nodes(store.url) as both:
+        arguments = [both.key("nodes"), *([both.names[1]] if command == "SREM" else [])]
+        assert store.ask(command, *arguments) == b":1"
+        async with asyncio.timeout(10):
+            while not await both.one.knows(both.names[1]):
+                await asyncio.sleep(0.02)
+
+
+async def test_while_the_store_is_away_nobody_waits_to_hear_that_nobody_is_known() -> None:
+    with Store("valkey") as store:
+        async with nodes(store.url) as both:
+            store.kill()
+            await until(lambda: not both.ears[0].can_see)
+            async with asyncio.timeout(2):
+                assert await both.one.members() is None
+                await asyncio.gather(*(both.one.knows(named()) for _ in range(100)))
+            store.start()
+            await until(lambda: both.ears[0].can_see and both.ears[1].can_see)
+            async with asyncio.timeout(10):
+                while not await both.one.knows(both.names[1]):
+                    await asyncio.sleep(0.02)
+
+
+REFUSALS = {
+    "nothing there": ("redis://127.0.0.1:1/0", "See that it runs and can be reached from here."),
+    "password": ("redis://:wrong@127.0.0.1:{port}/0", "Correct its user and password."),
+    "no password": ("redis://127.0.0.1:{secret}/0", "Correct its user and password."),
+    "rights": ("redis://few:pw@127.0.0.1:{port}/0", "docs/deployment.md lists what its user must be allowed to do."),
+    "replica": ("redis://127.0.0.1:{replica}/0", "That is a replica: name the primary"),
+    "database": ("redis://127.0.0.1:{port}/99", "There is no database of that number"),
+    "no TLS": ("rediss://127.0.0.1:{port}/0", "if it does not speak TLS there, write redis://."),
+    "TLS only": ("redis://127.0.0.1:{tls}/0", "If it speaks TLS only, write rediss://."),
+    "too old": ("redis://127.0.0.1:{old}/0", "Headcount needs Redis 7 or Valkey 7, or newer."),
+}
+
+
+async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Be a server in front of which a client that does not speak TLS is nobody."""
+    await reader.read(100)
+    writer.close()
+
+
+async def _be_old(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Be a Redis 6 in what matters: SET takes no GET beside PX."""
+    while line := await reader.readline():
+        words = [(await reader.readline(), await reader.readline())[1].strip() for _ in range(int(line[1:]))]
+        if words[0] in (b"SUBSCRIBE", b"SSUBSCRIBE"):
+            for number, name in enumerate(words[1:], 1):
+                writer.write(b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:%d\r\n" % (len(name), name, number))
+        elif words[0] in (b"SET", b"CLUSTER"):
+            writer.write(b"-ERR syntax error\r\n")
+        else:
+            writer.write(b"+OK\r\n")
+    writer.close()
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+async def test_a_store_that_cannot_be_used_is_told_with_what_to_do(
+    kind: str, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, advice = REFUSALS[kind]
+    with (
+        Store("valkey", requirepass="p") as secret,
+        Store("valkey", replicaof=f"127.0.0.1 {store.port}") as replica,
+    ):
+        assert store.ask("ACL", "SETUSER", "few", "on", ">pw", "+ping") == b"+OK"
+        tls = await asyncio.start_server(_refuse, "127.0.0.1", 0)
+        old = await asyncio.start_server(_be_old, "127.0.0.1", 0)
+        async with tls, old:
+            ports = {
+                "port": store.port,
+                "secret": secret.port,
+                "replica": replica.port,
+                "tls": tls.sockets[0].getsockname()[1],
+                "old": old.sockets[0].getsockname()[1],
+            }
+            url = url.format(**ports)
+            backend = RedisBackend(named(), url, "shop", url)
+            backend.start(Ear())
+            try:
+                await until(lambda: "cannot be used" in caplog.text)
+            finally:
+                await backend.stop()
+    assert advice in caplog.text
+
+
+async def test_a_store_that_comes_back_with_another_password_is_told_once_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Store("valkey") as store:
+        async with nodes(store.url) as both:
+            store.kill()
+            await until(lambda: caplog.text.count("See that it runs and can be reached from here.") == 2)
+            with Store("valkey", port=store.port, requirepass="another"):
+                await until(lambda: caplog.text.count("Correct its user and password.") == 2)
+                assert not any(ear.can_see for ear in both.ears)
+    assert "rediss://" not in caplog.text, "it could be used before, so that is not it"

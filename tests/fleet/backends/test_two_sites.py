@@ -1,0 +1,397 @@
+"""Two processes of one application, as far as they can know: what comes to one and concerns the other."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.requests import HTTPConnection
+
+from asgi.asgi_client import WAYS, Client, Site, asynchronous, problem, sorted_connections, until
+from headcount import Grant, UnknownConnection
+from headcount.core.stats import ConnectionInfo
+from headcount.fleet import membership
+
+from .stores import Store
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    with Store("valkey") as store:
+        yield store
+
+
+class Two:
+    """Two sites of one fleet. `await` it once."""
+
+    def __init__(self, store: Store, way: str = "mounted", hook: Any = None, **settings: Any) -> None:
+        arguments = {"stats_interval": 0.01, "backend": store.url, "fleet_name": "two", **settings}
+        hooks = {} if hook is None else {"hook": hook}
+        self.sites = [Site(way, **hooks, **arguments) for _ in range(2)]
+
+    async def __aenter__(self) -> "list[Site]":
+        for site in self.sites:
+            assert (await site.stranger.get("/health")).status == 200
+        for _ in range(500):
+            found = [await site.headcount.stats() for site in self.sites]
+            if all(stats.nodes.reporting == stats.nodes.expected == 2 for stats in found):
+                return self.sites
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"they do not find one another: {found}")
+
+    async def __aexit__(self, *_: object) -> None:
+        for site in self.sites:
+            await site.node.membership.leave()
+
+
+def both(store: Store, *arguments: Any, **settings: Any) -> Two:
+    store.ask("FLUSHALL")
+    return Two(store, *arguments, **settings)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_subscription_posted_to_the_other_is_decided_on_that_request_and_again_at_the_owner(
+    way: str, store: Store
+) -> None:
+    asked: list[str] = []
+    allowed = True
+
+    def hook(request: HTTPConnection) -> bool | Grant:
+        session = request.session if "session" in request.scope else request.cookies
+        asked.append(request.headers.get("x-asked-at", "nowhere"))
+        return session.get("role") == "admin" and allowed and Grant(ips=False)
+
+    @asynchronous
+    async def check() -> None:
+        nonlocal allowed
+        async with both(store, way, hook, ip_tracking=True, reauthorize_interval=0.1) as (owner, other):
+            page = await owner.admin.open("sse", "?route=/mine")
+            answer = await other.visitor.post("/subscribe-stats", {"connectionId": page.handle})
+            assert answer.status == 200
+            await page.next("stats-unauthorized")
+            answer = await other.admin.post(
+                "/subscribe-stats", {"connectionId": page.handle, "deltas": True}, {"x-asked-at": "other"}
+            )
+            assert answer.status == 200
+            figures = await page.figures()
+            assert figures.now["routes"] == {"/mine": 1}
+            assert "ip" not in figures.now["connections"][0], "the grant is what was granted there"
+            before = len(asked)
+            await until(lambda: len(asked) > before + 2, "it is asked again, at the owner", 20)
+            assert set(asked[before:]) == {"other"}, "on the headers of that request"
+            assert owner.node.subscriptions
+            allowed = False
+            await page.next("stats-unauthorized")
+            assert not owner.node.subscriptions
+            answer = await other.stranger.post("/route", {"connectionId": page.handle, "route": "/next"})
+            assert answer.status == 200
+            assert owner.node.stats().routes == {"/next": 1}
+
+    check()
+
+
+def test_the_servers_own_state_is_there_when_the_owner_asks_again(store: Store) -> None:
+    seen: list[tuple[Any, Any]] = []
+
+    def hook(request: HTTPConnection) -> bool:
+        seen.append((getattr(request.state, "pool", None), getattr(request.state, "user", None)))
+        return True
+
+    @asynchronous
+    async def check() -> None:
+        async with both(store, "mounted", hook, reauthorize_interval=0.1) as (owner, other):
+            # What the first request brought is the owner's; a middleware had put a user in there, too.
+            clients = [
+                Client(site.app, state={"pool": f"pool of {name}", "user": "somebody else"})
+                for site, name in ((owner, "owner"), (other, "other"))
+            ]
+            owner.headcount._served["state"] = {"pool": "pool of owner", "user": "somebody else"}
+            page = await clients[0].open("sse")
+            request = Client(other.app, state={"pool": "pool of other"})
+            assert (await request.post("/subscribe-stats", {"connectionId": page.handle})).status == 200
+            await page.next("stats")
+            assert seen[-1] == ("pool of other", None)
+            count = len(seen)
+            await until(lambda: len(seen) > count + 1, "it is asked again", 20)
+            assert set(seen[count:]) == {("pool of owner", None)}
+
+    check()
+
+
+def test_unsubscribing_at_the_other_ends_it(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            page = await owner.admin.open("sse")
+            assert (await other.admin.post("/subscribe-stats", {"connectionId": page.handle})).status == 200
+            await page.next("stats")
+            assert (await other.stranger.post("/unsubscribe-stats", {"connectionId": page.handle})).status == 200
+            assert not owner.node.subscriptions
+
+    check()
+
+
+def test_an_unsubscribe_is_not_overtaken_by_a_subscribe_that_is_still_being_decided(store: Store) -> None:
+    release = asyncio.Event()
+
+    async def hook(_: HTTPConnection) -> bool:
+        await release.wait()
+        return True
+
+    @asynchronous
+    async def check() -> None:
+        async with both(store, "mounted", hook) as (owner, other):
+            page = await owner.admin.open("sse")
+            waiting = asyncio.ensure_future(other.admin.post("/subscribe-stats", {"connectionId": page.handle}))
+            await until(lambda: owner.node._asking)
+            assert (await other.admin.post("/unsubscribe-stats", {"connectionId": page.handle})).status == 200
+            release.set()
+            assert (await waiting).status == 200
+            assert not owner.node.subscriptions
+            assert not page.unread
+
+    check()
+
+
+def test_messages_revocations_and_broadcasts_reach_the_others_pages(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            pages = [await site.stranger.open("ws", f"?version=v{n}") for n, site in enumerate((owner, other))]
+            await other.headcount.send(pages[0].public, {"type": "hello", "text": "line\nline"})
+            assert (await pages[0].next("hello"))["text"] == "line\nline"
+            assert await other.headcount.broadcast({"type": "all"}) == 2
+            assert await other.headcount.broadcast({"type": "some"}, version="v0") == 1
+            await pages[0].next("all")
+            await pages[0].next("some")
+            await pages[1].next("all")
+            viewer = await owner.admin.open("ws", "?viewer=1")
+            await owner.admin.watch(viewer)
+            assert await other.headcount.revoke(viewer.public)
+            await viewer.next("stats-unauthorized")
+            assert not await other.headcount.revoke(viewer.public)
+            assert not await other.headcount.revoke("0" * 32)
+            for unknown in (pages[0].public[:-1] + "x", "0" * 32, "", "x"):
+                with pytest.raises(UnknownConnection):
+                    await other.headcount.send(unknown, {"type": "lost"})
+            with pytest.raises(TypeError):
+                await other.headcount.send(pages[0].public, {"type": object()})
+
+    check()
+
+
+def test_tabs_that_are_reported_to_the_other_are_counted_at_the_owner(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            stream = await owner.admin.open("sse", "?shared=1")
+            await owner.admin.watch(stream)
+            tabs = [{"key": f"tab-{number}-of-this-browser", "version": "v1", "route": "/a"} for number in range(2)]
+            body = {"connectionId": stream.handle}
+            assert (await other.visitor.post("/tabs", {**body, "set": tabs})).status == 200
+            assert owner.node.stats().routes == {"/a": 2}
+            assert owner.node.subscriptions, "and it goes on to watch"
+            (told,) = [message for message in stream.received if message["type"] == "tabs"]
+            assert set(told["ids"]) == {tab["key"] for tab in tabs}
+            assert (await other.visitor.post("/tabs", {**body, "remove": [tabs[0]["key"]]})).status == 200
+            assert owner.node.stats().routes == {"/a": 1}
+            own = await owner.visitor.open("sse")
+            problem(await other.visitor.post("/tabs", {"connectionId": own.handle, "set": tabs}), 400, "shared=1")
+
+    check()
+
+
+def test_a_stream_takes_the_place_of_one_at_the_other(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            old = await owner.visitor.open("sse", "?version=v1&route=/a")
+            viewer = await other.admin.open("ws", "?viewer=1")
+            figures = await other.admin.watch(viewer)
+            await figures.total(1)
+            await other.visitor.open("ws", f"?version=v1&route=/b&replaces={old.handle}")
+            await old.ended()
+            await figures.until(lambda now: now["routes"] == {"/b": 1})
+            for guess in (old.public, f"{old.handle}x", "0" * 12, "." * 500):
+                await other.visitor.open("sse", f"?route=/b&replaces={guess}")
+            await figures.total(5)
+
+    check()
+
+
+def test_a_site_that_joins_late_learns_which_version_is_current(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (one, two):
+            await one.headcount.release("v2")
+            assert two.node.current_version == "v2"
+            late = Site(backend=store.url, fleet_name="two")
+            page = await late.stranger.open("sse", "?version=v1")
+            await page.next("version")
+            assert late.node.current_version == "v2"
+            for site, version in ((late, "v3"), (one, "v2"), (two, "v4"), (late, "v2")):
+                assert await site.headcount.release(version) >= 0
+                assert {each.node.current_version for each in (one, two, late)} == {version}, "the newest wins"
+                assert (await page.next("version"))["version"] == version
+            await one.headcount.release("v2")
+            assert not page.unread, "the same again is no news"
+            await late.node.membership.leave()
+
+    check()
+
+
+def test_a_release_that_was_declared_while_the_store_was_away_is_learnt_afterwards() -> None:
+    @asynchronous
+    async def check() -> None:
+        with Store("valkey") as own:
+            async with both(own) as (one, two):
+                own.kill()
+                await until(lambda: one.node.stats().partial and two.node.stats().partial)
+                await one.headcount.release("v2")
+                assert two.node.current_version == "v1"
+                own.start()
+                await until(lambda: two.node.current_version == "v2", patience=20)
+
+    check()
+
+
+def test_the_version_that_is_current_is_counted_apart_however_many_others_there_are(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store, max_versions=2) as sites:
+            for number in range(6):
+                await sites[number % 2].stranger.open("sse", f"?version=old{number}")
+            await sites[0].headcount.release("new")
+            for site in sites:
+                await site.stranger.open("sse", "?version=new")
+            for site in sites:
+                versions = (await site.headcount.stats()).versions
+                assert (versions["new"], sum(versions.values())) == (2, 8)
+
+    check()
+
+
+def test_a_page_of_another_node_is_not_believed_blindly(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (one, two):
+            bad = [ConnectionInfo(two.node.id + "0", "v1", "/\x1b[2J"), ConnectionInfo("0" * 32, "v1", "/")]
+            good = ConnectionInfo(two.node.id + "1", "v1", "/")
+            monkeypatch.setattr(two.node, "page", lambda **_: ([*bad, good], None))
+            found = (await one.admin.get("/admin/connections")).json["connections"]
+            assert [row["id"] for row in found] == [good.id]
+
+            async def sorted_page(*_: Any, **__: Any) -> tuple[list[ConnectionInfo], bool]:
+                return [*bad, good], False
+
+            monkeypatch.setattr(two.node, "sorted_page", sorted_page)
+            found = (await one.admin.get("/admin/connections?sort=route")).json["connections"]
+            assert [row["id"] for row in found] == [good.id]
+
+    check()
+
+
+def test_lists_of_connections_are_asked_for_only_by_who_may_see_them(store: Store) -> None:
+    granted = Grant(connections=False)
+
+    @asynchronous
+    async def check() -> None:
+        async with Two(store, "mounted", lambda _: granted, ip_tracking=True, metrics_token="scrape") as (one, first):
+            await first.node.membership.leave()  # what `Two` asked for is over
+            two = Site("mounted", hook=None, backend=store.url, fleet_name="two", ip_tracking=True)
+            await two.stranger.open("sse", "?version=v1")
+            peers = two.node.membership.peers
+            assert peers is not None
+            one_peers = one.node.membership.peers
+            assert one_peers is not None
+            one_peers._rows_until = 0.0
+            while (await one.admin.get("/admin/stats")).json["total"] != 1:
+                await asyncio.sleep(0.01)
+            scrape = {"authorization": "Bearer scrape"}
+            for _ in range(2):
+                answer = await one.stranger.get("/metrics", scrape)
+                assert b'headcount_connections{version="v1"} 1.0' in answer.body, answer
+                assert (await one.admin.get("/admin/stats")).json["total"] == 1
+                assert (await one.admin.get("/admin/history")).status == 200
+                assert peers._interests[one.node.id][0].rows == 0, "nobody may see them"
+                assert peers._publication.rows == 0
+            nonlocal granted
+            granted = Grant()
+            (row,) = (await one.admin.get("/admin/stats")).json["connections"]
+            assert row["ip"] == "192.0.2.7"
+            await two.node.membership.leave()
+
+    store.ask("FLUSHALL")
+    check()
+
+
+def test_forged_handles_do_nothing_and_ask_no_hook(store: Store) -> None:
+    asked: list[object] = []
+
+    def hook(request: HTTPConnection) -> bool:
+        asked.append(request)
+        return True
+
+    @asynchronous
+    async def check() -> None:
+        async with both(store, "mounted", hook) as (owner, other):
+            page = await owner.admin.open("sse")
+            before = int(store.info("stats")["total_commands_processed"])
+            for handle in (page.public, page.public + ".AAAA", page.handle[:-2] + "zz", "0" * 32 + ".AAAA", "ü" * 40):
+                for path, body in (("/route", {"route": "/x"}), ("/subscribe-stats", {}), ("/unsubscribe-stats", {})):
+                    problem(await other.admin.post(path, {"connectionId": handle, **body}), 404, "connectionId")
+            assert asked == []
+            assert owner.node.stats().routes == {"/": 1}
+            flood = [f"{number:012x}" + "0" * 20 + ".x" for number in range(300)]
+            answers = await asyncio.gather(
+                *(other.stranger.post("/route", {"connectionId": handle, "route": "/x"}) for handle in flood)
+            )
+            assert {answer.status for answer in answers} <= {404, 503}
+            assert any(answer.status == 503 and answer.header("retry-after") == "1" for answer in answers)
+            after = int(store.info("stats")["total_commands_processed"])
+            assert after - before < 100, "made-up nodes are not looked for one by one"
+
+    check()
+
+
+def test_a_page_of_all_connections_goes_over_both(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as sites:
+            pages = [await sites[n % 2].stranger.open("sse", f"?version=v{n % 3}") for n in range(12)]
+            for site in sites:
+                found: list[str] = []
+                cursor: str | None = "0"
+                while cursor is not None:
+                    answer = await site.admin.get(f"/admin/connections?limit=5&cursor={cursor}")
+                    assert len(answer.json["connections"]) <= 5
+                    assert (answer.json["total"], answer.json["partial"]) == (12, False)
+                    found += [row["id"] for row in answer.json["connections"]]
+                    cursor = answer.json["cursor"]
+                assert sorted(found) == sorted(page.public for page in pages)
+                answer = await site.admin.get("/admin/connections?version=v1")
+                assert len(answer.json["connections"]) == 4
+            for wrong in ("x", "0123456789ab:", ":5", "0123456789ab:-1", "0123456789ab:" + "9" * 30):
+                problem(await sites[0].admin.get(f"/admin/connections?cursor={wrong}"), 400, "cursor")
+
+    check()
+
+
+@pytest.mark.parametrize("sort", ["version", "-route"])
+def test_connections_are_sorted_over_both(store: Store, sort: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "LEAST_PORTION", 1)
+
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as sites:
+            # Nearly all that comes first is on one of them, which is asked again and again.
+            for number in range(14):
+                site = sites[0] if number % 7 else sites[1]
+                await site.stranger.open("sse", f"?version=v{number // 3}&route=/{number % 5}")
+            for site in sites:
+                found = await sorted_connections(site.admin, sort, limit=6, total=14)
+                assert len({row["id"] for row in found}) == 14
+            answer = await sites[0].admin.get("/admin/connections?sort=route&version=v1")
+            assert [row["route"] for row in answer.json["connections"]] == ["/0", "/3", "/4"]
+
+    check()

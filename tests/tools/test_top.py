@@ -1,0 +1,269 @@
+"""The dashboard's own behaviour, key by key, with figures that are put into it."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from textual.widgets import DataTable, Static
+
+from headcount.client import RemoteConnections, use_active_connections
+from headcount.core.stats import ConnectionInfo, Nodes, NodeShare, Stats
+from headcount.errors import Refused
+from headcount.tools.top import Counts, Curve, Mark, Top, bar, matches, printable
+
+pytestmark = pytest.mark.anyio
+
+ROWS = (
+    ConnectionInfo("node0001aaaa", "v1", "/shopping", "192.0.2.7"),
+    ConnectionInfo("node0002bbbb", "v2", "/"),
+    ConnectionInfo("node0003cccc", "v2", "/checkout\u202e"),
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+SHARES = [NodeShare("node", 2, reporting=True, silent=0.0), NodeShare("other", 0, reporting=False, silent=6.2)]
+
+
+async def two_nodes() -> list[NodeShare]:
+    return SHARES
+
+
+async def no_nodes() -> list[NodeShare]:
+    raise Refused("There is no Headcount at https://shop.example/__skew.")
+
+
+def dashboard(
+    monkeypatch: pytest.MonkeyPatch,
+    fetch_nodes: Callable[[], Coroutine[Any, Any, list[NodeShare]]] = no_nodes,
+    **changes: Any,
+) -> tuple[Top, RemoteConnections]:
+    live = use_active_connections("https://shop.example")
+
+    async def open_nothing() -> RemoteConnections:
+        return live
+
+    monkeypatch.setattr(live, "open", open_nothing)
+    show(live, **changes)
+    return Top(live, fetch_nodes), live
+
+
+def show(live: RemoteConnections, **changes: Any) -> None:
+    stats = Stats(total=3, versions={"v1": 1, "v2": 2}, routes={"/shopping": 1, "/": 2}, connections=ROWS, revision=1)
+    live._store.set(**{"stats": stats, "authorized": True, "status": "open", "current_version": "v2", **changes})
+
+
+def status(app: Top) -> str:
+    return str(app.query_one("#status", Static).content)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60), (40, 12)])
+async def test_everything_has_its_place(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    app, _ = dashboard(monkeypatch)
+    async with app.run_test(size=size) as pilot:
+        app.look()
+        await pilot.pause()
+        for part in ("#status", "#number", "#versions", "#routes", "#connections"):
+            region = app.query_one(part).region
+            assert region.width > 0
+            assert region.height > 0
+        assert "shop.example  live  current: v2" in status(app)
+        assert "3 connections" in str(app.query_one("#number", Static).content)
+        assert app.query_one("#connections", DataTable).row_count == 3
+
+
+async def test_filter_lists_what_matches_and_escape_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, live = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.look()
+        await pilot.press("/", *"SHOP")
+        table = app.query_one("#connections", DataTable)
+        assert table.row_count == 1
+        assert table.border_title == "Connections: 1 match"
+        show(live, stats=Stats(total=1, connections=ROWS[1:2], revision=2))
+        app.look()
+        assert table.row_count == 0
+        await pilot.press("escape")
+        assert table.row_count == 1
+        assert app.focused is table
+
+
+async def test_rows_follow_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, live = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)):
+        app.look()
+        moved = ConnectionInfo(ROWS[0].id, "v1", "/moved")
+        new = ConnectionInfo("node0004dddd", "v3", "/new")
+        show(live, stats=Stats(total=900, connections=(moved, new), connections_truncated=True, revision=2))
+        app.look()
+        table = app.query_one("#connections", DataTable)
+        shown = {tuple(map(str, table.get_row(key))) for key in table.rows}
+        assert shown == {("0001aaaa", "v1", "/moved", ""), ("0004dddd", "v3", "/new", "")}
+        assert table.border_title == "Connections: 2 of 900"
+
+
+async def test_a_part_can_have_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        assert shown(app) == ["#versions", "#routes", "#connections"]
+        for key, part in (("v", "#versions"), ("r", "#routes"), ("n", "#nodes"), ("c", "#connections")):
+            await pilot.press(key)
+            assert shown(app) == [part]
+            assert app.query_one("#status").display, "what says how it stands stays in sight"
+            await pilot.press(key)
+            assert shown(app) == ["#versions", "#routes", "#connections"]
+        await pilot.press("v", "r")
+        assert shown(app) == ["#routes"]
+        await pilot.press("escape")
+        assert shown(app) == ["#versions", "#routes", "#connections"]
+        await pilot.press("c", "/", *"shop")
+        assert app.query_one("#filter").region.height > 0, "it is seen what is typed"
+        assert app.query_one("#connections", DataTable).row_count == 1
+
+
+def shown(app: Top) -> list[str]:
+    parts = ("#versions", "#routes", "#nodes", "#connections")
+    return [part for part in parts if app.query_one(part).region.height > 0]
+
+
+async def test_rows_stay_in_order_when_a_filter_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.look()
+        table = app.query_one("#connections", DataTable)
+        before = [key.value for key in table.rows]
+        await pilot.press("/", *"v2")
+        assert [key.value for key in table.rows] == before[1:]
+        await pilot.press("escape")
+        assert [key.value for key in table.rows] == before == [row.id for row in ROWS]
+
+
+@pytest.mark.parametrize(("width", "keys", "seen"), [(120, (), True), (80, (), False), (80, ("n",), True)])
+async def test_nodes_are_shown_where_there_are_several_and_room(
+    monkeypatch: pytest.MonkeyPatch, width: int, keys: tuple[str, ...], seen: bool
+) -> None:
+    stats = Stats(total=2, partial=True, nodes=Nodes(1, 2))
+    app, _ = dashboard(monkeypatch, two_nodes, stats=stats)
+    async with app.run_test(size=(width, 24)) as pilot:
+        app.look()
+        await pilot.press(*keys)
+        await pilot.pause()
+        assert ("#nodes" in shown(app)) is seen
+        app.look()
+        await app.workers.wait_for_complete([worker for worker in app.workers if worker.group == "nodes"])
+        panel = app.query_one("#nodes", Counts)
+        assert panel._counts == ({"node": 2, "other": 0} if seen else {})
+        assert panel._marks == ({"other": Mark("silent 6 s", "yellow")} if seen else {})
+
+
+async def test_nodes_that_cannot_be_had_are_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("n")
+        app.look()
+        await app.workers.wait_for_complete([worker for worker in app.workers if worker.group == "nodes"])
+        assert "There is no Headcount" in str(app.query_one("#nodes").border_subtitle)
+
+
+async def test_ctrl_c_ends_it_as_it_ends_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("/", "ctrl+c")
+        await pilot.pause()
+    assert (app.return_value, app.return_code) == (None, 130)
+
+
+async def test_pause_holds_the_picture_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, live = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.look()
+        await pilot.press("space")
+        show(live, stats=Stats(total=7, revision=2))
+        app.look()
+        assert "PAUSED" in status(app)
+        assert "3 connections" in str(app.query_one("#number", Static).content)
+        await pilot.press("space")
+        assert "7 connections" in str(app.query_one("#number", Static).content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"status": "connecting", "authorized": None}, "connecting"),
+        (
+            {"status": "reconnecting", "is_stale": True, "error": "No.\x1b[2J"},
+            "RECONNECTING, figures are 0 s old  No.�[2J",
+        ),
+        ({"status": "open", "is_stale": True}, "catching up"),
+        ({"stats": Stats(partial=True, nodes=Nodes(4, 5))}, "PARTIAL  4 of 5 nodes"),
+    ],
+)
+async def test_what_colour_says_a_word_says_too(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
+) -> None:
+    app, _ = dashboard(monkeypatch, **changes)
+    async with app.run_test(size=(80, 24)):
+        app.look()
+        assert words in status(app)
+
+
+async def test_what_is_not_known_is_no_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = dashboard(
+        monkeypatch, status="reconnecting", authorized=None, stats=Stats(), error="There is no such host."
+    )
+    async with app.run_test(size=(80, 24)):
+        app.look()
+        assert str(app.query_one("#number", Static).content) == "no figures yet"
+
+
+async def test_losing_the_right_ends_it_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, live = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        show(live, authorized=False, error="Your right has ended.")
+        app.look()
+        await pilot.pause()
+    assert app.return_value == "Your right has ended."
+
+
+def text_of(widget: Counts | Curve, monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> str:
+    from io import StringIO
+
+    from rich.console import Console
+    from textual.geometry import Size
+
+    monkeypatch.setattr(type(widget), "size", Size(width, height))
+    console = Console(file=StringIO(), width=width, color_system=None)
+    console.print(widget.render())
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_counts_that_do_not_fit_are_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = Counts("Routes", id="routes")
+    counts.show({f"/{number}": 100 - number for number in range(20)}, 1_810)
+    lines = text_of(counts, monkeypatch, 40, 5).splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith("/0")
+    assert lines[-1].startswith("… 16 more")
+
+
+def test_curve_is_drawn_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = Curve(id="curve")
+    curve.show([0, 8, 16, 15])
+    assert text_of(curve, monkeypatch, 4, 2).splitlines() == ["  █▇", " ███"]
+    curve.show([16, None, 16, 16])
+    assert text_of(curve, monkeypatch, 4, 2).splitlines() == ["█ ██", "█ ██"], "where nothing was known is a gap"
+    curve.show([0, 0])
+    assert text_of(curve, monkeypatch, 4, 2).split() == []
+
+
+def test_small_parts() -> None:
+    assert bar(0.5, 4) == "██"
+    assert bar(1.5, 2) == "██"
+    assert bar(1 / 16, 2) == "▏"
+    assert printable("a\u202eb\x1b") == "a�b�"
+    assert matches(ROWS[0], "192.0.2")
+    assert not matches(ROWS[1], "192.0.2")
