@@ -28,17 +28,18 @@ MAY_IMPORT = {
     "environment": "",
     "config": "core environment errors",
     "log_throttle": "",
+    "loops": "",
     "node.hooks": "core errors log_throttle",
     "node.session": "core errors",
     "node.listening_sockets": "errors",
     "node.timers": "node.listening_sockets node.session core errors",
     "authorization": "core errors log_throttle",
-    "fleet.backends": "core errors",
-    "fleet": "authorization fleet.backends config core errors node.listening_sockets",
+    "fleet.backends": "core errors loops",
+    "fleet": "authorization fleet.backends config core errors loops node.listening_sockets",
     "node.shared_streams": "core errors node.session",
     "node": "authorization config core errors node.hooks node.listening_sockets fleet node.timers node.session"
-    " log_throttle node.shared_streams",
-    "asgi": "authorization config core errors node.hooks live.in_process"
+    " log_throttle loops node.shared_streams",
+    "asgi": "authorization config core errors loops node.hooks live.in_process"
     " node.listening_sockets metrics node node.session",
     "metrics": "authorization core errors node",
     "integrations": "asgi",

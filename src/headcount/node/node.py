@@ -37,6 +37,7 @@ from ..errors import Malformed, UnknownConnection
 from ..fleet.membership import Membership
 from ..fleet.view import FleetView
 from ..log_throttle import LogThrottle
+from ..loops import Tasks, call_in_loop
 from .hooks import Hooks
 from .listening_sockets import Listener, Listeners
 from .session import End, Session
@@ -176,7 +177,7 @@ class Node:
         self._flushed = 0
         self._snapshot = Stats()
         self._wholes: dict[tuple[bool, bool, bool], bytes] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     def _be_born(self) -> None:
         self._process = os.getpid()
@@ -347,7 +348,7 @@ class Node:
         except UnknownConnection:
             return False
         self.close(session, "replaced")
-        self._in_loop(session, session.end, End(1000, "replaced", "Another stream took the place of this one."))
+        call_in_loop(session.loop, session.end, End(1000, "replaced", "Another stream took the place of this one."))
         return True
 
     def handle(
@@ -376,7 +377,7 @@ class Node:
                     self._drop_subscription(session.id)
             case messages.Tabs():
                 self.tabs.check(session, message)
-                self._in_loop(session, self.tabs.report, session, message)
+                call_in_loop(session.loop, self.tabs.report, session, message)
             case messages.Ping():
                 session.post(_PONG)
             case messages.Unknown():
@@ -516,7 +517,7 @@ class Node:
         session = self.sessions.get(public)
         if session is None:
             raise UnknownConnection(f"No open connection has the id {public}.")
-        self._in_loop(session, session.post, payload)
+        call_in_loop(session.loop, session.post, payload)
 
     def broadcast(self, message: Mapping[str, Any], *, version: str | None = None, route: str | None = None) -> int:
         """
@@ -532,7 +533,7 @@ class Node:
         with self._lock:
             chosen = [session for session in self.sessions.values() if self._matches(session, version, route)]
         for session in chosen:
-            self._in_loop(session, session.post, payload)
+            call_in_loop(session.loop, session.post, payload)
         return len(chosen)
 
     @property
@@ -570,9 +571,9 @@ class Node:
         for session in sessions:
             # Tabs that share a stream all hear what is said on it.
             if self.tabs.stream_of(session.id) == session.id:
-                self._in_loop(session, session.post, payload)
+                call_in_loop(session.loop, session.post, payload)
         for key, (loop, _) in watchers:
-            self._call(loop, self._notify, key)
+            call_in_loop(loop, self._notify, key)
         self.counters["releases"] += 1
         return len(sessions)
 
@@ -596,7 +597,7 @@ class Node:
         if not self.sessions:
             self.membership.maybe_leave()
         for session in list(self.sessions.values()):
-            self._in_loop(session, session.end, self.going_away())
+            call_in_loop(session.loop, session.end, self.going_away())
 
     def going_away(self) -> End:
         """Make the end of one stream of a server that stops; each is told another time to come back."""
@@ -648,7 +649,7 @@ class Node:
                 self._refuse(subscription.session)
             elif not subscription.rechecking and now >= subscription.recheck_at:
                 subscription.rechecking = True
-                self._run(loop, self._recheck(subscription))
+                self._tasks.start(self._recheck(subscription), loop)
 
     def caught_up(self, session: Session) -> None:
         """Tell that all is sent, so that a viewer who fell behind gets the newest snapshot."""
@@ -708,7 +709,7 @@ class Node:
             info = self._registry.info(session.id) if self.hooks.route else None
         if info is not None:
             # A POST may come in by another loop; one connection's hooks run in one, or they could not wait in line.
-            self._in_loop(session, self.hooks.run, self.hooks.route, self.connection(info), before)
+            call_in_loop(session.loop, self.hooks.run, self.hooks.route, self.connection(info), before)
 
     # ---- inside
 
@@ -753,7 +754,7 @@ class Node:
         self.membership.viewers_changed()
         if session.id not in self.tabs:
             session.deadline = None
-        self._in_loop(session, self._send_whole, subscription)
+        call_in_loop(session.loop, self._send_whole, subscription)
 
     def _shows_rows(self) -> bool:
         """Say whether anybody who watches here sees connections. The lock is held."""
@@ -809,7 +810,7 @@ class Node:
             self._drop_subscription(session.id)
             if not session.counted and session.id not in self.tabs and session.deadline is None:
                 session.deadline = self.clock() + self.config.viewer_timeout
-        self._in_loop(session, session.post, _UNAUTHORIZED)
+        call_in_loop(session.loop, session.post, _UNAUTHORIZED)
 
     def _drop_subscription(self, connection_id: str) -> None:
         with self._lock:
@@ -826,7 +827,7 @@ class Node:
             self._figures.unwatch()
             self._wholes.clear()
             if self._flush_timer is not None and self._flush_loop is not None:
-                self._call(self._flush_loop, self._flush_timer.cancel)
+                call_in_loop(self._flush_loop, self._flush_timer.cancel)
                 self._flush_timer = self._flush_loop = None
 
     def _changed(self) -> None:
@@ -839,7 +840,7 @@ class Node:
         self._flush_loop = None
         delay = self._last_flush + self.config.stats_interval - self.clock()
         for loop in self._waiting_loops():
-            if self._call(loop, self._flush_after, loop, delay):
+            if call_in_loop(loop, self._flush_after, loop, delay):
                 self._flush_loop = loop
                 return
 
@@ -856,8 +857,9 @@ class Node:
             self._begin_flush(loop)
 
     def _begin_flush(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Not in place: what else happens in this turn of the loop goes into the same push.
-        self._run(loop, self._flush())
+        # Not in place: what else happens in this turn of the loop goes into the same push. In a task: middleware
+        # round a `send`, which is begun in place, may want to know in which one that is.
+        self._tasks.start(self._flush(), loop)
 
     async def _flush(self) -> None:
         with self._lock:
@@ -871,9 +873,9 @@ class Node:
             due = self._due(delta)
             watchers = list(self._watchers.items()) if delta is not None else []
         for subscription, epoch, payload in due:
-            self._in_loop(subscription.session, self._push, subscription, epoch, payload)
+            call_in_loop(subscription.session.loop, self._push, subscription, epoch, payload)
         for key, (loop, _) in watchers:
-            self._call(loop, self._notify, key)
+            call_in_loop(loop, self._notify, key)
 
     def _notify(self, key: object) -> None:
         watcher = self._watchers.get(key)
@@ -972,30 +974,6 @@ class Node:
             return False
         return matches(self._registry.info(session.id), version, route)
 
-    def _in_loop(self, session: Session, call: Callable[..., None], *args: Any) -> None:
-        self._call(session.loop, call, *args)
-
-    def _call(self, loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: Any) -> bool:
-        """Call in a loop: at once in the running one. Returns False when it is closed, as others can be at any time."""
-        if loop is _running_loop():
-            call(*args)
-            return True
-        try:
-            loop.call_soon_threadsafe(call, *args)
-        except RuntimeError:
-            return False
-        return True
-
-    def _run(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
-        """
-        Run in a task, in the running loop.
-
-        Pushes do, too: a `send` is begun in place, and middleware round it may want to know in which task that is.
-        """
-        task = loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
 
 class HookConnection(msgspec.Struct, frozen=True):
     """A connection as a hook sees it; see `hooks.Connection`."""
@@ -1052,10 +1030,3 @@ def _expired(subscription: Subscription, now: float) -> bool:
 DONE = _Done()
 _PONG = Payload(messages.PONG)
 _UNAUTHORIZED = Payload(messages.STATS_UNAUTHORIZED)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
