@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from starlette.middleware.sessions import SessionMiddleware
 
 from headcount import Headcount
+from headcount.node import timers as node_timers
 
 from .asgi_client import (
     ADMIN,
@@ -119,7 +120,7 @@ def loops() -> Iterator[Callable[[], Loop]]:
 @pytest.fixture
 def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the pulse look at its clock every few milliseconds."""
-    monkeypatch.setattr(timers, "TICK", 0.002)
+    monkeypatch.setattr(node_timers, "TICK", 0.002)
 
 
 # ---- one loop
