@@ -115,7 +115,7 @@ class SimulatedBackend:
     """Implements `Backend` as fleet/backends/redis.py does, on a `Network`."""
 
     heartbeat = 3.0
-    aware = False
+    detects_failures = False
 
     def __init__(self, node: str, network: Network) -> None:
         self.node = node
@@ -128,7 +128,7 @@ class SimulatedBackend:
         self.receiver = receiver
         self._network.backends[self.node] = self
         self._beat()
-        receiver.sighted(can_see=True)
+        receiver.connectivity_changed(connected=True)
 
     def _beat(self) -> None:
         if self.receiver is not None:
@@ -146,7 +146,7 @@ class SimulatedBackend:
 
     async def stop(self) -> None:
         if self.receiver is not None:
-            self.publish(self.receiver.farewell())
+            self.publish(self.receiver.leave_message())
             self._network.expires.pop(self.node, None)
             self.die()
 

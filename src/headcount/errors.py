@@ -18,6 +18,13 @@ What Headcount raises.
 A leaf: imports nothing of Headcount.
 """
 
+from typing import Final
+
+UNKNOWN_HANDLE: Final = (
+    "No open connection has this connectionId; open a new stream and use the connectionId from its `connected` message."
+)
+"""What a client is told that names a connection which is not open; the text of an `UnknownConnection`."""
+
 
 class HeadcountError(Exception):
     """Root of the tree; catch it to catch all of them."""

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from ..core import fleet_messages
-from ..errors import Busy, UnknownConnection
+from ..errors import UNKNOWN_HANDLE, Busy, UnknownConnection
 
 if TYPE_CHECKING:
     from .view import FleetView
@@ -204,4 +204,4 @@ class Calls:
 
 
 def _unknown() -> UnknownConnection:
-    return UnknownConnection("No open connection has this connectionId; open a new stream and use the one it tells.")
+    return UnknownConnection(UNKNOWN_HANDLE)

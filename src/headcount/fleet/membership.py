@@ -19,7 +19,7 @@ from ..core.labels import parse_version
 from ..core.messages import Payload
 from ..core.rows import plausible
 from ..core.stats import ConnectionInfo, NodeShare
-from ..errors import ConfigError, Malformed, ProtocolError, UnknownConnection
+from ..errors import UNKNOWN_HANDLE, ConfigError, Malformed, ProtocolError, UnknownConnection
 from ..node.listening_sockets import Listener, addresses_of
 from .view import FleetView
 
@@ -283,9 +283,7 @@ class Membership:
         if answer.malformed:
             raise Malformed(answer.malformed)
         if not answer.ok:
-            raise UnknownConnection(
-                "No open connection has this connectionId; open a new stream and use the one it tells."
-            )
+            raise UnknownConnection(UNKNOWN_HANDLE)
 
     def replace(self, handle: str) -> None:
         """Have the owner of a stream end it, because a new one here takes its place. Does not wait for it."""
@@ -457,9 +455,7 @@ class Membership:
     def _owner(self, connection_id: str) -> tuple[str, FleetView]:
         owner = connection_id[: identity.NODE_LENGTH]
         if self.peers is None or owner == self._node.id or not identity.is_node(owner):
-            raise UnknownConnection(
-                "No open connection has this connectionId; open a new stream and use the one it tells."
-            )
+            raise UnknownConnection(UNKNOWN_HANDLE)
         return owner, self.peers
 
     # ---- what we do for others

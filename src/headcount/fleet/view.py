@@ -135,7 +135,7 @@ class FleetView:
         self._lingers_until = 0.0
         self._rows_until = 0.0
         self._members_known = False
-        self._sighted = True
+        self._connected = True
         self._interests: dict[str, tuple[fleet_messages.Interest, float]] = {}
         """What other nodes want to be told, and until when that holds."""
         self._interest_due = 0.0
@@ -183,7 +183,7 @@ class FleetView:
             self._forget_loop()
             self._forget_interests()
             self._backend = backend
-            self._sighted = False
+            self._connected = False
             self._look()
             try:
                 backend.start(self)
@@ -196,7 +196,7 @@ class FleetView:
     def cut_off(self) -> None:
         """Know that there are others who cannot be reached: all figures are partial from now on."""
         with self._lock:
-            self._sighted = False
+            self._connected = False
             self._look()
 
     async def stop(self) -> None:
@@ -226,7 +226,12 @@ class FleetView:
         """Say whether the figures here are the fleet's; of few workers on one machine, see to it that they will be."""
         if not self.active:
             return not self._fleet.blind
-        if self._backend is not None and self._backend.aware and len(self._fleet) <= FEW_NODES and len(self._fleet) > 1:
+        if (
+            self._backend is not None
+            and self._backend.detects_failures
+            and len(self._fleet) <= FEW_NODES
+            and len(self._fleet) > 1
+        ):
             self.touch(rows=False)
         return (len(self._fleet) == 1 and not self._fleet.blind) or (self._watching and self.ready)
 
@@ -387,7 +392,7 @@ class FleetView:
     def joined(self, node: str) -> None:
         """Learn that a node is there."""
         with self._lock:
-            if self._backend is None or node == self.node or not (self._watching or self._backend.aware):
+            if self._backend is None or node == self.node or not (self._watching or self._backend.detects_failures):
                 return
             new = self._fleet.expect(node, self._clock())
             if not self._watching:
@@ -403,18 +408,18 @@ class FleetView:
         with self._lock:
             self._gone(node, None)
 
-    def farewell(self) -> bytes:
+    def leave_message(self) -> bytes:
         """Return the last message of this node."""
         return fleet_messages.encode(fleet_messages.Leave(node=self.node, sequence=self._publication.sequence))
 
-    def sighted(self, *, can_see: bool) -> None:
+    def connectivity_changed(self, *, connected: bool) -> None:
         """Learn whether the others can be reached at all."""
         with self._lock:
             if self._backend is None:
                 return
-            self._sighted = can_see
+            self._connected = connected
             self._look()
-            if not can_see:
+            if not connected:
                 return
             self._backend.announce(
                 fleet_messages.encode(fleet_messages.Join(node=self.node, released=self._released()))
@@ -477,7 +482,7 @@ class FleetView:
             if self._backend is None or self.loop is None or not self._watching:
                 return
             self._backend.listen(on=True)
-            if self._sighted:
+            if self._connected:
                 # While they cannot be reached, their silence lasts as long as that, however often somebody looks.
                 self._fleet.listen(self._clock())
             self._say_interest()
@@ -526,12 +531,12 @@ class FleetView:
 
     def _look(self) -> None:
         """Tell the fleet whether everybody who is there can be known."""
-        blind = not (self._sighted and self._members_are_known())
+        blind = not (self._connected and self._members_are_known())
         if self._fleet.set_blind(blind=blind, now=self._clock()):
             self._changed()
 
     def _members_are_known(self) -> bool:
-        return self._backend is None or self._backend.aware or self._members_known
+        return self._backend is None or self._backend.detects_failures or self._members_known
 
     def _interest(self) -> fleet_messages.Interest:
         self._told_rows = self._quota()
@@ -876,7 +881,7 @@ class FleetView:
             self._absorb()  # nobody else does
         backend = self._backend
         assert backend is not None
-        if self._fleet.expire(now, drop=not backend.aware):
+        if self._fleet.expire(now, drop=not backend.detects_failures):
             self._changed()
         for node in self._fleet.dropped:
             backend.forget(node)

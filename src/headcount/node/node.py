@@ -33,7 +33,7 @@ from ..core.labels import UNKNOWN, parse_version
 from ..core.messages import Payload
 from ..core.registry import Registry, matches
 from ..core.stats import ConnectionInfo, NodeShare, Stats, StatsDelta
-from ..errors import Malformed, UnknownConnection
+from ..errors import UNKNOWN_HANDLE, Malformed, UnknownConnection
 from ..fleet.membership import Membership
 from ..fleet.view import FleetView
 from ..log_throttle import LogThrottle
@@ -253,9 +253,7 @@ class Node:
         public = identity.id_of(handle, self._key)
         session = self.sessions.get(public) if public is not None else None
         if session is None:
-            raise UnknownConnection(
-                "No open connection has this connectionId; open a new stream and use the one it tells."
-            )
+            raise UnknownConnection(UNKNOWN_HANDLE)
         return session
 
     def timestamp(self) -> int:

@@ -109,7 +109,7 @@ class Ear:
         self.messages: list[bytes] = []
         self.there: set[str] = set()
         self.gone: list[str] = []
-        self.can_see = False
+        self.connected = False
 
     def received(self, message: bytes) -> None:
         self.messages.append(message)
@@ -121,15 +121,15 @@ class Ear:
         self.there.discard(node)
         self.gone.append(node)
 
-    def farewell(self) -> bytes:
-        return b"farewell"
+    def leave_message(self) -> bytes:
+        return b"leave"
 
-    def sighted(self, *, can_see: bool) -> None:
-        self.can_see = can_see
+    def connectivity_changed(self, *, connected: bool) -> None:
+        self.connected = connected
 
 
 class Three:
-    """Three nodes' backends, all sighted."""
+    """Three nodes' backends, all connected."""
 
     def __init__(self, make: Make) -> None:
         self.names = [named() for _ in range(3)]
@@ -139,7 +139,7 @@ class Three:
     async def __aenter__(self) -> Self:
         for backend, ear in zip(self.backends, self.ears, strict=True):
             backend.start(ear)
-        await until(lambda: all(ear.can_see for ear in self.ears), "all are sighted")
+        await until(lambda: all(ear.connected for ear in self.ears), "all are connected")
         for number, backend in enumerate(self.backends):
             others = set(self.names) - {self.names[number]}
             await _eventually(backend.members, lambda found, others=others: found is not None and set(found) == others)  # type: ignore[misc]
@@ -229,7 +229,7 @@ async def test_nodes_that_are_there_are_known_and_others_are_not(make: Make) -> 
         fourth, ear = named(), Ear()
         backend = make(fourth)
         backend.start(ear)
-        await until(lambda: ear.can_see)
+        await until(lambda: ear.connected)
         assert await three.backends[0].knows(fourth), "a node that has just come, too"
         await backend.stop()
 
@@ -245,7 +245,7 @@ async def test_a_node_that_is_forgotten_and_lives_is_there_again_a_heartbeat_lat
         assert await three.backends[0].knows(two)
 
 
-async def test_a_node_that_stops_says_farewell_and_is_gone_at_once(make: Make) -> None:
+async def test_a_node_that_stops_publishes_its_leave_message_and_is_gone_at_once(make: Make) -> None:
     async with Three(make) as three:
         one, two, _ = three.backends
         one.listen(on=True)
@@ -258,7 +258,7 @@ async def test_a_node_that_stops_says_farewell_and_is_gone_at_once(make: Make) -
         started = time.monotonic()
         await two.stop()
         await two.stop()
-        await until(lambda: b"farewell" in three.ears[0].messages or three.names[1] in three.ears[0].gone)
+        await until(lambda: b"leave" in three.ears[0].messages or three.names[1] in three.ears[0].gone)
         assert time.monotonic() - started < 2
         await _eventually(one.members, lambda found: found is not None and set(found) == {three.names[2]})
         failed: list[int] = []
@@ -281,17 +281,17 @@ def test_a_loop_that_ends_without_a_word_takes_the_node_out(make: Make) -> None:
         backend = make(there)
         backend.start(ear)
         backend.listen(on=True)
-        await until(lambda: ear.can_see)
+        await until(lambda: ear.connected)
         ready.set()
         while not over.is_set():
             await asyncio.sleep(0.005)
-        await until(lambda: b"farewell" in ear.messages or ear.gone, "it is gone", 5)
+        await until(lambda: b"leave" in ear.messages or ear.gone, "it is gone", 5)
         await backend.stop()
 
     async def ends() -> None:
         backend, other = make(named()), Ear()
         backend.start(other)
-        await until(lambda: other.can_see)
+        await until(lambda: other.connected)
         assert await backend.knows(there)
 
     if isinstance(make("0"), MemoryBackend):
@@ -304,7 +304,7 @@ def test_a_loop_that_ends_without_a_word_takes_the_node_out(make: Make) -> None:
     finally:
         over.set()
         thread.join(20)
-    assert b"farewell" in ear.messages or ear.gone
+    assert b"leave" in ear.messages or ear.gone
 
 
 # ---- nodes
@@ -515,14 +515,14 @@ async def test_who_has_not_found_back_to_an_emptied_store_yet_is_expected() -> N
     one.watch()
     await until(lambda: is_sum(one, *sites))
     lost = hub.backends.pop(two.id)  # as a store that was emptied does not list it
-    one.peers.sighted(can_see=False)
+    one.peers.connectivity_changed(connected=False)
     with one.lock:
         one.peers._fleet.expire(time.monotonic() + 20)
-    one.peers.sighted(can_see=True)
+    one.peers.connectivity_changed(connected=True)
     await one.peers._learn_members()
     assert (one.figures.total, one.figures.partial, one.figures.nodes.expected) == (1, True, 2)
     hub.backends[two.id] = lost
-    two.peers.sighted(can_see=True)
+    two.peers.connectivity_changed(connected=True)
     await until(lambda: is_sum(one, *sites))
     for site in sites:
         await site.peers.stop()
@@ -641,7 +641,7 @@ async def test_looking_again_does_not_shorten_the_silence_of_those_who_cannot_be
     monkeypatch.setattr("headcount.fleet.view.LINGER", 0.0)
     one.peers.touch(rows=True, linger=60.0)
     await until(lambda: is_sum(one, one, two))
-    one.peers.sighted(can_see=False)
+    one.peers.connectivity_changed(connected=False)
     one.peers._lingers_until = 0.0
     await until(lambda: not one.peers._watching)
     before = one.peers.report_age
@@ -752,11 +752,11 @@ class Next:
     """A backend whose node runs a later version: it says more than others understand."""
 
     heartbeat: float
-    aware: bool
+    detects_failures: bool
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self.heartbeat, self.aware = backend.heartbeat, backend.aware
+        self.heartbeat, self.detects_failures = backend.heartbeat, backend.detects_failures
 
     def start(self, receiver: Receiver) -> None:
         self._backend.start(self.hearing(receiver))
@@ -820,8 +820,8 @@ class Deaf:
     """Does not understand what is new."""
 
     def __init__(self, receiver: Receiver) -> None:
-        self.joined, self.left, self.farewell = receiver.joined, receiver.left, receiver.farewell
-        self.sighted = receiver.sighted
+        self.joined, self.left, self.leave_message = receiver.joined, receiver.left, receiver.leave_message
+        self.connectivity_changed = receiver.connectivity_changed
         self._receiver = receiver
 
     def received(self, message: bytes) -> None:

@@ -37,7 +37,7 @@ class Ear:
         self.messages: list[bytes] = []
         self.there: list[str] = []
         self.gone: list[str] = []
-        self.can_see = False
+        self.connected = False
 
     def received(self, message: bytes) -> None:
         self.messages.append(message)
@@ -48,11 +48,11 @@ class Ear:
     def left(self, node: str) -> None:
         self.gone.append(node)
 
-    def farewell(self) -> bytes:
-        return b"farewell"
+    def leave_message(self) -> bytes:
+        return b"leave"
 
-    def sighted(self, *, can_see: bool) -> None:
-        self.can_see = can_see
+    def connectivity_changed(self, *, connected: bool) -> None:
+        self.connected = connected
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -75,14 +75,14 @@ def meeting_place(runtime: Path) -> Path:
 
 async def test_sockets_of_dead_workers_are_removed_and_those_of_live_ones_are_not(runtime: Path) -> None:
     one, ear = backend("aaaaaaaaaaaa")
-    await until(lambda: ear.can_see)
+    await until(lambda: ear.connected)
     place = meeting_place(runtime)
     dead = socket.socket(socket.AF_UNIX)
     dead.bind(str(place / "dddddddddddd"))
     dead.close()
     (place / "no-socket").write_text("somebody's")
     two, other = backend("bbbbbbbbbbbb")
-    await until(lambda: other.can_see)
+    await until(lambda: other.connected)
     assert {path.name for path in place.iterdir()} == {"aaaaaaaaaaaa", "bbbbbbbbbbbb", "no-socket"}
     assert set(await two.members() or ()) == {"aaaaaaaaaaaa"}
     await one.stop()
@@ -92,7 +92,7 @@ async def test_sockets_of_dead_workers_are_removed_and_those_of_live_ones_are_no
 
 async def test_nothing_is_left_when_all_have_left(runtime: Path) -> None:
     one, ear = backend("aaaaaaaaaaaa")
-    await until(lambda: ear.can_see)
+    await until(lambda: ear.connected)
     await one.stop()
     assert list(runtime.iterdir()) == []
 
@@ -116,7 +116,7 @@ async def test_a_link_in_place_of_the_directory_is_refused(runtime: Path, tmp_pa
 async def test_another_address_is_another_fleet_and_one_worker_may_have_two() -> None:
     one, first = backend("aaaaaaaaaaaa", "inet:127.0.0.1:8000")
     two, second = backend("bbbbbbbbbbbb", "inet:127.0.0.1:8001")
-    await until(lambda: first.can_see and second.can_see)
+    await until(lambda: first.connected and second.connected)
     assert await one.members() == set()
     one.meet("inet:127.0.0.1:8001")
     await until(lambda: "bbbbbbbbbbbb" in first.there and "aaaaaaaaaaaa" in second.there)
@@ -140,7 +140,7 @@ async def test_another_address_is_another_fleet_and_one_worker_may_have_two() ->
 async def test_a_peer_that_sends_nonsense_is_dropped_and_nobody_else_notices(data: bytes, runtime: Path) -> None:
     one, ear = backend("aaaaaaaaaaaa")
     two, other = backend("bbbbbbbbbbbb")
-    await until(lambda: ear.can_see and other.can_see)
+    await until(lambda: ear.connected and other.connected)
     reader, writer = await asyncio.open_unix_connection(str(meeting_place(runtime) / "aaaaaaaaaaaa"))
     writer.write(data)
     while await reader.read(65_536):  # its hello, and the end
@@ -156,7 +156,7 @@ async def test_a_peer_that_sends_nonsense_is_dropped_and_nobody_else_notices(dat
 
 async def test_frames_of_a_kind_of_the_next_version_are_passed_over(runtime: Path) -> None:
     one, ear = backend("aaaaaaaaaaaa")
-    await until(lambda: ear.can_see)
+    await until(lambda: ear.connected)
     reader, writer = await asyncio.open_unix_connection(str(meeting_place(runtime) / "aaaaaaaaaaaa"))
     hello = b"headcount-1 cccccccccccc"
     writer.write(struct.pack("!IB", len(hello) + 1, 0) + hello)
@@ -170,7 +170,7 @@ async def test_frames_of_a_kind_of_the_next_version_are_passed_over(runtime: Pat
 
 async def test_for_a_worker_that_does_not_read_only_so_much_is_kept(runtime: Path) -> None:
     one, ear = backend("aaaaaaaaaaaa")
-    await until(lambda: ear.can_see)
+    await until(lambda: ear.connected)
     reader, writer = await asyncio.open_unix_connection(str(meeting_place(runtime) / "aaaaaaaaaaaa"), limit=1)
     for kind, body in ((0, b"headcount-1 cccccccccccc"), (2, b"")):
         writer.write(struct.pack("!IB", len(body) + 1, kind) + body)
@@ -243,7 +243,7 @@ asyncio.run(main())
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="elsewhere than on Linux nothing tells of such an end")
 async def test_a_killed_worker_is_gone_although_a_child_of_it_holds_its_sockets(runtime: Path) -> None:
     one, ear = backend("aaaaaaaaaaaa")
-    await until(lambda: ear.can_see)
+    await until(lambda: ear.connected)
     worker = subprocess.Popen(
         [sys.executable, "-c", _WITH_A_CHILD],
         stdout=subprocess.PIPE,
@@ -268,13 +268,13 @@ async def test_a_killed_worker_is_gone_although_a_child_of_it_holds_its_sockets(
 
 async def test_a_socket_that_was_cleaned_away_is_put_back(runtime: Path) -> None:
     one, ear = backend("aaaaaaaaaaaa")
-    await until(lambda: ear.can_see)
+    await until(lambda: ear.connected)
     place = meeting_place(runtime)
     (place / "aaaaaaaaaaaa").unlink()
     await one.members()
     assert (place / "aaaaaaaaaaaa").exists()
     two, other = backend("bbbbbbbbbbbb")
-    await until(lambda: other.can_see)
+    await until(lambda: other.connected)
     assert await two.knows("aaaaaaaaaaaa")
     await one.stop()
     await two.stop()

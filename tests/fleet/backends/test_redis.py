@@ -27,7 +27,7 @@ def store() -> Iterator[Store]:
 
 
 class Nodes:
-    """Two backends of one fleet, sighted."""
+    """Two backends of one fleet, connected."""
 
     def __init__(self, url: str) -> None:
         self.fleet = os.urandom(4).hex()
@@ -45,7 +45,7 @@ async def nodes(url: str) -> AsyncIterator[Nodes]:
     for backend, ear in zip((made.one, made.two), made.ears, strict=True):
         backend.start(ear)
     try:
-        await until(lambda: all(ear.can_see for ear in made.ears))
+        await until(lambda: all(ear.connected for ear in made.ears))
         yield made
     finally:
         await made.one.stop()
@@ -70,12 +70,12 @@ async def test_while_the_store_is_away_nobody_waits_to_hear_that_nobody_is_known
     with Store("valkey") as store:
         async with nodes(store.url) as both:
             store.kill()
-            await until(lambda: not both.ears[0].can_see)
+            await until(lambda: not both.ears[0].connected)
             async with asyncio.timeout(2):
                 assert await both.one.members() is None
                 await asyncio.gather(*(both.one.knows(named()) for _ in range(100)))
             store.start()
-            await until(lambda: both.ears[0].can_see and both.ears[1].can_see)
+            await until(lambda: both.ears[0].connected and both.ears[1].connected)
             async with asyncio.timeout(10):
                 while not await both.one.knows(both.names[1]):
                     await asyncio.sleep(0.02)
@@ -153,5 +153,5 @@ async def test_a_store_that_comes_back_with_another_password_is_told_once_more(
             await until(lambda: caplog.text.count("See that it runs and can be reached from here.") == 2)
             with Store("valkey", port=store.port, requirepass="another"):
                 await until(lambda: caplog.text.count("Correct its user and password.") == 2)
-                assert not any(ear.can_see for ear in both.ears)
+                assert not any(ear.connected for ear in both.ears)
     assert "rediss://" not in caplog.text, "it could be used before, so that is not it"

@@ -1,11 +1,11 @@
 """
 How the nodes of one fleet reach one another.
 
-A backend carries bytes and knows who is there. What the bytes mean is none of its business, nor does it ever see the
-node (fleet/view.py stands between the two). It may lose, repeat, delay and reorder messages; it must not make any
-up, must not wait for anybody, and must hold a bounded amount for those who do not read.
+A backend carries bytes and knows which nodes are there. It does not read the messages, and it never sees the node
+itself: fleet/view.py stands between the two. A backend may lose, repeat, delay and reorder messages. It must not make
+any up, must not wait for a node, and must hold a bounded amount for nodes that do not read.
 
-Three of them, one conformance suite (tests/backends/test_conformance.py).
+One conformance suite tests all of them. Tests: tests/fleet/backends/test_conformance.py.
 """
 
 from collections.abc import Callable, Collection
@@ -13,60 +13,60 @@ from typing import Protocol
 
 
 class Receiver(Protocol):
-    """What a backend tells. All of it is called in the loop in which the backend was started."""
+    """What a backend calls, always in the loop in which the backend was started."""
 
     def received(self, message: bytes) -> None:
-        """Take a message from another node. Never raises."""
+        """Receive a message from another node. Never raises."""
 
     def joined(self, node: str) -> None:
-        """Learn that a node is there. May be told more than once, and of nodes that have just left."""
+        """Learn that a node is there. Called repeatedly, perhaps, and for nodes that have just left."""
 
     def left(self, node: str) -> None:
         """Learn that a node is certainly gone."""
 
-    def farewell(self) -> bytes:
+    def leave_message(self) -> bytes:
         """Return the last message of this node."""
 
-    def sighted(self, *, can_see: bool) -> None:
-        """Learn whether the others can be reached at all. A backend that is not sighted yet says so when it is."""
+    def connectivity_changed(self, *, connected: bool) -> None:
+        """Learn whether the other nodes can be reached at all. A backend starts disconnected."""
 
 
 class Backend(Protocol):
-    """One node's way to the others. All of it must be called in the loop in which `start` was."""
+    """One node's way to the others. Every method must be called in the loop in which `start` was."""
 
     heartbeat: float
-    """Seconds between two signs of life that a node should give while somebody watches."""
+    """Seconds between two heartbeats of a node while a viewer watches."""
 
-    aware: bool
-    """It tells of every node that comes and goes, also while it does not listen."""
+    detects_failures: bool
+    """The backend reports every node that joins and leaves, also while it does not listen."""
 
     def start(self, receiver: Receiver) -> None:
-        """Begin to reach and to be reached."""
+        """Begin to reach the other nodes and to be reached."""
 
     async def stop(self) -> None:
         """
-        Publish the farewell, be gone for the others at once, and leave nothing behind. Idempotent.
+        Publish the leave message, be gone for the other nodes at once, and leave nothing behind. Idempotent.
 
-        A loop that ends before this is called cancels what the backend runs in it, which comes to the same.
+        A loop that ends before `stop` is called cancels the backend's tasks, which has the same effect.
         """
 
     def listen(self, *, on: bool) -> None:
-        """Receive what others publish, or no more. What is announced or sent to this node comes in any case."""
+        """Start or stop to receive published messages. Messages announced or sent to this node come in any case."""
 
     def publish(self, message: bytes) -> None:
-        """Hand a message to all nodes that listen. For those who do not keep up, it may be dropped."""
+        """Hand a message to all nodes that listen. For nodes that do not keep up, it may be dropped."""
 
     def announce(self, message: bytes) -> None:
         """Hand a message to all nodes."""
 
     def send(self, node: str, message: bytes, failed: Callable[[], None] | None = None) -> None:
-        """Hand a message to one node; `failed` is called if it is certain that it does not get it."""
+        """Hand a message to one node. `failed` is called when it is certain that the node does not get it."""
 
     async def members(self) -> Collection[str] | None:
-        """Return the ids of all other nodes that seem to live, or None when nobody can tell at the moment."""
+        """Return the ids of all other nodes that seem to live, or None when the backend cannot tell at the moment."""
 
     async def knows(self, node: str) -> bool:
-        """Say whether there is a node of that id. Strangers can make us ask, so it must be cheap and bounded."""
+        """Say whether there is a node with this id. Clients can cause the question, so it must be cheap and bounded."""
 
     def forget(self, node: str) -> None:
-        """Let no sign remain that a node lives, which has been silent for too long. If it does, it gives another."""
+        """Remove the sign of life of a node that has been silent for too long. If the node lives, it gives another."""

@@ -67,7 +67,7 @@ class LocalBackend:
     """
 
     heartbeat = 1.0
-    aware = True
+    detects_failures = True
 
     def __init__(self, node: str, fleet: str, address: str) -> None:
         self.links: dict[str, list[_Link]] = {}
@@ -130,7 +130,7 @@ class LocalBackend:
     def _leave(self) -> None:
         if self.receiver is None:
             return
-        self.publish(self.receiver.farewell())
+        self.publish(self.receiver.leave_message())
         self.receiver = None
         if self._rescan is not None:
             self._rescan.cancel()
@@ -288,7 +288,7 @@ class LocalBackend:
             await asyncio.sleep(0.005)
             waited += 0.005
         if self.receiver is not None:
-            self.receiver.sighted(can_see=True)
+            self.receiver.connectivity_changed(connected=True)
 
     async def _opened(self) -> None:
         if self._opening is not None and not self._opening.done():

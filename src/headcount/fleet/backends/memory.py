@@ -27,7 +27,7 @@ class MemoryBackend:
         heartbeat: Seconds.
     """
 
-    aware = True
+    detects_failures = True
 
     def __init__(self, node: str, hub: Hub, heartbeat: float = 3.0) -> None:
         self.heartbeat = heartbeat
@@ -45,14 +45,14 @@ class MemoryBackend:
             self._tell(receiver.joined, node)
             other.meet(self._node)
         self._hub.backends[self._node] = self
-        receiver.sighted(can_see=True)
+        receiver.connectivity_changed(connected=True)
 
     async def stop(self) -> None:
         """Publish a last message and be gone."""
         if self._hub.backends.get(self._node) is not self:
             return
         assert self._receiver is not None
-        self.publish(self._receiver.farewell())
+        self.publish(self._receiver.leave_message())
         del self._hub.backends[self._node]
         for other in self._others():
             other.lose(self._node)

@@ -100,7 +100,7 @@ class RedisBackend:
     """
 
     heartbeat = 3.0
-    aware = False
+    detects_failures = False
 
     def __init__(self, node: str, url: str, fleet: str, shown: str) -> None:
         self._node = node
@@ -110,7 +110,7 @@ class RedisBackend:
         self._receiver: Receiver | None = None
         self._task: asyncio.Task[None] | None = None
         self._listens = False
-        self._sighted = False
+        self._connected = False
         self._sharded = False
         self._said = False
         self._told: set[str] = set()
@@ -146,7 +146,7 @@ class RedisBackend:
         """Receive what others publish, or no more."""
         if on != self._listens:
             self._listens = on
-            if self._subscriber is not None and self._sighted:
+            if self._subscriber is not None and self._connected:
                 self._wake()
 
     def publish(self, message: bytes) -> None:
@@ -250,7 +250,7 @@ class RedisBackend:
 
     def _lose(self, error: Exception) -> None:
         self._fail_all()
-        self._sight(can_see=False)
+        self._set_connected(connected=False)
         reason = str(error) or type(error).__name__
         advice, for_sure = _advice(error, "" if self._used else self._url)
         if not self._said:
@@ -267,15 +267,15 @@ class RedisBackend:
             logger.warning("Redis at %s still cannot be used (%s). %s", self._shown, reason, advice)
         self._told.add(advice)
 
-    def _sight(self, *, can_see: bool) -> None:
-        self._used |= can_see
-        if can_see and self._said:
+    def _set_connected(self, *, connected: bool) -> None:
+        self._used |= connected
+        if connected and self._said:
             self._said = False
             self._told.clear()
             logger.warning("Redis at %s can be used again.", self._shown)
-        if can_see != self._sighted and self._receiver is not None:
-            self._sighted = can_see
-            self._receiver.sighted(can_see=can_see)
+        if connected != self._connected and self._receiver is not None:
+            self._connected = connected
+            self._receiver.connectivity_changed(connected=connected)
 
     async def _disconnect(self) -> None:
         for connection in (self._commands, self._subscriber):
@@ -290,7 +290,7 @@ class RedisBackend:
         if connection is None or receiver is None:
             return
         packed = [
-            *connection.pack_command(self._publishing, self._channel("figures"), receiver.farewell()),
+            *connection.pack_command(self._publishing, self._channel("figures"), receiver.leave_message()),
             *connection.pack_command("SREM", f"{self._prefix}:nodes", self._node),
             *connection.pack_command("DEL", f"{self._prefix}:node:{self._node}"),
         ]
@@ -323,7 +323,7 @@ class RedisBackend:
     def _take_beat(self, before: Any) -> None:
         if isinstance(before, OutOfMemoryError):
             # The others still hear us; but who comes anew does not find us, nor do we know who came.
-            self._sight(can_see=False)
+            self._set_connected(connected=False)
             if not self._said:
                 self._said = True
                 logger.warning(
@@ -336,11 +336,11 @@ class RedisBackend:
             # New, too long silent, or forgotten by a Redis that was started empty.
             self._put(("SADD", f"{self._prefix}:nodes", self._node), self._take_first)
         elif before is not _NO_ANSWER:
-            self._sight(can_see=True)
+            self._set_connected(connected=True)
 
     def _take_first(self, added: Any) -> None:
         if isinstance(added, int):
-            self._sight(can_see=True)
+            self._set_connected(connected=True)
 
     # ---- out
 
