@@ -20,7 +20,7 @@ async def test_a_stream_takes_the_place_of_the_one_it_names(way: str, transport:
     assert site.node.stats().routes == {"/b": 1}, "at once, although the old peer has said nothing"
     await old.ended()
     if isinstance(old, WebSocket):
-        assert old.close == (1000, "Another stream took the place of this one.")
+        assert old.close == (1000, "A newer stream replaced this one.")
     assert causes == ["replaced"]
     assert site.total == 1
 

@@ -139,7 +139,7 @@ async def test_peer_that_stopped_reading_is_told_why_if_it_reads_again_at_once(t
     slow.unblock()
     await slow.ended()
     if isinstance(slow, WebSocket):
-        assert slow.close == (4408, "Nothing was read for 10 s.")
+        assert slow.close == (4408, "The client read nothing for 10 s.")
     else:
         assert slow.complete
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headcount.core import messages
 from headcount.core.event_stream import HEADERS, KEEPALIVE, LAST_CHUNK, chunk, frame, retry
-from headcount.core.messages import Payload
+from headcount.core.payload import Payload
 from headcount.core.stats import ConnectionInfo, Stats
 
 json_values = st.recursive(
@@ -88,13 +88,3 @@ def test_chunks_are_read_back_as_http_has_them(pieces: list[bytes]) -> None:
         read.append(data)
     assert read == pieces
     assert rest == b""
-
-
-def test_a_payload_has_every_form_of_one_message_and_makes_each_once() -> None:
-    payload = Payload(b'{"type":"keepalive"}')
-    assert payload.event == b'data: {"type":"keepalive"}\n\n'
-    assert payload.event_chunk == b"1c\r\n" + payload.event + b"\r\n"
-    assert payload.text == '{"type":"keepalive"}'
-    assert payload.text_frame == b"\x81\x14" + payload.json
-    for form in ("event", "event_chunk", "text", "text_frame"):
-        assert getattr(payload, form) is getattr(payload, form)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from headcount.core import messages
 from headcount.core.messages import (
     MAX_MESSAGE,
-    Payload,
     Ping,
     RouteBody,
     RouteUpdate,
@@ -489,14 +488,6 @@ def test_what_cannot_be_written_is_refused_like_what_is_no_json() -> None:
     for message in (endless, {"a": "\ud800"}, {"\udfff": 1}):
         with pytest.raises(TypeError, match=r"The message cannot be written as JSON: .*\.$"):
             messages.application(message)
-
-
-def test_a_payload_is_framed_once_for_all_who_get_it() -> None:
-    payload = Payload(messages.application({"a": "é\n"}))
-    assert payload.event == b'data: {"a":"\xc3\xa9\\n"}\n\n'
-    assert payload.text == '{"a":"é\\n"}'
-    assert payload.event is payload.event
-    assert payload.text is payload.text
 
 
 @pytest.mark.parametrize(

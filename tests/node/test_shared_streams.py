@@ -234,7 +234,7 @@ async def test_a_shared_stream_without_tabs_is_closed(transport: str, monkeypatc
     clock.advance(11)
     await until(lambda: never.done and emptied.done, "streams without tabs end")
     if isinstance(never, WebSocket):
-        assert await never.closed() == (4400, "This stream was opened with shared=1, and no tab was reported on it.")
+        assert await never.closed() == (4400, "This stream was opened with shared=1, but no tab was reported on it.")
     assert not used.done
 
 

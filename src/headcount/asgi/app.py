@@ -18,15 +18,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..authorization.authorizer import AuthorizeHook, Authorizer
 from ..config import Config
 from ..core import messages
+from ..core.ends import CROSS_SITE, FULL, GOING_AWAY, MALFORMED, NO_WEBSOCKET, End
 from ..core.frames import cut_reason
 from ..core.labels import UNKNOWN, parse_version
-from ..core.messages import Payload
+from ..core.payload import Payload
 from ..core.stats import Stats
 from ..errors import ConfigError, Malformed, UnknownConnection
 from ..live.in_process import LocalConnections
 from ..node.hooks import CloseHook, Hooks, OpenHook, RouteHook, checked
 from ..node.node import Node
-from ..node.session import End
 from . import admin, commands, dashboard, log_in, operating
 from .client_js import SCRIPTS, ClientScript
 from .handover import sse_offer, websocket_offer
@@ -430,9 +430,9 @@ class Headcount:
         opening = self.opening(scope)
         listener = self.node.listeners.adopt(scope.get("server"))
         if self.node.closed_to_streams(listener):
-            why = "going away" if self.node.leaving(listener) else "full"
+            end = GOING_AWAY if self.node.leaving(listener) else FULL
             seconds = max(1, self.node.reconnect_delay() // 1000)
-            raise Problem(503, f"This server is {why}; come back later.", [(b"retry-after", b"%d" % seconds)])
+            raise Problem(503, end.reason, [(b"retry-after", b"%d" % seconds)])
         public, handle = self.node.identify()
         session = SseSession(
             self.node, send, public, counted=opening.counted, visible_keepalives=opening.visible_keepalives
@@ -448,8 +448,7 @@ class Headcount:
         if endpoint != "/ws" or foreign is not None:
             # Before accepting, a close is an HTTP 403: the handshake itself is refused. The extension for HTTP
             # responses could say why, but uvicorn logs an error each time, and strangers could fill its log.
-            why = "Cross-site; add the origin to allowed_origins." if foreign else "There is no WebSocket here."
-            await _refuse(send, End(1008, "denied", why))
+            await _refuse(send, CROSS_SITE if foreign else NO_WEBSOCKET)
             return None
         try:
             await send({"type": "websocket.accept"})
@@ -459,16 +458,11 @@ class Headcount:
         try:
             opening = self.opening(scope)
         except Malformed as error:
-            await _refuse(send, End(4400, "malformed", str(error)))
+            await _refuse(send, MALFORMED.because(str(error)))
             return None
         listener = self.node.listeners.adopt(scope.get("server"))
         if self.node.closed_to_streams(listener):
-            await _refuse(
-                send,
-                End(1012, "drain", "This server is going away; come back later.")
-                if self.node.leaving(listener)
-                else End(1013, "full", "This server is full; come back later."),
-            )
+            await _refuse(send, GOING_AWAY if self.node.leaving(listener) else FULL)
             return None
         public, handle = self.node.identify()
         connected = self.connected(handle)

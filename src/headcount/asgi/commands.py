@@ -7,9 +7,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from ..authorization.authorizer import AuthorizationCheck
 from ..core import identity, messages
 from ..errors import Busy, Malformed, TooLarge, UnknownConnection
-from ..node.node import AuthorizationCheck, Node
+from ..node.node import Node
 from .one_step import Suspended, run_one_step
 from .responses import OK, Headers, Problem
 from .scope import header

@@ -10,8 +10,9 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 
 from starlette.types import Scope
 
-from ..core.messages import Payload
-from ..node.node import AuthorizationCheck, Node
+from ..authorization.authorizer import AuthorizationCheck
+from ..core.payload import Payload
+from ..node.node import Node
 from ..node.session import Session
 
 MakeAsk: TypeAlias = Callable[[tuple[str, int] | None], AuthorizationCheck]

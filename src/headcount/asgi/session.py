@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from starlette.types import Message, Receive, Send
 
-from ..core.messages import Payload
+from ..core.ends import BROKEN, CANCELLED, CLIENT, MALFORMED, QUEUE_FULL, End
+from ..core.payload import Payload
 from ..errors import ProtocolError
 from ..node.node import Node
-from ..node.session import End
 from .one_step import Suspended, run_one_step
 
 GOODBYE_TIMEOUT: Final = 1.0
@@ -90,7 +90,7 @@ class AsgiSession:
         self._queue.append(payload)
         if len(self._queue) > self._node.config.max_queued_messages:
             self._queue = None
-            self.end(End(4408, "slow", "Too many messages are waiting to be read."))
+            self.end(QUEUE_FULL)
 
     def keepalive(self) -> None:
         """Send the smallest thing that keeps the stream open."""
@@ -99,7 +99,7 @@ class AsgiSession:
     def end(self, end: End) -> None:
         """End the stream from this side. Idempotent."""
         if self._ending is None and self._task is not None:
-            self._ending = _BROKEN if self._over else end
+            self._ending = BROKEN if self._over else end
             # The task waits in receive(), and only a cancellation wakes it without a second task for each stream.
             self._task.cancel()
 
@@ -116,7 +116,7 @@ class AsgiSession:
             while self._ending is None:
                 message = await receive()
                 if message["type"].endswith(".disconnect"):
-                    self._close("client")
+                    self._close(CLIENT)
                     return
                 take(message)
             # Ended by what it sent itself: the cancellation comes with the next pause, and must not meet the server
@@ -125,11 +125,11 @@ class AsgiSession:
             raise asyncio.CancelledError
         except ProtocolError as error:
             self._node.counters["malformed"] += 1
-            await self._part(End(4400, "malformed", str(error)))
+            await self._part(MALFORMED.because(str(error)))
         except asyncio.CancelledError:
             await self._part(self._ended())
         finally:
-            self._close("cancelled")
+            self._close(CANCELLED)
 
     def _message(self, payload: Payload) -> dict[str, Any]:
         raise NotImplementedError
@@ -220,6 +220,3 @@ class AsgiSession:
 
 def _same(rest: Suspended[None]) -> Suspended[None]:
     return rest
-
-
-_BROKEN: Final = End(1006, "broken", "Sending to the peer failed.")

@@ -4,11 +4,11 @@ from typing import Any
 
 from starlette.types import Message, Send
 
-from ..core import event_stream, messages
-from ..core.messages import Payload
+from ..core import event_stream
+from ..core.ends import End
+from ..core.payload import COMMENT, KEEPALIVE, Payload, sse_farewell
 from ..node.listening_sockets import Listener
 from ..node.node import Node
-from ..node.session import End
 from .handover import SseOffer
 from .responses import Headers
 from .session import AsgiSession
@@ -35,7 +35,7 @@ class SseSession(AsgiSession):
 
     def keepalive(self) -> None:
         """Send a comment, or the message that the client asked for."""
-        self.transmit(_KEEPALIVE_MESSAGE if self._visible_keepalives else _KEEPALIVE_COMMENT)
+        self.transmit(KEEPALIVE if self._visible_keepalives else COMMENT)
 
     def open(
         self,
@@ -73,24 +73,8 @@ class SseSession(AsgiSession):
         return {"type": "http.response.body", "body": payload.event, "more_body": True}
 
     def _farewell(self, end: End) -> list[dict[str, Any]]:
-        body = b""
-        if end.reconnect is not None:
-            # For clients of ours, and for EventSource itself, which comes back after `retry`.
-            body = event_stream.retry(end.reconnect) + event_stream.frame(messages.drain(end.reconnect))
-        return [{"type": "http.response.body", "body": body, "more_body": False}]
+        return [{"type": "http.response.body", "body": sse_farewell(end), "more_body": False}]
 
 
 def ignore(message: Message) -> None:
     """Take no notice of a body, which no browser sends with GET."""
-
-
-class _Comment(Payload):
-    __slots__ = ()
-
-    @property
-    def event(self) -> bytes:
-        return event_stream.KEEPALIVE
-
-
-_KEEPALIVE_COMMENT = _Comment(b"")
-_KEEPALIVE_MESSAGE = Payload(messages.KEEPALIVE)

@@ -6,12 +6,13 @@ from typing import Any
 
 from starlette.types import Message, Scope, Send
 
+from ..authorization.authorizer import AuthorizationCheck
 from ..core import messages
+from ..core.ends import End
 from ..core.frames import cut_reason
-from ..core.messages import Payload
+from ..core.payload import KEEPALIVE, Payload, websocket_farewell
 from ..node.listening_sockets import Listener
-from ..node.node import AuthorizationCheck, Node
-from ..node.session import End
+from ..node.node import Node
 from .responses import Problem
 from .session import AsgiSession
 from .stream_request import Opening
@@ -28,7 +29,7 @@ class WebSocketSession(AsgiSession):
 
     def keepalive(self) -> None:
         """Send a message: pages cannot see the protocol's own pings, and servers may have them switched off."""
-        self.transmit(_KEEPALIVE)
+        self.transmit(KEEPALIVE)
 
     def open(self, connected: bytes, opening: Opening, listener: Listener | None) -> None:
         """Say `connected` and be counted. The caller must `serve()` now."""
@@ -56,9 +57,8 @@ class WebSocketSession(AsgiSession):
 
     def _farewell(self, end: End) -> list[dict[str, Any]]:
         close = {"type": "websocket.close", "code": end.code, "reason": cut_reason(end.reason)}
-        if end.reconnect is None:
-            return [close]
-        return [self._message(Payload(messages.drain(end.reconnect))), close]
+        last = websocket_farewell(end)
+        return [close] if last is None else [self._message(last), close]
 
     def _close(self, cause: str) -> None:
         super()._close(cause)
@@ -76,6 +76,3 @@ def needs_handshake(scope: Scope) -> Problem:
         "This is the WebSocket's place: open it with a WebSocket client, by ws:// or wss:// and this path.",
         headers,
     )
-
-
-_KEEPALIVE = Payload(messages.KEEPALIVE)

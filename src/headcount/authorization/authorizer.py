@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import anyio
 import msgspec
@@ -60,6 +60,16 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
             isinstance(seconds, bool) or not isinstance(seconds, int | float) or math.isnan(seconds)
         ):
             raise TypeError(f"Grant(expires_in=…) takes seconds or None, not {seconds!r}.")
+
+
+class AuthorizationCheck(Protocol):
+    """Checks whether one viewer may watch: at first, and again while it watches."""
+
+    def __call__(self) -> Awaitable[Grant | None]:
+        """Return what the viewer may see now, or None."""
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return what another process needs to check again; None: it cannot. To be called after the first check."""
 
 
 Verdict: TypeAlias = bool | Grant | None

@@ -14,8 +14,6 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from ..errors import Malformed, TooLarge
-from .event_stream import chunk, frame
-from .frames import text_frame
 from .labels import ROOT, parse_route, parse_version
 from .stats import ConnectionInfo, Stats, StatsDelta
 
@@ -298,52 +296,6 @@ def to_tabs(keys: list[str], message: bytes) -> bytes:
 STATS_UNAUTHORIZED: Final = _encode({"type": "stats-unauthorized"})
 KEEPALIVE: Final = _encode({"type": "keepalive"})
 PONG: Final = _encode({"type": "pong"})
-
-
-class Payload:
-    """
-    One encoded message in the forms that transports want, each made once and shared by all who get it.
-
-    JSON is what goes over the wire; the others only frame it: `event` and `text` for a server that does the rest,
-    `event_chunk` and `text_frame` for a bare socket.
-    """
-
-    __slots__ = ("_event", "_event_chunk", "_text", "_text_frame", "json")
-
-    def __init__(self, json: bytes) -> None:
-        self.json = json
-        self._event: bytes | None = None
-        self._event_chunk: bytes | None = None
-        self._text: str | None = None
-        self._text_frame: bytes | None = None
-
-    @property
-    def event(self) -> bytes:
-        """As an SSE frame."""
-        if self._event is None:
-            self._event = frame(self.json)
-        return self._event
-
-    @property
-    def text(self) -> str:
-        """As the text of a WebSocket frame."""
-        if self._text is None:
-            self._text = self.json.decode()
-        return self._text
-
-    @property
-    def event_chunk(self) -> bytes:
-        """As an SSE frame in a chunk of an HTTP/1.1 response."""
-        if self._event_chunk is None:
-            self._event_chunk = chunk(self.event)
-        return self._event_chunk
-
-    @property
-    def text_frame(self) -> bytes:
-        """As a WebSocket frame."""
-        if self._text_frame is None:
-            self._text_frame = text_frame(self.json)
-        return self._text_frame
 
 
 def rows(found: Sequence[ConnectionInfo], *, routes: bool, ips: bool) -> Sequence[ConnectionInfo]:

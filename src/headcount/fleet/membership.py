@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from ..authorization.authorizer import Grant
+from ..authorization.authorizer import AuthorizationCheck, Grant
 from ..config import without_password
 from ..core import fleet_messages, identity, messages, paging
 from ..core.labels import parse_version
-from ..core.messages import Payload
+from ..core.payload import Payload
 from ..core.rows import plausible
 from ..core.stats import ConnectionInfo, NodeShare
 from ..errors import UNKNOWN_HANDLE, ConfigError, Malformed, ProtocolError, UnknownConnection
@@ -24,7 +24,7 @@ from ..node.listening_sockets import Listener, addresses_of
 from .view import FleetView
 
 if TYPE_CHECKING:
-    from ..node.node import AuthorizationCheck, Node
+    from ..node.node import Node
 
 MAX_ASKED: Final = 256
 """Requests to watch that came here for connections of other nodes, and are not decided yet."""

@@ -25,12 +25,13 @@ from typing import Any, Final, NamedTuple, Protocol
 import anyio
 import msgspec
 
-from ..authorization.authorizer import Grant
+from ..authorization.authorizer import AuthorizationCheck, Grant
 from ..config import Config
 from ..core import fleet_messages, identity, messages, paging
+from ..core.ends import GOING_AWAY, LOOP_CLOSED, REPLACED, End
 from ..core.history import History
 from ..core.labels import UNKNOWN, parse_version
-from ..core.messages import Payload
+from ..core.payload import Payload
 from ..core.registry import Registry, matches
 from ..core.stats import ConnectionInfo, NodeShare, Stats, StatsDelta
 from ..errors import UNKNOWN_HANDLE, Malformed, UnknownConnection
@@ -40,7 +41,7 @@ from ..log_throttle import LogThrottle
 from ..loops import Tasks, call_in_loop
 from .hooks import Hooks
 from .listening_sockets import Listener, Listeners
-from .session import End, Session
+from .session import Session
 from .shared_streams import Tabs
 from .timers import LoopTimers
 
@@ -48,16 +49,6 @@ SLICE: Final = 5_000
 """Connections that are sorted in one go: a few milliseconds."""
 
 logger = logging.getLogger("headcount")
-
-
-class AuthorizationCheck(Protocol):
-    """Asks whether a viewer may watch: at first, and again while it watches."""
-
-    def __call__(self) -> Awaitable[Grant | None]:
-        """Return what the viewer may see now, or None."""
-
-    def describe(self) -> dict[str, Any] | None:
-        """Return what it takes to ask again in another process, once it has been asked; None: it cannot be."""
 
 
 class Figures(Protocol):
@@ -345,8 +336,8 @@ class Node:
             session = self.find(handle)
         except UnknownConnection:
             return False
-        self.close(session, "replaced")
-        call_in_loop(session.loop, session.end, End(1000, "replaced", "Another stream took the place of this one."))
+        self.close(session, REPLACED.cause)
+        call_in_loop(session.loop, session.end, REPLACED)
         return True
 
     def handle(
@@ -599,7 +590,7 @@ class Node:
 
     def going_away(self) -> End:
         """Make the end of one stream of a server that stops; each is told another time to come back."""
-        return End(1012, "drain", "The server is going away.", self.reconnect_delay())
+        return GOING_AWAY.after(self.reconnect_delay())
 
     def reconnect_delay(self) -> int:
         """Draw the delay after which one client should come back, in ms."""
@@ -679,7 +670,7 @@ class Node:
             if self._flush_loop is not None and self._flush_loop.is_closed():
                 self._changed()  # what it would have flushed is still due elsewhere
         for session in left:
-            self.close(session, "loop closed")
+            self.close(session, LOOP_CLOSED)
 
     def pulse(self, loop: asyncio.AbstractEventLoop) -> LoopTimers:
         """Return the timers of a loop, which is the running one or has sessions already."""

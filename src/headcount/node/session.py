@@ -1,22 +1,10 @@
 """What the node needs of one open stream; asgi/session.py is it."""
 
 import asyncio
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from ..core.messages import Payload
-
-
-class End(NamedTuple):
-    """Why the server ends a stream, and what its client is told."""
-
-    code: int
-    """WebSocket close code; an SSE stream just ends."""
-    cause: str
-    """One word for hooks and counters."""
-    reason: str
-    """A sentence for the client."""
-    reconnect: int | None = None
-    """Milliseconds after which the client should come back."""
+from ..core.ends import End
+from ..core.payload import Payload
 
 
 class Session(Protocol):

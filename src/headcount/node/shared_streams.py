@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from ..core import messages
-from ..core.messages import Payload
+from ..core.ends import CLIENT, REPLACED, End
+from ..core.payload import Payload
 from ..errors import Malformed
-from .session import End, Session
+from .session import Session
 
 if TYPE_CHECKING:
     from .node import Node
@@ -140,7 +141,7 @@ class Tabs:
         for key in report.remove:
             gone = stream.tabs.get(key)
             if gone is not None:
-                self._drop(gone, "client")
+                self._drop(gone, CLIENT)
         ids: dict[str, str] = {}
         for tab in report.set:
             ids[tab.key] = self._set(stream, session, tab)
@@ -167,7 +168,7 @@ class Tabs:
         known = self._by_key.get(told.key)
         if known is not None and (known.version != told.version or known.loop is not session.loop):
             # A page does not change its version while it is open, and timers stay in their loop: this is another one.
-            self._drop(known, "replaced")
+            self._drop(known, REPLACED.cause)
             known = None
         if known is None:
             known = TabSession(self, stream, session, node.identify()[0], told)

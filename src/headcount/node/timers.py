@@ -9,8 +9,9 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Final
 
+from ..core.ends import NO_TABS, NOT_AUTHORISED, STALLED
 from .listening_sockets import Listener
-from .session import End, Session
+from .session import Session
 
 if TYPE_CHECKING:
     from .node import Node
@@ -95,14 +96,10 @@ class LoopTimers:
                 if not session.busy:
                     session.keepalive()
         for session in [session for session, deadline in self.stalled.items() if now >= deadline]:
-            session.end(End(4408, "slow", f"Nothing was read for {node.config.send_timeout:g} s."))
+            session.end(STALLED.because(f"The client read nothing for {node.config.send_timeout:g} s."))
         for session in list(self._viewers):
             if session.deadline is not None and now >= session.deadline:
-                session.end(
-                    End(4400, "no tabs", "This stream was opened with shared=1, and no tab was reported on it.")
-                    if session.id in node.tabs
-                    else End(1008, "denied", "This viewer is not authorised.")
-                )
+                session.end(NO_TABS if session.id in node.tabs else NOT_AUTHORISED)
         node.recheck(self._loop, now)
         node.remember(now)
         node.forget_dead_loops()

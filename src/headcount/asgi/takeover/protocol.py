@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ...core.messages import Payload
+from ...core.payload import Payload
 from ...node.node import Node
 from ..handover import EXTENSION
 from .handshake import Handshake, acceptable, websocket_scope

@@ -15,12 +15,13 @@ from websockets.exceptions import ProtocolError as BadFrame
 from websockets.frames import Close, Frame, Opcode
 from websockets.utils import apply_mask
 
-from ...core import event_stream, messages
+from ...authorization.authorizer import AuthorizationCheck
+from ...core import messages
+from ...core.ends import BAD_FRAME, CLIENT, MALFORMED, NOT_AUTHORISED, QUEUE_FULL, End
 from ...core.frames import close_frame, pong_frame
-from ...core.messages import Payload
+from ...core.payload import COMMENT, KEEPALIVE, Payload, sse_farewell_chunks, websocket_farewell_frames
 from ...errors import ProtocolError, TooLarge
-from ...node.node import AuthorizationCheck, Node
-from ...node.session import End
+from ...node.node import Node
 from ..handover import MakeAsk
 from ..session import GOODBYE_TIMEOUT
 
@@ -35,6 +36,8 @@ _CLOSING: Final = 16
 _TEXT: Final = 0x81
 """First byte of a text frame that is a whole message; all others are read by the library."""
 _MASKED: Final = 0x80
+
+TOO_LONG: Final = f"The message is too long; at most {messages.MAX_MESSAGE} bytes are allowed."
 
 
 class StreamContext:
@@ -152,7 +155,7 @@ class Stream(asyncio.Protocol):
             self._queue = deque()
         self._queue.append(payload)
         if len(self._queue) > self._home.node.config.max_queued_messages:
-            self.end(End(4408, "slow", "Too many messages are waiting to be read."))
+            self.end(QUEUE_FULL)
 
     def end(self, end: End) -> None:
         """End the stream from this side. Idempotent."""
@@ -193,7 +196,7 @@ class Stream(asyncio.Protocol):
         """Leave the figures: the peer is gone, or we closed."""
         self._home.leave(self)
         if not self._flags & _OVER:
-            self._leave("client")
+            self._leave(CLIENT)
 
     # ---- inside
 
@@ -246,15 +249,10 @@ class SseStream(Stream):
 
     def keepalive(self) -> None:
         """Send a comment, or the message that the client asked for."""
-        visible = self._flags & _VISIBLE_KEEPALIVES
-        self._transport.write(_KEEPALIVE.event_chunk if visible else _KEEPALIVE_COMMENT)
+        self.transmit(KEEPALIVE if self._flags & _VISIBLE_KEEPALIVES else COMMENT)
 
     def _part(self, end: End) -> None:
-        goodbye = event_stream.LAST_CHUNK
-        if end.reconnect is not None:
-            told = event_stream.retry(end.reconnect) + event_stream.frame(messages.drain(end.reconnect))
-            goodbye = event_stream.chunk(told) + goodbye
-        self._transport.write(goodbye)
+        self._transport.write(sse_farewell_chunks(end))
         self._hang_up()
 
 
@@ -292,7 +290,7 @@ class WebSocketStream(Stream):
 
     def dismiss(self, code: int, reason: str) -> None:
         """Say goodbye to a peer that never came into the node."""
-        self._part(End(code, "denied", reason))
+        self._part(NOT_AUTHORISED._replace(code=code, reason=reason))
 
     def transmit(self, payload: Payload) -> None:
         """Send now; must not be called while busy."""
@@ -301,7 +299,7 @@ class WebSocketStream(Stream):
 
     def keepalive(self) -> None:
         """Send a message: pages cannot see the protocol's own pings."""
-        self._transport.write(_KEEPALIVE.text_frame)
+        self.transmit(KEEPALIVE)
 
     def data_received(self, data: bytes) -> None:
         """Read frames, and do what their messages ask."""
@@ -323,11 +321,11 @@ class WebSocketStream(Stream):
                 self._take(frame)
             self._unread = reader.rest()
         except PayloadTooBig:
-            self._malformed(4400, f"The message is too long; at most {messages.MAX_MESSAGE} bytes are allowed.")
+            self._malformed(MALFORMED.because(TOO_LONG))
         except BadFrame as error:
-            self._malformed(1002, f"This is no WebSocket frame: {error}.")
+            self._malformed(BAD_FRAME.because(f"The WebSocket frame is malformed: {error}."))
         except TooLarge as error:
-            self._malformed(4400, str(error))
+            self._malformed(MALFORMED.because(str(error)))
 
     def _do(self, data: bytes) -> None:
         """Do what one message asks."""
@@ -341,7 +339,7 @@ class WebSocketStream(Stream):
                 return
             coroutine = node.handle(self, message, self._ask)
         except ProtocolError as error:
-            self._malformed(4400, str(error))
+            self._malformed(MALFORMED.because(str(error)))
             return
         if coroutine is not None:
             self._asking = self._home.loop.create_task(coroutine)
@@ -374,7 +372,7 @@ class WebSocketStream(Stream):
         if self._message is not None:
             self._message += data
             if len(self._message) > messages.MAX_MESSAGE:
-                raise TooLarge(f"The message is too long; at most {messages.MAX_MESSAGE} bytes are allowed.")
+                raise TooLarge(TOO_LONG)
             data = bytes(self._message)
         elif not frame.fin:
             self._message = bytearray(data)
@@ -391,7 +389,7 @@ class WebSocketStream(Stream):
 
     def _answer_close(self, data: bytes) -> None:
         if not self._flags & _OVER:
-            self._leave("client")
+            self._leave(CLIENT)
         try:
             code = Close.parse(data).code if data else 1000
         except BadFrame:
@@ -402,12 +400,12 @@ class WebSocketStream(Stream):
         self._transport.write(close_frame(code))
         self._hang_up()
 
-    def _malformed(self, code: int, reason: str) -> None:
+    def _malformed(self, end: End) -> None:
         self._unread = b""
         self._message = None
         if not self._flags & _OVER:
             self._home.node.counters["malformed"] += 1
-            self.end(End(code, "malformed", reason))
+            self.end(end)
 
     def _leave(self, cause: str) -> None:
         super()._leave(cause)
@@ -417,11 +415,8 @@ class WebSocketStream(Stream):
             self._asking = None
 
     def _part(self, end: End) -> None:
-        goodbye = close_frame(end.code, end.reason)
-        if end.reconnect is not None:
-            goodbye = Payload(messages.drain(end.reconnect)).text_frame + goodbye
         self._flags |= _CLOSING
-        self._transport.write(goodbye)
+        self._transport.write(websocket_farewell_frames(end))
         # The peer answers and then expects us to hang up. To do so before, with something of it unread, would make the
         # kernel reset the connection, and the peer might lose the goodbye.
         self._home.loop.call_later(GOODBYE_TIMEOUT, self._transport.abort)
@@ -457,7 +452,3 @@ class _Reader:
         if self._at > len(self._data):
             yield
         return self._data[begin : self._at]
-
-
-_KEEPALIVE: Final = Payload(messages.KEEPALIVE)
-_KEEPALIVE_COMMENT: Final = event_stream.chunk(event_stream.KEEPALIVE)

@@ -1,0 +1,70 @@
+"""
+The ways a stream ends: close code, cause, sentence and reconnect policy, in one table.
+
+A WebSocket client gets the code and the sentence in its close frame; an SSE stream just ends. Hooks and counters get
+the cause. The codes are documented in protocol/README.md, the causes in docs/hooks.md.
+"""
+
+from typing import Final, NamedTuple
+
+CLIENT: Final = "client"
+"""Cause: the client left."""
+CANCELLED: Final = "cancelled"
+"""Cause: the server, or something between it and Headcount, cancelled the request."""
+LOOP_CLOSED: Final = "loop closed"
+"""Cause: the event loop of the stream was closed."""
+
+
+class End(NamedTuple):
+    """Why the server ends a stream, and what its client gets."""
+
+    code: int
+    """WebSocket close code; an SSE stream just ends."""
+    cause: str
+    """One word for hooks and counters."""
+    reason: str
+    """A sentence for the client."""
+    reconnect: int | None = None
+    """Milliseconds after which the client should reconnect; None: the client decides."""
+
+    def because(self, reason: str) -> "End":
+        """Return this end with another sentence."""
+        return self._replace(reason=reason)
+
+    def after(self, reconnect: int) -> "End":
+        """Return this end with a delay for the client, in ms."""
+        return self._replace(reconnect=reconnect)
+
+
+REPLACED: Final = End(1000, "replaced", "A newer stream replaced this one.")
+BAD_FRAME: Final = End(1002, "malformed", "The WebSocket frame is malformed.")
+BROKEN: Final = End(1006, "broken", "Sending to the client failed.")
+"""1006 is never sent: there is nobody to send it to."""
+NOT_AUTHORISED: Final = End(1008, "denied", "This viewer is not authorised to see statistics.")
+CROSS_SITE: Final = End(1008, "denied", "The page is from another site; add its origin to allowed_origins.")
+NO_WEBSOCKET: Final = End(1008, "denied", "There is no WebSocket at this path.")
+GOING_AWAY: Final = End(1012, "drain", "This server is going away; reconnect later.")
+FULL: Final = End(1013, "full", "This server is full; reconnect later.")
+MALFORMED: Final = End(4400, "malformed", "The message is malformed.")
+NO_TABS: Final = End(4400, "no tabs", "This stream was opened with shared=1, but no tab was reported on it.")
+QUEUE_FULL: Final = End(4408, "slow", "Too many messages are waiting for this client to read them.")
+STALLED: Final = End(4408, "slow", "The client read nothing for too long.")
+
+ENDS: Final = (
+    REPLACED,
+    BAD_FRAME,
+    BROKEN,
+    NOT_AUTHORISED,
+    CROSS_SITE,
+    NO_WEBSOCKET,
+    GOING_AWAY,
+    FULL,
+    MALFORMED,
+    NO_TABS,
+    QUEUE_FULL,
+    STALLED,
+)
+"""All of them. `FULL`, `CROSS_SITE` and `NO_WEBSOCKET` refuse a stream that has not begun, so hooks never get those."""
+
+CAUSES: Final = frozenset({CLIENT, CANCELLED, LOOP_CLOSED}) | {end.cause for end in ENDS if end is not FULL}
+"""Everything that `on_connection_close` can get as its reason, and that is counted as `closed:<reason>`."""
