@@ -17,9 +17,11 @@ from typing import Any
 
 from headcount.asgi.app import Headcount
 from headcount.cli import main
+from headcount.core import messages
+from headcount.core.payload import Payload
 from headcount.server import serve
 
-MESSAGE = {"type": "sale", "text": "x" * 174}
+MESSAGE = messages.application({"type": "sale", "text": "x" * 174})
 
 _headcounts: list[Headcount] = []
 _pause = _started = 0.0
@@ -36,7 +38,7 @@ def _serve(make: Callable[[], Headcount], *args: Any, **options: Any) -> bool:
 def _broadcast(*_: object) -> None:
     for headcount in _headcounts:
         for session in list(headcount.node.sessions.values())[:1]:
-            session.loop.call_soon_threadsafe(headcount.node.broadcast, MESSAGE)
+            session.loop.call_soon_threadsafe(headcount.node.deliver_all, Payload(MESSAGE))
 
 
 def _watch(phase: str, _info: dict[str, int]) -> None:

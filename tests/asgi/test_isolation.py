@@ -17,6 +17,8 @@ from fastapi import FastAPI
 from starlette.middleware.sessions import SessionMiddleware
 
 from headcount import Headcount
+from headcount.core import messages
+from headcount.core.payload import Payload
 from headcount.node import timers as node_timers
 
 from .asgi_client import (
@@ -42,6 +44,8 @@ with warnings.catch_warnings():
     from starlette.testclient import TestClient
 
 T = TypeVar("T")
+
+NEWS = Payload(messages.application({"type": "news"}))
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
 every_way = pytest.mark.parametrize("way", WAYS)
@@ -302,7 +306,7 @@ def test_right_revoked_from_another_thread_is_gone_at_once(loops: Callable[[], L
     here.run(site.admin.watch(viewer))
     for _ in range(20):
         page = there.run(site.stranger.open("ws"))
-        assert site.node.revoke(viewer.public)
+        assert site.node.revoke_here(viewer.public)
         assert not site.node.subscriptions
         there.run(page.leave())
         here.run(_withdrawn(viewer))
@@ -349,7 +353,7 @@ def test_hooks_of_a_page_run_in_order_although_its_posts_come_in_by_another_loop
 def test_drain_and_messages_reach_the_pages_of_every_loop(loops: Callable[[], Loop]) -> None:
     site = Site()
     streams = [(loop, loop.run(site.stranger.open(kind))) for loop in (loops(), loops()) for kind in TRANSPORTS]
-    assert site.node.broadcast({"type": "news"}) == 4
+    assert site.node.deliver_all(NEWS) == 4
     for loop, stream in streams:
         loop.run(stream.next("news"))
     site.node.drain()
@@ -442,7 +446,7 @@ def test_whole_that_was_on_its_way_when_its_viewer_unsubscribed_is_not_sent(loop
     for path in ("/subscribe-stats", "/unsubscribe-stats"):
         assert there.run(site.admin.post(path, {"connectionId": stream.handle})).status == 200
     held.release()
-    site.node.broadcast({"type": "marker"})
+    site.node.deliver_all(Payload(messages.application({"type": "marker"})))
     here.run(stream.next("marker"))
 
 
@@ -462,8 +466,8 @@ def test_loop_closed_in_the_middle_leaves_no_ghost(loops: Callable[[], Loop]) ->
     assert reasons == ["loop closed"] * 2
     assert not site.node.sessions
     assert not site.node.subscriptions
-    assert site.node.page(version=None, route=None, limit=10, after=0) == ([], None)
-    assert site.node.broadcast({"type": "news"}) == 0
+    assert site.node.page_here(version=None, route=None, limit=10, after=0) == ([], None)
+    assert site.node.deliver_all(NEWS) == 0
     site.node.drain()
 
 

@@ -13,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from headcount.core import messages
+from headcount.core.payload import Payload
 from headcount.node import timers
 
 from .asgi_client import (
@@ -33,6 +35,10 @@ both = pytest.mark.parametrize("transport", TRANSPORTS)
 every_way = pytest.mark.parametrize("way", WAYS)
 
 CallNext = Callable[[Request], Awaitable[Response]]
+
+
+def news(number: int) -> Payload:
+    return Payload(messages.application({"type": "news", "number": number}))
 
 
 async def passes(request: Request, call_next: CallNext) -> Response:
@@ -360,11 +366,11 @@ async def test_messages_from_a_bare_callback_and_from_another_thread_arrive(tran
     site = Site(middleware=[passes])
     page = await site.stranger.open(transport)
     loop = asyncio.get_running_loop()
-    loop.call_soon(site.node.send, page.public, {"type": "news", "number": 1})
+    loop.call_soon(site.node.deliver, page.public, news(1))
     assert (await page.next("news"))["number"] == 1
-    await asyncio.to_thread(site.node.send, page.public, {"type": "news", "number": 2})
+    await asyncio.to_thread(site.node.deliver, page.public, news(2))
     assert (await page.next("news"))["number"] == 2
-    await asyncio.to_thread(site.node.broadcast, {"type": "news", "number": 3})
+    await asyncio.to_thread(site.node.deliver_all, news(3))
     assert (await page.next("news"))["number"] == 3
 
 

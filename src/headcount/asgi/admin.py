@@ -89,10 +89,8 @@ async def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
 
 async def _page(node: Node, _: Grant, query: dict[str, str]) -> tuple[list[ConnectionInfo], str | None, bool]:
     limit, cursor = _limit(query.get("limit")), _after(query.get("cursor"))
-    rows, following, partial = await node.membership.page(
-        version=query.get("version"), route=query.get("route"), limit=limit, cursor=cursor
-    )
-    return rows, None if following is None else f"{following[0]}:{following[1]}", partial
+    page = await node.page(version=query.get("version"), route=query.get("route"), limit=limit, cursor=cursor)
+    return page.rows, None if page.cursor is None else f"{page.cursor.node}:{page.cursor.after}", page.partial
 
 
 async def _sorted_page(
@@ -104,7 +102,7 @@ async def _sorted_page(
     if hidden.get(order.by):
         raise Problem(403, f"Your right does not include what {order} sorts by; ask for a Grant with {order.by}s=True.")
     cursor = query.get("cursor")
-    rows, more, partial = await node.membership.sorted_page(
+    rows, more, partial = await node.sorted_page(
         order,
         version=query.get("version"),
         route=query.get("route"),
@@ -142,17 +140,16 @@ def _limit(text: str | None) -> int:
     return limit
 
 
-def _after(cursor: str | None) -> tuple[str, int]:
-    """Return the node that a cursor names, and the position in it; `("", 0)` is the start."""
+def _after(cursor: str | None) -> paging.Cursor:
     if cursor is None:
-        return "", 0
+        return paging.START
     node, colon, position = cursor.rpartition(":")
     after = _number(position)
     if after is None or after >= 2**63 or (colon and not identity.is_node(node)):
         raise Malformed(
             f"cursor is {cursor[:40]!r}; give the cursor that came with the page before, or none for the first page."
         )
-    return node, after
+    return paging.Cursor(node, after)
 
 
 def _number(text: str) -> int | None:

@@ -23,7 +23,7 @@ from ..core.frames import cut_reason
 from ..core.labels import UNKNOWN, parse_version
 from ..core.payload import Payload
 from ..core.stats import Stats
-from ..errors import ConfigError, Malformed, UnknownConnection
+from ..errors import ConfigError, Malformed
 from ..live.in_process import LocalConnections
 from ..node.hooks import CloseHook, Hooks, OpenHook, RouteHook, checked
 from ..node.node import Node
@@ -211,13 +211,7 @@ class Headcount:
             Busy: Too many messages for other nodes are on their way.
             TypeError: The message is not a mapping, or holds what is no JSON.
         """
-        encoded = messages.application(message)
-        try:
-            self.node.deliver(connection_id, Payload(encoded))
-        except UnknownConnection:
-            if self.node.membership.peers is None:
-                raise
-            await self.node.membership.send(connection_id, encoded)
+        await self.node.send(connection_id, message)
 
     async def broadcast(
         self, message: Mapping[str, Any], *, version: str | None = None, route: str | None = None
@@ -228,9 +222,7 @@ class Headcount:
         Returns:
             To how many it was handed.
         """
-        encoded = messages.application(message)
-        here = self.node.deliver_all(Payload(encoded), version=version, route=route)
-        return here + await self.node.membership.broadcast(encoded, version, route)
+        return await self.node.broadcast(message, version=version, route=route)
 
     async def revoke(self, connection_id: str) -> bool:
         """
@@ -239,7 +231,7 @@ class Headcount:
         Returns:
             False if it had none.
         """
-        return self.node.revoke(connection_id) or await self.node.membership.revoke(connection_id)
+        return await self.node.revoke(connection_id)
 
     async def drain(self) -> None:
         """Tell every page to come back elsewhere, spread over time, and end its stream; refuse new ones."""
@@ -275,7 +267,7 @@ class Headcount:
             raise ConfigError(str(error)) from None
         if checked == UNKNOWN:
             raise ConfigError("The version is empty or 'unknown'; give the build id that is current now.")
-        return await self.node.release_everywhere(checked)
+        return await self.node.release(checked)
 
     def collector(self, scope: Literal["fleet", "node"] = "fleet") -> "Collector":
         """

@@ -53,10 +53,7 @@ async def command(
     check_type(scope)
     try:
         handle, message = read(path, await body_of(node, scope, receive))
-        try:
-            coroutine = node.handle(node.find(handle), message, make_ask)
-        except UnknownConnection:
-            coroutine = node.membership.forward(handle, message, make_ask)
+        coroutine = node.dispatch(handle, message, make_ask)
     except Malformed as error:
         raise Problem(400, str(error)) from None
     try:

@@ -34,7 +34,7 @@ async def release(node: Node, grant: Grant, scope: Scope, receive: Receive, send
     version = parse_version((await read_json(node, scope, receive, _decoder)).version)
     if version == UNKNOWN:
         raise Malformed("The version is empty or 'unknown'; send the build id that is current now.")
-    await respond_json(send, {"ok": True, "version": version, "told": await node.release_everywhere(version)}, headers)
+    await respond_json(send, {"ok": True, "version": version, "told": await node.release(version)}, headers)
 
 
 def may_scrape(token: str | None, scope: Scope) -> bool:
@@ -58,7 +58,7 @@ async def metrics(node: Node, authorizer: Authorizer, scope: Scope, send: Send, 
         raise Malformed(f"scope is {told[:40]!r}; write fleet or node.")
     whose: Literal["fleet", "node"] = "node" if told == "node" else "fleet"
     if whose == "fleet":
-        await node.membership.fresh(rows=False)
+        await node.refresh(rows=False)
     try:
         from ..metrics import Collector, render
     except ImportError:

@@ -86,6 +86,45 @@ def read_cursor(text: str, order: Order) -> Position:
     return value, connection_id
 
 
+class Cursor(NamedTuple):
+    """Where a page of unsorted connections begins: after a position in a node."""
+
+    node: str
+    after: int
+
+
+START: Final = Cursor("", 0)
+"""Of the first page."""
+
+
+class LocalPage(NamedTuple):
+    """A page of one node's connections, oldest first."""
+
+    rows: list[ConnectionInfo]
+    next: int | None
+    """Where the next page begins; None: this was the last."""
+
+
+class ConnectionPage(NamedTuple):
+    """A page of the connections of all nodes, node by node."""
+
+    rows: list[ConnectionInfo]
+    cursor: Cursor | None
+    """Where the next page begins; None: this was the last."""
+    partial: bool
+    """A node did not answer."""
+
+
+class SortedRows(NamedTuple):
+    """The first connections after a position in an order, of one node or of all."""
+
+    rows: list[ConnectionInfo]
+    more: bool
+    """There are others after those."""
+    partial: bool = False
+    """A node did not answer."""
+
+
 class Selection:
     """
     The first rows after a position. Rows may be fed in portions of any size, so that nobody has to wait for all.

@@ -369,7 +369,7 @@ class Membership:
     ) -> tuple[list[ConnectionInfo], int | None]:
         """Return a page of one node, and where the next begins: None at its end, -1 if it did not answer."""
         if node == self._node.id:
-            return self._node.page(version=version, route=route, limit=limit, after=after)
+            return self._node.page_here(version=version, route=route, limit=limit, after=after)
         assert self.peers is not None
         try:
             answer = await self.peers.forwarding.call(
@@ -436,7 +436,10 @@ class Membership:
     ) -> tuple[list[ConnectionInfo], bool] | None:
         """Return the first rows of one node and whether it has more, or None if it did not answer."""
         if node == self._node.id:
-            return await self._node.sorted_page(order, version=version, route=route, limit=limit, after=after)
+            rows_here, more_here, _ = await self._node.sorted_page_here(
+                order, version=version, route=route, limit=limit, after=after
+            )
+            return rows_here, more_here
         assert self.peers is not None
         try:
             answer = await self.peers.forwarding.call(
@@ -497,14 +500,14 @@ class Membership:
             case fleet_messages.Broadcast(message=message, version=version, route=route):
                 count = node.deliver_all(_payload(message), version=version, route=route)
             case fleet_messages.Release(version=version, number=number):
-                count = node.release(parse_version(version), number)
+                count = node.release_here(parse_version(version), number)
             case fleet_messages.Revoke(id=connection_id):
-                ok = node.revoke(connection_id)
+                ok = node.revoke_here(connection_id)
             case fleet_messages.Page(version=version, route=route, limit=limit, after=after):
-                rows, following = node.page(version=version, route=route, limit=min(limit, 1_000), after=after)
+                rows, following = node.page_here(version=version, route=route, limit=min(limit, 1_000), after=after)
                 return fleet_messages.Answer(node=node.id, re=command.re, rows=tuple(rows), next=following)
             case fleet_messages.SortedPage(sort=sort, version=version, route=route, limit=limit, after=position):
-                rows, more = await node.sorted_page(
+                rows, more, _ = await node.sorted_page_here(
                     paging.parse_order(sort), version=version, route=route, limit=min(limit, 1_000), after=position
                 )
                 return fleet_messages.Answer(node=node.id, re=command.re, rows=tuple(rows), next=1 if more else None)

@@ -190,6 +190,14 @@ class Node:
             self._be_born()  # made before a fork, it would be several nodes of one name
         self.membership.join(server)
 
+    def expect_workers(self) -> None:
+        """Note that this process is one of several workers, should that not be visible. Called by who starts them."""
+        self.membership.among_workers = True
+
+    async def leave(self) -> None:
+        """Leave the fleet: the other nodes drop this node's figures at once."""
+        await self.membership.leave()
+
     def make_peers(self, obey: Callable[[fleet_messages.Command], Awaitable[fleet_messages.Answer]]) -> FleetView:
         """Make this node's way to the others."""
         peers = FleetView(
@@ -319,6 +327,21 @@ class Node:
         if info is not None and self.hooks.close:
             self.hooks.run(self.hooks.close, self.connection(info), reason)
 
+    def dispatch(
+        self, handle: str, message: messages.ClientMessage, make_ask: Callable[[], AuthorizationCheck]
+    ) -> Coroutine[Any, Any, None] | None:
+        """
+        Do what a POST asks for the connection that a secret handle names, here or on the node that owns it.
+
+        See `handle()`. For a connection of another node, the coroutine may raise `Malformed`, `UnknownConnection` or
+        `Busy`.
+        """
+        try:
+            session = self.find(handle)
+        except UnknownConnection:
+            return self.membership.forward(handle, message, make_ask)
+        return self.handle(session, message, make_ask)
+
     def replace(self, handle: str) -> None:
         """
         End the stream that a new one takes the place of, so that its page is not counted twice.
@@ -399,9 +422,13 @@ class Node:
             self.membership.touch(rows=rows, linger=linger)
             return self._stats()
 
+    async def refresh(self, *, rows: bool = True) -> None:
+        """Bring in the figures that all nodes have now, with connections if `rows`; they get a second to answer."""
+        await self.membership.fresh(rows=rows)
+
     async def fresh_stats(self, *, rows: bool = True) -> Stats:
         """Return the figures as all nodes have them now; see `stats`."""
-        await self.membership.fresh(rows=rows)
+        await self.refresh(rows=rows)
         return self.stats(rows=rows)
 
     def remember(self, now: float) -> None:
@@ -426,17 +453,27 @@ class Node:
 
     async def shares(self) -> list[NodeShare]:
         """Return what each node of the fleet has now, this one first; they get a second to tell."""
-        await self.membership.fresh(rows=False)
+        await self.refresh(rows=False)
         with self._lock:
             return self.membership.shares() or [NodeShare(self.id, self._registry.total, True, 0.0)]
 
-    def page(
-        self, *, version: str | None, route: str | None, limit: int, after: int
-    ) -> tuple[list[ConnectionInfo], int | None]:
-        """Page through all connections; see `Registry.page`."""
-        self.forget_dead_loops()
-        with self._lock:
-            return self._registry.page(version=version, route=route, limit=limit, after=after)
+    async def page(
+        self, *, version: str | None, route: str | None, limit: int, cursor: paging.Cursor = paging.START
+    ) -> paging.ConnectionPage:
+        """
+        Page through the connections of all nodes, node by node.
+
+        Args:
+            version: Only those of this version.
+            route: Only those on this route.
+            limit: Rows at most.
+            cursor: Of the page before.
+
+        Raises:
+            Busy: Too many requests wait for other nodes.
+        """
+        rows, following, partial = await self.membership.page(version=version, route=route, limit=limit, cursor=cursor)
+        return paging.ConnectionPage(rows, None if following is None else paging.Cursor(*following), partial)
 
     async def sorted_page(
         self,
@@ -445,10 +482,34 @@ class Node:
         version: str | None,
         route: str | None,
         limit: int,
-        after: paging.Position | None,
-    ) -> tuple[list[ConnectionInfo], bool]:
+        after: paging.Position | None = None,
+    ) -> paging.SortedRows:
         """
-        Return the first connections after a position in an order, and whether there are more.
+        Return the first connections of all nodes after a position in an order.
+
+        Raises:
+            Busy: Too many requests wait for other nodes.
+        """
+        found = await self.membership.sorted_page(order, version=version, route=route, limit=limit, after=after)
+        return paging.SortedRows(*found)
+
+    def page_here(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
+        """Page through the connections of this node; see `Registry.page`."""
+        self.forget_dead_loops()
+        with self._lock:
+            return paging.LocalPage(*self._registry.page(version=version, route=route, limit=limit, after=after))
+
+    async def sorted_page_here(
+        self,
+        order: paging.Order,
+        *,
+        version: str | None,
+        route: str | None,
+        limit: int,
+        after: paging.Position | None,
+    ) -> paging.SortedRows:
+        """
+        Return the first connections of this node after a position in an order.
 
         All connections are looked at, `SLICE` at a time, so that streams wait for no more than that.
         """
@@ -462,7 +523,7 @@ class Node:
             selection.feed(
                 record.info for record in records[start : start + SLICE] if matches(record.info, version, route)
             )
-        return selection.rows, selection.more
+        return paging.SortedRows(selection.rows, selection.more)
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         """
@@ -485,15 +546,22 @@ class Node:
 
     # ---- messages of the application
 
-    def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
+    async def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
         """
-        Send one connection a JSON object, by public id or secret handle.
+        Send one connection a JSON object, by public id or secret handle, whichever node it is on.
 
         Raises:
-            UnknownConnection: It is not open here.
-            TypeError: The message is not a mapping, or holds what is no JSON.
+            UnknownConnection: It is not open on any node.
+            Busy: Too many messages wait for other nodes.
+            TypeError: The message is not a mapping, or holds a value that is not JSON.
         """
-        self.deliver(connection_id, Payload(messages.application(message)))
+        encoded = messages.application(message)
+        try:
+            self.deliver(connection_id, Payload(encoded))
+        except UnknownConnection:
+            if self.membership.peers is None:
+                raise
+            await self.membership.send(connection_id, encoded)
 
     def deliver(self, connection_id: str, payload: Payload) -> None:
         """
@@ -508,17 +576,29 @@ class Node:
             raise UnknownConnection(f"No open connection has the id {public}.")
         call_in_loop(session.loop, session.post, payload)
 
-    def broadcast(self, message: Mapping[str, Any], *, version: str | None = None, route: str | None = None) -> int:
+    async def broadcast(
+        self, message: Mapping[str, Any], *, version: str | None = None, route: str | None = None
+    ) -> int:
         """
-        Send a JSON object to all counted connections of this node, or those of one version or route.
+        Send a JSON object to all counted connections of all nodes, or only to those of one version or route.
 
         Returns:
-            To how many it was handed.
-        """
-        return self.deliver_all(Payload(messages.application(message)), version=version, route=route)
+            The number of connections that it was handed to.
 
-    def deliver_all(self, payload: Payload, *, version: str | None, route: str | None) -> int:
-        """Send an encoded message to all counted connections of this node, or some. Returns to how many."""
+        Raises:
+            TypeError: The message is not a mapping, or holds a value that is not JSON.
+        """
+        encoded = messages.application(message)
+        here = self.deliver_all(Payload(encoded), version=version, route=route)
+        return here + await self.membership.broadcast(encoded, version, route)
+
+    def deliver_all(self, payload: Payload, *, version: str | None = None, route: str | None = None) -> int:
+        """
+        Send an encoded message to all counted connections of this node, or only to those of one version or route.
+
+        Returns:
+            The number of connections that it was handed to.
+        """
         with self._lock:
             chosen = [session for session in self.sessions.values() if self._matches(session, version, route)]
         for session in chosen:
@@ -530,7 +610,7 @@ class Node:
         """The version that was declared current, else this server's own."""
         return self.config.version if self.released is None else self.released.version
 
-    def release(self, version: str, number: int = 0) -> int:
+    def release_here(self, version: str, number: int = 0) -> int:
         """
         Declare a version current: remember it, and tell every open stream, viewers' too.
 
@@ -566,16 +646,21 @@ class Node:
         self.counters["releases"] += 1
         return len(sessions)
 
-    async def release_everywhere(self, version: str) -> int:
-        """Declare a version current on all nodes. Returns to how many streams it was handed."""
-        here = self.release(version)
+    async def release(self, version: str) -> int:
+        """
+        Declare a version current on all nodes.
+
+        Returns:
+            The number of streams that were told; 0 if the version was current already.
+        """
+        here = self.release_here(version)
         assert self.released is not None
         return here + await self.membership.release(self.released)
 
     def _learn_release(self, released: fleet_messages.Released) -> None:
         """Take another node's word for which version was declared current, unless this one knows better."""
         with suppress(Malformed):
-            self.release(parse_version(released.version), released.number)
+            self.release_here(parse_version(released.version), released.number)
 
     def _released(self) -> Payload:
         return Payload(messages.version(self.current_version, self.timestamp()))
@@ -598,12 +683,21 @@ class Node:
 
     # ---- rights
 
-    def revoke(self, connection_id: str) -> bool:
+    async def revoke(self, connection_id: str) -> bool:
         """
-        Withdraw a viewer's right, by public id or secret handle.
+        Withdraw a viewer's right, by public id or secret handle, whichever node it is on.
 
         Returns:
-            False if it had none and was not asking for one.
+            False if it had none and no subscription was pending.
+        """
+        return self.revoke_here(connection_id) or await self.membership.revoke(connection_id)
+
+    def revoke_here(self, connection_id: str) -> bool:
+        """
+        Withdraw the right of a viewer of this node, by public id or secret handle.
+
+        Returns:
+            False if it had none and no subscription was pending.
         """
         public = self.tabs.stream_of(identity.id_of(connection_id, self._key) or connection_id)
         with self._lock:
@@ -1001,7 +1095,7 @@ class HookConnection(msgspec.Struct, frozen=True):
         Raises:
             UnknownConnection: The page has left.
         """
-        self.node.send(self.info.id, message)
+        self.node.deliver(self.info.id, Payload(messages.application(message)))
         return DONE
 
 

@@ -130,7 +130,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._connections.stop()
         await super().shutdown(sockets)
-        await self._headcount.node.membership.leave()
+        await self._headcount.node.leave()
 
     def _orphaned(self) -> None:
         # Our parent is gone, however that happened: nobody would ever stop us, or start those after us.
@@ -232,7 +232,7 @@ def _keep_large_blocks_apart() -> None:
 
 
 def _worker(headcount: Headcount) -> Headcount:
-    headcount.node.membership.among_workers = True
+    headcount.node.expect_workers()
     return headcount
 
 

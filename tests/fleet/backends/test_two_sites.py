@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 
 from asgi.asgi_client import WAYS, Client, Site, asynchronous, problem, sorted_connections, until
 from headcount import Grant, UnknownConnection
+from headcount.core.paging import LocalPage, SortedRows
 from headcount.core.stats import ConnectionInfo
 from headcount.fleet import membership
 
@@ -41,7 +42,7 @@ class Two:
 
     async def __aexit__(self, *_: object) -> None:
         for site in self.sites:
-            await site.node.membership.leave()
+            await site.node.leave()
 
 
 def both(store: Store, *arguments: Any, **settings: Any) -> Two:
@@ -235,7 +236,7 @@ def test_a_site_that_joins_late_learns_which_version_is_current(store: Store) ->
                 assert (await page.next("version"))["version"] == version
             await one.headcount.release("v2")
             assert not page.unread, "the same again is no news"
-            await late.node.membership.leave()
+            await late.node.leave()
 
     check()
 
@@ -277,14 +278,14 @@ def test_a_page_of_another_node_is_not_believed_blindly(store: Store, monkeypatc
         async with both(store) as (one, two):
             bad = [ConnectionInfo(two.node.id + "0", "v1", "/\x1b[2J"), ConnectionInfo("0" * 32, "v1", "/")]
             good = ConnectionInfo(two.node.id + "1", "v1", "/")
-            monkeypatch.setattr(two.node, "page", lambda **_: ([*bad, good], None))
+            monkeypatch.setattr(two.node, "page_here", lambda **_: LocalPage([*bad, good], None))
             found = (await one.admin.get("/admin/connections")).json["connections"]
             assert [row["id"] for row in found] == [good.id]
 
-            async def sorted_page(*_: Any, **__: Any) -> tuple[list[ConnectionInfo], bool]:
-                return [*bad, good], False
+            async def sorted_page(*_: Any, **__: Any) -> SortedRows:
+                return SortedRows([*bad, good], more=False)
 
-            monkeypatch.setattr(two.node, "sorted_page", sorted_page)
+            monkeypatch.setattr(two.node, "sorted_page_here", sorted_page)
             found = (await one.admin.get("/admin/connections?sort=route")).json["connections"]
             assert [row["id"] for row in found] == [good.id]
 
@@ -297,7 +298,7 @@ def test_lists_of_connections_are_asked_for_only_by_who_may_see_them(store: Stor
     @asynchronous
     async def check() -> None:
         async with Two(store, "mounted", lambda _: granted, ip_tracking=True, metrics_token="scrape") as (one, first):
-            await first.node.membership.leave()  # what `Two` asked for is over
+            await first.node.leave()  # what `Two` asked for is over
             two = Site("mounted", hook=None, backend=store.url, fleet_name="two", ip_tracking=True)
             await two.stranger.open("sse", "?version=v1")
             peers = two.node.membership.peers
@@ -319,7 +320,7 @@ def test_lists_of_connections_are_asked_for_only_by_who_may_see_them(store: Stor
             granted = Grant()
             (row,) = (await one.admin.get("/admin/stats")).json["connections"]
             assert row["ip"] == "192.0.2.7"
-            await two.node.membership.leave()
+            await two.node.leave()
 
     store.ask("FLUSHALL")
     check()
