@@ -7,7 +7,6 @@ application messages; figures are not queued but conflated, since only the newes
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -15,7 +14,8 @@ from typing import Any, Final
 
 from starlette.types import Message, Receive, Send
 
-from ..core.ends import BROKEN, CANCELLED, CLIENT, MALFORMED, QUEUE_FULL, End
+from ..core.ends import BROKEN, CANCELLED, CLIENT, MALFORMED, End
+from ..core.outbox import Outbox
 from ..core.payload import Payload
 from ..errors import ProtocolError
 from ..node.node import Node
@@ -25,7 +25,7 @@ GOODBYE_TIMEOUT: Final = 1.0
 """Seconds that a peer gets to take the last message. By then it is out of the figures, and a server may be stopping."""
 
 
-class AsgiSession:
+class AsgiSession(Outbox):
     """
     Base of the two transports. Implements `headcount.node.session.Session`.
 
@@ -43,7 +43,6 @@ class AsgiSession:
         "_node",
         "_over",
         "_patient",
-        "_queue",
         "_rest",
         "_send",
         "_task",
@@ -55,6 +54,7 @@ class AsgiSession:
     )
 
     def __init__(self, node: Node, send: Send, public_id: str, *, counted: bool) -> None:
+        super().__init__()
         self.id = public_id
         self.loop = asyncio.get_running_loop()
         self.counted = counted
@@ -67,7 +67,6 @@ class AsgiSession:
         self._rest: asyncio.Task[None] | None = None
         self._listening = False
         self._patient = False
-        self._queue: deque[Payload] | None = None
         self._ending: End | None = None
         self._over = False
 
@@ -76,21 +75,19 @@ class AsgiSession:
         """A message is still on its way."""
         return self._rest is not None or self._first is not None
 
+    @property
+    def over(self) -> bool:
+        """Nothing but the farewell may be sent any more."""
+        return self._over
+
+    @property
+    def max_queued(self) -> int:
+        """Messages that may wait."""
+        return self._node.config.max_queued_messages
+
     def transmit(self, payload: Payload) -> None:
         """Send now; must not be called while busy."""
         self._put(self._message(payload))
-
-    def post(self, payload: Payload) -> None:
-        """Send now or, while busy, after what is on its way; a full queue drops the peer."""
-        if not self.busy:
-            self.transmit(payload)
-            return
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append(payload)
-        if len(self._queue) > self._node.config.max_queued_messages:
-            self._queue = None
-            self.end(QUEUE_FULL)
 
     def keepalive(self) -> None:
         """Send the smallest thing that keeps the stream open."""
@@ -183,9 +180,7 @@ class AsgiSession:
             return
         self._rest = self._first = None
         self._node.read_again(self)
-        while self._queue and not self.busy:
-            self.transmit(self._queue.popleft())
-        if not self.busy:
+        if self.resume():
             self._node.caught_up(self)
 
     def _ended(self) -> End:
@@ -198,7 +193,7 @@ class AsgiSession:
         # From here on the task is the server's again, and nobody may cancel it.
         self._task = None
         self._over = True
-        self._queue = None
+        self.discard()
         if self._rest is not None:
             self._rest.cancel()
         self._node.close(self, cause)

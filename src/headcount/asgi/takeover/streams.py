@@ -6,7 +6,6 @@ some of it is still waiting. So "paused" is what `busy` means, and a peer that d
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Generator
 from typing import Any, Final
 
@@ -17,8 +16,9 @@ from websockets.utils import apply_mask
 
 from ...authorization.authorizer import AuthorizationCheck
 from ...core import messages
-from ...core.ends import BAD_FRAME, CLIENT, MALFORMED, NOT_AUTHORISED, QUEUE_FULL, End
+from ...core.ends import BAD_FRAME, CLIENT, MALFORMED, NOT_AUTHORISED, End
 from ...core.frames import close_frame, pong_frame
+from ...core.outbox import Outbox
 from ...core.payload import COMMENT, KEEPALIVE, Payload, sse_farewell_chunks, websocket_farewell_frames
 from ...errors import ProtocolError, TooLarge
 from ...node.node import Node
@@ -88,7 +88,7 @@ class CountingStreamContext(StreamContext):
                 session.end(self.node.going_away())
 
 
-class Stream(asyncio.Protocol):
+class Stream(Outbox, asyncio.Protocol):
     """
     Base of the two kinds. Implements `headcount.node.session.Session`.
 
@@ -100,17 +100,17 @@ class Stream(asyncio.Protocol):
         flags: Further ones.
     """
 
-    __slots__ = ("_flags", "_home", "_queue", "_transport", "deadline", "id", "slot")
+    __slots__ = ("_flags", "_home", "_transport", "deadline", "id", "slot")
 
     def __init__(
         self, home: StreamContext, transport: asyncio.Transport, public_id: str, *, counted: bool, flags: int = 0
     ) -> None:
+        super().__init__()
         self.id = public_id
         self.deadline: float | None = None
         self.slot = 0
         self._home = home
         self._transport = transport
-        self._queue: deque[Payload] | None = None
         self._flags = flags | (_COUNTED if counted else 0)
         home.enter(self)
         transport.set_protocol(self)
@@ -136,6 +136,16 @@ class Stream(asyncio.Protocol):
         """A message is still on its way."""
         return self._flags & _PAUSED != 0
 
+    @property
+    def over(self) -> bool:
+        """Nothing but the farewell may be sent any more."""
+        return self._flags & _OVER != 0
+
+    @property
+    def max_queued(self) -> int:
+        """Messages that may wait."""
+        return self._home.node.config.max_queued_messages
+
     def transmit(self, payload: Payload) -> None:
         """Send now; must not be called while busy."""
         raise NotImplementedError
@@ -143,19 +153,6 @@ class Stream(asyncio.Protocol):
     def keepalive(self) -> None:
         """Send the smallest thing that keeps the stream open."""
         raise NotImplementedError
-
-    def post(self, payload: Payload) -> None:
-        """Send now or, while busy, after what is on its way; a full queue drops the peer."""
-        if not self._flags & (_PAUSED | _OVER):
-            self.transmit(payload)
-            return
-        if self._flags & _OVER:
-            return
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append(payload)
-        if len(self._queue) > self._home.node.config.max_queued_messages:
-            self.end(QUEUE_FULL)
 
     def end(self, end: End) -> None:
         """End the stream from this side. Idempotent."""
@@ -186,10 +183,7 @@ class Stream(asyncio.Protocol):
         if self._flags & _OVER:
             return
         self._home.node.read_again(self)
-        while self._queue and not self._flags & _PAUSED:
-            self.transmit(self._queue.popleft())
-        if not self._flags & _PAUSED:
-            self._queue = None
+        if self.resume():
             self._home.node.caught_up(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -202,7 +196,7 @@ class Stream(asyncio.Protocol):
 
     def _leave(self, cause: str) -> None:
         self._flags |= _OVER
-        self._queue = None
+        self.discard()
         self._home.node.close(self, cause)
 
     def _part(self, end: End) -> None:
