@@ -75,7 +75,7 @@ async def measured(url: str, cells: int) -> None:
         counted.move(42)
         peers.publish_soon()
         if counted.noted:
-            peers.take()
+            peers.drain_changes()
         if line.done():
             if not line.result():
                 break

@@ -245,7 +245,7 @@ class Cells:
     def unwatch(self) -> None:
         self._noting, self._before = False, ({}, {})
 
-    def take(self) -> StatsDelta | None:
+    def drain_changes(self) -> StatsDelta | None:
         if self._base == self.revision:
             return None
         before, self._before = self._before, ({}, {})
@@ -291,7 +291,7 @@ class Node:
     def flush(self) -> None:
         started = time.thread_time()
         self.peers.publish_soon()
-        self.peers.take()
+        self.peers.drain_changes()
         self.network.cpu[self.id] += time.thread_time() - started  # type: ignore[assignment]
 
     def die(self) -> None:

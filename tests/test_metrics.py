@@ -14,8 +14,6 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 from prometheus_client import CollectorRegistry, generate_latest
@@ -27,7 +25,6 @@ from asgi.asgi_client import Site, asynchronous
 from cli.processes import TOKEN, VERSION, Serve
 from headcount import Headcount
 from headcount.client import fetch_nodes
-from headcount.metrics import bounded
 
 DOCS = Path(__file__).parents[1] / "docs"
 SCRAPER = "only-for-prometheus-0123"
@@ -100,19 +97,6 @@ async def test_labels_are_bounded_and_the_current_version_is_among_them() -> Non
     assert sum(versions.values()) == sum(routes.values()) == 21
     assert routes["/0"] == 3
     assert routes["(other)"] == 14
-
-
-@given(
-    st.dictionaries(st.sampled_from(["a", "b", "c", "d", "(other)", "unknown"]), st.integers(1, 9)),
-    st.integers(1, 6),
-    st.sets(st.sampled_from(["a", "z"])),
-)
-def test_nothing_is_lost_by_bounding(counts: dict[str, int], limit: int, kept: set[str]) -> None:
-    shown = bounded(counts, limit, kept, always=("z",))
-    assert sum(shown.values()) == sum(counts.values())
-    assert len(set(shown) - {"(other)", "z"} - kept) <= limit
-    assert shown["z"] == 0
-    assert all(shown[label] == counts[label] for label in shown if label not in ("(other)", "z"))
 
 
 def test_two_objects_may_be_in_two_registries_and_one_beside_others() -> None:

@@ -10,7 +10,7 @@ most frequent ones, those that matter, and `(other)`; strangers can name any num
 Needs the extra `headcount[metrics]`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry
@@ -20,7 +20,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector as PrometheusCollector
 
 from .authorization.authorizer import Authorizer
-from .core.labels import OTHER, UNKNOWN
+from .core.counts import bounded
+from .core.labels import UNKNOWN
 from .node.node import Node
 
 Scope: TypeAlias = Literal["fleet", "node"]
@@ -127,27 +128,6 @@ _PLAIN: Final = (
     ("headcount_releases", "Versions that were declared current.", "releases"),
 )
 """Name without `_total`, which the format adds; help; name in `Node.counters`."""
-
-
-def bounded(
-    counts: Mapping[str, int], limit: int, kept: Iterable[str] = (), always: Iterable[str] = ()
-) -> dict[str, int]:
-    """
-    Return the `limit` largest counts and the sum of the rest under `(other)`.
-
-    Args:
-        counts: `{label: count}`.
-        limit: Labels apart, `(other)` not among them.
-        kept: Labels that are apart whatever their count.
-        always: Labels that are there even at 0.
-    """
-    kept = set(kept)
-    ranked = sorted((item for item in counts.items() if item[0] != OTHER), key=lambda item: (-item[1], item[0]))
-    apart = [item for item in ranked if item[0] in kept]
-    apart += [item for item in ranked if item[0] not in kept][: max(0, limit - len(apart))]
-    shown = dict.fromkeys(always, 0) | dict(apart)
-    rest = sum(counts.values()) - sum(count for _, count in apart)
-    return shown | {OTHER: rest} if rest else shown
 
 
 def render(collector: Collector, accept: str) -> tuple[bytes, str]:

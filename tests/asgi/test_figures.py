@@ -412,7 +412,7 @@ async def test_a_hundred_thousand_routes_leave_maps_and_messages_bounded() -> No
     registry = site.node._registry
     assert len(registry._routes.counts) <= 51
     assert len(registry._routes._before or {}) <= 102
-    assert len(registry._rows_before or {}) <= 60
+    assert len(registry._rows._before or {}) <= 60
 
 
 def _no_ask() -> Any:

@@ -512,7 +512,7 @@ def test_whoever_watches_in_a_loop_that_is_closed_is_forgotten(loops: Callable[[
     doomed.break_off()
     pages = [here.run(site.stranger.open("ws")) for _ in range(3)]
     assert not site.node._watchers
-    assert site.node._registry._rows_before is None, "nobody watches, so nothing is noted"
+    assert not site.node._registry.noting, "nobody watches, so nothing is noted"
     assert len(pages) == 3
 
 
@@ -573,10 +573,10 @@ def _sizes(site: Site) -> dict[str, int]:
         "watchers": node._watchers,
         "wholes": node._wholes,
         "tasks": node._tasks,
-        "listed": registry._listed,
-        "unlisted": registry._unlisted,
+        "listed": registry._rows.shown,
+        "unlisted": registry._rows.spare,
         "versions": registry._versions.counts,
         "routes": registry._routes.counts,
-        "noted": registry._rows_before or {},
+        "noted": registry._rows._before or {},
     }
     return {name: len(container) for name, container in containers.items()}

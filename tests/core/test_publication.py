@@ -18,12 +18,12 @@ class Desk:
             self.publication.show_rows(rows, self.registry.snapshot())
 
     def absorb(self) -> None:
-        change = self.registry.take()
+        change = self.registry.drain_changes()
         assert change is not None
         self.publication.absorb(change)
 
-    def take(self) -> Delta:
-        delta = self.publication.take()
+    def delta(self) -> Delta:
+        delta = self.publication.drain_changes()
         assert delta is not None
         return delta
 
@@ -35,13 +35,13 @@ def test_deltas_follow_one_another_without_a_gap() -> None:
         desk.registry.open(f"aa{number}", "v1", "/")
         desk.absorb()
         if number % 2:
-            delta = desk.take()
+            delta = desk.delta()
             assert delta.base == base
             assert delta.total == number + 1
             base = delta.sequence
     assert desk.publication.pending
-    assert desk.take().sequence == desk.publication.sequence
-    assert desk.publication.take() is None
+    assert desk.delta().sequence == desk.publication.sequence
+    assert desk.publication.drain_changes() is None
 
 
 def test_a_row_that_came_and_went_is_told_as_gone_to_whoever_saw_it_in_a_report() -> None:
@@ -52,7 +52,7 @@ def test_a_row_that_came_and_went_is_told_as_gone_to_whoever_saw_it_in_a_report(
     assert seen.rows == (ConnectionInfo("aa1", "v1", "/"),)
     desk.registry.close("aa1")
     desk.absorb()
-    delta = desk.take()
+    delta = desk.delta()
     assert delta.base <= seen.sequence < delta.sequence
     assert (delta.versions, delta.routes) == ({"v1": 0}, {"/": 0})
     assert delta.removed == ("aa1",)
@@ -62,14 +62,14 @@ def test_a_row_that_is_again_as_it_was_is_told_to_whoever_saw_it_otherwise() -> 
     desk = Desk()
     desk.registry.open("aa1", "v1", "/")
     desk.absorb()
-    desk.take()
+    desk.delta()
     desk.registry.navigate("aa1", "/x")
     desk.absorb()
     seen = desk.publication.report(desk.registry.snapshot(), rows=True)
     assert seen.rows == (ConnectionInfo("aa1", "v1", "/x"),)
     desk.registry.navigate("aa1", "/")
     desk.absorb()
-    assert desk.take().rows == (ConnectionInfo("aa1", "v1", "/"),)
+    assert desk.delta().rows == (ConnectionInfo("aa1", "v1", "/"),)
 
 
 def test_a_new_chain_starts_after_anything_that_was_told() -> None:
@@ -81,7 +81,7 @@ def test_a_new_chain_starts_after_anything_that_was_told() -> None:
     assert not desk.publication.pending
     desk.registry.open("aa2", "v1", "/")
     desk.absorb()
-    assert desk.take().base > before
+    assert desk.delta().base > before
 
 
 def test_what_nobody_is_told_is_not_kept() -> None:
@@ -90,13 +90,13 @@ def test_what_nobody_is_told_is_not_kept() -> None:
     for number in range(1_000):
         desk.registry.open("aa1", "v1", f"/{number}")
         desk.registry.close("aa1")
-        change = desk.registry.take()
+        change = desk.registry.drain_changes()
         assert change is not None
         desk.publication.skip(change.total)
     assert (desk.publication._versions, desk.publication._routes) == ({}, {})
     desk.registry.open("aa1", "v1", "/")
     desk.absorb()
-    assert desk.take().base > before, "whoever listened before knows that it missed something"
+    assert desk.delta().base > before, "whoever listened before knows that it missed something"
 
 
 def test_only_as_many_rows_as_are_wanted_are_told_and_more_when_more_are() -> None:
@@ -104,18 +104,18 @@ def test_only_as_many_rows_as_are_wanted_are_told_and_more_when_more_are() -> No
     for number in range(5):
         desk.registry.open(f"aa{number}", "v1", "/")
     desk.absorb()
-    rows = desk.take().rows
+    rows = desk.delta().rows
     assert rows is not None
     assert [row.id for row in rows] == ["aa0", "aa1"]
     desk.registry.close("aa0")
     desk.absorb()
-    delta = desk.take()
+    delta = desk.delta()
     assert delta.removed == ("aa0",)
     assert delta.rows == (ConnectionInfo("aa2", "v1", "/"),)
     desk.publication.show_rows(4, desk.registry.snapshot())
-    rows = desk.take().rows
+    rows = desk.delta().rows
     assert rows is not None
     assert {row.id for row in rows} == {"aa3", "aa4"}
     desk.publication.show_rows(0, desk.registry.snapshot())
-    assert desk.take().rows is None
+    assert desk.delta().rows is None
     assert desk.publication.report(desk.registry.snapshot(), rows=True).rows is None

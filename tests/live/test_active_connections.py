@@ -170,7 +170,7 @@ async def test_subscriber_is_called_with_each_new_value_until_it_ends_that() -> 
     await site.stranger.open("ws")
     await site.settled()
     assert totals == [1, 2]
-    assert site.node._registry._rows_before is None, "nobody watches any more"
+    assert not site.node._registry.noting, "nobody watches any more"
 
 
 @asynchronous

@@ -28,10 +28,10 @@ from typing import Final
 
 import msgspec
 
-from ..errors import Malformed
+from .counts import LabelSums, bounded
 from .fleet_messages import Delta, Report
 from .labels import OTHER, ROOT, parse_route, parse_version
-from .rows import Rows, plausible
+from .rows import Rows, is_valid_row
 from .stats import ConnectionInfo, Nodes, NodeShare, Stats, StatsDelta
 
 MAX_NODES: Final = 4_096
@@ -60,7 +60,7 @@ class Share(msgspec.Struct):
     """Ids of its rows that are kept; None: its rows are not known."""
     cut: bool = False
     """Some of its rows found no place."""
-    folded: bool = False
+    truncated: bool = False
     """It reported more labels than are held; the rest is under `(other)`."""
     excused: bool = False
     """Its silence was forgiven, because nobody could be heard, and it has not spoken since."""
@@ -69,101 +69,6 @@ class Share(msgspec.Struct):
     def current(self) -> bool:
         """All that it has told of is in the sums."""
         return 0 <= self.sequence == self.latest and not self.silent
-
-
-class Sums:
-    """
-    Sums by label, at most `limit` of them and those of `reserved` counted apart; the rest is under `(other)`.
-
-    counts   {label: sum}  counted apart, and `(other)`; sums >= 1
-    rest     {label: sum}  what `(other)` is made of, but for what nodes sent under that label themselves
-
-    Args:
-        limit: Labels counted apart.
-        check: Raises Malformed for labels that may not be shown.
-        reserved: Labels that are always counted apart.
-    """
-
-    def __init__(self, limit: int, check: Callable[[str], str], reserved: Iterable[str] = ()) -> None:
-        self.counts: dict[str, int] = {}
-        self._rest: dict[str, int] = {}
-        self._limit = limit
-        self._check = check
-        self._reserved = frozenset(reserved)
-        self._before: dict[str, int] = {}
-        self._shared: dict[str, str] = {}
-        """The one string of each label that is counted apart, for all nodes that report it."""
-
-    def shared(self, label: str) -> str:
-        """Return the string to keep of a label."""
-        return self._shared.get(label, label)
-
-    def change(self, label: str, by: int) -> None:
-        """Add to the sum of a label. O(1)."""
-        if not by:
-            return
-        if label in self.counts or label == OTHER:
-            self._add(label, by)
-            if label not in self.counts and label != OTHER and self._room:
-                self._promote()
-        elif label in self._rest:
-            self._add(OTHER, by)
-            left = self._rest[label] + by
-            if left:
-                self._rest[label] = left
-            else:
-                del self._rest[label]
-        elif label in self._reserved or (self._room and self._fit(label)):
-            self._add(label, by)
-        else:
-            self._rest[label] = by
-            self._add(OTHER, by)
-
-    def reserve(self, label: str) -> bool:
-        """Count a label apart from now on, however many others there are. Returns whether a sum changed."""
-        self._reserved |= {label}
-        count = self._rest.pop(label, 0)
-        if count:
-            self._add(OTHER, -count)
-            self._add(label, count)
-        return bool(count)
-
-    def take(self) -> dict[str, int]:
-        """Return the sums that differ from the last call, 0 for those that are gone. O(changes)."""
-        before, self._before = self._before, {}
-        return {label: now for label, count in before.items() if (now := self.counts.get(label, 0)) != count}
-
-    def forget_changes(self) -> None:
-        """Let the next `take()` start from here."""
-        self._before = {}
-
-    @property
-    def _room(self) -> bool:
-        return len(self.counts) - (OTHER in self.counts) < self._limit
-
-    def _add(self, label: str, by: int) -> None:
-        before = self.counts.get(label, 0)
-        self._before.setdefault(label, before)
-        if before + by:
-            self.counts[self._shared.setdefault(label, label)] = before + by
-        else:
-            del self.counts[label]
-            del self._shared[label]
-
-    def _fit(self, label: str) -> bool:
-        try:
-            return self._check(label) == label
-        except Malformed:
-            return False
-
-    def _promote(self) -> None:
-        """Give the place that has become free to a label of the rest."""
-        for label in self._rest:
-            if self._fit(label):
-                count = self._rest.pop(label)
-                self._add(OTHER, -count)
-                self._add(label, count)
-                return
 
 
 class Fleet:
@@ -209,8 +114,8 @@ class Fleet:
         self._turned_away: set[str] = set()
         self._gone: dict[str, int] = {}
         self._total = 0
-        self._versions = Sums(max_versions, parse_version, reserved_versions)
-        self._routes = Sums(max_routes, parse_route, (ROOT,))
+        self._versions = LabelSums(max_versions, parse_version, reserved_versions)
+        self._routes = LabelSums(max_routes, parse_route, (ROOT,))
         self._rows = Rows(max_listed, max_listed)
         self._watching = False
         self._base = 0
@@ -247,7 +152,7 @@ class Fleet:
         """Return the nodes whose report is needed: those behind and, with `rows`, those whose rows are not known."""
         if not rows:
             return list(self._behind)
-        hungry = self._rows.dropped and len(self._rows.shown) < min(self._max_listed, self._total)
+        hungry = self._rows.overflowed and len(self._rows.shown) < min(self._max_listed, self._total)
         return [
             node
             for node, share in self._members.items()
@@ -476,7 +381,7 @@ class Fleet:
     # ---- the figures
 
     def watch(self) -> None:
-        """Start to note changes for `take()`; the first delta starts at the present revision."""
+        """Start to note changes for `drain_changes()`; the first delta starts at the present revision."""
         self._watching = True
         self._start_over()
 
@@ -485,24 +390,24 @@ class Fleet:
         self._watching = False
         self._start_over()
 
-    def take(self) -> StatsDelta | None:
-        """Return what changed since the last `take()` or `watch()`, or None. O(changes)."""
+    def drain_changes(self) -> StatsDelta | None:
+        """Return what changed since the last `drain_changes()` or `watch()`, or None. O(changes)."""
         if not self._watching or self._base == self.revision:
             return None
-        rows, removed, moved = self._rows.take()
+        rows = self._rows.drain_changes()
         truncated, nodes, partial = now = self._outline()
         delta = StatsDelta(
             base=self._base,
             revision=self.revision,
             total=self._total,
-            versions=self._versions.take(),
-            routes=self._routes.take(),
-            set=tuple(rows),
-            removed=tuple(removed),
+            versions=self._versions.drain_changes(),
+            routes=self._routes.drain_changes(),
+            set=rows.set,
+            removed=rows.removed,
             connections_truncated=truncated if truncated != self._told[0] else None,
             nodes=nodes if nodes != self._told[1] else None,
             partial=partial if partial != self._told[2] else None,
-            moved=frozenset(moved),
+            moved=rows.moved,
         )
         self._base = self.revision
         self._told = now
@@ -530,9 +435,8 @@ class Fleet:
         return len(self._rows.shown) < self._total, nodes, self.blind or nodes.reporting < nodes.expected
 
     def _start_over(self) -> None:
-        self._versions.forget_changes()
-        self._routes.forget_changes()
-        self._rows.forget_changes()
+        for noted in (self._versions, self._routes, self._rows):
+            noted.note_changes(on=self._watching)
         self._base = self.revision
         self._told = self._outline()
 
@@ -583,13 +487,13 @@ class Fleet:
 
     def _replace(self, share: Share, report: Report) -> None:
         self._set_total(share, report.total)
-        versions, folded = _bounded(report.versions, self._max_versions, self._versions.shared)
-        routes, folded_too = _bounded(report.routes, self._max_routes, self._routes.shared)
+        versions, versions_truncated = _bounded(report.versions, self._max_versions, self._versions.shared)
+        routes, routes_truncated = _bounded(report.routes, self._max_routes, self._routes.shared)
+        share.truncated = versions_truncated or routes_truncated
         share.versions = self._replace_counts(self._versions, share.versions, versions)
         share.routes = self._replace_counts(self._routes, share.routes, routes)
-        share.folded = folded or folded_too
 
-    def _replace_counts(self, sums: Sums, before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    def _replace_counts(self, sums: LabelSums, before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
         for label, count in before.items():
             if label not in after:
                 sums.change(label, -count)
@@ -602,13 +506,13 @@ class Fleet:
         return after
 
     def _fits(self, share: Share, delta: Delta) -> bool:
-        """Say whether a delta can be held. If not, its node is behind, and its next report is folded again."""
+        """Say whether a delta can be held. If not, its node is behind, and its next report is truncated again."""
         for held, changed, limit in (
             (share.versions, delta.versions, self._max_versions),
             (share.routes, delta.routes, self._max_routes),
         ):
             new = sum(label not in held for label in changed)
-            if share.folded and (new or OTHER in changed):
+            if share.truncated and (new or OTHER in changed):
                 return False
             if new and len(held) + new > limit:
                 return False
@@ -643,7 +547,7 @@ class Fleet:
         told = {row.id: row for row in rows}
         share.cut = False
         for connection_id in (share.rows or set()) - told.keys():
-            self._rows.drop(connection_id)
+            self._rows.pop(connection_id)
             self.revision += 1
         share.rows = (share.rows or set()) & told.keys()
         self._change_rows(node, share, told.values(), ())
@@ -654,10 +558,10 @@ class Fleet:
         for connection_id in removed:
             if connection_id in kept:
                 kept.discard(connection_id)
-                self._rows.drop(connection_id)
+                self._rows.pop(connection_id)
                 self.revision += 1
         for row in rows:
-            if not plausible(row, node):
+            if not is_valid_row(row, node):
                 continue
             if self._rows.put(row):
                 kept.add(row.id)
@@ -667,7 +571,7 @@ class Fleet:
 
     def _forget_rows(self, share: Share) -> None:
         for connection_id in share.rows or ():
-            self._rows.drop(connection_id)
+            self._rows.pop(connection_id)
             self.revision += 1
         share.rows = None
         share.cut = False
@@ -682,17 +586,6 @@ class Fleet:
 
 def _bounded(counts: Mapping[str, int], limit: int, shared: Callable[[str], str]) -> tuple[dict[str, int], bool]:
     """Return counts >= 1 of at most `limit` labels and the rest under `(other)`, and whether there was a rest."""
-    bounded: dict[str, int] = {}
-    other = 0
-    folded = False
-    for label, count in counts.items():
-        if label == OTHER:
-            other += count
-        elif len(bounded) >= limit:
-            other += count
-            folded = True
-        elif count:
-            bounded[shared(label)] = count
-    if other:
-        bounded[OTHER] = other
-    return bounded, folded
+    kept = {shared(label): count for label, count in counts.items() if count}
+    truncated = len(kept) - (OTHER in kept) > limit
+    return bounded(kept, limit) if truncated else kept, truncated

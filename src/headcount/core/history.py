@@ -1,16 +1,16 @@
 """
-The last hour in figures: what a dashboard that is just being opened has not seen.
+The figures of the last hour, for a dashboard that has just been opened.
 
-A fixed number of samples, each of a fixed size, so an hour costs the same whatever happened in it. The versions that
-had most connections are kept apart in each sample, the rest under `(other)`. Lost with the process: this is for
-looking, not for accounting.
+A fixed number of samples, each of a fixed size, so an hour costs the same whatever happened in it. Each sample keeps
+the versions with most connections apart, and the rest under `(other)`. A restart of the process loses the history: it
+is for looking, not for accounting.
 """
 
 from collections import deque
 from collections.abc import Mapping
-from heapq import nlargest
 from typing import Any, Final, NamedTuple
 
+from .counts import bounded
 from .labels import OTHER
 
 INTERVAL: Final = 10.0
@@ -55,11 +55,8 @@ class History:
         O(versions).
         """
         self._due = now + INTERVAL
-        kept = dict(nlargest(MAX_VERSIONS, versions.items(), key=lambda item: item[1]))
-        rest = total - sum(kept.values())
-        if rest:
-            kept[OTHER] = kept.get(OTHER, 0) + rest
-        self._samples.append(Sample(at, total, kept))
+        # `(other)` of the figures takes one of the places.
+        self._samples.append(Sample(at, total, bounded(versions, MAX_VERSIONS - (OTHER in versions))))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the wire's shape: `{intervalMs, samples: [{at, total, versions}]}`."""

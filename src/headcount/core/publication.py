@@ -47,7 +47,7 @@ class Publication:
         self._routes.update(change.routes)
         if self._window is not None:
             for connection_id in change.removed:
-                self._window.drop(connection_id)
+                self._window.pop(connection_id)
             for row in change.set:
                 self._window.put(row)
 
@@ -69,6 +69,7 @@ class Publication:
                 self.sequence += 1
         elif self._window is None:
             self._window = Rows(limit, self._max_listed)
+            self._window.note_changes(on=True)
             for row in now.connections:
                 self._window.put(row)
             self.start(now)
@@ -96,11 +97,11 @@ class Publication:
             released=released,
         )
 
-    def take(self) -> Delta | None:
+    def drain_changes(self) -> Delta | None:
         """Return what changed since the last delta, or None. O(changes)."""
         if not self.pending:
             return None
-        changed, removed = self._window.take_touched() if self._window is not None else (None, [])
+        changed, removed = self._window.drain_touched() if self._window is not None else (None, [])
         delta = Delta(
             node=self.node,
             base=self._base,
@@ -117,4 +118,4 @@ class Publication:
     def _clear(self) -> None:
         self._versions, self._routes, self._base = {}, {}, self.sequence
         if self._window is not None:
-            self._window.forget_changes()
+            self._window.note_changes(on=True)

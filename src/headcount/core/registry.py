@@ -1,14 +1,14 @@
 """
 This node's connections and their counts.
 
-Every event costs O(1), whatever the number of connections: a counter moves, and while somebody watches, the value that
-it had before is noted. `take()` turns those notes into a delta, so the cost of a push is that of what changed.
+Every event costs O(1), whatever the number of connections: a counter moves, and while a viewer watches, the value that
+it had before is noted. `drain_changes()` turns those notes into a delta, so the cost of a push is that of what changed.
 
-    listed    {id: Record}   the rows viewers see, at most `max_listed`, in the order in which they were listed
-    unlisted  {id: Record}   everybody else; the oldest moves up when a listed one closes
-    versions, routes         LabelCounts: {label: count}, counts >= 1, a bounded number of labels
+    rows.shown        {id: Record}   the connections that viewers see, at most `max_listed`, in the order of listing
+    rows.spare        {id: Record}   all other connections; the oldest moves up when a listed one closes
+    versions, routes  LabelCounts: {label: count}, counts >= 1, a bounded number of labels
 
-Invariants: `total == len(listed) + len(unlisted) == sum(versions)`, and `== sum(routes)` with route tracking.
+Invariants: `total == len(rows) == sum(versions)`, and `== sum(routes)` with route tracking.
 """
 
 from collections.abc import Iterable
@@ -18,8 +18,10 @@ from types import MappingProxyType
 import msgspec
 
 from ..errors import UnknownConnection
+from .counts import LabelCounts
 from .labels import OTHER, ROOT
-from .stats import ConnectionInfo, Stats, StatsDelta, is_move
+from .rows import RowChoice
+from .stats import ConnectionInfo, Stats, StatsDelta
 
 
 class Record(msgspec.Struct, gc=False):
@@ -37,61 +39,14 @@ class Record(msgspec.Struct, gc=False):
     sequence: int
 
 
-class LabelCounts:
-    """
-    Counts by label, for at most `limit` labels and those of `reserved`; the rest goes under `(other)`, which takes no
-    place of theirs.
-    """
+class _Records(RowChoice[Record]):
+    """All connections: those listed are shown, all others are spare."""
 
-    __slots__ = ("_before", "_limit", "_reserved", "_shared", "counts")
+    __slots__ = ()
 
-    def __init__(self, limit: int, reserved: Iterable[str] = ()) -> None:
-        self.counts: dict[str, int] = {}
-        self._limit = limit
-        self._reserved = frozenset(reserved)
-        self._before: dict[str, int] | None = None
-        # The one string that all connections under a label hold. Not `sys.intern`, which on some versions of Python
-        # keeps what strangers send for ever.
-        self._shared: dict[str, str] = {}
-
-    def add(self, label: str) -> str:
-        """Count one more. Returns the label it is counted under, shared; hand that to `remove`. O(1)."""
-        count = self.counts.get(label, 0)
-        if not count:
-            apart = len(self.counts) - (OTHER in self.counts)
-            if apart >= self._limit and label not in self._reserved:
-                label = OTHER
-                count = self.counts.get(OTHER, 0)
-        label = self._shared.setdefault(label, label)
-        if self._before is not None:
-            self._before.setdefault(label, count)
-        self.counts[label] = count + 1
-        return label
-
-    def remove(self, label: str) -> None:
-        """Count one less under a label that `add` returned. O(1)."""
-        count = self.counts[label]
-        if self._before is not None:
-            self._before.setdefault(label, count)
-        if count == 1:
-            del self.counts[label]
-            del self._shared[label]
-        else:
-            self.counts[label] = count - 1
-
-    def reserve(self, label: str) -> None:
-        """Count a label apart from now on, however many others there are; what is under `(other)` stays there."""
-        self._reserved |= {label}
-
-    def note_changes(self, *, on: bool) -> None:
-        """Start afresh to note changes, or stop and forget them."""
-        self._before = {} if on else None
-
-    def take(self) -> dict[str, int]:
-        """Return `{label: count now}` of what changed since the last call, 0 for what is gone. O(changes)."""
-        before = self._before or {}
-        self._before = {}
-        return {label: now for label, count in before.items() if (now := self.counts.get(label, 0)) != count}
+    def row_of(self, entry: Record) -> ConnectionInfo:
+        """Return a connection's row."""
+        return entry.info
 
 
 class Registry:
@@ -117,13 +72,12 @@ class Registry:
         reserved_versions: Iterable[str] = (),
     ) -> None:
         self._route_tracking = route_tracking
-        self._max_listed = max_listed
-        self._listed: dict[str, Record] = {}
-        self._unlisted: dict[str, Record] = {}
+        self._rows = _Records(max_listed, None)
         self._versions = LabelCounts(max_versions, reserved_versions)
         self._routes = LabelCounts(max_routes, (ROOT,))
         self._sequence = 0
-        self._rows_before: dict[str, ConnectionInfo | None] | None = None
+        self.noting = False
+        """Changes are noted for `drain_changes()`."""
         self._base = 0
         self._truncated_before = False
         self.revision = 0
@@ -132,10 +86,10 @@ class Registry:
     @property
     def total(self) -> int:
         """Open connections."""
-        return len(self._listed) + len(self._unlisted)
+        return len(self._rows)
 
     def __contains__(self, connection_id: object) -> bool:
-        return connection_id in self._listed or connection_id in self._unlisted
+        return connection_id in self._rows
 
     def info(self, connection_id: str) -> ConnectionInfo:
         """
@@ -158,7 +112,7 @@ class Registry:
 
         O(1).
         """
-        if connection_id in self:
+        if connection_id in self._rows:
             raise ValueError(f"Connection {connection_id} is open already.")
         if not self._route_tracking:
             route = ROOT
@@ -170,11 +124,7 @@ class Registry:
             route = route_label
         info = ConnectionInfo(connection_id, version, route, ip)
         self._sequence += 1
-        record = Record(info, version_label, route_label, self._sequence)
-        if len(self._listed) < self._max_listed:
-            self._list(record)
-        else:
-            self._unlisted[connection_id] = record
+        self._rows.add(connection_id, Record(info, version_label, route_label, self._sequence))
         self.revision += 1
         return info
 
@@ -236,15 +186,9 @@ class Registry:
 
         O(1).
         """
-        record = self._unlisted.pop(connection_id, None)
+        record = self._rows.pop(connection_id)
         if record is None:
-            record = self._listed.pop(connection_id, None)
-            if record is None:
-                raise UnknownConnection(f"No open connection has the id {connection_id}.")
-            if self._rows_before is not None:
-                self._rows_before.setdefault(connection_id, record.info)
-            if self._unlisted:
-                self._list(self._unlisted.pop(next(iter(self._unlisted))))
+            raise UnknownConnection(f"No open connection has the id {connection_id}.")
         self._versions.remove(record.version_label)
         if self._route_tracking:
             self._routes.remove(record.route_label)
@@ -261,22 +205,22 @@ class Registry:
             total=self.total,
             versions=MappingProxyType(self._versions.counts.copy()),
             routes=MappingProxyType(self._routes.counts.copy()),
-            connections=tuple([record.info for record in self._listed.values()]),
+            connections=tuple([record.info for record in self._rows.shown.values()]),
             revision=self.revision,
-            connections_truncated=bool(self._unlisted),
+            connections_truncated=bool(self._rows.spare),
         )
 
     def watch(self) -> None:
-        """Start to note changes for `take()`; the first delta starts at the present revision."""
+        """Start to note changes for `drain_changes()`; the first delta starts at the present revision."""
         self._note_changes(on=True)
 
     def unwatch(self) -> None:
         """Stop noting changes: with nobody watching, events leave no trace but the counts."""
         self._note_changes(on=False)
 
-    def take(self) -> StatsDelta | None:
+    def drain_changes(self) -> StatsDelta | None:
         """
-        Return what changed since the last `take()` or `watch()`, and start over.
+        Return what changed since the last `drain_changes()` or `watch()`, and start over.
 
         Returns:
             None when no event came. Events that cancel one another give a delta without keys, because the revision
@@ -285,33 +229,21 @@ class Registry:
         O(changes). Equals `diff` of the two snapshots, but that rows which were listed before come in the order of
         their changes; `apply` leaves them where they are.
         """
-        if self._rows_before is None or self._base == self.revision:
+        if not self.noting or self._base == self.revision:
             return None
-        changed: list[ConnectionInfo] = []
-        removed: list[str] = []
-        moved: list[str] = []
-        for connection_id, before in self._rows_before.items():
-            record = self._listed.get(connection_id)
-            if record is None:
-                if before is not None:
-                    removed.append(connection_id)
-            elif record.info != before:
-                changed.append(record.info)
-                if is_move(before, record.info):
-                    moved.append(connection_id)
-        truncated = bool(self._unlisted)
+        rows = self._rows.drain_changes()
+        truncated = bool(self._rows.spare)
         delta = StatsDelta(
             base=self._base,
             revision=self.revision,
             total=self.total,
-            versions=self._versions.take(),
-            routes=self._routes.take(),
-            set=tuple(changed),
-            removed=tuple(removed),
+            versions=self._versions.drain_changes(),
+            routes=self._routes.drain_changes(),
+            set=rows.set,
+            removed=rows.removed,
             connections_truncated=truncated if truncated != self._truncated_before else None,
-            moved=frozenset(moved),
+            moved=rows.moved,
         )
-        self._rows_before = {}
         self._base = self.revision
         self._truncated_before = truncated
         return delta
@@ -337,7 +269,7 @@ class Registry:
         # Both are in the order of their sequence, and all listed ones came before the others.
         matching = (
             record
-            for record in chain(self._listed.values(), self._unlisted.values())
+            for record in chain(self._rows.shown.values(), self._rows.spare.values())
             if record.sequence > after and matches(record.info, version, route)
         )
         found = list(islice(matching, limit + 1))
@@ -345,32 +277,28 @@ class Registry:
         return [record.info for record in found[:limit]], cursor
 
     def records(self) -> list[Record]:
-        """Return all connections, for who reads them bit by bit while they come, change and go. O(connections)."""
-        return [*self._listed.values(), *self._unlisted.values()]
+        """Return all connections, to be read in portions while they come, change and go. O(connections)."""
+        return [*self._rows.shown.values(), *self._rows.spare.values()]
 
     def _record(self, connection_id: str) -> Record:
-        record = self._listed.get(connection_id) or self._unlisted.get(connection_id)
+        record = self._rows.shown.get(connection_id) or self._rows.spare.get(connection_id)
         if record is None:
             raise UnknownConnection(f"No open connection has the id {connection_id}.")
         return record
 
     def _replace(self, record: Record, info: ConnectionInfo) -> None:
-        if self._rows_before is not None and info.id in self._listed:
-            self._rows_before.setdefault(info.id, record.info)
+        if self.noting:
+            self._rows.note(info.id, record)
         record.info = info
         self.revision += 1
 
-    def _list(self, record: Record) -> None:
-        self._listed[record.info.id] = record
-        if self._rows_before is not None:
-            self._rows_before.setdefault(record.info.id, None)
-
     def _note_changes(self, *, on: bool) -> None:
-        self._rows_before = {} if on else None
+        self.noting = on
+        self._rows.note_changes(on=on)
         self._versions.note_changes(on=on)
         self._routes.note_changes(on=on)
         self._base = self.revision
-        self._truncated_before = bool(self._unlisted)
+        self._truncated_before = bool(self._rows.spare)
 
 
 def matches(row: ConnectionInfo, version: str | None, route: str | None) -> bool:

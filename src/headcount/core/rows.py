@@ -1,121 +1,173 @@
 """
 A bounded choice of rows out of many, kept up to date in O(1) for each row that comes or goes.
 
-    shown  {id: ConnectionInfo}  the choice, at most `limit`, in the order in which they came into it
-    spare  {id: ConnectionInfo}  those who come next when a shown one goes, at most `spare_limit`
+    shown  {id: entry}  the choice, at most `limit`, in the order in which the entries came into it
+    spare  {id: entry}  the entries that move up, oldest first, when a shown one goes; at most `spare_limit`
 
-Rows beyond both are forgotten, and `dropped` says so: only their owner can name them again.
+An entry is a row (`Rows`), or something that has one (`Registry`). A row beyond both is not kept, and `overflowed` says
+so: only its owner can name it again.
+
+Tests: tests/core/test_registry.py, tests/core/test_fleet.py, tests/core/test_publication.py.
 """
+
+from typing import Generic, NamedTuple, TypeVar
 
 from .labels import MAX_ROUTE, MAX_VERSION, may_be_shown
 from .stats import ConnectionInfo, is_move
 
+Entry = TypeVar("Entry")
 
-class Rows:
+
+class RowChanges(NamedTuple):
     """
-    See above.
+    What changed in a choice of rows.
+
+    Attributes:
+        set: Rows that are new in it or changed.
+        removed: Ids of those gone.
+        moved: Ids of those in `set` that have only another route.
+    """
+
+    set: tuple[ConnectionInfo, ...]
+    removed: tuple[str, ...]
+    moved: frozenset[str]
+
+
+class RowChoice(Generic[Entry]):
+    """
+    The choice, for any kind of entry. Notes no changes until `note_changes` is called.
 
     Args:
-        limit: Rows shown.
-        spare_limit: Rows kept to fill gaps with.
+        limit: Entries shown.
+        spare_limit: Entries kept to fill gaps with; None: all.
     """
 
-    __slots__ = ("_before", "_spare_limit", "dropped", "limit", "shown", "spare")
+    __slots__ = ("_before", "_spare_limit", "limit", "overflowed", "shown", "spare")
 
-    def __init__(self, limit: int, spare_limit: int) -> None:
-        self.shown: dict[str, ConnectionInfo] = {}
-        self.spare: dict[str, ConnectionInfo] = {}
-        self.dropped = False
+    def __init__(self, limit: int, spare_limit: int | None) -> None:
+        self.shown: dict[str, Entry] = {}
+        self.spare: dict[str, Entry] = {}
+        self.overflowed = False
         self.limit = limit
         self._spare_limit = spare_limit
-        self._before: dict[str, ConnectionInfo | None] = {}
-        """`{id: row as it was at the last take(), None: it was not shown}`, of rows that changed since."""
+        self._before: dict[str, ConnectionInfo | None] | None = None
+        """`{id: row as it was at the last drain, None: it was not shown}`, of rows that changed since."""
+
+    def row_of(self, entry: Entry) -> ConnectionInfo:
+        """Return the row of an entry."""
+        raise NotImplementedError
 
     def __contains__(self, connection_id: object) -> bool:
         return connection_id in self.shown or connection_id in self.spare
 
-    def put(self, row: ConnectionInfo) -> bool:
-        """Take a row in, or replace it. Returns whether it is kept."""
-        before = self.shown.get(row.id)
-        if before is not None:
-            if before != row:
-                self._before.setdefault(row.id, before)
-                self.shown[row.id] = row
-        elif row.id in self.spare or len(self.shown) >= self.limit:
-            if row.id not in self.spare and len(self.spare) >= self._spare_limit:
-                self.dropped = True
-                return False
-            self.spare[row.id] = row
+    def __len__(self) -> int:
+        return len(self.shown) + len(self.spare)
+
+    def add(self, connection_id: str, entry: Entry) -> bool:
+        """Add an entry whose id is new. Returns whether it is kept. O(1)."""
+        if len(self.shown) < self.limit:
+            if self._before is not None:
+                self._before.setdefault(connection_id, None)
+            self.shown[connection_id] = entry
+        elif self._spare_limit is not None and len(self.spare) >= self._spare_limit:
+            self.overflowed = True
+            return False
         else:
-            self._show(row)
+            self.spare[connection_id] = entry
         return True
 
-    def drop(self, connection_id: str) -> None:
-        """Take a row out, if it is there; a spare one moves up."""
-        if self.spare.pop(connection_id, None) is not None:
-            return
-        before = self.shown.pop(connection_id, None)
-        if before is None:
-            return
-        self._before.setdefault(connection_id, before)
-        self._fill()
+    def note(self, connection_id: str, entry: Entry) -> None:
+        """Note what an entry is now. To be called before its row changes."""
+        if self._before is not None and connection_id in self.shown:
+            self._before.setdefault(connection_id, self.row_of(entry))
+
+    def pop(self, connection_id: str) -> Entry | None:
+        """Remove an entry and return it; a spare one moves up. None: there was no such entry. O(1)."""
+        entry = self.spare.pop(connection_id, None)
+        if entry is None:
+            entry = self.shown.pop(connection_id, None)
+            if entry is not None:
+                if self._before is not None:
+                    self._before.setdefault(connection_id, self.row_of(entry))
+                if self.spare:
+                    self._fill()
+        return entry
 
     def grow(self, limit: int) -> None:
-        """Show up to `limit`, if that is more than now."""
+        """Show up to `limit` entries, if that is more than now."""
         self.limit = max(self.limit, limit)
         while self.spare and len(self.shown) < self.limit:
             self._fill()
 
-    def take(self) -> tuple[list[ConnectionInfo], list[str], list[str]]:
-        """
-        Return the rows shown that are new or changed since the last call, the ids of those gone, and the ids of those
-        that have only another route. O(changes).
-        """
+    def note_changes(self, *, on: bool) -> None:
+        """Start afresh to note changes, or stop and forget them."""
+        self._before = {} if on else None
+
+    def drain_changes(self) -> RowChanges:
+        """Return what changed in the choice since the last call. O(changes)."""
         changed: list[ConnectionInfo] = []
         removed: list[str] = []
         moved: list[str] = []
-        for connection_id, before in self._before.items():
-            row = self.shown.get(connection_id)
-            if row is None:
+        for connection_id, before in (self._before or {}).items():
+            entry = self.shown.get(connection_id)
+            if entry is None:
                 if before is not None:
                     removed.append(connection_id)
-            elif row != before:
+                continue
+            row = self.row_of(entry)
+            if row != before:
                 changed.append(row)
                 if is_move(before, row):
                     moved.append(connection_id)
         self._before = {}
-        return changed, removed, moved
+        return RowChanges(tuple(changed), tuple(removed), frozenset(moved))
 
-    def take_touched(self) -> tuple[list[ConnectionInfo], list[str]]:
+    def _fill(self) -> None:
+        connection_id = next(iter(self.spare))
+        if self._before is not None:
+            self._before.setdefault(connection_id, None)
+        self.shown[connection_id] = self.spare.pop(connection_id)
+
+
+class Rows(RowChoice[ConnectionInfo]):
+    """A choice whose entries are the rows themselves."""
+
+    __slots__ = ()
+
+    def row_of(self, entry: ConnectionInfo) -> ConnectionInfo:
+        """Return the entry."""
+        return entry
+
+    def put(self, row: ConnectionInfo) -> bool:
+        """Add a row, or replace it. Returns whether it is kept. O(1)."""
+        before = self.shown.get(row.id)
+        if before is not None:
+            if before != row:
+                self.note(row.id, before)
+                self.shown[row.id] = row
+            return True
+        if row.id in self.spare:
+            self.spare[row.id] = row
+            return True
+        return self.add(row.id, row)
+
+    def drain_touched(self) -> tuple[list[ConnectionInfo], list[str]]:
         """
         Return the rows shown that came or changed since the last call, and the ids of those that went.
 
         Also of rows that are again as they were, and of those that came and went: for readers that may have seen any
         state in between. O(changes).
         """
-        shown = [self.shown[connection_id] for connection_id in self._before if connection_id in self.shown]
-        gone = [connection_id for connection_id in self._before if connection_id not in self.shown]
-        self._before = {}
-        return shown, gone
-
-    def forget_changes(self) -> None:
-        """Let the next `take()` start from here."""
-        self._before = {}
-
-    def _fill(self) -> None:
-        if self.spare:
-            self._show(self.spare.pop(next(iter(self.spare))))
-
-    def _show(self, row: ConnectionInfo) -> None:
-        self._before.setdefault(row.id, None)
-        self.shown[row.id] = row
+        touched, self._before = self._before or {}, {}
+        shown = [self.shown[connection_id] for connection_id in touched if connection_id in self.shown]
+        return shown, [connection_id for connection_id in touched if connection_id not in self.shown]
 
 
-def plausible(row: ConnectionInfo, node: str) -> bool:
+def is_valid_row(row: ConnectionInfo, node: str) -> bool:
     """
     Say whether a row that another node sent can be one of its own: no longer, and of no other characters, than ours.
 
-    One that is not its own could take another node's out of a list.
+    A row of a third node could take that node's row out of a list.
     """
     ip = row.ip or ""
     return (

@@ -2,8 +2,8 @@
 The figures, and what changed between two revisions.
 
 `apply(a, diff(a, b)) == b` for all snapshots of one stream. The server never calls `diff` on its way to a viewer: it
-knows what changed (`Registry.take`), because comparing snapshots costs O(connections) per event. `diff` defines what
-that shortcut must equal; tests hold the two against one another.
+knows what changed (`Registry.drain_changes`), because comparing snapshots costs O(connections) per event. `diff`
+defines what that shortcut must equal; tests hold the two against one another.
 
 Source: protocol/README.md#stats-delta
 """

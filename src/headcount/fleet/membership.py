@@ -17,7 +17,7 @@ from ..config import without_password
 from ..core import fleet_messages, identity, messages, paging
 from ..core.labels import parse_version
 from ..core.payload import Payload
-from ..core.rows import plausible
+from ..core.rows import is_valid_row
 from ..core.stats import ConnectionInfo, NodeShare
 from ..errors import UNKNOWN_HANDLE, ConfigError, Malformed, ProtocolError, UnknownConnection
 from ..node.listening_sockets import Listener, addresses_of
@@ -380,7 +380,7 @@ class Membership:
             )
         except UnknownConnection:
             return [], -1
-        return [row for row in answer.rows[:limit] if plausible(row, node)], answer.next
+        return [row for row in answer.rows[:limit] if is_valid_row(row, node)], answer.next
 
     async def sorted_page(
         self,
@@ -452,7 +452,7 @@ class Membership:
             return None
         if not answer.ok:
             return None
-        rows = [row for row in answer.rows[:limit] if plausible(row, node)]
+        rows = [row for row in answer.rows[:limit] if is_valid_row(row, node)]
         return rows, answer.next is not None
 
     def _owner(self, connection_id: str) -> tuple[str, FleetView]:

@@ -244,7 +244,7 @@ class FleetView:
         return self._fleet.revision
 
     def watch(self) -> None:
-        """Start to note changes for `take()`, and to listen to the others."""
+        """Start to note changes for `drain_changes()`, and to listen to the others."""
         self._watched = True
         self._watch_others()
         self._absorb()
@@ -256,11 +256,11 @@ class FleetView:
         self._fleet.unwatch()
         self._lingers_until = self._clock() + LINGER
 
-    def take(self) -> StatsDelta | None:
-        """Return what changed since the last `take()` or `watch()`, or None."""
+    def drain_changes(self) -> StatsDelta | None:
+        """Return what changed since the last `drain_changes()` or `watch()`, or None."""
         self._notice_lateness()
         self._absorb()
-        return self._fleet.take()
+        return self._fleet.drain_changes()
 
     def snapshot(self) -> Stats:
         """Return the figures as they are known here now."""
@@ -747,7 +747,7 @@ class FleetView:
         if self._backend is None or not self._interests:
             return
         self._absorb()
-        delta = self._publication.take()
+        delta = self._publication.drain_changes()
         if delta is not None:
             self._published_at = self._clock()
             self._said_quiet = 0
@@ -762,7 +762,7 @@ class FleetView:
         if self._absorbed == self._registry.revision:
             return
         self._absorbed = self._registry.revision
-        change = self._registry.take() if self._noting else None
+        change = self._registry.drain_changes() if self._noting else None
         base = self._fleet.sequence(self.node)
         if change is not None:
             if self._interests:

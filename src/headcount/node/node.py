@@ -59,12 +59,12 @@ class Figures(Protocol):
         """Number of changes so far."""
 
     def watch(self) -> None:
-        """Start to note changes for `take()`."""
+        """Start to note changes for `drain_changes()`."""
 
     def unwatch(self) -> None:
         """Stop noting them."""
 
-    def take(self) -> StatsDelta | None:
+    def drain_changes(self) -> StatsDelta | None:
         """Return what changed since the last time, or None."""
 
     def snapshot(self) -> Stats:
@@ -947,7 +947,7 @@ class Node:
     async def _flush(self) -> None:
         with self._lock:
             self._flush_loop = self._flush_timer = None
-            delta = self._figures.take()
+            delta = self._figures.drain_changes()
             if delta is not None:
                 self._last_flush = self.clock()
                 self._flushed = delta.revision

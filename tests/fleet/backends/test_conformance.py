@@ -377,7 +377,7 @@ class Site:
         """Do what the node does after a change."""
         with self.lock:
             self.peers.publish_soon()
-            self.peers.take()
+            self.peers.drain_changes()
 
     def _changed(self) -> None:
         self.total_seen.append(self.peers.snapshot().total)
@@ -549,7 +549,7 @@ async def test_nobody_listens_or_publishes_while_nobody_watches(
     monkeypatch.setattr("headcount.fleet.view.LINGER", 0.0)
     one.unwatch()
     await until(lambda: not one.peers._watching and not two.peers._interests)
-    assert two.registry._rows_before is None, "changes are not even noted"
+    assert not two.registry.noting, "changes are not even noted"
     two.come()
     two.flush()
     await until(lambda: one.peers._tick_timer is None and two.peers._tick_timer is None, "no timer is left")
@@ -563,7 +563,7 @@ async def test_nothing_is_kept_for_a_watcher_that_is_gone(sites: Callable[..., S
     two.come()
     await until(lambda: is_sum(one, one, two))
     await one.peers.stop()
-    await until(lambda: two.registry._rows_before is None, "changes are noted for nobody")
+    await until(lambda: not two.registry.noting, "changes are noted for nobody")
     await until(lambda: two.peers._tick_timer is None)
 
 
