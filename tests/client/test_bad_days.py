@@ -13,7 +13,9 @@ import pytest
 import websockets
 from websockets.asyncio.server import ServerConnection, serve
 
-from headcount.client import connection, delays, use_active_connections
+from headcount.client import connection, use_active_connections
+from headcount.core import reconnect
+from headcount.core.reconnect import Reconnect, after_end
 
 pytestmark = pytest.mark.anyio
 
@@ -31,9 +33,9 @@ def anyio_backend() -> str:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Come back at once; how long it would be drawn is tested apart."""
-    monkeypatch.setattr(delays, "BASE", 0.01)
-    monkeypatch.setattr(delays, "CAP", 0.01)
-    monkeypatch.setattr(delays, "FLOOR", 0.01)
+    monkeypatch.setattr(reconnect, "BASE", 0.01)
+    monkeypatch.setattr(reconnect, "CAP", 0.01)
+    monkeypatch.setattr(reconnect, "FLOOR", 0.01)
 
 
 @asynccontextmanager
@@ -140,24 +142,27 @@ async def test_every_other_close_code_brings_it_back(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [1012, 1013])
-async def test_what_concerns_everybody_is_met_with_a_longer_delay(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts: list[int] = []
+async def test_the_delay_is_drawn_by_the_rule_of_the_protocol(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[tuple[int, bool, int | None, float]] = []
 
-    def draw(attempt: int) -> float:
-        attempts.append(attempt)
-        return 0.01
+    def draw(attempt: int, random: float, *, lasted: float | None, code: int | None, named: float) -> Reconnect | None:
+        assert 0 <= random < 1
+        ends.append((attempt, lasted is not None, code, named))
+        return after_end(attempt, random, lasted=lasted, code=code, named=named)
 
     async def script(socket: ServerConnection, call: int) -> None:
         if call < 2:
             await say(socket, CONNECTED)
             await socket.close(1011 if call == 0 else code, "")
+        elif call == 2:
+            socket.transport.abort()
         else:
             await be_good(socket)
 
-    monkeypatch.setattr(connection, "backoff", draw)
+    monkeypatch.setattr(connection, "after_end", draw)
     async with acting(script) as (url, _), use_active_connections(url, update_strategy="ws") as live:
         await settled(live, status="open", authorized=True)
-        assert attempts == [0, delays.CROWD_ATTEMPT]
+        assert ends == [(0, True, 1011, 0), (1, True, code, 0), (2 if code == 1012 else 4, False, 1006, 0)]
 
 
 async def test_drain_names_the_delay_and_is_no_error() -> None:
@@ -176,6 +181,22 @@ async def test_drain_names_the_delay_and_is_no_error() -> None:
         live.error.subscribe(errors.append)
         await live.wait_for(lambda _: len(times) == 2)
         assert times[1] - times[0] >= 0.29
+        assert errors == []
+
+
+async def test_a_draining_server_is_left_at_the_named_time_also_when_it_does_not_close() -> None:
+    async def script(socket: ServerConnection, call: int) -> None:
+        if call == 0:
+            await say(socket, CONNECTED, STATS, {"type": "drain", "reconnectMs": 300})
+            await socket.wait_closed()
+        else:
+            await be_good(socket)
+
+    async with acting(script) as (url, paths), use_active_connections(url, update_strategy="ws") as live:
+        errors: list[str | None] = []
+        live.error.subscribe(errors.append)
+        await live.wait_for(lambda _: len(paths) == 2)
+        await settled(live, status="open", is_stale=False)
         assert errors == []
 
 
@@ -266,7 +287,8 @@ async def test_answers_that_are_no_stream(answer: bytes, status: str, words: str
         assert words in (live.error.value or "")
 
 
-async def test_retry_after_is_obeyed() -> None:
+async def test_retry_after_is_obeyed_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconnect, "FLOOR", 0.3)
     times: list[float] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -280,7 +302,7 @@ async def test_retry_after_is_obeyed() -> None:
     async with server, use_active_connections(url, update_strategy="sse"), asyncio.timeout(10):
         while len(times) < 2:
             await asyncio.sleep(0.01)
-    assert times[1] - times[0] >= 0.99
+    assert times[1] - times[0] >= 1.29
 
 
 async def test_proxy_is_used() -> None:

@@ -1,12 +1,10 @@
-"""Addresses, delays, options and messages: what needs no stream."""
+"""Addresses, options and messages: what needs no stream."""
 
 import asyncio
 import json
 import re
 import ssl
 import sys
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +15,6 @@ from headcount import errors
 from headcount.client import ConfigError, messages, use_active_connections
 from headcount.client.access import Access, failure, unreachable
 from headcount.client.address import base_url, is_local
-from headcount.client.delays import CAP, FLOOR, LONGEST, backoff, seconds_told
 from headcount.client.transport import open_stream
 from headcount.errors import Malformed, NotAuthorized, Refused, Unreachable
 
@@ -71,25 +68,6 @@ def test_what_is_no_base_path_is_refused(path: str) -> None:
 def test_loopback_is_told_from_the_rest_by_its_looks() -> None:
     assert all(map(is_local, ["localhost", "shop.localhost", "127.0.0.1", "127.9.9.9", "::1"]))
     assert not any(map(is_local, ["example.com", "10.0.0.1", "localhost.example.com", None]))
-
-
-def test_jitter_is_drawn_after_the_cap() -> None:
-    assert [backoff(attempt, 1.0) for attempt in range(6)] == [1, 2, 4, 8, 16, CAP]
-    assert backoff(10_000, 1.0) == CAP
-    assert backoff(10_000, 0.5) == CAP / 2
-    assert backoff(0, 0.0) == FLOOR
-    assert len({backoff(5) for _ in range(20)}) > 15
-
-
-def test_retry_after_is_seconds_or_a_date() -> None:
-    assert seconds_told("12") == 12
-    assert seconds_told("99999999999999999999") == LONGEST
-    assert seconds_told(format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)) == 0
-    told = seconds_told(format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True))
-    assert told is not None
-    assert 80 < told <= 90
-    for nonsense in (None, "", "soon", "-3", "٣", "Mon, 99 Foo 2026"):
-        assert seconds_told(nonsense) is None
 
 
 @pytest.mark.parametrize(

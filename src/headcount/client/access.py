@@ -13,7 +13,7 @@ import msgspec
 
 from ..errors import ClientError, ConfigError, NotAuthorized, Refused, Unreachable
 from ..live.active_connections import NOT_AUTHORIZED
-from .delays import seconds_told
+from .retry_after import parse_retry_after
 
 try:
     import httpx2 as httpx
@@ -172,7 +172,7 @@ def failure(url: str, status: int, headers: Mapping[str, str], body: bytes) -> N
     # 501 is how servers of files answer a POST: no trouble that passes.
     if status == 429 or (status >= 500 and status != 501):
         told = detail or f"{url} answered {status}; its server or a proxy before it is in trouble."
-        return Unreachable(told, seconds_told(headers.get("retry-after")))
+        return Unreachable(told, parse_retry_after(headers.get("retry-after")))
     if status == 404:
         return Refused(
             f"There is no Headcount at {_without_endpoint(url)}; give the URL with its base path, which is /__skew "

@@ -1,35 +1,33 @@
 """
-Keeps one viewer's stream open for as long as it is wanted. The rules of reconnecting are here and nowhere else:
+Keeps one viewer's stream open for as long as it is wanted. protocol/README.md, "Reconnecting", has the rule, and
+core/reconnect.py draws the delays; this module has the streams and the clock.
 
-- It is tried for ever, after a full-jitter delay. The delays start anew when a stream has lasted, not when one has
-  opened: a server that accepts and crashes would otherwise be met without any back-off.
-- `drain`, `retry` and Retry-After name the delay themselves. 1012 and 1013 begin with a longer one.
-- 1008, 401 and 403, and `stats-unauthorized` end everything: a viewer without a right has nothing to come back for.
-- A stream that is silent for longer than the server promised is dead, whatever the kernel thinks of it.
+- 1008, 401, 403 and `stats-unauthorized` end everything: a viewer without a right has nothing to come back for.
+- A stream that is silent for longer than the server promised is dead, even if the kernel holds it open.
 - Two WebSockets in a row that do not open mean that something in between does not let them: SSE is tried instead.
+
+Tests: tests/client/test_bad_days.py, tests/client/test_remote.py.
 """
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from ..core.reconnect import DENIED, LONGEST, Reconnect, after_drain, after_end
 from ..core.stats import Stats, apply
 from ..errors import NotAuthorized, ProtocolError, Refused, Unreachable
 from ..live.active_connections import NOT_AUTHORIZED, LiveState
 from . import messages
 from .access import Access
-from .delays import CROWD_ATTEMPT, LONGEST, backoff
 from .transport import VIEWER, Ended, Stream, open_stream
 
 logger = logging.getLogger("headcount")
 
 UpdateStrategy: TypeAlias = Literal["sse", "ws", "auto"]
-
-STABLE: Final = 30.0
-"""Seconds. A stream that held this long was no part of a crash loop."""
 
 OPEN_TIMEOUT: Final = 15.0
 """Seconds until `connected` must have come."""
@@ -38,10 +36,6 @@ SILENCE: Final = 2.5
 """Keepalive intervals without a byte; one keepalive may be lost or late without harm."""
 
 SOCKET_ATTEMPTS: Final = 2
-
-DENIED: Final = 1008
-DRAINING: Final = 1012
-OVERLOADED: Final = 1013
 
 
 class LiveStore:
@@ -70,7 +64,7 @@ class LiveStore:
         return end
 
     def set(self, **changes: Any) -> None:
-        """Change the state and tell everybody."""
+        """Change the state and call the listeners."""
         state = msgspec.structs.replace(self._state, **changes)
         if state == self._state:
             return
@@ -78,8 +72,8 @@ class LiveStore:
         for listener in list(self._listeners.values()):
             try:
                 listener()
-            except Exception:  # the application's own function; those after it are still told
-                logger.exception("What watches the figures failed; nothing else is affected.")
+            except Exception:  # the application's own function; the listeners after it are still called
+                logger.exception("client: a listener of the figures failed; the other listeners are still called.")
 
 
 class Connection:
@@ -106,7 +100,8 @@ class Connection:
         self._connection_id = ""
         self._silence = OPEN_TIMEOUT
         self._opened_at: float | None = None
-        self._delay: float | None = None
+        self._return_at: float | None = None
+        """When to open the next stream, as `drain` asked, on the loop's clock; None: no `drain` has come."""
         self._whole = False
         self._query = VIEWER
 
@@ -117,23 +112,19 @@ class Connection:
         attempt = 0
         while True:
             kind = self._kind()
-            self._opened_at = self._delay = None
-            error, crowd = None, False
+            self._opened_at = self._return_at = None
+            error: str | None = None
+            code: int | None = None
+            named = 0.0
             try:
                 await self._follow(kind)
             except NotAuthorized as denied:
                 self._deny(str(denied))
                 return
             except Ended as ended:
-                if ended.code == DENIED:
-                    self._deny(str(ended))
-                    return
-                error, crowd = str(ended), ended.code in (DRAINING, OVERLOADED)
-                if ended.delay is not None and self._delay is None:
-                    self._delay = min(LONGEST, ended.delay)
+                error, code, named = str(ended), ended.code, min(LONGEST, ended.retry)
             except Unreachable as unreachable:
-                error = str(unreachable)
-                self._delay = unreachable.retry_after
+                error, named = str(unreachable), unreachable.retry_after or 0.0
             except (Refused, ProtocolError) as refused:
                 error = str(refused)
             except TimeoutError:
@@ -141,18 +132,20 @@ class Connection:
             lasted = self._lasted()
             if kind == "ws" and lasted is None:
                 self._failed_sockets += 1
-            if lasted is not None and lasted >= STABLE:
-                attempt = 0
-            if crowd:
-                attempt = max(attempt, CROWD_ATTEMPT)
-            told, delay = self._delay, self._delay
-            if delay is None:
-                delay = backoff(attempt)
-                attempt += 1
-            # An announced end is no error: the server said that it would go and when it wants us back.
-            shown = None if told is not None and lasted is not None else error
+            following = self._reconnect(attempt, lasted, code, named)
+            if following is None:
+                self._deny(error or "")
+                return
+            attempt = following.attempt
+            # An announced end is no error.
+            shown = None if self._return_at is not None else error
             self._store.set(status="reconnecting", error=shown, is_stale=bool(self._store.read().authorized))
-            await asyncio.sleep(delay)
+            await asyncio.sleep(following.delay)
+
+    def _reconnect(self, attempt: int, lasted: float | None, code: int | None, named: float) -> Reconnect | None:
+        if self._return_at is not None and code != DENIED:
+            return Reconnect(max(0.0, self._return_at - asyncio.get_running_loop().time()), 0)
+        return after_end(attempt, random.random(), lasted=lasted, code=code, named=named)  # noqa: S311  not a secret
 
     def _lasted(self) -> float | None:
         """Return for how long the stream was open, in seconds; None: it never was."""
@@ -165,19 +158,23 @@ class Connection:
         return "ws" if self._failed_sockets < SOCKET_ATTEMPTS or self._failed_sockets % 2 else "sse"
 
     async def _follow(self, kind: Literal["sse", "ws"]) -> None:
-        clock = asyncio.get_running_loop().time
         self._silence, self._whole = OPEN_TIMEOUT, False
         async with (
             asyncio.timeout(OPEN_TIMEOUT) as watchdog,
             open_stream(kind, self._base, self._access, self._query) as stream,
         ):
             async for message in stream:
-                watchdog.reschedule(clock() + self._silence)
+                watchdog.reschedule(self._deadline())
                 if message is not None:
-                    await self._take(message, stream)
-                    watchdog.reschedule(clock() + self._silence)
+                    await self._on_message(message, stream)
+                    watchdog.reschedule(self._deadline())
 
-    async def _take(self, message: messages.ServerMessage, stream: Stream) -> None:
+    def _deadline(self) -> float:
+        """Return until when the stream may be silent, or `drain` lets it stay."""
+        silent = asyncio.get_running_loop().time() + self._silence
+        return silent if self._return_at is None else min(silent, self._return_at)
+
+    async def _on_message(self, message: messages.ServerMessage, stream: Stream) -> None:
         state = self._store.read()
         match message:
             case messages.Connected():
@@ -209,9 +206,10 @@ class Connection:
                 raise NotAuthorized(NOT_AUTHORIZED)
             case messages.Released():
                 self._store.set(current_version=message.version)
-            case messages.Drain():
-                seconds = None if message.reconnect_ms is None else message.reconnect_ms / 1000
-                self._delay = backoff(CROWD_ATTEMPT) if seconds is None else min(LONGEST, seconds)
+            case messages.Drain() if self._opened_at is not None:
+                reconnect = None if message.reconnect_ms is None else message.reconnect_ms / 1000
+                delay = after_drain(reconnect, random.random())  # noqa: S311  not a secret
+                self._return_at = asyncio.get_running_loop().time() + delay
             case _:
                 return
 

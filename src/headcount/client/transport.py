@@ -32,13 +32,13 @@ class Ended(ClientError):  # noqa: N818  reads as a sentence where it is raised
 
     Attributes:
         code: A WebSocket's close code; 1006 for one that just broke off, and for SSE.
-        delay: Seconds after which the server wants its clients back; None: it did not say.
+        retry: Seconds of the stream's last `retry:` field; 0: there was none.
     """
 
-    def __init__(self, sentence: str, code: int = 1006, delay: float | None = None) -> None:
+    def __init__(self, sentence: str, code: int = 1006, retry: float = 0.0) -> None:
         super().__init__(sentence)
         self.code = code
-        self.delay = delay
+        self.retry = retry
 
 
 class Stream(Protocol):
@@ -71,8 +71,8 @@ class _EventStream:
                 for event in reader.feed(chunk):
                     yield messages.decode(event.data)
         except httpx.HTTPError as error:
-            raise Ended(f"The stream broke off ({str(error) or type(error).__name__}).", delay=_told(reader)) from None
-        raise Ended("The server ended the stream.", delay=_told(reader))
+            raise Ended(f"The stream broke off ({str(error) or type(error).__name__}).", retry=_retry(reader)) from None
+        raise Ended("The server ended the stream.", retry=_retry(reader))
 
     async def subscribe(self, connection_id: str, *, deltas: bool) -> None:
         url = f"{self._base}/subscribe-stats"
@@ -89,8 +89,8 @@ class _EventStream:
             raise failure(url, response.status_code, response.headers, response.content)
 
 
-def _told(reader: EventReader) -> float | None:
-    return None if reader.retry is None else reader.retry / 1000
+def _retry(reader: EventReader) -> float:
+    return (reader.retry or 0) / 1000
 
 
 @asynccontextmanager

@@ -1,9 +1,11 @@
 """
 Load: thousands of pages from one process, each a real connection that navigates, reconnects and reloads.
 
-A page is a bare asyncio protocol that looks at little of what it is sent, so that the server is what is loaded. It does
-what a page's client does: reads its `connectionId`, tells its routes, comes back after a jittered delay, obeys `drain`,
-and after a release it reloads at some moment of its own onto the new version.
+A page is a bare asyncio protocol that reads little of what it is sent, so that the server carries the load. It does
+what a page's client does: reads its `connectionId`, reports its routes, reconnects by the rule of core/reconnect.py,
+and after a release it reloads onto the new version at a random moment.
+
+Tests: tests/cli/test_swarm.py.
 """
 
 import asyncio
@@ -19,7 +21,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
-from ..client.delays import CROWD_ATTEMPT, backoff
+from ..client.retry_after import parse_retry_after
+from ..core.reconnect import after_drain, after_end
 from ..errors import ConfigError
 
 Strategy: TypeAlias = Literal["sse", "ws", "auto"]
@@ -31,6 +34,7 @@ _CONNECTED: Final = b'"type":"connected"'
 _VERSION: Final = b'{"type":"version"'
 _DRAIN: Final = b'{"type":"drain"'
 
+_CLOSE: Final = 0x88
 _PING: Final = 0x89
 _PONG: Final = 0x8A
 """First bytes of such frames."""
@@ -103,19 +107,32 @@ class Tally:
 
 
 class _Page(asyncio.Protocol):
-    """One stream. `closed` is done when it is over; `opened` when the server has said `connected`."""
+    """
+    One stream. `opened` is done when `connected` has come, `closed` when the stream is over.
 
-    def __init__(self, request: bytes, told: Callable[[str, float | None], None]) -> None:
+    Args:
+        request: Bytes of the HTTP request that opens it.
+        rng: For the delay of a `drain` that names none.
+        on_release: Called with the version of a release.
+    """
+
+    def __init__(self, request: bytes, rng: random.Random, on_release: Callable[[str], None]) -> None:
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.handle = ""
         self.received = 0
-        self.delay: float | None = None
+        self.return_at: float | None = None
+        """When to open the next stream, as `drain` asked, in monotonic time; None: no `drain` has come."""
+        self.code: int | None = None
+        """The WebSocket's close code; None: none has come."""
+        self.named = 0.0
+        """Seconds of a Retry-After header; 0: there was none."""
         self.status = ""
         self.transport: asyncio.Transport | None = None
         self._request = request
-        self._told = told
+        self._rng = rng
+        self._on_release = on_release
         self._tail = b""
         self._frames: bytearray | None = None
         """Of a WebSocket: what came and is no whole frame yet. None until the handshake is over, and for SSE."""
@@ -131,10 +148,12 @@ class _Page(asyncio.Protocol):
             self.status = data[:64].split(b"\r\n", 1)[0].decode("ascii", "replace")
             if " 101 " in self.status + " ":
                 self._frames = bytearray(data.partition(b"\r\n\r\n")[2])
+            elif " 200 " not in self.status + " ":
+                self.named = _retry_after(data)
         elif self._frames is not None:
             self._frames += data
         if self._frames:
-            self._answer_pings(self._frames)
+            self._read_frames(self._frames)
         if data == b":\n\n" or len(data) < 8:
             return  # a keepalive
         text = self._tail + data
@@ -148,11 +167,10 @@ class _Page(asyncio.Protocol):
                 self.close()
         elif _VERSION in text and (version := _string(text[text.index(_VERSION) :], b'"version":"')) is not None:
             self._tail = b""
-            self._told(version, None)
+            self._on_release(version)
             return
-        elif _DRAIN in text:
-            with suppress(ValueError, IndexError):
-                self.delay = int(text.split(b'"reconnectMs":', 1)[1].split(b"}", 1)[0]) / 1000
+        elif _DRAIN in text and self.return_at is None:
+            self._on_drain(text)
         self._tail = text[-_KEPT:]
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -163,8 +181,20 @@ class _Page(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(None)
 
-    def _answer_pings(self, frames: bytearray) -> None:
-        """Answer them as every browser does: a server ends the stream of who does not. Drops the frames it has seen."""
+    def _on_drain(self, text: bytes) -> None:
+        """Leave when `drain` says, also when the server keeps the stream open."""
+        reconnect = None
+        with suppress(ValueError, IndexError):
+            reconnect = int(text.split(b'"reconnectMs":', 1)[1].split(b"}", 1)[0]) / 1000
+        delay = after_drain(reconnect, self._rng.random())
+        self.return_at = time.monotonic() + delay
+        asyncio.get_running_loop().call_later(delay, self.close)
+
+    def _read_frames(self, frames: bytearray) -> None:
+        """
+        Answer pings, as every browser does, because the server ends a stream that does not; and read the close code.
+        Drops the frames it has read.
+        """
         start = 0
         while len(frames) - start >= 2:
             size, begin = frames[start + 1], start + 2
@@ -175,6 +205,8 @@ class _Page(asyncio.Protocol):
                 break
             if frames[start] == _PING and self.transport is not None:
                 self.transport.write(bytes((_PONG, 0x80 | size)) + _MASK + frames[begin : begin + size])
+            elif frames[start] == _CLOSE and size >= 2:
+                self.code = int.from_bytes(frames[begin : begin + 2], "big")
             start = begin + size
         del frames[:start]
 
@@ -196,6 +228,15 @@ def _string(text: bytes, before: bytes) -> str | None:
     start = text.find(before)
     end = text.find(b'"', start + len(before)) if start >= 0 else -1
     return text[start + len(before) : end].decode("utf-8", "replace") if end >= 0 else None
+
+
+def _retry_after(head: bytes) -> float:
+    """Return the seconds of the Retry-After header; 0 where there is none."""
+    for line in head.partition(b"\r\n\r\n")[0].split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"retry-after":
+            return parse_retry_after(value.decode("latin-1").strip()) or 0.0
+    return 0.0
 
 
 class Swarm:
@@ -248,7 +289,7 @@ class Swarm:
         while True:
             await self._turn()
             asked = clock()
-            page = self._page(kind, version, route, again=again)
+            page = self._page(kind, version, route, rng, again=again)
             lasted, reloaded = None, False
             try:
                 await self._connect(page)
@@ -273,14 +314,15 @@ class Swarm:
                 self.tally.events["reloads"] += 1
                 continue
             again = again or lasted is not None
-            attempt = 0 if lasted is not None and lasted > 30 else attempt
-            if page.delay is not None:
+            if page.return_at is not None:
                 self.tally.events["drains"] += 1
-                await asyncio.sleep(page.delay)
+                attempt, delay = 0, max(0.0, page.return_at - clock())
             else:
-                crowd = " 503 " in page.status + " "
-                await asyncio.sleep(backoff(max(attempt, CROWD_ATTEMPT if crowd else 0), rng.random()))
-                attempt += 1
+                following = after_end(attempt, rng.random(), lasted=lasted, code=page.code, named=page.named)
+                if following is None:
+                    return
+                delay, attempt = following
+            await asyncio.sleep(delay)
 
     async def _connect(self, page: _Page) -> None:
         async with asyncio.timeout(_OPEN_TIMEOUT):
@@ -321,7 +363,7 @@ class Swarm:
             await self._until(page, until - clock(), watch=reloads == float("inf"))
             now = clock()
             if page.closed.done():
-                if page.delay is None:
+                if page.return_at is None:
                     self.tally.events["lost"] += 1
                     self.tally.errors["the stream was ended"] += 1
                 return route, False
@@ -345,8 +387,7 @@ class Swarm:
             if release is not None:
                 release.cancel()
 
-    def _heard(self, version: str, _: float | None = None) -> None:
-        """Hear of a release."""
+    def _on_release(self, version: str) -> None:
         if version != self._released:
             self._released = version
             self._release_seen.set()
@@ -375,7 +416,7 @@ class Swarm:
                 self.tally.events["failed navigations"] += 1
                 self.tally.errors[f"navigation: {error or type(error).__name__}"] += 1
 
-    def _page(self, kind: str, version: str, route: str, *, again: bool) -> _Page:
+    def _page(self, kind: str, version: str, route: str, rng: random.Random, *, again: bool) -> _Page:
         query = urlencode({"version": version, "route": route} | ({"reconnect": "1"} if again else {}))
         if kind == "sse":
             lines: tuple[str, ...] = ("Accept: text/event-stream", "Cache-Control: no-cache")
@@ -385,7 +426,7 @@ class Swarm:
                 *("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"),
                 f"Sec-WebSocket-Key: {key}",
             )
-        return _Page(self._head("GET", f"/{kind}?{query}", lines), self._heard)
+        return _Page(self._head("GET", f"/{kind}?{query}", lines), rng, self._on_release)
 
     def _head(self, method: str, path: str, lines: tuple[str, ...]) -> bytes:
         own = ("Host: " + self._netloc, "User-Agent: headcount-swarm", *(f"{k}: {v}" for k, v in self._headers.items()))
