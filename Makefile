@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test lint unit e2e web bench bench-peers soak chaos clean browser uvicorn-versions fuzz
+.PHONY: help setup demo test lint unit e2e texts web bench bench-peers soak chaos clean browser uvicorn-versions fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -37,6 +37,9 @@ uvicorn-versions: setup ## take streams over from every minor version of uvicorn
 
 fuzz: setup ## feed a million random inputs to all that reads what peers send (10 minutes); `make test` feeds a few
 	cd tests && ../$(BIN)/python -m fuzz.run
+
+texts: setup ## write tests/texts/texts.md: every text that users see
+	cd tests && ../$(BIN)/python -m texts.collect
 
 web: node_modules/.ready ## build the browser code
 	npm run build

@@ -20,6 +20,7 @@ PAGES = sorted(
         text=True,
         check=True,
     ).stdout.splitlines()
+    if name != "tests/texts/texts.md"  # a list of texts, not a page
 )
 
 

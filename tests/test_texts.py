@@ -1,0 +1,51 @@
+"""Every text that users see stands in one file, and none uses a phrase that a reader must read twice."""
+
+import ast
+
+import pytest
+
+from texts import browser, collect
+
+
+@pytest.fixture(scope="module")
+def collected() -> str:
+    return collect.collect()
+
+
+def test_the_file_of_texts_is_up_to_date(collected: str) -> None:
+    checked_in = collect.FILE.read_text("utf-8")
+    assert checked_in == collected, "tests/texts/texts.md is out of date; run `make texts` and read the diff"
+
+
+@pytest.mark.parametrize("kind", collect.KINDS)
+def test_every_kind_of_text_is_found(collected: str, kind: str) -> None:
+    section = collected.partition(f"## {kind}\n")[2].partition("\n## ")[0]
+    assert "\n- " in section
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('raise Malformed(f"The limit is {text!r}.")', (collect.ERRORS, "Malformed: The limit is {text}.")),
+        ('logger.warning("Node %s is gone.", node)', (collect.LOGS, "Node %s is gone.")),
+        ('raise Problem(404, "No such " "endpoint.")', (collect.PROBLEMS, "No such endpoint.")),
+        ("say = f\"{many} nodes {'are' if several else 'is'} gone\"", (collect.OTHER, "{many} nodes {are / is} gone")),
+        ('report.add("reach", "ok", "The server answers.")', (collect.FINDINGS, "The server answers.")),
+    ],
+)
+def test_a_text_is_listed_under_its_kind(source: str, expected: tuple[str, str]) -> None:
+    assert collect.Reader().read(ast.parse(source)) == [expected]
+
+
+@pytest.mark.parametrize(
+    "source", ['"""A docstring of a module."""', 'name: "a quoted annotation"', 'kind = "stats-delta"']
+)
+def test_what_nobody_sees_is_not_listed(source: str) -> None:
+    assert collect.Reader().read(ast.parse(source)) == []
+
+
+def test_a_template_is_read_as_people_see_it() -> None:
+    template = (
+        '<script>const a = 1 // not shown</script><template><p title="Who">All <b>{{ n }}</b> nodes</p></template>'
+    )
+    assert list(browser.texts_of_vue(template)) == ["Who", "All {{ n }} nodes"]

@@ -1,0 +1,1 @@
+"""Every text that users see, collected into one file: texts.md."""
