@@ -1,5 +1,6 @@
 """Docs that lie are worse than none: settings, links, make verbs and the public API are held against the code."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -54,6 +55,27 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert (ROOT / page.parent / target).exists(), f"{page} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_python_of_pages_compiles(page: Path) -> None:
+    for code in re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE):
+        compile(code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_browser_code_of_the_readme_is_part_of_the_tested_example() -> None:
+    section = (ROOT / "README.md").read_text("utf-8").partition("## In the browser")[2]
+    (code,) = re.findall(r"^```ts\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    example = (ROOT / "docs/browser.md").read_text("utf-8").partition("## Vue")[2].partition("\n## ")[0]
+    lines = [line for line in code.splitlines() if line and not line.startswith("//")]
+    assert len(lines) == 3
+    assert all(line in example.splitlines() for line in lines)
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (ROOT / "docs/index.md").read_text("utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert pages <= set(re.findall(r"\]\(([\w.-]+)\)", index))
 
 
 def test_make_verbs_that_pages_name_exist() -> None:

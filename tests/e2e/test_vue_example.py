@@ -1,4 +1,4 @@
-"""The README's Vue application, word for word: it passes the type checker, builds, and shows what it says."""
+"""The Vue application of docs/browser.md, word for word: it passes the type checker, builds, and shows what it says."""
 
 import os
 import re
@@ -28,7 +28,7 @@ TSCONFIG = """{
 @pytest.fixture
 def application(tmp_path: Path, server: Server) -> Iterator[str]:
     """Make it, check it, build it and serve it with Vite; gives its URL."""
-    section = (ROOT / "README.md").read_text("utf-8").partition("## In Vue")[2].partition("\n## ")[0]
+    section = (ROOT / "docs/browser.md").read_text("utf-8").partition("## Vue")[2].partition("\n## ")[0]
     files = {"index.html": INDEX, "tsconfig.json": TSCONFIG}
     for code in re.findall(r"^```(?:ts|vue)\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE):
         (name,) = re.findall(r"[\w./]+\.(?:ts|vue)", code.partition("\n")[0])

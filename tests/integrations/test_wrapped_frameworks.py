@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from headcount import Headcount
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/frameworks.md"
 LOG_IN = "/log-in"
 
 
@@ -56,7 +56,7 @@ def litestar_app(headcount: Headcount) -> ASGIApp:
     async def log_in(request: litestar.Request[Any, Any, Any]) -> None:
         request.set_session({"role": "admin"})
 
-    (code,) = re.findall(r"^```python\n(from litestar .*?)^```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    (code,) = re.findall(r"^```python\n(from litestar .*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {"__name__": __name__, "headcount": headcount}
     exec(code, names)  # what users paste
     config = ServerSideSessionConfig()
