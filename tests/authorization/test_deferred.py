@@ -8,10 +8,18 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from headcount import Headcount
-from headcount.asgi.inner_request import DeferredCheck, HandshakeTemplate, InnerRequestCheck, answer_inner
+from headcount.authorization.deferred import DeferredCheck, HandshakeTemplate
+from headcount.authorization.inner_request import InnerRequestCheck, InnerRequests
 
 HEADERS = [(b"host", b"shop.example"), (b"cookie", b"session=1; a=\xff"), (b"cookie", b"b=2"), (b"x-\xe9", b"\x00"),
            (b"connection", b"upgrade"), (b"upgrade", b"websocket"), (b"sec-websocket-key", b"x")]  # fmt: skip
+
+
+PREFIX = "/deep/__skew"
+
+
+def requests_of(headcount: Headcount, *, forget_address: bool = False) -> InnerRequests:
+    return InnerRequests(headcount._authorizer, "/__skew", forget_address=forget_address)
 
 
 def scope(**changed: Any) -> Scope:
@@ -34,12 +42,13 @@ def test_the_hook_meets_the_same_request(client: Any, wrapped: bool) -> None:
         return True
 
     async def beneath(inner: Scope, receive: Receive, send: Send) -> None:
-        assert await answer_inner(headcount._authorizer, inner, send)
+        assert await requests.answer(inner, send)
 
+    requests = requests_of(headcount)
     handshake = scope(client=client)
     inner = beneath if wrapped else None
-    now = InnerRequestCheck(headcount._authorizer, handshake, "/__skew", "/ws", inner)
-    common = HandshakeTemplate(headcount._authorizer, handshake, "/__skew", "/ws", inner, forget_address=False)
+    now = InnerRequestCheck(requests, handshake, PREFIX, inner)
+    common = HandshakeTemplate(requests, handshake, PREFIX, inner)
     later = DeferredCheck(common, client, HEADERS)(None)
     assert asyncio.run(now()) == asyncio.run(later())
     first, second = met
@@ -61,9 +70,7 @@ def test_where_no_address_may_be_kept_the_hook_meets_that_of_the_socket_once() -
         return True
 
     headers = [*HEADERS[:2], (b"x-forwarded-for", b"203.0.113.9")]
-    common = HandshakeTemplate(
-        headcount._authorizer, scope(headers=headers), "/__skew", "/ws", None, forget_address=True
-    )
+    common = HandshakeTemplate(requests_of(headcount, forget_address=True), scope(headers=headers), PREFIX, None)
     later = DeferredCheck(common, ("192.0.2.7", 1), headers)
     assert b"203.0.113" not in later._own
     assert b"192.0.2.7" not in later._own
@@ -76,7 +83,7 @@ def test_where_no_address_may_be_kept_the_hook_meets_that_of_the_socket_once() -
 
 def test_pages_of_one_browser_share_what_it_always_sends_and_nothing_else() -> None:
     headcount = Headcount(version="1")
-    common = HandshakeTemplate(headcount._authorizer, scope(), "/__skew", "/ws", None, forget_address=False)
+    common = HandshakeTemplate(requests_of(headcount), scope(), PREFIX, None)
     browser = [(b"host", b"shop.example"), (b"user-agent", b"Mozilla/5.0"), (b"accept-language", b"eo")]
     one, other = (
         DeferredCheck(
@@ -84,8 +91,8 @@ def test_pages_of_one_browser_share_what_it_always_sends_and_nothing_else() -> N
         )
         for secret in (b"first", b"second")
     )
-    assert one._alike is other._alike
-    assert b"first" not in one._alike
+    assert one._shared is other._shared
+    assert b"first" not in one._shared
     assert one(None)._inner["headers"] == [
         (b"host", b"shop.example"),
         (b"cookie", b"first"),
@@ -97,11 +104,11 @@ def test_pages_of_one_browser_share_what_it_always_sends_and_nothing_else() -> N
 
 def test_what_strangers_send_is_not_kept_without_bound() -> None:
     headcount = Headcount(version="1")
-    common = HandshakeTemplate(headcount._authorizer, scope(), "/__skew", "/ws", None, forget_address=False)
+    common = HandshakeTemplate(requests_of(headcount), scope(), PREFIX, None)
     kept = [DeferredCheck(common, None, [(b"user-agent", b"%d" % number)]) for number in range(2_000)]
     long = DeferredCheck(common, None, [(b"user-agent", b"x" * 60_000)])
-    assert len(common._shared) <= 500
-    assert sum(map(len, common._shared)) < 1_000_000
+    assert len(common._interned) <= 500
+    assert sum(map(len, common._interned)) < 1_000_000
     for number, later in enumerate(kept):
         assert later(None)._inner["headers"] == [(b"user-agent", b"%d" % number)]
     assert long(None)._inner["headers"] == [(b"user-agent", b"x" * 60_000)]
@@ -110,9 +117,7 @@ def test_what_strangers_send_is_not_kept_without_bound() -> None:
 def test_handshakes_share_only_what_is_the_same() -> None:
     headcount = Headcount(version="1")
     pool = object()
-    first = HandshakeTemplate(
-        headcount._authorizer, scope(state={"pool": pool}), "/__skew", "/ws", None, forget_address=False
-    )
+    first = HandshakeTemplate(requests_of(headcount), scope(state={"pool": pool}), PREFIX, None)
     assert first.fits(scope(state={"pool": pool}, headers=[], client=None), None)
     assert not first.fits(scope(state={"pool": pool}, path="/other/__skew/ws"), None)
     assert not first.fits(scope(state={"pool": pool, "user": 1}), None)
@@ -134,7 +139,5 @@ def test_objects_that_take_themselves_for_equal_are_not_shared_between_visitors(
 
     headcount = Headcount(version="1")
     for kind in (User, Array):
-        first = HandshakeTemplate(
-            headcount._authorizer, scope(state={"user": kind()}), "/__skew", "/ws", None, forget_address=False
-        )
+        first = HandshakeTemplate(requests_of(headcount), scope(state={"user": kind()}), PREFIX, None)
         assert not first.fits(scope(state={"user": kind()}), None)

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "asgi": "authorization config core errors loops node.hooks live.in_process"
     " node.listening_sockets metrics node node.session",
     "metrics": "authorization core errors node",
-    "integrations": "asgi",
+    "integrations": "authorization",
     "server": "asgi config core errors",
     "client": "core errors live",
     "tools": "client core errors live",

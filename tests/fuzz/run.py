@@ -154,7 +154,7 @@ class Fuzz:
         stream: Stream
         if rng.random() < 0.9:
             ask = self.headcount.ask_later(_SCOPE, None)
-            stream = WebSocketStream(self.home, wire, public, counted=counted, make_ask=ask)
+            stream = WebSocketStream(self.home, wire, public, counted=counted, make_check=ask)
         else:
             stream = SseStream(self.home, wire, public, counted=counted, visible_keepalives=rng.random() < 0.5)
         wire.set_protocol(stream)

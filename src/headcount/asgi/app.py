@@ -16,6 +16,9 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..authorization.authorizer import AuthorizeHook, Authorizer
+from ..authorization.deferred import DeferredCheck, HandshakeTemplate
+from ..authorization.inner_request import PATH as AUTHORIZE
+from ..authorization.inner_request import InnerRequestCheck, InnerRequests
 from ..config import Config
 from ..core import messages
 from ..core.ends import CROSS_SITE, FULL, GOING_AWAY, MALFORMED, NO_WEBSOCKET, End
@@ -30,8 +33,6 @@ from ..node.node import Node
 from . import admin, commands, dashboard, log_in, operating
 from .client_js import SCRIPTS, ClientScript
 from .handover import sse_offer, websocket_offer
-from .inner_request import PATH as AUTHORIZE
-from .inner_request import DeferredCheck, HandshakeTemplate, InnerRequestCheck, answer_inner, asking_of
 from .responses import Headers, Problem, respond_json, respond_problem
 from .scope import (
     allowed_origin,
@@ -120,6 +121,9 @@ class Headcount:
             from ..authorization.by_url import ask_url
 
             self._authorizer.hook = ask_url(self.config.authorize_url, self.config.authorize_timeout)
+        self._inner_requests = InnerRequests(
+            self._authorizer, self.config.base_path, forget_address=self.config.ip_tracking is False
+        )
         self._networks = self.config.networks()
         self._common: HandshakeTemplate | None = None
         self._greeting: tuple[str, bytes] | None = None
@@ -127,9 +131,7 @@ class Headcount:
         self._client_script = ClientScript(self.config)
         self.node = Node(self.config, self._hooks, ordinal=_next_of(self.config.base_path))
         """The machinery, for integrations and metrics."""
-        self.node.remake_ask = self._remake_ask
-        self._served: Scope = {}
-        """What of the first request tells how to ask this application: `app` and `state`."""
+        self.node.remake_ask = self._inner_requests.check_from_description
         self._dashboard = dashboard.Dashboard(self.config)
         self._log_in = log_in.LogIn(self.node, self._networks)
         self.base = self.config.base_path.encode() + b"/"
@@ -286,7 +288,7 @@ class Headcount:
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """Answer `base_path` in front of any ASGI application; everything else goes to it untouched."""
-        self._served = {"app": app}
+        self._inner_requests.wrap(app)
 
         async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] in ("http", "websocket"):
@@ -362,7 +364,7 @@ class Headcount:
         self, endpoint: str, scope: Scope, receive: Receive, send: Send, cors: Headers, inner: ASGIApp | None
     ) -> None:
         method: str = scope["method"]
-        if endpoint == AUTHORIZE and await answer_inner(self._authorizer, scope, send):
+        if endpoint == AUTHORIZE and await self._inner_requests.answer(scope, send):
             return
         shown = endpoint == dashboard.PREFIX or endpoint.startswith(f"{dashboard.PREFIX}/")
         allowed = "POST" if endpoint in _POST else "GET" if endpoint in _GET or endpoint == "/ws" or shown else None
@@ -383,8 +385,8 @@ class Headcount:
         if method != allowed and not (method == "HEAD" and allowed == "GET" and endpoint != "/sse"):
             raise Problem(405, f"{endpoint} takes {allowed}, not {method[:20]}.", [(b"allow", allowed.encode())])
         if endpoint in commands.PATHS:
-            make_ask = partial(self._asking, endpoint, scope, inner)
-            await commands.command(self.node, endpoint, scope, receive, send, make_ask, cors)
+            make_check = partial(self._asking, endpoint, scope, inner)
+            await commands.command(self.node, endpoint, scope, receive, send, make_check, cors)
         elif endpoint in log_in.PATHS:
             await self._log_in.serve(endpoint, scope, receive, send, cors)
         elif shown:
@@ -461,8 +463,8 @@ class Headcount:
         offer = websocket_offer(scope)
         if offer is not None:
             # What is handed over keeps no scope, so what is needed of it is packed.
-            make_ask = self.ask_later(scope, inner)
-            stream = offer.websocket(self.node, public, counted=opening.counted, make_ask=make_ask)
+            make_check = self.ask_later(scope, inner)
+            stream = offer.websocket(self.node, public, counted=opening.counted, make_check=make_check)
             if stream is not None:
                 stream.post(Payload(connected))
                 opening.open(self.node, stream, listener)
@@ -498,18 +500,8 @@ class Headcount:
         anybody = is_anybody(scope, self.config.allowed_origins)
         if anybody:
             scope = without_ambient_rights(scope)
-        return InnerRequestCheck(
-            self._authorizer,
-            scope,
-            self.config.base_path,
-            endpoint,
-            inner,
-            at_hand=not anybody,
-            forget_address=self.config.ip_tracking is False,
-        )
-
-    def _remake_ask(self, request: Mapping[str, Any]) -> InnerRequestCheck | None:
-        return asking_of(self._authorizer, request, self._served.get("app"), self._served.get("state", {}))
+        prefix = prefix_of(scope, endpoint)
+        return InnerRequestCheck(self._inner_requests, scope, prefix, inner, use_request_itself=not anybody)
 
     def ask_later(self, scope: Scope, inner: ASGIApp | None) -> DeferredCheck:
         """Remember of a WebSocket's handshake what it takes to ask for its right to watch."""
@@ -523,16 +515,12 @@ class Headcount:
 
     def common(self, scope: Scope, inner: ASGIApp | None) -> HandshakeTemplate:
         """Make what the handshakes of WebSockets share that came by the path of this one."""
-        forget_address = self.config.ip_tracking is False
-        return HandshakeTemplate(
-            self._authorizer, scope, self.config.base_path, "/ws", inner, forget_address=forget_address
-        )
+        return HandshakeTemplate(self._inner_requests, scope, prefix_of(scope, "/ws"), inner)
 
     def meet(self, scope: Scope, inner: ASGIApp | None) -> None:
         """Learn from a request where this process listens, and so who its fellows are, and which application it is."""
         self.node.join(scope.get("server"))
-        if "state" not in self._served:
-            self._served = {"app": scope.get("app") if inner is None else inner, "state": scope.get("state") or {}}
+        self._inner_requests.learn_app(scope, inner)
 
     def opening(self, scope: Scope) -> Opening:
         """Read the request for a stream. Raises `Malformed`."""

@@ -32,7 +32,7 @@ async def command(
     scope: Scope,
     receive: Receive,
     send: Send,
-    make_ask: Callable[[], AuthorizationCheck],
+    make_check: Callable[[], AuthorizationCheck],
     headers: Headers,
 ) -> None:
     """
@@ -44,7 +44,7 @@ async def command(
         scope: The request.
         receive: Its body.
         send: For the answer.
-        make_ask: Makes what asks for the right to watch on this very request.
+        make_check: Makes the check of the right to watch, on this very request.
         headers: Further response headers.
 
     Raises:
@@ -53,7 +53,7 @@ async def command(
     check_type(scope)
     try:
         handle, message = read(path, await body_of(node, scope, receive))
-        coroutine = node.dispatch(handle, message, make_ask)
+        coroutine = node.dispatch(handle, message, make_check)
     except Malformed as error:
         raise Problem(400, str(error)) from None
     try:

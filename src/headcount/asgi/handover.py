@@ -5,18 +5,14 @@ The offer is an ASGI extension, so it passes through middleware like the rest of
 nothing of it changes nothing: the stream then stays on the ASGI path.
 """
 
-from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, cast
 
 from starlette.types import Scope
 
-from ..authorization.authorizer import AuthorizationCheck
+from ..authorization.deferred import MakeCheck
 from ..core.payload import Payload
 from ..node.node import Node
 from ..node.session import Session
-
-MakeAsk: TypeAlias = Callable[[tuple[str, int] | None], AuthorizationCheck]
-"""Makes what asks for the right to watch, told the address that the socket is connected to."""
 
 EXTENSION: Final = "headcount.handover"
 
@@ -39,7 +35,7 @@ class SseOffer(Protocol):
 class WebSocketOffer(Protocol):
     """Offered with a WebSocket on `{base}/ws`."""
 
-    def websocket(self, node: Node, public_id: str, *, counted: bool, make_ask: MakeAsk) -> Session | None:
+    def websocket(self, node: Node, public_id: str, *, counted: bool, make_check: MakeCheck) -> Session | None:
         """
         Take the socket over, after the handshake was accepted the ASGI way.
 

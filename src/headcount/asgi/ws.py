@@ -37,17 +37,17 @@ class WebSocketSession(AsgiSession):
         self.post(Payload(connected))
         opening.open(self._node, self, listener)
 
-    def take(self, make_ask: Callable[[], AuthorizationCheck], message: Message) -> None:
+    def take(self, make_check: Callable[[], AuthorizationCheck], message: Message) -> None:
         """
         Do what the peer asks.
 
-        `make_ask` is called when it wants to watch, because what it makes keeps the handshake's headers and address,
+        `make_check` is called when it wants to watch, because what it makes keeps the handshake's headers and address,
         and of most pages nobody needs them.
         """
         data = message.get("text")
         if data is None:
             data = message.get("bytes") or b""
-        coroutine = self._node.handle(self, messages.decode(data), make_ask)
+        coroutine = self._node.handle(self, messages.decode(data), make_check)
         if coroutine is not None:
             # The answer may take long; meanwhile this task must notice when the peer leaves.
             self._asking = self.loop.create_task(coroutine)

@@ -95,9 +95,6 @@ class Authorizer:
         self._sparing = LogThrottle()
         self.threads = Threads()
         """Where synchronous hooks run."""
-        self.seen_by_app: dict[Any, frozenset[str]] = {}
-        """What of a visitor's session and user comes with inner requests to each application
-        (asgi/inner_request.py)."""
 
     async def decide(self, request: HTTPConnection) -> Grant | None:
         """Return what this request may see, or None. Never raises but for cancellation."""

@@ -18,7 +18,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from ..asgi.inner_request import is_inner
+from ..authorization.inner_request import is_inner
 
 
 class HeadcountMiddleware:

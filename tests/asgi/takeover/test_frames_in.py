@@ -232,7 +232,7 @@ def test_what_is_read_does_not_depend_on_how_it_was_cut(frames: list[bytes], dat
         node, wire = headcount.node, Wire(asyncio.get_running_loop())
         home = StreamContext(node, asyncio.get_running_loop(), set())
         ask_later = headcount.ask_later(SCOPE, None)
-        stream = WebSocketStream(home, wire, "id", counted=True, make_ask=ask_later)
+        stream = WebSocketStream(home, wire, "id", counted=True, make_check=ask_later)
         node.open(stream, "v", "/", None)
         for piece in filter(None, pieces):
             stream.data_received(piece)

@@ -16,10 +16,10 @@ from starlette.types import ASGIApp, Scope
 from uvicorn import Config
 from uvicorn.server import ServerState
 
+from ...authorization.deferred import DeferredCheck, HandshakeTemplate
 from ...core import event_stream
 from ...core.frames import text_frame
 from ...errors import ProtocolError
-from ..inner_request import DeferredCheck, HandshakeTemplate
 from ..responses import Problem
 from ..scope import is_anybody
 from .cached_heads import ACCEPTING, OPENING_STREAM
@@ -155,7 +155,7 @@ class FirstRequestProtocol(asyncio.Protocol):
         else:
             hello = ACCEPTING(self._state.default_headers) + proof(key) + text_frame(connected)
             ask_later = DeferredCheck(self._common(scope), scope["client"], self._headers)
-            stream = WebSocketStream(home, transport, public, counted=opening.counted, make_ask=ask_later)
+            stream = WebSocketStream(home, transport, public, counted=opening.counted, make_check=ask_later)
         self._state.connections.discard(self)
         transport.write(hello)
         opening.open(node, stream, listener)

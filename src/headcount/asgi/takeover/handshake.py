@@ -20,9 +20,9 @@ from starlette.types import ASGIApp, Message, Scope
 from uvicorn import Config
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
+from ...authorization.deferred import MakeCheck
 from ...node.node import Node
 from ...node.session import Session
-from ..handover import MakeAsk
 from ..responses import Headers
 from .streams import WebSocketStream
 from .uvicorn_fallback import UvicornWebSocketFallback
@@ -146,7 +146,7 @@ class Handshake:
             else:
                 self._refuse(500)
 
-    def websocket(self, node: Node, public_id: str, *, counted: bool, make_ask: MakeAsk) -> Session | None:
+    def websocket(self, node: Node, public_id: str, *, counted: bool, make_check: MakeCheck) -> Session | None:
         """
         Make the socket a stream of the node's; the caller must open it there.
 
@@ -155,7 +155,7 @@ class Handshake:
         """
         if self._accept is None or self._over or self._usual is not None or self._protocol.transport.is_closing():
             return None
-        return self._hand_over(node, public_id, counted=counted, make_ask=make_ask)
+        return self._hand_over(node, public_id, counted=counted, make_check=make_check)
 
     async def receive(self) -> Message:
         """Tell of the request, once. Only others than Headcount come here again."""
@@ -222,16 +222,16 @@ class Handshake:
         if self._protocol.transport.is_closing():
             self._over = True
         else:
-            self._hand_over(None, "", counted=False, make_ask=None).dismiss(code, reason)
+            self._hand_over(None, "", counted=False, make_check=None).dismiss(code, reason)
 
     def _hand_over(
-        self, node: Node | None, public_id: str, *, counted: bool, make_ask: MakeAsk | None
+        self, node: Node | None, public_id: str, *, counted: bool, make_check: MakeCheck | None
     ) -> WebSocketStream:
         self._over = True
         protocol = self._protocol
         home, transport = protocol.home(node or protocol.headcount.node), protocol.transport
         protocol.release()
-        stream = WebSocketStream(home, transport, public_id, counted=counted, make_ask=make_ask)
+        stream = WebSocketStream(home, transport, public_id, counted=counted, make_check=make_check)
         transport.write(self._head)
         return stream
 

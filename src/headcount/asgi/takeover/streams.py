@@ -15,6 +15,7 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.utils import apply_mask
 
 from ...authorization.authorizer import AuthorizationCheck
+from ...authorization.deferred import MakeCheck
 from ...core import messages
 from ...core.ends import BAD_FRAME, CLIENT, MALFORMED, NOT_AUTHORISED, End
 from ...core.frames import close_frame, pong_frame
@@ -22,7 +23,6 @@ from ...core.outbox import Outbox
 from ...core.payload import COMMENT, KEEPALIVE, Payload, sse_farewell_chunks, websocket_farewell_frames
 from ...errors import ProtocolError, TooLarge
 from ...node.node import Node
-from ..handover import MakeAsk
 from ..session import GOODBYE_TIMEOUT
 
 _COUNTED: Final = 1
@@ -259,10 +259,10 @@ class WebSocketStream(Stream):
         transport: The socket.
         public_id: Of the connection.
         counted: False for a viewer's own stream.
-        make_ask: Makes what asks for the right to watch, when the peer wants to. None: it will be dismissed at once.
+        make_check: Makes the check of the right to watch, when the peer subscribes. None: it will be dismissed at once.
     """
 
-    __slots__ = ("_asking", "_make_ask", "_message", "_unread")
+    __slots__ = ("_asking", "_make_check", "_message", "_unread")
 
     def __init__(
         self,
@@ -271,16 +271,16 @@ class WebSocketStream(Stream):
         public_id: str,
         *,
         counted: bool,
-        make_ask: MakeAsk | None,
+        make_check: MakeCheck | None,
     ) -> None:
-        self._make_ask = make_ask
+        self._make_check = make_check
         self._asking: asyncio.Task[None] | None = None
         self._unread = b""
         """The beginning of a frame."""
         self._message: bytearray | None = None
         """The beginning of a message that comes in fragments."""
         # One to be dismissed never comes into the node, which must not hear of it.
-        super().__init__(home, transport, public_id, counted=counted, flags=_OVER if make_ask is None else 0)
+        super().__init__(home, transport, public_id, counted=counted, flags=_OVER if make_check is None else 0)
 
     def dismiss(self, code: int, reason: str) -> None:
         """Say goodbye to a peer that never came into the node."""
@@ -323,7 +323,7 @@ class WebSocketStream(Stream):
 
     def _do(self, data: bytes) -> None:
         """Do what one message asks."""
-        if self._make_ask is None:
+        if self._make_check is None:
             return
         node = self._home.node
         try:
@@ -339,8 +339,8 @@ class WebSocketStream(Stream):
             self._asking = self._home.loop.create_task(coroutine)
 
     def _ask(self) -> AuthorizationCheck:
-        assert self._make_ask is not None
-        return self._make_ask(self._transport.get_extra_info("peername"))
+        assert self._make_check is not None
+        return self._make_check(self._transport.get_extra_info("peername"))
 
     def _take(self, frame: Frame) -> None:
         """Do what one frame asks. Raises `BadFrame` for one out of order, `TooLarge` for too long a message."""
@@ -403,7 +403,7 @@ class WebSocketStream(Stream):
 
     def _leave(self, cause: str) -> None:
         super()._leave(cause)
-        self._make_ask = None
+        self._make_check = None
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
