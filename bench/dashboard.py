@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from e2e.chromium import find  # noqa: E402
-from e2e.conftest import free_port  # noqa: E402
+from kit.ports import free_port  # noqa: E402
 
 TOKEN = "the tests' own door"
 WATCH = """

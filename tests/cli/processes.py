@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from server.serving import free_port
+from kit.ports import free_port
 
 HEADCOUNT = Path(sys.executable).parent / "headcount"
 TOKEN = "a-token-for-tests-0123456789"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import IO, Any, ParamSpec, Self
 
-from server.peers import everybody_leaves
+from kit.pages import everybody_leaves
 
 BIN = Path(sys.executable).parent
 TOKEN = "a token that nobody guesses"

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server import peers
+from kit.pages import Sse, WebSocket, ask, everybody_leaves
 
 from .processes import HEADCOUNT, TOKEN, VERSION, Command, Serve, environment, run
 from .terminal import Terminal
@@ -36,9 +36,9 @@ def shared() -> Iterator[Serve]:
 @pytest.fixture
 async def server(shared: Serve) -> AsyncIterator[Serve]:
     yield shared
-    await peers.everybody_leaves()
+    await everybody_leaves()
     async with asyncio.timeout(20):
-        while (await peers.ask(shared.origin, "GET", "/__skew/admin/stats", None, AUTH))[1]["total"]:
+        while (await ask(shared.origin, "GET", "/__skew/admin/stats", None, AUTH))[1]["total"]:
             await asyncio.sleep(0.01)
 
 
@@ -50,8 +50,8 @@ async def command(*arguments: str, **options: object) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-async def pages(server: Serve, *versions: str, route: str = "/") -> list[peers.Sse]:
-    return [await peers.Sse.open(server.origin, version=version, route=route) for version in versions]
+async def pages(server: Serve, *versions: str, route: str = "/") -> list[Sse]:
+    return [await Sse.open(server.origin, version=version, route=route) for version in versions]
 
 
 def waiting(server: Serve, *arguments: str) -> Command:
@@ -87,7 +87,7 @@ async def test_stats_as_json_is_what_the_server_says(server: Serve) -> None:
     await pages(server, "v1")
     code, out, _ = await command("stats", server.url, "--json", env={"HEADCOUNT_TOKEN": TOKEN})
     assert code == 0
-    assert json.loads(out) == (await peers.ask(server.origin, "GET", "/__skew/admin/stats", None, AUTH))[1]
+    assert json.loads(out) == (await ask(server.origin, "GET", "/__skew/admin/stats", None, AUTH))[1]
     assert out.count("\n") == 1
 
 
@@ -184,7 +184,7 @@ async def test_release_tells_pages_and_those_who_come_later(server: Serve) -> No
     assert page.of_type("version")[0]["version"] == "2026.11.4"
     old, new = await pages(server, VERSION, "2026.11.4")
     await old.until(lambda one: bool(one.of_type("version")))
-    socket = await peers.WebSocket.open(server.origin, version=VERSION)
+    socket = await WebSocket.open(server.origin, version=VERSION)
     await socket.until(lambda one: bool(one.of_type("version")))
     assert not new.of_type("version"), "it is there already"
     code, out, _ = await command("release", VERSION, server.url, "--token", TOKEN, "--json")
@@ -292,7 +292,7 @@ async def test_outdated_is_judged_by_the_released_version(server: Serve) -> None
         with waiting(own, "--outdated", "--timeout", "4s") as command:
             assert await asyncio.to_thread(command.end) == 3
             assert "still outdated" in command.output
-        await peers.everybody_leaves()
+        await everybody_leaves()
 
 
 async def test_wait_must_hold_for_as_long_as_told(server: Serve) -> None:
@@ -390,7 +390,7 @@ async def test_a_fleet_that_is_not_whole_is_no_zero() -> None:
             await asyncio.to_thread(command.until, "1 of 1 connection on version old")
             page.fin()
             assert await asyncio.to_thread(command.end) == 0
-        await peers.everybody_leaves()
+        await everybody_leaves()
 
 
 def _worker_of(server: Serve, client: int) -> psutil.Process:
@@ -442,7 +442,7 @@ async def test_the_step_of_github_actions_waits_for_old_pages_only() -> None:
         old.fin()
         done = await shell(script, env)
         assert (done.returncode, done.stdout.splitlines()[0]) == (0, "2026.11.4 is current.")
-        await peers.everybody_leaves()
+        await everybody_leaves()
     lost = await shell(script, env)
     assert lost.returncode == 1, "a release that nobody heard of ends the step"
 
@@ -470,7 +470,7 @@ async def test_the_hook_of_kubernetes_ends_well_whatever_happens() -> None:
         over = await shell(found[1].replace("29m", "3s"), env)
         assert over.returncode == 0
         assert "1 of 2 connections are still on version" in over.stderr
-        await peers.everybody_leaves()
+        await everybody_leaves()
     gone = await shell(found[1].replace("29m", "3s"), env)
     assert gone.returncode == 0
     assert "no contact with the server" in gone.stderr

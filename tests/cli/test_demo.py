@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from headcount.client import use_active_connections
-from server.peers import Sse
+from kit.pages import Sse
 
 from .running import Running, asynchronous, run
 

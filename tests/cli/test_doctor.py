@@ -16,7 +16,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from server.serving import free_port
+from kit.ports import free_port
 
 from .processes import TOKEN, Command, Serve, environment, run
 

@@ -16,7 +16,7 @@ import pytest
 from headcount.cli import cli
 from headcount.config import Config
 from headcount.environment import COMMAND_VARIABLES, variable_of
-from server.peers import Sse, WebSocket, all_of
+from kit.pages import Sse, WebSocket, all_of
 
 from .running import TOKEN, Running, asynchronous, run
 

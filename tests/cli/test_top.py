@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server import peers
+from kit.pages import WebSocket, everybody_leaves
 
 from .processes import TOKEN, VERSION, Serve, run
 from .terminal import Terminal
@@ -30,22 +30,22 @@ def server() -> Iterator[Serve]:
 @pytest.mark.parametrize("size", [(80, 24), (160, 50)])
 async def test_it_shows_the_figures_and_quits(server: Serve, size: tuple[int, int]) -> None:
     for version, route in (("v1", "/shopping"), ("v1", "/"), (VERSION, "/")):
-        await peers.WebSocket.open(server.origin, version=version, route=route)
+        await WebSocket.open(server.origin, version=version, route=route)
     with Terminal("top", server.url, env=ENV, columns=size[0], lines=size[1]) as terminal:
         for words in ("3 connections", "2 outdated (67%)", "/shopping", f"{VERSION} (current)", "live", "Quit"):
             await asyncio.to_thread(terminal.until, words)
         terminal.forget()
-        page = await peers.WebSocket.open(server.origin, version="v1")
+        page = await WebSocket.open(server.origin, version="v1")
         # Only what changed is written again.
         await asyncio.to_thread(terminal.until, "3 outdated (75%)")
         page.fin()
         terminal.type("q")
         assert await asyncio.to_thread(terminal.end) == 0
-    await peers.everybody_leaves()
+    await everybody_leaves()
 
 
 async def test_it_survives_a_restart_of_the_server(server: Serve) -> None:
-    await peers.WebSocket.open(server.origin, version="v1")
+    await WebSocket.open(server.origin, version="v1")
     with Terminal("top", server.url, env=ENV) as terminal:
         await asyncio.to_thread(terminal.until, "1 connection")
         await asyncio.to_thread(server.stop, gently=False)
@@ -55,7 +55,7 @@ async def test_it_survives_a_restart_of_the_server(server: Serve) -> None:
         await asyncio.to_thread(terminal.until, "live")
         terminal.type("q")
         assert await asyncio.to_thread(terminal.end) == 0
-    await peers.everybody_leaves()
+    await everybody_leaves()
 
 
 async def test_it_takes_another_size(server: Serve) -> None:
@@ -69,7 +69,7 @@ async def test_it_takes_another_size(server: Serve) -> None:
 
 
 async def test_it_needs_no_colour(server: Serve) -> None:
-    await peers.WebSocket.open(server.origin, version="v1")
+    await WebSocket.open(server.origin, version="v1")
     with Terminal("top", server.url, env={**ENV, "NO_COLOR": "1"}) as terminal:
         await asyncio.to_thread(terminal.until, "1 outdated")
         terminal.type("q")
@@ -78,7 +78,7 @@ async def test_it_needs_no_colour(server: Serve) -> None:
     written = {part for style in re.findall(r"\x1b\[([0-9;]*)m", terminal.raw) for part in style.split(";")}
     assert not {part for part in written if re.fullmatch(r"[34][0-8]|9[0-7]|10[0-7]", part)}
     assert "7" in written, "the row that is chosen is marked all the same"
-    await peers.everybody_leaves()
+    await everybody_leaves()
 
 
 async def test_without_a_right_it_says_so_and_leaves(server: Serve) -> None:

@@ -11,7 +11,7 @@ import pytest
 import headcount.client
 from cli.processes import TOKEN, VERSION, Serve
 from headcount.client.access import Access
-from server import peers
+from kit.pages import WebSocket, everybody_leaves
 
 pytestmark = pytest.mark.anyio
 
@@ -46,9 +46,9 @@ async def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     first, widget, migration, up_to_date, script = BLOCKS
     with Serve() as server:
         url = server.url
-        old = await peers.WebSocket.open(server.origin, version="old-0123456789", route="/shopping")
+        old = await WebSocket.open(server.origin, version="old-0123456789", route="/shopping")
         for _ in range(2):
-            await peers.WebSocket.open(server.origin, version=VERSION, route="/")
+            await WebSocket.open(server.origin, version=VERSION, route="/")
 
         running = asyncio.create_task(execute(first.replace('"https://www.example.com"', "url"), url=url))
         out = ""
@@ -77,4 +77,4 @@ async def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
 
         await execute(script, url=url)
         assert capsys.readouterr().out == "2\n"
-        await peers.everybody_leaves()
+        await everybody_leaves()

@@ -21,7 +21,7 @@ from headcount.client import (
     release,
     use_active_connections,
 )
-from server import peers
+from kit.pages import WebSocket, everybody_leaves
 
 pytestmark = pytest.mark.anyio
 
@@ -43,14 +43,14 @@ def shared() -> Iterator[Serve]:
 async def server(shared: Serve) -> AsyncIterator[Serve]:
     """The shared server, without anybody on it before and after."""
     yield shared
-    await peers.everybody_leaves()
+    await everybody_leaves()
     async with use_active_connections(shared.url, token=TOKEN) as live:
         async with asyncio.timeout(20):
             await live.wait_for(lambda stats: stats.total == 0)
 
 
-async def page(server: Serve, version: str = VERSION, route: str = "/") -> peers.WebSocket:
-    return await peers.WebSocket.open(server.origin, version=version, route=route)
+async def page(server: Serve, version: str = VERSION, route: str = "/") -> WebSocket:
+    return await WebSocket.open(server.origin, version=version, route=route)
 
 
 def values(live: RemoteConnections) -> dict[str, Any]:
@@ -214,7 +214,7 @@ async def test_it_comes_back_when_the_server_does(strategy: UpdateStrategy, gent
             await live.wait_for(lambda stats: stats.total == 1)
             assert states[0] == "reconnecting"
             assert states[-1] == "open"
-            await peers.everybody_leaves()
+            await everybody_leaves()
 
 
 async def test_a_server_that_is_not_there_yet_is_waited_for() -> None:

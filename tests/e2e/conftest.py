@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from kit.ports import free_port
 
 from . import chromium
 
@@ -65,12 +66,6 @@ class Server:
         headers = {"authorization": "Bearer the tests' own door"}
         found: dict[str, Any] = httpx.get(f"{self.url}/__skew/admin/stats", headers=headers).json()
         return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def eventually(condition: Callable[[], Any], what: str, seconds: float = 10) -> None:

@@ -12,7 +12,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser
 
-from .conftest import eventually, free_port, wait
+from kit.ports import free_port
+
+from .conftest import eventually, wait
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,9 @@ import httpx
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from .conftest import Server, eventually, free_port, log_in
+from kit.ports import free_port
+
+from .conftest import Server, eventually, log_in
 
 ROOT = Path(__file__).parents[2]
 INDEX = '<!doctype html><title>app</title><div id="app"></div><script type="module" src="/src/main.ts"></script>'

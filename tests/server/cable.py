@@ -14,8 +14,9 @@ from typing import Any
 
 import uvloop
 
+from kit.pages import Sse, WebSocket, all_of
+
 from .namespaces import ADDRESS, Namespace, make_bridge
-from .peers import Sse, WebSocket, all_of
 from .serving import Server
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from . import peers
+from kit.pages import everybody_leaves
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 @pytest.fixture
 async def _everybody_leaves() -> AsyncIterator[None]:
     yield
-    await peers.everybody_leaves()
+    await everybody_leaves()
 
 
 @pytest.fixture(autouse=True)

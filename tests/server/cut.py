@@ -13,10 +13,10 @@ from typing import Any
 
 import uvloop
 
-from fleet.backends.stores import Store
+from kit.pages import Sse, WebSocket, added, all_of
+from kit.stores import Store
 
 from .namespaces import Namespace, make_bridge
-from .peers import Sse, WebSocket, added, all_of
 from .serving import Server
 
 STORE = 2

@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+
+from kit.ports import free_port
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -91,14 +92,6 @@ COMMANDS: dict[str, list[str]] = {
 
 TAKEN_OVER = ("uvicorn-takeover", "uvicorn-takeover-asyncio", "alone")
 """Those whose streams are on the bare socket. What holds for `uvicorn` must hold for them."""
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class Server:

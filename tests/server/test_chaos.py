@@ -23,10 +23,10 @@ from typing import Any
 
 import pytest
 
-from fleet.backends.stores import PROGRAMS, Store
+from kit.pages import BASE, Sse, WebSocket, all_of, ask, history
+from kit.proxy import Proxy
+from kit.stores import PROGRAMS, Store
 
-from .peers import BASE, Sse, WebSocket, all_of, ask, history
-from .proxy import Proxy
 from .serving import Server
 from .tally import Tally
 

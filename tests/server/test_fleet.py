@@ -17,10 +17,11 @@ from typing import Any, Self
 
 import pytest
 
-from fleet.backends.stores import PROGRAMS, Store, free_port
+from kit.pages import BASE, Sse, WebSocket, all_of, ask, history
+from kit.ports import free_port
+from kit.proxy import Proxy
+from kit.stores import PROGRAMS, Store
 
-from .peers import BASE, Sse, WebSocket, all_of, ask, history
-from .proxy import Proxy
 from .serving import Server
 
 pytestmark = pytest.mark.anyio

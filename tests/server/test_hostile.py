@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from .peers import Sse, WebSocket, all_of, ask
+from kit.pages import Sse, WebSocket, all_of, ask
+
 from .serving import TAKEN_OVER, Server
 
 pytestmark = pytest.mark.anyio

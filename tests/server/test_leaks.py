@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from .peers import Sse, WebSocket, all_of, ask
+from kit.pages import Sse, WebSocket, all_of, ask
+
 from .serving import Server
 
 pytestmark = pytest.mark.anyio

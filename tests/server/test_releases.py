@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from .peers import BASE, Sse, ask, everybody_leaves
+from kit.pages import BASE, Sse, ask, everybody_leaves
+
 from .serving import Server
 
 pytestmark = pytest.mark.anyio

@@ -12,8 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from headcount import Headcount
-
-from .peers import Sse, Stream, WebSocket
+from kit.pages import Sse, Stream, WebSocket
 
 pytestmark = pytest.mark.anyio
 

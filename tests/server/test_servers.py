@@ -6,7 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from .peers import Sse, WebSocket, all_of, ask
+from kit.pages import Sse, WebSocket, all_of, ask
+
 from .serving import TAKEN_OVER, Server
 
 pytestmark = pytest.mark.anyio

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from .peers import Sse, Stream, WebSocket, all_of
+from kit.pages import Sse, Stream, WebSocket, all_of
+
 from .serving import TAKEN_OVER, Server
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from .peers import Sse, WebSocket, all_of
+from kit.pages import Sse, WebSocket, all_of
+
 from .serving import TAKEN_OVER, Server
 
 pytestmark = pytest.mark.anyio

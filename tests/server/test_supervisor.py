@@ -9,7 +9,8 @@ import time
 import psutil
 import pytest
 
-from .peers import Sse, all_of
+from kit.pages import Sse, all_of
+
 from .serving import BIN, Server
 
 pytestmark = pytest.mark.anyio

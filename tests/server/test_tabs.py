@@ -4,7 +4,8 @@ from itertools import permutations
 
 import pytest
 
-from .peers import Sse, WebSocket
+from kit.pages import Sse, WebSocket
+
 from .serving import Server
 
 pytestmark = pytest.mark.anyio

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from .peers import Sse, WebSocket
-from .serving import BIN, HERE, Server, free_port
+from kit.pages import Sse, WebSocket
+from kit.ports import free_port
+
+from .serving import BIN, HERE, Server
 
 pytestmark = pytest.mark.anyio
 

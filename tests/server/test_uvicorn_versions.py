@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from headcount.asgi.takeover.choose import TESTED
+from kit.pages import Sse, WebSocket, ask
 
-from .peers import Sse, WebSocket, ask
 from .serving import Server
 
 pytestmark = pytest.mark.anyio

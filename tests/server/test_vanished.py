@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from headcount.config import Config
+from kit.pages import Sse, all_of, ask
 
 from . import namespaces
-from .peers import Sse, all_of, ask
 from .serving import Server
 
 KEEPALIVE, PEER_TIMEOUT = 1, 2

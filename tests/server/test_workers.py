@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from .peers import BASE, Sse, WebSocket, all_of, ask
+from kit.pages import BASE, Sse, WebSocket, all_of, ask
+
 from .serving import Server
 
 pytestmark = pytest.mark.anyio

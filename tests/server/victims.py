@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from .peers import Sse, WebSocket, all_of
+from kit.pages import Sse, WebSocket, all_of
 
 
 async def main(url: str) -> None:

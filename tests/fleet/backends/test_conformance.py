@@ -28,8 +28,7 @@ from headcount.fleet.backends.local import LocalBackend
 from headcount.fleet.backends.memory import Hub, MemoryBackend
 from headcount.fleet.backends.redis import RedisBackend
 from headcount.fleet.view import FleetView
-
-from .stores import PROGRAMS, Store
+from kit.stores import PROGRAMS, Store
 
 pytestmark = pytest.mark.anyio
 Make = Callable[[str], Backend]

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from headcount.fleet.backends.redis import RedisBackend
+from kit.stores import Store
 
-from .stores import Store
 from .test_conformance import Ear, named, until
 
 pytestmark = pytest.mark.anyio

