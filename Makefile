@@ -4,8 +4,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PYTEST_ARGS ?=
+JOBS ?= 4  # workers of pytest: most of the tests wait for processes, so two cores carry four
 
-.PHONY: help setup demo test lint unit e2e texts web bench bench-peers soak chaos clean browser uvicorn-versions fuzz
+.PHONY: help setup demo test lint unit test-web test-python test-exclusive e2e shuffled texts web bench bench-peers soak chaos clean browser uvicorn-versions fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -16,7 +17,8 @@ setup: .venv/.ready node_modules/.ready src/headcount/static/client.js src/headc
 demo: setup ## a small shop with visitors, two versions and the admin view
 	@trap : INT; $(BIN)/headcount demo || test $$? -eq 130  # Ctrl-C is how it ends
 
-test: lint unit e2e ## everything that must pass: ruff, mypy, tsc, vitest, pytest, browser tests
+test: setup tests/e2e/nuxt_client/dist/sse.html ## everything that must pass: ruff, mypy, tsc, vitest, pytest, browser tests
+	@$(BIN)/python tests/run_parts.py lint test-python test-web e2e -- test-exclusive
 
 lint: setup ## ruff, mypy --strict, tsc
 	$(BIN)/ruff check .
@@ -24,13 +26,23 @@ lint: setup ## ruff, mypy --strict, tsc
 	$(BIN)/mypy
 	npm run check
 
-unit: setup ## all tests but those in a browser
+unit: test-web test-python test-exclusive ## all tests but those in a browser
+
+test-web: setup
 	npm run test
-	$(BIN)/pytest --ignore=tests/e2e $(PYTEST_ARGS)
+
+test-python: setup
+	$(BIN)/pytest --ignore=tests/e2e -m "not exclusive" -n $(JOBS) $(PYTEST_ARGS)
+
+test-exclusive: setup
+	$(BIN)/pytest --ignore=tests/e2e -m exclusive $(PYTEST_ARGS)
 
 e2e: setup tests/e2e/nuxt_client/dist/sse.html ## tests in Chromium, which is fetched if there is none
 	$(BIN)/python tests/e2e/chromium.py
 	$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
+
+shuffled: setup ## all tests but those in a browser, in random order and with random hashes
+	PYTHONHASHSEED=random $(BIN)/pytest --ignore=tests/e2e -p randomly -m "not exclusive" -n $(JOBS) $(PYTEST_ARGS)
 
 uvicorn-versions: setup ## take streams over from every minor version of uvicorn; `make test` tries a few
 	$(BIN)/pytest tests/server/test_uvicorn_versions.py --all-versions $(PYTEST_ARGS)

@@ -122,7 +122,7 @@ def main() -> None:
     if options.part == "measured":
         asyncio.run(measured(options.url, options.cells))
         return
-    from fleet.backends.stores import Store
+    from kit.stores import Store
 
     with Store("valkey") as store:
         command = [sys.executable, __file__, "--url", store.url, "--nodes", str(options.nodes)]

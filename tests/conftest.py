@@ -2,9 +2,12 @@
 
 import os
 import signal
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from kit.scheduling import ByModule, longest_first
 
 # No deadline: a busy machine is no failure, and time is measured in bench/.
 settings.register_profile("dev", max_examples=60, deadline=None)
@@ -19,3 +22,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what `make uvicorn-versions` asks for."""
     parser.addoption("--all-versions", action="store_true", help="try every minor version of uvicorn")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the longest tests first when several workers share them."""
+    if hasattr(config, "workerinput"):
+        longest_first(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule:
+    """Spread tests over workers by module."""
+    return ByModule(config, log)

@@ -10,7 +10,7 @@ from kit.pages import Sse, WebSocket, all_of, ask
 
 from .serving import Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.exclusive]
 
 WAVES, WAVE = 10, 2_000
 WARM_UP = 3

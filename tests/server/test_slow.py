@@ -10,7 +10,7 @@ from kit.pages import Sse, Stream, WebSocket, all_of
 
 from .serving import TAKEN_OVER, Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.exclusive]
 
 PAGES = 1_000
 SEND_TIMEOUT = 2

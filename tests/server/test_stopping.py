@@ -14,7 +14,7 @@ from kit.pages import Sse, WebSocket, all_of
 
 from .serving import TAKEN_OVER, Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.exclusive]
 
 SECONDS = 3.0
 """In which a server must be gone."""

@@ -46,6 +46,7 @@ async def test_a_worker_that_dies_is_replaced_and_that_is_said_once() -> None:
         assert len({page.handle[:12] for page in pages}) >= 3
 
 
+@pytest.mark.exclusive
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_all_workers_drain_within_three_seconds_and_none_is_left(number: signal.Signals) -> None:
     with Server("headcount-workers") as server:

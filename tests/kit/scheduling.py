@@ -1,0 +1,49 @@
+"""How pytest-xdist spreads the tests over its workers."""
+
+from typing import Any
+
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+ONE_BY_ONE = (
+    "tests/fleet/backends/test_two_sites.py",
+    "tests/server/test_fleet.py",
+    "tests/server/test_uvicorn_versions.py",
+)
+"""Modules whose tests share nothing, and wait for most of their time: each test may run on any worker."""
+
+FIRST = (
+    "tests/server/test_chaos.py",
+    "tests/server/test_fleet.py",
+    "tests/server/test_workers.py",
+    "tests/fleet/",
+    "tests/test_build.py",
+    "tests/server/",
+    "tests/cli/",
+    "tests/client/",
+)
+"""What takes long is begun early, so that no worker is left with it at the end."""
+
+
+class ByModule(LoadScopeScheduling):  # type: ignore[misc]
+    """
+    Gives a worker whole modules, whose fixtures are made once, except those of `ONE_BY_ONE`.
+
+    In the order of collection, which `longest_first` has changed.
+    """
+
+    def __init__(self, config: Any, log: Any = None) -> None:
+        config.option.loadscopereorder = False  # by the number of tests, which says nothing about time
+        super().__init__(config, log)
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return nodeid if module in ONE_BY_ONE else module
+
+
+def longest_first(items: list[Any]) -> None:
+    """Sort collected tests by `FIRST`; those of one module keep their order."""
+
+    def rank(item: Any) -> int:
+        return next((index for index, prefix in enumerate(FIRST) if item.nodeid.startswith(prefix)), len(FIRST))
+
+    items.sort(key=rank)
