@@ -5,6 +5,7 @@ import ast
 import pytest
 
 from texts import browser, collect
+from texts.phrases import phrases_in
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,35 @@ def test_a_text_is_listed_under_its_kind(source: str, expected: tuple[str, str])
 )
 def test_what_nobody_sees_is_not_listed(source: str) -> None:
     assert collect.Reader().read(ast.parse(source)) == []
+
+
+PAGES = ["README.md", "CHANGELOG.md", "SECURITY.md", "protocol/README.md", "docs/alerts.yml"]
+PAGES += sorted(str(page.relative_to(collect.ROOT)) for page in (collect.ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_in_plain_english(page: str) -> None:
+    found = [problem for line in (collect.ROOT / page).read_text("utf-8").splitlines() for problem in phrases_in(line)]
+    assert not found, "\n".join([page, *found])
+
+
+def test_what_users_see_is_in_plain_english() -> None:
+    found = [f"{file}: {problem}" for file, text in collect.lines() for problem in phrases_in(text)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The connection to Redis failed in a way that nobody thought of.",
+        "Streams that ended, viewers' included, by why.",
+        "Your right does not include the list of connections.",
+        "Whoever looks is not counted, unless he wants to see himself.",
+        "30 is no duration; write it as 30s.",
+    ],
+)
+def test_a_phrase_that_must_be_read_twice_is_found(text: str) -> None:
+    assert phrases_in(text)
 
 
 def test_a_template_is_read_as_people_see_it() -> None:
