@@ -100,7 +100,7 @@ async def propagation(url: str) -> list[float]:
         expected = counted.total
         started = time.perf_counter()
         one.publish_soon()
-        while two._fleet._members[one.node].total != expected:
+        while two._fleet._reports[one.node].total != expected:
             await asyncio.sleep(0.001)
         times.append(time.perf_counter() - started)
     await one.stop()

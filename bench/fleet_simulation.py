@@ -370,7 +370,7 @@ async def simulate(loop: VirtualLoop, options: argparse.Namespace) -> dict[str, 
     started = loop.now
     for viewer in viewers:
         viewer.peers.watch()
-    while any(viewer.peers._fleet.unheard() or not viewer.peers._members_known for viewer in viewers):
+    while any(viewer.peers._fleet.unreported() or not viewer.peers._members_known for viewer in viewers):
         await lively(loop, nodes, 0.25, options.events)
         if loop.now - started > 30:
             raise SystemExit("The viewers never had everybody's report.")

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from headcount.core import fleet as core
+from headcount.core import liveness
 from headcount.core.counts import LabelSums
 from headcount.core.fleet import Fleet
 from headcount.core.fleet_messages import Delta, Heartbeat, Leave, Report, decode, encode
@@ -83,8 +83,6 @@ class Network(RuleBasedStateMachine):
         self.fleet.watch()
         self.view = self.fleet.snapshot()
 
-    # ---- what happens at nodes
-
     @rule(name=st.sampled_from(NODES), version=st.sampled_from(VERSIONS), route=st.sampled_from(ROUTES))
     def come(self, name: str, version: str, route: str) -> None:
         node = self.nodes[name]
@@ -100,8 +98,6 @@ class Network(RuleBasedStateMachine):
     def go(self, name: str, which: int) -> None:
         if ids := self.nodes[name].ids:
             self.nodes[name].registry.close(ids[which % len(ids)])
-
-    # ---- what nodes say
 
     @rule(name=st.sampled_from(NODES))
     def publish(self, name: str) -> None:
@@ -131,8 +127,6 @@ class Network(RuleBasedStateMachine):
                 self.wire.append((node, encode(delta)))
             node.publication.show_rows(limit, node.registry.snapshot())
             node.states[node.publication.sequence] = node.registry.snapshot()
-
-    # ---- what the network does
 
     @precondition(lambda self: self.wire)
     @rule(which=st.integers(0, 10_000), keep=st.booleans(), lose=st.integers(0, 9))
@@ -168,7 +162,7 @@ class Network(RuleBasedStateMachine):
             case Delta():
                 self.fleet.update(message, self.now)
             case Heartbeat():
-                self.fleet.beat(message.node, message.sequence, self.now)
+                self.fleet.heartbeat(message.node, message.sequence, self.now)
             case Leave():
                 self.fleet.leave(message.node, message.sequence)
             case _:
@@ -193,18 +187,16 @@ class Network(RuleBasedStateMachine):
         self.now += seconds
         self.fleet.expire(self.now)
 
-    @rule(blind=st.booleans())
-    def sight(self, blind: bool) -> None:
-        self.fleet.set_blind(blind=blind, now=self.now)
+    @rule(disconnected=st.booleans())
+    def lose_connection(self, disconnected: bool) -> None:
+        self.fleet.set_disconnected(disconnected=disconnected, now=self.now)
 
     @rule()
     def forget(self) -> None:
         self.fleet.forget_others()
 
-    # ---- what must hold
-
     @invariant()
-    def every_share_is_what_the_node_was(self) -> None:
+    def every_report_is_what_the_node_was(self) -> None:
         versions: Counter[str] = Counter()
         routes: Counter[str] = Counter()
         total = 0
@@ -212,20 +204,20 @@ class Network(RuleBasedStateMachine):
         for name in self.fleet.members:
             if name == OWN:
                 continue
-            share = self.fleet._members[name]
-            if share.sequence < 0:
-                assert (share.total, share.versions, share.routes) == (0, {}, {})
-                assert not share.rows
+            held = self.fleet._reports[name]
+            if held.sequence < 0:
+                assert (held.total, held.versions, held.routes) == (0, {}, {})
+                assert not held.rows
                 continue
-            state = self.nodes[name].states[share.sequence]
-            assert (share.total, share.versions, share.routes) == (state.total, state.versions, state.routes)
+            state = self.nodes[name].states[held.sequence]
+            assert (held.total, held.versions, held.routes) == (state.total, state.versions, state.routes)
             versions.update(state.versions)
             routes.update(state.routes)
             total += state.total
-            if share.rows is not None:
+            if held.rows is not None:
                 listed = {row.id: row for row in state.connections}
-                assert share.rows <= listed.keys(), "no row outlives its connection"
-                rows.update({one: listed[one] for one in share.rows})
+                assert held.rows <= listed.keys(), "no row outlives its connection"
+                rows.update({one: listed[one] for one in held.rows})
         figures = self.fleet.snapshot()
         assert figures.total == total
         for shown, real, limit in ((figures.versions, versions, 4), (figures.routes, routes, 4)):
@@ -241,11 +233,16 @@ class Network(RuleBasedStateMachine):
     @invariant()
     def it_says_what_is_missing(self) -> None:
         figures = self.fleet.snapshot()
-        current = [name for name in self.fleet.members if self.fleet._members[name].current]
+        current = [
+            name
+            for name in self.fleet.members
+            if 0 <= self.fleet._reports[name].sequence == self.fleet._reports[name].latest
+            and not self.fleet._liveness.members[name].suspect
+        ]
         assert figures.nodes.reporting == len(current)
         assert figures.nodes.expected == len(list(self.fleet.members))
-        assert figures.partial is (self.fleet.blind or figures.nodes.reporting < figures.nodes.expected)
-        assert set(self.fleet.missing(rows=False)) == set(self.fleet.members) - set(current)
+        assert figures.partial is (self.fleet.disconnected or figures.nodes.reporting < figures.nodes.expected)
+        assert set(self.fleet.missing_nodes(rows=False)) == set(self.fleet.members) - set(current)
 
     @invariant()
     def deltas_lead_to_the_same_figures(self) -> None:
@@ -263,7 +260,7 @@ class Network(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """At last the network is kind for one heartbeat: then the figures are the sum."""
-        self.fleet.set_blind(blind=False, now=self.now)
+        self.fleet.set_disconnected(disconnected=False, now=self.now)
         for name, node in self.nodes.items():
             node.remember()
             node.publication.show_rows(0, node.registry.snapshot())
@@ -297,7 +294,7 @@ def test_a_late_report_of_a_node_that_left_does_not_revive_it(fleet: Fleet) -> N
     fleet.receive(report("aa", 5, {"v1": 3}), 0.0)
     assert fleet.leave("aa", 7)
     assert not fleet.receive(report("aa", 6, {"v1": 3}), 1.0)
-    assert not fleet.beat("aa", 7, 1.0)
+    assert not fleet.heartbeat("aa", 7, 1.0)
     assert "aa" not in fleet
     assert fleet.snapshot().total == 0
     assert fleet.receive(report("aa", 8, {"v1": 1}), 1.0), "but what it says after its return counts"
@@ -318,13 +315,13 @@ def test_a_repeated_report_is_counted_once(fleet: Fleet) -> None:
 
 def test_silence_makes_partial_and_then_drops(fleet: Fleet) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
-    assert not fleet.expire(14.0)
-    assert fleet.expire(14.6)
+    assert not fleet.expire(14.0).changed
+    assert fleet.expire(14.6).changed
     figures = fleet.snapshot()
     assert (figures.total, figures.partial, figures.nodes.reporting, figures.nodes.expected) == (3, True, 1, 2)
-    assert fleet.beat("aa", 1, 14.7)
+    assert fleet.heartbeat("aa", 1, 14.7)
     assert not fleet.snapshot().partial
-    assert fleet.expire(23.8)
+    assert fleet.expire(23.8).changed
     figures = fleet.snapshot()
     assert (figures.total, figures.partial, figures.nodes.expected) == (0, False, 1)
 
@@ -332,20 +329,20 @@ def test_silence_makes_partial_and_then_drops(fleet: Fleet) -> None:
 def test_who_does_not_answer_is_behind_until_it_speaks(fleet: Fleet) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.receive(report("bb", 1, {"v1": 2}), 11.5)
-    assert fleet.missed(["aa", "bb", "cc", fleet.own], 11.0)
+    assert fleet.mark_silent(["aa", "bb", "cc", fleet.own], 11.0)
     figures = fleet.snapshot()
     assert (figures.total, figures.partial, figures.nodes.reporting, figures.nodes.expected) == (5, True, 2, 3)
-    assert not fleet.missed(["aa", "bb"], 11.0)
-    assert "aa" not in fleet.answering()
-    assert "bb" in fleet.answering()
-    assert fleet.beat("aa", 1, 11.6)
+    assert not fleet.mark_silent(["aa", "bb"], 11.0)
+    assert "aa" not in fleet.responsive_nodes()
+    assert "bb" in fleet.responsive_nodes()
+    assert fleet.heartbeat("aa", 1, 11.6)
     assert not fleet.snapshot().partial
 
 
 def test_who_was_not_listened_to_has_been_silent_only_since(fleet: Fleet) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.forget_others()
-    fleet.listen(100.0)
+    fleet.restart_deadlines(100.0)
     fleet.expire(100.3)
     figures = fleet.snapshot()
     assert (figures.total, figures.partial, figures.nodes.expected) == (0, True, 2)
@@ -359,8 +356,8 @@ def test_silent_nodes_stay_expected_where_their_end_would_be_told(fleet: Fleet) 
         fleet.expire(now, drop=False)
         figures = fleet.snapshot()
         assert (figures.total, figures.partial, figures.nodes.expected) == (3 if now < 19 else 0, True, 2)
-    fleet.beat("aa", 1, 81.0)
-    assert fleet.missing(rows=False) == ["aa"]
+    fleet.heartbeat("aa", 1, 81.0)
+    assert fleet.missing_nodes(rows=False) == ["aa"]
     fleet.receive(report("aa", 1, {"v1": 3}), 81.1)
     assert not fleet.snapshot().partial
     assert fleet.leave("aa")
@@ -370,31 +367,31 @@ def test_silent_nodes_stay_expected_where_their_end_would_be_told(fleet: Fleet) 
 def test_while_blind_silent_nodes_stay_expected(fleet: Fleet) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.receive(report(OWN, 1, {"v1": 1}), 10.0)
-    fleet.set_blind(blind=True, now=10.0)
+    fleet.set_disconnected(disconnected=True, now=10.0)
     assert fleet.snapshot().total == 4, "what is known is shown a little longer"
     fleet.expire(30.0)
     figures = fleet.snapshot()
     assert (figures.total, figures.partial, figures.nodes.reporting, figures.nodes.expected) == (1, True, 1, 2)
-    fleet.set_blind(blind=False, now=60.0)
-    assert not fleet.expire(61.0), "silence counts from now"
+    fleet.set_disconnected(disconnected=False, now=60.0)
+    assert not fleet.expire(61.0).changed, "silence counts from now"
     fleet.receive(report("aa", 1, {"v1": 3}), 62.0)
     figures = fleet.snapshot()
     assert (figures.total, figures.partial, figures.nodes.reporting) == (4, False, 2)
 
 
 def test_the_longest_silence_is_told_and_grows_while_nobody_can_be_heard(fleet: Fleet) -> None:
-    assert fleet.oldest(100.0) == 0.0, "alone"
+    assert fleet.longest_silence(100.0) == 0.0, "alone"
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.receive(report("bb", 1, {"v1": 1}), 12.0)
-    assert fleet.oldest(14.0) == 4.0
-    fleet.beat("aa", 1, 14.0)
-    assert fleet.oldest(14.0) == 2.0
-    fleet.set_blind(blind=True, now=14.0)
+    assert fleet.longest_silence(14.0) == 4.0
+    fleet.heartbeat("aa", 1, 14.0)
+    assert fleet.longest_silence(14.0) == 2.0
+    fleet.set_disconnected(disconnected=True, now=14.0)
     fleet.expire(60.0)
     assert fleet.snapshot().total == 0, "their figures are let go"
-    assert fleet.oldest(60.0) == 48.0, "and what is missing still gets older"
-    fleet.set_blind(blind=False, now=60.0)
-    assert fleet.oldest(61.0) == 1.0
+    assert fleet.longest_silence(60.0) == 48.0, "and what is missing still gets older"
+    fleet.set_disconnected(disconnected=False, now=60.0)
+    assert fleet.longest_silence(61.0) == 1.0
 
 
 def test_shares_tell_what_each_node_has(fleet: Fleet) -> None:
@@ -410,18 +407,18 @@ def test_shares_tell_what_each_node_has(fleet: Fleet) -> None:
 
 def test_a_node_that_slept_forgives_the_others(fleet: Fleet) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
-    fleet.excuse(60.0)
-    assert not fleet.expire(71.0)
+    fleet.extend_deadlines(60.0)
+    assert not fleet.expire(71.0).changed
     assert fleet.snapshot().total == 3
 
 
 def test_what_a_node_that_slept_for_long_knows_of_the_others_is_not_the_whole(fleet: Fleet) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
-    fleet.excuse(2.0)
+    fleet.extend_deadlines(2.0)
     assert not fleet.snapshot().partial, "anybody may be busy for a moment"
-    fleet.excuse(60.0)
+    fleet.extend_deadlines(60.0)
     assert fleet.snapshot().partial
-    assert fleet.beat("aa", 1, 72.0)
+    assert fleet.heartbeat("aa", 1, 72.0)
     assert not fleet.snapshot().partial
 
 
@@ -429,8 +426,8 @@ def test_a_dead_node_does_not_live_on_while_the_store_comes_and_goes(fleet: Flee
     now = 10.0
     fleet.receive(report("aa", 1, {"v1": 3}), now)
     for _ in range(6):
-        fleet.set_blind(blind=True, now=now + 1.0)
-        fleet.set_blind(blind=False, now=now + 2.0)
+        fleet.set_disconnected(disconnected=True, now=now + 1.0)
+        fleet.set_disconnected(disconnected=False, now=now + 2.0)
         now += 5.0
         fleet.expire(now)
     # Four of five seconds it could be heard: it was let off once, because it had no chance to speak.
@@ -441,33 +438,33 @@ def test_a_dead_node_does_not_live_on_while_the_store_comes_and_goes(fleet: Flee
 def test_a_node_that_could_not_be_heard_is_let_off_each_time_it_has_spoken(fleet: Fleet) -> None:
     for now in (10.0, 110.0, 210.0):
         fleet.receive(report("aa", int(now), {"v1": 3}), now)
-        fleet.set_blind(blind=True, now=now + 1.0)
-        fleet.set_blind(blind=False, now=now + 90.0)
+        fleet.set_disconnected(disconnected=True, now=now + 1.0)
+        fleet.set_disconnected(disconnected=False, now=now + 90.0)
         fleet.expire(now + 98.0)
         assert "aa" in fleet, "silence counts from when it could be heard again"
 
 
 def test_what_is_known_from_before_a_long_blindness_is_not_the_whole(fleet: Fleet) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
-    fleet.set_blind(blind=True, now=11.0)
-    fleet.set_blind(blind=False, now=13.0)
+    fleet.set_disconnected(disconnected=True, now=11.0)
+    fleet.set_disconnected(disconnected=False, now=13.0)
     assert not fleet.snapshot().partial, "it has been silent for no longer than others may be"
-    fleet.set_blind(blind=True, now=13.0)
-    fleet.set_blind(blind=False, now=18.0)
+    fleet.set_disconnected(disconnected=True, now=13.0)
+    fleet.set_disconnected(disconnected=False, now=18.0)
     figures = fleet.snapshot()
     assert (figures.total, figures.partial, figures.nodes.reporting) == (3, True, 1)
-    assert fleet.beat("aa", 1, 18.1)
+    assert fleet.heartbeat("aa", 1, 18.1)
     assert not fleet.snapshot().partial
 
 
 def test_only_those_that_never_spoke_are_known_by_the_list_of_nodes_alone(fleet: Fleet) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.expect("bb", 10.0)
-    assert fleet.never_heard() == {"bb"}
-    fleet.set_blind(blind=True, now=10.0)
+    assert fleet.never_reported() == {"bb"}
+    fleet.set_disconnected(disconnected=True, now=10.0)
     fleet.expire(30.0)
-    assert fleet.unheard() == {"aa", "bb"}
-    assert fleet.never_heard() == {"bb"}
+    assert fleet.unreported() == {"aa", "bb"}
+    assert fleet.never_reported() == {"bb"}
 
 
 def test_cost_does_not_grow_with_nodes() -> None:
@@ -480,7 +477,7 @@ def test_cost_does_not_grow_with_nodes() -> None:
             super().change(label, by)
 
     fleet = Fleet(OWN)
-    fleet._versions = Counting(1_000, parse_version)
+    fleet._sums.versions = Counting(1_000, parse_version)
     for number in range(200):
         fleet.receive(report(f"{number:04x}", 1, {f"v{label}": 1 for label in range(50)}), 0.0)
     touched.clear()
@@ -489,8 +486,8 @@ def test_cost_does_not_grow_with_nodes() -> None:
 
 
 def test_labels_and_nodes_are_bounded_whatever_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "MAX_NODES", 5)
-    monkeypatch.setattr(core, "MAX_GONE", 5)
+    monkeypatch.setattr(liveness, "MAX_NODES", 5)
+    monkeypatch.setattr(liveness, "MAX_TOMBSTONES", 5)
     fleet = Fleet(OWN, max_versions=10, max_routes=10, max_listed=10)
     for number in range(50):
         node = f"{number:02x}aa"
@@ -504,12 +501,12 @@ def test_labels_and_nodes_are_bounded_whatever_is_sent(monkeypatch: pytest.Monke
     assert len(figures.connections) <= 10
     assert figures.partial, "who found no place is missing"
     assert (len(fleet), figures.nodes.expected) == (5, 10)
-    assert all(len(share.versions) <= 10 + 17 for share in fleet._members.values())
-    assert len(fleet._rows.spare) <= 10
+    assert all(len(held.versions) <= 10 + 17 for held in fleet._reports.values())
+    assert len(fleet._sums.rows.spare) <= 10
     for number in range(50):
         fleet.leave(f"{number:02x}aa", 9)
     fleet.expire(0.0)
-    assert len(fleet._gone) <= 5
+    assert len(fleet._liveness.tombstones) <= 5
     figures = fleet.snapshot()
     assert (figures.total, figures.versions, figures.routes, figures.connections) == (0, {}, {}, ())
     assert not figures.partial
@@ -522,11 +519,11 @@ def test_folded_reports_are_never_added_to_by_deltas() -> None:
     assert fleet.snapshot().total == 100
     assert sum(fleet.snapshot().versions.values()) == 100
     fleet.update(Delta(node="aa", base=1, sequence=2, total=101, versions={"v099": 2}), 0.0)
-    assert fleet.missing(rows=False) == ["aa"], "what was folded cannot be told apart, so the whole is needed"
+    assert fleet.missing_nodes(rows=False) == ["aa"], "what was folded cannot be told apart, so the whole is needed"
     assert sum(fleet.snapshot().versions.values()) == 100
     fleet.receive(report("aa", 2, {**labels, "v099": 2}), 0.0)
     assert sum(fleet.snapshot().versions.values()) == 101
-    assert not fleet.missing(rows=False)
+    assert not fleet.missing_nodes(rows=False)
 
 
 def test_a_label_that_is_reserved_late_is_counted_apart_from_then_on() -> None:

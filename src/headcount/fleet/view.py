@@ -215,7 +215,7 @@ class FleetView:
     @property
     def report_age(self) -> float:
         """For how many seconds the node that has been silent longest has said nothing."""
-        return self._fleet.oldest(self._clock())
+        return self._fleet.longest_silence(self._clock())
 
     def shares(self) -> list[NodeShare]:
         """Return what each node that is expected has told, this one first."""
@@ -225,7 +225,7 @@ class FleetView:
     def knows_the_fleet(self) -> bool:
         """Say whether the figures here are the fleet's; of few workers on one machine, see to it that they will be."""
         if not self.active:
-            return not self._fleet.blind
+            return not self._fleet.disconnected
         if (
             self._backend is not None
             and self._backend.detects_failures
@@ -233,7 +233,7 @@ class FleetView:
             and len(self._fleet) > 1
         ):
             self.touch(rows=False)
-        return (len(self._fleet) == 1 and not self._fleet.blind) or (self._watching and self.ready)
+        return (len(self._fleet) == 1 and not self._fleet.disconnected) or (self._watching and self.ready)
 
     # ---- a source of figures; the lock is held
 
@@ -341,7 +341,7 @@ class FleetView:
     async def _ask_all(self, deadline: float) -> None:
         with self._lock:
             backend = self._backend
-            others: dict[str, int | None] = {node: None for node in self._fleet.answering() if node != self.node}
+            others: dict[str, int | None] = {node: None for node in self._fleet.responsive_nodes() if node != self.node}
             if not others or backend is None or self.loop is None:
                 return
             re, asked = next(self._numbers), self._clock()
@@ -355,7 +355,7 @@ class FleetView:
             # What it told before may be old by now, and whoever asks for the figures of this moment should know. Where
             # the store took the time to say who there is, it had none to answer.
             with self._lock:
-                if patience >= CATCH_UP / 2 and self._fleet.missed(others, asked):
+                if patience >= CATCH_UP / 2 and self._fleet.mark_silent(others, asked):
                     self._changed()
         finally:
             self._sync = None
@@ -443,7 +443,7 @@ class FleetView:
                     self._after(told.node, self._fleet.update(told, now))
             case fleet_messages.Heartbeat():
                 if self._watching:
-                    self._after(told.node, self._fleet.beat(told.node, told.sequence, now))
+                    self._after(told.node, self._fleet.heartbeat(told.node, told.sequence, now))
                 if told.re and self._sync is not None and self._sync[0] == told.re and told.node in self._sync[1]:
                     self._sync[1][told.node] = told.sequence
                     self._synced(told.node)
@@ -484,7 +484,7 @@ class FleetView:
             self._backend.listen(on=True)
             if self._connected:
                 # While they cannot be reached, their silence lasts as long as that, however often somebody looks.
-                self._fleet.listen(self._clock())
+                self._fleet.restart_deadlines(self._clock())
             self._say_interest()
             self._start_ticking()
             if not self.ready and self._ready_timer is None:
@@ -519,7 +519,7 @@ class FleetView:
                 if node != self.node:
                     changed |= self._fleet.expect(node, now)
             # A store that was emptied does not know those yet that have not found back to it.
-            for node in self._fleet.never_heard() - set(members):
+            for node in self._fleet.never_reported() - set(members):
                 changed |= self._fleet.leave(node)
             self._members_known = True
             self._look()
@@ -532,7 +532,7 @@ class FleetView:
     def _look(self) -> None:
         """Tell the fleet whether everybody who is there can be known."""
         blind = not (self._connected and self._members_are_known())
-        if self._fleet.set_blind(blind=blind, now=self._clock()):
+        if self._fleet.set_disconnected(disconnected=blind, now=self._clock()):
             self._changed()
 
     def _members_are_known(self) -> bool:
@@ -566,7 +566,7 @@ class FleetView:
         if sum(totals) <= limit:
             # Nodes that have not reported yet may have many; a thousand rows of each of a thousand are not needed.
             guess = 2 * limit // len(totals) + 5
-            return max(self._told_rows, guess) if len(self._fleet.unheard()) > FEW_NODES else limit
+            return max(self._told_rows, guess) if len(self._fleet.unreported()) > FEW_NODES else limit
         low, high = 1, limit
         while low < high:
             middle = (low + high) // 2
@@ -585,7 +585,7 @@ class FleetView:
             if node not in self._wanted and node not in self._to_want:
                 self._to_want.append(node)
         elif not self._to_want and not self._wanted:
-            self._to_want = [one for one in self._fleet.missing(rows=self._told_rows > 0) if one != self.node]
+            self._to_want = [one for one in self._fleet.missing_nodes(rows=self._told_rows > 0) if one != self.node]
         while self._to_want and len(self._wanted) < WINDOW:
             one = self._to_want.pop()
             if one in self._fleet:
@@ -596,7 +596,7 @@ class FleetView:
         """Go on after a node has spoken."""
         if changed:
             self._changed()
-        if self._fleet.is_behind(node):
+        if self._fleet.is_stale(node):
             self._want(node)
         if self._sync is not None:
             self._synced(node)
@@ -628,7 +628,7 @@ class FleetView:
     def _is_whole(self) -> bool:
         if not self._watching or not self.active:
             return True
-        return self._members_known and not self._fleet.misses(rows=self._told_rows > 0)
+        return self._members_known and not self._fleet.is_incomplete(rows=self._told_rows > 0)
 
     def _check_whole(self) -> None:
         if (self.ready and not self._whole) or not self._is_whole():
@@ -848,7 +848,7 @@ class FleetView:
         # This process was stopped or very busy: what the others said meanwhile still waits to be read.
         self._ticked_at += late
         self._interests = {node: (told, until + late) for node, (told, until) in self._interests.items()}
-        return self._fleet.excuse(late)
+        return self._fleet.extend_deadlines(late)
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -881,9 +881,10 @@ class FleetView:
             self._absorb()  # nobody else does
         backend = self._backend
         assert backend is not None
-        if self._fleet.expire(now, drop=not backend.detects_failures):
+        expired = self._fleet.expire(now, drop=not backend.detects_failures)
+        if expired.changed:
             self._changed()
-        for node in self._fleet.dropped:
+        for node in expired.dropped:
             backend.forget(node)
         for node in [node for node, asked in self._wanted.items() if now - asked >= WANT_TIMEOUT]:
             del self._wanted[node]
