@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
+import httpx2 as httpx
 from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).parents[1]

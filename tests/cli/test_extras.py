@@ -97,7 +97,7 @@ print(sent[0]["status"], sent[1]["body"].decode())
 
 
 def test_the_rest_needs_no_extra() -> None:
-    everything = ("httpx2", "httpx", "websockets", "textual", "rich", "prometheus_client", "uvicorn")
+    everything = ("httpx2", "websockets", "textual", "rich", "prometheus_client", "uvicorn")
     done = without(everything, "from headcount.cli import main; main()", "config", "--version", "v1")
     assert done.returncode == 0
     assert without(everything, "import headcount; headcount.Headcount(version='v1')").returncode == 0

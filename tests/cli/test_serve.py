@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import click
-import httpx
+import httpx2 as httpx
 import pytest
 
 from headcount.cli import cli

@@ -10,8 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from headcount.core.labels import OTHER, ROOT
 from headcount.core.registry import Registry
-from headcount.core.stats import ConnectionInfo, Stats, StatsDelta, apply, diff
+from headcount.core.stats import ConnectionInfo, Stats, StatsDelta, apply
 from headcount.errors import UnknownConnection
+
+from .stats_diff import diff
 
 LABELS = ["v1", "v2", "v3", "ours", "unknown", OTHER, "__proto__", "constructor", "ünïcödé", "🦆", "\\", '"']
 ROUTES = [ROOT, "/a", "/b", "/shopping", OTHER, "__proto__", "/🦆", "/ä", "/a/b"]

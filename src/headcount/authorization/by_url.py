@@ -19,15 +19,15 @@ def ask_url(url: str, timeout: float) -> AuthorizeHook:
         timeout: Seconds for the whole exchange.
 
     Raises:
-        ConfigError: httpx is not installed.
+        ConfigError: httpx2 is not installed.
     """
     try:
-        import httpx
+        import httpx2
     except ImportError:
-        raise ConfigError("authorize_url needs httpx; run: pip install 'headcount[serve]'") from None
+        raise ConfigError("authorize_url needs httpx2; run: pip install 'headcount[serve]'") from None
 
     # Reading all certificates takes longer than asking, and strangers can make us ask.
-    trusted = httpx.create_ssl_context(trust_env=False)
+    trusted = httpx2.create_ssl_context(trust_env=False)
 
     async def ask(request: HTTPConnection) -> bool:
         # As they came: a header may hold any byte, and HTTP/2 splits Cookie into several lines.
@@ -40,7 +40,7 @@ def ask_url(url: str, timeout: float) -> AuthorizeHook:
             headers.append((b"cookie", cookies))
         # A client for each question: questions are few, and a client belongs to one event loop.
         async with (
-            httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False, verify=trusted) as client,
+            httpx2.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False, verify=trusted) as client,
             client.stream("GET", url, headers=headers) as response,  # the status says all; a body may be long
         ):
             return response.is_success

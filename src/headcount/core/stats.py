@@ -1,9 +1,8 @@
 """
 The figures, and what changed between two revisions.
 
-`apply(a, diff(a, b)) == b` for all snapshots of one stream. The server never calls `diff` on its way to a viewer: it
-knows what changed (`Registry.drain_changes`), because comparing snapshots costs O(connections) per event. `diff`
-defines what that shortcut must equal; tests hold the two against one another.
+The server does not compare snapshots on its way to a viewer, which would cost O(connections) for each event: the
+registry knows what changed. tests/core/stats_diff.py compares them, and tests hold the two against one another.
 
 Source: protocol/README.md#stats-delta
 """
@@ -125,26 +124,6 @@ def is_move(before: ConnectionInfo | None, after: ConnectionInfo) -> bool:
     )
 
 
-def diff(before: Stats, after: Stats) -> StatsDelta:
-    """Say what changed from `before` to `after`. O(size of both)."""
-    rows = {row.id: row for row in before.connections}
-    kept = {row.id for row in after.connections}
-    changed = tuple(row for row in after.connections if rows.get(row.id) != row)
-    return StatsDelta(
-        base=before.revision,
-        revision=after.revision,
-        total=after.total,
-        versions=_diff_counts(before.versions, after.versions),
-        routes=_diff_counts(before.routes, after.routes),
-        set=changed,
-        removed=tuple(row.id for row in before.connections if row.id not in kept),
-        connections_truncated=_changed(before.connections_truncated, after.connections_truncated),
-        nodes=_changed(before.nodes, after.nodes),
-        partial=_changed(before.partial, after.partial),
-        moved=frozenset(row.id for row in changed if is_move(rows.get(row.id), row)),
-    )
-
-
 def apply(stats: Stats, delta: StatsDelta) -> Stats:
     """
     Bring `stats` up to `delta.revision`. O(size).
@@ -171,19 +150,9 @@ def apply(stats: Stats, delta: StatsDelta) -> Stats:
     )
 
 
-def _diff_counts(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
-    changed = {key: count for key, count in after.items() if before.get(key) != count}
-    changed.update(dict.fromkeys(before.keys() - after.keys(), 0))
-    return changed
-
-
 def _apply_counts(counts: Mapping[str, int], changed: Mapping[str, int]) -> Mapping[str, int]:
     merged = {**counts, **changed}
     return MappingProxyType({key: count for key, count in merged.items() if count})
-
-
-def _changed(before: T, after: T) -> T | None:
-    return None if before == after else after
 
 
 def _or(value: T | None, otherwise: T) -> T:

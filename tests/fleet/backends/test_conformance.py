@@ -25,10 +25,11 @@ from headcount.core.registry import Registry
 from headcount.core.stats import Stats
 from headcount.fleet.backends import Backend, Receiver
 from headcount.fleet.backends.local import LocalBackend
-from headcount.fleet.backends.memory import Hub, MemoryBackend
 from headcount.fleet.backends.redis import RedisBackend
 from headcount.fleet.view import FleetView
 from kit.stores import PROGRAMS, Store
+
+from .memory_backend import Hub, MemoryBackend
 
 pytestmark = pytest.mark.anyio
 Make = Callable[[str], Backend]

@@ -1,13 +1,13 @@
 """
-Nodes of one process: for tests, and for simulations of many nodes.
+A backend for several nodes in one event loop.
 
-A `Headcount` with `backend="memory"` is alone and needs no backend at all.
+`Headcount(backend="memory")` does not use it: one process that is the whole fleet needs no backend.
 """
 
 import asyncio
 from collections.abc import Callable, Collection
 
-from . import Receiver
+from headcount.fleet.backends import Receiver
 
 
 class Hub:
@@ -65,7 +65,7 @@ class MemoryBackend:
     def publish(self, message: bytes) -> None:
         """Hand a message to all that listen."""
         for other in self._others():
-            if other._listens:  # noqa: SLF001  its own kind
+            if other._listens:
                 other.take(message)
 
     def announce(self, message: bytes) -> None:
