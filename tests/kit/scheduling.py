@@ -5,6 +5,8 @@ from typing import Any
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 ONE_BY_ONE = (
+    "tests/fleet/backends/test_conformance.py",
+    "tests/fleet/backends/test_redis.py",
     "tests/fleet/backends/test_two_sites.py",
     "tests/server/test_fleet.py",
     "tests/server/test_uvicorn_versions.py",
@@ -13,6 +15,7 @@ ONE_BY_ONE = (
 
 FIRST = (
     "tests/server/test_chaos.py",
+    "tests/server/test_fleet_faults.py",
     "tests/server/test_fleet.py",
     "tests/server/test_workers.py",
     "tests/fleet/",

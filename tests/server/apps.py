@@ -2,7 +2,8 @@
 The applications that the servers in these tests run, named on their command lines as users name theirs.
 
 Settings come from `HEADCOUNT_*`, as in production. `MARKER` names a file that the lifespan writes "started" and
-"stopped" to. `/debug` shows what no client may see: what is left behind when the streams are gone.
+"stopped" to; `FLEET_CLOCK` is the part of the real seconds that a node waits for Redis. `/debug` shows what no client
+may see: what is left behind when the streams are gone.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import stat
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,5 +149,12 @@ def _peer_timeouts(port: int) -> dict[str, list[int]]:
     return found
 
 
+if "FLEET_CLOCK" in os.environ:
+    from headcount.fleet.backends import redis
+
+    # Headcount has no setting for it: all nodes of a fleet must agree, and these are started together.
+    redis.RedisBackend = partial(  # type: ignore[misc, assignment]
+        redis.RedisBackend, timing=redis.DEFAULT_TIMING.scaled(float(os.environ["FLEET_CLOCK"]))
+    )
 mounted, mounted_headcount = _mounted()
 wrapped, wrapped_headcount, beneath = _wrapped()

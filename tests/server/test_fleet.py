@@ -1,7 +1,7 @@
 """
 Machines and one Redis or Valkey, and everything that can happen to either: real processes, real faults.
 
-Cables between them are cut in test_cut_off.py.
+Here with the real clock. test_fleet_faults.py has the faults of Redis that end healed, test_cut_off.py cut cables.
 """
 
 import asyncio
@@ -17,16 +17,15 @@ from typing import Any, Self
 
 import pytest
 
-from kit.pages import BASE, Sse, WebSocket, all_of, ask, history
+from kit.pages import BASE, Sse, all_of, ask, history
 from kit.ports import free_port
-from kit.proxy import Proxy
 from kit.stores import PROGRAMS, Store
 
+from .fleet import TOKEN, Fleet, figures, three_nodes
 from .serving import Server
 
 pytestmark = pytest.mark.anyio
 
-TOKEN = {"Authorization": "Bearer s3cret"}
 EXPIRED = 11.0
 """Seconds in which a node that died must be out: 10, and one for this machine."""
 RIGHTS = (
@@ -34,184 +33,14 @@ RIGHTS = (
     *("+publish", "+subscribe", "+unsubscribe", "+ping", "+select"),
 )
 """What docs/deployment.md says that a user needs."""
-HEALED = 20.0
-"""Seconds in which everything must be right again after a fault, most of which is back-off."""
 STOPPED = float(os.environ.get("STOPPED_SECONDS", "0"))
 """Seconds that a stopped node stands still at least; `make chaos` says a minute."""
 
 
-class Fleet:
-    """
-    Three nodes behind proxies of their own, a viewer and some pages at each.
-
-    Attributes:
-        pages: `{node: its pages}`.
-        viewers: One at each node.
-        least: What every figure must come to that is not partial; a node that dies or cannot be heard takes from it.
-    """
-
-    def __init__(self, store: Store, servers: list[Server], proxies: list[Proxy]) -> None:
-        self.store = store
-        self.servers = servers
-        self.proxies = proxies
-        self.pages: list[list[Sse | WebSocket]] = []
-        self.viewers: list[Sse] = []
-        self.least = 0
-
-    async def fill(self) -> None:
-        for server in self.servers:
-            self.pages.append(await all_of([Sse.open(server.url, version="v1", route="/") for _ in range(5)]))
-        for server in self.servers:
-            viewer = await Sse.open(server.url, token="s3cret", viewer=1)
-            status, _ = await ask(
-                server.url, "POST", BASE + "/subscribe-stats", {"connectionId": viewer.handle, "deltas": True}, TOKEN
-            )
-            assert status == 200
-            self.viewers.append(viewer)
-        await self.exact()
-        self.least = self.total
-
-    async def come(self, node: int, version: str = "v1") -> Sse:
-        page = await Sse.open(self.servers[node].url, version=version, route="/")
-        self.pages[node].append(page)
-        return page
-
-    @property
-    def total(self) -> int:
-        return sum(map(len, self.pages))
-
-    async def exact(self, timeout: float = HEALED) -> None:
-        """Wait until every viewer has the sum and nothing is missing."""
-        for viewer in self.viewers:
-            if not viewer.ended:
-                await viewer.until(lambda s: figures(s)["total"] == self.total and not figures(s)["partial"], timeout)
-                assert sum(figures(viewer)["versions"].values()) == self.total
-                assert len(figures(viewer)["connections"]) == self.total
-
-    async def goes_on_alone(self, timeout: float = 10) -> None:
-        """See that every node says that something is missing, and that its own pages still count."""
-        for number, viewer in enumerate(self.viewers):
-            await viewer.until(lambda s: figures(s)["partial"] is True, timeout)
-            name = f"during-{number}-{len(self.pages[number])}"
-            await self.come(number, name)
-            await viewer.until(lambda s: figures(s)["versions"].get(name) == 1, timeout)  # noqa: B023  awaited at once
-
-    def without(self, node: int) -> int:
-        """Return how many pages the other nodes have: what remains when one is lost."""
-        self.least = min(self.least, self.total - len(self.pages[node]))
-        return self.total - len(self.pages[node])
-
-    def never_wrong(self) -> None:
-        """See that no figure was ever negative, more than there were, or less and yet said to be whole."""
-        for viewer in self.viewers:
-            for _, told in history(viewer):
-                assert 0 <= told["total"] <= self.total
-                assert all(0 <= count <= self.total for count in told["versions"].values())
-                assert told["partial"] or told["total"] >= self.least, told
-
-
-def figures(viewer: Sse) -> dict[str, Any]:
-    if viewer.figures is None:
-        return {"total": -1, "partial": None, "versions": {}, "connections": [], "nodes": {}}
-    return viewer.figures
-
-
-BOTH = pytest.mark.parametrize("fleet", ["redis", "valkey"], indirect=True)
-"""For faults that the two may show in different ways; the others meet one of them, because most of this is waiting."""
-
-
 @pytest.fixture
-async def fleet(request: pytest.FixtureRequest) -> AsyncIterator[Fleet]:
-    with ExitStack() as stack:
-        store = stack.enter_context(Store(getattr(request, "param", "valkey")))
-        proxies = [await Proxy(store.port).__aenter__() for _ in range(3)]
-        servers = [
-            stack.enter_context(
-                Server("uvicorn", admin_token="s3cret", backend=f"redis://127.0.0.1:{proxy.port}/0", fleet_name="test")
-            )
-            for proxy in proxies
-        ]
-        for server in servers:
-            await asyncio.to_thread(server.wait_ready)
-        fleet = Fleet(store, servers, proxies)
-        try:
-            await fleet.fill()
-            yield fleet
-            fleet.never_wrong()
-            for server in servers:
-                assert "Traceback" not in server.log, server.log[-3000:]
-        finally:
-            for proxy in proxies:
-                await proxy.__aexit__()
-
-
-@BOTH
-async def test_redis_killed_and_started_empty(fleet: Fleet) -> None:
-    fleet.store.kill()
-    await fleet.goes_on_alone()
-    fleet.store.start()
-    await fleet.exact()
-    for server in fleet.servers:
-        assert server.log.count("cannot be used") == 1, "said once"
-        assert server.log.count("can be used again") == 1
-
-
-async def test_redis_emptied_while_it_runs(fleet: Fleet) -> None:
-    assert fleet.store.ask("FLUSHALL") == b"+OK"
-    await fleet.come(0)
-    await fleet.exact()
-    deadline = time.monotonic() + 10
-    while len(fleet.store.lines("SMEMBERS", "{headcount:test}:nodes")) < 3:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)
-
-
-async def test_clients_killed_again_and_again(fleet: Fleet) -> None:
-    for kind in ("normal", "pubsub") * 2:
-        fleet.store.ask("CLIENT", "KILL", "TYPE", kind)
-        await fleet.come(1)  # so that it takes a connection to be exact again
-        await fleet.exact()
-
-
-@pytest.mark.parametrize("how", [("DEBUG", "SLEEP", "8"), ("CLIENT", "PAUSE", "8000", "WRITE")], ids=" ".join)
-async def test_redis_too_slow_to_be_of_use(fleet: Fleet, how: tuple[str, ...]) -> None:
-    sleeping = asyncio.ensure_future(asyncio.to_thread(fleet.store.ask, *how))
-    await fleet.goes_on_alone()
-    assert await sleeping == b"+OK"
-    await fleet.exact()
-    for server in fleet.servers:
-        assert server.log.count("cannot be used (it did") + server.log.count("cannot be used (nothing") == 1, server.log
-
-
-@BOTH
-async def test_redis_out_of_memory(fleet: Fleet) -> None:
-    assert fleet.store.ask("CONFIG", "SET", "maxmemory", "1") == b"+OK"
-    await fleet.goes_on_alone()
-    assert fleet.store.ask("CONFIG", "SET", "maxmemory", "0") == b"+OK"
-    await fleet.exact()
-
-
-async def test_redis_became_a_replica(fleet: Fleet) -> None:
-    with Store("valkey") as other:
-        assert fleet.store.ask("REPLICAOF", "127.0.0.1", str(other.port)) == b"+OK"
-        await fleet.goes_on_alone()
-        assert fleet.store.ask("REPLICAOF", "NO", "ONE") == b"+OK"
-        await fleet.exact()
-
-
-async def test_redis_that_has_too_few_replicas_to_be_written_to(fleet: Fleet) -> None:
-    assert fleet.store.ask("CONFIG", "SET", "min-replicas-to-write", "1") == b"+OK"
-    await fleet.goes_on_alone()
-    assert fleet.store.ask("CONFIG", "SET", "min-replicas-to-write", "0") == b"+OK"
-    await fleet.exact()
-
-
-async def test_a_slow_network(fleet: Fleet) -> None:
-    for proxy in fleet.proxies:
-        proxy.delay = 0.3
-    for number in range(3):
-        await fleet.come(number)
-    await fleet.exact()
+async def fleet() -> AsyncIterator[Fleet]:
+    async with three_nodes("valkey") as fleet:
+        yield fleet
 
 
 async def test_a_killed_node_is_gone_within_ten_seconds_and_its_handles_are_nobodys(fleet: Fleet) -> None:

@@ -68,7 +68,7 @@ class Membership:
         if not self._alone and node.config.backend not in ("auto", "local"):
             # Now, not at the first request: a server that cannot do what it was told should not start.
             try:
-                from .backends.redis import check
+                from .backends.redis_address import check
             except ImportError:
                 raise ConfigError("The backend needs redis; run: pip install 'headcount[redis]'") from None
             check(node.config.backend, without_password(node.config.backend))

@@ -92,8 +92,6 @@ class MemoryBackend:
     def forget(self, node: str) -> None:
         """Nothing outlives a node here."""
 
-    # ---- called by the others
-
     def take(self, message: bytes) -> None:
         """Receive a message, in a turn of the loop of its own."""
         if self._receiver is not None:

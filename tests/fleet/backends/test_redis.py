@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from headcount.fleet.backends.redis import RedisBackend
+from headcount.fleet.backends.redis import DEFAULT_TIMING, RedisBackend, Timing
 from kit.stores import Store
 
 from .test_conformance import Ear, named, until
@@ -29,10 +29,10 @@ def store() -> Iterator[Store]:
 class Nodes:
     """Two backends of one fleet, connected."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timing: Timing) -> None:
         self.fleet = os.urandom(4).hex()
         self.names = [named(), named()]
-        self.one, self.two = (RedisBackend(name, url, self.fleet, url) for name in self.names)
+        self.one, self.two = (RedisBackend(name, url, self.fleet, url, timing) for name in self.names)
         self.ears = [Ear(), Ear()]
 
     def key(self, name: str) -> str:
@@ -40,8 +40,8 @@ class Nodes:
 
 
 @asynccontextmanager
-async def nodes(url: str) -> AsyncIterator[Nodes]:
-    made = Nodes(url)
+async def nodes(url: str, timing: Timing = DEFAULT_TIMING) -> AsyncIterator[Nodes]:
+    made = Nodes(url, timing)
     for backend, ear in zip((made.one, made.two), made.ears, strict=True):
         backend.start(ear)
     try:
@@ -54,11 +54,10 @@ async def nodes(url: str) -> AsyncIterator[Nodes]:
 
 @pytest.mark.parametrize("command", ["SREM", "DEL"])
 async def test_a_node_that_the_store_forgot_is_known_again_although_its_sign_of_life_stayed(
-    command: str, store: Store, monkeypatch: pytest.MonkeyPatch
+    command: str, store: Store
 ) -> None:
     """Whoever took its name out saw no sign of life, which came in between; or the set was evicted, but the key not."""
-    monkeypatch.setattr(RedisBackend, "heartbeat", 0.1)
-    async with nodes(store.url) as both:
+    async with nodes(store.url, Timing(heartbeat=0.1)) as both:
         arguments = [both.key("nodes"), *([both.names[1]] if command == "SREM" else [])]
         assert store.ask(command, *arguments) == b":1"
         async with asyncio.timeout(10):

@@ -64,12 +64,13 @@ class LocalBackend:
         node: Id of this node.
         fleet: What tells this application from others in the same process.
         address: Of the listening socket, as `listeners.addresses_of` tells it.
+        heartbeat: Seconds between two signs of life.
     """
 
-    heartbeat = 1.0
     detects_failures = True
 
-    def __init__(self, node: str, fleet: str, address: str) -> None:
+    def __init__(self, node: str, fleet: str, address: str, heartbeat: float = 1.0) -> None:
+        self.heartbeat = heartbeat
         self.links: dict[str, list[_Link]] = {}
         """By node; two workers that found one another at once have two."""
         self.listens = False
@@ -218,8 +219,6 @@ class LocalBackend:
     def forget(self, node: str) -> None:
         """Nothing outlives a worker here: its connections are the sign that it lives."""
 
-    # ---- called by links
-
     def introduced(self, link: "_Link", node: str) -> None:
         """Take in a connection whose other end has said who it is."""
         self._strangers.discard(link)
@@ -246,8 +245,6 @@ class LocalBackend:
                     self.receiver.left(link.node)
         if self.receiver is not None and self._rescan is None and self._loop is not None:
             self._rescan = self._loop.call_later(RESCAN_AFTER, self._scan_again)
-
-    # ---- inside
 
     def _bind(self, address: str) -> None:
         directory = _private(_directory() / _key(address, self._fleet))
@@ -396,7 +393,7 @@ class _Link(asyncio.Protocol):
             end = start + 4 + size
             if len(buffer) < end:
                 break
-            self._take(kind, bytes(buffer[start + _HEAD.size : end]))
+            self._on_frame(kind, bytes(buffer[start + _HEAD.size : end]))
             start = end
         del buffer[:start]
 
@@ -435,7 +432,7 @@ class _Link(asyncio.Protocol):
         self.dead = True
         self.transport.abort()
 
-    def _take(self, kind: int, body: bytes) -> None:
+    def _on_frame(self, kind: int, body: bytes) -> None:
         if kind == _HELLO and self.node is None:
             node = body.removeprefix(_FORMAT).decode("ascii", "replace")
             if not body.startswith(_FORMAT) or not _is_node(node) or self.expected not in (None, node):
