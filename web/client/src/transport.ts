@@ -2,7 +2,7 @@
  * One stream, by EventSource, fetch or WebSocket, behind one interface. A stream lives once: it never reconnects, and
  * after `close()` or `ended` it says nothing more, whatever the browser still delivers.
  */
-import { backoffMs, toldMs, type Backoff } from './backoff.js';
+import { backoffMs, boundedMs, retryAfterMs, type Backoff } from './backoff.js';
 import { decode, type ClientMessage, type ServerMessage } from './messages.js';
 
 /** How the server is reached. */
@@ -140,7 +140,7 @@ const fetchEvents: Source = (site, url, take, end) => {
       for (const line of lines) {
         const [, field, value] = /^(data|retry)(?:: ?(.*))?$/.exec(line) ?? [];
         if (field === 'data') data.push(value ?? '');
-        if (field === 'retry') retry = toldMs(+(value || NaN));
+        if (field === 'retry') retry = boundedMs(+(value || NaN));
         if (line) continue;
         // Nothing, after a comment, is a sign of life like any other.
         take(data.join('\n'));
@@ -211,10 +211,4 @@ function openLane(
       request?.abort();
     },
   };
-}
-
-/** Seconds or a date; 0 when there is neither, or when another origin does not show it. */
-function retryAfterMs(response: Response | undefined): number {
-  const value = response?.headers.get('retry-after') ?? '';
-  return toldMs(+value * 1000) ?? toldMs(Date.parse(value) - Date.now()) ?? 0;
 }

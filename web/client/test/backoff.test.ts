@@ -1,27 +1,50 @@
-import { expect, test, vi } from 'vitest';
-import { backoffMs, toldMs } from '../src/backoff.js';
+import { afterEach, expect, test, vi } from 'vitest';
+import { afterDrainMs, afterEnd, backoffMs, boundedMs, retryAfterMs } from '../src/backoff.js';
+import { reconnect } from './fixtures.js';
 
-const backoff = { baseMs: 1000, capMs: 30_000 };
+const { baseMs, capMs } = reconnect.constants;
+const backoff = { baseMs, capMs };
 
-function draw(random: number, attempt: number) {
-  vi.spyOn(Math, 'random').mockReturnValue(random);
-  return backoffMs(attempt, backoff);
-}
+afterEach(() => {
+  vi.useRealTimers();
+});
 
-test('doubles the range with every attempt', () => {
-  expect([0, 1, 2, 3].map((attempt) => draw(0.5, attempt))).toEqual([500, 1000, 2000, 4000]);
+const ends = reconnect.ends.filter(({ delayMs }) => delayMs);
+
+test.each(ends)('$name', ({ attempt, openMs, code, namedMs, delayMs, attemptAfter }) => {
+  const draws = [0, 0.5, 1].map((random) => afterEnd(attempt, openMs ?? 0, code ?? undefined, namedMs, backoff, random));
+  const [least, middle, most] = draws.map(([delay]) => delay);
+  expect([least, most]).toEqual(delayMs);
+  expect(middle).toBeGreaterThan(least!);
+  expect(middle).toBeLessThan(most!);
+  expect(draws.map(([, next]) => next)).toEqual(Array(3).fill(attemptAfter));
+});
+
+test.each(reconnect.drains)('drain: $name', ({ reconnectMs, delayMs }) => {
+  expect([0, 1].map((random) => afterDrainMs(reconnectMs, backoff, random))).toEqual(delayMs);
+});
+
+test.each(reconnect.retryAfter.headers)('Retry-After: $name', ({ header, namedMs }) => {
+  vi.useFakeTimers({ now: reconnect.retryAfter.nowMs });
+  const headers = new Headers(header === null ? {} : { 'retry-after': header });
+  expect(retryAfterMs(new Response(null, { headers }))).toBe(namedMs);
+});
+
+test('without a response there is no Retry-After', () => {
+  expect(retryAfterMs(undefined)).toBe(0);
 });
 
 test('draws the jitter after the cap, so that late attempts are spread too', () => {
-  expect(draw(0.5, 20)).toBe(15_000);
-  expect(draw(0.999, 5000)).toBe(29_970);
+  expect(backoffMs(20, backoff, 0.5)).toBe(15_000);
+  expect(backoffMs(5000, backoff, 0.999)).toBe(29_970);
 });
 
-test('never waits less than the floor', () => {
-  expect(draw(0, 0)).toBe(100);
+test('draws by Math.random where no number is given', () => {
+  vi.spyOn(Math, 'random').mockReturnValue(0.5);
+  expect([0, 1, 2, 3].map((attempt) => backoffMs(attempt, backoff))).toEqual([500, 1000, 2000, 4000]);
 });
 
-test('bounds what a server says, because timers fire at once for more than they can hold', () => {
-  expect([0, 3120, 1e300].map(toldMs)).toEqual([0, 3120, 3_600_000]);
-  expect([-1, NaN, '5', null, undefined, {}].map(toldMs)).toEqual(Array(6).fill(undefined));
+test('bounds what a server names, because timers fire at once for more than they can hold', () => {
+  expect([0, 3120, 1e300].map(boundedMs)).toEqual([0, 3120, 3_600_000]);
+  expect([-1, NaN, '5', null, undefined, {}].map(boundedMs)).toEqual(Array(6).fill(undefined));
 });

@@ -1,5 +1,5 @@
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { messages } from './fixtures.js';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { messages, reconnect } from './fixtures.js';
 import { openPage, settled } from './page.js';
 
 beforeEach(() => {
@@ -68,7 +68,7 @@ test('obeys Retry-After, and adds a jittered delay so that not all come back at 
   const page = await reading();
   await page.stream.answers!(503, { 'retry-after': '7' });
   expect(page.headcount.getSnapshot().error).toBe('The connection was lost: the server answered 503');
-  await vi.advanceTimersByTimeAsync(7499);
+  await vi.advanceTimersByTimeAsync(8999);
   expect(page.streams).toHaveLength(1);
   await vi.advanceTimersByTimeAsync(1);
   expect(page.streams).toHaveLength(2);
@@ -95,6 +95,35 @@ test('nobody who looks at the page, nor a network that is back, cuts Retry-After
   expect(page.streams).toHaveLength(3);
 });
 
+describe.each(reconnect.wakeEvents)('%s ends a delay', (event) => {
+  const wakes = reconnect.wakes.flatMap((wake) => [0, 1].map((random) => ({ ...wake, random, dueMs: wake.delayMs[random]! })));
+
+  test.each(wakes)('$name, drawn $random', async ({ notBeforeMs, random, dueMs }) => {
+    const page = await reading();
+    for (let attempt = 0; attempt < 7; attempt++) {
+      await page.stream.answers!(500);
+      await vi.advanceTimersByTimeAsync(30_000);
+    }
+    const before = page.streams.length;
+    // The delay that is ended is a long one.
+    vi.spyOn(Math, 'random').mockReturnValue(0.9);
+    const elapsedMs = 5000;
+    await page.stream.answers!(503, { 'retry-after': String((elapsedMs + notBeforeMs) / 1000) });
+    await vi.advanceTimersByTimeAsync(elapsedMs);
+    expect(page.streams).toHaveLength(before);
+    vi.spyOn(Math, 'random').mockReturnValue(random);
+    const target = event === 'visibilitychange' ? page.window.document : page.window;
+    target.dispatchEvent(new Event(event));
+    if (dueMs) {
+      await vi.advanceTimersByTimeAsync(dueMs - 1);
+      expect(page.streams).toHaveLength(before);
+      await vi.advanceTimersByTimeAsync(1);
+    }
+    await settled();
+    expect(page.streams).toHaveLength(before + 1);
+  });
+});
+
 test('obeys retry: when the stream ends without another word', async () => {
   const page = await reading();
   page.stream.connects();
@@ -102,7 +131,7 @@ test('obeys retry: when the stream ends without another word', async () => {
   await page.stream.writes!('retry: 5000\n\n');
   page.stream.onend!();
   await settled();
-  await vi.advanceTimersByTimeAsync(5499);
+  await vi.advanceTimersByTimeAsync(6999);
   expect(page.streams).toHaveLength(1);
   await vi.advanceTimersByTimeAsync(1);
   expect(page.streams).toHaveLength(2);
@@ -147,7 +176,7 @@ test('reads by fetch after an EventSource that could not open, because that does
   await page.stream.answers!(429, { 'retry-after': '20' });
   await vi.advanceTimersByTimeAsync(20_000);
   expect(page.streams).toHaveLength(2);
-  await vi.advanceTimersByTimeAsync(1000);
+  await vi.advanceTimersByTimeAsync(2000);
   expect(page.streams).toHaveLength(3);
   page.stream.says(messages.server.connected);
   await settled();

@@ -30,3 +30,23 @@ export const histories: {
   before: ServerMessage;
   steps: { delta: ServerMessage; after: ServerMessage }[];
 }[] = read('histories');
+
+type Range = [least: number, most: number];
+
+/** The rule of reconnecting, which tests/core/test_reconnect.py reads too. */
+export const reconnect: {
+  constants: { baseMs: number; capMs: number };
+  ends: {
+    name: string;
+    attempt: number;
+    openMs: number | null;
+    code: number | null;
+    namedMs: number;
+    delayMs: Range | null;
+    attemptAfter: number | null;
+  }[];
+  drains: { name: string; reconnectMs: number | null; delayMs: Range }[];
+  wakes: { name: string; notBeforeMs: number; delayMs: Range }[];
+  wakeEvents: ('online' | 'pageshow' | 'visibilitychange')[];
+  retryAfter: { nowMs: number; headers: { name: string; header: string | null; namedMs: number }[] };
+} = read('reconnect');
