@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import cast
 
-from fleet_simulation import Cells
+from fleet_simulation import Cells, NoReleases
 from measure import cpu_seconds, machine
 
 from headcount.config import Config
@@ -42,9 +42,10 @@ def _node(url: str, number: int, cells: int) -> tuple[FleetView, Cells]:
         cast(Registry, counted),
         threading.RLock(),
         time.monotonic,
+        releases=NoReleases(),
         changed=lambda: None,
         shows_rows=lambda: False,
-        obey=_never,
+        handle_command=_never,
     )
     peers.start(RedisBackend(name, url, "bench", url))
     return peers, counted

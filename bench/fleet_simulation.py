@@ -280,9 +280,10 @@ class Node:
             cast(Registry, self.cells),
             threading.RLock(),
             lambda: network.loop.now,
+            releases=NoReleases(),
             changed=lambda: None,
             shows_rows=lambda: True,
-            obey=_never,
+            handle_command=_never,
         )
 
     def start(self) -> None:
@@ -299,7 +300,16 @@ class Node:
         backend = self.peers.backend
         assert isinstance(backend, SimulatedBackend)
         backend.die()
-        self.peers._backend = None
+        self.peers.channel.close()
+
+
+class NoReleases:
+    """No version is ever declared current."""
+
+    released = None
+
+    def learn(self, released: fleet_messages.Released) -> None:
+        raise AssertionError(released)
 
 
 async def _never(command: fleet_messages.Command) -> fleet_messages.Answer:
@@ -317,6 +327,7 @@ def recount(nodes: list[Node]) -> tuple[int, Counter[str], Counter[str]]:
 
 
 def exact(viewer: Node, nodes: list[Node]) -> bool:
+    viewer.peers.absorb()
     figures = viewer.peers.snapshot()
     if figures.partial or figures.nodes.reporting != sum(not node.dead for node in nodes):
         return False
@@ -370,7 +381,7 @@ async def simulate(loop: VirtualLoop, options: argparse.Namespace) -> dict[str, 
     started = loop.now
     for viewer in viewers:
         viewer.peers.watch()
-    while any(viewer.peers._fleet.unreported() or not viewer.peers._members_known for viewer in viewers):
+    while any(viewer.peers._fleet.unreported() or not viewer.peers._watcher._members_known for viewer in viewers):
         await lively(loop, nodes, 0.25, options.events)
         if loop.now - started > 30:
             raise SystemExit("The viewers never had everybody's report.")

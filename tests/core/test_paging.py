@@ -59,7 +59,7 @@ def test_a_page_over_many_nodes_is_a_page_of_all_their_rows(
             selection = Selection(order, portion, after)
             selection.feed(nodes[node])
             told += len(selection.rows)
-            merge.take(node, selection.rows, more=selection.more)
+            merge.feed(node, selection.rows, more=selection.more)
         asked = {**merge.wanted()}
         portion = min(limit, 2 * portion)
         if not asked:
@@ -72,10 +72,10 @@ def test_a_page_over_many_nodes_is_a_page_of_all_their_rows(
 def test_a_node_that_has_nothing_for_the_page_is_asked_once() -> None:
     order = parse_order("version")
     merge = Merge(order, 4)
-    merge.take("a", [ConnectionInfo("a1", "v1", "/"), ConnectionInfo("a2", "v1", "/")], more=True)
-    merge.take("b", [ConnectionInfo("b1", "v8", "/"), ConnectionInfo("b2", "v9", "/")], more=True)
+    merge.feed("a", [ConnectionInfo("a1", "v1", "/"), ConnectionInfo("a2", "v1", "/")], more=True)
+    merge.feed("b", [ConnectionInfo("b1", "v8", "/"), ConnectionInfo("b2", "v9", "/")], more=True)
     assert merge.wanted() == {"a": ("v1", "a2")}
-    merge.take("a", [ConnectionInfo("a3", "v1", "/"), ConnectionInfo("a4", "v2", "/")], more=True)
+    merge.feed("a", [ConnectionInfo("a3", "v1", "/"), ConnectionInfo("a4", "v2", "/")], more=True)
     assert merge.wanted() == {}
     assert [row.id for row in merge.rows] == ["a1", "a2", "a3", "a4"]
     assert merge.more
@@ -83,7 +83,7 @@ def test_a_node_that_has_nothing_for_the_page_is_asked_once() -> None:
 
 def test_a_node_that_says_that_it_has_more_and_tells_nothing_is_not_asked_for_ever() -> None:
     merge = Merge(parse_order("id"), 4)
-    merge.take("a", [], more=True)
+    merge.feed("a", [], more=True)
     assert merge.wanted() == {}
     assert (merge.rows, merge.more) == ([], False)
 

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "node.timers": "node.listening_sockets node.session core errors",
     "authorization": "core errors log_throttle",
     "fleet.backends": "core errors loops",
-    "fleet": "authorization fleet.backends config core errors loops node.listening_sockets",
+    "fleet": "authorization fleet.backends config core errors loops",
     "node.shared_streams": "core errors node.session",
     "node": "authorization config core errors node.hooks node.listening_sockets fleet node.timers node.session"
     " log_throttle loops node.shared_streams",

@@ -145,7 +145,7 @@ def _after(cursor: str | None) -> paging.Cursor:
         return paging.START
     node, colon, position = cursor.rpartition(":")
     after = _number(position)
-    if after is None or after >= 2**63 or (colon and not identity.is_node(node)):
+    if after is None or after >= 2**63 or (colon and not identity.is_node_id(node)):
         raise Malformed(
             f"cursor is {cursor[:40]!r}; give the cursor that came with the page before, or none for the first page."
         )

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
-from .identity import MAX_HANDLE
+from .identity import MAX_HANDLE, MAX_NODE_ID, NODE_ID_PATTERN
 from .labels import MAX_ROUTE, MAX_VERSION
 from .messages import Tab
 from .stats import ConnectionInfo
@@ -34,7 +34,7 @@ MAX_ROWS: Final = 100_000
 MAX_NUMBER: Final = 2**53
 """Of a release; in ms since 1970 it is far away."""
 
-NodeId = Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern="^[0-9a-f]+$")]
+NodeId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NODE_ID, pattern=NODE_ID_PATTERN)]
 Version = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_VERSION)]
 Route = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ROUTE)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]

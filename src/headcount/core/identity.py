@@ -1,9 +1,9 @@
 """
-Two ids for each connection.
+Ids of nodes, and two ids for each connection.
 
-`id` is public: viewers see it in the list. The *handle* is secret: it is what a page's POSTs name their connection by,
-and only that page is ever told. A handle is the id and a keyed hash of it, so nothing has to be remembered to check
-one, and knowing every id gives nobody power over a connection.
+`id` is public: viewers see it in the list. The *handle* is secret: a page's POSTs name their connection by it, and only
+that page ever gets it. A handle is the id and a keyed hash of it, so it is checked without remembering anything, and
+knowing every id gives no power over a connection. Both begin with the id of the node that owns the connection.
 
 Source: docs/adr/0004-two-ids.md
 """
@@ -13,10 +13,15 @@ from hmac import compare_digest
 from typing import Final
 
 NODE_BYTES: Final = 6
-"""48 random bits name a node: among 1,000 nodes, two of one name are less likely than one in 500 million."""
+"""48 random bits name a node: among 1,000 nodes, two of one id are less likely than one in 500 million."""
 
 NODE_LENGTH: Final = 2 * NODE_BYTES
-"""Characters that a node's name has, and that its ids begin with."""
+"""Characters of a node id that this program draws."""
+
+MAX_NODE_ID: Final = 32
+"""Characters of a node id that this program accepts from another node, which may run another version."""
+
+NODE_ID_PATTERN: Final = "^[0-9a-f]+$"
 
 ID_BYTES: Final = 10
 """80 random bits after the node's name: no two connections of a node meet, and nobody counts connections by them."""
@@ -30,9 +35,15 @@ def public_id(node_id: str, random: bytes) -> str:
     return node_id + random.hex()
 
 
-def is_node(text: str) -> bool:
-    """Say whether a text can be a node's name."""
-    return len(text) == NODE_LENGTH and not text.strip("0123456789abcdef")
+def is_node_id(text: str) -> bool:
+    """Say whether a text can be the id of a node, of whatever version of this program."""
+    return 0 < len(text) <= MAX_NODE_ID and not text.strip("0123456789abcdef")
+
+
+def owner_of(connection_id: str) -> str | None:
+    """Return the id of the node that an id or a handle names as its owner; None: it names none."""
+    owner = connection_id[:NODE_LENGTH]
+    return owner if len(owner) == NODE_LENGTH and is_node_id(owner) else None
 
 
 def handle_for(public: str, key: bytes) -> str:

@@ -176,8 +176,8 @@ class Merge:
         self._ends: dict[str, Position] = {}
         """Of nodes that have more: where what they told ends."""
 
-    def take(self, node: str, rows: list[ConnectionInfo], *, more: bool) -> None:
-        """Take in a node's next portion."""
+    def feed(self, node: str, rows: list[ConnectionInfo], *, more: bool) -> None:
+        """Take a node's next portion into account."""
         self._selection.feed(rows)
         if more and rows:
             self._ends[node] = self._order.position(rows[-1])

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import anyio
 import msgspec
@@ -35,12 +35,14 @@ from ..core.payload import Payload
 from ..core.registry import Registry, matches
 from ..core.stats import ConnectionInfo, NodeShare, Stats, StatsDelta
 from ..errors import UNKNOWN_HANDLE, Malformed, UnknownConnection
+from ..fleet.calls import CommandHandler
+from ..fleet.local_node import FigureSource
 from ..fleet.membership import Membership
 from ..fleet.view import FleetView
 from ..log_throttle import LogThrottle
 from ..loops import Tasks, call_in_loop
 from .hooks import Hooks
-from .listening_sockets import Listener, Listeners
+from .listening_sockets import Listener, Listeners, addresses_of
 from .session import Session
 from .shared_streams import Tabs
 from .timers import LoopTimers
@@ -49,26 +51,6 @@ SLICE: Final = 5_000
 """Connections that are sorted in one go: a few milliseconds."""
 
 logger = logging.getLogger("headcount")
-
-
-class Figures(Protocol):
-    """Where figures come from: this node's registry or, with others, the fleet. Called with the node's lock held."""
-
-    @property
-    def revision(self) -> int:
-        """Number of changes so far."""
-
-    def watch(self) -> None:
-        """Start to note changes for `drain_changes()`."""
-
-    def unwatch(self) -> None:
-        """Stop noting them."""
-
-    def drain_changes(self) -> StatsDelta | None:
-        """Return what changed since the last time, or None."""
-
-    def snapshot(self) -> Stats:
-        """Return the figures now."""
 
 
 class PendingSubscription(NamedTuple):
@@ -174,8 +156,8 @@ class Node:
         self._process = os.getpid()
         self.id = os.urandom(identity.NODE_BYTES).hex()
         self._key = os.urandom(32)
-        self.membership = Membership(self)
-        self._figures: Figures = self._registry
+        self.membership = Membership(self, self._make_view)
+        self._figures: FigureSource = self._registry
 
     # ---- the fleet
 
@@ -198,26 +180,36 @@ class Node:
         """Leave the fleet: the other nodes drop this node's figures at once."""
         await self.membership.leave()
 
-    def make_peers(self, obey: Callable[[fleet_messages.Command], Awaitable[fleet_messages.Answer]]) -> FleetView:
-        """Make this node's way to the others."""
-        peers = FleetView(
+    def _make_view(self, handle_command: CommandHandler) -> FleetView:
+        view = FleetView(
             self.id,
             self.config,
             self._registry,
             self._lock,
             self.clock,
+            releases=self,
             changed=self._changed,
             shows_rows=self._shows_rows,
-            obey=obey,
-            released=lambda: self.released,
-            learn_release=self._learn_release,
+            handle_command=handle_command,
         )
         with self._lock:
             if self.released is not None:
-                peers.reserve_version(self.released.version)
-        return peers
+                view.reserve_version(self.released.version)
+        return view
 
-    def use(self, figures: Figures) -> None:
+    def adopt_listener(self, server: tuple[Any, ...] | None) -> Listener | None:
+        """Return the listening socket behind an ASGI scope's `server` value, if it can be found."""
+        return self.listeners.adopt(server)
+
+    def listening_addresses(self, server: tuple[Any, ...]) -> list[str]:
+        """Return the addresses of the listening sockets behind an ASGI scope's `server` value."""
+        return addresses_of(server)
+
+    def check_from_description(self, request: Mapping[str, Any]) -> AuthorizationCheck | None:
+        """Make a check for a request that came in at another node; None: it cannot be made here."""
+        return self.remake_ask(request) if self.remake_ask is not None else None
+
+    def use(self, figures: FigureSource) -> None:
         """Take figures from another source from now on."""
         with self._lock:
             if self._figures is figures:
@@ -321,7 +313,7 @@ class Node:
                 self._changed()
         self.tabs.closed(session, reason)
         if not self.sessions:
-            self.membership.maybe_leave()
+            self.membership.leave_if_ending()
         self.counters["closed"] += 1
         self.counters[f"closed:{reason}"] += 1
         if info is not None and self.hooks.close:
@@ -339,7 +331,7 @@ class Node:
         try:
             session = self.find(handle)
         except UnknownConnection:
-            return self.membership.forward(handle, message, make_ask)
+            return self.membership.remote.forward(handle, message, make_ask)
         return self.handle(session, message, make_ask)
 
     def replace(self, handle: str) -> None:
@@ -351,7 +343,7 @@ class Node:
         stream has ended long ago.
         """
         if not self.replace_here(handle):
-            self.membership.replace(handle)
+            self.membership.remote.replace(handle)
 
     def replace_here(self, handle: str) -> bool:
         """End a stream of this node that another takes the place of. Returns whether there was one."""
@@ -419,12 +411,12 @@ class Node:
         """
         self.forget_dead_loops()
         with self._lock:
-            self.membership.touch(rows=rows, linger=linger)
+            self.membership.view.touch(rows=rows, linger=linger)
             return self._stats()
 
     async def refresh(self, *, rows: bool = True) -> None:
         """Bring in the figures that all nodes have now, with connections if `rows`; they get a second to answer."""
-        await self.membership.fresh(rows=rows)
+        await self.membership.view.refresh(rows=rows)
 
     async def fresh_stats(self, *, rows: bool = True) -> Stats:
         """Return the figures as all nodes have them now; see `stats`."""
@@ -435,7 +427,8 @@ class Node:
         """Keep a sample of the figures when it is time for one."""
         if self.history.is_due(now):
             with self._lock:
-                if not self.membership.knows_the_fleet():
+                self.membership.view.listen_if_cheap()
+                if not self.membership.view.knows_the_fleet:
                     return
                 stats = self._stats()
             self.history.add(now, self.timestamp(), stats.total, stats.versions)
@@ -449,13 +442,14 @@ class Node:
     def report_age(self) -> float:
         """For how many seconds the node that has been silent longest has said nothing; 0.0 for a node on its own."""
         with self._lock:
-            return self.membership.report_age
+            return self.membership.view.report_age
 
     async def shares(self) -> list[NodeShare]:
         """Return what each node of the fleet has now, this one first; they get a second to tell."""
         await self.refresh(rows=False)
         with self._lock:
-            return self.membership.shares() or [NodeShare(self.id, self._registry.total, True, 0.0)]
+            self.membership.view.absorb()
+            return self.membership.view.shares() or [NodeShare(self.id, self._registry.total, True, 0.0)]
 
     async def page(
         self, *, version: str | None, route: str | None, limit: int, cursor: paging.Cursor = paging.START
@@ -472,8 +466,7 @@ class Node:
         Raises:
             Busy: Too many requests wait for other nodes.
         """
-        rows, following, partial = await self.membership.page(version=version, route=route, limit=limit, cursor=cursor)
-        return paging.ConnectionPage(rows, None if following is None else paging.Cursor(*following), partial)
+        return await self.membership.remote.page(version=version, route=route, limit=limit, cursor=cursor)
 
     async def sorted_page(
         self,
@@ -490,8 +483,7 @@ class Node:
         Raises:
             Busy: Too many requests wait for other nodes.
         """
-        found = await self.membership.sorted_page(order, version=version, route=route, limit=limit, after=after)
-        return paging.SortedRows(*found)
+        return await self.membership.remote.sorted_page(order, version=version, route=route, limit=limit, after=after)
 
     def page_here(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
         """Page through the connections of this node; see `Registry.page`."""
@@ -559,9 +551,7 @@ class Node:
         try:
             self.deliver(connection_id, Payload(encoded))
         except UnknownConnection:
-            if self.membership.peers is None:
-                raise
-            await self.membership.send(connection_id, encoded)
+            await self.membership.remote.send(connection_id, encoded)
 
     def deliver(self, connection_id: str, payload: Payload) -> None:
         """
@@ -590,7 +580,7 @@ class Node:
         """
         encoded = messages.application(message)
         here = self.deliver_all(Payload(encoded), version=version, route=route)
-        return here + await self.membership.broadcast(encoded, version, route)
+        return here + await self.membership.remote.broadcast(encoded, version, route)
 
     def deliver_all(self, payload: Payload, *, version: str | None = None, route: str | None = None) -> int:
         """
@@ -633,7 +623,7 @@ class Node:
             if before is not None and before.version == version:
                 return 0
             self._registry.reserve_version(version)
-            self.membership.reserve_version(version)
+            self.membership.view.reserve_version(version)
             sessions = list(self.sessions.values())
             watchers = list(self._watchers.items())
         payload = self._released()
@@ -655,9 +645,9 @@ class Node:
         """
         here = self.release_here(version)
         assert self.released is not None
-        return here + await self.membership.release(self.released)
+        return here + await self.membership.remote.release(self.released)
 
-    def _learn_release(self, released: fleet_messages.Released) -> None:
+    def learn(self, released: fleet_messages.Released) -> None:
         """Take another node's word for which version was declared current, unless this one knows better."""
         with suppress(Malformed):
             self.release_here(parse_version(released.version), released.number)
@@ -669,7 +659,7 @@ class Node:
         """Tell every client to come back elsewhere, spread over time, and end its stream. New streams are refused."""
         self.draining = True
         if not self.sessions:
-            self.membership.maybe_leave()
+            self.membership.leave_if_ending()
         for session in list(self.sessions.values()):
             call_in_loop(session.loop, session.end, self.going_away())
 
@@ -690,7 +680,7 @@ class Node:
         Returns:
             False if it had none and no subscription was pending.
         """
-        return self.revoke_here(connection_id) or await self.membership.revoke(connection_id)
+        return self.revoke_here(connection_id) or await self.membership.remote.revoke(connection_id)
 
     def revoke_here(self, connection_id: str) -> bool:
         """
@@ -834,7 +824,7 @@ class Node:
         self._expire(subscription)
         self._recheck_later(subscription)
         self.subscriptions[session.id] = subscription
-        self.membership.viewers_changed()
+        self.membership.view.viewers_changed()
         if session.id not in self.tabs:
             session.deadline = None
         call_in_loop(session.loop, self._send_whole, subscription)
@@ -915,7 +905,7 @@ class Node:
 
     def _changed(self) -> None:
         """Schedule a flush, in a loop in which somebody waits for it, and tell other nodes. The lock is held."""
-        self.membership.publish_soon()
+        self.membership.view.publish_soon()
         if not self.subscriptions and not self._watchers:
             return
         if self._flush_loop is not None and not self._flush_loop.is_closed():
@@ -974,7 +964,7 @@ class Node:
         """Choose what each subscriber gets: the delta, the whole, or nothing until it has read what it was sent."""
         due: list[tuple[Subscription, int, Payload]] = []
         deltas: dict[tuple[bool, bool, bool], Payload] = {}
-        if not self.membership.ready:
+        if not self.membership.view.ready:
             return due  # it will be, and all is due then
         now = self.clock()
         for subscription in [each for each in self.subscriptions.values() if _expired(each, now)]:
@@ -1022,12 +1012,12 @@ class Node:
                 return
             subscription.revision = None
             subscription.epoch += 1
-            if not self.membership.ready:
+            if not self.membership.view.ready:
                 return
             now = self.clock()
             if _expired(subscription, now):
                 self._refuse(subscription.session)
-            elif self._figures.revision != self._flushed:
+            elif self._revision() != self._flushed:
                 self._changed()
             elif not subscription.session.busy and now < subscription.good_until:
                 subscription.revision = self._flushed
@@ -1035,9 +1025,13 @@ class Node:
 
     def _stats(self) -> Stats:
         with self._lock:
-            if self._snapshot.revision != self._figures.revision:
+            if self._snapshot.revision != self._revision():
                 self._snapshot = self._figures.snapshot()
             return self._snapshot
+
+    def _revision(self) -> int:
+        self.membership.view.absorb()
+        return self._figures.revision
 
     def _whole(self, subscription: Subscription) -> Payload:
         variant = subscription.variant

@@ -324,11 +324,10 @@ class Site:
             self.registry,
             self.lock,
             lambda: time.monotonic() + self.ahead,
+            releases=self,
             changed=self._changed,
             shows_rows=lambda: True,
-            obey=self._obey,
-            released=lambda: self.released,
-            learn_release=self._learn_release,
+            handle_command=self._handle_command,
         )
         self.released: fleet_messages.Released | None = None
         self.ahead = 0.0
@@ -353,6 +352,7 @@ class Site:
     @property
     def figures(self) -> Stats:
         with self.lock:
+            self.peers.absorb()
             return self.peers.snapshot()
 
     def come(self, version: str = "v1", route: str = "/") -> str:
@@ -382,11 +382,11 @@ class Site:
     def _changed(self) -> None:
         self.total_seen.append(self.peers.snapshot().total)
 
-    def _learn_release(self, released: fleet_messages.Released) -> None:
+    def learn(self, released: fleet_messages.Released) -> None:
         if self.released is None or self.released < released:
             self.released = released
 
-    async def _obey(self, command: fleet_messages.Command) -> fleet_messages.Answer:
+    async def _handle_command(self, command: fleet_messages.Command) -> fleet_messages.Answer:
         self.asked.append(command)
         return fleet_messages.Answer(node=self.id, re=command.re, count=len(self.open))
 
@@ -454,13 +454,13 @@ async def test_fresh_figures_are_there_when_asked_for_with_nobody_watching(sites
     one, two, three = sites(), sites(), sites()
     pages = [site.come() for site in (two, three) for _ in range(5)]
     async with asyncio.timeout(15):
-        await one.peers.fresh()
+        await one.peers.refresh()
         while not is_sum(one, one, two, three):  # a node that has just been started may still be on its way
             await asyncio.sleep(0.01)
-            await one.peers.fresh()
+            await one.peers.refresh()
     for number in range(20):
         two.navigate(pages[0], f"/{number}")
-        await one.peers.fresh()
+        await one.peers.refresh()
         assert is_sum(one, one, two, three), "exact at once, however little time has passed"
 
 
@@ -519,7 +519,7 @@ async def test_who_has_not_found_back_to_an_emptied_store_yet_is_expected() -> N
     with one.lock:
         one.peers._fleet.expire(time.monotonic() + 20)
     one.peers.connectivity_changed(connected=True)
-    await one.peers._learn_members()
+    await one.peers._watcher.learn_members()
     assert (one.figures.total, one.figures.partial, one.figures.nodes.expected) == (1, True, 2)
     hub.backends[two.id] = lost
     two.peers.connectivity_changed(connected=True)
@@ -546,13 +546,13 @@ async def test_nobody_listens_or_publishes_while_nobody_watches(
     one, two = sites(), sites()
     one.watch()
     await until(lambda: is_sum(one, one, two))
-    monkeypatch.setattr("headcount.fleet.view.LINGER", 0.0)
+    monkeypatch.setattr("headcount.fleet.watcher.LINGER", 0.0)
     one.unwatch()
-    await until(lambda: not one.peers._watching and not two.peers._interests)
+    await until(lambda: not one.peers._watcher.watching and not two.peers._publisher.interests)
     assert not two.registry.noting, "changes are not even noted"
     two.come()
     two.flush()
-    await until(lambda: one.peers._tick_timer is None and two.peers._tick_timer is None, "no timer is left")
+    await until(lambda: not one.peers._ticker.running and not two.peers._ticker.running, "no timer is left")
     one.watch()
     await until(lambda: is_sum(one, one, two))
 
@@ -564,7 +564,7 @@ async def test_nothing_is_kept_for_a_watcher_that_is_gone(sites: Callable[..., S
     await until(lambda: is_sum(one, one, two))
     await one.peers.stop()
     await until(lambda: not two.registry.noting, "changes are noted for nobody")
-    await until(lambda: two.peers._tick_timer is None)
+    await until(lambda: not two.peers._ticker.running)
 
 
 async def test_rows_told_to_a_watcher_that_is_gone_are_not_told_to_the_next(sites: Callable[..., Site]) -> None:
@@ -589,9 +589,9 @@ async def test_who_watches_again_after_a_while_waits_for_the_slow(
     two.come()
     one.watch()
     await until(lambda: is_sum(one, one, two))
-    monkeypatch.setattr("headcount.fleet.view.LINGER", 0.0)
+    monkeypatch.setattr("headcount.fleet.watcher.LINGER", 0.0)
     one.unwatch()
-    await until(lambda: not one.peers._watching)
+    await until(lambda: not one.peers._watcher.watching)
     one.ahead = 60.0
     backend = two.peers.backend
     assert backend is not None
@@ -616,18 +616,18 @@ async def test_who_looks_now_and_then_is_told_in_between(
 ) -> None:
     """As a scrape of an application's own registry does, which cannot wait for others."""
     one, two = sites(), sites()
-    monkeypatch.setattr("headcount.fleet.view.LINGER", 0.0)
+    monkeypatch.setattr("headcount.fleet.watcher.LINGER", 0.0)
     with one.lock:
         one.peers.touch(rows=True, linger=60.0)
     ticks = 0
-    tick = one.peers._tick
+    tick = one.peers._ticker._tick
 
-    def ticked() -> None:
+    def ticked(now: float) -> bool:
         nonlocal ticks
         ticks += 1
-        tick()
+        return tick(now)
 
-    monkeypatch.setattr(one.peers, "_tick", ticked)
+    monkeypatch.setattr(one.peers._ticker, "_tick", ticked)
     await until(lambda: is_sum(one, one, two))
     await until(lambda: ticks > 2, "at each of which it could have stopped to listen")
     two.come()
@@ -638,12 +638,12 @@ async def test_looking_again_does_not_shorten_the_silence_of_those_who_cannot_be
     sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = sites(), sites()
-    monkeypatch.setattr("headcount.fleet.view.LINGER", 0.0)
+    monkeypatch.setattr("headcount.fleet.watcher.LINGER", 0.0)
     one.peers.touch(rows=True, linger=60.0)
     await until(lambda: is_sum(one, one, two))
     one.peers.connectivity_changed(connected=False)
-    one.peers._lingers_until = 0.0
-    await until(lambda: not one.peers._watching)
+    one.peers._watcher._lingers_until = 0.0
+    await until(lambda: not one.peers._watcher.watching)
     before = one.peers.report_age
     one.peers.touch(rows=True)
     assert one.peers.report_age >= before > 0
@@ -687,18 +687,18 @@ async def test_a_command_is_answered_by_its_owner(sites: Callable[..., Site]) ->
     )
     assert (answer.node, answer.count) == (two.id, 1)
     assert [type(command) for command in two.asked] == [fleet_messages.Navigate]
-    await until(lambda: not one.peers.forwarding._open)
+    await until(lambda: not one.peers.calls._open)
 
 
 async def test_what_concerns_all_is_told_to_all_however_many(
     sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headcount.fleet.calls.MAX_OPEN", 2)
-    monkeypatch.setattr("headcount.fleet.calls.AT_ONCE", 2, raising=False)
+    monkeypatch.setattr("headcount.fleet.calls.MAX_CONCURRENT_CALLS", 2)
     one, *others = [sites() for _ in range(6)]
     names = {site.id for site in others}
-    await _eventually(one.peers.forwarding.others, lambda found: set(found) == names)
-    answers = await one.peers.forwarding.call_all(
+    await _eventually(one.peers.calls.other_nodes, lambda found: set(found) == names)
+    answers = await one.peers.calls.call_all(
         lambda re: fleet_messages.Broadcast(node=one.id, re=re, message=b"{}"), timeout=10
     )
     assert {answer.node for answer in answers} == names
@@ -724,7 +724,7 @@ async def test_the_wall_clock_may_jump(sites: Callable[..., Site], monkeypatch: 
 
 async def test_the_newest_release_is_learnt_by_all_whenever_they_join(sites: Callable[..., Site]) -> None:
     one, two = sites(), sites()
-    await _eventually(one.peers.forwarding.others, lambda found: set(found) == {two.id})
+    await _eventually(one.peers.calls.other_nodes, lambda found: set(found) == {two.id})
     one.released = two.released = fleet_messages.Released(5, "v2")
     late = sites()
     await until(lambda: late.released == fleet_messages.Released(5, "v2"), "nobody watches, and it asks")
@@ -738,8 +738,8 @@ async def test_the_newest_release_is_learnt_by_all_whenever_they_join(sites: Cal
 async def test_who_watches_learns_of_a_release_from_reports_and_tells_all(sites: Callable[..., Site]) -> None:
     one, two, three = sites(), sites(), sites()
     for site in (one, two, three):
-        await _eventually(site.peers.forwarding.others, lambda found: len(found) == 2)
-    await asyncio.gather(*one.peers._tasks, *two.peers._tasks, *three.peers._tasks)
+        await _eventually(site.peers.calls.other_nodes, lambda found: len(found) == 2)
+    await asyncio.gather(*(task for site in (one, two, three) for task in site.peers.channel.tasks))
     two.released = fleet_messages.Released(5, "v2")  # all messages about it were lost
     one.watch()
     await until(lambda: one.released == three.released == two.released)
@@ -851,7 +851,7 @@ async def test_two_versions_of_the_program_are_one_fleet(sites: Callable[..., Si
         make = partial(fleet_messages.Navigate, node=asking.id, handle="h", route="/r")
         answer = await _answered(asking, asked.id, lambda re: make(re=re))  # noqa: B023  awaited at once
         assert (answer.node, answer.ok) == (asked.id, True)
-    await other.peers.fresh()
+    await other.peers.refresh()
     assert is_sum(other, one, other, three)
     await other.peers.stop()
     await until(lambda: is_sum(one, one, three))
@@ -859,5 +859,5 @@ async def test_two_versions_of_the_program_are_one_fleet(sites: Callable[..., Si
 
 async def _answered(site: Site, node: str, make: Callable[[int], fleet_messages.Command]) -> fleet_messages.Answer:
     """Call a node that may have been started only now."""
-    await _eventually(site.peers.forwarding.others, lambda others: node in others)
-    return await site.peers.forwarding.call(node, make)
+    await _eventually(site.peers.calls.other_nodes, lambda others: node in others)
+    return await site.peers.calls.call(node, make)

@@ -227,7 +227,7 @@ from fleet.backends.test_conformance import Ear
 async def main():
     ear = Ear()
     LocalBackend("cccccccccccc", "fleet", "inet:127.0.0.1:8000").start(ear)
-    while not ear.can_see:
+    while not ear.connected:
         await asyncio.sleep(0.01)
     child = os.fork()
     if not child:

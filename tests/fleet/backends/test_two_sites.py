@@ -11,7 +11,8 @@ from asgi.asgi_client import WAYS, Client, Site, asynchronous, problem, sorted_c
 from headcount import Grant, UnknownConnection
 from headcount.core.paging import LocalPage, SortedRows
 from headcount.core.stats import ConnectionInfo
-from headcount.fleet import membership
+from headcount.fleet import remote_commands
+from headcount.fleet.view import FleetView
 from kit.stores import Store
 
 
@@ -300,11 +301,10 @@ def test_lists_of_connections_are_asked_for_only_by_who_may_see_them(store: Stor
             await first.node.leave()  # what `Two` asked for is over
             two = Site("mounted", hook=None, backend=store.url, fleet_name="two", ip_tracking=True)
             await two.stranger.open("sse", "?version=v1")
-            peers = two.node.membership.peers
-            assert peers is not None
-            one_peers = one.node.membership.peers
-            assert one_peers is not None
-            one_peers._rows_until = 0.0
+            view, one_view = two.node.membership.view, one.node.membership.view
+            assert isinstance(view, FleetView)
+            assert isinstance(one_view, FleetView)
+            one_view._watcher._rows_until = 0.0
             while (await one.admin.get("/admin/stats")).json["total"] != 1:
                 await asyncio.sleep(0.01)
             scrape = {"authorization": "Bearer scrape"}
@@ -313,8 +313,9 @@ def test_lists_of_connections_are_asked_for_only_by_who_may_see_them(store: Stor
                 assert b'headcount_connections{version="v1"} 1.0' in answer.body, answer
                 assert (await one.admin.get("/admin/stats")).json["total"] == 1
                 assert (await one.admin.get("/admin/history")).status == 200
-                assert peers._interests[one.node.id][0].rows == 0, "nobody may see them"
-                assert peers._publication.rows == 0
+                assert one.node.id in view._publisher.interests
+                assert view._publisher.interests.rows == 0, "nobody may see them"
+                assert view._publisher.publication.rows == 0
             nonlocal granted
             granted = Grant()
             (row,) = (await one.admin.get("/admin/stats")).json["connections"]
@@ -379,7 +380,7 @@ def test_a_page_of_all_connections_goes_over_both(store: Store) -> None:
 
 @pytest.mark.parametrize("sort", ["version", "-route"])
 def test_connections_are_sorted_over_both(store: Store, sort: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(membership, "LEAST_PORTION", 1)
+    monkeypatch.setattr(remote_commands, "MIN_PORTION", 1)
 
     @asynchronous
     async def check() -> None:

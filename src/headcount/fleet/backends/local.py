@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from ...core.fleet_messages import MAX_BYTES
+from ...core.identity import is_node_id
 from . import Receiver
 
 HELLO_TIMEOUT: Final = 0.5
@@ -51,7 +52,6 @@ _HEAD = struct.Struct("!IB")
 _CREDENTIALS = struct.Struct("3i")
 """Process, user and group."""
 _FORMAT = b"headcount-1 "
-_MAX_NODE = 64
 
 logger = logging.getLogger("headcount")
 
@@ -300,7 +300,7 @@ class LocalBackend:
         except OSError:
             return found
         for name in names:
-            if name == self.node or not _is_node(name) or name in self.links:
+            if name == self.node or not is_node_id(name) or name in self.links:
                 continue
             if any(link.expected == name for link in self._strangers):
                 continue
@@ -435,7 +435,7 @@ class _Link(asyncio.Protocol):
     def _on_frame(self, kind: int, body: bytes) -> None:
         if kind == _HELLO and self.node is None:
             node = body.removeprefix(_FORMAT).decode("ascii", "replace")
-            if not body.startswith(_FORMAT) or not _is_node(node) or self.expected not in (None, node):
+            if not body.startswith(_FORMAT) or not is_node_id(node) or self.expected not in (None, node):
                 self.transport.abort()
                 return
             self.node = node
@@ -451,10 +451,6 @@ class _Link(asyncio.Protocol):
 
 def _frame(kind: int, body: bytes) -> bytes:
     return _HEAD.pack(len(body) + 1, kind) + body
-
-
-def _is_node(name: str) -> bool:
-    return 0 < len(name) <= _MAX_NODE and all(character in "0123456789abcdef" for character in name)
 
 
 def _key(address: str, fleet: str) -> str:

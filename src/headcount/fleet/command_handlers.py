@@ -1,0 +1,122 @@
+"""
+What this node does for others: commands for connections that it owns.
+
+Tests: tests/fleet/backends/test_two_sites.py.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from ..authorization.authorizer import AuthorizationCheck
+from ..core import fleet_messages, messages, paging
+from ..core.labels import parse_version
+from ..core.payload import Payload
+from ..errors import Malformed, ProtocolError, UnknownConnection
+from .local_node import CommandTarget
+from .remote_commands import PendingChecks, RemoteCheck, RemoteCommands
+
+MAX_PAGE: Final = 1_000
+"""Rows in an answer."""
+
+logger = logging.getLogger("headcount")
+
+
+class CommandHandlers:
+    """
+    Runs the commands of other nodes.
+
+    Args:
+        node: This node.
+        remote: Commands to other nodes, for the check of a right where the request is.
+        pending: Checks of requests that came here for connections of other nodes.
+        check_from_description: Makes a check for a request that came in at another node.
+    """
+
+    def __init__(
+        self,
+        node: CommandTarget,
+        remote: RemoteCommands,
+        pending: PendingChecks,
+        check_from_description: Callable[[Mapping[str, Any]], AuthorizationCheck | None],
+    ) -> None:
+        self._node = node
+        self._remote = remote
+        self._pending = pending
+        self._check_from_description = check_from_description
+
+    async def handle_command(self, command: fleet_messages.Command) -> fleet_messages.Answer:
+        """Run another node's command. Never raises but for cancellation."""
+        try:
+            return await self._dispatch(command)
+        except Malformed as error:
+            return fleet_messages.Answer(node=self._node.id, re=command.re, ok=False, malformed=str(error))
+        except (UnknownConnection, ProtocolError):
+            pass
+        except Exception:
+            logger.exception("Fleet: a command of node %s failed; it is answered with no.", command.node)
+        return fleet_messages.Answer(node=self._node.id, re=command.re, ok=False)
+
+    async def _dispatch(self, command: fleet_messages.Command) -> fleet_messages.Answer:
+        node = self._node
+        ok, count = True, 0
+        match command:
+            case fleet_messages.Navigate(handle=handle, route=route):
+                node.handle(node.find(handle), messages.RouteUpdate(messages.checked_route(route)), _no_check)
+            case fleet_messages.ReportTabs(handle=handle, set=tabs, remove=remove):
+                node.handle(node.find(handle), messages.checked_tabs(tabs, remove), _no_check)
+            case fleet_messages.Unsubscribe(handle=handle):
+                node.handle(node.find(handle), messages.UnsubscribeStats(), _no_check)
+            case fleet_messages.Replace(handle=handle):
+                ok = node.replace_here(handle)
+            case fleet_messages.Subscribe(handle=handle, deltas=deltas):
+                check = RemoteCheck(self._remote, command.node, command.re, self._check_from_description)
+                deciding = node.handle(node.find(handle), messages.SubscribeStats(deltas), lambda: check)
+                if deciding is not None:
+                    await deciding
+                    count = 1
+            case fleet_messages.AuthorizeRequest(of=of):
+                return await self._authorize(command, of)
+            case fleet_messages.Send(id=connection_id, message=message):
+                node.deliver(connection_id, _payload(message))
+            case fleet_messages.Broadcast(message=message, version=version, route=route):
+                count = node.deliver_all(_payload(message), version=version, route=route)
+            case fleet_messages.Release(version=version, number=number):
+                count = node.release_here(parse_version(version), number)
+            case fleet_messages.Revoke(id=connection_id):
+                ok = node.revoke_here(connection_id)
+            case fleet_messages.Page(version=version, route=route, limit=limit, after=after):
+                rows, following = node.page_here(version=version, route=route, limit=min(limit, MAX_PAGE), after=after)
+                return fleet_messages.Answer(node=node.id, re=command.re, rows=tuple(rows), next=following)
+            case fleet_messages.SortedPage(sort=sort, version=version, route=route, limit=limit, after=position):
+                order = paging.parse_order(sort)
+                found = await node.sorted_page_here(
+                    order, version=version, route=route, limit=min(limit, MAX_PAGE), after=position
+                )
+                following = 1 if found.more else None
+                return fleet_messages.Answer(node=node.id, re=command.re, rows=tuple(found.rows), next=following)
+        return fleet_messages.Answer(node=node.id, re=command.re, ok=ok, count=count)
+
+    async def _authorize(self, command: fleet_messages.AuthorizeRequest, of: int) -> fleet_messages.Answer:
+        """Check the right on a request that came here for a connection of the node that asks."""
+        check = self._pending.pop(of, command.node)
+        grant = None if check is None else await self._node.answer(check)
+        if check is None or grant is None:
+            return fleet_messages.Answer(node=self._node.id, re=command.re, ok=False)
+        return fleet_messages.Answer(
+            node=self._node.id, re=command.re, grant=msgspec.structs.asdict(grant), request=check.describe()
+        )
+
+
+def _payload(message: bytes) -> Payload:
+    """Check that a message of another node's application is a JSON object, and encode it anew."""
+    try:
+        return Payload(messages.application(msgspec.json.decode(message)))
+    except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError) as error:
+        raise UnknownConnection(f"The message is not a JSON object: {error}") from None
+
+
+def _no_check() -> AuthorizationCheck:
+    raise AssertionError("This command is no subscription.")

@@ -1,0 +1,134 @@
+"""
+What the fleet needs of the node that it belongs to, as protocols: fleet/ imports nothing of node/.
+
+Tests: tests/fleet/backends/test_two_sites.py.
+"""
+
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Any, Protocol
+
+from ..authorization.authorizer import AuthorizationCheck, Grant
+from ..config import Config
+from ..core import messages, paging
+from ..core.fleet_messages import Released
+from ..core.payload import Payload
+from ..core.stats import Stats, StatsDelta
+
+
+class Releases(Protocol):
+    """Which version was declared current. The node and the fleet share one object."""
+
+    @property
+    def released(self) -> Released | None:
+        """The newest release that is known; None: no version was declared current."""
+
+    def learn(self, released: Released) -> None:
+        """Apply a release that another node knows of, unless this one knows a newer. Called without the lock."""
+
+
+class FigureSource(Protocol):
+    """Where figures come from. Called with the node's lock held."""
+
+    @property
+    def revision(self) -> int:
+        """Number of changes so far."""
+
+    def watch(self) -> None:
+        """Start to note changes for `drain_changes()`."""
+
+    def unwatch(self) -> None:
+        """Stop noting changes."""
+
+    def drain_changes(self) -> StatsDelta | None:
+        """Return what changed since the last time, or None."""
+
+    def snapshot(self) -> Stats:
+        """Return the figures now."""
+
+
+class CommandTarget(Protocol):
+    """What the command handlers use of a node: they do for another node what a client or the application asked it."""
+
+    @property
+    def id(self) -> str:
+        """The node's id."""
+
+    def find(self, handle: str) -> Any:
+        """Return the stream that a secret handle names; raises UnknownConnection."""
+
+    def handle(
+        self, session: Any, message: messages.ClientMessage, make_check: Callable[[], AuthorizationCheck], /
+    ) -> Coroutine[Any, Any, None] | None:
+        """Do what a client asks on its stream; the coroutine, if any, decides a subscription."""
+
+    def deliver(self, connection_id: str, payload: Payload) -> None:
+        """Send one connection a message; raises UnknownConnection."""
+
+    def deliver_all(self, payload: Payload, *, version: str | None, route: str | None) -> int:
+        """Send all connections a message, or those of one version or route. Returns to how many."""
+
+    def page_here(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
+        """Return a page of the node's connections."""
+
+    async def sorted_page_here(
+        self,
+        order: paging.Order,
+        *,
+        version: str | None,
+        route: str | None,
+        limit: int,
+        after: paging.Position | None,
+    ) -> paging.SortedRows:
+        """Return the node's first connections after a position in an order."""
+
+    def replace_here(self, handle: str) -> bool:
+        """End a stream because a new one takes its place. Returns whether there was one."""
+
+    def revoke_here(self, connection_id: str) -> bool:
+        """Withdraw a viewer's right. Returns whether it had one."""
+
+    def release_here(self, version: str, number: int) -> int:
+        """Declare a version current. Returns the number of streams that were told."""
+
+    async def answer(self, check: AuthorizationCheck, /) -> Grant | None:
+        """Run a check, and take every failure for a denial."""
+
+
+class ListeningSocket(Protocol):
+    """A socket by which requests come in."""
+
+    @property
+    def open(self) -> bool:
+        """It still listens."""
+
+
+class LocalNode(CommandTarget, Protocol):
+    """What membership uses of a node, beside what the command handlers do."""
+
+    @property
+    def config(self) -> Config:
+        """Checked settings."""
+
+    @property
+    def ordinal(self) -> int:
+        """Which of the nodes of one base path in one process it is."""
+
+    @property
+    def draining(self) -> bool:
+        """The application wants no more streams."""
+
+    @property
+    def sessions(self) -> Collection[object]:
+        """The open streams."""
+
+    def adopt_listener(self, server: tuple[Any, ...] | None) -> ListeningSocket | None:
+        """Return the listening socket behind an ASGI scope's `server` value, if it can be found."""
+
+    def listening_addresses(self, server: tuple[Any, ...]) -> list[str]:
+        """Return the addresses of the listening sockets behind an ASGI scope's `server` value."""
+
+    def use(self, figures: FigureSource) -> None:
+        """Take the figures from another source from now on."""
+
+    def check_from_description(self, request: Mapping[str, Any]) -> AuthorizationCheck | None:
+        """Make a check for a request that came in at another node; None: it cannot be made here."""

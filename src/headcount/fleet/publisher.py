@@ -1,0 +1,174 @@
+"""
+Whom this node tells its figures: the nodes that watch it, for as long as they do.
+
+core/interests.py says who and when, core/publication.py says what; here are the timer and the messages.
+
+Tests: tests/fleet/backends/test_conformance.py, tests/core/test_interests.py, tests/core/test_publication.py.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from ..core import fleet_messages
+from ..core.interests import Interests
+from ..core.publication import Publication
+from ..core.stats import Stats
+from .channel import Channel
+from .local_node import Releases
+from .own_share import OwnShare
+
+logger = logging.getLogger("headcount")
+
+
+class Publisher:
+    """
+    Publishes this node's share. All but `publish_soon` runs in the backend's loop, with the node's lock held.
+
+    Args:
+        channel: To the other nodes.
+        own_share: Where the changes come from.
+        publication: What the other nodes are told.
+        releases: Which version was declared current.
+        lock: The node's.
+        clock: Monotonic seconds.
+        start_ticking: Called when there is a watcher, so that `tick` is called from then on.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        own_share: OwnShare,
+        publication: Publication,
+        releases: Releases,
+        lock: threading.RLock,
+        clock: Callable[[], float],
+        start_ticking: Callable[[], None],
+    ) -> None:
+        self.interests = Interests()
+        self.publication = publication
+        self._channel = channel
+        self._own_share = own_share
+        self._releases = releases
+        self._lock = lock
+        self._clock = clock
+        self._start_ticking = start_ticking
+        self._timer: asyncio.TimerHandle | None = None
+        self._logged_too_large = False
+
+    def publish_soon(self) -> None:
+        """Publish what changed here, if anything did and another node watches. From any loop, after every change."""
+        if self.interests and self._own_share.pending:
+            self._channel.call(self._schedule)
+
+    def on_interest(self, interest: fleet_messages.Interest) -> None:
+        """Note that a node watches this one, or does not any more."""
+        if self.interests.receive(interest, self._clock()):
+            self._interests_changed()
+
+    def on_left(self, node: str) -> None:
+        """Note that a node is gone."""
+        if self.interests.remove(node):
+            self._interests_changed()
+
+    def on_report_request(self, request: fleet_messages.ReportRequest) -> None:
+        """Send a node the whole report."""
+        if request.node not in self.interests and self._channel.backend is not None:
+            # The node watches, so its interest was lost, or is still on its way.
+            ttl = 3 * self._channel.heartbeat
+            self.on_interest(fleet_messages.Interest(node=request.node, ttl=ttl, interval=1.0, rows=request.rows))
+        self._own_share.absorb()
+        if request.rows > self.publication.rows:
+            self._show_rows(request.rows)
+        report = self.publication.report(
+            self._own_share.registry.snapshot(), rows=request.rows > 0, released=self._releases.released
+        )
+        data = fleet_messages.encode(report)
+        while report.rows and len(data) > fleet_messages.MAX_BYTES:
+            report = msgspec.structs.replace(report, rows=report.rows[: len(report.rows) // 2])
+            data = fleet_messages.encode(report)
+        if len(data) <= fleet_messages.MAX_BYTES:
+            self._channel.send_bytes(request.node, data)
+        elif not self._logged_too_large:
+            self._logged_too_large = True
+            logger.error(
+                "Fleet: this node's report has %d MiB, more than other nodes accept, so their figures are partial. "
+                "Lower max_routes or max_versions, or have pages send patterns such as /order/:id as routes.",
+                len(data) >> 20,
+            )
+
+    def on_flush_request(self, request: fleet_messages.FlushRequest) -> None:
+        """Publish now what is pending, and answer up to where that is."""
+        self._own_share.absorb()
+        self._publish()
+        self._channel.send(
+            request.node,
+            fleet_messages.Heartbeat(node=self._channel.node, sequence=self.publication.sequence, re=request.re),
+        )
+
+    def leave_message(self) -> bytes:
+        """Return the last message of this node."""
+        leave = fleet_messages.Leave(node=self._channel.node, sequence=self.publication.sequence)
+        return fleet_messages.encode(leave)
+
+    def tick(self, now: float) -> None:
+        """Forget watchers that are gone, and send a heartbeat after a quiet time."""
+        if self.interests.expire(now):
+            self._interests_changed()
+        if not self.interests.is_quiet(now, self._channel.heartbeat):
+            return
+        self._publish()
+        if self.interests.is_quiet(now, self._channel.heartbeat):
+            self.interests.heartbeat_sent(now)
+            heartbeat = fleet_messages.Heartbeat(node=self._channel.node, sequence=self.publication.sequence)
+            self._channel.publish(fleet_messages.encode(heartbeat))
+
+    def stop(self) -> None:
+        """Forget all watchers, and the timer of a loop that is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.interests.clear():
+            self._interests_changed()
+
+    def _interests_changed(self) -> None:
+        if not self.interests:
+            self.publication.show_rows(0, Stats())
+            self._own_share.set_published(False)
+            return
+        self._own_share.set_published(True)
+        self._show_rows(self.interests.rows)
+        self._start_ticking()
+
+    def _show_rows(self, rows: int) -> None:
+        if rows > self.publication.rows or (not rows and self.publication.rows):
+            # What is pending belongs to the chain of deltas that ends here.
+            self._publish()
+            self.publication.show_rows(rows, self._own_share.registry.snapshot())
+            self._schedule()
+
+    def _schedule(self) -> None:
+        with self._lock:
+            if self._timer is None and self._channel.loop is not None and self.interests:
+                # Not in place: what else happens in this turn of the loop goes into the same delta.
+                delay = self.interests.delay(self._clock())
+                self._timer = self._channel.loop.call_later(delay, self._publish_scheduled)
+
+    def _publish_scheduled(self) -> None:
+        with self._lock:
+            self._timer = None
+            self._publish()
+
+    def _publish(self) -> None:
+        if self._channel.backend is None or not self.interests:
+            return
+        self._own_share.absorb()
+        delta = self.publication.drain_changes()
+        if delta is not None:
+            self.interests.published(self._clock())
+            data = fleet_messages.encode(delta)
+            if len(data) <= fleet_messages.MAX_BYTES:  # else all ask for the whole report
+                self._channel.publish(data)

@@ -1,0 +1,123 @@
+"""
+Figures of this moment, for a caller that does not watch: every node publishes what it has and says up to where.
+
+Tests: tests/fleet/backends/test_conformance.py, tests/core/test_report_requests.py.
+"""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from ..core import fleet_messages
+from ..core.fleet import Fleet
+from ..core.report_requests import FlushRound
+from .channel import Channel
+from .watcher import CATCH_UP, Watcher
+
+
+class Refresher:
+    """
+    Brings the figures up to date, in one round at a time. In the backend's loop.
+
+    Args:
+        channel: To the other nodes.
+        fleet: What is held of them.
+        watcher: Listens to them.
+        lock: The node's.
+        clock: Monotonic seconds.
+        changed: Schedules a push to the viewers.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        fleet: Fleet,
+        watcher: Watcher,
+        lock: threading.RLock,
+        clock: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        self._channel = channel
+        self._fleet = fleet
+        self._watcher = watcher
+        self._lock = lock
+        self._clock = clock
+        self._changed = changed
+        self._numbers = itertools.count(1)
+        self._turn: asyncio.Lock | None = None
+        self._started = float("-inf")
+        self._with_rows = False
+        self._round: tuple[FlushRound, asyncio.Future[None]] | None = None
+
+    async def refresh(self, called: float, *, rows: bool) -> None:
+        """
+        Wait until the figures are no older than `called`, or `CATCH_UP` is over.
+
+        Args:
+            called: When the caller asked.
+            rows: With connections.
+        """
+        with self._lock:
+            self._watcher.touch(rows=rows)
+        if self._turn is None:
+            self._turn = asyncio.Lock()
+        async with self._turn:
+            if self._started >= called and (self._with_rows or not rows):
+                return  # a round that began after the call has what the caller wants
+            self._started, self._with_rows = self._clock(), rows
+            deadline = self._clock() + CATCH_UP
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CATCH_UP):
+                    await self._watcher.learn_members()
+            await self._flush_all(deadline)
+            await self._watcher.wait_complete(max(0.0, deadline - self._clock()))
+
+    def on_heartbeat(self, heartbeat: fleet_messages.Heartbeat) -> None:
+        """Note up to where a node has published. The lock is held."""
+        if self._round is not None and heartbeat.re:
+            self._round[0].answered(heartbeat.node, heartbeat.re, heartbeat.sequence)
+
+    def on_applied(self, node: str) -> None:
+        """Note that something of a node was applied. The lock is held."""
+        if self._round is not None:
+            self._round[0].arrived(node, self._fleet.sequence(node))
+            self._end_complete_round()
+
+    def on_left(self, node: str) -> None:
+        """Wait no longer for a node that is gone. The lock is held."""
+        if self._round is not None:
+            self._round[0].left(node)
+            self._end_complete_round()
+
+    def forget_loop(self) -> None:
+        """Drop what belonged to a loop that is over."""
+        self._turn = None
+        self._started = float("-inf")
+        self._round = None
+
+    def _end_complete_round(self) -> None:
+        if self._round is not None and self._round[0].complete and not self._round[1].done():
+            self._round[1].set_result(None)
+
+    async def _flush_all(self, deadline: float) -> None:
+        with self._lock:
+            others = [node for node in self._fleet.responsive_nodes() if node != self._channel.node]
+            if not others or not self._channel.active or self._channel.loop is None:
+                return
+            asked = self._clock()
+            flush, future = FlushRound(next(self._numbers), others), self._channel.loop.create_future()
+            self._round = (flush, future)
+        self._channel.announce(fleet_messages.FlushRequest(node=self._channel.node, re=flush.number))
+        patience = max(0.0, deadline - asked)
+        try:
+            await asyncio.wait_for(future, patience)
+        except TimeoutError:
+            # What these nodes reported before may be old by now, and a caller that wants the figures of this moment
+            # should know. Where the store took the time to list the nodes, they had none to answer.
+            with self._lock:
+                if patience >= CATCH_UP / 2 and self._fleet.mark_silent(flush.pending, asked):
+                    self._changed()
+        finally:
+            self._round = None

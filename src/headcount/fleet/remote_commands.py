@@ -1,0 +1,364 @@
+"""
+What other nodes do for this one: commands and questions about connections that they own.
+
+Tests: tests/fleet/backends/test_two_sites.py.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from ..authorization.authorizer import AuthorizationCheck, Grant
+from ..core import fleet_messages, identity, messages, paging
+from ..core.fleet_messages import Released
+from ..core.rows import is_valid_row
+from ..errors import UNKNOWN_HANDLE, Malformed, UnknownConnection
+from .calls import Caller, NoCaller
+from .local_node import CommandTarget
+
+MAX_PENDING: Final = 256
+"""Requests to watch that came here for connections of other nodes, and are not decided yet."""
+
+MIN_PORTION: Final = 16
+"""Rows that a node is asked for at least when connections are sorted."""
+
+MAX_CONCURRENT_PORTIONS: Final = 64
+"""Nodes that are asked for rows at the same time for one page; the others wait, and so leave room for commands."""
+
+ALL_TIMEOUT: Final = 2.0
+"""Seconds in which all nodes must answer what is asked of all."""
+
+SUBSCRIBE_SLACK: Final = 5.0
+"""Seconds that a subscription may take beside the two checks of the right."""
+
+
+class _Pending(NamedTuple):
+    owner: str
+    make_check: Callable[[], AuthorizationCheck]
+
+
+class PendingChecks:
+    """Checks for connections of other nodes, by the number of the `Subscribe` that went to the owner. Bounded."""
+
+    def __init__(self) -> None:
+        self._pending: dict[int, _Pending] = {}
+
+    def add(self, number: int, owner: str, make_check: Callable[[], AuthorizationCheck]) -> None:
+        """Remember how to check the request, until its owner asks for it. The oldest gives way."""
+        while len(self._pending) >= MAX_PENDING:
+            del self._pending[next(iter(self._pending))]
+        self._pending[number] = _Pending(owner, make_check)
+
+    def pop(self, number: int, owner: str) -> AuthorizationCheck | None:
+        """Return the check for a request that went to this owner, once; None: there is none."""
+        pending = self._pending.get(number)
+        if pending is None or pending.owner != owner:
+            return None
+        del self._pending[number]
+        return pending.make_check()
+
+    def discard(self, number: int) -> None:
+        """Forget a request."""
+        self._pending.pop(number, None)
+
+
+class RemoteCommands:
+    """
+    Commands for the owners of connections, and pages of the connections of all nodes.
+
+    Args:
+        node: This node.
+        authorize_timeout: Seconds in which an application's hook must decide.
+        pending: Where the checks wait that an owner will ask for.
+    """
+
+    def __init__(self, node: CommandTarget, authorize_timeout: float, pending: PendingChecks) -> None:
+        self.calls: Caller = NoCaller()
+        """The way to the other nodes, once there are any."""
+        self._node = node
+        self._authorize_timeout = authorize_timeout
+        self._pending = pending
+
+    async def forward(
+        self, handle: str, message: messages.ClientMessage, make_check: Callable[[], AuthorizationCheck]
+    ) -> None:
+        """
+        Have the owner of a connection do what a POST asks.
+
+        Raises:
+            UnknownConnection: No node owns it.
+            Malformed: Its owner cannot do that.
+            Busy: Too many questions wait already.
+        """
+        owner, name = self._owner_of(handle), self._node.id
+        match message:
+            case messages.RouteUpdate(route=route):
+                answer = await self.calls.call(
+                    owner, lambda re: fleet_messages.Navigate(node=name, re=re, handle=handle, route=route)
+                )
+            case messages.SubscribeStats(deltas=deltas):
+                answer = await self._subscribe(owner, handle, make_check, deltas=deltas)
+            case messages.Tabs(set=tabs, remove=remove):
+                answer = await self.calls.call(
+                    owner,
+                    lambda re: fleet_messages.ReportTabs(node=name, re=re, handle=handle, set=tabs, remove=remove),
+                )
+            case messages.UnsubscribeStats():
+                answer = await self.calls.call(
+                    owner, lambda re: fleet_messages.Unsubscribe(node=name, re=re, handle=handle)
+                )
+            case _:
+                raise AssertionError(f"{message} does not come by POST")
+        if answer.malformed:
+            raise Malformed(answer.malformed)
+        if not answer.ok:
+            raise UnknownConnection(UNKNOWN_HANDLE)
+
+    def replace(self, handle: str) -> None:
+        """Have the owner of a stream end it, because a new one here takes its place. Does not wait for it."""
+        try:
+            owner = self._owner_of(handle)
+        except UnknownConnection:
+            return
+        if len(handle) <= identity.MAX_HANDLE:
+            self.calls.notify(owner, fleet_messages.Replace(node=self._node.id, handle=handle))
+
+    async def send(self, connection_id: str, message: bytes) -> None:
+        """
+        Have the owner of a connection send it a message.
+
+        Raises:
+            UnknownConnection: No node owns it.
+            Busy: Too many questions wait already.
+        """
+        try:
+            answer = await self.calls.call(
+                self._owner_of(connection_id),
+                lambda re: fleet_messages.Send(node=self._node.id, re=re, id=connection_id, message=message),
+            )
+        except UnknownConnection:
+            answer = None
+        if answer is None or not answer.ok:
+            raise UnknownConnection(f"No open connection has the id {connection_id.partition('.')[0]}.")
+
+    async def broadcast(self, message: bytes, version: str | None, route: str | None) -> int:
+        """Have all other nodes send a message. Returns to how many connections they handed it."""
+        answers = await self.calls.call_all(
+            lambda re: fleet_messages.Broadcast(
+                node=self._node.id, re=re, message=message, version=version, route=route
+            ),
+            ALL_TIMEOUT,
+        )
+        return sum(answer.count for answer in answers)
+
+    async def release(self, released: Released) -> int:
+        """Have all other nodes declare a version current. Returns to how many streams they handed it."""
+        answers = await self.calls.call_all(
+            lambda re: fleet_messages.Release(
+                node=self._node.id, re=re, version=released.version, number=released.number
+            ),
+            ALL_TIMEOUT,
+        )
+        return sum(answer.count for answer in answers)
+
+    async def revoke(self, connection_id: str) -> bool:
+        """Have the owner of a connection withdraw its right. Returns False if it had none."""
+        try:
+            answer = await self.calls.call(
+                self._owner_of(connection_id),
+                lambda re: fleet_messages.Revoke(node=self._node.id, re=re, id=connection_id),
+            )
+        except UnknownConnection:
+            return False
+        return answer.ok
+
+    async def page(
+        self, *, version: str | None, route: str | None, limit: int, cursor: paging.Cursor
+    ) -> paging.ConnectionPage:
+        """
+        Page through the connections of all nodes, node by node.
+
+        Args:
+            version: Only those of this version.
+            route: Only those on this route.
+            limit: Rows at most.
+            cursor: Where the page begins.
+        """
+        others = await self.calls.other_nodes()
+        nodes = sorted(node for node in {self._node.id, *others} if node >= cursor.node)
+        found = paging.ConnectionPage([], None, partial=False)
+        for index, node in enumerate(nodes):
+            after = cursor.after if node == cursor.node else 0
+            limit_here = limit - len(found.rows)
+            page = await self._page_of(node, version=version, route=route, limit=limit_here, after=after)
+            if page is None:
+                found = found._replace(partial=True)
+                continue
+            found.rows.extend(page.rows)
+            if page.next is not None:
+                return found._replace(cursor=paging.Cursor(node, page.next))
+            if len(found.rows) >= limit:
+                following = paging.Cursor(nodes[index + 1], 0) if index + 1 < len(nodes) else None
+                return found._replace(cursor=following)
+        return found
+
+    async def sorted_page(
+        self,
+        order: paging.Order,
+        *,
+        version: str | None,
+        route: str | None,
+        limit: int,
+        after: paging.Position | None,
+    ) -> paging.SortedRows:
+        """
+        Page through the connections of all nodes in one order.
+
+        Each node is asked for its share of the page and some more; and again, for twice as much, as long as it may have
+        rows that belong to the page. That is at most `limit` rows a node, and next to nothing beyond the page where
+        connections are spread evenly.
+
+        Raises:
+            Busy: Too many questions wait already.
+        """
+        others = await self.calls.other_nodes()
+        asked: dict[str, paging.Position | None] = dict.fromkeys([self._node.id, *others], after)
+        portion = min(limit, max(MIN_PORTION, 2 * limit // len(asked)))
+        merge, partial = paging.Merge(order, limit), False
+        places = asyncio.Semaphore(MAX_CONCURRENT_PORTIONS)
+
+        async def ask(node: str, after: paging.Position | None) -> paging.SortedRows | None:
+            async with places:
+                return await self._portion_of(node, order, version=version, route=route, limit=portion, after=after)
+
+        while asked:
+            answers = await asyncio.gather(*(ask(node, position) for node, position in asked.items()))
+            for node, answer in zip(asked, answers, strict=True):
+                if answer is None:
+                    partial = True
+                    merge.feed(node, [], more=False)
+                else:
+                    merge.feed(node, answer.rows, more=answer.more)
+            asked = {**merge.wanted()}
+            portion = min(limit, 2 * portion)
+        return paging.SortedRows(merge.rows, merge.more, partial)
+
+    async def check(self, node: str, of: int) -> fleet_messages.Answer:
+        """Have another node check the right to watch, on the request that it received."""
+        return await self.calls.call(
+            node,
+            lambda re: fleet_messages.AuthorizeRequest(node=self._node.id, re=re, of=of),
+            2 * self._authorize_timeout,
+        )
+
+    def _owner_of(self, connection_id: str) -> str:
+        owner = identity.owner_of(connection_id)
+        if owner is None or owner == self._node.id:
+            raise UnknownConnection(UNKNOWN_HANDLE)
+        return owner
+
+    async def _subscribe(
+        self, owner: str, handle: str, make_check: Callable[[], AuthorizationCheck], *, deltas: bool
+    ) -> fleet_messages.Answer:
+        number = self.calls.next_number()
+        self._pending.add(number, owner, make_check)
+        try:
+            answer = await self.calls.call(
+                owner,
+                lambda re: fleet_messages.Subscribe(node=self._node.id, re=re, handle=handle, deltas=deltas),
+                2 * self._authorize_timeout + SUBSCRIBE_SLACK,
+                number,
+            )
+        except BaseException:
+            self._pending.discard(number)
+            raise
+        if answer.count or not answer.ok:
+            self._pending.discard(number)  # else its turn is still to come
+        return answer
+
+    async def _page_of(
+        self, node: str, *, version: str | None, route: str | None, limit: int, after: int
+    ) -> paging.LocalPage | None:
+        """Return a page of one node; None: it did not answer."""
+        if node == self._node.id:
+            return self._node.page_here(version=version, route=route, limit=limit, after=after)
+        try:
+            answer = await self.calls.call(
+                node,
+                lambda re: fleet_messages.Page(
+                    node=self._node.id, re=re, limit=limit, after=after, version=version, route=route
+                ),
+            )
+        except UnknownConnection:
+            return None
+        return paging.LocalPage([row for row in answer.rows[:limit] if is_valid_row(row, node)], answer.next)
+
+    async def _portion_of(
+        self,
+        node: str,
+        order: paging.Order,
+        *,
+        version: str | None,
+        route: str | None,
+        limit: int,
+        after: paging.Position | None,
+    ) -> paging.SortedRows | None:
+        """Return the first rows of one node; None: it did not answer."""
+        if node == self._node.id:
+            return await self._node.sorted_page_here(order, version=version, route=route, limit=limit, after=after)
+        try:
+            answer = await self.calls.call(
+                node,
+                lambda re: fleet_messages.SortedPage(
+                    node=self._node.id, re=re, limit=limit, sort=str(order), after=after, version=version, route=route
+                ),
+            )
+        except UnknownConnection:
+            return None
+        if not answer.ok:
+            return None
+        rows = [row for row in answer.rows[:limit] if is_valid_row(row, node)]
+        return paging.SortedRows(rows, answer.next is not None)
+
+
+class RemoteCheck:
+    """
+    Checks the right of a viewer whose request came to another node: there the first time, here from then on.
+
+    Args:
+        remote: Commands to other nodes.
+        node: Where the request is.
+        of: Its number there.
+        check_from_description: Makes a check of what that node described; None: it cannot be made here.
+    """
+
+    def __init__(
+        self,
+        remote: RemoteCommands,
+        node: str,
+        of: int,
+        check_from_description: Callable[[Mapping[str, Any]], AuthorizationCheck | None],
+    ) -> None:
+        self._remote = remote
+        self._node = node
+        self._of = of
+        self._check_from_description = check_from_description
+        self._first = True
+        self._again: AuthorizationCheck | None = None
+
+    async def __call__(self) -> Grant | None:
+        """Return what the viewer may see now, or None."""
+        if not self._first:
+            return await self._again() if self._again is not None else None
+        self._first = False
+        answer = await self._remote.check(self._node, self._of)
+        if not answer.ok or answer.grant is None or answer.request is None:
+            return None
+        self._again = self._check_from_description(answer.request)
+        return msgspec.convert(answer.grant, Grant)
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return nothing: a request is handed on once."""
+        return None

@@ -1,0 +1,343 @@
+"""
+Whose figures this node asks for: while a viewer watches here, those of all nodes.
+
+This node then listens, says so every heartbeat (`Interest`), and asks each node whose report is missing
+(`ReportRequest`). core/fleet.py holds what comes, core/report_requests.py says whom to ask and for how many rows.
+
+Tests: tests/fleet/backends/test_conformance.py, tests/core/test_report_requests.py.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from ..config import Config
+from ..core import fleet_messages
+from ..core.fleet import Fleet
+from ..core.interests import publish_interval
+from ..core.report_requests import SMALL_FLEET, ReportRequests, row_quota
+from .channel import Channel
+from .local_node import Releases
+from .own_share import OwnShare
+
+LINGER: Final = 10.0
+"""Seconds for which this node goes on to listen after the last look, because dashboards reload and programs poll."""
+
+CATCH_UP: Final = 1.0
+"""Seconds that a viewer waits for the figures of nodes that do not answer, before it gets partial ones."""
+
+
+class Watcher:
+    """
+    Listens to the other nodes. Called with the node's lock held; what sends runs in the backend's loop.
+
+    Args:
+        channel: To the other nodes.
+        fleet: Where their reports go.
+        own_share: This node's own part of it.
+        releases: Which version was declared current.
+        config: Checked settings.
+        lock: The node's.
+        clock: Monotonic seconds.
+        changed: Schedules a push to the viewers.
+        shows_rows: Says whether a viewer here sees connections.
+        start_ticking: Called when this node begins to listen, so that `tick` is called from then on.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        fleet: Fleet,
+        own_share: OwnShare,
+        releases: Releases,
+        config: Config,
+        lock: threading.RLock,
+        clock: Callable[[], float],
+        *,
+        changed: Callable[[], None],
+        shows_rows: Callable[[], bool],
+        start_ticking: Callable[[], None],
+    ) -> None:
+        self.ready = True
+        """The reports of all nodes are here, or had time to come; until then viewers get no figures."""
+        self.watching = False
+        """This node listens to the others."""
+        self._channel = channel
+        self._fleet = fleet
+        self._own_share = own_share
+        self._releases = releases
+        self._config = config
+        self._lock = lock
+        self._clock = clock
+        self._changed = changed
+        self._shows_rows = shows_rows
+        self._start_ticking = start_ticking
+        self._watched = False
+        """A viewer watches here."""
+        self._lingers_until = 0.0
+        self._rows_until = 0.0
+        self._connected = True
+        self._members_known = False
+        self._interest_due = 0.0
+        self._rows = 0
+        """How many rows of each node are asked for."""
+        self._requests = ReportRequests()
+        self._ready_timer: asyncio.TimerHandle | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        """What waits for complete figures."""
+
+    @property
+    def complete(self) -> bool:
+        """The report of every node is here that can be expected to send one."""
+        if not self.watching or not self._channel.active:
+            return True
+        return self._members_known and not self._fleet.is_incomplete(rows=self._rows > 0)
+
+    def watch(self) -> None:
+        """Listen to the others until `unwatch`, because a viewer watches here."""
+        self._watched = True
+        self._start()
+
+    def unwatch(self) -> None:
+        """Listen a little longer, and then no more."""
+        self._watched = False
+        self._lingers_until = self._clock() + LINGER
+
+    def touch(self, *, rows: bool, linger: float | None = None) -> None:
+        """Listen for `linger` seconds, else `LINGER`; with `rows`, ask for connections, too."""
+        now = self._clock()
+        self._lingers_until = max(self._lingers_until, now + (LINGER if linger is None else linger))
+        if rows:
+            self._rows_until = now + LINGER
+        self._start()
+
+    def viewers_changed(self) -> None:
+        """Ask for as many rows as the viewers here may see now."""
+        if self.watching and self._channel.active and self._row_quota() != self._rows:
+            self._channel.call(self._announce_interest)
+            self._channel.call(self._request_reports)
+
+    def begin(self) -> None:
+        """Listen by the backend, which runs now. In its loop."""
+        with self._lock:
+            loop = self._channel.loop
+            if self._channel.backend is None or loop is None or not self.watching:
+                return
+            self._channel.listen(on=True)
+            if self._connected:
+                # While the others cannot be reached, their silence lasts as long as that, however often a viewer looks.
+                self._fleet.restart_deadlines(self._clock())
+            self._announce_interest()
+            self._start_ticking()
+            if not self.ready and self._ready_timer is None:
+                self._ready_timer = loop.call_later(CATCH_UP, self._set_ready)
+            self._channel.start_task(self.learn_members())
+
+    def forget_loop(self) -> None:
+        """Drop what belonged to a loop that is over."""
+        if self._ready_timer is not None:
+            self._ready_timer.cancel()
+            self._ready_timer = None
+        self._waiting.clear()
+        self._members_known = False
+        self.ready = True
+
+    def set_connected(self, connected: bool) -> None:
+        """Note whether the other nodes can be reached at all."""
+        self._connected = connected
+        self._update_connectivity()
+
+    def on_joined(self, node: str) -> None:
+        """Note that a node is there, and ask for its report."""
+        if self._channel.backend is None or not (self.watching or self._channel.detects_failures):
+            return
+        new = self._fleet.expect(node, self._clock())
+        if not self.watching:
+            return
+        if new:
+            self._changed()
+        self._requests.close(node)  # what was sent before the node could be reached is lost
+        self._channel.send(node, self._interest())
+        self._request([node])
+
+    def on_left(self, node: str, sequence: int | None) -> None:
+        """Note that a node is gone."""
+        self._requests.close(node)
+        if self._fleet.leave(node, sequence):
+            self._changed()
+        self.check_complete()
+
+    def on_report(self, report: fleet_messages.Report) -> None:
+        """Receive a node's whole report."""
+        self._requests.close(report.node)
+        if self.watching:
+            self._applied(report.node, changed=self._fleet.receive(report, self._clock()))
+            self._request_reports()
+
+    def on_delta(self, delta: fleet_messages.Delta) -> None:
+        """Receive what changed at a node."""
+        if self.watching:
+            self._applied(delta.node, changed=self._fleet.update(delta, self._clock()))
+
+    def on_heartbeat(self, heartbeat: fleet_messages.Heartbeat) -> None:
+        """Receive a node's sign of life."""
+        if self.watching:
+            node = heartbeat.node
+            self._applied(node, changed=self._fleet.heartbeat(node, heartbeat.sequence, self._clock()))
+
+    def tick(self, now: float) -> None:
+        """Notice who is silent, ask again, and stop to listen when nobody has looked for long."""
+        if not self.watching:
+            return
+        if not self._watched and now >= self._lingers_until:
+            self._stop()
+            return
+        if not self._watched:
+            self._own_share.absorb()  # else the viewers' pushes do
+        expired = self._fleet.expire(now, drop=not self._channel.detects_failures)
+        if expired.changed:
+            self._changed()
+        if self._channel.backend is not None:
+            for node in expired.dropped:
+                self._channel.backend.forget(node)
+        self._requests.time_out(now)
+        if now >= self._interest_due:
+            self._announce_interest()
+            self._channel.start_task(self.learn_members())
+        self._request_reports()
+        self.check_complete()
+
+    async def learn_members(self) -> None:
+        """Ask the backend which nodes there are. Takes the lock itself."""
+        backend = self._channel.backend
+        if backend is None:
+            return
+        members = await backend.members()
+        with self._lock:
+            if members is None or not self.watching or self._channel.backend is not backend:
+                return
+            now = self._clock()
+            changed = False
+            for node in members:
+                if node != self._channel.node:
+                    changed |= self._fleet.expect(node, now)
+            # A store that was emptied does not list a node that has not found back to it; one that spoke stays.
+            for node in self._fleet.never_reported() - set(members):
+                changed |= self._fleet.leave(node)
+            self._members_known = True
+            self._update_connectivity()
+            if changed:
+                self._changed()
+            self.viewers_changed()
+            self._request_reports()
+            self.check_complete()
+
+    async def wait_complete(self, timeout: float) -> None:
+        """Wait until the report of every node is here. Takes the lock itself."""
+        with self._lock:
+            if self.complete or self._channel.loop is None:
+                return
+            future: asyncio.Future[None] = self._channel.loop.create_future()
+            self._waiting.append(future)
+        try:
+            await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            pass
+        finally:
+            if future in self._waiting:
+                self._waiting.remove(future)
+
+    def check_complete(self) -> None:
+        """Wake what waits for complete figures, if they are."""
+        if (self.ready and not self._waiting) or not self.complete:
+            return
+        self._set_ready()
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def _start(self) -> None:
+        if self.watching:
+            return
+        self.watching = True
+        self._own_share.set_watched(True)
+        if self._channel.active:
+            self.ready = False
+            self._channel.call(self.begin)
+
+    def _stop(self) -> None:
+        self.watching = False
+        self._members_known = False
+        self._update_connectivity()
+        self.ready = True
+        self._requests.clear()
+        self._fleet.forget_others()
+        self._channel.listen(on=False)
+        self._channel.announce(fleet_messages.Interest(node=self._channel.node, ttl=0.0))
+        self._rows = 0
+        self._own_share.set_watched(False)
+
+    def _applied(self, node: str, *, changed: bool) -> None:
+        if changed:
+            self._changed()
+        if self._fleet.is_stale(node):
+            self._request([node])
+        self.check_complete()
+
+    def _set_ready(self) -> None:
+        with self._lock:
+            if self._ready_timer is not None:
+                self._ready_timer.cancel()
+                self._ready_timer = None
+            if not self.ready:
+                self.ready = True
+                self.viewers_changed()
+                self._changed()
+
+    def _members_are_known(self) -> bool:
+        return self._channel.backend is None or self._channel.detects_failures or self._members_known
+
+    def _update_connectivity(self) -> None:
+        connected = self._connected and self._members_are_known()
+        if self._fleet.set_disconnected(disconnected=not connected, now=self._clock()):
+            self._changed()
+
+    def _interest(self) -> fleet_messages.Interest:
+        self._rows = self._row_quota()
+        return fleet_messages.Interest(
+            node=self._channel.node,
+            ttl=3 * self._channel.heartbeat,
+            interval=publish_interval(len(self._fleet), self._config.stats_interval),
+            rows=self._rows,
+            released=self._releases.released,
+        )
+
+    def _announce_interest(self) -> None:
+        with self._lock:
+            if self._channel.backend is not None and self.watching:
+                self._interest_due = self._clock() + self._channel.heartbeat
+                self._channel.announce(self._interest())
+
+    def _row_quota(self) -> int:
+        if not (self._shows_rows() or self._clock() < self._rows_until) or not self._members_are_known():
+            return 0
+        limit = min(self._config.max_listed_connections, fleet_messages.MAX_ROWS)
+        if len(self._fleet) <= SMALL_FLEET:
+            return limit
+        return row_quota(self._fleet.totals(), limit, unreported=len(self._fleet.unreported()), before=self._rows)
+
+    def _request_reports(self) -> None:
+        """Ask for all reports that are missing."""
+        if self._requests.idle and self.watching:
+            missing = self._fleet.missing_nodes(rows=self._rows > 0)
+            self._request(node for node in missing if node != self._channel.node)
+        else:
+            self._request(())
+
+    def _request(self, nodes: Iterable[str]) -> None:
+        if self._channel.backend is None or not self.watching:
+            return
+        self._requests.add(nodes)
+        for node in self._requests.drain_due(self._clock(), self._fleet):
+            self._channel.send(node, fleet_messages.ReportRequest(node=self._channel.node, rows=self._rows))
