@@ -11,7 +11,7 @@ from headcount.environment import COMMAND_VARIABLES, variable_of
 
 @pytest.fixture(autouse=True)
 def _nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "_said", set())
+    monkeypatch.setattr(environment, "_warned", set())
 
 
 def said(caplog: pytest.LogCaptureFixture, environ: dict[str, str]) -> list[str]:
@@ -41,7 +41,7 @@ def said(caplog: pytest.LogCaptureFixture, environ: dict[str, str]) -> list[str]
 def test_a_variable_that_nobody_reads_is_told_with_those_that_are_close(
     variable: str, end: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert said(caplog, {variable: "a secret"}) == [f"Headcount knows no variable {variable} and ignores it{end}"]
+    assert said(caplog, {variable: "a secret"}) == [f"Unknown environment variable {variable} is ignored{end}"]
 
 
 def test_it_is_told_once_however_many_are_made(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,5 @@
 """
-Every setting: its default, unit, environment variable, and what is wrong with a wrong one, in a sentence.
+Every setting: its default, unit and environment variable, and the error for an invalid value.
 
 A setting given in Python wins over `HEADCOUNT_<NAME>`, which wins over the default. The environment is read when a
 `Headcount` is made, never at import.
@@ -30,7 +30,7 @@ VERSION_VARIABLES: Final = (
     "HEROKU_SLUG_COMMIT",
     "K_REVISION",
 )
-"""Where CI systems and platforms put the commit, in the order in which they are asked."""
+"""Variables in which CI systems and platforms put the commit; the first one that is set is used."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,17 +38,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     The settings of one `Headcount`. Durations are seconds.
 
     Raises:
-        ConfigError: From `load`; a value is missing or out of range.
+        ConfigError: From `load`; a value is missing or invalid.
     """
 
     version: str
     """Build id of this server's code, 1-128 characters."""
 
     update_strategy: Literal["sse", "ws", "auto"] = "sse"
-    """What clients are told to use; both endpoints are always served."""
+    """Kind of stream that clients use; both endpoints are always served."""
 
     connection_tracking: bool = True
-    """Off, streams stay open for messages, and nothing is counted."""
+    """Count connections. If off, streams stay open for messages."""
 
     route_tracking: bool = False
     """Count which route each connection is on."""
@@ -57,86 +57,86 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Keep client addresses and show them to viewers; `anonymized` cuts them to /24 and /48."""
 
     base_path: str = "/__skew"
-    """Where the endpoints are."""
+    """Path of the endpoints."""
 
     cookie: str | bool = "__nkpv"
-    """Name of the version cookie; False: none is read."""
+    """Name of the version cookie; False: no cookie is read."""
 
     backend: str = "auto"
     """
-    How nodes find one another. `auto`: the workers of this machine, if there are several; `local`: the same, and a
-    warning if they cannot be found; `memory`: this process is alone; `redis://…`: all machines that use that server.
+    How nodes find one another. `auto`: the workers of this machine, if there are several; `local`: the same, with a
+    warning if they cannot be found; `memory`: only this process; `redis://…`: all machines that use that server.
     """
 
     fleet_name: str | None = None
-    """What tells the nodes of this application from those of others on the same Redis; None: `base_path`."""
+    """Name of this application among others on the same Redis; None: `base_path`."""
 
     admin_token: str | None = None
-    """A bearer token that authorises, beside the hook."""
+    """Bearer token that authorises, in addition to the hook."""
 
     metrics_token: str | None = None
-    """A bearer token that may scrape `/metrics` and nothing else."""
+    """Bearer token that may read `/metrics` and nothing else."""
 
     authorize_url: str | None = None
-    """A URL that is asked whether a viewer may watch; it gets the viewer's cookies and Authorization, 2xx allows."""
+    """URL that decides who may watch: it gets the viewer's cookies and Authorization header; 2xx allows."""
 
     allowed_origins: tuple[str, ...] = ()
     """Other origins whose pages may connect, such as https://www.example.com; `*` allows all."""
 
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses or networks of proxies whose word about the client's address is taken; `*` trusts every peer."""
+    """Addresses or networks of proxies that are trusted to name the client's address; `*` trusts every peer."""
 
     stats_interval: float = 0.25
-    """Shortest time between two pushes to viewers; the first change after a quiet time goes out at once."""
+    """Shortest time between two pushes to viewers; the first change after a quiet time is pushed at once."""
 
     keepalive_interval: float = 20.0
     """Longest silence on a stream."""
 
     peer_timeout: float | None = 30.0
     """
-    How long sent bytes may stay unacknowledged before the kernel gives the peer up (TCP_USER_TIMEOUT, Linux). It is set
-    on the server's listening socket, so it holds for all its connections; None leaves sockets alone, and a peer whose
-    cable was pulled then stays in the figures for up to a quarter of an hour.
+    Longest time that sent bytes may stay unacknowledged before the kernel closes the connection (TCP_USER_TIMEOUT,
+    Linux). It is set on the server's listening socket, so it applies to all its connections. None leaves sockets as
+    they are; a peer whose cable was pulled then stays in the figures for up to a quarter of an hour.
     """
 
     send_timeout: float = 10.0
-    """A peer that does not read for this long is dropped."""
+    """Time without reading after which a peer is dropped."""
 
     authorize_timeout: float = 10.0
-    """A hook that takes longer means no."""
+    """Longest time of an `authorize_stats` hook; a hook that takes longer denies."""
 
     reauthorize_interval: float = 60.0
-    """How often a viewer's right is asked for again, at most 60."""
+    """Time between two checks of a viewer's right, at most 60."""
 
     viewer_timeout: float = 10.0
-    """A `viewer=1` connection without a right is closed after this long."""
+    """Time after which a `viewer=1` connection that is not authorised is closed."""
 
     hook_timeout: float = 30.0
-    """An asynchronous hook that takes longer is cancelled."""
+    """Longest time of an asynchronous hook; then it is cancelled."""
 
     body_timeout: float = 10.0
-    """The body of a POST must have arrived after this long."""
+    """Longest time until the body of a POST has arrived."""
 
     reconnect_spread: float = 5.0
-    """Clients of a draining server come back spread over this long."""
+    """Time over which the clients of a draining server reconnect."""
 
     max_connections: int | None = None
-    """Streams of this process; more are answered 503, WebSockets 1013."""
+    """Most streams of this process; more are refused with 503, WebSockets with 1013. None: no limit."""
 
     max_listed_connections: int = 1_000
-    """Rows in a snapshot; totals and maps are always whole."""
+    """Most rows in a snapshot; totals and maps are always complete."""
 
     max_versions: int = 1_000
-    """Versions counted apart; the rest under `(other)`."""
+    """Most versions with a count of their own; the rest counts under `(other)`."""
 
     max_routes: int = 10_000
-    """Routes counted apart; the rest under `(other)`."""
+    """Most routes with a count of their own; the rest counts under `(other)`."""
 
     max_queued_messages: int = 64
-    """Application messages that wait for a peer that does not read; one more drops the peer."""
+    """Most application messages queued for a peer that does not read; one more drops the peer."""
 
     max_metric_labels: int = 50
-    """Versions, and routes, that metrics tell apart; the rest under `(other)`."""
+    """Most versions, and most routes, with a metric of their own; the rest counts under `(other)`."""
 
     @classmethod
     def load(cls, settings: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> "Config":
@@ -144,19 +144,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Make a checked configuration.
 
         Args:
-            settings: What the caller gave; None counts as not given, but for `peer_timeout`, where it is a value.
+            settings: The given settings. None means not given, except for `peer_timeout`, where None is a value.
             environ: Defaults to the process's environment.
 
         Raises:
-            ConfigError: With a sentence that names the setting.
+            ConfigError: A setting is unknown, invalid or missing; the sentence names it.
         """
         environ = os.environ if environ is None else environ
         known = cls.__struct_fields__
         for name in settings:
             if name not in known:
                 raise ConfigError(
-                    f"There is no setting called {name}{did_you_mean(name, known)} "
-                    f"The settings are: {', '.join(sorted(known))}."
+                    f"Unknown setting {name}{did_you_mean(name, known)} The settings are: {', '.join(sorted(known))}."
                 )
         warn_of_unknown(environ, known)
         values: dict[str, Any] = {}
@@ -195,13 +194,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def check(self) -> None:
         """
-        Check what types cannot say.
+        Check what types cannot express.
 
         Raises:
-            WrongSetting: In a sentence.
+            WrongSetting: A value is invalid.
         """
         if not self.version:
-            raise WrongSetting("version", f"is empty; give {_TAKES['version']}.")
+            raise WrongSetting("version", f"is empty; give {_EXPECTED['version']}.")
         try:
             parse_version(self.version)
         except Malformed:
@@ -210,7 +209,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise _wrong("base_path", self.base_path)
         if self.cookie is True or (isinstance(self.cookie, str) and not _COOKIE.fullmatch(self.cookie)):
             raise _wrong("cookie", self.cookie)
-        if self.backend not in ("auto", "local", "memory") and not _is_store(self.backend):
+        if self.backend not in ("auto", "local", "memory") and not _is_redis_url(self.backend):
             raise _wrong("backend", without_password(self.backend))
         if self.fleet_name is not None and not _FLEET_NAME.fullmatch(self.fleet_name):
             raise _wrong("fleet_name", self.fleet_name)
@@ -227,12 +226,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise _wrong(name, value)
-        for name in _SECRETS:
+        for name in SECRETS:
             token = getattr(self, name)
             if token is not None and not token.strip():
-                raise WrongSetting(name, f"is empty; leave it out, or give {_TAKES[name]}.")
+                raise WrongSetting(name, f"is empty; leave it out, or give {_EXPECTED[name]}.")
             if token is not None and not token.isprintable():
-                raise WrongSetting(name, f"has a line end or the like in it; give {_TAKES[name]}.")
+                raise WrongSetting(name, f"contains a line break or another control character; give {_EXPECTED[name]}.")
         if self.authorize_url is not None and not _is_url(self.authorize_url):
             raise _wrong("authorize_url", self.authorize_url)
         for origin in self.allowed_origins:
@@ -246,10 +245,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
-"""Of `backend` URLs."""
+"""Schemes of `backend` URLs."""
 
 _FLEET_NAME: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}")
-_SECRETS: Final = ("admin_token", "metrics_token")
+SECRETS: Final = ("admin_token", "metrics_token")
 
 _DURATIONS: Final = (
     "stats_interval",
@@ -269,71 +268,71 @@ _LIMITS: Final = (
     "max_metric_labels",
 )
 
-_TAKES: Final[Mapping[str, str]] = {
-    "version": "the build id of this server's code, 1-128 characters and no control character",
+_EXPECTED: Final[Mapping[str, str]] = {
+    "version": "the build id of this server's code, 1-128 characters without control characters",
     "update_strategy": "sse, ws or auto",
     "connection_tracking": "True or False",
     "route_tracking": "True or False",
     "ip_tracking": "True, False or anonymized",
     "base_path": "a path with a leading and no trailing slash, such as /__skew",
     "cookie": "a name of letters, digits, - and _ only, or False for none",
-    "backend": "auto, local, memory, or a URL such as redis://localhost:6379/0, with / ? # @ % of a password written "
-    "as %2F %3F %23 %40 %25",
-    "fleet_name": "1-64 letters, digits and any of . _ / - in it, such as shop",
-    "admin_token": "a long random text, made with: openssl rand -hex 24",
-    "metrics_token": "a long random text, made with: openssl rand -hex 24",
+    "backend": "auto, local, memory, or a URL such as redis://localhost:6379/0; in its password, write / ? # @ % as "
+    "%2F %3F %23 %40 %25",
+    "fleet_name": "1-64 letters, digits, dots, _, / and -, such as shop",
+    "admin_token": "a long random text, such as the output of: openssl rand -hex 24",
+    "metrics_token": "a long random text, such as the output of: openssl rand -hex 24",
     "authorize_url": "an http:// or https:// URL",
-    "allowed_origins": "origins as browsers write them, such as https://www.example.com: scheme and host only, in "
-    "lower case, and a port only when it is not the scheme's own",
+    "allowed_origins": "origins as browsers send them, such as https://www.example.com: scheme and host in lower case, "
+    "and the port if it is not the default of the scheme",
     "trusted_proxies": "addresses or networks such as 10.0.0.0/8, or * for all",
-    **dict.fromkeys(_DURATIONS, "seconds, more than 0 and less than a day"),
+    **dict.fromkeys(_DURATIONS, "seconds, more than 0 and less than 86400"),
     "peer_timeout": "1 to 3600 seconds, or None",
     "reauthorize_interval": "more than 0 and at most 60 seconds, because rights are re-checked at least every 60 s",
     "reconnect_spread": "0 to 3600 seconds",
     **dict.fromkeys(_LIMITS, "a whole number, at least 1"),
 }
-"""What each setting takes, as the end of a sentence that begins with what came."""
+"""Valid values of each setting: the end of a sentence that begins with the invalid value."""
 
-# Origins are compared as strings, so one that no browser ever sends would be allowed in vain.
+# Origins are compared as strings, so an origin in a form that no browser sends would never match.
 _ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _DEFAULT_PORT: Final = re.compile(r"http:.*:80|https:.*:443")
 _PATH: Final = re.compile(r"(?:/[^/?#%\s]+)+")
 _DATABASE: Final = re.compile(r"[0-9]*")
 _COOKIE: Final = re.compile(r"[A-Za-z0-9_-]+")
-# Up to the last @: whoever forgot to quote a / in a password shall not read it in a log.
+# Up to the last @: a password with a / that is not escaped must not reach a log.
 _PASSWORD_IN_URL: Final = re.compile(r"(?<=//).*@|(?<=password=)[^&'\"]*")
 
 
 def _wrong(name: str, value: Any) -> WrongSetting:
-    if name in _SECRETS:
-        shown = f"a {type(value).__name__}"  # whatever came, it may be the secret
+    if name in SECRETS:
+        shown = f"a {type(value).__name__}"  # the value itself may be the secret
     else:
         shown = f"{value:g}" if isinstance(value, float) else without_password(repr(value))
         shown = shown if len(shown) <= 80 else f"{shown[:76]} …"
     verb = "has" if name in ("allowed_origins", "trusted_proxies") and isinstance(value, str) else "is"
-    return WrongSetting(name, f"{verb} {shown}; give {_TAKES[name]}.")
+    return WrongSetting(name, f"{verb} {shown}; give {_EXPECTED[name]}.")
 
 
 def _plain(name: str, value: Any) -> Any:
     if name in ("allowed_origins", "trusted_proxies"):
-        # A single origin as a plain string is a mistake everybody makes once; characters are never meant.
+        # A single origin as a plain string is a common mistake; its characters are never meant as a list.
         return (value,) if isinstance(value, str) else value
-    if name in _SECRETS and isinstance(value, str):
-        return value.strip()  # a secret that was read from a file ends in a newline, and no header can
+    if name in SECRETS and isinstance(value, str):
+        return value.strip()  # a secret read from a file may end in a newline, which no header can hold
     return value
 
 
 def without_password(url: str) -> str:
-    """Return a URL fit for logs."""
+    """Return a URL without its password, for logs and errors."""
     return _PASSWORD_IN_URL.sub(lambda found: "…@" if found[0].endswith("@") else "…", url)
 
 
-def _is_store(url: str) -> bool:
+def _is_redis_url(url: str) -> bool:
     """
-    Say whether a URL can be one of Redis, so that a mistake in it is told at start and not by a connection that fails.
+    Return whether a URL is a valid Redis URL, so that a mistake is an error at the start and not a failed connection.
 
-    redis-py takes a database that is no number for 0, and parts of a password that is not quoted for a port, a path or
-    a fragment.
+    redis-py reads a database that is not a number as 0, and parts of a password that is not escaped as a port, a path
+    or a fragment.
     """
     try:
         parts = urlsplit(url)
@@ -345,14 +344,14 @@ def _is_store(url: str) -> bool:
     if "://" not in url or parts.scheme not in REDIS_SCHEMES or parts.fragment:
         return False
     if parts.scheme == "unix":
-        database, is_whole = "0", len(parts.path) > 1
+        database, is_complete = "0", len(parts.path) > 1
     elif parts.scheme.endswith("+sentinel"):
         service, _, database = parts.path.strip("/").partition("/")
-        is_whole = bool(service) and "@" not in parts.path and bool(parts.netloc.rpartition("@")[2])
+        is_complete = bool(service) and "@" not in parts.path and bool(parts.netloc.rpartition("@")[2])
     else:
         database = parts.path.strip("/")
-        is_whole = bool(parts.hostname) or not parts.netloc
-    return is_whole and all(_DATABASE.fullmatch(db) for db in (database, dict(pairs).get("db", "")))
+        is_complete = bool(parts.hostname) or not parts.netloc
+    return is_complete and all(_DATABASE.fullmatch(db) for db in (database, dict(pairs).get("db", "")))
 
 
 def _is_url(text: str) -> bool:
@@ -364,11 +363,11 @@ def _is_url(text: str) -> bool:
 
 
 def _version_from(environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return a version and the variable that told it."""
+    """Return the version and the variable that it came from."""
     for name in VERSION_VARIABLES:
         if environ.get(name):
             return environ[name], name
     raise NoVersion(
-        "No version is known. Pass Headcount(version=…) or set HEADCOUNT_VERSION to the build id of this deploy, for "
-        "example the commit: HEADCOUNT_VERSION=$(git rev-parse --short HEAD)."
+        "The version is missing. Pass Headcount(version=…) or set HEADCOUNT_VERSION to the build id of this deploy, "
+        "for example the commit: HEADCOUNT_VERSION=$(git rev-parse --short HEAD)."
     )

@@ -1,8 +1,8 @@
 """
-`HEADCOUNT_*` in the environment: what a variable is called, what its text means, and which ones nobody reads.
+`HEADCOUNT_*` in the environment: the name of a setting's variable, the value of its text, and unknown variables.
 
-A variable that nobody reads is nearly always a misspelt one, whose setting then silently keeps its default. It is said
-once, and is no error: several programs may share an environment, and one of them may be newer.
+An unknown variable is nearly always a misspelt one, and its setting keeps the default. It is logged once and is not an
+error: several programs may share an environment, and one of them may be newer.
 """
 
 import difflib
@@ -53,25 +53,25 @@ COMMAND_VARIABLES: Final = frozenset(
         "YES",
     )
 )
-"""Read by options of the command line that are no settings. Here, because an application does not import those."""
+"""Variables of command line options that are not settings. They are listed here: an application does not import cli."""
 
-# What Kubernetes puts into every container beside a service whose name begins with "headcount".
-_OF_A_SERVICE: Final = re.compile(
+# Kubernetes sets these in every container of a namespace with a Service whose name begins with "headcount".
+_KUBERNETES_SERVICE: Final = re.compile(
     PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 logger = logging.getLogger("headcount")
 
 
 def variable_of(setting: str) -> str:
-    """Return the variable that holds a setting."""
+    """Return the name of a setting's variable."""
     return PREFIX + setting.upper()
 
 
 def from_text(setting: str, text: str) -> Any:
-    """Return what a text means as the value of a setting; the text itself when it needs no translation or has none."""
+    """Return the value of a setting that is given as text. A text that is not understood is returned as it is."""
     lowered = text.lower()
     match setting:
         case "allowed_origins" | "trusted_proxies":
@@ -91,12 +91,12 @@ def from_text(setting: str, text: str) -> Any:
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """
-    Return how a sentence about a wrong name ends: `; did you mean a or b?`, or a full stop when nothing is close.
+    Return the end of a sentence about an unknown name: `; did you mean a or b?`, or a full stop if no name is close.
 
     Args:
-        name: The wrong one.
-        known: The right ones.
-        prefix: What all of them begin with; compared without it, because it would make all of them alike.
+        name: The unknown name.
+        known: The known names.
+        prefix: A prefix of all names. It is left out of the comparison, because it makes all names similar.
     """
     short = [other.removeprefix(prefix) for other in known]
     close = difflib.get_close_matches(name.removeprefix(prefix), short, n=2, cutoff=0.75)
@@ -105,18 +105,18 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 def warn_of_unknown(environ: Mapping[str, str], settings: Iterable[str]) -> None:
     """
-    Log a warning about each variable of ours that nobody reads, once in this process.
+    Log a warning about each unknown HEADCOUNT_* variable, once in this process.
 
     Args:
-        environ: Where to look.
+        environ: The environment.
         settings: The names of all settings.
     """
     known = COMMAND_VARIABLES.union(map(variable_of, settings))
     for variable in sorted(environ):
-        if not variable.startswith(PREFIX) or variable in known or variable in _said:
+        if not variable.startswith(PREFIX) or variable in known or variable in _warned:
             continue
-        if _OF_A_SERVICE.fullmatch(variable):
+        if _KUBERNETES_SERVICE.fullmatch(variable):
             continue
-        _said.add(variable)
+        _warned.add(variable)
         hint = did_you_mean(variable, sorted(known), PREFIX)
-        logger.warning("Headcount knows no variable %s and ignores it%s", variable, hint)
+        logger.warning("Unknown environment variable %s is ignored%s", variable, hint)

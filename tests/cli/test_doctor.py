@@ -120,14 +120,14 @@ def test_keepalives_that_were_not_due_are_not_praised(server: Serve) -> None:
     for check in ("sse-idle", "websocket-idle"):
         [finding] = found[check]
         assert finding["level"] == "note"
-        assert "held for 1 s and not cut off; keepalives come every 3 s, so none was due" in finding["says"]
+        assert "held for 1 s and not cut off. No keepalive was due: the interval is 3 s." in finding["says"]
 
 
 def test_a_token_that_the_server_does_not_take_is_named(server: Serve) -> None:
     code, found = examined(server.origin, "--hold", "0", "--token", "wrong")
     assert code == 0
     [finding] = found["right"]
-    assert finding["says"].startswith("The server does not take this token")
+    assert finding["says"].startswith("The server does not accept this token")
     assert finding["do"].startswith("Check --token")
 
 
@@ -148,7 +148,7 @@ def test_nginx_that_buffers(server: Serve, tmp_path: Path) -> None:
         code, found = examined(f"http://127.0.0.1:{port}")
     assert code == 1
     assert set(faults(found)) == {"sse"}
-    assert "something between holds it back" in faults(found)["sse"]
+    assert "No SSE stream begins within 10 s: a proxy buffers it." in faults(found)["sse"]
     assert "proxy_buffering off" in found["sse"][0]["do"]
     assert found["websocket-idle"][0]["level"] == "ok", "WebSockets are not buffered"
 
@@ -191,10 +191,12 @@ def test_a_proxy_that_waits_until_it_has_enough(server: Serve) -> None:
     code, found = asyncio.run(examine())
     assert code == 1
     assert set(faults(found)) == {"sse"}
-    assert "something between buffers it." in faults(found)["sse"]
+    assert "no event came within 12 s: a proxy buffers it." in faults(found)["sse"]
 
 
-@pytest.mark.parametrize(("seconds", "says"), [(-3_600, "3600 s behind this one"), (90, "90 s ahead of this one")])
+@pytest.mark.parametrize(
+    ("seconds", "says"), [(-3_600, "3600 s behind this machine's"), (90, "90 s ahead of this machine's")]
+)
 def test_a_server_whose_clock_is_wrong(seconds: int, says: str) -> None:
     """Its process is told another time, as a machine without NTP is."""
     port = free_port()
@@ -219,7 +221,7 @@ main()
     clock = found["clock"][0]
     assert clock["level"] == "warning"
     assert re.sub(r"\d+", lambda number: str(round(int(number[0]), -1)), clock["says"]).endswith(f"{says}.")
-    assert clock["do"] == "Use NTP."
+    assert clock["do"] == "Synchronise both clocks by NTP."
 
 
 def test_nginx_with_a_short_timeout(server: Serve, tmp_path: Path) -> None:
@@ -228,8 +230,8 @@ def test_nginx_with_a_short_timeout(server: Serve, tmp_path: Path) -> None:
         code, found = examined(f"http://127.0.0.1:{port}")
     assert code == 1
     assert set(faults(found)) == {"sse-idle", "websocket-idle"}
-    assert "SSE is cut off after 1 s of silence, and keepalives come every 3 s." in faults(found)["sse-idle"]
-    assert "WebSocket is cut off after 1 s of silence" in faults(found)["websocket-idle"]
+    assert "The SSE stream is cut after 1 s of silence, but keepalives come every 3 s." in faults(found)["sse-idle"]
+    assert "The WebSocket stream is cut after 1 s of silence" in faults(found)["websocket-idle"]
     assert "proxy_read_timeout" in found["sse-idle"][0]["do"]
 
 
@@ -239,7 +241,7 @@ def test_nginx_that_speaks_http_1_0_to_the_server(server: Serve, tmp_path: Path)
     assert code == 1
     assert set(faults(found)) == {"upstream", "websocket"}
     assert "HTTP/1.0" in faults(found)["upstream"]
-    assert "No WebSocket opens" in faults(found)["websocket"]
+    assert "The WebSocket does not open" in faults(found)["websocket"]
     assert "proxy_http_version 1.1" in found["upstream"][0]["do"]
 
 
@@ -290,20 +292,20 @@ def test_two_processes_that_do_not_know_one_another(server: Serve, tmp_path: Pat
         with nginx(tmp_path, "both", RIGHT, more=upstream) as port:
             code, found = examined(f"http://127.0.0.1:{port}", "--hold", "0")
     assert code == 1
-    assert "At least 2 processes answer here, and each counts only its own connections." in faults(found)["processes"]
+    assert "At least 2 processes answer, and each counts only its own connections." in faults(found)["processes"]
 
 
 def test_nothing_there() -> None:
     code, found = examined("http://127.0.0.1:9")
     assert code == 1
-    assert "nothing listens there" in faults(found)["reach"]
+    assert "no server is listening" in faults(found)["reach"]
 
 
 def test_something_else_there(tmp_path: Path) -> None:
     with nginx(tmp_path, 9, "return 200 hello;") as port:
         code, found = examined(f"http://127.0.0.1:{port}")
     assert code == 1
-    assert "is not Headcount" in faults(found)["reach"]
+    assert "is not Headcount's" in faults(found)["reach"]
 
 
 def test_without_a_right_a_connection_is_counted_and_named(server: Serve) -> None:

@@ -67,7 +67,7 @@ def test_options_and_variables_say_where_and_for_which_version() -> None:
         assert httpx.get(f"{url}/health").json()["version"] == "v8"
         server.ctrl_c()
         server.wait(10)
-        assert server.out == [f"Headcount serves {url} for version v8. Ctrl-C stops it.\n", "Stopped.\n"]
+        assert server.out == [f"Headcount serves {url} for version v8. Press Ctrl-C to stop.\n", "Stopped.\n"]
         assert server.err == []
 
 
@@ -162,7 +162,7 @@ def test_without_token_and_url_nobody_may_see_and_it_says_so() -> None:
 
 def test_a_short_token_is_told_to_be_one() -> None:
     with serving(HEADCOUNT_ADMIN_TOKEN="short") as (server, _):
-        server.line("The admin token is short enough to be guessed; make one with: openssl rand -hex 24")
+        server.line("The admin token is short enough to guess; make a longer one: openssl rand -hex 24")
 
 
 # ---- how it stops
@@ -227,7 +227,7 @@ def test_every_option_can_be_set_in_the_environment_and_is_a_known_variable() ->
 
 
 V = ("--version", "v1")
-ORIGINS = "has 'a.example'; give origins as browsers write them, such as https://www.example.com: scheme and host only"
+ORIGINS = "has 'a.example'; give origins as browsers send them, such as https://www.example.com: scheme and host in"
 
 
 @pytest.mark.parametrize(
@@ -239,8 +239,8 @@ ORIGINS = "has 'a.example'; give origins as browsers write them, such as https:/
         ((), {"HEADCOUNT_VERSION": ""}, "HEADCOUNT_VERSION is empty; give the build id"),
         ((*V, "--backend", "redis:"), {}, "--backend is 'redis:'; give auto, local, memory, or a URL such as redis://"),
         (V, {"HEADCOUNT_BACKEND": "redis:"}, "HEADCOUNT_BACKEND is 'redis:'; give auto, local, memory, or a URL such"),
-        ((*V, "--workers", "2", "--backend", "memory"), {}, "The backend memory counts one process"),
-        (V, {"HEADCOUNT_WORKERS": "2", "HEADCOUNT_BACKEND": "memory"}, "The backend memory counts one process"),
+        ((*V, "--workers", "2", "--backend", "memory"), {}, "The memory backend counts only one process"),
+        (V, {"HEADCOUNT_WORKERS": "2", "HEADCOUNT_BACKEND": "memory"}, "The memory backend counts only one process"),
         ((*V, "--allowed-origins", "a.example"), {}, f"--allowed-origins {ORIGINS}"),
         (V, {"HEADCOUNT_ALLOWED_ORIGINS": "https://b.example,a.example"}, f"HEADCOUNT_ALLOWED_ORIGINS {ORIGINS}"),
         (
@@ -262,7 +262,7 @@ ORIGINS = "has 'a.example'; give origins as browsers write them, such as https:/
         (
             V,
             {"HEADCOUNT_PORT": "tcp://10.0.0.1:8000"},
-            "Invalid value for 'HEADCOUNT_PORT': 'tcp://10.0.0.1:8000' is what Kubernetes sets beside a Service called",
+            "Invalid value for 'HEADCOUNT_PORT': 'tcp://10.0.0.1:8000' was set by Kubernetes for a Service called",
         ),
         (("--verison", "v1"), {}, "No such option '--verison'. Did you mean '--version'?"),
         ((*V, "more"), {}, "Got unexpected extra argument (more)"),
@@ -301,9 +301,7 @@ async def test_addresses_are_kept_as_the_option_says(options: tuple[str, ...], k
 
 def test_a_misspelt_variable_is_told_once_and_stops_nothing() -> None:
     with serving(HEADCOUNT_ROUT_TRACKING="true", HEADCOUNT_PORT_80_TCP="tcp://10.0.0.1:80") as (server, _):
-        server.line(
-            "Headcount knows no variable HEADCOUNT_ROUT_TRACKING and ignores it; did you mean HEADCOUNT_ROUTE_T"
-        )
+        server.line("Unknown environment variable HEADCOUNT_ROUT_TRACKING is ignored; did you mean HEADCOUNT_ROUTE_T")
         server.ctrl_c()
         server.wait(10)
         assert len(server.err) == 1
@@ -317,7 +315,7 @@ def test_a_port_in_use_is_the_only_thing_that_is_said() -> None:
     assert done.stdout == ""
     assert done.stderr == (
         f"headcount: Cannot listen on 127.0.0.1:{port} (Address already in use); "
-        "choose another with --port, or 0 for any free one.\n"
+        "choose another port with --port; 0 is any free port.\n"
     )
 
 
@@ -333,4 +331,4 @@ def test_the_address_of_several_workers_is_in_use_for_the_next_who_want_it() -> 
 def test_an_address_that_is_none_is_an_error_of_the_run() -> None:
     done = run("serve", *V, "--host", "no such host")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("headcount: no such host is no address to listen on (")
+    assert done.stderr.startswith("headcount: Cannot listen on no such host: not an address of this machine (")

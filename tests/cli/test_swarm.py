@@ -74,7 +74,7 @@ async def test_a_release_that_fails_is_told_and_no_success(server: Serve) -> Non
     arguments = ["--connections", "5", "--release", "next", "--release-after", "0.2s", "--duration", "1s"]
     done = await asyncio.to_thread(run, "swarm", server.origin, "--token", "wrong", *arguments)
     assert done.returncode == 1
-    assert "headcount: The release failed. The server does not take this token" in done.stderr
+    assert "headcount: The release failed. You are not authorised: the server does not accept this token" in done.stderr
     assert done.stdout.startswith("5 of 5 pages were open")
 
 
@@ -108,13 +108,13 @@ async def test_a_restart_of_the_server_is_survived() -> None:
 async def test_it_ends_when_time_is_up_and_says_what_happened(server: Serve) -> None:
     done = await asyncio.to_thread(run, "swarm", server.origin, "--connections", "20", "--duration", "1s")
     assert done.returncode == 0
-    assert done.stdout.startswith("20 of 20 pages were open, 20 at once.\nA stream was open after ")
+    assert done.stdout.startswith("20 of 20 pages were open, 20 at once.\nTime to open a stream: ")
     assert "0 of 20 open" in done.stderr
 
 
 async def test_progress_is_one_line_on_a_terminal(server: Serve) -> None:
     with Terminal("swarm", server.origin, "--connections", "20", "--duration", "2s") as terminal:
-        await asyncio.to_thread(terminal.until, "████████████ 20 of 20 open")
+        await asyncio.to_thread(terminal.until, "████████████ 100% 20 of 20 open")
         assert await asyncio.to_thread(terminal.end) == 0
         assert "20 of 20 pages were open" in terminal.text
 
@@ -122,10 +122,10 @@ async def test_progress_is_one_line_on_a_terminal(server: Serve) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["http://127.0.0.1:9"], 1, "nothing listens there"),
-        (["https://www.example.com"], 2, "add --yes if it is yours to load"),
+        (["http://127.0.0.1:9"], 1, "no server is listening"),
+        (["https://www.example.com"], 2, "add --yes if you may put it under load"),
         (["{url}", "--versions", "v1:many"], 2, "write it as v1:3,v2:1"),
-        (["{url}", "--routes", "products"], 2, "write paths with a leading slash"),
+        (["{url}", "--routes", "products"], 2, "Each route needs a leading slash"),
         (["{url}", "--connections", "0"], 2, "--connections"),
         (["{url}", "--release", "v2", "--duration", "5s"], 2, "give a shorter --release-after"),
         (["{url}/elsewhere"], 1, "base path"),

@@ -49,7 +49,7 @@ def test_base_path_is_added_once() -> None:
 
 @pytest.mark.parametrize("url", ["", "ftp://example.com", "https://", "https://example.com:99999", "http://[::1"])
 def test_what_is_no_address_is_refused_in_a_sentence(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no URL.*https://www\.example\.com"):
+    with pytest.raises(ConfigError, match=r"is not (a|the) URL.*https://www\.example\.com"):
         base_url(url)
 
 
@@ -107,7 +107,7 @@ def test_tls_options(tmp_path: Path) -> None:
     assert lax is not None
     assert (strict.verify_mode, strict.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert (lax.verify_mode, lax.check_hostname) == (ssl.CERT_NONE, False)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="Cannot read the certificates"):
         Access(verify=str(tmp_path / "absent.pem")).tls("https://example.com")
 
 
@@ -148,7 +148,7 @@ def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, pro
         proxy = ""
     with pytest.raises(Unreachable) as raised:
         asyncio.run(Access(proxy=proxy or True).get("http://www.example.com/__skew/admin/stats"))
-    assert str(raised.value) == "The proxy 127.0.0.1:9 cannot be reached: nothing listens there."
+    assert str(raised.value) == "The proxy 127.0.0.1:9 cannot be reached: connection refused; no server is listening."
 
 
 @pytest.mark.parametrize("strategy", ["ws", "sse"])
@@ -169,7 +169,8 @@ def test_whom_a_redirect_names_is_who_cannot_be_reached() -> None:
     error.__cause__ = ConnectionRefusedError()
     told = unreachable("http://www.example.com/__skew/health", error, proxy=None)
     assert told == (
-        "old.example.com:81, where www.example.com sends everybody, cannot be reached: nothing listens there."
+        "old.example.com:81, to which www.example.com redirects, cannot be reached: connection refused; no server is "
+        "listening."
     )
     assert unreachable("http://old.example.com:81/x", error, proxy=None).startswith("old.example.com:81 cannot be")
 

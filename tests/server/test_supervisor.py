@@ -40,7 +40,7 @@ async def test_a_worker_that_dies_is_replaced_and_that_is_said_once() -> None:
         await _until_said(server, "with 4 workers")
         victim = _workers(server)[0].pid
         os.kill(victim, signal.SIGKILL)
-        await _until_said(server, f"Worker {victim} was killed by SIGKILL; another one takes its place now.")
+        await _until_said(server, f"Worker {victim} was killed by SIGKILL; starting a new worker now.")
         await _until_workers(server, 4, {victim})
         pages = await all_of([Sse.open(server.url) for _ in range(40)])
         assert len({page.handle[:12] for page in pages}) >= 3

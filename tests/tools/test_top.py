@@ -9,7 +9,9 @@ from textual.widgets import DataTable, Static
 from headcount.client import RemoteConnections, use_active_connections
 from headcount.core.stats import ConnectionInfo, Nodes, NodeShare, Stats
 from headcount.errors import Refused
-from headcount.tools.top import Counts, Curve, Mark, Top, bar, matches, printable
+from headcount.tools.terminal import printable
+from headcount.tools.top import Top, matches
+from headcount.tools.top_widgets import Counts, Curve, Mark
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +35,7 @@ async def two_nodes() -> list[NodeShare]:
 
 
 async def no_nodes() -> list[NodeShare]:
-    raise Refused("There is no Headcount at https://shop.example/__skew.")
+    raise Refused("No Headcount at https://shop.example/__skew.")
 
 
 def dashboard(
@@ -64,7 +66,7 @@ def status(app: Top) -> str:
 async def test_everything_has_its_place(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
     app, _ = dashboard(monkeypatch)
     async with app.run_test(size=size) as pilot:
-        app.look()
+        app.refresh_figures()
         await pilot.pause()
         for part in ("#status", "#number", "#versions", "#routes", "#connections"):
             region = app.query_one(part).region
@@ -78,13 +80,13 @@ async def test_everything_has_its_place(monkeypatch: pytest.MonkeyPatch, size: t
 async def test_filter_lists_what_matches_and_escape_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     app, live = dashboard(monkeypatch)
     async with app.run_test(size=(80, 24)) as pilot:
-        app.look()
+        app.refresh_figures()
         await pilot.press("/", *"SHOP")
         table = app.query_one("#connections", DataTable)
         assert table.row_count == 1
         assert table.border_title == "Connections: 1 match"
         show(live, stats=Stats(total=1, connections=ROWS[1:2], revision=2))
-        app.look()
+        app.refresh_figures()
         assert table.row_count == 0
         await pilot.press("escape")
         assert table.row_count == 1
@@ -94,11 +96,11 @@ async def test_filter_lists_what_matches_and_escape_ends_it(monkeypatch: pytest.
 async def test_rows_follow_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     app, live = dashboard(monkeypatch)
     async with app.run_test(size=(80, 24)):
-        app.look()
+        app.refresh_figures()
         moved = ConnectionInfo(ROWS[0].id, "v1", "/moved")
         new = ConnectionInfo("node0004dddd", "v3", "/new")
         show(live, stats=Stats(total=900, connections=(moved, new), connections_truncated=True, revision=2))
-        app.look()
+        app.refresh_figures()
         table = app.query_one("#connections", DataTable)
         shown = {tuple(map(str, table.get_row(key))) for key in table.rows}
         assert shown == {("0001aaaa", "v1", "/moved", ""), ("0004dddd", "v3", "/new", "")}
@@ -132,7 +134,7 @@ def shown(app: Top) -> list[str]:
 async def test_rows_stay_in_order_when_a_filter_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     app, _ = dashboard(monkeypatch)
     async with app.run_test(size=(80, 24)) as pilot:
-        app.look()
+        app.refresh_figures()
         table = app.query_one("#connections", DataTable)
         before = [key.value for key in table.rows]
         await pilot.press("/", *"v2")
@@ -148,11 +150,11 @@ async def test_nodes_are_shown_where_there_are_several_and_room(
     stats = Stats(total=2, partial=True, nodes=Nodes(1, 2))
     app, _ = dashboard(monkeypatch, two_nodes, stats=stats)
     async with app.run_test(size=(width, 24)) as pilot:
-        app.look()
+        app.refresh_figures()
         await pilot.press(*keys)
         await pilot.pause()
         assert ("#nodes" in shown(app)) is seen
-        app.look()
+        app.refresh_figures()
         await app.workers.wait_for_complete([worker for worker in app.workers if worker.group == "nodes"])
         panel = app.query_one("#nodes", Counts)
         assert panel._counts == ({"node": 2, "other": 0} if seen else {})
@@ -163,9 +165,9 @@ async def test_nodes_that_cannot_be_had_are_said_so(monkeypatch: pytest.MonkeyPa
     app, _ = dashboard(monkeypatch)
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("n")
-        app.look()
+        app.refresh_figures()
         await app.workers.wait_for_complete([worker for worker in app.workers if worker.group == "nodes"])
-        assert "There is no Headcount" in str(app.query_one("#nodes").border_subtitle)
+        assert "No Headcount" in str(app.query_one("#nodes").border_subtitle)
 
 
 async def test_ctrl_c_ends_it_as_it_ends_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,10 +181,10 @@ async def test_ctrl_c_ends_it_as_it_ends_other_commands(monkeypatch: pytest.Monk
 async def test_pause_holds_the_picture_still(monkeypatch: pytest.MonkeyPatch) -> None:
     app, live = dashboard(monkeypatch)
     async with app.run_test(size=(80, 24)) as pilot:
-        app.look()
+        app.refresh_figures()
         await pilot.press("space")
         show(live, stats=Stats(total=7, revision=2))
-        app.look()
+        app.refresh_figures()
         assert "PAUSED" in status(app)
         assert "3 connections" in str(app.query_one("#number", Static).content)
         await pilot.press("space")
@@ -206,7 +208,7 @@ async def test_what_colour_says_a_word_says_too(
 ) -> None:
     app, _ = dashboard(monkeypatch, **changes)
     async with app.run_test(size=(80, 24)):
-        app.look()
+        app.refresh_figures()
         assert words in status(app)
 
 
@@ -215,7 +217,7 @@ async def test_what_is_not_known_is_no_zero(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch, status="reconnecting", authorized=None, stats=Stats(), error="There is no such host."
     )
     async with app.run_test(size=(80, 24)):
-        app.look()
+        app.refresh_figures()
         assert str(app.query_one("#number", Static).content) == "no figures yet"
 
 
@@ -223,7 +225,7 @@ async def test_losing_the_right_ends_it_with_a_sentence(monkeypatch: pytest.Monk
     app, live = dashboard(monkeypatch)
     async with app.run_test(size=(80, 24)) as pilot:
         show(live, authorized=False, error="Your right has ended.")
-        app.look()
+        app.refresh_figures()
         await pilot.pause()
     assert app.return_value == "Your right has ended."
 
@@ -250,6 +252,13 @@ def test_counts_that_do_not_fit_are_summed_up(monkeypatch: pytest.MonkeyPatch) -
     assert lines[-1].startswith("… 16 more")
 
 
+def test_bars_are_drawn_in_eighths_of_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = Counts("Routes", id="routes")
+    counts.show({"/half": 32, "/all": 64, "/few": 1}, 64)
+    lines = text_of(counts, monkeypatch, 40, 5).splitlines()
+    assert [line.split()[3] for line in lines] == ["████████", "████", "▏"]
+
+
 def test_curve_is_drawn_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     curve = Curve(id="curve")
     curve.show([0, 8, 16, 15])
@@ -261,9 +270,6 @@ def test_curve_is_drawn_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_small_parts() -> None:
-    assert bar(0.5, 4) == "██"
-    assert bar(1.5, 2) == "██"
-    assert bar(1 / 16, 2) == "▏"
     assert printable("a\u202eb\x1b") == "a�b�"
     assert matches(ROWS[0], "192.0.2")
     assert not matches(ROWS[1], "192.0.2")

@@ -1,4 +1,8 @@
-"""The command line; one file a command family, each imported when its command is called."""
+"""
+The command line: one file for each command, imported when the command is called.
+
+Tests: tests/cli/test_asking.py, tests/cli/test_extras.py.
+"""
 
 import importlib
 import sys
@@ -8,25 +12,25 @@ from typing import NoReturn
 import click
 
 from ..errors import HeadcountError, WrongSetting
-from .options import blame
+from .options import name_the_source
 from .output import complain, wrapped
 
 _COMMANDS = {
-    "completion": ("completion", "Print what makes a shell complete commands and options."),
-    "config": ("config", "Show every setting, its value and where that comes from."),
+    "completion": ("completion", "Print the completion script of a shell."),
+    "config": ("config", "Show every setting, its value and its source."),
     "demo": ("demo", "Run a small shop with visitors, two versions and the admin view."),
-    "doctor": ("doctor", "Find what between here and a server breaks streams."),
-    "release": ("release", "Declare a version current; every open page is told."),
-    "serve": ("serve", "Serve Headcount on its own, for a back end in any language."),
+    "doctor": ("doctor", "Find what breaks streams between here and a server."),
+    "release": ("release", "Declare a version current and notify every open page."),
+    "serve": ("serve", "Run Headcount as a server, for a back end in any language."),
     "stats": ("stats", "Show the figures of a server, once."),
     "swarm": ("swarm", "Put load on a server: real connections that navigate, reconnect and reload."),
     "top": ("top", "Watch the figures of a server in the terminal."),
-    "wait": ("wait", "Wait until at most so many connections of a version are left."),
+    "wait": ("wait", "Wait until at most N connections of a version are left."),
 }
 
 
 class _Commands(click.Group):
-    """Finds commands by name without importing the others: `--help` needs no server and no framework."""
+    """Imports a command when it is called: `--help` needs no server and no framework."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return sorted(_COMMANDS)
@@ -47,7 +51,7 @@ class _Commands(click.Group):
 @click.version_option(version("headcount"), prog_name="headcount")
 def cli() -> None:
     """
-    How many pages are open right now, on which version and which route.
+    Show how many pages are open right now, on which version and on which route.
 
     Every option can also be set as HEADCOUNT_<NAME> in the environment.
     """
@@ -55,15 +59,15 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """
-    Run a command: exit 0 done, 1 an error while it ran, 2 wrong usage, 130 Ctrl-C. Errors are one sentence on stderr.
+    Run a command. Exit codes: 0 done, 1 error, 2 wrong usage, 130 Ctrl-C. An error is one sentence on stderr.
 
-    A wrong option and a wrong variable are both wrong usage, and the sentence names whichever it was.
+    An invalid option and an invalid variable are both wrong usage; the sentence names the one that was used.
     """
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
         if isinstance(error, click.BadParameter):
-            blame(error)
+            name_the_source(error)
         _show(error)
         sys.exit(error.exit_code)
     except WrongSetting as error:

@@ -1,4 +1,8 @@
-"""`headcount completion`."""
+"""
+`headcount completion`: a script that completes commands and options.
+
+Tests: tests/cli/test_config_and_completion.py.
+"""
 
 import click
 from click.shell_completion import get_completion_class
@@ -17,7 +21,7 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Print what makes a shell complete commands and options."""
+    """Print the completion script of a shell."""
     found = get_completion_class(shell)
     assert found is not None
     click.echo(found(context.find_root().command, {}, "headcount", "_HEADCOUNT_COMPLETE").source())

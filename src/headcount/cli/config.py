@@ -1,33 +1,40 @@
-"""`headcount config`: every setting, its value and where that comes from."""
+"""
+`headcount config`: every setting, its value and its source.
+
+Tests: tests/cli/test_config_and_completion.py.
+"""
 
 import os
 from typing import Any, Final
 
 import click
 
-from ..config import VERSION_VARIABLES, Config, without_password
+from ..config import SECRETS, VERSION_VARIABLES, Config, without_password
 from ..errors import NoVersion, WrongSetting
-from .output import complain, table, write_json
+from ..tools.terminal import printable
+from .output import complain, write_json
 from .serve import NO_VERSION, wrong_usage
 from .serve import command as serve
 from .target import json_option
 
-_SECRETS: Final = ("admin_token", "metrics_token")
-_OF_THE_PROCESS: Final = ("host", "port", "workers")
+_PROCESS_OPTIONS: Final = ("host", "port", "workers")
+
+_MAX_VALUE: Final = 60
+"""Columns of a value; a longer one is cut."""
 
 
 @click.command(
     "config",
     params=list(serve.params),
-    epilog="Exit codes: 0 the settings can be used, 1 the version is missing, 2 a setting or option is wrong.",
+    epilog="Exit codes: 0 the settings are valid, 1 the version is missing, 2 a setting or option is invalid.",
 )
 @json_option
 @click.pass_context
 def command(context: click.Context, /, as_json: bool, **options: Any) -> int:
     """
-    Show every setting, its value and where that comes from.
+    Show every setting, its value and its source.
 
-    Takes the options of `headcount serve`, and shows what it would run with. Secrets are masked.
+    Accepts the options of `headcount serve` and shows the settings it would run with. Secrets are masked.
     """
     given = {name: value for name, value in options.items() if name in Config.__struct_fields__ and value is not None}
     missing = False
@@ -46,19 +53,18 @@ def command(context: click.Context, /, as_json: bool, **options: Any) -> int:
             rows.append((name, None, "missing"))
             continue
         rows.append((name, _masked(name, value), _source(name, given)))
-    for name in _OF_THE_PROCESS:
+    for name in _PROCESS_OPTIONS:
         if name in options:
             source = context.get_parameter_source(name)
-            told = {
+            sources = {
                 click.core.ParameterSource.COMMANDLINE: "option",
                 click.core.ParameterSource.ENVIRONMENT: f"HEADCOUNT_{name.upper()}",
             }
-            rows.append((name, options[name], told.get(source, "default") if source is not None else "default"))
+            rows.append((name, options[name], sources.get(source, "default") if source is not None else "default"))
     if as_json:
         write_json({name: {"value": value, "source": source} for name, value, source in rows})
     else:
-        shown = [[name, _text(value), source] for name, value, source in rows]
-        click.echo("\n".join(table(["Setting", "Value", "Source"], shown, [0, 60, 0])))
+        _print_table([("Setting", "Value", "Source"), *((name, _text(value), source) for name, value, source in rows)])
     if missing:
         complain(NO_VERSION)
         return 1
@@ -81,7 +87,7 @@ def _source(name: str, given: dict[str, Any]) -> str:
 
 def _masked(name: str, value: Any) -> Any:
     if isinstance(value, str):
-        return "********" if name in _SECRETS else without_password(value)
+        return "********" if name in SECRETS else without_password(value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -99,3 +105,16 @@ def _text(value: Any) -> str:
             return ", ".join(map(str, value)) or "none"
         case _:
             return str(value)
+
+
+def _print_table(rows: list[tuple[str, str, str]]) -> None:
+    # Without rich, which comes with an extra: this command must work on a server.
+    cells = [tuple(map(_cut, row)) for row in rows]
+    first, second = (max(len(row[column]) for row in cells) for column in (0, 1))
+    for name, value, source in cells:
+        click.echo(f"{name:<{first}}  {value:<{second}}  {source}")
+
+
+def _cut(value: str) -> str:
+    text = printable(value)
+    return text if len(text) <= _MAX_VALUE else f"{text[: _MAX_VALUE - 1]}…"

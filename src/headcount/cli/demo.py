@@ -1,4 +1,8 @@
-"""`headcount demo`: the example shop, from the wheel or from a clone."""
+"""
+`headcount demo`: the example shop, from the wheel or from a clone.
+
+Tests: tests/cli/test_demo.py.
+"""
 
 import importlib
 import sys
@@ -22,7 +26,7 @@ CLONE = Path(__file__).parents[3] / "examples" / "shop"
     metavar="N",
     type=WholeNumber(0, 15_000),
     envvar="HEADCOUNT_VISITORS",
-    help="How many pages to keep open.",
+    help="Pages to keep open.",
 )
 @click.option(
     "--update-strategy",
@@ -30,7 +34,7 @@ CLONE = Path(__file__).parents[3] / "examples" / "shop"
     show_default=True,
     type=click.Choice(["sse", "ws", "auto"]),
     envvar="HEADCOUNT_UPDATE_STRATEGY",
-    help="What browsers are told to use; the visitors use both.",
+    help="Kind of stream that browsers use; the simulated visitors use both.",
 )
 @click.option(
     "--deploy-every",
@@ -39,7 +43,7 @@ CLONE = Path(__file__).parents[3] / "examples" / "shop"
     metavar="SECONDS",
     type=Number(0),
     envvar="HEADCOUNT_DEPLOY_EVERY",
-    help="Time between deploys; 0: none.",
+    help="Seconds between two deploys; 0: no deploys.",
 )
 @click.option(
     "--seed",
@@ -48,14 +52,14 @@ CLONE = Path(__file__).parents[3] / "examples" / "shop"
     metavar="N",
     type=WholeNumber(0),
     envvar="HEADCOUNT_SEED",
-    help="Visitors with the same seed behave alike.",
+    help="Seed of the visitors' random behaviour.",
 )
 @click.option("--open", "open_browser", is_flag=True, envvar="HEADCOUNT_OPEN", help="Open the admin view in a browser.")
 def command(**options: Any) -> int:
     """
     Run a small shop with visitors, two versions and the admin view.
 
-    A few hundred real connections look at products, check out, leave, and move to the new version after each deploy.
+    A few hundred real connections view products, check out, leave, and move to the new version after each deploy.
     """
     return run(options)
 
@@ -65,7 +69,7 @@ def run(options: dict[str, Any]) -> int:
     Run the shop.
 
     Raises:
-        ConfigError: It is not installed, or what it needs is not.
+        ConfigError: The shop or a package that it needs is not installed.
     """
     import asyncio
 
@@ -82,7 +86,7 @@ def load() -> Any:
     Import the shop's demo: a part of the wheel, or a folder of the clone.
 
     Raises:
-        ConfigError: Neither is there, or a package that the shop needs is missing.
+        ConfigError: There is neither, or a package that the shop needs is missing.
     """
     try:
         if Path(__file__).parents[1].joinpath("_demo").is_dir():
@@ -91,5 +95,5 @@ def load() -> Any:
             sys.path.insert(0, str(CLONE))
             return importlib.import_module("demo")
     except ModuleNotFoundError as error:
-        raise ConfigError(f"The demo needs {error.name}; run: pip install 'headcount[demo]'") from None
+        raise ConfigError(f"The demo needs the package {error.name}; run: pip install 'headcount[demo]'") from None
     raise ConfigError("The demo is not part of this installation; run: pip install 'headcount[demo]'")

@@ -1,4 +1,8 @@
-"""`headcount doctor`."""
+"""
+`headcount doctor`: what breaks streams between here and a server.
+
+Tests: tests/cli/test_doctor.py.
+"""
 
 import asyncio
 import shutil
@@ -7,13 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from .output import paint, shown, write_json
+from ..tools.terminal import printable
+from .output import paint, write_json
 from .target import DURATION, Target, json_option, target_options
 
 if TYPE_CHECKING:
     from ..tools.doctor import Finding
 
-_WORDS: Final = {"ok": ("ok   ", "green"), "note": ("note ", "blue"), "warning": ("warn ", "yellow")}
+_LABELS: Final = {"ok": ("ok   ", "green"), "note": ("note ", "blue"), "warning": ("warn ", "yellow")}
 
 
 @click.command(
@@ -21,7 +26,7 @@ _WORDS: Final = {"ok": ("ok   ", "green"), "note": ("note ", "blue"), "warning":
     epilog="""
     \b
     Exit codes:
-      0  no fault was found; there may be warnings
+      0  no fault found; there may be warnings
       1  at least one fault, or an error
       2  wrong usage
     """,
@@ -31,23 +36,23 @@ _WORDS: Final = {"ok": ("ok   ", "green"), "note": ("note ", "blue"), "warning":
     "--hold",
     type=DURATION,
     envvar="HEADCOUNT_HOLD",
-    help="Hold streams for this long, to find when they are cut off [default: until a keepalive must have come].",
+    help="Time for which streams are held, to find when they are cut off [default: until a keepalive is due].",
 )
 @json_option
 def command(target: Target, hold: float | None, as_json: bool) -> int:
     """
-    Find what between here and a server breaks streams.
+    Find what breaks streams between here and a server.
 
-    Opens real SSE and WebSocket streams through whatever lies between, and says what comes and when. With a token that
-    may see statistics nothing of it is counted.
+    Opens real SSE and WebSocket streams through all proxies on the way, and reports what arrives and when. With a token
+    that may see statistics, these streams are not counted.
     """
     from ..client.access import Access
     from ..tools.doctor import Report, examine
 
     base = target.base
-    report = Report(lambda finding: None if as_json else _say(finding))
+    report = Report(lambda finding: None if as_json else _print(finding))
     if not as_json:
-        click.echo(f"Looking at {shown(base)}{', for about half a minute' if hold is None else ''}.")
+        click.echo(f"Examining {printable(base)}{' for about half a minute' if hold is None else ''}.")
     asyncio.run(examine(base, Access(**target.access), report, hold=hold))
     if as_json:
         write_json(
@@ -66,10 +71,10 @@ def command(target: Target, hold: float | None, as_json: bool) -> int:
     return 0 if report.healthy else 1
 
 
-def _say(finding: "Finding") -> None:
-    word, colour = _WORDS.get(finding.level, ("FAULT", "red"))
+def _print(finding: "Finding") -> None:
+    word, colour = _LABELS.get(finding.level, ("FAULT", "red"))
     width = max(40, min(120, shutil.get_terminal_size().columns))
-    text = click.wrap_text(shown(finding.says), width, " " * 7, " " * 7).lstrip()
+    text = click.wrap_text(printable(finding.says), width, " " * 7, " " * 7).lstrip()
     click.echo(f"{paint(word, sys.stdout, fg=colour, bold=finding.level == 'fault')}  {text}")
     if finding.do:
-        click.echo(click.wrap_text(shown(finding.do), width, " " * 7, " " * 7))
+        click.echo(click.wrap_text(printable(finding.do), width, " " * 7, " " * 7))

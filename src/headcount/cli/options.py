@@ -1,4 +1,8 @@
-"""What options of several commands have in common: types whose complaints are plain words, and where to listen."""
+"""
+Options of several commands: the address to listen on, number types, and whose value an error names.
+
+Tests: tests/cli/test_serve.py, tests/cli/test_demo.py.
+"""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,13 +14,13 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class WholeNumber(click.IntRange):
-    """click's own says "integer range" where it means a number."""
+    """An integer; click calls it "integer range" in errors."""
 
     name = "whole number"
 
 
 class Number(click.FloatRange):
-    """As above."""
+    """A number; click calls it "float range" in errors."""
 
     name = "number"
 
@@ -25,8 +29,8 @@ class _Port(WholeNumber):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str) and value.startswith("tcp://"):
             self.fail(
-                f"{value!r} is what Kubernetes sets beside a Service called headcount; "
-                "switch enableServiceLinks off in the pod, or give --port.",
+                f"{value!r} was set by Kubernetes for a Service called headcount; set enableServiceLinks: false in the "
+                "pod, or give --port.",
                 param,
                 ctx,
             )
@@ -41,7 +45,7 @@ def listening(command: _Command) -> _Command:
         show_default=True,
         metavar="ADDRESS",
         envvar="HEADCOUNT_HOST",
-        help="Address to listen on; 0.0.0.0 is all.",
+        help="Address to listen on; 0.0.0.0: every IPv4 address.",
     )
     port = click.option(
         "--port",
@@ -50,13 +54,13 @@ def listening(command: _Command) -> _Command:
         metavar="N",
         type=_Port(0, 65535),
         envvar="HEADCOUNT_PORT",
-        help="Port to listen on; 0 takes a free one.",
+        help="Port to listen on; 0: any free port.",
     )
     return host(port(command))
 
 
-def blame(error: click.BadParameter) -> None:
-    """Let an error name the variable that held the wrong value, instead of an option that nobody gave."""
+def name_the_source(error: click.BadParameter) -> None:
+    """Make an error name the variable that the invalid value came from, if it did not come from the option."""
     if error.ctx is None or error.param is None or error.param.name is None or error.param_hint is not None:
         return
     if isinstance(error, click.MissingParameter) and isinstance(error.param.envvar, str) and not error.message:

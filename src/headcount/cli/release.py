@@ -1,10 +1,15 @@
-"""`headcount release`."""
+"""
+`headcount release`: declare a version current.
+
+Tests: tests/cli/test_asking.py.
+"""
 
 import asyncio
 
 import click
 
-from .output import shown, write_json
+from ..tools.terminal import printable
+from .output import write_json
 from .target import Target, json_option, target_options
 
 
@@ -14,18 +19,20 @@ from .target import Target, json_option, target_options
 @json_option
 def command(version: str, target: Target, as_json: bool) -> None:
     """
-    Declare a version current; every open page is told.
+    Declare a version current and notify every open page.
 
-    From then on `headcount wait --outdated` and the metrics compare with it.
+    Pages on any other version are outdated from then on, for `headcount wait --outdated` and for the metrics.
     """
     from ..client import release
 
     if not version.strip():
-        raise click.UsageError("The version is empty; give the build id that is current now.")
+        raise click.UsageError("VERSION is empty; give the build id of the new deploy.")
     if "://" in version or version.startswith("localhost:"):
-        raise click.UsageError(f"{shown(version)} is a URL; the version comes first: headcount release VERSION URL")
+        raise click.UsageError(
+            f"{printable(version)} is a URL, not a version; the version comes first: headcount release VERSION URL"
+        )
     asyncio.run(release(target.url, version, base_path=target.base_path, **target.access))
     if as_json:
         write_json({"ok": True, "version": version})
     else:
-        click.echo(f"{shown(version)} is current.")
+        click.echo(f"{printable(version)} is current.")

@@ -1,4 +1,8 @@
-"""`headcount serve`."""
+"""
+`headcount serve`: Headcount as a server.
+
+Tests: tests/cli/test_serve.py.
+"""
 
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,26 +22,26 @@ NO_VERSION: Final = (
 )
 
 
-def _meant(_context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+def _parse(_context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
     return text if text is None else from_text(str(parameter.name), text)
 
 
-def _say(sentence: str) -> None:
+def _report(sentence: str) -> None:
     click.echo(sentence, err=True)
 
 
-def _listed(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
+def _split(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
     return tuple(part.strip() for value in values for part in value.split(",") if part.strip()) or None
 
 
-_FIRST = Config.__struct_fields__.index("stats_interval")
-_NO_OPTIONS = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST:])
+_FIRST_TUNING = Config.__struct_fields__.index("stats_interval")
+_ENVIRONMENT_ONLY = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST_TUNING:])
 
 
 @click.command(
     "serve",
     epilog=f"""
-    The rest is set in the environment: {", ".join(map(variable_of, _NO_OPTIONS))}.
+    Settings without an option are read from the environment: {", ".join(map(variable_of, _ENVIRONMENT_ONLY))}.
 
     \b
     Example:
@@ -49,7 +53,9 @@ _NO_OPTIONS = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST:])
 @listening
 @click.option("--version", help="Build id of the current deploy [default: a CI variable such as GIT_SHA].")
 @click.option(
-    "--update-strategy", type=click.Choice(["sse", "ws", "auto"]), help="What clients are told to use [default: sse]."
+    "--update-strategy",
+    type=click.Choice(["sse", "ws", "auto"]),
+    help="Kind of stream that clients use [default: sse].",
 )
 @click.option("--connection-tracking/--no-connection-tracking", default=None, help="Count connections [default: on].")
 @click.option("--route-tracking/--no-route-tracking", default=None, help="Count routes [default: off].")
@@ -58,37 +64,43 @@ _NO_OPTIONS = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST:])
     is_flag=False,
     flag_value="true",
     metavar="[true|anonymized|false]",
-    callback=_meant,
-    help="Keep client addresses; alone it means true, and 'anonymized' cuts them to /24 and /48 [default: false].",
+    callback=_parse,
+    help="Keep client addresses; anonymized: only their /24 or /48 network. Without a value: true [default: false].",
 )
 @click.option(
     "--admin-token",
     metavar="TOKEN",
-    help="Bearer token that may see the figures. Safer as HEADCOUNT_ADMIN_TOKEN: command lines are public.",
+    help="Bearer token that may see the figures. Safer in HEADCOUNT_ADMIN_TOKEN: other users can read command lines.",
 )
 @click.option(
-    "--authorize-url", metavar="URL", help="Ask this URL, with the viewer's cookies and Authorization; 2xx allows."
+    "--authorize-url",
+    metavar="URL",
+    help="URL that decides who may see the figures: it gets the viewer's cookies and Authorization header; 2xx allows.",
 )
 @click.option(
     "--backend",
     metavar="[memory|local|URL]",
-    help="How several processes find one another: redis://… for many machines [default: the workers of this machine].",
+    help="How processes find one another; redis://… for many machines [default: the workers of this machine].",
 )
-@click.option("--fleet-name", metavar="NAME", help="Tells applications on one Redis apart [default: the base path].")
-@click.option("--base-path", metavar="PATH", help="Where the endpoints are [default: /__skew].")
+@click.option(
+    "--fleet-name",
+    metavar="NAME",
+    help="Name of this application among others on the same Redis [default: the base path].",
+)
+@click.option("--base-path", metavar="PATH", help="Path of the endpoints [default: /__skew].")
 @click.option(
     "--trusted-proxies",
     multiple=True,
-    callback=_listed,
+    callback=_split,
     metavar="NETWORK",
-    help="Whose X-Forwarded-For is believed; may be repeated.",
+    help="Address or network of a proxy whose X-Forwarded-For is trusted; may be repeated [default: none].",
 )
 @click.option(
     "--allowed-origins",
     multiple=True,
-    callback=_listed,
+    callback=_split,
     metavar="ORIGIN",
-    help="Other origins whose pages may connect; may be repeated.",
+    help="Other origin whose pages may connect; may be repeated [default: none].",
 )
 @click.option(
     "--workers",
@@ -97,42 +109,44 @@ _NO_OPTIONS = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST:])
     metavar="N",
     type=WholeNumber(1),
     envvar="HEADCOUNT_WORKERS",
-    help="Processes that share the address; their figures are one.",
+    help="Processes that share the address and count together.",
 )
 @click.pass_context
 def command(ctx: click.Context, /, host: str, port: int, workers: int, **settings: Any) -> int | None:
-    """Serve Headcount on its own, for a back end in any language."""
+    """Run Headcount as a server, for a back end in any language."""
     try:
         from ..server.serve import serve
     except ImportError:
-        raise ConfigError("`headcount serve` needs a server; run: pip install 'headcount[serve]'") from None
+        raise ConfigError("`headcount serve` needs uvicorn; run: pip install 'headcount[serve]'") from None
     given = {name: value for name, value in settings.items() if value is not None}
     config = _make(ctx, given).config
     if workers > 1 and config.backend == "memory":
         raise click.UsageError(
-            f"The backend memory counts one process, and --workers asks for {workers}; leave the backend out, and they "
-            "count as one.",
+            f"The memory backend counts only one process, but --workers is {workers}; leave the backend out, so that "
+            "the workers count together.",
             ctx,
         )
 
     if "*" in config.allowed_origins:
         click.echo(
-            "Pages of every site may connect and be counted. They watch with a bearer token only: cookies give a right "
-            "to origins that are listed by name.",
+            "Pages of every site may connect and are counted. To watch, they need a bearer token: cookies authorise "
+            "only pages of origins that are listed by name.",
             err=True,
         )
 
     def ready(origin: str) -> None:
-        # Only now: whoever cannot start has another thing to read.
+        # Only after the start, so that an error of the start is not lost between other lines.
         if config.admin_token is None and config.authorize_url is None:
             click.echo("Nobody may see the figures: set HEADCOUNT_ADMIN_TOKEN or give --authorize-url.", err=True)
         elif config.admin_token is not None and len(config.admin_token) < 16:
-            click.echo("The admin token is short enough to be guessed; make one with: openssl rand -hex 24", err=True)
+            click.echo("The admin token is short enough to guess; make a longer one: openssl rand -hex 24", err=True)
         by = f" with {workers} workers" if workers > 1 else ""
-        click.echo(f"Headcount serves {origin}{config.base_path} for version {config.version}{by}. Ctrl-C stops it.")
+        click.echo(
+            f"Headcount serves {origin}{config.base_path} for version {config.version}{by}. Press Ctrl-C to stop."
+        )
 
     try:
-        if not serve(lambda: _make(ctx, given), host, port, ready, workers=workers, say=_say):
+        if not serve(lambda: _make(ctx, given), host, port, ready, workers=workers, report=_report):
             return 1
     except KeyboardInterrupt:
         click.echo("Stopped.")
@@ -141,7 +155,7 @@ def command(ctx: click.Context, /, host: str, port: int, workers: int, **setting
 
 
 def _make(ctx: click.Context, settings: dict[str, Any]) -> "Headcount":
-    """Make it, with words for operators where the settings' own are for programmers."""
+    """Make a Headcount; errors name options and variables instead of Python arguments."""
     from ..asgi.app import Headcount
 
     try:
@@ -153,6 +167,6 @@ def _make(ctx: click.Context, settings: dict[str, Any]) -> "Headcount":
 
 
 def wrong_usage(wrong: WrongSetting, ctx: click.Context) -> click.UsageError:
-    """Name the option or the variable that held a wrong value."""
-    told = wrong.variable or f"--{wrong.setting.replace('_', '-')}"
-    return click.UsageError(f"{told} {wrong.complaint}", ctx)
+    """Return an error that names the option or the variable with the invalid value."""
+    source = wrong.variable or f"--{wrong.setting.replace('_', '-')}"
+    return click.UsageError(f"{source} {wrong.complaint}", ctx)

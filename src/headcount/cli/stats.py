@@ -1,12 +1,15 @@
-"""`headcount stats`."""
+"""
+`headcount stats`: the figures, once.
+
+Tests: tests/cli/test_asking.py.
+"""
 
 import asyncio
-import shutil
 import sys
 
 import click
 
-from .output import counts_table, paint, table, write_json
+from .output import connections, paint, write_json
 from .target import Target, json_option, target_options
 
 
@@ -18,36 +21,33 @@ from .target import Target, json_option, target_options
     show_default=True,
     type=click.IntRange(1),
     envvar="HEADCOUNT_LIMIT",
-    help="Versions and routes to show; --json shows all.",
+    help="Most versions and routes to show; --json shows all.",
 )
-@click.option("--list", "listed", is_flag=True, envvar="HEADCOUNT_LIST", help="List the connections, too.")
+@click.option("--list", "listed", is_flag=True, envvar="HEADCOUNT_LIST", help="List the connections as well.")
 @json_option
 def command(target: Target, limit: int, listed: bool, as_json: bool) -> None:
     """Show the figures of a server, once."""
     from ..client import fetch_stats
+    from .tables import counts_table, rows_table, write
 
     stats = asyncio.run(fetch_stats(target.url, base_path=target.base_path, **target.access))
     if as_json:
         write_json(stats.to_dict())
         return
-    width = shutil.get_terminal_size().columns
-    nodes = f"{stats.nodes.reporting} of {stats.nodes.expected} nodes report" if stats.nodes.expected > 1 else ""
-    noun = "connection" if stats.total == 1 else "connections"
-    click.echo(paint(f"{stats.total:,} {noun}", sys.stdout, bold=True) + (f"  ({nodes})" if nodes else ""))
+    nodes = f"{stats.nodes.reporting} of {stats.nodes.expected} nodes reporting" if stats.nodes.expected > 1 else ""
+    click.echo(paint(connections(stats.total), sys.stdout, bold=True) + (f"  ({nodes})" if nodes else ""))
     if stats.partial:
-        words = "the share of some node is missing."
+        words = "the figures lack the nodes that are not reporting."
         if stats.nodes.reporting == stats.nodes.expected:  # all that this server knows of, while it cannot reach others
-            words = "other nodes may be missing; the server's log says why."
+            words = "other nodes may be missing; see the server's log for the reason."
         click.echo(paint(f"Partial: {words}", sys.stdout, fg="yellow"))
-    if stats.versions:
-        click.echo()
-        click.echo("\n".join(counts_table("Versions", stats.versions, stats.total, limit, width)))
-    if stats.routes:
-        click.echo()
-        click.echo("\n".join(counts_table("Routes", stats.routes, stats.total, limit, width)))
+    for title, counts in (("Versions", stats.versions), ("Routes", stats.routes)):
+        if counts:
+            click.echo(f"\n{title}")
+            write(counts_table(counts, stats.total, limit))
     if listed and stats.connections:
         rows = [[row.id, row.version, row.route, row.ip or ""] for row in stats.connections]
         click.echo()
-        click.echo("\n".join(table(["Id", "Version", "Route", "Address"], rows, [0, 24, max(16, width - 72), 0])))
+        write(rows_table(["Id", "Version", "Route", "Address"], rows, whole=["Id", "Address"]))
         if stats.connections_truncated:
             click.echo(f"… and {stats.total - len(stats.connections):,} more")

@@ -1,11 +1,15 @@
-"""`headcount swarm`."""
+"""
+`headcount swarm`: load on a server.
+
+Tests: tests/cli/test_swarm.py.
+"""
 
 import asyncio
 import json
-import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -13,18 +17,16 @@ from urllib.parse import urlsplit
 import click
 
 from ..errors import HeadcountError, NotAuthorized
-from .output import complain, paint, shown, span, write_json
+from ..tools.terminal import printable
+from .output import complain, paint, span, write_json
 from .target import DURATION, Target, json_option, target_options
 
 if TYPE_CHECKING:
     from ..tools.swarm import Plan, Swarm, Tally
+    from .progress import Progress
 
-_LINE_EVERY: Final = 10.0
-"""Seconds between two lines where there is no terminal."""
-
-
-_BAR: Final = 13
-"""Columns of the progress bar."""
+_REFRESH: Final = 0.5
+"""Seconds between two updates of the progress line."""
 
 
 class _Versions(click.ParamType[dict[str, int]]):
@@ -37,7 +39,7 @@ class _Versions(click.ParamType[dict[str, int]]):
         for part in str(value).split(","):
             version, _, parts = part.strip().rpartition(":") if ":" in part else (part.strip(), "", "1")
             if not version or not parts.isdecimal() or not 0 < int(parts) < 1_000_000:
-                self.fail(f"{value!r} is no list of versions; write it as v1:3,v2:1.", param, ctx)
+                self.fail(f"{value!r} is not a list of versions with their parts; write it as v1:3,v2:1.", param, ctx)
             found[version] = int(parts)
         return found
 
@@ -47,8 +49,8 @@ class _Versions(click.ParamType[dict[str, int]]):
     epilog="""
     \b
     Exit codes:
-      0  all pages were open
-      1  some never were, or the release failed
+      0  every page was open at some time
+      1  error: a page never opened, or the release failed
       2  wrong usage
 
     \b
@@ -64,20 +66,20 @@ class _Versions(click.ParamType[dict[str, int]]):
     show_default=True,
     type=click.IntRange(1, 1_000_000),
     envvar="HEADCOUNT_CONNECTIONS",
-    help="Pages to hold open.",
+    help="Pages to keep open.",
 )
 @click.option(
     "--versions",
     type=_Versions(),
     envvar="HEADCOUNT_VERSIONS",
-    help="Their versions and parts, as v1:3,v2:1 [default: the server's].",
+    help="Versions of the pages and their parts, such as v1:3,v2:1 [default: the server's version].",
 )
 @click.option(
     "--routes",
     default="/,/products,/products/1,/products/2,/checkout",
     show_default=True,
     envvar="HEADCOUNT_ROUTES",
-    help="Paths between which they move.",
+    help="Routes between which pages navigate, separated by commas.",
 )
 @click.option(
     "--update-strategy",
@@ -85,7 +87,7 @@ class _Versions(click.ParamType[dict[str, int]]):
     default="auto",
     show_default=True,
     envvar="HEADCOUNT_UPDATE_STRATEGY",
-    help="Which streams they use; auto: half of each.",
+    help="Kind of stream; auto: half SSE, half WebSocket.",
 )
 @click.option(
     "--navigate",
@@ -93,7 +95,7 @@ class _Versions(click.ParamType[dict[str, int]]):
     default="10s",
     show_default=True,
     envvar="HEADCOUNT_NAVIGATE",
-    help="Mean time on one route; 0: they stay.",
+    help="Mean time on one route; 0: pages never navigate.",
 )
 @click.option(
     "--reconnect",
@@ -101,7 +103,7 @@ class _Versions(click.ParamType[dict[str, int]]):
     default="0s",
     show_default=True,
     envvar="HEADCOUNT_RECONNECT",
-    help="Mean time until one loses its connection; 0: never.",
+    help="Mean time until a page loses its connection and reconnects; 0: never.",
 )
 @click.option(
     "--reload-within",
@@ -109,11 +111,16 @@ class _Versions(click.ParamType[dict[str, int]]):
     default="30s",
     show_default=True,
     envvar="HEADCOUNT_RELOAD_WITHIN",
-    help="How long after a release the last one reloads; 0: they do not.",
+    help="Time after a release within which every outdated page reloads; 0: no page reloads.",
 )
-@click.option("--release", metavar="V", envvar="HEADCOUNT_RELEASE", help="Declare this version current meanwhile.")
+@click.option("--release", metavar="V", envvar="HEADCOUNT_RELEASE", help="Version to declare current during the run.")
 @click.option(
-    "--release-after", type=DURATION, default="10s", show_default=True, envvar="HEADCOUNT_RELEASE_AFTER", help="When."
+    "--release-after",
+    type=DURATION,
+    default="10s",
+    show_default=True,
+    envvar="HEADCOUNT_RELEASE_AFTER",
+    help="Time from the start to the --release.",
 )
 @click.option(
     "--rate",
@@ -121,7 +128,7 @@ class _Versions(click.ParamType[dict[str, int]]):
     show_default=True,
     type=click.FloatRange(1),
     envvar="HEADCOUNT_RATE",
-    help="Connections to open a second.",
+    help="Connections opened per second, at most.",
 )
 @click.option(
     "--duration",
@@ -129,16 +136,16 @@ class _Versions(click.ParamType[dict[str, int]]):
     default="0s",
     show_default=True,
     envvar="HEADCOUNT_DURATION",
-    help="How long; 0: until Ctrl-C.",
+    help="Length of the run; 0: until Ctrl-C.",
 )
-@click.option("--seed", default=1, show_default=True, envvar="HEADCOUNT_SEED", help="The same seed, the same pages.")
-@click.option("--yes", is_flag=True, envvar="HEADCOUNT_YES", help="Do not ask before loading another machine.")
+@click.option("--seed", default=1, show_default=True, envvar="HEADCOUNT_SEED", help="Seed of the random behaviour.")
+@click.option("--yes", is_flag=True, envvar="HEADCOUNT_YES", help="Put another machine under load without asking.")
 @json_option
 def command(target: Target, release: str | None, release_after: float, yes: bool, as_json: bool, **options: Any) -> int:
     """
     Put load on a server: real connections that navigate, reconnect and reload.
 
-    Only load what is yours: a server is not asked whether it wants to be.
+    Use it only on servers that are yours.
     """
     from ..client.access import Access
     from ..client.address import is_local
@@ -146,20 +153,20 @@ def command(target: Target, release: str | None, release_after: float, yes: bool
 
     if release is not None and options["duration"] and release_after >= options["duration"]:
         raise click.UsageError(
-            f"The release comes after {span(release_after)}, and all ends after {span(options['duration'])}: give a "
-            "shorter --release-after, or a longer --duration."
+            f"The run ends after --duration {span(options['duration'])}, before the release after --release-after "
+            f"{span(release_after)}; give a shorter --release-after or a longer --duration."
         )
     base = target.base
     host = urlsplit(base).hostname
     if not is_local(host) and not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError(f"{host} is another machine; add --yes if it is yours to load.")
+            raise click.UsageError(f"{host} is another machine; add --yes if you may put it under load.")
         click.confirm(f"Open {options['connections']:,} connections to {host}?", abort=True, err=True)
     raise_file_limit(options["connections"])
     access = Access(**target.access)
     routes = tuple(route.strip() for route in options["routes"].split(",") if route.strip())
     if not routes or not all(route.startswith("/") for route in routes):
-        raise click.BadParameter("write paths with a leading slash, as /,/products.", param_hint="--routes")
+        raise click.BadParameter("Each route needs a leading slash, such as /,/products.", param_hint="--routes")
 
     releaser = _Releaser(target, release, release_after)
 
@@ -186,16 +193,19 @@ def command(target: Target, release: str | None, release_after: float, yes: bool
     if as_json:
         write_json(summary)
     else:
-        _tell(tally, plan, summary)
+        _print_summary(tally, plan, summary)
     return 0 if tally.ever == plan.connections and not releaser.failed else 1
 
 
 class _Releaser:
+    """Declares a version current during the run. `failed`: it could not."""
+
     def __init__(self, target: Target, version: str | None, after: float) -> None:
         self._target = target
         self._version = version
         self._after = after
         self.failed = False
+        self.clear_progress: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
         """Declare the version current when it is time."""
@@ -208,28 +218,31 @@ class _Releaser:
             await release(self._target.url, self._version, base_path=self._target.base_path, **self._target.access)
         except HeadcountError as error:
             self.failed = True
-            why = self._target.denied(error) if isinstance(error, NotAuthorized) else error
-            if sys.stderr.isatty():
-                click.echo("\r\x1b[K", err=True, nl=False)  # over the progress, which is written again below it
-            complain(f"The release failed. {why}")
+            reason = self._target.denied(error) if isinstance(error, NotAuthorized) else error
+            self.clear_progress()
+            complain(f"The release failed. {reason}")
 
 
 async def _run(swarm: "Swarm", plan: "Plan", duration: float, releaser: _Releaser) -> None:
-    """Let the swarm live until time is up or somebody ends it."""
+    """Run the swarm until its duration is over or a signal ends it."""
+    from .progress import Progress
+
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, over.set)
     tasks = [asyncio.create_task(swarm.run()), asyncio.create_task(releaser.run())]
     ended = asyncio.create_task(over.wait())
-    progress = _Progress(swarm.tally, plan, duration)
-    deadline = time.monotonic() + duration if duration else float("inf")
+    started = time.monotonic()
+    deadline = started + duration if duration else float("inf")
     try:
-        while time.monotonic() < deadline and not ended.done() and not tasks[0].done():
-            progress.show()
-            await asyncio.wait([ended, tasks[0]], timeout=min(0.5, max(0.01, deadline - time.monotonic())),
-                               return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
-        progress.show(last=True)
+        with Progress() as progress:
+            releaser.clear_progress = progress.clear
+            while time.monotonic() < deadline and not ended.done() and not tasks[0].done():
+                _show(progress, swarm.tally, plan, started, duration)
+                await asyncio.wait([ended, tasks[0]], timeout=min(_REFRESH, max(0.01, deadline - time.monotonic())),
+                                   return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
+            _show(progress, swarm.tally, plan, started, duration, last=True)
         if tasks[0].done():
             tasks[0].result()
     finally:
@@ -241,37 +254,16 @@ async def _run(swarm: "Swarm", plan: "Plan", duration: float, releaser: _Release
         await asyncio.sleep(0)
 
 
-class _Progress:
-    def __init__(self, tally: "Tally", plan: "Plan", duration: float) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._tally = tally
-        self._plan = plan
-        self._duration = duration
-        self._started = time.monotonic()
-        self._said_at = float("-inf")
-
-    def show(self, *, last: bool = False) -> None:
-        now = time.monotonic()
-        if self._terminal:
-            width = shutil.get_terminal_size().columns - 1 - _BAR
-            text = "" if last else self._bar() + shown(self._text(now), width).rstrip()
-            click.echo(f"\r\x1b[K{text}", err=True, nl=False)
-        elif last or now - self._said_at >= _LINE_EVERY:
-            self._said_at = now
-            click.echo(self._text(now), err=True)
-
-    def _text(self, now: float) -> str:
-        events, tally = self._tally.events, self._tally
-        parts = [f"{tally.open:,} of {self._plan.connections:,} open"]
-        parts += [f"{events[name]:,} {name}" for name in ("navigations", "reconnects", "reloads") if events[name]]
-        parts += [f"{events[name]:,} {name}" for name in ("refused", "lost") if events[name]]
-        left = self._started + self._duration - now
-        return ", ".join(parts) + (f", {span(left)} to go" if left >= 1 else f", after {span(now - self._started)}")
-
-    def _bar(self) -> str:
-        share = self._tally.open / self._plan.connections
-        full = round(share * (_BAR - 1))
-        return paint("█" * full + "░" * (_BAR - 1 - full), sys.stderr, fg="green") + " "
+def _show(
+    progress: "Progress", tally: "Tally", plan: "Plan", started: float, duration: float, *, last: bool = False
+) -> None:
+    events, now = tally.events, time.monotonic()
+    parts = [f"{tally.open:,} of {plan.connections:,} open"]
+    names = ("navigations", "reconnects", "reloads", "refused", "lost")
+    parts += [f"{events[name]:,} {name}" for name in names if events[name]]
+    left = started + duration - now
+    parts.append(f"{span(left)} to go" if left >= 1 else f"after {span(now - started)}")
+    progress.show(", ".join(parts), tally.open / plan.connections, state=last)
 
 
 def _summary(tally: "Tally", plan: "Plan", took: float) -> dict[str, Any]:
@@ -299,18 +291,18 @@ def _summary(tally: "Tally", plan: "Plan", took: float) -> dict[str, Any]:
     }
 
 
-def _tell(tally: "Tally", plan: "Plan", summary: dict[str, Any]) -> None:
+def _print_summary(tally: "Tally", plan: "Plan", summary: dict[str, Any]) -> None:
     opened = summary["openedAfterMs"]
     click.echo(
         paint(f"{tally.ever:,} of {plan.connections:,} pages were open, {tally.most:,} at once.", sys.stdout, bold=True)
     )
     if opened["median"] is not None:
-        click.echo(f"A stream was open after {opened['median']} ms (median), {opened['p99']} ms (99 of 100).")
+        click.echo(f"Time to open a stream: {opened['median']} ms (median), {opened['p99']} ms (99th percentile).")
     names = ("navigations", "reconnects", "reloads", "drains", "refused", "lost", "failed navigations")
     counted = [f"{tally.events[name]:,} {name}" for name in names if tally.events[name]]
-    click.echo(f"{', '.join(counted) or 'Nothing else happened'}; {_size(tally.received)} came.")
-    for why, count in tally.errors.most_common(5):
-        click.echo(paint(f"  {count:,} times: {shown(why)}", sys.stdout, fg="yellow"))
+    click.echo(f"{', '.join(counted) or 'No other events'}; {_size(tally.received)} received.")
+    for reason, count in tally.errors.most_common(5):
+        click.echo(paint(f"  {count:,} times: {printable(reason)}", sys.stdout, fg="yellow"))
 
 
 def _size(count: int) -> str:

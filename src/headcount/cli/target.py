@@ -1,4 +1,8 @@
-"""What all commands that ask a server have in common: its URL, credentials, network options, and durations."""
+"""
+Options of the commands that ask a server: its URL, credentials and network options; and durations.
+
+Tests: tests/cli/test_asking.py.
+"""
 
 import re
 from collections.abc import Callable
@@ -29,7 +33,7 @@ class Duration(click.ParamType[float]):
         text = str(value).strip().lower()
         pieces = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd]?)", text)
         if not text or "".join(number + unit for number, unit in pieces) != text:
-            self.fail(f"{value!r} is no duration; write it as 30s, 10m or 1h30m.", param, ctx)
+            self.fail(f"{value!r} is not a duration; write it as 30s, 10m or 1h30m.", param, ctx)
         return sum(float(number) * _UNITS[unit] for number, unit in pieces)
 
 
@@ -37,7 +41,7 @@ DURATION: Final = Duration()
 
 
 class _Header(click.ParamType[str]):
-    """`Name: value`. In the environment several stand on lines of their own, because there are spaces in them."""
+    """`Name: value`. In the environment, each header stands on a line of its own, because headers contain spaces."""
 
     name = "header"
     envvar_list_splitter = "\n"
@@ -46,12 +50,12 @@ class _Header(click.ParamType[str]):
         """Return it stripped."""
         text = str(value).strip()
         if not text.partition(":")[0].strip() or ":" not in text:
-            self.fail(f"{text!r} is no header; write it as 'X-Name: value'.", param, ctx)
+            self.fail(f"{text!r} is not a header; write it as 'X-Name: value'.", param, ctx)
         return text
 
 
 class _Cookies(click.ParamType[str]):
-    """What stands in a Cookie header."""
+    """The value of a Cookie header."""
 
     name = "cookies"
 
@@ -59,12 +63,12 @@ class _Cookies(click.ParamType[str]):
         """Return them as they are."""
         text = str(value)
         if not all("=" in pair for pair in text.rstrip("; ").split(";")):
-            self.fail(f"{text!r} are no cookies; write them as 'name=value; name=value'.", param, ctx)
+            self.fail(f"{text!r} is not a Cookie header; write it as 'name=value; name=value'.", param, ctx)
         return text
 
 
 class _BasePath(click.ParamType[str]):
-    """A path as the server's own setting takes it."""
+    """A base path, in the form of the setting of that name."""
 
     name = "path"
 
@@ -72,12 +76,16 @@ class _BasePath(click.ParamType[str]):
         """Return it as it is."""
         text = str(value)
         if not text.startswith("/") or text.endswith("/") or "?" in text:
-            self.fail(f"{text!r} needs a leading and no trailing slash, as /__skew.", param, ctx)
+            self.fail(
+                f"{text!r} is not a base path; write it with a leading and no trailing slash, such as /__skew.",
+                param,
+                ctx,
+            )
         return text
 
 
 class Target(NamedTuple):
-    """A server and how to get through to it."""
+    """A server and how to reach it."""
 
     url: str
     base_path: str | None
@@ -86,12 +94,12 @@ class Target(NamedTuple):
 
     def check(self) -> None:
         """
-        Refuse what no server could be asked with.
+        Check the options before anything is sent.
 
         Raises:
-            click.UsageError: URL, token, headers, proxy or file of authorities are none.
+            click.UsageError: The URL, token, headers, proxy or CA file is invalid.
         """
-        # Before the `try`: a package that is missing is no wrong usage.
+        # Before the `try`: a missing package is not wrong usage.
         from ..client.access import Access
         from ..client.address import base_url
 
@@ -103,15 +111,16 @@ class Target(NamedTuple):
             raise click.UsageError(str(error), click.get_current_context()) from None
 
     def denied(self, error: NotAuthorized) -> str:
-        """Say what to do about a refusal, in the words of the command line where the server has those of its wire."""
-        if "Authorization: Bearer" not in (said := str(error)) and said != NOT_AUTHORIZED:
-            return said
+        """Return what to do about a refusal: the server's sentence, with options where the server names headers."""
+        sentence = str(error)
+        if "Authorization: Bearer" not in sentence and sentence != NOT_AUTHORIZED:
+            return sentence
         if self.access.get("token"):
             return (
-                "The server does not take this token, so you are not authorised; check --token, or HEADCOUNT_TOKEN and "
+                "You are not authorised: the server does not accept this token; check --token, or HEADCOUNT_TOKEN and "
                 "HEADCOUNT_ADMIN_TOKEN."
             )
-        return "You are not authorised; give the server's admin token by --token or HEADCOUNT_TOKEN."
+        return "You are not authorised; give the server's admin token with --token or HEADCOUNT_TOKEN."
 
     @property
     def base(self) -> str:
@@ -122,7 +131,7 @@ class Target(NamedTuple):
 
 
 def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
-    """Add URL and options to a command, which gets them as `target`. `stream`: it holds a stream."""
+    """Add URL and options to a command, which gets them as `target`. `stream`: the command holds a stream."""
     options = [
         click.argument("url", envvar="HEADCOUNT_URL"),
         click.option(
@@ -130,7 +139,7 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
             envvar="HEADCOUNT_BASE_PATH",
             type=_BasePath(),
             metavar="PATH",
-            help="Where Headcount is below URL [default: as URL says, else /__skew].",
+            help="Base path of Headcount on the server [default: the path of URL, else /__skew].",
         ),
         click.option(
             "--header",
@@ -139,23 +148,29 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
             type=_Header(),
             metavar="NAME:VALUE",
             envvar="HEADCOUNT_HEADER",
-            help="Send this header; may be repeated.",
+            help="Header sent with every request; may be repeated.",
         ),
         click.option(
-            "--cookies", type=_Cookies(), envvar="HEADCOUNT_COOKIES", metavar="NAME=VALUE", help="Send these cookies."
+            "--cookies",
+            type=_Cookies(),
+            envvar="HEADCOUNT_COOKIES",
+            metavar="NAME=VALUE",
+            help="Cookies sent with every request.",
         ),
         click.option(
             "--ca-file",
             envvar="HEADCOUNT_CA_FILE",
             type=click.Path(exists=True, dir_okay=False),
-            help="Trust the authorities in this file.",
+            help="File of certificate authorities to trust, in PEM format.",
         ),
-        click.option("--insecure", is_flag=True, envvar="HEADCOUNT_INSECURE", help="Do not check certificates."),
+        click.option(
+            "--insecure", is_flag=True, envvar="HEADCOUNT_INSECURE", help="Do not verify the server's certificate."
+        ),
         click.option(
             "--proxy",
             envvar="HEADCOUNT_PROXY",
             metavar="URL",
-            help="Go through this proxy; 'none': through none [default: as HTTPS_PROXY and NO_PROXY say].",
+            help="HTTP or SOCKS proxy; 'none': no proxy [default: HTTPS_PROXY and NO_PROXY].",
         ),
     ]
     if token:
@@ -165,7 +180,7 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
                 "--token",
                 envvar=["HEADCOUNT_TOKEN", "HEADCOUNT_ADMIN_TOKEN"],
                 metavar="TOKEN",
-                help="Bearer token. Safer as HEADCOUNT_TOKEN: command lines are public.",
+                help="Bearer token. Safer in HEADCOUNT_TOKEN: other users can read command lines.",
             ),
         )
     if stream:
@@ -176,7 +191,7 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
                 type=click.Choice(["auto", "sse", "ws"]),
                 default="auto",
                 show_default=True,
-                help="How to watch.",
+                help="Kind of stream; auto: WebSocket, else SSE.",
             )
         )
 

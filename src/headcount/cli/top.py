@@ -1,4 +1,8 @@
-"""`headcount top`."""
+"""
+`headcount top`: the figures in the terminal, live.
+
+Tests: tests/cli/test_top.py.
+"""
 
 import asyncio
 import sys
@@ -15,19 +19,20 @@ from .target import Target, target_options
     epilog="""
     \b
     Keys:
-      /        filter by part of an id, version, route or address; esc clears it
-      v r n c  the whole screen for versions, routes, nodes or the list of
-               connections, and back
-      space    hold the picture still
+      /        filter by a part of an id, version, route or address; esc
+               clears the filter
+      v r n c  versions, routes, nodes or connections on the whole screen;
+               the same key again shows all
+      space    pause and resume
       q        quit
 
     \b
-    Exit codes: 0 you quit, 1 an error, 2 wrong usage, 130 Ctrl-C.
+    Exit codes: 0 quit, 1 error, 2 wrong usage, 130 Ctrl-C.
     """,
 )
 @target_options(stream=True)
 def command(target: Target) -> int:
-    """Watch the figures of a server in the terminal. It survives restarts of the server."""
+    """Watch the figures of a server in the terminal. Reconnects when the server restarts."""
     from ..client import fetch_nodes, fetch_stats, use_active_connections
 
     try:
@@ -35,12 +40,12 @@ def command(target: Target) -> int:
     except ImportError:
         raise ConfigError("`headcount top` needs textual; run: pip install 'headcount[tui]'") from None
     if not sys.stdout.isatty() or not sys.stdin.isatty():
-        raise ConfigError("`headcount top` needs a terminal; use `headcount stats` to read the figures once.")
+        raise ConfigError("`headcount top` needs a terminal; use `headcount stats` to print the figures once.")
     try:
-        # A wrong address or token is told here; a server that is not there yet may come.
+        # A wrong URL or token ends the command now; a server that is down may still start.
         asyncio.run(fetch_stats(target.url, base_path=target.base_path, **target.access))
     except Unreachable as error:
-        click.echo(f"{error} Waiting for it.", err=True)
+        click.echo(f"{error} Waiting for the server.", err=True)
     live = use_active_connections(
         target.url, update_strategy=target.update_strategy, base_path=target.base_path, **target.access
     )

@@ -7,6 +7,8 @@ The figures of a server from anywhere: `use_active_connections(url)` live, `fetc
             print(stats.total, dict(stats.versions))
 
 Needs the extra `headcount[client]`.
+
+Tests: tests/client/test_remote.py, tests/client/test_bad_days.py.
 """
 
 import asyncio
@@ -29,7 +31,7 @@ T = TypeVar("T")
 
 
 class AccessOptions(TypedDict, total=False):
-    """Credentials and network options; what each means stands in `headcount.client.access.Access`."""
+    """Credentials and network options; `headcount.client.access.Access` documents each."""
 
     token: str | None
     headers: Mapping[str, str] | None
@@ -42,33 +44,33 @@ class RemoteConnections(ActiveConnections):
     """
     The figures of a server, live; see `ActiveConnections`. It is a viewer and is not counted.
 
-    `async with` opens the stream and waits for the server's verdict, or for the first failure to reach it; from then on
-    it comes back by itself, and `status`, `error` and `is_stale` say how it stands. A plain `with` does the same in a
-    thread and gives a `BlockingConnections`, for scripts.
+    `async with` opens the stream and waits until the server authorises or denies it, or until the first attempt fails.
+    After that it reconnects by itself, and `status`, `error` and `is_stale` show its state. A plain `with` does the
+    same in a thread and returns a `BlockingConnections`, for scripts.
     """
 
     def __init__(self, base: str, access: Access, update_strategy: UpdateStrategy, *, deltas: bool) -> None:
         self._store = LiveStore()
         super().__init__(self._store)
         self.url = base
-        """Of the base path."""
+        """URL of the base path."""
         self._connection = Connection(base, access, update_strategy, self._store, deltas=deltas)
         self._task: asyncio.Task[None] | None = None
         self._blocking: BlockingConnections | None = None
 
     async def open(self) -> Self:
         """
-        Open the stream, and wait for the server's verdict or for the first failure to reach it.
+        Open the stream, and wait until the server authorises or denies it, or until the first attempt fails.
 
         Raises:
-            ClientError: It is open already.
-            ConfigError: The TLS or proxy options cannot be used.
+            ClientError: The stream is already open.
+            ConfigError: The TLS or proxy options are invalid.
         """
         if self._task is not None:
-            raise ClientError("This one is open already; make another with use_active_connections().")
+            raise ClientError("This stream is already open; make another with use_active_connections().")
         self._store.set(authorized=None, status="connecting", error=None)
         self._task = asyncio.create_task(self._connection.run(), name="headcount-client")
-        decided = asyncio.ensure_future(self._decided())
+        decided = asyncio.ensure_future(self._until_decided())
         try:
             await asyncio.wait([self._task, decided], return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
@@ -82,7 +84,7 @@ class RemoteConnections(ActiveConnections):
         return self
 
     async def aclose(self) -> None:
-        """End the stream. Idempotent; the last figures can still be read."""
+        """Close the stream. Idempotent; the last figures stay readable."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -93,15 +95,14 @@ class RemoteConnections(ActiveConnections):
 
     async def __aiter__(self) -> AsyncGenerator[Stats, None]:
         """
-        Give the figures as soon as there are any, then the newest whenever they changed; a slow reader misses those
-        between.
+        Yield the first figures, then the newest after each change; a slow reader skips the figures between.
 
         Raises:
-            NotAuthorized: The viewer has no right, or has lost it.
+            NotAuthorized: The viewer is not authorised, or not any more.
             ClientError: The stream was never opened.
         """
         if self.status.value == "idle":
-            raise ClientError("The stream is not open; use it inside: async with use_active_connections(url) as live.")
+            raise ClientError("The stream is not open; iterate inside: async with use_active_connections(url) as live.")
         async with aclosing(super().__aiter__()) as figures:
             async for stats in figures:
                 yield stats
@@ -111,7 +112,7 @@ class RemoteConnections(ActiveConnections):
         return await self.open()
 
     async def __aexit__(self, *exc: object) -> None:
-        """End the stream."""
+        """Close the stream."""
         await self.aclose()
 
     def __enter__(self) -> BlockingConnections:
@@ -119,22 +120,22 @@ class RemoteConnections(ActiveConnections):
         Open the stream in a thread of its own.
 
         Raises:
-            RuntimeError: In an event loop, which this would block.
+            RuntimeError: An event loop is running in this thread; this would block it.
         """
         if _in_event_loop():
             raise RuntimeError(
-                "This would block the event loop; write: async with use_active_connections(url) as live."
+                "A plain `with` would block the event loop; write: async with use_active_connections(url) as live."
             )
         self._blocking = BlockingConnections(self)
         return self._blocking.open()
 
     def __exit__(self, *exc: object) -> None:
-        """End the stream and its thread."""
+        """Close the stream and end its thread."""
         if self._blocking is not None:
             self._blocking.close()
             self._blocking = None
 
-    async def _decided(self) -> None:
+    async def _until_decided(self) -> None:
         while self.authorized.value is None and self.status.value not in ("reconnecting", "closed"):
             await self.state.changed()
 
@@ -151,14 +152,14 @@ def use_active_connections(
     Return the figures of a server as observable values, live. Nothing is opened before `async with` or `with`.
 
     Args:
-        url: Of the application, or of Headcount's base path in it: `https://www.example.com`, `localhost:8000/__skew`.
-        update_strategy: `sse`, `ws`, or `auto`: WebSocket, and SSE where those do not get through.
-        base_path: Where Headcount is below `url`; None: as `url` says, and `/__skew` if it has no path.
-        deltas: Ask for changes instead of whole figures.
+        url: URL of the application or of its base path: `https://www.example.com`, `localhost:8000/__skew`.
+        update_strategy: `sse`, `ws`, or `auto`: WebSocket, or SSE where WebSockets do not get through.
+        base_path: Base path of Headcount below `url`; None: the path of `url`, or `/__skew` if it has none.
+        deltas: Receive changes instead of complete figures.
         access: `token`, `headers`, `cookies`, `verify`, `proxy`; see `Access`.
 
     Raises:
-        ConfigError: The URL or an option is wrong.
+        ConfigError: The URL or an option is invalid.
     """
     if update_strategy not in ("sse", "ws", "auto"):
         raise ConfigError(f"update_strategy is {update_strategy!r}; write sse, ws or auto.")
@@ -175,10 +176,10 @@ async def fetch_stats(url: str, *, base_path: str | None = None, **access: Unpac
         access: As there.
 
     Raises:
-        ConfigError: The URL or an option is wrong.
-        NotAuthorized: The server says no.
-        Unreachable: No answer, or one that says to come back later.
-        Refused: Another answer: there is no Headcount, or it counts nothing.
+        ConfigError: The URL or an option is invalid.
+        NotAuthorized: The server denies access.
+        Unreachable: No answer, or an error that may pass.
+        Refused: Another answer: there is no Headcount, or connection tracking is off.
     """
     stats_url = f"{base_url(url, base_path)}/admin/stats"
     return await _fetch(stats_url, access, messages.decode_snapshot, "statistics")
@@ -186,16 +187,16 @@ async def fetch_stats(url: str, *, base_path: str | None = None, **access: Unpac
 
 async def fetch_nodes(url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> list[NodeShare]:
     """
-    Return what each node of a server's fleet has, the one that answers first.
+    Return the count of each node of a server's fleet, starting with the node that answers.
 
-    Raises what `fetch_stats` does.
+    Raises the errors of `fetch_stats`.
     """
     nodes_url = f"{base_url(url, base_path)}/admin/nodes"
     return await _fetch(nodes_url, access, messages.decode_shares, "nodes")
 
 
 async def release(url: str, version: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> None:
-    """Declare a version current; every page is told. Raises what `fetch_stats` does."""
+    """Declare a version current and notify every page. Raises the errors of `fetch_stats`."""
     await Access(**access).post(f"{base_url(url, base_path)}/admin/release", {"version": version})
 
 
@@ -204,7 +205,7 @@ async def _fetch(url: str, access: AccessOptions, decode: Callable[[bytes], T], 
     try:
         return decode(content)
     except Malformed:
-        raise Refused(f"What {url} answers are no {what}; is this the address of Headcount?") from None
+        raise Refused(f"The answer of {url} is not Headcount's {what}; check the URL.") from None
 
 
 def _in_event_loop() -> bool:

@@ -1,4 +1,8 @@
-"""How a client gets through to a server: credentials, TLS, proxies. The one place that knows the HTTP library."""
+"""
+How a client reaches a server: credentials, TLS, proxies and errors.
+
+Tests: tests/client/test_small_parts.py, tests/client/test_bad_days.py.
+"""
 
 import socket
 import ssl
@@ -21,15 +25,13 @@ except ImportError:
     raise ConfigError("The client needs httpx2 and websockets; run: pip install 'headcount[client]'") from None
 
 httpx_errors: Final = (httpx.HTTPError,)
-"""What the HTTP library raises when there is no answer."""
+"""Errors of the HTTP library when there is no answer."""
 
 CONNECT_TIMEOUT: Final = 10.0
-"""Seconds to reach a server and to be answered by it."""
-
+"""Seconds until a server must have answered."""
 
 NO_SOCKS: Final = (
-    "The proxy speaks SOCKS, which needs two more packages; run: pip install socksio 'python-socks[asyncio]', or give "
-    "an HTTP proxy, or none."
+    "A SOCKS proxy needs two more packages; run: pip install socksio 'python-socks[asyncio]', or use an HTTP proxy."
 )
 
 
@@ -42,18 +44,18 @@ _decode_problem = msgspec.json.Decoder(_Problem).decode
 
 class Access:
     """
-    Credentials and network options of one client. Checked when it is made; nothing is opened.
+    Credentials and network options of one client. They are checked at once; no connection is opened.
 
     Args:
         token: Bearer token.
         headers: Sent with every request.
         cookies: Sent with every request: a mapping, or the text of a Cookie header.
-        verify: Server certificates: True, False for none, a file of authorities, or an `ssl.SSLContext`, which may also
-            hold a certificate of the client.
-        proxy: URL of a proxy; True: as the environment says (HTTPS_PROXY, NO_PROXY …); None or False: none.
+        verify: How to verify the server's certificate. True: by the system's authorities; False: not at all; a file of
+            authorities; or an `ssl.SSLContext`, which may also hold a client certificate.
+        proxy: URL of a proxy; True: from the environment (HTTPS_PROXY, NO_PROXY …); None or False: no proxy.
 
     Raises:
-        ConfigError: In a sentence.
+        ConfigError: An option is invalid.
     """
 
     def __init__(
@@ -69,21 +71,25 @@ class Access:
         for name, value in (headers or {}).items():
             self.headers[name.lower()] = value
         if token is not None:
-            token = token.strip()  # what was read from a file ends in a newline
+            token = token.strip()  # a token read from a file may end in a newline
             if not token or not token.isascii() or not token.isprintable():
-                raise ConfigError("The token is empty, or holds a line break or a letter that is not ASCII.")
+                raise ConfigError(
+                    "The token is empty, or contains a line break or a non-ASCII character; give the server's token."
+                )
             self.headers["authorization"] = f"Bearer {token}"
         if cookies:
             self.headers["cookie"] = _cookie_header(cookies)
         for name, value in self.headers.items():
             if not _is_token(name) or any(ord(character) < 32 or ord(character) > 255 for character in value):
-                raise ConfigError(f"The header {name!r} holds what no header may; give printable latin-1 text.")
+                raise ConfigError(
+                    f"The header {name!r} contains a character that headers cannot hold; give printable latin-1 text."
+                )
         if isinstance(proxy, str):
             try:
                 httpx.Proxy(proxy)
             except (ValueError, httpx.InvalidURL):
                 raise ConfigError(
-                    f"The proxy {proxy!r} cannot be used; write it as http://proxy.example.com:3128."
+                    f"The proxy {proxy!r} is not a URL; write it as http://proxy.example.com:3128."
                 ) from None
         self.proxy = proxy
         self._verify = verify
@@ -91,10 +97,10 @@ class Access:
 
     def tls(self, url: str) -> ssl.SSLContext | None:
         """
-        Return the TLS context for a URL, made once; None where there is no TLS.
+        Return the TLS context for a URL, made once; None: the URL uses no TLS.
 
         Raises:
-            ConfigError: The file of authorities cannot be read.
+            ConfigError: The file of authorities is not readable.
         """
         if not url.startswith("https:"):
             return None
@@ -104,7 +110,7 @@ class Access:
                 self._context = ssl.create_default_context(cafile=cafile)
             except OSError as error:
                 raise ConfigError(
-                    f"The certificates in {self._verify!r} cannot be read ({error}); give a file in PEM format."
+                    f"Cannot read the certificates in {self._verify!r} ({error}); give a file in PEM format."
                 ) from None
             if self._verify is False:
                 self._context.check_hostname = False
@@ -113,10 +119,10 @@ class Access:
 
     def http(self, url: str, *, timeout: float = CONNECT_TIMEOUT) -> "httpx.AsyncClient":
         """
-        Make an HTTP client for a server; the caller closes it.
+        Make an HTTP client for a server; the caller must close it.
 
         Raises:
-            ConfigError: The environment's proxy is no URL, a package for SOCKS is missing, or TLS options are wrong.
+            ConfigError: The environment's proxy is not a URL, a SOCKS package is missing, or a TLS option is invalid.
         """
         context = self.tls(url)
         try:
@@ -129,7 +135,9 @@ class Access:
                 follow_redirects=True,
             )
         except (ValueError, httpx.InvalidURL) as error:
-            raise ConfigError(f"The proxy {self.proxy!r} cannot be used ({error}).") from None
+            raise ConfigError(
+                f"The proxy {self.proxy!r} cannot be used ({error}); check HTTPS_PROXY and HTTP_PROXY."
+            ) from None
         except ImportError:
             raise ConfigError(NO_SOCKS) from None
 
@@ -139,14 +147,14 @@ class Access:
 
         Raises:
             NotAuthorized: 401 or 403.
-            Refused: Another answer that trying again would not change, 404 for one.
-            Unreachable: No answer, 429, or one from 500 on.
+            Refused: Another error that does not pass, such as 404.
+            Unreachable: No answer, 429, or a status from 500 on.
         """
         async with self.http(url) as client:
             return (await self._request(client, "GET", url)).content
 
     async def post(self, url: str, body: Mapping[str, Any]) -> bytes:
-        """POST a JSON document; raises what `get` does."""
+        """POST a JSON document. Raises the errors of `get`."""
         async with self.http(url) as client:
             return (await self._request(client, "POST", url, json=dict(body))).content
 
@@ -169,47 +177,46 @@ def failure(url: str, status: int, headers: Mapping[str, str], body: bytes) -> N
     detail = "".join(character for character in detail[:400] if character.isprintable())
     if status in (401, 403):
         return NotAuthorized(detail or NOT_AUTHORIZED)
-    # 501 is how servers of files answer a POST: no trouble that passes.
+    # Static file servers answer a POST with 501, which does not pass.
     if status == 429 or (status >= 500 and status != 501):
-        told = detail or f"{url} answered {status}; its server or a proxy before it is in trouble."
-        return Unreachable(told, parse_retry_after(headers.get("retry-after")))
+        sentence = detail or f"{url} answered {status}: the server, or a proxy before it, has an error."
+        return Unreachable(sentence, parse_retry_after(headers.get("retry-after")))
     if status == 404:
         return Refused(
-            f"There is no Headcount at {_without_endpoint(url)}; give the URL with its base path, which is /__skew "
-            "unless it was set to another."
+            f"No Headcount at {_without_endpoint(url)}; give the URL with its base path, which is /__skew by default."
         )
-    return Refused(detail or f"{url} answered {status}, which Headcount does not; is this its address?")
+    return Refused(detail or f"{url} answered {status}, which is not an answer of Headcount; check the URL.")
 
 
 def unreachable(url: str, error: BaseException, proxy: str | bool | None) -> str:
     """
-    Say in a sentence that there was no answer, and why.
+    Return a sentence that says why a server did not answer.
 
     Args:
-        url: What was asked.
-        error: What the HTTP library, the WebSocket library or the system raised.
-        proxy: As `Access` has it: when nobody listens, it is the proxy that is not there.
+        url: URL of the request.
+        error: Error of the HTTP library, the WebSocket library or the system.
+        proxy: As in `Access`: with a proxy, a refused connection is the proxy's.
     """
     host = _host(url)
-    # A server may have sent the client on to another.
+    # The request may have been redirected to another server.
     request = getattr(error, "_request", None)
     if request is not None and (elsewhere := _host(str(request.url))) != host:
-        url, host = str(request.url), f"{elsewhere}, where {host} sends everybody,"
+        url, host = str(request.url), f"{elsewhere}, to which {host} redirects,"
     reason = str(error).strip().rstrip(".") or type(error).__name__
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionRefusedError) or "Errno 111" in reason or "Errno 61" in reason:
-            reason = "nothing listens there"
+            reason = "connection refused; no server is listening"
             host = _proxy_of(url, proxy) or host
         elif isinstance(cause, socket.gaierror):
-            reason = "there is no such host"
+            reason = "unknown host"
             host = _proxy_of(url, proxy) or host
         elif isinstance(cause, httpx.TimeoutException | TimeoutError):
-            reason = "it did not answer in time"
+            reason = "no answer in time"
         elif isinstance(cause, ssl.SSLCertVerificationError):
             reason = f"its certificate is not trusted: {cause.verify_message.rstrip('.')}"
         elif isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
-            reason = "it speaks no TLS; write http:// if that is meant"
+            reason = "the server does not use TLS; write http:// if that is intended"
         cause = cause.__cause__ or cause.__context__
     return f"{host} cannot be reached: {reason}."
 
@@ -220,7 +227,7 @@ def _host(url: str) -> str:
 
 
 def _proxy_of(url: str, proxy: str | bool | None) -> str | None:
-    """Name the proxy through which a URL is asked, without what may be secret of it; None: there is none."""
+    """Name the proxy for a URL, without its credentials; None: there is no proxy."""
     if proxy is True:
         parts = urlsplit(url)
         proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
@@ -244,7 +251,7 @@ def _cookie_header(cookies: Mapping[str, str] | str) -> str:
         for name, value in cookies.items():
             jar[name] = value
     except CookieError as error:
-        raise ConfigError(f"A cookie is wrong: {error}.") from None
+        raise ConfigError(f"A cookie is invalid: {error}.") from None
     return "; ".join(f"{name}={value}" for name, value in cookies.items())
 
 

@@ -1,4 +1,8 @@
-"""The same figures for scripts without an event loop: the stream runs in a thread of its own."""
+"""
+The figures for scripts without an event loop: the stream runs in a thread of its own.
+
+Tests: tests/client/test_remote.py.
+"""
 
 import asyncio
 import threading
@@ -46,10 +50,10 @@ class BlockingConnections:
 
     def __iter__(self) -> Iterator[Stats]:
         """
-        Give the figures now, then the newest whenever they changed; a slow reader misses those between.
+        Yield the figures now, then the newest after each change; a slow reader skips the figures between.
 
         Raises:
-            NotAuthorized: The viewer has no right, or has lost it.
+            NotAuthorized: The viewer is not authorised, or not any more.
         """
         last: Stats | None = None
         while True:
@@ -61,15 +65,15 @@ class BlockingConnections:
 
     def wait_for(self, condition: Callable[[Stats], Any], timeout: float | None = None) -> Stats:
         """
-        Block until `condition` holds of the figures, and return them.
+        Block until `condition` holds for the figures, and return them.
 
         Args:
-            condition: Asked at once and after each change.
-            timeout: Seconds; None: for ever.
+            condition: Called at once and after each change.
+            timeout: Seconds; None: no limit.
 
         Raises:
-            TimeoutError: It did not hold in time.
-            NotAuthorized: The viewer has no right, or has lost it.
+            TimeoutError: The condition did not hold in time.
+            NotAuthorized: The viewer is not authorised, or not any more.
             ClientError: The stream was closed before it held.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -81,14 +85,14 @@ class BlockingConnections:
         raise ClientError("The stream was closed before the condition held.")
 
     def close(self) -> None:
-        """End the stream and its thread. Idempotent."""
+        """Close the stream and end its thread. Idempotent."""
         if self._loop is not None and self._stop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
 
     def open(self) -> Self:
-        """Start the thread and wait for the server's verdict, or for the first failure to reach it."""
+        """Start the thread, and wait until the server authorises or denies, or until the first attempt fails."""
         self._thread.start()
         self._opened.wait()
         if self._failure is not None:
@@ -97,7 +101,7 @@ class BlockingConnections:
         return self
 
     def _next(self, last: Stats | None, deadline: float | None) -> LiveState | None:
-        """Wait for figures that are not `last`; None: the stream was closed."""
+        """Wait for figures that differ from `last`; None: the stream was closed."""
         with self._changed:
             while True:
                 state = self._remote.state.value
@@ -109,21 +113,23 @@ class BlockingConnections:
                     return state
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
-                    raise TimeoutError("It did not hold in time." if state.authorized else state.error or "No figures.")
+                    raise TimeoutError(
+                        "The condition did not hold in time." if state.authorized else state.error or "No figures."
+                    )
                 self._changed.wait(left)
 
     def _main(self) -> None:
         try:
             asyncio.run(self._run())
-        except BaseException as error:  # handed to the thread that opened this one
+        except BaseException as error:  # raised in the thread that called open()
             self._failure = error
         finally:
             self._opened.set()
-            self._tell()
+            self._notify()
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        end = self._remote.state.subscribe(lambda _: self._tell())
+        end = self._remote.state.subscribe(lambda _: self._notify())
         try:
             async with self._remote:
                 self._opened.set()
@@ -131,6 +137,6 @@ class BlockingConnections:
         finally:
             end()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()

@@ -1,5 +1,5 @@
 """
-Server-Sent Events framing, the reading half.
+Reads the framing of Server-Sent Events.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
@@ -10,11 +10,11 @@ from typing import Final, NamedTuple
 from ..errors import TooLarge
 
 MAX_EVENT: Final = 64 * 1024 * 1024
-"""Bytes of one event, or of one line; a stream that sends more without an end is not ours."""
+"""Bytes of one event or line. A stream that sends more is not Headcount's."""
 
 
 class Event(NamedTuple):
-    """One event. `retry` is the newest reconnect delay in ms that came before its end, None if none did."""
+    """One event. `retry` is the newest reconnect delay in ms so far; None: the server sent none."""
 
     data: str
     name: str
@@ -23,10 +23,10 @@ class Event(NamedTuple):
 
 class EventReader:
     """
-    Takes bytes as they come and gives the events that are complete.
+    Parses bytes as they arrive and yields complete events.
 
     Attributes:
-        retry: The newest reconnect delay of the stream in ms; None: the server named none.
+        retry: The newest reconnect delay of the stream in ms; None: the server sent none.
     """
 
     def __init__(self) -> None:
@@ -41,23 +41,23 @@ class EventReader:
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """
-        Give the events that end in `data`.
+        Yield the events that end in `data`.
 
         Raises:
-            TooLarge: More than `MAX_EVENT` bytes without an end.
+            TooLarge: An event has more than `MAX_EVENT` bytes.
         """
         self._buffer += data
-        while (line := self._take_line()) is not None:
+        while (line := self._next_line()) is not None:
             event = self._interpret(line)
             if event is not None:
                 yield event
         if len(self._buffer) + self._size > MAX_EVENT:
-            raise TooLarge("The event stream sends one event without an end.")
+            raise TooLarge(f"The event stream sent an event of more than {MAX_EVENT // 1024**2} MB.")
 
-    def _take_line(self) -> str | None:
+    def _next_line(self) -> str | None:
         buffer = self._buffer
         if self._after_cr and buffer:
-            # The second half of a CR LF that came in two pieces.
+            # The second half of a CR LF that arrived in two pieces.
             if buffer[0] == 0x0A:
                 del buffer[0]
             self._after_cr = False

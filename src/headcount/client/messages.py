@@ -1,5 +1,7 @@
 """
-What a server sends, as a client reads it: strict about what it uses, silent about what it does not know.
+The messages of a server. Known fields are checked strictly; unknown fields and message types are ignored.
+
+Tests: tests/client/test_small_parts.py.
 
 Source: protocol/README.md#server-to-client; golden messages in protocol/fixtures/messages.json
 """
@@ -17,7 +19,7 @@ _Counts: TypeAlias = dict[str, Count]
 
 
 class Connected(msgspec.Struct, tag_field="type", tag="connected", rename="camel"):
-    """First of all. Durations in ms."""
+    """The first message of a stream. Durations in ms."""
 
     version: str
     connection_id: str
@@ -25,11 +27,11 @@ class Connected(msgspec.Struct, tag_field="type", tag="connected", rename="camel
     keepalive_ms: int | None = None
     update_strategy: str | None = None
     current_version: str | None = None
-    """None: a server that does not tell releases at once; its own version is current until it does."""
+    """The current version. None: an older server, whose own version is current until it sends a release."""
 
 
 class StatsMessage(msgspec.Struct, tag_field="type", tag="stats", rename="camel"):
-    """The figures, whole."""
+    """A complete snapshot."""
 
     total: Count
     versions: _Counts = {}
@@ -90,7 +92,7 @@ class DeltaMessage(msgspec.Struct, tag_field="type", tag="stats-delta", rename="
 
 
 class Unauthorized(msgspec.Struct, tag_field="type", tag="stats-unauthorized"):
-    """The subscription was refused, or the right has been withdrawn."""
+    """The subscription was denied, or the right was withdrawn."""
 
 
 class Released(msgspec.Struct, tag_field="type", tag="version"):
@@ -100,13 +102,13 @@ class Released(msgspec.Struct, tag_field="type", tag="version"):
 
 
 class Drain(msgspec.Struct, tag_field="type", tag="drain", rename="camel"):
-    """Come back after so many ms."""
+    """The server is stopping; reconnect after `reconnect_ms`."""
 
     reconnect_ms: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
 class Other(msgspec.Struct):
-    """Any other type: keepalives, and messages of the application."""
+    """Another type: a keepalive, or a message of the application."""
 
     type: str
 
@@ -125,13 +127,13 @@ def decode_snapshot(content: bytes) -> Stats:
     Read the answer of `GET /admin/stats`.
 
     Raises:
-        Malformed: It has another shape.
+        Malformed: The answer has another shape.
     """
     try:
         document = msgspec.json.decode(content)
         return msgspec.convert({**document, "type": "stats"}, StatsMessage).figures()
     except (msgspec.MsgspecError, TypeError, UnicodeError) as error:
-        raise Malformed(f"The server's statistics cannot be read: {error}.") from None
+        raise Malformed(f"The server's statistics are malformed: {error}.") from None
 
 
 class _Share(msgspec.Struct, rename="camel"):
@@ -153,12 +155,12 @@ def decode_shares(content: bytes) -> list[NodeShare]:
     Read the answer of `GET /admin/nodes`.
 
     Raises:
-        Malformed: It has another shape.
+        Malformed: The answer has another shape.
     """
     try:
         shares = _decode_shares(content).shares
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise Malformed(f"The server's nodes cannot be read: {error}.") from None
+        raise Malformed(f"The server's list of nodes is malformed: {error}.") from None
     return [NodeShare(share.node, share.total, share.reporting, share.silent_ms / 1000) for share in shares]
 
 
@@ -167,7 +169,7 @@ def decode(data: str | bytes) -> ServerMessage:
     Read one message of a server.
 
     Raises:
-        Malformed: Not a message, or a known one with a wrong field.
+        Malformed: The data is not a message, or a field of a known message is invalid.
     """
     try:
         message: ServerMessage = _decode_known.decode(data)
@@ -175,10 +177,10 @@ def decode(data: str | bytes) -> ServerMessage:
         try:
             other = _decode_type(data)
         except msgspec.MsgspecError:
-            raise Malformed("The server sent something that is no message.") from None
+            raise Malformed("The server sent JSON that is not a message.") from None
         if other.type in _KNOWN:
-            raise Malformed(f"The server's {other.type} message is wrong: {error}.") from None
+            raise Malformed(f"The server sent an invalid {other.type} message: {error}.") from None
         return other
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        raise Malformed("The server sent something that is no JSON.") from None
+        raise Malformed("The server sent a message that is not JSON.") from None
     return message

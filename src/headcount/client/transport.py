@@ -1,7 +1,9 @@
 """
-One viewer's stream, by SSE or by WebSocket, behind one interface. A stream lives once: it never reconnects.
+A viewer's stream by SSE or WebSocket, behind one interface. A stream is opened once and never reconnects.
 
-What goes wrong comes out as one of four errors: `Ended`, `Unreachable`, `Refused`, `NotAuthorized`.
+Every failure is one of four errors: `Ended`, `Unreachable`, `Refused`, `NotAuthorized`.
+
+Tests: tests/client/test_remote.py, tests/client/test_bad_days.py.
 """
 
 from collections.abc import AsyncIterator
@@ -46,15 +48,15 @@ class Stream(Protocol):
 
     def __aiter__(self) -> AsyncIterator[messages.ServerMessage | None]:
         """
-        Give each message, and None for whatever else proves that the stream is alive.
+        Yield each message, and None for other bytes, which prove that the stream is alive.
 
         Raises:
-            Ended: It is over; this is the only way it ends.
-            Malformed: The server sent something that is no message.
+            Ended: The stream has ended. Iteration ends in no other way.
+            Malformed: The server sent an invalid message.
         """
 
     async def subscribe(self, connection_id: str, *, deltas: bool) -> None:
-        """Ask for statistics; the verdict comes as a message."""
+        """Subscribe to statistics; the answer comes as a message."""
 
 
 class _EventStream:
@@ -83,8 +85,8 @@ class _EventStream:
         except httpx.HTTPError as error:
             raise Unreachable(unreachable(url, error, proxy=None)) from None
         if response.status_code == 404:
-            # Another process than the one that holds the stream, or it has just ended: a new one may do better.
-            raise Ended("The server that was asked for statistics does not hold this stream.")
+            # Another process holds the stream, or the stream has just ended: a new stream may work.
+            raise Ended("The subscription reached a server process that does not hold this stream.")
         if response.status_code != 200:
             raise failure(url, response.status_code, response.headers, response.content)
 
@@ -98,7 +100,7 @@ async def _event_stream(base: str, access: Access, query: dict[str, str]) -> Asy
     url = f"{base}/sse"
     async with access.http(url) as client:
         try:
-            # The time-out is for the answer to begin; how long a stream may be silent the caller knows.
+            # The timeout is for the start of the answer; the caller watches for silence.
             timeout = httpx.Timeout(CONNECT_TIMEOUT, read=None)
             request = client.build_request(
                 "GET", url, params=query, headers={"accept": "text/event-stream"}, timeout=timeout
@@ -112,7 +114,9 @@ async def _event_stream(base: str, access: Access, query: dict[str, str]) -> Asy
                 content = await response.aread() if int(response.headers.get("content-length", "0")) < 65_536 else b""
                 raise failure(url, response.status_code, response.headers, content)
             if kind != "text/event-stream":
-                raise Refused(f"{url} answered with {kind[:80] or 'no content type'}, not with an event stream.")
+                raise Refused(
+                    f"{url} answered with {kind[:80] or 'no content type'}, not with an event stream; check the URL."
+                )
             yield _EventStream(base, client, response)
         finally:
             await response.aclose()
@@ -137,7 +141,7 @@ class _WebSocket:
                 msgspec.json.encode({"type": "subscribe-stats", "deltas": deltas}).decode(), text=True
             )
         except ConnectionClosed:
-            return  # reading tells why
+            return  # reading raises the reason
 
 
 @asynccontextmanager
@@ -152,8 +156,8 @@ async def _websocket(base: str, access: Access, query: dict[str, str]) -> AsyncI
             origin=headers.get("origin"),  # type: ignore[arg-type]
             ssl=access.tls(url),
             proxy=access.proxy or None,
-            compression=None,  # messages are small, and a context on both ends costs more than it saves
-            ping_interval=None,  # the server's keepalives are watched
+            compression=None,  # messages are small: compression contexts cost more than they save
+            ping_interval=None,  # the client watches the server's keepalives
             open_timeout=CONNECT_TIMEOUT,
             close_timeout=1,
             max_size=MAX_EVENT,
@@ -161,15 +165,15 @@ async def _websocket(base: str, access: Access, query: dict[str, str]) -> AsyncI
     except InvalidStatus as error:
         response = error.response
         if response.status_code == 403:
-            # What servers answer to any WebSocket that they do not want, whether path, origin or right is wrong.
-            raise Unreachable(f"{base}/ws refuses WebSockets (403): the address or the right is wrong.") from None
+            # Servers answer 403 to any WebSocket they reject: for its path, its origin or its right.
+            raise Unreachable(f"{base}/ws refuses WebSockets (403); check the URL and the credentials.") from None
         raise failure(f"{base}/ws", response.status_code, dict(response.headers), bytes(response.body or b"")) from None
     except ImportError:
         raise ConfigError(NO_SOCKS) from None
     except InvalidURI as error:
-        raise Refused(f"{base} is no address for a WebSocket ({error}).") from None
+        raise Refused(f"{base} is not a URL for WebSockets ({error}).") from None
     except InvalidHandshake as error:
-        raise Unreachable(f"What answers at {base}/ws speaks no WebSocket ({str(error).rstrip('.')}).") from None
+        raise Unreachable(f"The server at {base}/ws did not accept a WebSocket ({str(error).rstrip('.')}).") from None
     except (OSError, TimeoutError, WebSocketException) as error:
         raise Unreachable(unreachable(base, error, access.proxy)) from None
     try:
@@ -185,7 +189,7 @@ def open_stream(
     Open a stream below the URL `base`; leaving the `async with` closes it.
 
     Raises:
-        Unreachable: No answer, or one that says to come back later.
+        Unreachable: No answer, or an error that may pass.
         NotAuthorized: 401 or 403.
         Refused: Another answer.
     """

@@ -1,8 +1,10 @@
 """
-`headcount serve`: Headcount as a server of its own, for back ends in any language.
+The server of `headcount serve`, for back ends in any language.
 
-uvicorn with what held streams need: no compression context per WebSocket (it triples the memory of one), no second ping
-beside our keepalives, and a stop that drains first.
+It is uvicorn with settings for long-lived streams: no compression context per WebSocket (it triples the memory of one),
+no ping beside Headcount's own keepalives, and a stop that drains first.
+
+Tests: tests/server/test_servers.py, tests/server/test_stopping.py, tests/cli/test_serve.py.
 """
 
 import asyncio
@@ -24,13 +26,12 @@ from ..asgi.app import Headcount
 from ..asgi.responses import Problem, respond_problem
 from ..asgi.takeover.choose import protocol_class
 from ..errors import ConfigError
-from .supervisor import Workers, reuse_port
+from .supervisor import Supervisor, can_reuse_port
 
 logger = logging.getLogger("headcount")
 
 STOP_TIMEOUT = 3
-"""Seconds that streams get to end after SIGTERM; then they are cut."""
-
+"""Seconds from SIGTERM until streams that are still open are cut."""
 
 _M_MMAP_THRESHOLD: Final = -3
 """Source: glibc's malloc.h"""
@@ -38,45 +39,49 @@ _M_MMAP_THRESHOLD: Final = -3
 
 class _Connections(set[Any]):
     """
-    What uvicorn tells to stop, once, when it does; this set tells those that come later, too.
+    The connections that uvicorn shuts down when it stops. uvicorn goes through them once; this set also shuts down the
+    connections that begin later.
 
-    And it hears all of them out: one that fails must not keep the others from being told. That of uvicorn's own class
-    for WebSockets does when a stranger has sent a handshake with a body, and waits.
+    A connection whose shutdown fails does not keep the others from being shut down. uvicorn's own WebSocket class fails
+    so while it waits for a handshake that was sent with a body.
     """
 
     _loop: asyncio.AbstractEventLoop | None = None
 
     def stop(self) -> None:
-        """Begin to tell newcomers. Accepted before the end, a connection may begin after it, and be waited for."""
+        """
+        Shut down new connections from now on. uvicorn waits for them too: one may be accepted before the stop and begin
+        after it.
+        """
         self._loop = asyncio.get_running_loop()
 
     def add(self, connection: Any) -> None:
-        """Take one in."""
+        """Add a connection."""
         super().add(connection)
         if self._loop is not None:
-            self._loop.call_soon(self._tell, connection)  # it has only just begun to begin
+            self._loop.call_soon(self._shut_down, connection)  # it is still in connection_made
 
     def __iter__(self) -> Iterator[Any]:
-        """Go through all; once the server stops, through what tells each of them."""
-        return super().__iter__() if self._loop is None else map(_Told, super().__iter__())
+        """Iterate over the connections; once the server stops, over wrappers whose `shutdown` never raises."""
+        return super().__iter__() if self._loop is None else map(_SafeShutdown, super().__iter__())
 
-    def _tell(self, connection: Any) -> None:
+    def _shut_down(self, connection: Any) -> None:
         if connection in self:
-            _Told(connection).shutdown()
+            _SafeShutdown(connection).shutdown()
 
 
-class _Told:
+class _SafeShutdown:
     __slots__ = ("_connection",)
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
     def shutdown(self) -> None:
-        """Tell a connection to stop, or cut it."""
+        """Shut a connection down; cut it if that fails."""
         try:
             self._connection.shutdown()
         except Exception as error:
-            logger.warning("A connection could not be told to stop (%r) and is cut.", error)
+            logger.warning("server: shutdown of a connection failed (%r); the connection is cut.", error)
             with suppress(AttributeError):
                 self._connection.transport.abort()
 
@@ -91,40 +96,40 @@ class _Server(uvicorn.Server):
         self._ready = ready
         self._lifeline = lifeline
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._woken = asyncio.Event()
+        self._wakeup = asyncio.Event()
 
     async def main_loop(self) -> None:
         """
-        Wait for the end, once a second telling uvicorn what time it is for the headers of answers.
+        Wait for the stop signal. Once a second, let uvicorn update the Date header of its answers.
 
-        uvicorn looks ten times a second whether it is over, which costs a fifth of all that 10,000 idle streams do.
+        uvicorn itself polls ten times a second, which takes a fifth of the CPU time that 10,000 idle streams take.
         """
         self._loop = asyncio.get_running_loop()
         while not await self.on_tick(0):
             with suppress(TimeoutError):
                 async with asyncio.timeout(1):
-                    await self._woken.wait()
-            self._woken.clear()
+                    await self._wakeup.wait()
+            self._wakeup.clear()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note that a signal asks for the end, and look at once."""
+        """Stop at once on a signal."""
         super().handle_exit(sig, frame)
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._woken.set)
+            self._loop.call_soon_threadsafe(self._wakeup.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            # Not only with the first request: operators want to see every node, and this one knows its address.
+            # Join now and not with the first request: operators want to see every node, and the address is known.
             self._headcount.node.join(sockets[0].getsockname()[:2] if sockets else None)
             if self._lifeline is not None:
-                asyncio.get_running_loop().add_reader(self._lifeline, self._orphaned)
-            # The process is ours to tune. What start-up left is never garbage; and with the default thresholds, every
-            # few hundred new connections all of the old ones are looked at again.
+                asyncio.get_running_loop().add_reader(self._lifeline, self._on_supervisor_exit)
+            # This process runs nothing else, so the collector can be tuned. Objects of the start are never garbage; and
+            # with the default thresholds, every few hundred new connections all old ones are traversed again.
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 50, 1_000)
-            _keep_large_blocks_apart()
+            _pin_mmap_threshold()
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -132,12 +137,12 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
         await self._headcount.node.leave()
 
-    def _orphaned(self) -> None:
-        # Our parent is gone, however that happened: nobody would ever stop us, or start those after us.
+    def _on_supervisor_exit(self) -> None:
+        # Without a supervisor, nothing would stop this worker or replace it.
         assert self._lifeline is not None
         asyncio.get_running_loop().remove_reader(self._lifeline)
         self.should_exit = True
-        self._woken.set()
+        self._wakeup.set()
 
 
 def serve(
@@ -147,28 +152,28 @@ def serve(
     ready: Callable[[str], None],
     *,
     workers: int = 1,
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> bool:
     """
     Serve until SIGTERM or SIGINT.
 
     Args:
-        make: Makes what to serve; called in each process.
+        make: Makes the Headcount to serve; called in each process.
         host: Address to listen on.
-        port: 0 takes a free one.
-        ready: Called with the origin, such as http://127.0.0.1:8000, once connections are accepted by all workers.
-        workers: Processes that serve.
-        say: Tells the operator what happens to workers.
+        port: Port to listen on; 0: any free port.
+        ready: Called with the origin, such as http://127.0.0.1:8000, once all workers accept connections.
+        workers: Number of worker processes.
+        report: Called with a sentence for the operator when a worker ends.
 
     Returns:
-        False when a worker could not be started.
+        False if a worker could not be started.
 
     Raises:
-        ConfigError: The address cannot be listened on, or a setting is wrong.
+        ConfigError: The address cannot be bound, or a setting is invalid.
     """
-    shared = workers > 1 and reuse_port()
+    shared = workers > 1 and can_reuse_port()
     if shared and port:
-        # Sockets that share an address would share it with those of a server that runs already, and nobody be told.
+        # Sockets with SO_REUSEPORT would silently share the address with another server that runs already.
         listen(host, port).close()
     first = listen(host, port, shared=shared)
     port = first.getsockname()[1]
@@ -180,20 +185,20 @@ def serve(
         finally:
             first.close()
         return True
-    _config(make()).load()  # what is wrong with the settings is said once, not by every worker
-    # Workers share the memory that holds what is imported by now, until they write to it, as the collector would.
+    _config(make()).load()  # so that an invalid setting is reported once, and not by every worker
+    # Workers share the memory of what is imported by now until they write to it, as the collector would.
     gc.collect()
     gc.freeze()
     sockets = [first, *(listen(host, port, shared=True) if shared else first for _ in range(workers - 1))]
-    crew = Workers(
+    supervisor = Supervisor(
         sockets,
-        lambda sock, serving, lifeline: _serve_on(_worker(make()), sock, serving, lifeline),
+        lambda sock, ready_now, lifeline: _serve_on(_worker(make()), sock, ready_now, lifeline),
         lambda: ready(origin),
-        say,
+        report,
     )
-    number = crew.supervise()
+    number = supervisor.supervise()
     if number is not None:
-        signal.raise_signal(number)  # as uvicorn does, so that whoever started us sees how we ended
+        signal.raise_signal(number)  # as uvicorn does, so that the parent process sees the signal
     return number is not None
 
 
@@ -204,28 +209,28 @@ def _serve_on(
 
 
 def _config(headcount: Headcount, address: tuple[str, int] | None = None) -> uvicorn.Config:
-    beneath = _nothing_else(headcount.base_path)
+    app = _not_found(headcount.base_path)
     return uvicorn.Config(
-        headcount.wrap(beneath),
-        http=protocol_class(headcount, beneath, address),
+        headcount.wrap(app),
+        http=protocol_class(headcount, app, address),
         log_level="warning",
         access_log=False,
         lifespan="off",
-        proxy_headers=False,  # trusted_proxies decides whose word is taken
+        proxy_headers=False,  # trusted_proxies decides which proxies are trusted
         server_header=False,
         ws_per_message_deflate=False,
-        # Where the kernel gives up silent peers by itself, a ping would only cost.
+        # Where the kernel closes connections of silent peers itself, a ping only costs.
         ws_ping_interval=None if hasattr(socket, "TCP_USER_TIMEOUT") else 20.0,
         timeout_graceful_shutdown=STOP_TIMEOUT,
     )
 
 
-def _keep_large_blocks_apart() -> None:
+def _pin_mmap_threshold() -> None:
     """
-    Have glibc map large blocks apart, as it does at first, so that their memory goes back when they are freed.
+    Keep glibc's threshold for mapping large blocks separately, so that their memory is returned when they are freed.
 
-    It would raise what counts as large to the largest freed so far. Those are the dictionaries of all connections, a
-    megabyte each for 20,000 and made anew every few minutes while pages come and go, and they would leave holes.
+    By default glibc raises the threshold to the size of the largest block freed so far. The dictionaries of connections
+    are such blocks: a megabyte each for 20,000, reallocated every few minutes, and on the heap they would leave holes.
     """
     with suppress(OSError, AttributeError, TypeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
@@ -238,16 +243,18 @@ def _worker(headcount: Headcount) -> Headcount:
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """
-    Bind a socket to listen on; `shared`: others of this user may bind the same address.
+    Bind a listening socket. `shared`: other processes of this user may bind the same address.
 
     Raises:
-        ConfigError: In a sentence that says what to do.
+        ConfigError: The address is invalid or in use.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        raise ConfigError(f"{host} is no address to listen on ({error.strerror}); try 127.0.0.1 or 0.0.0.0.") from None
+        raise ConfigError(
+            f"Cannot listen on {host}: not an address of this machine ({error.strerror}); use 127.0.0.1 or 0.0.0.0."
+        ) from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
@@ -256,24 +263,24 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     except OSError as error:
         sock.close()
         raise ConfigError(
-            f"Cannot listen on {host}:{port} ({error.strerror}); choose another with --port, or 0 for any free one."
+            f"Cannot listen on {host}:{port} ({error.strerror}); choose another port with --port; 0 is any free port."
         ) from None
     return sock
 
 
 def _only_address(sock: socket.socket) -> tuple[str, int] | None:
-    """Return the address that every connection accepted by a socket comes to, or None when there may be several."""
+    """Return the local address of every connection of a socket; None if there may be several addresses."""
     host, port = sock.getsockname()[:2]
     return None if ipaddress.ip_address(host.partition("%")[0]).is_unspecified else (host, port)
 
 
-def _nothing_else(base_path: str) -> ASGIApp:
+def _not_found(base_path: str) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "There is no WebSocket here."})
+            await send({"type": "websocket.close", "code": 1008, "reason": "No WebSocket endpoint at this path."})
         else:
-            sentence = f"There is nothing here; the endpoints are below {base_path}, such as {base_path}/health."
+            sentence = f"Not found: all endpoints are below {base_path}, such as {base_path}/health."
             await respond_problem(send, Problem(404, sentence))
 
     return app

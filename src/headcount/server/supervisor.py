@@ -1,12 +1,16 @@
 """
-Several processes that serve one address, and one that watches over them.
+The supervisor of `headcount serve --workers N`: it starts the worker processes, restarts them and stops them.
 
-Each worker has a listening socket of its own on the shared address (SO_REUSEPORT): the kernel spreads connections by
-their addresses, evenly, which matters because streams stay where they began. Workers that accept from one shared socket
-take what comes in bursts, whoever wakes first. The sockets belong to the parent, so those who wait to be accepted when
-a worker dies meet the next one. Where the kernel does not spread (not Linux), all workers share one socket.
+Each worker has a listening socket of its own on the shared address (SO_REUSEPORT). The kernel spreads connections over
+the sockets by their addresses, evenly, which matters because a stream stays with its worker. Workers that accept from
+one shared socket get connections in bursts: the worker that wakes first accepts most of them. The sockets belong to the
+supervisor, so connections that wait to be accepted when a worker dies are accepted by its successor. Where the kernel
+does not spread connections (not Linux), all workers share one socket.
 
-The parent serves nothing and runs no event loop, so it can fork at any time.
+The supervisor serves nothing and runs no event loop, so it can fork at any time. docs/adr/0016-supervisor.md says
+why it is not uvicorn's.
+
+Tests: tests/server/test_supervisor.py, tests/server/test_workers.py.
 """
 
 import logging
@@ -24,115 +28,123 @@ from typing import Final
 logger = logging.getLogger("headcount")
 
 KILL_AFTER: Final = 5.0
-"""Seconds after which a worker that was told to stop and did not is killed."""
+"""Seconds after SIGTERM until a worker that still runs is killed."""
 
-GOOD_AFTER: Final = 10.0
-"""Seconds after which a worker that ran is not held responsible for those before it in its place."""
+HEALTHY_AFTER: Final = 10.0
+"""Seconds after which a worker counts as healthy: the failures of its slot are forgotten."""
 
-LONGEST_WAIT: Final = 5.0
-"""Seconds between two starts in one place at most; the first is at once."""
+MAX_RESTART_DELAY: Final = 5.0
+"""Seconds. The first restart in a slot is immediate; the delay then doubles up to this."""
 
 Run = Callable[[socket.socket, Callable[[], None], int], None]
-"""Serve on a socket until told to stop; call the function when it accepts; stop when the descriptor is at its end."""
+"""
+Serves until SIGTERM. Its arguments: the listening socket; a function to call once connections are accepted; and the
+lifeline, a descriptor that reaches its end when the supervisor has died, after which the worker must stop.
+"""
 
 
-class Workers:
+class Supervisor:
     """
-    See above.
+    Keeps one worker running in each slot.
 
     Args:
-        sockets: One for each worker.
+        sockets: The listening sockets, one for each slot.
         run: What a worker does.
-        ready: Called once, when all serve.
-        say: Tells the operator.
+        ready: Called once, when all workers accept connections.
+        report: Called with a sentence for the operator.
     """
 
     def __init__(
-        self, sockets: list[socket.socket], run: Run, ready: Callable[[], None], say: Callable[[str], None]
+        self, sockets: list[socket.socket], run: Run, ready: Callable[[], None], report: Callable[[str], None]
     ) -> None:
         self._sockets = sockets
         self._run = run
         self._ready = ready
-        self._say = say
-        self._places: dict[int, int] = {}
-        """By process: its place, an index of `sockets`."""
-        self._started: dict[int, float] = {}
+        self._report = report
+        self._slots: dict[int, int] = {}
+        """Slot of each process id: an index of `sockets`."""
+        self._started_at: dict[int, float] = {}
         self._failures = [0] * len(sockets)
-        self._due: dict[int, float] = {}
-        """By place: when a worker is to be started there."""
-        self._serving = 0
+        """Failed starts in a row, by slot."""
+        self._restart_at: dict[int, float] = {}
+        """Time of the next start, by slot."""
+        self._ready_workers = 0
         self._announced = False
-        self._stopping: int | None = None
+        self._signal: int | None = None
+        """The signal that stops all workers; None: none has come."""
         self._failed = False
+        """A worker ended before all workers were ready."""
 
     def supervise(self) -> int | None:
         """
-        Keep one worker in each place until told to stop.
+        Keep one worker in each slot until SIGTERM or SIGINT.
 
         Returns:
-            The signal that said so; None when a worker could not even start.
+            The signal; None if a worker ended before all workers were ready.
         """
-        self._waker, wakes = _pipe()
-        self._told, self._tells = _pipe()
-        self._lifeline, self._life = os.pipe()
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _nothing)
-        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+        self._wakeup_fd, wakeup_write_fd = _pipe()
+        self._ready_fd, self._ready_write_fd = _pipe()
+        self._lifeline_fd, self._lifeline_write_fd = os.pipe()
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _on_sigchld)
+        signal.set_wakeup_fd(wakeup_write_fd, warn_on_full_buffer=False)
         try:
-            for place in range(len(self._sockets)):
-                self._start(place)
-            while self._stopping is None and not self._failed:
-                self._turn()
+            for slot in range(len(self._sockets)):
+                self._start(slot)
+            while self._signal is None and not self._failed:
+                self._wait_for_event()
             self._stop()
         finally:
             signal.set_wakeup_fd(-1)
             for number, handler in before.items():
                 signal.signal(number, handler)
-            for fd in (self._waker, wakes, self._told, self._tells, self._lifeline, self._life):
+            for fd in (self._wakeup_fd, wakeup_write_fd, self._ready_fd, self._ready_write_fd, self._lifeline_fd,
+                       self._lifeline_write_fd):  # fmt: skip
                 os.close(fd)
-        return None if self._failed else self._stopping
+        return None if self._failed else self._signal
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self._stopping = number
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self._signal = number
 
-    def _turn(self) -> None:
+    def _wait_for_event(self) -> None:
+        """Start the workers that are due, then wait for a signal, a ready worker, or the end of one."""
         now = time.monotonic()
-        for place, due in list(self._due.items()):
+        for slot, due in list(self._restart_at.items()):
             if now >= due:
-                del self._due[place]
-                self._start(place)
-        wait = min((due - now for due in self._due.values()), default=None)
-        readable, _, _ = select.select([self._waker, self._told], [], [], wait)
-        if self._waker in readable:
-            _drain(self._waker)
-        if self._told in readable:
-            self._serving += len(_drain(self._told))
-            if self._serving >= len(self._sockets) and not self._announced:
+                del self._restart_at[slot]
+                self._start(slot)
+        wait = min((due - now for due in self._restart_at.values()), default=None)
+        readable, _, _ = select.select([self._wakeup_fd, self._ready_fd], [], [], wait)
+        if self._wakeup_fd in readable:
+            _drain(self._wakeup_fd)
+        if self._ready_fd in readable:
+            self._ready_workers += len(_drain(self._ready_fd))
+            if self._ready_workers >= len(self._sockets) and not self._announced:
                 self._announced = True
                 self._ready()
-        for process, status in _ended():
-            self._bury(process, status)
+        for process, status in _reap():
+            self._on_worker_exit(process, status)
 
-    def _start(self, place: int) -> None:
+    def _start(self, slot: int) -> None:
         process = os.fork()
         if process == 0:
-            self._be_worker(place)
-        self._places[process] = place
-        self._started[process] = time.monotonic()
+            self._run_worker(slot)
+        self._slots[process] = slot
+        self._started_at[process] = time.monotonic()
 
-    def _be_worker(self, place: int) -> None:
+    def _run_worker(self, slot: int) -> None:
         """Serve, in the new process, and never return."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
-            for fd in (self._waker, self._told, self._life):
+            for fd in (self._wakeup_fd, self._ready_fd, self._lifeline_write_fd):
                 os.close(fd)
             for index, sock in enumerate(self._sockets):
-                if sock is not self._sockets[place] and index != place:
+                if sock is not self._sockets[slot] and index != slot:
                     sock.close()
-            self._run(self._sockets[place], lambda: _tell(self._tells), self._lifeline)
+            self._run(self._sockets[slot], self._mark_ready, self._lifeline_fd)
             code = 0
         except KeyboardInterrupt:
             code = 0
@@ -143,42 +155,45 @@ class Workers:
             sys.stderr.flush()
             os._exit(code)
 
-    def _bury(self, process: int, status: int) -> None:
-        place = self._places.pop(process, None)
-        if place is None:
+    def _mark_ready(self) -> None:
+        os.write(self._ready_write_fd, b".")
+
+    def _on_worker_exit(self, process: int, status: int) -> None:
+        slot = self._slots.pop(process, None)
+        if slot is None:
             return
-        lived = time.monotonic() - self._started.pop(process)
+        lifetime = time.monotonic() - self._started_at.pop(process)
         code = os.waitstatus_to_exitcode(status)
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         if not self._announced:
-            self._say(f"Worker {process} {how} before all workers served, so none is left running.")
+            self._report(f"Worker {process} {cause} before all workers were ready; stopping all workers.")
             self._failed = True
             return
-        self._failures[place] = 0 if lived >= GOOD_AFTER else self._failures[place] + 1
-        wait = min(LONGEST_WAIT, 0.5 * 2 ** (self._failures[place] - 2)) if self._failures[place] > 1 else 0.0
-        when = f"in {wait:g} s" if wait else "now"
-        self._say(f"Worker {process} {how}; another one takes its place {when}.")
-        self._due[place] = time.monotonic() + wait
+        self._failures[slot] = 0 if lifetime >= HEALTHY_AFTER else self._failures[slot] + 1
+        delay = min(MAX_RESTART_DELAY, 0.5 * 2 ** (self._failures[slot] - 2)) if self._failures[slot] > 1 else 0.0
+        when = f"in {delay:g} s" if delay else "now"
+        self._report(f"Worker {process} {cause}; starting a new worker {when}.")
+        self._restart_at[slot] = time.monotonic() + delay
 
     def _stop(self) -> None:
         for sock in self._sockets:
-            sock.close()  # nobody else comes in
-        for process in self._places:
+            sock.close()  # no new connections
+        for process in self._slots:
             _kill(process, signal.SIGTERM)
         deadline = time.monotonic() + KILL_AFTER
-        while self._places:
-            for process, _ in _ended():
-                self._places.pop(process, None)
-            if self._places and time.monotonic() >= deadline:
-                for process in self._places:
+        while self._slots:
+            for process, _ in _reap():
+                self._slots.pop(process, None)
+            if self._slots and time.monotonic() >= deadline:
+                for process in self._slots:
                     _kill(process, signal.SIGKILL)
-            if self._places:
-                select.select([self._waker], [], [], 0.1)
-                _drain(self._waker)
+            if self._slots:
+                select.select([self._wakeup_fd], [], [], 0.1)
+                _drain(self._wakeup_fd)
 
 
-def reuse_port() -> bool:
-    """Say whether the kernel spreads connections over sockets that share a port."""
+def can_reuse_port() -> bool:
+    """Return whether the kernel spreads connections over sockets that share a port."""
     return sys.platform == "linux" and hasattr(socket, "SO_REUSEPORT")
 
 
@@ -196,11 +211,8 @@ def _drain(fd: int) -> bytes:
         return b""
 
 
-def _tell(fd: int) -> None:
-    os.write(fd, b".")
-
-
-def _ended() -> list[tuple[int, int]]:
+def _reap() -> list[tuple[int, int]]:
+    """Return process id and wait status of each child that has ended."""
     found: list[tuple[int, int]] = []
     while True:
         try:
@@ -216,8 +228,8 @@ def _kill(process: int, number: signal.Signals) -> None:
     try:
         os.kill(process, number)
     except ProcessLookupError:
-        return  # its end waits to be noticed
+        return  # it has ended and is reaped next
 
 
-def _nothing(_: int, __: FrameType | None) -> None:
-    """Let SIGCHLD wake the parent, which it does not by default."""
+def _on_sigchld(_: int, __: FrameType | None) -> None:
+    """Exist, so that SIGCHLD writes to the wakeup descriptor: an ignored signal does not."""

@@ -1,9 +1,8 @@
 """
 Load: thousands of pages from one process, each a real connection that navigates, reconnects and reloads.
 
-A page is a bare asyncio protocol that reads little of what it is sent, so that the server carries the load. It does
-what a page's client does: reads its `connectionId`, reports its routes, reconnects by the rule of core/reconnect.py,
-and after a release it reloads onto the new version at a random moment.
+A page does what a page's client does: it reads its `connectionId`, reports its routes, reconnects by the rule of
+core/reconnect.py, and after a release it reloads onto the new version at a random moment.
 
 Tests: tests/cli/test_swarm.py.
 """
@@ -16,34 +15,19 @@ import random
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
-from ..client.retry_after import parse_retry_after
-from ..core.reconnect import after_drain, after_end
+from ..core.reconnect import after_end
 from ..errors import ConfigError
+from .swarm_page import Page
 
 Strategy: TypeAlias = Literal["sse", "ws", "auto"]
 
-_MASK: Final = b"\x00\x00\x00\x00"
-"""Clients must mask; with zeros the text stays as it is."""
-
-_CONNECTED: Final = b'"type":"connected"'
-_VERSION: Final = b'{"type":"version"'
-_DRAIN: Final = b'{"type":"drain"'
-
-_CLOSE: Final = 0x88
-_PING: Final = 0x89
-_PONG: Final = 0x8A
-"""First bytes of such frames."""
-
-_KEPT: Final = 1_024
-"""Bytes of what came that are kept, in case a message comes in two pieces. Whole figures are longer; no page asks."""
-
 _OPEN_TIMEOUT: Final = 30.0
-"""Seconds."""
+"""Seconds until a stream must be open, and a navigation answered."""
 
 
 class Plan(NamedTuple):
@@ -51,15 +35,15 @@ class Plan(NamedTuple):
     How the swarm behaves. Durations are seconds.
 
     Attributes:
-        connections: Pages.
-        versions: Their versions, and how many parts of all each gets.
-        routes: Paths between which they move.
-        navigate: Mean time that a page shows one route; 0: it stays.
-        reconnect: Mean time until a page loses its connection and comes back; 0: never.
-        reload_within: After a release, the longest time until a page is reloaded; 0: never reloaded.
-        rate: Connections opened a second, at most.
+        connections: Number of pages.
+        versions: Versions of the pages with their parts: a version with 3 of 4 parts gets three quarters of the pages.
+        routes: Routes between which pages navigate.
+        navigate: Mean time on one route; 0: pages never navigate.
+        reconnect: Mean time until a page loses its connection and reconnects; 0: never.
+        reload_within: Longest time from a release until an outdated page reloads; 0: no page reloads.
+        rate: Connections opened per second, at most.
         strategy: SSE, WebSocket, or half of each.
-        seed: The same gives the same pages on the same paths.
+        seed: Seed of the random behaviour.
     """
 
     connections: int
@@ -74,17 +58,17 @@ class Plan(NamedTuple):
 
 
 class Tally:
-    """What happened so far. `latencies` are seconds from asking to `connected`, a sample of 10,000 at most."""
+    """Counts of events. `latencies` are seconds from the request to `connected`, a sample of at most 10,000."""
 
     def __init__(self) -> None:
         self.open = 0
         self.most = 0
         self.ever = 0
-        """Pages that were open at some time."""
+        """Number of pages that were open at some time."""
         self.events: Counter[str] = Counter()
         """`opened`, `refused`, `lost`, `reconnects`, `navigations`, `reloads`, `drains`, `failed navigations`."""
         self.errors: Counter[str] = Counter()
-        """Why connections were refused or lost."""
+        """Reasons why connections were refused or lost."""
         self.received = 0
         """Bytes."""
         self.latencies: list[float] = []
@@ -92,151 +76,18 @@ class Tally:
         """Open pages by version."""
 
     def latency(self, seconds: float) -> None:
-        """Note how long an opening took."""
+        """Record the time that an opening took."""
         if len(self.latencies) < 10_000:
             self.latencies.append(seconds)
         else:
             self.latencies[random.randrange(10_000)] = seconds  # noqa: S311  a sample
 
     def quantile(self, share: float) -> float | None:
-        """Return the time within which that share of the openings was done."""
+        """Return the time within which this share of the openings succeeded; None: there were none."""
         if not self.latencies:
             return None
         ranked = sorted(self.latencies)
         return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
-
-
-class _Page(asyncio.Protocol):
-    """
-    One stream. `opened` is done when `connected` has come, `closed` when the stream is over.
-
-    Args:
-        request: Bytes of the HTTP request that opens it.
-        rng: For the delay of a `drain` that names none.
-        on_release: Called with the version of a release.
-    """
-
-    def __init__(self, request: bytes, rng: random.Random, on_release: Callable[[str], None]) -> None:
-        loop = asyncio.get_running_loop()
-        self.opened: asyncio.Future[None] = loop.create_future()
-        self.closed: asyncio.Future[None] = loop.create_future()
-        self.handle = ""
-        self.received = 0
-        self.return_at: float | None = None
-        """When to open the next stream, as `drain` asked, in monotonic time; None: no `drain` has come."""
-        self.code: int | None = None
-        """The WebSocket's close code; None: none has come."""
-        self.named = 0.0
-        """Seconds of a Retry-After header; 0: there was none."""
-        self.status = ""
-        self.transport: asyncio.Transport | None = None
-        self._request = request
-        self._rng = rng
-        self._on_release = on_release
-        self._tail = b""
-        self._frames: bytearray | None = None
-        """Of a WebSocket: what came and is no whole frame yet. None until the handshake is over, and for SSE."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        self.received += len(data)
-        if not self.status:
-            self.status = data[:64].split(b"\r\n", 1)[0].decode("ascii", "replace")
-            if " 101 " in self.status + " ":
-                self._frames = bytearray(data.partition(b"\r\n\r\n")[2])
-            elif " 200 " not in self.status + " ":
-                self.named = _retry_after(data)
-        elif self._frames is not None:
-            self._frames += data
-        if self._frames:
-            self._read_frames(self._frames)
-        if data == b":\n\n" or len(data) < 8:
-            return  # a keepalive
-        text = self._tail + data
-        if not self.opened.done():
-            if _CONNECTED in text and (found := _string(text, b'"connectionId":"')) is not None:
-                self.handle = found
-                self.opened.set_result(None)
-                self._tail = b""
-                return
-            if " 200 " not in self.status + " " and " 101 " not in self.status + " ":
-                self.close()
-        elif _VERSION in text and (version := _string(text[text.index(_VERSION) :], b'"version":"')) is not None:
-            self._tail = b""
-            self._on_release(version)
-            return
-        elif _DRAIN in text and self.return_at is None:
-            self._on_drain(text)
-        self._tail = text[-_KEPT:]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.opened.done():
-            words = self.status.partition(" ")[2] or (str(exc) if exc else "it was ended at once")
-            self.opened.set_exception(ConnectionError(words))
-            self.opened.exception()  # looked at, or the loop would complain when nobody waits for it any more
-        if not self.closed.done():
-            self.closed.set_result(None)
-
-    def _on_drain(self, text: bytes) -> None:
-        """Leave when `drain` says, also when the server keeps the stream open."""
-        reconnect = None
-        with suppress(ValueError, IndexError):
-            reconnect = int(text.split(b'"reconnectMs":', 1)[1].split(b"}", 1)[0]) / 1000
-        delay = after_drain(reconnect, self._rng.random())
-        self.return_at = time.monotonic() + delay
-        asyncio.get_running_loop().call_later(delay, self.close)
-
-    def _read_frames(self, frames: bytearray) -> None:
-        """
-        Answer pings, as every browser does, because the server ends a stream that does not; and read the close code.
-        Drops the frames it has read.
-        """
-        start = 0
-        while len(frames) - start >= 2:
-            size, begin = frames[start + 1], start + 2
-            if size > 125:
-                long = 2 if size == 126 else 8
-                size, begin = int.from_bytes(frames[begin : begin + long], "big"), begin + long
-            if len(frames) < begin + size:
-                break
-            if frames[start] == _PING and self.transport is not None:
-                self.transport.write(bytes((_PONG, 0x80 | size)) + _MASK + frames[begin : begin + size])
-            elif frames[start] == _CLOSE and size >= 2:
-                self.code = int.from_bytes(frames[begin : begin + 2], "big")
-            start = begin + size
-        del frames[:start]
-
-    def close(self) -> None:
-        """Leave."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def send(self, message: Mapping[str, object]) -> None:
-        """Send a WebSocket message."""
-        data = json.dumps(message, separators=(",", ":")).encode()
-        length = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2, "big")
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(b"\x81" + length + _MASK + data)
-
-
-def _string(text: bytes, before: bytes) -> str | None:
-    """Return the JSON string after `before` without escapes, or None when it is not all there."""
-    start = text.find(before)
-    end = text.find(b'"', start + len(before)) if start >= 0 else -1
-    return text[start + len(before) : end].decode("utf-8", "replace") if end >= 0 else None
-
-
-def _retry_after(head: bytes) -> float:
-    """Return the seconds of the Retry-After header; 0 where there is none."""
-    for line in head.partition(b"\r\n\r\n")[0].split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == b"retry-after":
-            return parse_retry_after(value.decode("latin-1").strip()) or 0.0
-    return 0.0
 
 
 class Swarm:
@@ -245,8 +96,8 @@ class Swarm:
 
     Args:
         base: URL of the base path.
-        plan: How they behave.
-        context: For TLS; None: there is none.
+        plan: How the pages behave.
+        context: TLS context; None: no TLS.
         headers: Sent with every request.
     """
 
@@ -268,13 +119,13 @@ class Swarm:
         self.tally = Tally()
 
     async def run(self) -> None:
-        """Let all pages live, until cancelled; then all of them leave."""
+        """Run all pages until cancelled; then all of them close."""
         async with asyncio.TaskGroup() as pages:
             for number, version in zip(range(self._plan.connections), self._versions(), strict=False):
                 pages.create_task(self._live(number, version))
 
     def _versions(self) -> Iterator[str]:
-        """Deal the versions out by their parts, evenly mixed."""
+        """Yield versions in proportion to their parts, evenly mixed."""
         dealt: Counter[str] = Counter()
         while True:
             version = min(self._plan.versions, key=lambda name: (dealt[name] + 1) / self._plan.versions[name])
@@ -324,7 +175,7 @@ class Swarm:
                 delay, attempt = following
             await asyncio.sleep(delay)
 
-    async def _connect(self, page: _Page) -> None:
+    async def _connect(self, page: Page) -> None:
         async with asyncio.timeout(_OPEN_TIMEOUT):
             await asyncio.get_running_loop().create_connection(
                 lambda: page,
@@ -349,8 +200,8 @@ class Swarm:
             if not tally.versions[version]:
                 del tally.versions[version]
 
-    async def _stay(self, page: _Page, kind: str, version: str, route: str, rng: random.Random) -> tuple[str, bool]:
-        """Navigate until the stream is over. Returns the last route, and whether the page is to be reloaded."""
+    async def _stay(self, page: Page, kind: str, version: str, route: str, rng: random.Random) -> tuple[str, bool]:
+        """Navigate until the stream is over. Returns the last route, and whether the page reloads now."""
         plan, clock = self._plan, time.monotonic
         leaves = clock() + rng.expovariate(1 / plan.reconnect) if plan.reconnect else float("inf")
         reloads = float("inf")
@@ -376,8 +227,8 @@ class Swarm:
                 route = rng.choice(plan.routes)
                 await self._navigate(page, kind, route)
 
-    async def _until(self, page: _Page, seconds: float, *, watch: bool) -> None:
-        """Wait until the stream is over, time has passed, or, if `watch`, a release came."""
+    async def _until(self, page: Page, seconds: float, *, watch: bool) -> None:
+        """Wait until the stream is over, the time has passed or, if `watch` is set, a release came."""
         timeout = None if seconds == float("inf") else max(0.0, seconds)
         release = asyncio.ensure_future(self._release_seen.wait()) if watch else None
         try:
@@ -393,14 +244,14 @@ class Swarm:
             self._release_seen.set()
             self._release_seen = asyncio.Event()
 
-    async def _navigate(self, page: _Page, kind: str, route: str) -> None:
+    async def _navigate(self, page: Page, kind: str, route: str) -> None:
         self.tally.events["navigations"] += 1
         if kind == "ws":
             page.send({"type": "route-update", "route": route})
             return
         body = json.dumps({"connectionId": page.handle, "route": route}).encode()
         head = self._head("POST", "/route", ("Content-Type: application/json", f"Content-Length: {len(body)}"))
-        # A connection of its own, as a browser's pool would have when its streams are busy.
+        # On a connection of its own, like a browser whose other connections hold streams.
         try:
             async with asyncio.timeout(_OPEN_TIMEOUT):
                 reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._context)
@@ -416,7 +267,7 @@ class Swarm:
                 self.tally.events["failed navigations"] += 1
                 self.tally.errors[f"navigation: {error or type(error).__name__}"] += 1
 
-    def _page(self, kind: str, version: str, route: str, rng: random.Random, *, again: bool) -> _Page:
+    def _page(self, kind: str, version: str, route: str, rng: random.Random, *, again: bool) -> Page:
         query = urlencode({"version": version, "route": route} | ({"reconnect": "1"} if again else {}))
         if kind == "sse":
             lines: tuple[str, ...] = ("Accept: text/event-stream", "Cache-Control: no-cache")
@@ -426,14 +277,14 @@ class Swarm:
                 *("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"),
                 f"Sec-WebSocket-Key: {key}",
             )
-        return _Page(self._head("GET", f"/{kind}?{query}", lines), rng, self._on_release)
+        return Page(self._head("GET", f"/{kind}?{query}", lines), rng, self._on_release)
 
     def _head(self, method: str, path: str, lines: tuple[str, ...]) -> bytes:
         own = ("Host: " + self._netloc, "User-Agent: headcount-swarm", *(f"{k}: {v}" for k, v in self._headers.items()))
         return "\r\n".join((f"{method} {self._path}{path} HTTP/1.1", *own, *lines, "", "")).encode("latin-1")
 
     async def _turn(self) -> None:
-        """Wait for a turn to open a connection, so that no more are opened a second than the plan says."""
+        """Wait for the next slot to open a connection, so that the rate of the plan is not exceeded."""
         now = time.monotonic()
         self._next_slot = max(self._next_slot, now) + 1 / self._plan.rate
         if (wait := self._next_slot - now) > 0.002:
@@ -442,10 +293,10 @@ class Swarm:
 
 def raise_file_limit(wanted: int) -> None:
     """
-    Allow as many open files as `wanted` connections take.
+    Raise the limit of open files to what `wanted` connections need.
 
     Raises:
-        ConfigError: The system does not let us.
+        ConfigError: The hard limit is too low.
     """
     import resource
 
@@ -455,7 +306,7 @@ def raise_file_limit(wanted: int) -> None:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigError(
-            f"{wanted:,} connections need {needed:,} open files, and {hard:,} are allowed; raise it with ulimit -n, or "
-            "take fewer --connections."
+            f"{wanted:,} connections need {needed:,} open files, but only {hard:,} are allowed; raise the limit with "
+            "ulimit -n, or give fewer --connections."
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -1,18 +1,16 @@
 """
-`headcount top`: the figures in a terminal, live. It stands on the client and knows nothing else of the server.
+`headcount top`: the figures in a terminal, live. It uses the client and knows nothing else of the server.
 
-Readable at 80x24 and without colour: whatever colour says, a word says too.
+Readable at 80x24 and without colour: each colour repeats what a word says.
 """
 
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final
 from urllib.parse import urlsplit
 
-from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 from textual import on
 from textual.app import App, ComposeResult
@@ -20,16 +18,17 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.events import Resize
 from textual.theme import BUILTIN_THEMES
-from textual.widget import Widget
 from textual.widgets import DataTable, Footer, Input, Static
 
 from ..client import RemoteConnections
 from ..core.stats import ConnectionInfo, Nodes, NodeShare
 from ..errors import HeadcountError
 from ..live.active_connections import LiveState
+from .terminal import printable
+from .top_widgets import Counts, Curve, Mark
 
 REFRESH: Final = 0.25
-"""Seconds between two looks at the figures; the server pushes no more often."""
+"""Seconds between two updates of the screen; the server pushes no more often."""
 
 SAMPLE: Final = 1.0
 """Seconds between two points of the curve."""
@@ -38,116 +37,28 @@ HISTORY: Final = 300
 """Points of the curve."""
 
 MAX_ROWS: Final = 500
-"""Connections that are listed at once; the filter finds the others that the server lists."""
+"""Most connections in the list; the filter finds the others that the server lists."""
 
-NODES_EVERY: Final = 5.0
-"""Seconds between two questions what each node has; sooner when one comes or goes. Each costs a word of every node."""
+NODES_INTERVAL: Final = 5.0
+"""Seconds between two requests for the counts of the nodes, each of which every node must answer; sooner when a node
+joins or leaves."""
 
 PLAIN_THEME: Final = "ansi-dark"
-"""Textual's theme of the terminal's own colours; what is older than Textual 8 has none of that name."""
+"""Textual's theme of the terminal's own colours; there is none of that name before Textual 8."""
 
 WIDE: Final = 110
-"""Columns from which on the nodes have a place beside versions and routes."""
+"""Columns of a terminal that is wide enough for the nodes beside versions and routes."""
 
 PARTS: Final = ("versions", "routes", "nodes", "connections")
 
 
-class Mark(NamedTuple):
-    """What is told of a label beside its count."""
-
-    word: str
-    colour: str
-
-
-class Counts(Widget):
-    """The largest of some counts with share and bar, as many as fit."""
-
-    DEFAULT_CSS = "Counts { height: 1fr; width: 1fr; }"
-
-    def __init__(self, title: str, *, id: str) -> None:  # noqa: A002  Textual's name for it
-        super().__init__(id=id)
-        self.border_title = title
-        self._counts: Mapping[str, int] = {}
-        self._total = 0
-        self._marks: Mapping[str, Mark] = {}
-
-    def show(self, counts: Mapping[str, int], total: int, marks: Mapping[str, Mark] | None = None) -> None:
-        """Show other counts; `marks` says what else is to be told of labels."""
-        marks = marks or {}
-        if (counts, total, marks) != (self._counts, self._total, self._marks):
-            self._counts, self._total, self._marks = counts, total, marks
-            self.refresh()
-
-    def render(self) -> RenderableType:
-        """Draw the rows that fit."""
-        width, height = self.size
-        if not self._counts:
-            return Text("none", style="dim")
-        ranked = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
-        rest = len(ranked) - height
-        if rest > 0:
-            ranked = ranked[: height - 1]
-            rest += 1
-        bar_width = max(0, min(24, (width - 24) // 2))
-        table = Table.grid(padding=(0, 1), expand=True)
-        table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-        table.add_column(justify="right", no_wrap=True)
-        table.add_column(justify="right", no_wrap=True)
-        if bar_width:
-            table.add_column(width=bar_width, no_wrap=True)
-        for label, count in ranked:
-            share = count / self._total if self._total else 0.0
-            mark = self._marks.get(label)
-            name = Text(printable(label) if mark is None else f"{printable(label)} ({mark.word})")
-            name.stylize("" if mark is None else f"bold {mark.colour}")
-            cells = [name, Text(f"{count:,}"), Text(f"{share:.0%}")]
-            if bar_width:
-                cells.append(Text(bar(share, bar_width), style="cyan" if mark is None else mark.colour))
-            table.add_row(*cells)
-        if rest > 0:
-            table.add_row(Text(f"… {rest:,} more", style="dim"))
-        return table
-
-
-class Curve(Widget):
-    """
-    A total over time, newest on the right, drawn from zero: a tenth fewer looks like a tenth fewer. Where nothing was
-    known is a gap.
-    """
-
-    DEFAULT_CSS = "Curve { height: 2; width: 1fr; }"
-
-    def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name for it
-        super().__init__(id=id)
-        self._values: list[int | None] = []
-
-    def show(self, values: list[int | None]) -> None:
-        """Show other values."""
-        if values != self._values:
-            self._values = values
-            self.refresh()
-
-    def render(self) -> RenderableType:
-        """Draw the newest that fit."""
-        width, height = self.size
-        values = self._values[-width:]
-        top = max((value for value in values if value is not None), default=0) or 1
-        lines = []
-        for row in range(height):
-            # The height in eighths of a row, less what the rows below this one hold.
-            eighths = [round((value or 0) / top * height * 8) - (height - 1 - row) * 8 for value in values]
-            line = "".join(" ▁▂▃▄▅▆▇█"[max(0, min(8, filled))] for filled in eighths)
-            lines.append(line.rjust(width))
-        return Text("\n".join(lines), style="cyan", no_wrap=True)
-
-
 class Top(App[str]):
     """
-    The dashboard. Its return value is a sentence when it had to end, None when somebody ended it.
+    The dashboard. It returns an error in a sentence, or None when the user quit.
 
     Args:
-        live: Not opened yet; the dashboard opens and closes it.
-        fetch_nodes: Asks what each node has; raises HeadcountError.
+        live: The figures, not opened; the dashboard opens and closes them.
+        fetch_nodes: Fetches the counts of the nodes; raises HeadcountError.
     """
 
     TITLE = "headcount"
@@ -172,7 +83,7 @@ class Top(App[str]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit"),
-        # Textual's own explains another key instead of quitting.
+        # Textual's own action shows a hint instead of quitting.
         Binding("ctrl+c", "interrupt", "Quit", show=False, priority=True),
         Binding("slash", "filter", "Filter", key_display="/"),
         Binding("escape", "clear", "Clear"),
@@ -184,8 +95,8 @@ class Top(App[str]):
     ]
 
     def __init__(self, live: RemoteConnections, fetch_nodes: Callable[[], Awaitable[list[NodeShare]]]) -> None:
-        # Textual makes greys of its colours for NO_COLOR, on a dark ground that it paints over a light terminal's. With
-        # the terminal's own colours it leaves all of them out.
+        # For NO_COLOR, Textual turns its colours into greys on a dark background, also on a light terminal. With the
+        # theme of the terminal's own colours it writes no colour at all.
         self._plain = bool(os.environ.get("NO_COLOR")) and PLAIN_THEME in BUILTIN_THEMES
         super().__init__(ansi_color=self._plain)
         if self._plain:
@@ -198,14 +109,14 @@ class Top(App[str]):
         self._shown: LiveState | None = None
         self._rows: dict[str, ConnectionInfo] = {}
         self._maximised: str | None = None
-        self._nodes_known: Nodes | None = None
-        self._nodes_asked_at = float("-inf")
+        self._nodes_at_fetch: Nodes | None = None
+        self._nodes_fetched_at = float("-inf")
         self._history: deque[int | None] = deque(maxlen=HISTORY)
         self._sampled = monotonic()
         self._fresh_at = monotonic()
 
     def compose(self) -> ComposeResult:
-        """Lay it out."""
+        """Build the screen."""
         yield Static(id="status", markup=False)
         with Horizontal(id="total"):
             yield Static(id="number", markup=False)
@@ -221,7 +132,7 @@ class Top(App[str]):
         yield Footer(show_command_palette=False)
 
     async def on_mount(self) -> None:
-        """Open the stream and look at it from now on."""
+        """Open the stream and start to show it."""
         self.screen.set_class(self._plain, "plain")
         table = self._table()
         table.add_column("Id", key="id", width=10)
@@ -230,19 +141,19 @@ class Top(App[str]):
         table.add_column("Address", key="ip")
         table.focus()
         self.run_worker(self._live.open(), name="stream", exit_on_error=False)
-        self.set_interval(REFRESH, self.look)
+        self.set_interval(REFRESH, self.refresh_figures)
 
     async def on_unmount(self) -> None:
         """Close the stream."""
         await self._live.aclose()
 
-    def look(self) -> None:
-        """Show what is known now."""
+    def refresh_figures(self) -> None:
+        """Show the newest figures."""
         if not self.query("#status"):
-            return  # the timer came while the screen is taken down
+            return  # the screen is being closed
         state, now = self._live.state.value, monotonic()
         if state.authorized is False:
-            self.exit(state.error or "The server does not let this viewer see the figures.")
+            self.exit(state.error or "The server denied access to the figures.")
             return
         if state.authorized and not state.is_stale:
             self._fresh_at = now
@@ -255,7 +166,7 @@ class Top(App[str]):
         self.query_one("#status", Static).update(self._status(state, now))
         if self._paused:
             return
-        self._look_at_nodes(state, now)
+        self._refresh_nodes(state, now)
         if state is self._shown:
             return
         self._shown = state
@@ -266,16 +177,16 @@ class Top(App[str]):
         self.query_one("#routes", Counts).show(stats.routes, stats.total)
         self._list(state)
 
-    def _look_at_nodes(self, state: LiveState, now: float) -> None:
-        """Ask what each node has when that is shown and it is time."""
+    def _refresh_nodes(self, state: LiveState, now: float) -> None:
+        """Fetch the counts of the nodes if they are shown and it is time."""
         known = state.stats.nodes
         self.screen.set_class(known.expected > 1, "several")
-        due = now - self._nodes_asked_at >= (NODES_EVERY if known == self._nodes_known else 1.0)
+        due = now - self._nodes_fetched_at >= (NODES_INTERVAL if known == self._nodes_at_fetch else 1.0)
         if self.query_one("#nodes", Counts).display and state.status == "open" and state.authorized and due:
-            self._nodes_asked_at, self._nodes_known = now, known
-            self.run_worker(self._ask_nodes(), group="nodes", exclusive=True)
+            self._nodes_fetched_at, self._nodes_at_fetch = now, known
+            self.run_worker(self._fetch_node_counts(), group="nodes", exclusive=True)
 
-    async def _ask_nodes(self) -> None:
+    async def _fetch_node_counts(self) -> None:
         panel = self.query_one("#nodes", Counts)
         try:
             shares = await self._fetch_nodes()
@@ -287,38 +198,38 @@ class Top(App[str]):
         panel.show({share.node: share.total for share in shares}, sum(share.total for share in shares), marks)
 
     def action_filter(self) -> None:
-        """Let a filter be typed."""
+        """Open the filter."""
         field = self.query_one("#filter", Input)
         field.add_class("shown")
         field.focus()
 
     def action_clear(self) -> None:
-        """Drop the filter, and give every part its place again."""
+        """Clear the filter and show all parts."""
         field = self.query_one("#filter", Input)
         field.value = ""
         field.remove_class("shown")
-        self._give_room(None)
+        self._show_only(None)
         self._table().focus()
 
     def action_interrupt(self) -> None:
-        """End as commands do that are told to by Ctrl-C."""
+        """Exit with the code of Ctrl-C."""
         self.exit(return_code=130)
 
     def action_pause(self) -> None:
-        """Hold the picture still, or go on."""
+        """Pause or resume."""
         self._paused = not self._paused
         self._shown = None
-        self.look()
+        self.refresh_figures()
 
     def action_maximise(self, part: str) -> None:
-        """Give a part the whole screen but for what says how it stands, or its place again."""
-        self._give_room(None if self._maximised == part else part)
+        """Show one part on the whole screen below the status, or all parts again."""
+        self._show_only(None if self._maximised == part else part)
 
     def on_resize(self, event: Resize) -> None:
-        """Leave the nodes out where there is no room for them."""
+        """Hide the nodes on a narrow terminal."""
         self.screen.set_class(event.size.width < WIDE, "narrow")
 
-    def _give_room(self, part: str | None) -> None:
+    def _show_only(self, part: str | None) -> None:
         self._maximised = part
         self.screen.set_class(part is not None, "one")
         for other in PARTS:
@@ -326,7 +237,7 @@ class Top(App[str]):
 
     @on(Input.Changed)
     def filter_changed(self, event: Input.Changed) -> None:
-        """List what matches, in the server's order."""
+        """List the connections that match, in the server's order."""
         self._filter = event.value.strip().lower()
         self._table().clear()
         self._rows.clear()
@@ -334,7 +245,7 @@ class Top(App[str]):
 
     @on(Input.Submitted)
     def filter_done(self) -> None:
-        """Go from the filter to the list."""
+        """Move the focus from the filter to the list."""
         self._table().focus()
 
     def _table(self) -> "DataTable[Text]":
@@ -381,10 +292,10 @@ class Top(App[str]):
         return text
 
     def _list(self, state: LiveState) -> None:
-        """Bring the list up to date: only rows that changed are touched."""
+        """Update the list; only rows that changed are redrawn."""
         table = self._table()
-        words = self._filter
-        rows = [row for row in state.stats.connections if not words or matches(row, words)]
+        text = self._filter
+        rows = [row for row in state.stats.connections if not text or matches(row, text)]
         wanted = {row.id: row for row in rows[:MAX_ROWS]}
         for key in [key for key in self._rows if key not in wanted]:
             table.remove_row(key)
@@ -398,26 +309,15 @@ class Top(App[str]):
                     table.update_cell(key, column, Text(cell, no_wrap=True), update_width=True)
             self._rows[key] = row
         listed, total = len(wanted), state.stats.total
-        told = f"{len(rows):,} match" if words else f"{listed:,} of {total:,}" if listed < total else f"{total:,}"
-        table.border_title = f"Connections: {told}"
+        count = f"{len(rows):,} match" if text else f"{listed:,} of {total:,}" if listed < total else f"{total:,}"
+        table.border_title = f"Connections: {count}"
 
 
-def matches(row: ConnectionInfo, words: str) -> bool:
-    """Say whether a connection has a filter's text (in lower case) somewhere."""
-    return any(words in part.lower() for part in (row.id, row.version, row.route, row.ip or ""))
+def matches(row: ConnectionInfo, text: str) -> bool:
+    """Return whether a field of a connection contains a text in lower case."""
+    return any(text in part.lower() for part in (row.id, row.version, row.route, row.ip or ""))
 
 
 def cells(row: ConnectionInfo) -> tuple[str, str, str, str]:
-    """Return a row's cells. The last letters of an id tell connections apart; the first say which node it is on."""
+    """Return a row's cells. An id is cut to its end, which is unique; its start is the same for all of a node."""
     return row.id[-8:], printable(row.version)[:40], printable(row.route)[:80], row.ip or ""
-
-
-def printable(label: str) -> str:
-    """Return a label without what a terminal would obey or what would hide in it."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in label)
-
-
-def bar(share: float, width: int) -> str:
-    """Draw a share of a width in eighths of a column."""
-    eighths = round(max(0.0, min(1.0, share)) * width * 8)
-    return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]

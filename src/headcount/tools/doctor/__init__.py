@@ -1,7 +1,7 @@
 """
-What between here and a server breaks streams, in sentences.
+Finds what breaks streams between here and a server.
 
-It opens real streams through whatever lies between, and looks at what comes and when. Needs `headcount[client]`.
+It opens real streams through all proxies on the way, and examines what arrives and when. Needs `headcount[client]`.
 """
 
 from .examination import examine

@@ -1,4 +1,8 @@
-"""All checks, and those that open no stream, one function each."""
+"""
+Runs all checks. Those that open no stream are here, one function each; the others are in `streams.py`.
+
+Tests: tests/cli/test_doctor.py.
+"""
 
 import asyncio
 import ssl
@@ -16,19 +20,18 @@ from ...errors import ClientError, Malformed, NotAuthorized
 from .findings import Report
 from .streams import examine_event_stream, examine_web_socket
 
-ASKED: Final = 12
-"""Requests to find out how many processes answer."""
+HEALTH_REQUESTS: Final = 12
+"""Requests that find out how many processes answer."""
 
 LABEL: Final = "headcount-doctor"
-"""Version under which a stream is counted that may not be a viewer's."""
+"""Version under which a stream is counted if it may not be a viewer's."""
+
+_UPTIME_TOLERANCE: Final = 0.05
+"""Seconds. Uptimes are rounded, and clocks of two machines drift."""
 
 
-_ROUNDED: Final = 0.05
-"""Seconds by which an uptime may be off: it is rounded, and clocks of two machines run apart."""
-
-
-class _Answer(msgspec.Struct):
-    """Of `/health?seen=1`."""
+class _Health(msgspec.Struct):
+    """The answer of `/health?seen=1`."""
 
     ok: bool
     version: str
@@ -36,23 +39,23 @@ class _Answer(msgspec.Struct):
     seen: dict[str, Any] = {}
 
 
-class _Asked(NamedTuple):
-    """An answer, and between which two moments on our clock its process began."""
+class _TimedHealth(NamedTuple):
+    """An answer, and the earliest and latest start of its process, in monotonic time of this machine."""
 
-    answer: _Answer
+    answer: _Health
     earliest: float
     latest: float
 
 
 async def examine(base: str, access: Access, report: Report, *, hold: float | None = None) -> None:
     """
-    Run all checks. Takes as long as a keepalive interval and a few seconds.
+    Run all checks. This takes a keepalive interval and a few seconds.
 
     Args:
         base: URL of the base path.
-        access: Credentials and network options. Without a right to see statistics one connection is counted meanwhile.
-        report: Is given the findings.
-        hold: Seconds for which streams are held; None: until a keepalive must have come. 0: not at all.
+        access: Credentials and network options. If they may not see statistics, one connection is counted meanwhile.
+        report: Receives the findings.
+        hold: Seconds for which streams are held; None: until a keepalive is due; 0: not at all.
     """
     answers = await _reach(base, access, report)
     if not answers:
@@ -62,31 +65,31 @@ async def examine(base: str, access: Access, report: Report, *, hold: float | No
     _upstream(answers[-1].answer, report)
     await _origin(base, access, report)
     query = {"viewer": "1"} if figures is not None else {"version": LABEL}
-    strangers, _ = await asyncio.gather(
+    unknown_stream, _ = await asyncio.gather(
         examine_event_stream(base, access, report, query, hold), examine_web_socket(base, access, report, query, hold)
     )
-    _processes(answers, figures, report, strangers=strangers)
+    _processes(answers, figures, report, unknown_stream=unknown_stream)
 
 
-async def _reach(base: str, access: Access, report: Report) -> list[_Asked]:
-    answers: list[_Asked] = []
-    for _ in range(ASKED):
+async def _reach(base: str, access: Access, report: Report) -> list[_TimedHealth]:
+    answers: list[_TimedHealth] = []
+    for _ in range(HEALTH_REQUESTS):
         asked = time.monotonic()
         try:
-            # A connection of its own each, so that whatever spreads the load spreads them.
+            # Each request on a connection of its own, so that a load balancer spreads them.
             content = await access.get(f"{base}/health?seen=1")
-            answer = msgspec.json.decode(content, type=_Answer)
+            answer = msgspec.json.decode(content, type=_Health)
         except (NotAuthorized, ClientError) as error:
-            report.add("reach", "fault", str(error), "Check the URL, and that the server runs.")
+            report.add("reach", "fault", str(error), "Check the URL, and that the server is running.")
             return []
         except msgspec.MsgspecError:
-            says = f"What answers at {base}/health is not Headcount."
+            says = f"The answer of {base}/health is not Headcount's."
             report.add(
-                "reach", "fault", says, "Give the URL with its base path, such as https://www.example.com/__skew."
+                "reach", "fault", says, "Give the URL with the base path, such as https://www.example.com/__skew."
             )
             return []
-        answers.append(_Asked(answer, asked - answer.uptime, time.monotonic() - answer.uptime))
-    versions = sorted({asked.answer.version for asked in answers})
+        answers.append(_TimedHealth(answer, asked - answer.uptime, time.monotonic() - answer.uptime))
+    versions = sorted({timed.answer.version for timed in answers})
     report.add("reach", "ok", f"The server answers, with version {' and '.join(versions)}.")
     return answers
 
@@ -96,15 +99,15 @@ async def _right(base: str, access: Access, report: Report) -> Stats | None:
         figures = messages.decode_snapshot(await access.get(f"{base}/admin/stats"))
     except NotAuthorized:
         refused = "authorization" in access.headers
-        says = "The server does not take this token" if refused else "No right to see statistics"
+        says = "The server does not accept this token" if refused else "Not authorised to see statistics"
         report.add(
             "right",
             "note",
-            f"{says}, so some checks are left out, and one connection is counted as {LABEL} meanwhile.",
+            f"{says}: some checks are skipped, and one connection is counted as version {LABEL} meanwhile.",
             "Check --token, or HEADCOUNT_TOKEN and HEADCOUNT_ADMIN_TOKEN." if refused else "Give --token.",
         )
     except (ClientError, Malformed) as error:
-        report.add("right", "warning", f"The statistics cannot be read: {error}")
+        report.add("right", "warning", f"The statistics are not readable: {error}")
     else:
         report.add("right", "ok", "These credentials may see statistics.")
         return figures
@@ -113,18 +116,19 @@ async def _right(base: str, access: Access, report: Report) -> Stats | None:
 
 async def _http_version(base: str, access: Access, report: Report) -> None:
     parts = urlsplit(base)
-    wall = (
-        "Browsers open six connections to a host over it, and every tab's SSE stream holds one: the seventh tab hangs."
+    limit = (
+        "Browsers open at most six HTTP/1.1 connections to a host, and each tab's SSE stream holds one: the seventh "
+        "tab hangs."
     )
-    do = "Serve HTTP/2, or use WebSockets (update_strategy='ws'), which are not counted among the six."
+    do = "Serve HTTP/2, or use WebSockets (update_strategy='ws'), which do not count towards the six."
     if parts.scheme == "http":
         local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-        report.add("http", "note" if local else "warning", f"This is HTTP/1.1 without TLS. {wall}", do)
+        report.add("http", "note" if local else "warning", f"The URL is HTTP/1.1 without TLS. {limit}", do)
         return
     verified = access.tls(base)
     assert verified is not None
     context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only the protocol is asked for here
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only the protocol is examined here
     context.set_alpn_protocols(["h2", "http/1.1"])
     chosen = None
     with suppress(OSError, TimeoutError):
@@ -135,85 +139,85 @@ async def _http_version(base: str, access: Access, report: Report) -> None:
             chosen = writer.get_extra_info("ssl_object").selected_alpn_protocol()
             writer.close()
     if chosen == "h2":
-        report.add("http", "ok", "Browsers speak HTTP/2 with it, so no six-connection wall.")
+        report.add("http", "ok", "Browsers use HTTP/2, so the limit of six connections does not apply.")
     else:
-        report.add("http", "warning", f"Browsers speak HTTP/1.1 with it. {wall}", do)
+        report.add("http", "warning", f"Browsers use HTTP/1.1. {limit}", do)
 
 
-def _upstream(answer: _Answer, report: Report) -> None:
+def _upstream(answer: _Health, report: Report) -> None:
     seen = answer.seen
     if seen.get("httpVersion") == "1.0":
         report.add(
             "upstream",
             "fault",
-            "A proxy speaks HTTP/1.0 with the server, so no WebSocket can pass.",
-            "In nginx: proxy_http_version 1.1; and the Upgrade and Connection headers.",
+            "A proxy uses HTTP/1.0 to the server, so WebSockets cannot pass.",
+            "Use HTTP/1.1 and pass the Upgrade and Connection headers on (nginx: proxy_http_version 1.1;).",
         )
     forwarded = seen.get("forwarded") or []
     if forwarded:
         report.add(
             "proxy",
             "note",
-            f"A proxy names the client in {', '.join(map(str, forwarded))}.",
-            "With ip_tracking, set trusted_proxies to the proxy's address; headers from anybody else are not believed.",
+            f"A proxy sends the client's address in {', '.join(map(str, forwarded))}.",
+            "With ip_tracking, set trusted_proxies to the address of the proxy; other peers may not send these.",
         )
 
 
 async def _origin(base: str, access: Access, report: Report) -> None:
     parts = urlsplit(base)
     own = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    # What is asked for needs no right; only the origin decides.
-    mine = await _status(base, access, own)
-    foreign = await _status(base, access, "https://headcount-doctor.invalid")
-    if mine == 403:
+    # The request needs no authorisation; only the origin decides.
+    same_site = await _status(base, access, own)
+    cross_site = await _status(base, access, "https://headcount-doctor.invalid")
+    if same_site == 403:
         report.add(
             "origin",
             "fault",
-            f"Pages of {own} are refused as another site's: the server does not see the host that browsers name.",
-            "Pass it on (nginx: proxy_set_header Host $host;), or add the origin to allowed_origins.",
+            f"Pages of {own} are refused as cross-site: the server does not see the Host header of browsers.",
+            "Pass the header on (nginx: proxy_set_header Host $host;), or add the origin to allowed_origins.",
         )
-    elif mine is not None:
-        report.add("origin", "ok", f"Pages of {own} are let in.")
-    if foreign is not None and foreign != 403:
+    elif same_site is not None:
+        report.add("origin", "ok", f"Pages of {own} may connect.")
+    if cross_site is not None and cross_site != 403:
         report.add(
             "origin",
             "warning",
-            "Pages of any other site may connect with their visitor's rights.",
-            "List the sites that are yours in allowed_origins instead of '*'.",
+            "Pages of any other site may connect with the rights of their visitor.",
+            "List your own sites in allowed_origins instead of '*'.",
         )
 
 
 async def _status(base: str, access: Access, origin: str) -> int | None:
-    """Return the status of a request from an origin that opens nothing."""
+    """Return the status of a request with an Origin header that opens no stream; None: no answer."""
     with suppress(*httpx_errors):
         async with access.http(base) as client:
-            # A bad version is refused after the origin was looked at.
+            # The version is invalid, which the server finds after it has checked the origin.
             url = f"{base}/sse?version={'x' * 200}"
             response = await client.get(url, headers={"origin": origin})
             return response.status_code
     return None
 
 
-def _processes(answers: list[_Asked], figures: Stats | None, report: Report, *, strangers: bool) -> None:
-    # How many moments it takes at least, for each answer to have one at which its process may have begun.
-    began: list[float] = []
-    for _, earliest, latest in sorted(answers, key=lambda asked: asked.latest):
-        if not began or earliest - _ROUNDED > began[-1]:
-            began.append(latest)
-    versions = {asked.answer.version for asked in answers}
+def _processes(answers: list[_TimedHealth], figures: Stats | None, report: Report, *, unknown_stream: bool) -> None:
+    # The smallest number of start times that explains all answers.
+    starts: list[float] = []
+    for _, earliest, latest in sorted(answers, key=lambda timed: timed.latest):
+        if not starts or earliest - _UPTIME_TOLERANCE > starts[-1]:
+            starts.append(latest)
+    versions = {timed.answer.version for timed in answers}
     if len(versions) > 1:
-        report.add("processes", "note", f"Processes of {len(versions)} versions answer: a deploy is under way.")
+        report.add("processes", "note", f"Processes of {len(versions)} versions answer: a deploy is in progress.")
     nodes = 1 if figures is None else figures.nodes.expected
-    several = len(began) if len(began) > 1 else 2 if strangers else 1
-    if strangers or (figures is not None and several > nodes):
+    several = len(starts) if len(starts) > 1 else 2 if unknown_stream else 1
+    if unknown_stream or (figures is not None and several > nodes):
         report.add(
             "processes",
             "fault",
-            f"At least {several} processes answer here, and each counts only its own connections.",
-            "Run one process, or give all of them the same backend.",
+            f"At least {several} processes answer, and each counts only its own connections.",
+            "Run one process, or give all processes the same backend.",
         )
     elif several > 1:
-        report.add("processes", "ok", f"At least {several} processes answer here, and they know one another.")
+        report.add("processes", "ok", f"At least {several} processes answer, and they count together.")
     if figures is not None and figures.partial:
         says = f"The figures are partial: {figures.nodes.reporting} of {figures.nodes.expected} nodes report."
-        report.add("processes", "warning", says, "Look at the nodes that are missing, and at the backend.")
+        report.add("processes", "warning", says, "Check the missing nodes and the backend.")

@@ -1,4 +1,8 @@
-"""What an examination finds."""
+"""
+The findings of an examination.
+
+Tests: tests/cli/test_doctor.py.
+"""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
@@ -8,13 +12,13 @@ Level: TypeAlias = Literal["ok", "note", "warning", "fault"]
 
 class Finding(NamedTuple):
     """
-    What was found.
+    One finding.
 
     Attributes:
-        check: Which check: a word for programs.
-        level: `fault`: streams break; `warning`: they may, or figures are wrong; `note`: good to know.
-        says: A sentence.
-        do: What to do about it; empty when there is nothing to do.
+        check: Name of the check, for programs.
+        level: `fault`: streams break; `warning`: streams may break, or figures are wrong; `note`: good to know.
+        says: The finding, in a sentence.
+        do: What to do; empty when there is nothing to do.
     """
 
     check: str
@@ -28,20 +32,20 @@ class Report:
     The findings about one server.
 
     Args:
-        told: Called with each finding when it is made.
+        on_finding: Called with each finding.
     """
 
-    def __init__(self, told: Callable[[Finding], object] = lambda _: None) -> None:
+    def __init__(self, on_finding: Callable[[Finding], object] = lambda _: None) -> None:
         self.findings: list[Finding] = []
-        self._told = told
+        self._on_finding = on_finding
 
     @property
     def healthy(self) -> bool:
-        """No fault was found."""
+        """Whether no fault was found."""
         return not any(finding.level == "fault" for finding in self.findings)
 
     def add(self, check: str, level: Level, says: str, do: str = "") -> None:
         """Add a finding."""
         finding = Finding(check, level, says, do)
         self.findings.append(finding)
-        self._told(finding)
+        self._on_finding(finding)

@@ -1,4 +1,8 @@
-"""Streams that are opened to be looked at: what came, and when."""
+"""
+Streams that record what arrives and when.
+
+Tests: tests/cli/test_doctor.py.
+"""
 
 import asyncio
 import json
@@ -21,7 +25,7 @@ OPEN_TIMEOUT: Final = 10.0
 """Seconds."""
 
 ENCODINGS: Final = "gzip, deflate, br, zstd"
-"""What browsers accept. Only the first two can be read here; of the others it is enough to know that they were used."""
+"""Encodings that browsers accept. Only gzip and deflate are decoded here; of the others, the name is enough."""
 
 
 class Probe:
@@ -29,11 +33,11 @@ class Probe:
     An open stream.
 
     Attributes:
-        opened_at: When it was asked for, in seconds of `time.monotonic`.
-        messages: What came, with when.
-        last_byte_at: When something came last.
-        ended_at: When it ended; None: it has not.
-        end: How it ended.
+        opened_at: Time of the request, in monotonic seconds, as all times here.
+        messages: Received messages with their times.
+        last_byte_at: Time of the last byte.
+        ended_at: Time of the end; None: the stream is open.
+        end: Reason of the end.
     """
 
     def __init__(self) -> None:
@@ -47,11 +51,11 @@ class Probe:
         self._reading: asyncio.Task[None] | None = None
 
     def find(self, *types: str) -> tuple[float, dict[str, Any]] | None:
-        """Return the first message of one of these types, with when it came."""
+        """Return the first message of one of these types, with its time."""
         return next((found for found in self.messages if found[1].get("type") in types), None)
 
     async def until(self, condition: Callable[[Self], object], timeout: float) -> bool:
-        """Wait until something holds. Returns False when it did not in time, or cannot any more."""
+        """Wait until a condition holds. Returns False if it did not hold in time or before the stream ended."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while not condition(self):
@@ -63,7 +67,7 @@ class Probe:
         return bool(condition(self))
 
     def start(self, pieces: AsyncIterator[bytes | str]) -> None:
-        """Read from now on."""
+        """Start reading."""
         self._reading = asyncio.create_task(self._read(pieces))
 
     async def stop(self) -> None:
@@ -72,12 +76,12 @@ class Probe:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
 
-    def take(self, piece: bytes | str) -> None:
-        """Take in what came."""
+    def receive(self, piece: bytes | str) -> None:
+        """Process received bytes or text."""
         raise NotImplementedError
 
-    def note(self, text: str) -> None:
-        """Note a message, if it is one."""
+    def record(self, text: str) -> None:
+        """Record a text, if it is a message."""
         with suppress(ValueError):
             message = json.loads(text)
             if isinstance(message, dict):
@@ -88,9 +92,9 @@ class Probe:
             async for piece in pieces:
                 self.last_byte_at = time.monotonic()
                 self.pieces += 1
-                self.take(piece)
+                self.receive(piece)
                 self._changed.set()
-            self.end = "it was ended"
+            self.end = "the peer ended it"
         except (httpx.HTTPError, ConnectionClosed, ProtocolError, zlib.error) as error:
             self.end = str(error) or type(error).__name__
         finally:
@@ -99,7 +103,7 @@ class Probe:
 
 
 class EventStreamProbe(Probe):
-    """A stream of Server-Sent Events. `encoding` is what something between compressed it with, or empty."""
+    """A stream of Server-Sent Events. `encoding`: how a proxy compressed it; empty if none did."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,11 +116,11 @@ class EventStreamProbe(Probe):
 
     @property
     def readable(self) -> bool:
-        """The events can be read here."""
+        """Whether the events can be decoded here."""
         return self.encoding in ("", "identity", "gzip", "deflate")
 
     def begin(self, response: "httpx.Response") -> None:
-        """Take in the head of the answer."""
+        """Record the head of the answer and start reading."""
         self.status = response.status_code
         self.headers = dict(response.headers)
         self.http_version = response.http_version
@@ -125,16 +129,16 @@ class EventStreamProbe(Probe):
             self._unpack = zlib.decompressobj(wbits=47)
         self.start(response.aiter_raw())
 
-    def take(self, piece: bytes | str) -> None:
-        """Unpack and read."""
+    def receive(self, piece: bytes | str) -> None:
+        """Decompress and read events."""
         assert isinstance(piece, bytes)
         if self.readable:
             for event in self._reader.feed(self._unpack.decompress(piece) if self._unpack else piece):
-                self.note(event.data)
+                self.record(event.data)
 
 
 class WebSocketProbe(Probe):
-    """A WebSocket. `refusal` is the status of a handshake that was refused; 0: it was accepted, or nothing answered."""
+    """A WebSocket. `refusal` is the status of a refused handshake; 0: accepted, or no answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,9 +147,9 @@ class WebSocketProbe(Probe):
         self.compressed = False
         self.socket: ClientConnection | None = None
 
-    def take(self, piece: bytes | str) -> None:
-        """Read."""
-        self.note(piece if isinstance(piece, str) else piece.decode("utf-8", "replace"))
+    def receive(self, piece: bytes | str) -> None:
+        """Read a message."""
+        self.record(piece if isinstance(piece, str) else piece.decode("utf-8", "replace"))
 
 
 @asynccontextmanager
@@ -158,7 +162,7 @@ async def event_stream(
         timeout = httpx.Timeout(OPEN_TIMEOUT, read=None)
         headers = {"accept": "text/event-stream", "accept-encoding": ENCODINGS}
         request = client.build_request("GET", f"{base}/sse", params=query, headers=headers, timeout=timeout)
-        # Where even the head is held back, it is waited for no longer than a browser's user would.
+        # If even the head is buffered, wait no longer than the user of a browser would.
         async with asyncio.timeout(OPEN_TIMEOUT):
             response = await client.send(request, stream=True)
         probe.begin(response)
@@ -173,7 +177,7 @@ async def event_stream(
 async def web_socket(
     base: str, access: Access, query: dict[str, str], origin: str | None = None
 ) -> AsyncIterator[WebSocketProbe]:
-    """Open a WebSocket as a browser does, or find out why it does not open."""
+    """Open a WebSocket as a browser does, or record why it does not open."""
     probe = WebSocketProbe()
     text = "&".join(f"{name}={value}" for name, value in query.items())
     try:

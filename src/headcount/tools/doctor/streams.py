@@ -1,4 +1,8 @@
-"""The checks that open streams and hold them."""
+"""
+The checks that open streams and hold them.
+
+Tests: tests/cli/test_doctor.py.
+"""
 
 import time
 from typing import Any, Final
@@ -11,23 +15,23 @@ from .findings import Report
 from .probe import EventStreamProbe, Probe, WebSocketProbe, event_stream, web_socket
 
 PROMPT: Final = 2.0
-"""Seconds within which an event must arrive; on the way round the world it takes a tenth of that."""
+"""Seconds within which an event must arrive; a round trip around the world takes a tenth of that."""
 
 PATIENCE: Final = 12.0
-"""Seconds that a held-back stream is given to come after all; a viewer without a right is ended after 10."""
+"""Seconds until a buffered stream is given up; the server ends a viewer that is not authorised after 10."""
 
-SKEW: Final = 5.0
-"""Seconds that clocks may differ."""
+MAX_CLOCK_SKEW: Final = 5.0
+"""Seconds."""
 
 
 async def examine_event_stream(
     base: str, access: Access, report: Report, query: dict[str, str], hold: float | None
 ) -> bool:
     """
-    Look at an SSE stream.
+    Examine an SSE stream.
 
     Returns:
-        Whether a POST met a process that did not know the stream.
+        Whether a POST reached a process that does not hold the stream.
     """
     try:
         async with event_stream(base, access, query) as (probe, client):
@@ -35,41 +39,39 @@ async def examine_event_stream(
                 report.add(
                     "sse",
                     "fault",
-                    f"The SSE stream is answered with {probe.status} {probe.headers.get('content-type', '')}.",
-                    "Let GET requests to the base path through to Headcount.",
+                    f"The SSE stream is refused with {probe.status} {probe.headers.get('content-type', '')}.",
+                    "Pass GET requests below the base path on to Headcount.",
                 )
                 return False
             _compression(probe, report)
             if not probe.readable:
                 return False
-            told = await _connected(probe, report, "SSE")
-            if told is None:
+            connected = await _connected(probe, report, "SSE")
+            if connected is None:
                 return False
-            stranger = await _round_trip(base, client, probe, told, report)
-            await _hold(probe, report, "SSE", told, hold)
-            return stranger
+            unknown_stream = await _round_trip(base, client, probe, connected, report)
+            await _hold(probe, report, "SSE", connected, hold)
+            return unknown_stream
     except (*httpx_errors, TimeoutError) as error:
         if isinstance(error, TimeoutError):
-            report.add("sse", "fault", "No SSE stream begins within 10 s: something between holds it back.", _UNBUFFER)
+            report.add("sse", "fault", "No SSE stream begins within 10 s: a proxy buffers it.", _UNBUFFER)
         else:
-            report.add("sse", "fault", f"No SSE stream opens: {unreachable(base, error, access.proxy)}")
+            report.add("sse", "fault", f"The SSE stream does not open: {unreachable(base, error, access.proxy)}")
     return False
 
 
-_UNBUFFER: Final = (
-    "Switch buffering off for the base path (nginx: proxy_buffering off;), and do not ignore X-Accel-Buffering."
-)
+_UNBUFFER: Final = "Turn buffering off for the base path (nginx: proxy_buffering off;), or obey X-Accel-Buffering."
 
 
 def _compression(probe: EventStreamProbe, report: Report) -> None:
     if probe.encoding in ("", "identity"):
-        report.add("compression", "ok", "Nothing between compresses the stream.")
+        report.add("compression", "ok", "No proxy compresses the stream.")
         return
     report.add(
         "compression",
         "warning" if probe.readable else "fault",
-        f"Something between compresses the stream with {probe.encoding}, and may hold events back to do it well.",
-        "Switch compression off for text/event-stream.",
+        f"A proxy compresses the stream with {probe.encoding}, and may buffer events for that.",
+        "Turn compression off for text/event-stream.",
     )
 
 
@@ -81,11 +83,11 @@ async def _connected(probe: Probe, report: Report, kind: str) -> messages.Connec
         await probe.until(lambda one: one.find("connected"), PATIENCE)
     found = probe.find("connected")
     if found is None or late:
-        when = "within 12 s" if found is None else f"before {found[0] - probe.opened_at:.0f} s had passed"
+        when = "within 12 s" if found is None else f"for {found[0] - probe.opened_at:.0f} s"
         report.add(
             check,
             "fault",
-            f"The {kind} stream opens, but nothing of it came {when}: something between buffers it.",
+            f"The {kind} stream opens, but no event came {when}: a proxy buffers it.",
             _UNBUFFER,
         )
         return None
@@ -95,23 +97,35 @@ async def _connected(probe: Probe, report: Report, kind: str) -> messages.Connec
         report.add(check, "fault", f"The first {kind} message is not Headcount's ({error}).")
         return None
     delay = found[0] - probe.opened_at
-    report.add(check, "ok", f"{kind} opens, and its first event came after {delay * 1000:.0f} ms: not buffered.")
+    report.add(
+        check, "ok", f"The {kind} stream opens, and its first event came after {delay * 1000:.0f} ms: not buffered."
+    )
     if kind == "SSE":
         skew = connected.timestamp / 1000 - (time.time() - (time.monotonic() - found[0]))
-        if abs(skew) > SKEW:
+        if abs(skew) > MAX_CLOCK_SKEW:
             ahead = "ahead of" if skew > 0 else "behind"
-            report.add("clock", "warning", f"The server's clock is {abs(skew):.0f} s {ahead} this one.", "Use NTP.")
+            report.add(
+                "clock",
+                "warning",
+                f"The server's clock is {abs(skew):.0f} s {ahead} this machine's.",
+                "Synchronise both clocks by NTP.",
+            )
         else:
-            report.add("clock", "ok", "The server's clock and this one agree.")
+            report.add("clock", "ok", "The server's clock agrees with this machine's.")
     return connected
 
 
 async def _round_trip(
-    base: str, client: Any, probe: EventStreamProbe, told: messages.Connected, report: Report
+    base: str, client: Any, probe: EventStreamProbe, connected: messages.Connected, report: Report
 ) -> bool:
-    """Ask for statistics on a connection of its own: the answer must come on the stream. Returns True at a stranger."""
-    asked = time.monotonic()
-    body = {"connectionId": told.connection_id}
+    """
+    Subscribe by POST, on another connection: the answer must come on the stream.
+
+    Returns:
+        Whether the POST reached a process that does not hold the stream.
+    """
+    posted_at = time.monotonic()
+    body = {"connectionId": connected.connection_id}
     response = await client.post(f"{base}/subscribe-stats", json=body)
     if response.status_code == 404:
         return True
@@ -119,24 +133,29 @@ async def _round_trip(
         report.add(
             "post",
             "fault",
-            f"SSE pages cannot tell anything: a POST to the base path is answered with {response.status_code}.",
-            "Let POST requests to the base path through to Headcount.",
+            f"SSE pages cannot send anything: a POST below the base path is answered with {response.status_code}.",
+            "Pass POST requests below the base path on to Headcount.",
         )
         return False
     if not await probe.until(lambda one: one.find("stats", "stats-unauthorized"), 2 * PROMPT):
-        report.add("post", "fault", "What was asked for by POST did not come on the stream within 4 s.", _UNBUFFER)
+        report.add(
+            "post",
+            "fault",
+            "The answer to a POST did not come on the stream within 4 s: a proxy buffers it.",
+            _UNBUFFER,
+        )
         return False
     found = probe.find("stats", "stats-unauthorized")
     assert found is not None
-    report.add("post", "ok", f"Asked by POST, answered on the stream after {(found[0] - asked) * 1000:.0f} ms.")
-    await client.post(f"{base}/unsubscribe-stats", json=body)  # or figures would break the silence that is tested
+    report.add("post", "ok", f"A POST was answered on the stream after {(found[0] - posted_at) * 1000:.0f} ms.")
+    await client.post(f"{base}/unsubscribe-stats", json=body)  # figures would break the silence that is examined
     return False
 
 
 async def examine_web_socket(
     base: str, access: Access, report: Report, query: dict[str, str], hold: float | None
 ) -> None:
-    """Look at a WebSocket."""
+    """Examine a WebSocket."""
     async with web_socket(base, access, query) as probe:
         if probe.socket is None:
             _no_web_socket(probe, report)
@@ -145,37 +164,40 @@ async def examine_web_socket(
             report.add(
                 "websocket",
                 "note",
-                "WebSockets are compressed, which costs the server about 40 KB for each.",
-                "With uvicorn: --ws-per-message-deflate false.",
+                "WebSockets are compressed, which takes about 40 KB of the server's memory for each.",
+                "Turn compression off (uvicorn: --ws-per-message-deflate false).",
             )
-        told = await _connected(probe, report, "WebSocket")
-        if told is None:
+        connected = await _connected(probe, report, "WebSocket")
+        if connected is None:
             return
         await probe.socket.send('{"type":"subscribe-stats"}')
         if not await probe.until(lambda one: one.find("stats", "stats-unauthorized"), 2 * PROMPT):
             report.add(
-                "websocket", "fault", "What was asked for on the WebSocket was not answered within 4 s.", _UNBUFFER
+                "websocket",
+                "fault",
+                "A message on the WebSocket was not answered within 4 s: a proxy buffers it.",
+                _UNBUFFER,
             )
             return
-        await probe.socket.send('{"type":"unsubscribe-stats"}')  # or figures would break the silence that is tested
-        await _hold(probe, report, "WebSocket", told, hold)
+        await probe.socket.send('{"type":"unsubscribe-stats"}')  # figures would break the silence that is examined
+        await _hold(probe, report, "WebSocket", connected, hold)
 
 
 def _no_web_socket(probe: WebSocketProbe, report: Report) -> None:
     if probe.refusal:
-        says = f"No WebSocket opens: the handshake is answered with {probe.refusal}, as if it were a plain request."
+        says = f"The WebSocket does not open: the handshake is answered with {probe.refusal}."
     else:
-        says = f"No WebSocket opens: {probe.failure}"
+        says = f"The WebSocket does not open: {probe.failure}"
     report.add(
         "websocket",
         "fault",
         says,
-        "Pass the handshake on (nginx: proxy_http_version 1.1; and the headers Upgrade and Connection).",
+        "Pass the handshake on (nginx: proxy_http_version 1.1; and the Upgrade and Connection headers).",
     )
 
 
-async def _hold(probe: Probe, report: Report, kind: str, told: messages.Connected, hold: float | None) -> None:
-    interval = (told.keepalive_ms or 20_000) / 1000
+async def _hold(probe: Probe, report: Report, kind: str, connected: messages.Connected, hold: float | None) -> None:
+    interval = (connected.keepalive_ms or 20_000) / 1000
     seconds = interval + 3 if hold is None else hold
     if not seconds:
         return
@@ -188,31 +210,31 @@ async def _hold(probe: Probe, report: Report, kind: str, told: messages.Connecte
         drained = probe.find("drain") is not None
         if drained:
             report.add(
-                check, "note", f"The server ended the {kind} stream itself: it was stopped just now.", "Try again."
+                check, "note", f"The server ended the {kind} stream because it is stopping.", "Run the command again."
             )
         elif silent < interval:
             report.add(
                 check,
                 "fault",
-                f"{kind} is cut off after {silent:.0f} s of silence, and keepalives come every {interval:g} s.",
-                "Raise the proxy's read time-out above keepalive_interval (nginx: proxy_read_timeout 60s;), "
+                f"The {kind} stream is cut after {silent:.0f} s of silence, but keepalives come every {interval:g} s.",
+                "Raise the proxy's read timeout above keepalive_interval (nginx: proxy_read_timeout 60s;), "
                 "or lower keepalive_interval.",
             )
         else:
             lasted = probe.ended_at - probe.opened_at
-            report.add(check, "fault", f"{kind} is cut off after {lasted:.0f} s, although it was not silent.",
-                       "Look for a limit of the whole length of a request in what lies between.")  # fmt: skip
+            report.add(check, "fault", f"The {kind} stream is cut off after {lasted:.0f} s although it was not silent.",
+                       "Look for a proxy that limits the total duration of a request.")  # fmt: skip
     elif probe.pieces == pieces and seconds > interval:
         report.add(
-            check, "fault", f"No keepalive came on the {kind} stream in {seconds:.0f} s: it is held back.", _UNBUFFER
+            check, "fault", f"No keepalive came on the {kind} stream in {seconds:.0f} s: a proxy buffers it.", _UNBUFFER
         )
     elif probe.pieces == pieces:
         report.add(
             check,
             "note",
-            f"{kind} was held for {seconds:.0f} s and not cut off; keepalives come every {interval:g} s, so none was "
-            "due.",
-            "Leave --hold out, or make it longer, to see whether they come through.",
+            f"The {kind} stream was held for {seconds:.0f} s and not cut off. No keepalive was due: the interval is "
+            f"{interval:g} s.",
+            "Leave --hold out, or make it longer, to examine keepalives as well.",
         )
     else:
-        report.add(check, "ok", f"{kind} was held for {seconds:.0f} s, and its keepalives came through.")
+        report.add(check, "ok", f"The {kind} stream was held for {seconds:.0f} s, and its keepalives arrived.")

@@ -1,0 +1,193 @@
+"""
+Follows the figures of a server until a rollout gate opens, for `headcount wait`.
+
+Tests: tests/cli/test_asking.py.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..core.stats import Nodes, Stats
+from ..errors import ClientError, NotAuthorized, Refused
+from ..tools.rollout_gate import Judge, Verdict
+from .output import connections, span
+from .target import Target
+
+if TYPE_CHECKING:
+    from ..live.active_connections import LiveState
+
+HELD: Final = 0
+ERROR: Final = 1
+TIMED_OUT: Final = 3
+LOST: Final = 4
+"""Exit codes."""
+
+_TICK: Final = 1.0
+"""Seconds between two looks when nothing changed: for the time that the condition must hold, and for the terminal."""
+
+_CONFIRM_TIMEOUT: Final = 10.0
+"""Seconds that the server has to confirm its figures."""
+
+
+class Situation(NamedTuple):
+    """What the gate says at one moment. `error` is the last error of the stream, `nodes` who reported the figures."""
+
+    verdict: Verdict
+    nodes: Nodes | None = None
+    error: str | None = None
+
+    @property
+    def unknown(self) -> str:
+        """Why the figures cannot be used, as the end of a sentence."""
+        match self.verdict.unknown:
+            case "no contact":
+                return "no contact with the server"
+            case "version unknown":
+                return "the current version is not known"
+        if self.nodes is None or self.nodes.reporting == self.nodes.expected:
+            return "figures are partial (some nodes cannot be reached)"
+        return f"figures are partial ({self.nodes.reporting} of {self.nodes.expected} nodes are reporting)"
+
+
+class Result(NamedTuple):
+    """How the wait ended: an exit code, the last verdict, and the reason in a sentence."""
+
+    code: int
+    verdict: Verdict
+    reason: str
+
+
+class RolloutFollower:
+    """
+    Follows the figures until the condition has held, or waiting longer is of no use.
+
+    Args:
+        target: The server.
+        judge: The rules.
+        timeout: Seconds; 0: for ever.
+        lost_after: Seconds without contact; 0: for ever.
+        show: Called with each new situation.
+    """
+
+    def __init__(
+        self, target: Target, judge: Judge, timeout: float, lost_after: float, show: Callable[[Situation], None]
+    ) -> None:
+        self._target = target
+        self._judge = judge
+        self._deadline = judge.started + timeout if timeout else float("inf")
+        self._lost_after = lost_after or float("inf")
+        self._show = show
+        self._unconfirmed: LiveState | None = None
+        """The state of a stream whose server did not confirm its figures."""
+
+    async def run(self) -> Result:
+        """Wait."""
+        from ..client import use_active_connections
+
+        judge, target = self._judge, self._target
+        try:
+            # A wrong URL or token ends the command now; a server that is down may still start.
+            await self._fetch()
+        except NotAuthorized as error:
+            return Result(ERROR, judge.look(judge.started, None, None), target.denied(error))
+        except Refused as error:
+            return Result(ERROR, judge.look(judge.started, None, None), str(error))
+        except ClientError as error:
+            self._show(Situation(judge.look(judge.started, None, None), None, str(error)))
+        live = use_active_connections(
+            target.url, update_strategy=target.update_strategy, base_path=target.base_path, **target.access
+        )
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+        live.state.subscribe(lambda _: loop.call_soon(changed.set))
+        opening = asyncio.create_task(live.open())
+        try:
+            while True:
+                changed.clear()
+                if opening.done():
+                    opening.result()
+                result, pause = await self._look(live.state.value)
+                if result is not None:
+                    return result
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await changed.wait()
+        finally:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            await live.aclose()
+
+    async def _look(self, state: "LiveState") -> tuple[Result | None, float]:
+        """Judge a state. Returns the result, if there is one, and the longest time until the next look in seconds."""
+        judge = self._judge
+        known = state.status == "open" and state.authorized is True and not state.is_stale
+        if known and state is self._unconfirmed:
+            known = await self._answers()
+        now = time.monotonic()
+        verdict = judge.look(now, state.stats if known else None, state.current_version)
+        situation = Situation(verdict, state.stats.nodes if known else None, state.error)
+        if state.authorized is False:
+            return Result(ERROR, verdict, state.error or "The server denied access to the figures."), 0
+        if known or state.status == "reconnecting" or self._unconfirmed is not None:
+            self._show(situation)
+        if verdict.done:
+            return await self._confirm(verdict, state), 0.01
+        lost = judge.lost(now)
+        detail = state.error or "The server sent nothing."
+        if lost >= self._lost_after:
+            return Result(LOST, verdict, f"No contact with the server for {span(lost)}. {detail}"), 0
+        if now >= self._deadline:
+            if verdict.unknown == "no contact":
+                return Result(LOST, verdict, f"Timed out: {situation.unknown}. {detail}"), 0
+            return Result(TIMED_OUT, verdict, self._too_late(situation)), 0
+        pause = min(_TICK, self._deadline - now, self._lost_after - lost)
+        return None, max(0.01, pause if verdict.held is None else min(pause, judge.hold - verdict.held))
+
+    async def _confirm(self, verdict: Verdict, state: "LiveState") -> Result | None:
+        """
+        Fetch the figures once more before the condition is said to hold.
+
+        A stream that is cut off without a close goes on to show its last figures for a while. Only an answer to a new
+        request proves that they are still true.
+        """
+        judge = self._judge
+        try:
+            async with asyncio.timeout(self._answer_timeout()):
+                stats = await self._fetch()
+        except NotAuthorized as error:
+            return Result(ERROR, verdict, self._target.denied(error))
+        except (ClientError, TimeoutError):
+            judge.reset()
+            self._unconfirmed = state
+            return None
+        again = judge.look(time.monotonic(), stats, state.current_version)
+        self._show(Situation(again, stats.nodes))
+        return Result(HELD, again, "It holds.") if again.done else None
+
+    async def _answers(self) -> bool:
+        """Ask a server again that did not confirm its figures. Returns whether it answers now."""
+        with suppress(ClientError, NotAuthorized, TimeoutError):
+            async with asyncio.timeout(self._answer_timeout()):
+                await self._fetch()
+                self._unconfirmed = None
+        return self._unconfirmed is None
+
+    def _answer_timeout(self) -> float:
+        """Return for how long to wait for an answer, in seconds."""
+        now = time.monotonic()
+        return max(1.0, min(_CONFIRM_TIMEOUT, self._deadline - now, self._lost_after - self._judge.lost(now)))
+
+    def _too_late(self, situation: Situation) -> str:
+        verdict = situation.verdict
+        if verdict.left is None:
+            return f"Timed out: {situation.unknown}."
+        still = f"{verdict.left:,} of {connections(verdict.total)} {'is' if verdict.left == 1 else 'are'} still"
+        held = "" if verdict.held is None else f", within the limit, but not yet for --for {span(self._judge.hold)}"
+        return f"Timed out: {still} {self._judge.selection}{held}."
+
+    async def _fetch(self) -> Stats:
+        from ..client import fetch_stats
+
+        return await fetch_stats(self._target.url, base_path=self._target.base_path, **self._target.access)
