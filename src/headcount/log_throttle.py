@@ -1,4 +1,4 @@
-"""A log that strangers cannot fill: what happens again and again is said once a minute, and how often it happened."""
+"""Throttled logging, so that pages cannot fill the log: a repeated message is logged once a minute, with a count."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ INTERVAL: Final = 60.0
 
 class LogThrottle:
     """
-    Decides what is said.
+    Decides whether a repeated message is logged.
 
     Args:
         clock: Monotonic seconds.
@@ -22,13 +22,13 @@ class LogThrottle:
 
     def word(self, key: object) -> str | None:
         """
-        Note that something happened.
+        Count one occurrence of a message.
 
         Args:
-            key: What it was; of which there must be few, since each is remembered.
+            key: Identifies the message. Every key is remembered, so there must be few.
 
         Returns:
-            What to put behind the sentence: nothing, or how often it was left unsaid. None: leave it unsaid.
+            A suffix for the message: empty, or the number of messages suppressed since the last one. None: do not log.
         """
         now = self._clock()
         last, unsaid = self._said.get(key, (float("-inf"), 0))
@@ -36,4 +36,4 @@ class LogThrottle:
             self._said[key] = (last, unsaid + 1)
             return None
         self._said[key] = (now, 0)
-        return f" ({unsaid} more times since the last time that this was said)" if unsaid else ""
+        return f" ({unsaid} similar messages suppressed)" if unsaid else ""

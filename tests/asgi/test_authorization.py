@@ -1326,7 +1326,7 @@ async def test_admin_query_that_is_wrong_is_refused(query: str) -> None:
 @asynchronous
 async def test_wrong_cursor_is_told_where_cursors_come_from(cursor: str) -> None:
     answer = await Site().admin.get(f"/admin/connections?cursor={cursor}")
-    problem(answer, 400, f"cursor is '{cursor[:40]}'; give the cursor that came with the page before")
+    problem(answer, 400, f"cursor is '{cursor[:40]}'; give the cursor")
 
 
 @asynchronous
@@ -1417,5 +1417,5 @@ async def test_log_says_which_middleware_a_hook_may_have_missed(
 
     problem(await Site(way, hook=admins_only).admin.get("/admin/stats"), 403)
     (message,) = caplog.messages
-    assert message.startswith("authorize_stats failed, so the viewer is denied.")
+    assert message.startswith("authorize_stats failed; viewer denied.")
     assert ("HeadcountMiddleware" in message) == hinted

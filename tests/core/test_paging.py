@@ -115,5 +115,5 @@ def test_an_order_that_there_is_not_is_refused(text: str) -> None:
     ],
 )
 def test_a_cursor_of_another_list_is_refused(text: str) -> None:
-    with pytest.raises(Malformed, match="of the same sort"):
+    with pytest.raises(Malformed, match="with the same sort"):
         read_cursor(text, parse_order("version"))

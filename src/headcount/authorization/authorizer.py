@@ -104,7 +104,7 @@ class Authorizer:
             if self._token is None and not self._told:
                 self._told = True
                 logger.warning(
-                    "Somebody asked for the figures, and nobody may see them: register an authorize_stats hook, or set "
+                    "A viewer asked for statistics, but nobody may see them: register an authorize_stats hook, or set "
                     "admin_token or authorize_url."
                 )
             return None
@@ -114,14 +114,12 @@ class Authorizer:
         except TimeoutError:
             self.errors += 1
             if (often := self._sparing.word("slow")) is not None:
-                logger.warning(
-                    "authorize_stats did not answer within %g s, so the viewer is denied%s.", self._timeout, often
-                )
+                logger.warning("authorize_stats did not return within %g s; viewer denied%s.", self._timeout, often)
             return None
         except Exception as error:
             self.errors += 1
             if (often := self._sparing.word(type(error))) is not None:
-                logger.exception("authorize_stats failed, so the viewer is denied%s.%s", often, _hint(request))
+                logger.exception("authorize_stats failed; viewer denied%s.%s", often, _hint(request))
             return None
         if isinstance(verdict, Grant):
             return None if verdict.expires_in is not None and verdict.expires_in <= 0 else verdict
@@ -132,7 +130,7 @@ class Authorizer:
         self.errors += 1
         if (often := self._sparing.word(("returned", type(verdict)))) is not None:
             logger.error(
-                "authorize_stats returned a %s, so the viewer is denied; return a bool or a Grant%s.",
+                "authorize_stats returned a %s, not a bool or a Grant; viewer denied%s.",
                 type(verdict),
                 often,
             )
@@ -163,6 +161,6 @@ def _hint(request: HTTPConnection) -> str:
     if "session" in request.scope or "user" in request.scope:
         return ""
     return (
-        " The request holds neither session nor user; middleware puts them there, such as SessionMiddleware or, in "
-        "Django, headcount.integrations.django.HeadcountMiddleware."
+        " The request has neither a session nor a user. Add the middleware that sets them, such as SessionMiddleware "
+        "or, in Django, headcount.integrations.django.HeadcountMiddleware."
     )

@@ -101,7 +101,7 @@ def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | Non
     if future.done():
         return  # cancelled
     if isinstance(error, StopIteration):
-        error = RuntimeError("StopIteration was raised")  # futures refuse it, as coroutines do
+        error = RuntimeError("The hook raised StopIteration.")  # futures refuse it, as coroutines do
     if error is not None:
         future.set_exception(error)
     else:

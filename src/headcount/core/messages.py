@@ -168,7 +168,7 @@ def checked_tabs(tabs: tuple[Tab, ...], remove: tuple[str, ...]) -> Tabs:
     """Check keys and labels of a report of tabs; a tab without a version keeps ""."""
     for key in (*remove, *(tab.key for tab in tabs)):
         if not _KEY.fullmatch(key):
-            raise Malformed(f"{key[:40]!r} is no key of a tab; send 16 to 64 letters, digits, - and _.")
+            raise Malformed(f"{key[:40]!r} is not a valid tab key; send 16 to 64 letters, digits, - and _.")
     return Tabs(
         tuple(
             Tab(tab.key, parse_version(tab.version) if tab.version else "", checked_route(tab.route), tab.hidden)
@@ -308,9 +308,9 @@ def _read(decode_typed: Any, data: str | bytes) -> Any:
     try:
         return decode_typed(data)
     except msgspec.ValidationError as error:
-        raise Malformed(f"The JSON is not what it should be: {_sentence(error)}") from None
+        raise Malformed(f"The JSON is invalid: {_sentence(error)}") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise Malformed(f"This is not valid JSON: {_sentence(error)}") from None
+        raise Malformed(f"The message is not valid JSON: {_sentence(error)}") from None
 
 
 _WRONG_TYPE: Final = re.compile(r"Expected `([^`]+)`, got `([^`]+)`(?: - at `\$\.([^`]+)`)?")

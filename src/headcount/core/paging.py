@@ -80,8 +80,8 @@ def read_cursor(text: str, order: Order) -> Position:
     connection_id, colon, value = rest.partition(":")
     if written_for != str(order) or not colon or len(connection_id) > _MAX_ID or len(value) > MAX_ROUTE:
         raise Malformed(
-            f"cursor is {text[:40]!r}; give the cursor that came with the page before, of the same sort, or none for "
-            "the first page."
+            f"cursor is {text[:40]!r}; give the cursor of the previous page with the same sort, or leave it "
+            "out for the first page."
         )
     return value, connection_id
 

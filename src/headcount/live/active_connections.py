@@ -123,4 +123,4 @@ class ActiveConnections:
         """Let go of what was opened."""
 
 
-NOT_AUTHORIZED = "This viewer is not authorised to see statistics; give the admin token, or sign in as somebody who is."
+NOT_AUTHORIZED = "This viewer is not authorised to see statistics; give the admin token, or sign in as a user who is."

@@ -64,7 +64,7 @@ def checked(registrar: str, hook: Any, *arguments: str) -> Any:
         arguments: Names of what it will be called with, in order.
 
     Raises:
-        ConfigError: It cannot: said now, and not in the log at every event.
+        ConfigError: The function cannot be called this way. Raised at registration instead of logged at every event.
     """
     call = f"({', '.join(arguments)})"
     if not callable(hook):
@@ -77,7 +77,7 @@ def checked(registrar: str, hook: Any, *arguments: str) -> Any:
         signature.bind(*arguments)
     except TypeError:
         name = getattr(hook, "__qualname__", reprlib.repr(hook))
-        raise ConfigError(f"{registrar} calls its function with {call}, and {name} takes {signature}.") from None
+        raise ConfigError(f"{registrar} calls its function with {call}, but {name} takes {signature}.") from None
     return hook
 
 
@@ -106,7 +106,7 @@ class Hooks:
             self.errors += 1
             if (often := self._sparing.word("overrun")) is not None:
                 logger.error(
-                    "Navigations of %s are not told: the hooks run too slowly for them%s.", connection.id, often
+                    "Dropped on_route_update calls for connection %s: hooks are too slow%s.", connection.id, often
                 )
             return
         for hook in hooks:
@@ -124,7 +124,7 @@ class Hooks:
         except RuntimeError:
             # The connection's loop is gone, and somebody without one noticed.
             _discard(result)
-            self._failed(hook, "cannot run, because there is no event loop any more")
+            self._failed(hook, "cannot run because its event loop is closed")
             return
         last = self._last.get(key)
         if last is not None and last.get_loop() is not loop:
@@ -145,7 +145,7 @@ class Hooks:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            self._failed(hook, "waited for something that was cancelled")
+            self._failed(hook, "awaited something that was cancelled")
         except Exception:
             self._failed(hook, "failed")
 
@@ -163,7 +163,7 @@ class Hooks:
         # Pages decide how often hooks are called, so they could fill the log.
         if (often := self._sparing.word((id(hook), how, error))) is not None:
             name = getattr(hook, "__qualname__", hook)
-            logger.error("The hook %s %s; nothing else is affected%s.", name, how, often, exc_info=error is not None)
+            logger.error("Hook %s %s; nothing else is affected%s.", name, how, often, exc_info=error is not None)
 
 
 def _discard(result: Awaitable[None]) -> None:

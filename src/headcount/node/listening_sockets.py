@@ -93,7 +93,7 @@ class Listeners:
             for fd in _socket_descriptors():
                 self._consider(fd, server, found)
         except OSError as error:
-            logger.debug("File descriptors cannot be listed here: %s", error)
+            logger.debug("Cannot list file descriptors: %s", error)
         if not found:
             return ()
         waiting = _waited_for()
@@ -164,7 +164,7 @@ def addresses_of(server: Any) -> list[str]:
             except OSError:
                 continue  # closed meanwhile, or no socket that answers such questions
     except OSError as error:
-        logger.debug("File descriptors cannot be listed here: %s", error)
+        logger.debug("Cannot list file descriptors: %s", error)
     return sorted(set(found))
 
 

@@ -100,7 +100,7 @@ async def test_nothing_is_left_when_all_have_left(runtime: Path) -> None:
 async def test_a_directory_that_others_may_enter_is_refused(runtime: Path) -> None:
     runtime.mkdir(mode=0o700)
     runtime.chmod(0o750)
-    with pytest.raises(PermissionError, match="closed to all others"):
+    with pytest.raises(PermissionError, match="only this user can open"):
         backend("aaaaaaaaaaaa")
 
 

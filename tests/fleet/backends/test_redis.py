@@ -81,14 +81,14 @@ async def test_while_the_store_is_away_nobody_waits_to_hear_that_nobody_is_known
 
 
 REFUSALS = {
-    "nothing there": ("redis://127.0.0.1:1/0", "See that it runs and can be reached from here."),
-    "password": ("redis://:wrong@127.0.0.1:{port}/0", "Correct its user and password."),
-    "no password": ("redis://127.0.0.1:{secret}/0", "Correct its user and password."),
-    "rights": ("redis://few:pw@127.0.0.1:{port}/0", "docs/deployment.md lists what its user must be allowed to do."),
-    "replica": ("redis://127.0.0.1:{replica}/0", "That is a replica: name the primary"),
-    "database": ("redis://127.0.0.1:{port}/99", "There is no database of that number"),
-    "no TLS": ("rediss://127.0.0.1:{port}/0", "if it does not speak TLS there, write redis://."),
-    "TLS only": ("redis://127.0.0.1:{tls}/0", "If it speaks TLS only, write rediss://."),
+    "nothing there": ("redis://127.0.0.1:1/0", "Check that it runs and can be reached from here."),
+    "password": ("redis://:wrong@127.0.0.1:{port}/0", "Correct the user and password in its URL."),
+    "no password": ("redis://127.0.0.1:{secret}/0", "Correct the user and password in its URL."),
+    "rights": ("redis://few:pw@127.0.0.1:{port}/0", "docs/deployment.md lists the permissions that its user needs."),
+    "replica": ("redis://127.0.0.1:{replica}/0", "This is a replica; give the address of the primary"),
+    "database": ("redis://127.0.0.1:{port}/99", "This database does not exist"),
+    "no TLS": ("rediss://127.0.0.1:{port}/0", "if it does not use TLS, write redis://."),
+    "TLS only": ("redis://127.0.0.1:{tls}/0", "If it accepts only TLS, write rediss://."),
     "too old": ("redis://127.0.0.1:{old}/0", "Headcount needs Redis 7 or Valkey 7, or newer."),
 }
 
@@ -149,8 +149,8 @@ async def test_a_store_that_comes_back_with_another_password_is_told_once_more(
     with Store("valkey") as store:
         async with nodes(store.url) as both:
             store.kill()
-            await until(lambda: caplog.text.count("See that it runs and can be reached from here.") == 2)
+            await until(lambda: caplog.text.count("Check that it runs and can be reached from here.") == 2)
             with Store("valkey", port=store.port, requirepass="another"):
-                await until(lambda: caplog.text.count("Correct its user and password.") == 2)
+                await until(lambda: caplog.text.count("Correct the user and password in its URL.") == 2)
                 assert not any(ear.connected for ear in both.ears)
     assert "rediss://" not in caplog.text, "it could be used before, so that is not it"

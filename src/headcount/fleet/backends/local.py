@@ -185,7 +185,7 @@ class LocalBackend:
                 try:
                     self._bind(address)
                 except OSError as error:
-                    logger.warning("Workers that start from now on cannot find this one: %s", error)
+                    logger.warning("New workers cannot find this worker: %s", error)
                     continue
                 await self._open(address)
             # Somebody may have come whose connection waits to be accepted here.
@@ -479,9 +479,7 @@ def _private(directory: Path) -> Path:
         directory.mkdir(mode=0o700)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise PermissionError(
-            errno.EPERM, "is not a directory that belongs to this user and is closed to all others", str(directory)
-        )
+        raise PermissionError(errno.EPERM, "is not a directory that only this user can open", str(directory))
     return directory
 
 

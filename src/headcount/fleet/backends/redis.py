@@ -238,8 +238,8 @@ class RedisBackend:
         if not self._reported:
             self._reported = True
             logger.warning(
-                "Redis at %s cannot be used (%s). Figures are this node's own and partial until it can; it is tried "
-                "again every few seconds. %s",
+                "Redis at %s cannot be used (%s). Figures are partial and show only this node until it can; retrying "
+                "every few seconds. %s",
                 self._shown,
                 reason,
                 advice,
@@ -309,8 +309,8 @@ class RedisBackend:
             if not self._reported:
                 self._reported = True
                 logger.warning(
-                    "Redis at %s is out of memory. Figures are partial until it is not. Give it more, by maxmemory, or "
-                    "a server of its own: Headcount keeps next to nothing there.",
+                    "Redis at %s is out of memory. Figures are partial until it has memory again. Raise its maxmemory, "
+                    "or give Headcount a Redis of its own; it stores almost nothing.",
                     self._shown,
                 )
             return

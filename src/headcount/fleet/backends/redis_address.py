@@ -122,16 +122,16 @@ def _is_of_sentinels(scheme: str, name: str) -> bool:
 _ADVICE: Final = (
     (
         ("WRONGPASS", "NOAUTH", "Authentication required", "invalid username-password", "without any password"),
-        "Correct its user and password.",
+        "Correct the user and password in its URL.",
     ),
-    (("NOPERM", "no permissions"), "docs/deployment.md lists what its user must be allowed to do."),
-    (("READONLY", "read only replica"), "That is a replica: name the primary, or the sentinels that know it."),
+    (("NOPERM", "no permissions"), "docs/deployment.md lists the permissions that its user needs."),
+    (("READONLY", "read only replica"), "This is a replica; give the address of the primary or of its sentinels."),
     (
         ("unknown command", "syntax error", "wrong number of arguments"),
         "Headcount needs Redis 7 or Valkey 7, or newer.",
     ),
-    (("DB index", "invalid DB"), "There is no database of that number; leave it out for number 0."),
-    (("certificate verify failed",), "Name the authority that signed its certificate by ?ssl_ca_certs=/path."),
+    (("DB index", "invalid DB"), "This database does not exist; leave the number out to use database 0."),
+    (("certificate verify failed",), "Add the authority that signed its certificate to the URL: ?ssl_ca_certs=/path."),
 )
 """What servers and libraries say, and what to do then."""
 
@@ -150,7 +150,7 @@ def advice_for(error: Exception, url: str) -> tuple[str, bool]:
             return sentence, True
     scheme = urlsplit(url).scheme.partition("+")[0]
     if scheme == "rediss" and ("ssl" in said or "timeout" in said or isinstance(error, TimeoutError | RedisTimeout)):
-        return "See that it runs and can be reached from here; if it does not speak TLS there, write redis://.", False
+        return "Check that it runs and can be reached from here; if it does not use TLS, write redis://.", False
     if scheme == "redis" and "closed by server" in said:
-        return "If it speaks TLS only, write rediss://.", False
-    return "See that it runs and can be reached from here.", False
+        return "If it accepts only TLS, write rediss://.", False
+    return "Check that it runs and can be reached from here.", False
