@@ -59,7 +59,7 @@ class Collector(PrometheusCollector):
     def _figures(self) -> Iterator[Metric]:
         node = self._node
         fleet = self._scope == "fleet"
-        stats = node.stats(rows=False, linger=self._linger) if fleet else node.own_stats()
+        stats = node.stats(rows=False, linger=self._linger) if fleet else node.local_stats()
         current = node.current_version
         limit = node.config.max_metric_labels
         yield _gauge_by(
@@ -94,7 +94,7 @@ class Collector(PrometheusCollector):
     def _counters(self) -> Iterator[Metric]:
         node, counters = self._node, dict(self._node.counters)
         subscribers = GaugeMetricFamily("headcount_subscribers", "Viewers that receive figures.", labels=["node"])
-        subscribers.add_metric([node.id], len(node.subscriptions))
+        subscribers.add_metric([node.id], len(node.viewers.subscriptions))
         yield subscribers
         closes = CounterMetricFamily(
             "headcount_closes", "Streams that ended, viewers' included, by why.", labels=["node", "reason"]

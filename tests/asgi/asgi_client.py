@@ -638,5 +638,5 @@ class Site:
         """Wait until all that was sent to the application is done, and its viewers are told."""
         await until(lambda: all(call.caught_up for call in _open.get()))
         await turns()
-        await until(lambda: self.node._flush_loop is None)
+        await until(lambda: self.node.viewers._flush_loop is None)
         await turns()

@@ -67,7 +67,7 @@ async def undisturbed(way: str = "mounted", **settings: Any) -> AsyncIterator[Sc
         assert not stream.done
     await site.stranger.navigate(page, "/on")
     await figures.until(lambda now: now["routes"] == {"/by": 1, "/on": 1})
-    assert not site.node._asking
+    assert not site.node.viewers.pending
 
 
 # ---- bodies
@@ -154,7 +154,7 @@ async def test_admin_who_names_another_page_does_not_make_it_a_viewer() -> None:
     async with undisturbed() as scene:
         answer = await scene.site.admin.post("/subscribe-stats", {"connectionId": scene.page.public})
         problem(answer, 404)
-        assert scene.page.public not in scene.site.node.subscriptions
+        assert scene.page.public not in scene.site.node.viewers.subscriptions
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -494,7 +494,7 @@ async def test_messages_behind_a_malformed_one_are_not_obeyed() -> None:
             socket.say_text(text)
         assert (await socket.closed())[0] == 4400
         await turns()
-        assert len(scene.site.node.subscriptions) == 1
+        assert len(scene.site.node.viewers.subscriptions) == 1
 
 
 @asynchronous
@@ -664,11 +664,11 @@ async def test_without_ip_tracking_no_byte_of_an_address_is_told_or_kept(way: st
     told += str([await site.admin.get(path) for path in ("/admin/stats", "/admin/connections", "/health")])
     assert ADDRESS not in told
     assert '"ip"' not in told
-    assert len(site.node.subscriptions) == 1
+    assert len(site.node.viewers.subscriptions) == 1
     watching = await client.open(transport, headers=ADMIN)
     await client.say(watching, {"type": "subscribe-stats"}, ADMIN)
     await watching.next("stats")
-    assert len(site.node.subscriptions) == 2
+    assert len(site.node.viewers.subscriptions) == 2
     kept = [found for found in _strings_within(site.headcount) if ADDRESS in found]
     assert kept == []
 
@@ -789,7 +789,7 @@ async def test_limit_holds_behind_http_middleware_too() -> None:
 async def test_thousand_hostile_requests_leave_nothing_behind() -> None:
     async with undisturbed() as scene:
         site = scene.site
-        sizes = [len(site.node.sessions), len(site.node.counters), len(site.node._tasks)]
+        sizes = [len(site.node.sessions), len(site.node.counters), len(site.node.viewers._tasks)]
         for number in range(250):
             await at_once(
                 site.stranger.request("POST", f"/made-up-{number}"),
@@ -797,7 +797,7 @@ async def test_thousand_hostile_requests_leave_nothing_behind() -> None:
                 site.stranger.get(f"/sse?version={'x' * (200 + number)}"),
                 site.stranger.get("/admin/stats", {"authorization": f"Bearer {number}"}),
             )
-        assert [len(site.node.sessions), len(site.node.counters), len(site.node._tasks)] == sizes
+        assert [len(site.node.sessions), len(site.node.counters), len(site.node.viewers._tasks)] == sizes
 
 
 @asynchronous

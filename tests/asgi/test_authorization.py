@@ -20,8 +20,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headcount import Grant, Headcount
 from headcount.authorization.threads import MAX_THREADS
-from headcount.node import node as node_module
-from headcount.node import timers
+from headcount.node import listing, timers
+from headcount.node.node import Node
+from headcount.node.viewers import Subscription
 
 from .asgi_client import (
     ADMIN,
@@ -50,6 +51,11 @@ in_an_application = pytest.mark.parametrize("way", ["mounted", "wrapped"])
 SUBSCRIBE = {"type": "subscribe-stats", "deltas": True}
 
 
+def due_of(node: Node, subscription: Subscription) -> Any:
+    """Return what the push policy knows of a subscription."""
+    return node.viewers._policy._subscribers[subscription]
+
+
 @pytest.fixture
 def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the pulse look at its clock every few milliseconds."""
@@ -66,10 +72,10 @@ async def denied(client: Client, transport: str) -> Stream:
 
 async def rechecked(site: Site, clock: Clock) -> None:
     """Let a minute pass and wait until the one viewer's right has been asked for again, and given."""
-    (subscription,) = site.node.subscriptions.values()
-    last = subscription.recheck_at
+    (subscription,) = site.node.viewers.subscriptions.values()
+    last = due_of(site.node, subscription).recheck_at
     clock.advance(60)
-    await until(lambda: subscription.recheck_at > last)
+    await until(lambda: due_of(site.node, subscription).recheck_at > last)
 
 
 async def withdrawn(stream: Stream) -> None:
@@ -219,8 +225,8 @@ async def test_hook_that_fails_or_answers_nonsense_means_no(way: str, transport:
     failures = site.headcount._authorizer.errors + site.node.counters["authorize_errors"]
     assert failures == 2, "it is counted each time"
     assert not stream.done
-    assert not site.node.subscriptions
-    assert not site.node._asking
+    assert not site.node.viewers.subscriptions
+    assert not site.node.viewers.pending
 
 
 @every_way
@@ -236,7 +242,7 @@ async def test_hook_that_hangs_means_no_and_holds_nobody_up(way: str, transport:
     site = Site(way, hangs, authorize_timeout=0.05)
     waiting = await site.visitor.open("ws")
     await site.visitor.say(waiting, SUBSCRIBE)
-    await until(lambda: site.node._asking)
+    await until(lambda: site.node.viewers.pending)
     figures = await site.admin.watch(await site.admin.open(transport))
     waiting.say({"type": "route-update", "route": "/meanwhile"})
     await figures.until(lambda now: "/meanwhile" in now["routes"])
@@ -261,7 +267,7 @@ async def test_synchronous_hook_that_hangs_holds_nobody_up(way: str) -> None:
     try:
         waiting = await site.visitor.open("ws")
         waiting.say(SUBSCRIBE)
-        await until(lambda: site.node._asking)
+        await until(lambda: site.node.viewers.pending)
         await site.admin.watch(await site.admin.open("sse"))
         await waiting.next("stats-unauthorized")
     finally:
@@ -289,9 +295,9 @@ async def test_synchronous_hooks_that_hang_leave_the_application_its_threads_and
         for _ in range(2):
             for stranger in strangers:
                 stranger.say(SUBSCRIBE)
-            await until(lambda: len(site.node._asking) == 60)
+            await until(lambda: len(site.node.viewers.pending) == 60)
             assert (await Client(site.app, base="").get("/synchronous")).status == 200
-            assert site.node._asking, "the answer came while they were being asked for"
+            assert site.node.viewers.pending, "the answer came while they were being asked for"
             for stranger in strangers:
                 await stranger.next("stats-unauthorized")
         assert threading.active_count() - before <= MAX_THREADS + 2, "what hangs has not been given up for done"
@@ -423,7 +429,7 @@ async def test_visitor_whom_the_application_refuses_is_denied(way: str, transpor
         answer = await site.admin.post("/subscribe-stats", {"connectionId": stream.handle})
         assert answer.status == {"redirect": 307}.get(str(refusal), refusal)
     await turns()
-    assert not site.node.subscriptions
+    assert not site.node.viewers.subscriptions
     if way == "wrapped":
         problem(await site.admin.get("/admin/stats"), 403)
 
@@ -506,11 +512,11 @@ async def test_in_an_application_mounted_in_another_its_own_sessions_decide(tran
     viewer = await client.open(transport)
     await client.watch(viewer)
     await denied(Client(outer, VISITOR, base="/shop/__skew"), transport)
-    (subscription,) = headcount.node.subscriptions.values()
-    asked = subscription.recheck_at
+    (subscription,) = headcount.node.viewers.subscriptions.values()
+    asked = due_of(headcount.node, subscription).recheck_at
     clock.advance(60)
-    await until(lambda: subscription.recheck_at > asked)
-    assert headcount.node.subscriptions, "asked again, the inner application was found again"
+    await until(lambda: due_of(headcount.node, subscription).recheck_at > asked)
+    assert headcount.node.viewers.subscriptions, "asked again, the inner application was found again"
 
 
 async def by_header(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -739,7 +745,7 @@ async def test_no_figures_are_caught_up_with_after_a_grant_has_ended(transport: 
     viewer.unblock()
     await viewer.next("stats-delta")
     await viewer.next("stats-unauthorized")
-    assert not site.node.subscriptions
+    assert not site.node.viewers.subscriptions
 
 
 @both
@@ -753,7 +759,7 @@ async def test_grant_that_is_renewed_with_another_time_is_prolonged(transport: s
     ends[0] += 1000
     await rechecked(site, clock)
     await rechecked(site, clock)
-    assert site.node.subscriptions
+    assert site.node.viewers.subscriptions
 
 
 @both
@@ -877,10 +883,10 @@ async def test_while_a_recheck_hangs_no_figures_come_later_than_the_interval(
     site = Site(hook=hook, clock=clock)
     viewer = await site.admin.open(transport)
     figures = await site.admin.watch(viewer)
-    (subscription,) = site.node.subscriptions.values()
+    (subscription,) = site.node.viewers.subscriptions.values()
     release.append(asyncio.Event())
     clock.advance(59)
-    await until(lambda: subscription.rechecking)
+    await until(lambda: due_of(site.node, subscription).rechecking)
     await site.stranger.open("ws")
     await figures.total(2)
     clock.advance(1)
@@ -912,14 +918,14 @@ async def test_rights_are_asked_for_one_at_a_time_and_not_all_in_one_moment(tran
     site = Site(hook=hook, clock=clock)
     for _ in range(20):
         await site.admin.watch(await site.admin.open(transport, "?viewer=1"))
-    due = [subscription.recheck_at - clock.now for subscription in site.node.subscriptions.values()]
+    due = [due_of(site.node, each).recheck_at - clock.now for each in site.node.viewers.subscriptions.values()]
     assert all(40 <= seconds <= 59 for seconds in due)
     assert max(due) - min(due) > 1
     release.clear()
     clock.advance(60)
     await until(lambda: running[0] == 20)
     clock.advance(600)
-    (ticking,) = site.node._pulses.values()
+    (ticking,) = site.node.timers.by_loop.values()
     for _ in range(3):
         hand = ticking._hand
         await until(lambda: ticking._hand != hand)  # noqa: B023  it is called in this round
@@ -1024,8 +1030,8 @@ async def test_of_two_requests_at_once_the_newest_decides(way: str) -> None:
         await calls[0].ended()
         await stream.next("stats" if second else "stats-unauthorized")
         assert [who for who, _ in desk.questions] == ["first", "second"]
-        assert not site.node._asking
-        assert bool(site.node.subscriptions) is second
+        assert not site.node.viewers.pending
+        assert bool(site.node.viewers.subscriptions) is second
 
 
 @every_way
@@ -1051,7 +1057,7 @@ async def test_flood_of_subscriptions_asks_the_hook_one_at_a_time(way: str) -> N
         await turns(50)
         assert len(desk.questions) == asked + 2, "the newest of them is asked for, and the rest with it"
         assert not socket.unread
-        assert not site.node._asking
+        assert not site.node.viewers.pending
 
 
 @both
@@ -1068,8 +1074,8 @@ async def test_verdict_for_somebody_who_unsubscribed_meanwhile_changes_nothing(t
     await desk.asked(1)
     await site.stranger.say(stream, {"type": "unsubscribe-stats"})
     desk.answer(0, True)
-    await until(lambda: not site.node._asking)
-    assert not site.node.subscriptions
+    await until(lambda: not site.node.viewers.pending)
+    assert not site.node.viewers.subscriptions
     assert not stream.unread
 
 
@@ -1087,8 +1093,8 @@ async def test_verdict_for_somebody_who_was_revoked_meanwhile_is_no(transport: s
     assert await site.headcount.revoke(stream.public) is True
     await stream.next("stats-unauthorized")
     desk.answer(0, True)
-    await until(lambda: not site.node._asking)
-    assert not site.node.subscriptions
+    await until(lambda: not site.node.viewers.pending)
+    assert not site.node.viewers.subscriptions
     assert not stream.unread
 
 
@@ -1109,8 +1115,8 @@ async def test_verdict_for_somebody_who_left_meanwhile_changes_nothing(way: str,
     if call is not None:
         desk.answer(0, True)
         await call.ended()
-    await until(lambda: not site.node._asking)
-    assert not site.node.subscriptions
+    await until(lambda: not site.node.viewers.pending)
+    assert not site.node.viewers.subscriptions
     assert not site.node.sessions
 
 
@@ -1127,7 +1133,7 @@ async def test_request_that_is_broken_off_leaves_the_next_one_a_verdict() -> Non
     assert first.task is not None
     first.task.cancel()
     await stream.next("stats-unauthorized")
-    assert not site.node._asking
+    assert not site.node.viewers.pending
     third = begin_post(site.stranger, "/subscribe-stats", body, {})
     await desk.asked(2)
     desk.answer(1, True)
@@ -1154,7 +1160,7 @@ async def test_right_is_not_lost_by_asking_again_while_it_is_rechecked(quick_tic
     desk.answer(1, False)  # of the subscription before
     await turns(50)
     assert not socket.unread
-    assert len(site.node.subscriptions) == 1
+    assert len(site.node.viewers.subscriptions) == 1
 
 
 # ---- tokens and the inner request
@@ -1267,7 +1273,7 @@ async def test_admin_filters_connections() -> None:
 @every_way
 @asynchronous
 async def test_admin_sorts_connections_over_all_pages(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_module, "SLICE", 3)
+    monkeypatch.setattr(listing, "CONNECTIONS_PER_STEP", 3)
     site = Site(way, ip_tracking=True, max_listed_connections=4)
     for number in range(11):
         await site.stranger.open("ws", f"?version=v{number % 3}&route=/{number % 4}:{number % 2}")
@@ -1283,7 +1289,7 @@ EVERYBODY: Any = {"version": None, "route": None, "limit": 1000, "after": 0}
 
 @asynchronous
 async def test_who_leaves_while_connections_are_sorted_disturbs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_module, "SLICE", 1)
+    monkeypatch.setattr(listing, "CONNECTIONS_PER_STEP", 1)
     site = Site()
     pages = [await site.stranger.open("ws", f"?route=/{number}") for number in range(6)]
     reading = asyncio.create_task(site.admin.get("/admin/connections?sort=route&limit=3"))

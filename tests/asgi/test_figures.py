@@ -280,7 +280,7 @@ async def test_viewer_without_a_right_is_closed_in_time(way: str, transport: str
 
 async def _ticks(site: Site, count: int = 3) -> None:
     """Wait for some ticks of the pulse, by the hand of its wheel."""
-    (wheel,) = site.node._pulses.values()
+    (wheel,) = site.node.timers.by_loop.values()
     for _ in range(count):
         hand = wheel._timer
         await until(lambda: wheel._timer is not hand)  # noqa: B023  awaited at once
@@ -296,7 +296,7 @@ async def test_after_unsubscribing_nothing_more_is_told(way: str, transport: str
     figures = await site.admin.watch(viewer)
     others = await site.admin.watch(other)
     await site.admin.say(viewer, {"type": "unsubscribe-stats"})
-    await until(lambda: viewer.public not in site.node.subscriptions)
+    await until(lambda: viewer.public not in site.node.viewers.subscriptions)
     await site.stranger.open("sse")
     await others.total(3)
     await site.headcount.send(viewer.public, {"type": "marker"})
@@ -317,7 +317,7 @@ async def test_subscribing_twice_is_answered_twice_and_served_once(way: str, tra
     viewer = await site.admin.open(transport)
     await site.admin.watch(viewer, deltas=False)
     figures = await site.admin.watch(viewer, deltas=True)
-    assert len(site.node.subscriptions) == 1
+    assert len(site.node.viewers.subscriptions) == 1
     await site.stranger.open("ws")
     await figures.step("stats-delta")
     await turns()
@@ -473,8 +473,8 @@ async def test_leaving_is_told_and_leaves_nothing(way: str, transport: str) -> N
     assert (now["versions"], now["routes"], now["connections"]) == ({}, {}, [])
     await viewer.leave()
     assert not site.node.sessions
-    assert not site.node.subscriptions
-    assert not site.node._pulses
+    assert not site.node.viewers.subscriptions
+    assert not site.node.timers.by_loop
 
 
 @both
@@ -496,7 +496,7 @@ async def test_keepalives_of_those_who_come_together_are_spread_and_begin_after_
     site = Site(keepalive_interval=20 * timers.TICK)
     for _ in range(40):
         await site.stranger.open("ws")
-    (wheel,) = site.node._pulses.values()
+    (wheel,) = site.node.timers.by_loop.values()
     # From the hand on, in the order in which it will reach them.
     ahead = [len(wheel._slots[(wheel._hand + step) % 20]) for step in range(1, 21)]
     assert ahead == [0] * 10 + [4] * 10

@@ -181,7 +181,7 @@ async def test_without_a_stream_there_is_no_task_and_no_timer(way: str, transpor
     await pages.pop().leave()
     assert timers() == []
     assert len(asyncio.all_tasks()) == before
-    assert not site.node._pulses
+    assert not site.node.timers.by_loop
 
 
 def test_importing_reads_opens_starts_and_patches_nothing() -> None:
@@ -238,8 +238,8 @@ def test_loop_that_ends_with_streams_open_leaves_none_of_them() -> None:
     asyncio.run(visit())
     gc.collect()
     assert not site.node.sessions
-    assert not site.node.subscriptions
-    assert not site.node._pulses
+    assert not site.node.viewers.subscriptions
+    assert not site.node.timers.by_loop
     asynchronous(visit)()
 
 
@@ -283,7 +283,7 @@ def test_two_clients_of_starlette_at_once_are_both_counted_and_told() -> None:
             assert viewer.receive_json()["total"] == 3
         assert viewer.receive_json()["total"] == 2
     assert not headcount.node.sessions
-    assert not headcount.node._pulses
+    assert not headcount.node.timers.by_loop
 
 
 def test_subscription_posted_in_another_loop_is_told_on_the_stream(loops: Callable[[], Loop]) -> None:
@@ -296,7 +296,7 @@ def test_subscription_posted_in_another_loop_is_told_on_the_stream(loops: Callab
     here.run(figures.total(2))
     there.run(site.visitor.post("/subscribe-stats", {"connectionId": stream.handle}))
     here.run(stream.next("stats-unauthorized"))
-    assert not site.node.subscriptions
+    assert not site.node.viewers.subscriptions
 
 
 def test_right_revoked_from_another_thread_is_gone_at_once(loops: Callable[[], Loop]) -> None:
@@ -307,7 +307,7 @@ def test_right_revoked_from_another_thread_is_gone_at_once(loops: Callable[[], L
     for _ in range(20):
         page = there.run(site.stranger.open("ws"))
         assert site.node.revoke_here(viewer.public)
-        assert not site.node.subscriptions
+        assert not site.node.viewers.subscriptions
         there.run(page.leave())
         here.run(_withdrawn(viewer))
         here.run(_nothing_unread(viewer))
@@ -427,8 +427,8 @@ def test_delta_that_a_whole_has_overtaken_is_not_sent(loops: Callable[[], Loop])
     flushing, here = loops(), loops()
     flushing.run(_watch(site, "ws"))
     figures = here.run(_watch(site, "ws"))
-    subscription = site.node.subscriptions[figures.your_id]
-    held = Held(here, then=lambda: site.node._send_whole(subscription))
+    subscription = site.node.viewers.subscriptions[figures.your_id]
+    held = Held(here, then=lambda: site.node.viewers._send_snapshot(subscription))
     flushes = site.node.counters["flushes"]
     flushing.run(site.stranger.open("ws"))
     soon(lambda: site.node.counters["flushes"] > flushes)
@@ -465,7 +465,7 @@ def test_loop_closed_in_the_middle_leaves_no_ghost(loops: Callable[[], Loop]) ->
     assert site.node.stats().total == 0
     assert reasons == ["loop closed"] * 2
     assert not site.node.sessions
-    assert not site.node.subscriptions
+    assert not site.node.viewers.subscriptions
     assert site.node.page_here(version=None, route=None, limit=10, after=0) == ([], None)
     assert site.node.deliver_all(NEWS) == 0
     site.node.drain()
@@ -494,7 +494,7 @@ def test_change_that_a_closed_loop_was_to_tell_is_told_by_another(loops: Callabl
     here.run(site.stranger.open("ws"))
     here.run(figures.total(1))
     here.run(site.stranger.open("ws"))
-    assert site.node._flush_loop is doomed.loop
+    assert site.node.viewers._flush_loop is doomed.loop
     doomed.break_off()
     here.run(figures.total(2))
 
@@ -508,10 +508,10 @@ def test_whoever_watches_in_a_loop_that_is_closed_is_forgotten(loops: Callable[[
         live.total.subscribe(lambda _: None)
 
     doomed.run(watch())
-    assert site.node._watchers
+    assert site.node.viewers.watchers
     doomed.break_off()
     pages = [here.run(site.stranger.open("ws")) for _ in range(3)]
-    assert not site.node._watchers
+    assert not site.node.viewers.watchers
     assert not site.node._registry.noting, "nobody watches, so nothing is noted"
     assert len(pages) == 3
 
@@ -567,12 +567,12 @@ def _sizes(site: Site) -> dict[str, int]:
     node, registry = site.node, site.node._registry
     containers: dict[str, Any] = {
         "sessions": node.sessions,
-        "subscriptions": node.subscriptions,
-        "asking": node._asking,
-        "pulses": node._pulses,
-        "watchers": node._watchers,
-        "wholes": node._wholes,
-        "tasks": node._tasks,
+        "subscriptions": node.viewers.subscriptions,
+        "asking": node.viewers.pending,
+        "pulses": node.timers.by_loop,
+        "watchers": node.viewers.watchers,
+        "wholes": node.viewers._snapshots,
+        "tasks": node.viewers._tasks,
         "listed": registry._rows.shown,
         "unlisted": registry._rows.spare,
         "versions": registry._versions.counts,

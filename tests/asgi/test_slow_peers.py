@@ -105,7 +105,7 @@ async def test_peer_that_does_not_read_is_dropped_in_time(way: str, transport: s
     assert reasons == ["/slow slow"]
     assert site.node.counters["closed:slow"] == 1
     await figures.total(1)
-    assert slow.public not in site.node.subscriptions
+    assert slow.public not in site.node.viewers.subscriptions
 
 
 @both
@@ -175,7 +175,7 @@ async def test_keepalives_do_not_pile_up_behind_a_peer_that_does_not_read(transp
 
 async def ticks(site: Site, count: int = 3) -> None:
     """Wait for some ticks of the pulse."""
-    (wheel,) = site.node._pulses.values()
+    (wheel,) = site.node.timers.by_loop.values()
     for _ in range(count):
         timer = wheel._timer
         await until(lambda: wheel._timer is not timer)  # noqa: B023  awaited at once
@@ -340,7 +340,7 @@ async def test_peer_that_leaves_after_a_failed_send_has_left_as_a_client(transpo
     assert broken.attempts == attempts, "once is enough"
     await broken.leave()
     assert site.node.counters["closed:client"] == 1
-    assert not site.node._pulses
+    assert not site.node.timers.by_loop
 
 
 @both

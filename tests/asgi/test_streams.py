@@ -254,7 +254,7 @@ async def test_receive_that_fails_is_the_servers_error_and_leaves_no_ghost(trans
     await asyncio.wait([stream.task])
     assert isinstance(stream.task.exception(), OSError)
     assert not site.node.sessions
-    assert not site.node._pulses
+    assert not site.node.timers.by_loop
 
 
 @asynchronous

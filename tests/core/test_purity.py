@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "node.hooks": "core errors log_throttle",
     "node.session": "core errors",
     "node.listening_sockets": "errors",
-    "node.timers": "node.listening_sockets node.session core errors",
+    "node.timers": "config node.listening_sockets node.session core errors",
     "authorization": "core errors log_throttle",
     "fleet.backends": "core errors loops",
     "fleet": "authorization fleet.backends config core errors loops",

@@ -91,7 +91,7 @@ async def lifespan(_: Starlette) -> AsyncIterator[None]:
                     node._registry.close(gone)
                     ids.append(f"{chance.getrandbits(64):016x}")
                     node._registry.open(ids[-1], version_at(0.9), some_path(), f"192.0.2.{chance.randrange(1, 255)}")
-                node._changed()
+                node.viewers.changed()
 
     task = asyncio.create_task(move())
     yield

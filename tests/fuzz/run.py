@@ -176,8 +176,9 @@ class Fuzz:
             )
         for target in self.targets:
             node = target.headcount.node
-            if node.total or node.subscriptions or node._asking or node._pulses:
-                raise InvariantError(f"the node keeps {node.total} {node.subscriptions} {node._asking} {node._pulses}")
+            if node.total or node.viewers.subscriptions or node.viewers.pending or node.timers.by_loop:
+                left = (node.total, node.viewers.subscriptions, node.viewers.pending, node.timers.by_loop)
+                raise InvariantError(f"the node keeps {left}")
         if self.home.connections:
             raise InvariantError("the server still waits for streams")
 

@@ -48,7 +48,7 @@ async def test_it_is_not_counted_and_needs_no_hook() -> None:
     await site.stranger.open("ws")
     assert live.total.value == 1
     assert live.authorized.value is True
-    assert not site.node.subscriptions
+    assert not site.node.viewers.subscriptions
 
 
 @asynchronous
@@ -188,7 +188,7 @@ async def test_subscriber_that_fails_disturbs_no_other(caplog: pytest.LogCapture
     await figures.total(1)
     await until(lambda: totals == [1])
     assert site.node.counters["watcher_errors"] == 1
-    assert "nothing else is affected" in caplog.text
+    assert "other subscribers are not affected" in caplog.text
     for stop in stops:
         stop()
 
@@ -208,7 +208,7 @@ async def test_subscriber_may_end_itself_and_others_while_it_is_called() -> None
     await site.stranger.open("ws")
     await site.settled()
     assert totals == [1]
-    assert not site.node._watchers
+    assert not site.node.viewers.watchers
 
 
 @asynchronous
@@ -219,17 +219,17 @@ async def test_changed_waits_for_the_next_value() -> None:
     assert not waiting.done()
     await site.stranger.open("ws")
     assert await waiting == 1
-    assert not site.node._watchers
+    assert not site.node.viewers.watchers
 
 
 @asynchronous
 async def test_changed_that_is_cancelled_leaves_nothing() -> None:
     site, live = make()
     waiting = asyncio.ensure_future(live.total.changed())
-    await until(lambda: site.node._watchers)
+    await until(lambda: site.node.viewers.watchers)
     waiting.cancel()
     await asyncio.wait([waiting])
-    assert not site.node._watchers
+    assert not site.node.viewers.watchers
 
 
 @asynchronous
@@ -251,7 +251,7 @@ async def test_iterating_gives_the_figures_now_and_then_the_newest_after_each_ch
     await reader
     assert seen == [0, 1, 2, 3]
     await turns()
-    assert not site.node._watchers
+    assert not site.node.viewers.watchers
 
 
 @asynchronous
@@ -308,7 +308,7 @@ async def test_wait_for_returns_the_figures_for_which_it_holds() -> None:
         await site.stranger.open("ws", f"?version={version}")
     stats = await waiting
     assert stats.versions == {"new": 2, "old": 1}
-    assert not site.node._watchers
+    assert not site.node.viewers.watchers
 
 
 @asynchronous
@@ -319,7 +319,7 @@ async def test_wait_for_can_be_given_up_and_its_condition_may_fail() -> None:
             await live.wait_for(lambda stats: stats.total == 99)
     with pytest.raises(ZeroDivisionError):
         await live.wait_for(lambda stats: 1 / stats.total)
-    assert not site.node._watchers
+    assert not site.node.viewers.watchers
 
 
 @asynchronous

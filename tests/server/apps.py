@@ -89,7 +89,7 @@ def _inside(headcount: Headcount, port: int) -> dict[str, Any]:
         "total": node.total,
         "sessions": len(node.sessions),
         "taken_over": _taken_over(headcount),
-        "subscriptions": len(node.subscriptions),
+        "subscriptions": len(node.viewers.subscriptions),
         "sizes": sizes,
         "tasks": len(asyncio.all_tasks()),
         "sockets": sum(map(len, _peer_timeouts(port).values())),

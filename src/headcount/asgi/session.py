@@ -179,7 +179,7 @@ class AsgiSession(Outbox):
             self._broke()
             return
         self._rest = self._first = None
-        self._node.read_again(self)
+        self._node.writable_again(self)
         if self.resume():
             self._node.caught_up(self)
 

@@ -255,9 +255,10 @@ class PushPolicy(Generic[K]):
 
     def missed(self, key: K) -> None:
         """Note that a push could not be sent, because the subscriber had become busy: a snapshot is due."""
-        subscriber = self._subscribers[key]
-        subscriber.revision = None
-        subscriber.epoch += 1
+        subscriber = self._subscribers.get(key)
+        if subscriber is not None:
+            subscriber.revision = None
+            subscriber.epoch += 1
 
     def snapshot_is_due(self, key: K) -> bool:
         """Say whether a subscriber that has caught up must be sent a snapshot: call `restart()` then."""

@@ -1,100 +1,57 @@
 """
-A node: the one imperative shell round the core. It owns the clock, the registry, the subscriptions and the pushes.
+A node: one process's connections. The one imperative shell round the core, and the one door for what clients ask.
 
-`handle()` is the one door for what a client asks, whichever way it came. Every change marks the figures dirty; a flush
-takes the changes once, encodes each variant that somebody may see once, and hands it to the sessions. The first change
-after a quiet time is flushed at once, then at most every `stats_interval`.
+It owns the clock, the lock, the sessions and their identities. The state of others is theirs: `Viewers` has the
+subscriptions and pushes, `Timers` what happens regularly, `Tabs` the shared streams, `Releases` the current version,
+`Membership` the way to other nodes.
+
+`handle()` is the door for what a client asks, whichever way it came; `send`, `broadcast`, `revoke`, `release` and
+`page` are for the application and its operators, and reach all nodes. Their halves for this node alone end in `_here`
+or begin with `deliver`: what another node asks for is done by those.
 
 Pages of one application may live in several event loops (tests with several clients do, threads may). The figures are
-shared under a lock; what belongs to a loop (timers, sending) stays in it, in a `LoopTimers` per loop. Nothing here
-outlives its last connection: no task and no timer is left behind when the streams are gone.
+shared under a lock; what belongs to a loop (timers, sending) stays in it. Nothing here outlives its last connection: no
+task and no timer is left behind when the streams are gone.
+
+Tests: tests/asgi/test_streams.py, tests/asgi/test_figures.py, tests/asgi/test_isolation.py,
+tests/fleet/backends/test_two_sites.py.
 """
 
 import asyncio
-import logging
 import os
 import random
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import suppress
-from typing import Any, Final, NamedTuple
-
-import anyio
-import msgspec
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from ..authorization.authorizer import AuthorizationCheck, Grant
 from ..config import Config
-from ..core import fleet_messages, identity, messages, paging
+from ..core import identity, messages, paging
 from ..core.ends import GOING_AWAY, LOOP_CLOSED, REPLACED, End
 from ..core.history import History
-from ..core.labels import UNKNOWN, parse_version
+from ..core.labels import UNKNOWN
 from ..core.payload import Payload
 from ..core.registry import Registry, matches
-from ..core.stats import ConnectionInfo, NodeShare, Stats, StatsDelta
-from ..errors import UNKNOWN_HANDLE, Malformed, UnknownConnection
+from ..core.stats import NodeShare, Stats
+from ..errors import UNKNOWN_HANDLE, UnknownConnection
 from ..fleet.calls import CommandHandler
 from ..fleet.local_node import FigureSource
 from ..fleet.membership import Membership
 from ..fleet.view import FleetView
-from ..log_throttle import LogThrottle
-from ..loops import Tasks, call_in_loop
+from ..loops import call_in_loop
+from .hook_connection import HookConnection
 from .hooks import Hooks
 from .listening_sockets import Listener, Listeners, addresses_of
+from .listing import Listing
+from .releases import Releases
 from .session import Session
 from .shared_streams import Tabs
-from .timers import LoopTimers
+from .timers import Timers
+from .viewers import PendingSubscription, Viewers
 
-SLICE: Final = 5_000
-"""Connections that are sorted in one go: a few milliseconds."""
-
-logger = logging.getLogger("headcount")
-
-
-class PendingSubscription(NamedTuple):
-    """A request to watch that is not decided yet."""
-
-    ask: AuthorizationCheck
-    deltas: bool
-
-
-class Subscription:
-    """One viewer's standing request for figures."""
-
-    __slots__ = (
-        "ask",
-        "deltas",
-        "epoch",
-        "expires_at",
-        "good_until",
-        "grant",
-        "recheck_at",
-        "rechecking",
-        "revision",
-        "session",
-    )
-
-    def __init__(self, session: Session, grant: Grant, ask: AuthorizationCheck, *, deltas: bool) -> None:
-        self.session = session
-        self.grant = grant
-        self.ask = ask
-        self.deltas = deltas
-        self.revision: int | None = None
-        """Of the last message sent; None: a whole snapshot is due."""
-        self.epoch = 0
-        """Starts of a chain of deltas so far: what was chosen before the last and is still on its way is void."""
-        self.recheck_at = 0.0
-        self.rechecking = False
-        self.good_until = 0.0
-        """`reauthorize_interval` after the last verdict: from then on nothing is sent until there is another."""
-        self.expires_at: float | None = None
-
-    @property
-    def variant(self) -> tuple[bool, bool, bool]:
-        """Subscribers of one variant are sent the same bytes."""
-        return (self.grant.routes, self.grant.connections, self.grant.ips)
+_PONG = Payload(messages.PONG)
 
 
 class Node:
@@ -125,11 +82,9 @@ class Node:
         """The application said so. Of a server that stops only the own streams go, and its listener is closed."""
         self.listeners = Listeners(config.peer_timeout)
         self.history = History()
-        self.released: fleet_messages.Released | None = None
-        """The version that was declared current, and when; None: none was, and the server's own is."""
         self.sessions: dict[str, Session] = {}
-        self.subscriptions: dict[str, Subscription] = {}
-        self._sparing = LogThrottle()
+        """Open streams by public id."""
+        self.releases = Releases(config.version, self.timestamp, self.release_here)
         self._lock = threading.RLock()
         self._registry = Registry(
             route_tracking=config.route_tracking,
@@ -138,28 +93,28 @@ class Node:
             max_routes=config.max_routes,
             reserved_versions=(config.version, UNKNOWN),
         )
-        self._be_born()
-        self.tabs = Tabs(self)
-        self._pulses: dict[asyncio.AbstractEventLoop, LoopTimers] = {}
-        self._watchers: dict[object, tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = {}
-        self._asking: dict[str, PendingSubscription | None] = {}
-        """The newest undecided wish of each session for which somebody asks; None: it does not wish any more."""
-        self._flush_loop: asyncio.AbstractEventLoop | None = None
-        self._flush_timer: asyncio.TimerHandle | None = None
-        self._last_flush = float("-inf")
-        self._flushed = 0
-        self._snapshot = Stats()
-        self._wholes: dict[tuple[bool, bool, bool], bytes] = {}
-        self._tasks = Tasks()
+        self._reset_identity()
+        self.tabs = Tabs(self, config.viewer_timeout, self._now)
+        self.timers = Timers(config, self._now, self)
+        self.viewers = Viewers(
+            config,
+            self._now,
+            self._lock,
+            self.counters,
+            self._registry,
+            fleet=self.membership,
+            shared_streams=self.tabs,
+        )
+        self._listing = Listing(self._registry, self._lock)
 
-    def _be_born(self) -> None:
+    def _now(self) -> float:
+        return self.clock()  # asked each time, because a test may give the node another clock
+
+    def _reset_identity(self) -> None:
         self._process = os.getpid()
         self.id = os.urandom(identity.NODE_BYTES).hex()
         self._key = os.urandom(32)
         self.membership = Membership(self, self._make_view)
-        self._figures: FigureSource = self._registry
-
-    # ---- the fleet
 
     def join(self, server: Any) -> None:
         """
@@ -169,7 +124,10 @@ class Node:
             server: The ASGI scope's value.
         """
         if self._process != os.getpid():
-            self._be_born()  # made before a fork, it would be several nodes of one name
+            # Made before a fork, it would be several nodes of one name.
+            self._reset_identity()
+            self.viewers.join(self.membership)
+            self.viewers.use(self._registry)
         self.membership.join(server)
 
     def expect_workers(self) -> None:
@@ -187,14 +145,14 @@ class Node:
             self._registry,
             self._lock,
             self.clock,
-            releases=self,
-            changed=self._changed,
-            shows_rows=self._shows_rows,
+            releases=self.releases,
+            changed=self.viewers.changed,
+            shows_rows=self.viewers.shows_rows,
             handle_command=handle_command,
         )
         with self._lock:
-            if self.released is not None:
-                view.reserve_version(self.released.version)
+            if self.releases.released is not None:
+                view.reserve_version(self.releases.released.version)
         return view
 
     def adopt_listener(self, server: tuple[Any, ...] | None) -> Listener | None:
@@ -211,23 +169,7 @@ class Node:
 
     def use(self, figures: FigureSource) -> None:
         """Take figures from another source from now on."""
-        with self._lock:
-            if self._figures is figures:
-                return
-            watched = bool(self.subscriptions or self._watchers)
-            if watched:
-                self._figures.unwatch()
-            self._figures = figures
-            self._snapshot = Stats(revision=-1)
-            self._wholes.clear()
-            if watched:
-                figures.watch()
-                self._flushed = figures.revision
-                for subscription in self.subscriptions.values():
-                    subscription.revision = None
-                self._changed()
-
-    # ---- connections
+        self.viewers.use(figures)
 
     def identify(self) -> tuple[str, str]:
         """Make the public id and the secret handle of a new connection."""
@@ -278,49 +220,46 @@ class Node:
             ip: As far as it may be kept.
             listener: What it came in by: when that is closed, the stream is drained. None: not known.
         """
-        if self._watchers or len(self._pulses) != 1 or session.loop not in self._pulses:
-            self.forget_dead_loops()
+        if self.viewers.watchers or not self.timers.is_only(session.loop):
+            self._forget_closed_loops()
         with self._lock:
             self.sessions[session.id] = session
-            self.pulse(session.loop).add(session, listener)
+            self.timers.add(session, listener)
             info = None
             if not session.counted:
                 session.deadline = self.clock() + self.config.viewer_timeout
             elif self.config.connection_tracking:
                 info = self._registry.open(session.id, version, route, ip)
-                self._changed()
-            released = self.released
+                self.viewers.changed()
+            released = self.releases.released
         if released is not None and released.version != version and session.id not in self.tabs:
             # It was loaded before the release, or from a server that still hands out the old code, and missed the news.
-            session.post(self._released())
+            session.post(self._version_message())
         self.counters["opened"] += 1
         if info is not None and self.hooks.open:
-            self.hooks.run(self.hooks.open, self.connection(info))
+            self.hooks.run(self.hooks.open, HookConnection(info, self.deliver))
 
     def close(self, session: Session, reason: str) -> None:
         """Take a stream out of the figures. Idempotent."""
         with self._lock:
             if self.sessions.pop(session.id, None) is None:
                 return
-            self._asking.pop(session.id, None)
-            self._drop_subscription(session.id)
-            pulse = self._pulses.get(session.loop)
-            if pulse is not None and pulse.discard(session):
-                del self._pulses[session.loop]
+            self.viewers.drop(session.id)
+            self.timers.discard(session)
             info = None
             if session.id in self._registry:
                 info = self._registry.close(session.id)
-                self._changed()
+                self.viewers.changed()
         self.tabs.closed(session, reason)
         if not self.sessions:
             self.membership.leave_if_ending()
         self.counters["closed"] += 1
         self.counters[f"closed:{reason}"] += 1
         if info is not None and self.hooks.close:
-            self.hooks.run(self.hooks.close, self.connection(info), reason)
+            self.hooks.run(self.hooks.close, HookConnection(info, self.deliver), reason)
 
     def dispatch(
-        self, handle: str, message: messages.ClientMessage, make_ask: Callable[[], AuthorizationCheck]
+        self, handle: str, message: messages.ClientMessage, make_check: Callable[[], AuthorizationCheck]
     ) -> Coroutine[Any, Any, None] | None:
         """
         Do what a POST asks for the connection that a secret handle names, here or on the node that owns it.
@@ -331,8 +270,8 @@ class Node:
         try:
             session = self.find(handle)
         except UnknownConnection:
-            return self.membership.remote.forward(handle, message, make_ask)
-        return self.handle(session, message, make_ask)
+            return self.membership.remote.forward(handle, message, make_check)
+        return self.handle(session, message, make_check)
 
     def replace(self, handle: str) -> None:
         """
@@ -356,7 +295,7 @@ class Node:
         return True
 
     def handle(
-        self, session: Session, message: messages.ClientMessage, make_ask: Callable[[], AuthorizationCheck]
+        self, session: Session, message: messages.ClientMessage, make_check: Callable[[], AuthorizationCheck]
     ) -> Coroutine[Any, Any, None] | None:
         """
         Do what a client asks.
@@ -364,7 +303,7 @@ class Node:
         Args:
             session: Whose stream it is.
             message: Decoded and checked.
-            make_ask: Makes what asks for the right to watch, on the request that carried the message.
+            make_check: Makes the check of the right to watch, on the request that carried the message.
 
         Returns:
             For a subscription the coroutine that decides it, which the caller must run; None when there is nothing to
@@ -374,11 +313,9 @@ class Node:
             case messages.RouteUpdate(route=route):
                 self.navigate(session, route)
             case messages.SubscribeStats(deltas=deltas):
-                return self._subscribe(session, PendingSubscription(make_ask(), deltas))
+                return self.viewers.subscribe(session, PendingSubscription(make_check(), deltas))
             case messages.UnsubscribeStats():
-                with self._lock:
-                    self._unwish(session.id)
-                    self._drop_subscription(session.id)
+                self.viewers.unsubscribe(session)
             case messages.Tabs():
                 self.tabs.check(session, message)
                 call_in_loop(session.loop, self.tabs.report, session, message)
@@ -387,12 +324,6 @@ class Node:
             case messages.Unknown():
                 self.counters["unknown_messages"] += 1
         return None
-
-    def connection(self, info: ConnectionInfo) -> "HookConnection":
-        """Make what hooks get to see of a connection."""
-        return HookConnection(self, info)
-
-    # ---- figures
 
     @property
     def total(self) -> int:
@@ -409,10 +340,10 @@ class Node:
             rows: Whoever asks may see connections, and wants to. Else those of other nodes are not asked for.
             linger: Seconds for which the others are listened to from now on, because somebody will look again.
         """
-        self.forget_dead_loops()
+        self._forget_closed_loops()
         with self._lock:
             self.membership.view.touch(rows=rows, linger=linger)
-            return self._stats()
+            return self.viewers.stats()
 
     async def refresh(self, *, rows: bool = True) -> None:
         """Bring in the figures that all nodes have now, with connections if `rows`; they get a second to answer."""
@@ -423,20 +354,10 @@ class Node:
         await self.refresh(rows=rows)
         return self.stats(rows=rows)
 
-    def remember(self, now: float) -> None:
-        """Keep a sample of the figures when it is time for one."""
-        if self.history.is_due(now):
-            with self._lock:
-                self.membership.view.listen_if_cheap()
-                if not self.membership.view.knows_the_fleet:
-                    return
-                stats = self._stats()
-            self.history.add(now, self.timestamp(), stats.total, stats.versions)
-
-    def own_stats(self) -> Stats:
-        """Return this node's own share of the figures."""
+    def local_stats(self) -> Stats:
+        """Return the figures of this node alone."""
         with self._lock:
-            return self._stats() if self._figures is self._registry else self._registry.snapshot()
+            return self._registry.snapshot()
 
     @property
     def report_age(self) -> float:
@@ -487,9 +408,8 @@ class Node:
 
     def page_here(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
         """Page through the connections of this node; see `Registry.page`."""
-        self.forget_dead_loops()
-        with self._lock:
-            return paging.LocalPage(*self._registry.page(version=version, route=route, limit=limit, after=after))
+        self._forget_closed_loops()
+        return self._listing.page(version=version, route=route, limit=limit, after=after)
 
     async def sorted_page_here(
         self,
@@ -500,43 +420,13 @@ class Node:
         limit: int,
         after: paging.Position | None,
     ) -> paging.SortedRows:
-        """
-        Return the first connections of this node after a position in an order.
-
-        All connections are looked at, `SLICE` at a time, so that streams wait for no more than that.
-        """
-        self.forget_dead_loops()
-        with self._lock:
-            records = self._registry.records()
-        selection = paging.Selection(order, limit, after)
-        for start in range(0, len(records), SLICE):
-            if start:
-                await asyncio.sleep(0)
-            selection.feed(
-                record.info for record in records[start : start + SLICE] if matches(record.info, version, route)
-            )
-        return paging.SortedRows(selection.rows, selection.more)
+        """Return the first connections of this node after a position in an order."""
+        self._forget_closed_loops()
+        return await self._listing.sorted_page(order, version=version, route=route, limit=limit, after=after)
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """
-        Call `callback` in the running loop after every flush.
-
-        Returns:
-            A function that ends it.
-        """
-        key, loop = object(), asyncio.get_running_loop()
-        with self._lock:
-            self._start_noting()
-            self._watchers[key] = (loop, callback)
-
-        def unwatch() -> None:
-            with self._lock:
-                self._watchers.pop(key, None)
-                self._stop_noting()
-
-        return unwatch
-
-    # ---- messages of the application
+        """Call `callback` in the running loop after every flush. Returns a function that ends it."""
+        return self.viewers.watch(callback)
 
     async def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
         """
@@ -598,7 +488,7 @@ class Node:
     @property
     def current_version(self) -> str:
         """The version that was declared current, else this server's own."""
-        return self.config.version if self.released is None else self.released.version
+        return self.releases.current
 
     def release_here(self, version: str, number: int = 0) -> int:
         """
@@ -613,26 +503,17 @@ class Node:
             older than what is known.
         """
         with self._lock:
-            before = self.released
-            if not number:
-                number = max(self.timestamp(), 0 if before is None else before.number + 1)
-            released = fleet_messages.Released(min(number, fleet_messages.MAX_NUMBER), version)
-            if before is not None and released <= before:
-                return 0
-            self.released = released
-            if before is not None and before.version == version:
+            if not self.releases.declare(version, number):
                 return 0
             self._registry.reserve_version(version)
             self.membership.view.reserve_version(version)
             sessions = list(self.sessions.values())
-            watchers = list(self._watchers.items())
-        payload = self._released()
+        payload = self._version_message()
         for session in sessions:
             # Tabs that share a stream all hear what is said on it.
             if self.tabs.stream_of(session.id) == session.id:
                 call_in_loop(session.loop, session.post, payload)
-        for key, (loop, _) in watchers:
-            call_in_loop(loop, self._notify, key)
+        self.viewers.notify_watchers()
         self.counters["releases"] += 1
         return len(sessions)
 
@@ -644,16 +525,11 @@ class Node:
             The number of streams that were told; 0 if the version was current already.
         """
         here = self.release_here(version)
-        assert self.released is not None
-        return here + await self.membership.remote.release(self.released)
+        assert self.releases.released is not None
+        return here + await self.membership.remote.release(self.releases.released)
 
-    def learn(self, released: fleet_messages.Released) -> None:
-        """Take another node's word for which version was declared current, unless this one knows better."""
-        with suppress(Malformed):
-            self.release_here(parse_version(released.version), released.number)
-
-    def _released(self) -> Payload:
-        return Payload(messages.version(self.current_version, self.timestamp()))
+    def _version_message(self) -> Payload:
+        return Payload(messages.version(self.releases.current, self.timestamp()))
 
     def drain(self) -> None:
         """Tell every client to come back elsewhere, spread over time, and end its stream. New streams are refused."""
@@ -670,8 +546,6 @@ class Node:
     def reconnect_delay(self) -> int:
         """Draw the delay after which one client should come back, in ms."""
         return round(random.uniform(0, self.config.reconnect_spread) * 1000)  # noqa: S311  not a secret
-
-    # ---- rights
 
     async def revoke(self, connection_id: str) -> bool:
         """
@@ -690,84 +564,41 @@ class Node:
             False if it had none and no subscription was pending.
         """
         public = self.tabs.stream_of(identity.id_of(connection_id, self._key) or connection_id)
-        with self._lock:
-            session = self.sessions.get(public)
-            wished = self._unwish(public)
-            if session is None or not (wished or public in self.subscriptions):
-                return False
-            self._refuse(session)
-        return True
+        session = self.sessions.get(public)
+        return session is not None and self.viewers.revoke(session)
 
-    async def answer(self, ask: AuthorizationCheck) -> Grant | None:
-        """Ask, and take whatever goes wrong for a no. Raises nothing but the caller's own cancellation."""
-        try:
-            with anyio.fail_after(2 * self.config.authorize_timeout):
-                return await ask()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # Nobody cancelled us, but the hook waited for something that was.
-            self._failed_to_ask()
-        except Exception:
-            self._failed_to_ask()
-        return None
-
-    def recheck(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
-        """Ask again for the rights that it is time for, of viewers in the running `loop`. O(viewers)."""
-        for subscription in list(self.subscriptions.values()):
-            if subscription.session.loop is not loop:
-                continue
-            if _expired(subscription, now):
-                self._refuse(subscription.session)
-            elif not subscription.rechecking and now >= subscription.recheck_at:
-                subscription.rechecking = True
-                self._tasks.start(self._recheck(subscription), loop)
+    async def answer(self, check: AuthorizationCheck) -> Grant | None:
+        """Check a right; see `Viewers.authorize`."""
+        return await self.viewers.authorize(check)
 
     def caught_up(self, session: Session) -> None:
-        """Tell that all is sent, so that a viewer who fell behind gets the newest snapshot."""
-        with self._lock:
-            subscription = self.subscriptions.get(session.id)
-            if subscription is not None and subscription.revision is None:
-                self._send_whole(subscription)
+        """Note that all messages of a session are sent."""
+        self.viewers.caught_up(session)
 
     def stalled(self, session: Session) -> None:
-        """Tell that a session is busy; its pulse drops it after `send_timeout`."""
-        self.pulse(session.loop).stalled.setdefault(session, self.clock() + self.config.send_timeout)
+        """Note that a session is busy."""
+        self.timers.stalled(session)
 
-    def read_again(self, session: Session) -> None:
-        """Tell that a session's message went out after all."""
-        pulse = self._pulses.get(session.loop)
-        if pulse is not None:
-            pulse.stalled.pop(session, None)
+    def writable_again(self, session: Session) -> None:
+        """Note that a session's message went out after all."""
+        self.timers.writable_again(session)
 
-    def forget_dead_loops(self) -> None:
-        """Close what a loop left behind that was stopped in the middle, as test suites do. O(loops and watchers)."""
-        with self._lock:
-            dead = [loop for loop in self._pulses if loop.is_closed()]
-            for loop in dead:
-                del self._pulses[loop]
-            left = [session for session in self.sessions.values() if session.loop in dead] if dead else []
-            for key in [key for key, (loop, _) in self._watchers.items() if loop.is_closed()]:
-                del self._watchers[key]
-                self._stop_noting()
-            if self._flush_loop is not None and self._flush_loop.is_closed():
-                self._changed()  # what it would have flushed is still due elsewhere
-        for session in left:
-            self.close(session, LOOP_CLOSED)
+    def is_shared(self, connection_id: str) -> bool:
+        """Say whether an id is that of a stream that tabs share."""
+        return connection_id in self.tabs
 
-    def pulse(self, loop: asyncio.AbstractEventLoop) -> LoopTimers:
-        """Return the timers of a loop, which is the running one or has sessions already."""
-        pulse = self._pulses.get(loop)
-        if pulse is None:
-            pulse = self._pulses[loop] = LoopTimers(self, loop)
-        return pulse
+    def on_tick(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        """Do what is due regularly, in the running `loop`: check rights, keep a sample, clean up."""
+        self.viewers.recheck(loop, now)
+        if self.history.is_due(now):
+            self._keep_sample(now)
+        self._forget_closed_loops()
 
     def hide(self, session: Session, hidden: bool) -> None:
         """Note that a page went to the background or came back."""
         with self._lock:
             if session.id in self._registry and self._registry.hide(session.id, hidden):
-                self._changed()
+                self.viewers.changed()
 
     def navigate(self, session: Session, route: str) -> None:
         """Move a page to another route."""
@@ -778,269 +609,28 @@ class Node:
                 return  # a viewer, or tracking is off
             if before is None:
                 return
-            self._changed()
+            self.viewers.changed()
             info = self._registry.info(session.id) if self.hooks.route else None
         if info is not None:
             # A POST may come in by another loop; one connection's hooks run in one, or they could not wait in line.
-            call_in_loop(session.loop, self.hooks.run, self.hooks.route, self.connection(info), before)
+            call_in_loop(session.loop, self.hooks.run, self.hooks.route, HookConnection(info, self.deliver), before)
 
-    # ---- inside
-
-    def _subscribe(self, session: Session, wish: PendingSubscription) -> Coroutine[Any, Any, None] | None:
+    def _keep_sample(self, now: float) -> None:
         with self._lock:
-            asking = session.id in self._asking
-            self._asking[session.id] = wish
-        # A wish that meets another is asked for after it, by whoever asks already: a flood asks the hook one at a time.
-        return None if asking else self._decide(session)
-
-    async def _decide(self, session: Session) -> None:
-        wish = None
-        try:
-            while True:
-                with self._lock:
-                    wish = self._asking.get(session.id)
-                    if wish is None:
-                        self._asking.pop(session.id, None)
-                        return
-                grant = await self.answer(wish.ask) if self.config.connection_tracking else None
-                with self._lock:
-                    # Else it unsubscribed, was revoked, left or asked anew meanwhile, and this verdict is nobody's.
-                    if self._asking.get(session.id) is wish:
-                        self._asking[session.id] = None
-                        self._settle(session, wish, grant)
-        except BaseException:
-            with self._lock:
-                left = self._asking.pop(session.id, None)
-                if left is not None and left is not wish:
-                    self._refuse(session)  # nobody asks for this one now that the request before it was broken off
-            raise
-
-    def _settle(self, session: Session, wish: PendingSubscription, grant: Grant | None) -> None:
-        if grant is None:
-            self._refuse(session)
-            return
-        self._start_noting()
-        subscription = Subscription(session, grant, wish.ask, deltas=wish.deltas)
-        self._expire(subscription)
-        self._recheck_later(subscription)
-        self.subscriptions[session.id] = subscription
-        self.membership.view.viewers_changed()
-        if session.id not in self.tabs:
-            session.deadline = None
-        call_in_loop(session.loop, self._send_whole, subscription)
-
-    def _shows_rows(self) -> bool:
-        """Say whether anybody who watches here sees connections. The lock is held."""
-        return bool(self._watchers) or any(one.grant.connections for one in self.subscriptions.values())
-
-    def _unwish(self, connection_id: str) -> bool:
-        """Forget an undecided wish. Returns whether there was one."""
-        wished = self._asking.get(connection_id) is not None
-        if wished:
-            self._asking[connection_id] = None
-        return wished
-
-    async def _recheck(self, subscription: Subscription) -> None:
-        try:
-            grant = await self.answer(subscription.ask)
-        finally:
-            # Broken off, it is asked again with the next tick: a right must not last because nobody asks for it.
-            subscription.rechecking = False
-        with self._lock:
-            if self.subscriptions.get(subscription.session.id) is not subscription:
+            self.membership.view.listen_if_cheap()
+            if not self.membership.view.knows_the_fleet:
                 return
-            if grant is None:
-                self.counters["withdrawn"] += 1
-                self._refuse(subscription.session)
-                return
-            before, variant = subscription.grant, subscription.variant
-            if grant != before:
-                subscription.grant = grant
-                self._expire(subscription)
-            # else: agreeing again to the same `expires_in` is no prolongation
-            self._recheck_later(subscription)
-            if subscription.variant != variant or subscription.revision is None:
-                self._send_whole(subscription)
+            stats = self.viewers.stats()
+        self.history.add(now, self.timestamp(), stats.total, stats.versions)
 
-    def _failed_to_ask(self) -> None:
-        self.counters["authorize_errors"] += 1
-        # Strangers decide how often we ask, so they could fill the log.
-        if (often := self._sparing.word(sys.exc_info()[0])) is not None:
-            logger.exception("Asking for the right to watch failed, so the viewer is denied%s.", often)
-
-    def _recheck_later(self, subscription: Subscription) -> None:
-        spread = random.uniform(0.8, 0.95)  # noqa: S311  viewers that came together are not asked for together
-        subscription.recheck_at = self.clock() + self.config.reauthorize_interval * spread
-        subscription.good_until = self.clock() + self.config.reauthorize_interval
-
-    def _expire(self, subscription: Subscription) -> None:
-        expires_in = subscription.grant.expires_in
-        subscription.expires_at = self.clock() + expires_in if expires_in is not None else None
-
-    def _refuse(self, session: Session) -> None:
-        """Withdraw a right or deny it. Here and now, whichever loop the session is in: no figure follows."""
+    def _forget_closed_loops(self) -> None:
+        """Close what a loop left behind that was stopped in the middle, as test suites do. O(loops and watchers)."""
         with self._lock:
-            self._drop_subscription(session.id)
-            if not session.counted and session.id not in self.tabs and session.deadline is None:
-                session.deadline = self.clock() + self.config.viewer_timeout
-        call_in_loop(session.loop, session.post, _UNAUTHORIZED)
-
-    def _drop_subscription(self, connection_id: str) -> None:
-        with self._lock:
-            if self.subscriptions.pop(connection_id, None) is not None:
-                self._stop_noting()
-
-    def _start_noting(self) -> None:
-        if not self.subscriptions and not self._watchers:
-            self._figures.watch()
-            self._flushed = self._figures.revision
-
-    def _stop_noting(self) -> None:
-        if not self.subscriptions and not self._watchers:
-            self._figures.unwatch()
-            self._wholes.clear()
-            if self._flush_timer is not None and self._flush_loop is not None:
-                call_in_loop(self._flush_loop, self._flush_timer.cancel)
-                self._flush_timer = self._flush_loop = None
-
-    def _changed(self) -> None:
-        """Schedule a flush, in a loop in which somebody waits for it, and tell other nodes. The lock is held."""
-        self.membership.view.publish_soon()
-        if not self.subscriptions and not self._watchers:
-            return
-        if self._flush_loop is not None and not self._flush_loop.is_closed():
-            return
-        self._flush_loop = None
-        delay = self._last_flush + self.config.stats_interval - self.clock()
-        for loop in self._waiting_loops():
-            if call_in_loop(loop, self._flush_after, loop, delay):
-                self._flush_loop = loop
-                return
-
-    def _waiting_loops(self) -> Iterator[asyncio.AbstractEventLoop]:
-        for subscription in self.subscriptions.values():
-            yield subscription.session.loop
-        for loop, _ in self._watchers.values():
-            yield loop
-
-    def _flush_after(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
-        if delay > 0:
-            self._flush_timer = loop.call_later(delay, self._begin_flush, loop)
-        else:
-            self._begin_flush(loop)
-
-    def _begin_flush(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Not in place: what else happens in this turn of the loop goes into the same push. In a task: middleware
-        # round a `send`, which is begun in place, may want to know in which one that is.
-        self._tasks.start(self._flush(), loop)
-
-    async def _flush(self) -> None:
-        with self._lock:
-            self._flush_loop = self._flush_timer = None
-            delta = self._figures.drain_changes()
-            if delta is not None:
-                self._last_flush = self.clock()
-                self._flushed = delta.revision
-                self._wholes.clear()
-                self.counters["flushes"] += 1
-            due = self._due(delta)
-            watchers = list(self._watchers.items()) if delta is not None else []
-        for subscription, epoch, payload in due:
-            call_in_loop(subscription.session.loop, self._push, subscription, epoch, payload)
-        for key, (loop, _) in watchers:
-            call_in_loop(loop, self._notify, key)
-
-    def _notify(self, key: object) -> None:
-        watcher = self._watchers.get(key)
-        if watcher is None:
-            return  # it ended meanwhile
-        try:
-            watcher[1]()
-        except Exception:  # the application's own function; those after it are still told
-            self.counters["watcher_errors"] += 1
-            logger.exception("What watches the figures failed; nothing else is affected.")
-
-    def _due(self, delta: StatsDelta | None) -> list[tuple[Subscription, int, Payload]]:
-        """Choose what each subscriber gets: the delta, the whole, or nothing until it has read what it was sent."""
-        due: list[tuple[Subscription, int, Payload]] = []
-        deltas: dict[tuple[bool, bool, bool], Payload] = {}
-        if not self.membership.view.ready:
-            return due  # it will be, and all is due then
-        now = self.clock()
-        for subscription in [each for each in self.subscriptions.values() if _expired(each, now)]:
-            self._refuse(subscription.session)
-        for subscription in self.subscriptions.values():
-            if delta is None and subscription.revision is not None:
-                continue
-            if now >= subscription.good_until:
-                subscription.revision = None
-                self.counters["withheld"] += 1
-                continue
-            if subscription.session.busy:
-                subscription.revision = None
-                self.counters["conflated"] += 1
-                continue
-            if delta is not None and subscription.deltas and subscription.revision == delta.base:
-                variant = subscription.variant
-                payload = deltas.get(variant)
-                if payload is None:
-                    routes, connections, ips = variant
-                    encoded = messages.stats_delta(delta, routes=routes, connections=connections, ips=ips)
-                    payload = deltas[variant] = Payload(encoded)
-            else:
-                payload = self._whole(subscription)
-            subscription.revision = self._flushed
-            due.append((subscription, subscription.epoch, payload))
-        return due
-
-    def _push(self, subscription: Subscription, epoch: int, payload: Payload) -> None:
-        # For a session of another loop, time has passed since the choice.
-        if self.subscriptions.get(subscription.session.id) is not subscription or subscription.epoch != epoch:
-            return
-        if subscription.session.busy:
-            with self._lock:
-                subscription.revision = None
-                subscription.epoch += 1
-                self.counters["conflated"] += 1
-        else:
-            subscription.session.transmit(payload)
-
-    def _send_whole(self, subscription: Subscription) -> None:
-        """Send the newest snapshot now, or with the next flush when the figures have moved since the last."""
-        with self._lock:
-            if self.subscriptions.get(subscription.session.id) is not subscription:
-                return
-            subscription.revision = None
-            subscription.epoch += 1
-            if not self.membership.view.ready:
-                return
-            now = self.clock()
-            if _expired(subscription, now):
-                self._refuse(subscription.session)
-            elif self._revision() != self._flushed:
-                self._changed()
-            elif not subscription.session.busy and now < subscription.good_until:
-                subscription.revision = self._flushed
-                subscription.session.transmit(self._whole(subscription))
-
-    def _stats(self) -> Stats:
-        with self._lock:
-            if self._snapshot.revision != self._revision():
-                self._snapshot = self._figures.snapshot()
-            return self._snapshot
-
-    def _revision(self) -> int:
-        self.membership.view.absorb()
-        return self._figures.revision
-
-    def _whole(self, subscription: Subscription) -> Payload:
-        variant = subscription.variant
-        body = self._wholes.get(variant)
-        if body is None:
-            routes, connections, ips = variant
-            figures = self._stats()
-            body = self._wholes[variant] = messages.stats(figures, routes=routes, connections=connections, ips=ips)
-        return Payload(messages.addressed(body, subscription.session.id))
+            closed = self.timers.forget_closed_loops()
+            left = [session for session in self.sessions.values() if session.loop in closed] if closed else []
+            self.viewers.forget_closed_loops()
+        for session in left:
+            self.close(session, LOOP_CLOSED)
 
     def _matches(self, session: Session, version: str | None, route: str | None) -> bool:
         if not session.counted:
@@ -1050,60 +640,3 @@ class Node:
         if session.id not in self._registry:
             return False
         return matches(self._registry.info(session.id), version, route)
-
-
-class HookConnection(msgspec.Struct, frozen=True):
-    """A connection as a hook sees it; see `hooks.Connection`."""
-
-    node: Node
-    info: ConnectionInfo
-
-    @property
-    def id(self) -> str:
-        """Public id."""
-        return self.info.id
-
-    @property
-    def version(self) -> str:
-        """Build id of the page."""
-        return self.info.version
-
-    @property
-    def route(self) -> str:
-        """Path the page shows."""
-        return self.info.route
-
-    @property
-    def ip(self) -> str | None:
-        """Client address; None unless IP tracking is on."""
-        return self.info.ip
-
-    def send(self, message: Mapping[str, Any]) -> Awaitable[None]:
-        """
-        Send the page a JSON object. Takes effect at once.
-
-        Returns:
-            An awaitable that is done already, so that `await` may stand before it or not. It is no coroutine:
-            `asyncio.create_task` does not take it.
-
-        Raises:
-            UnknownConnection: The page has left.
-        """
-        self.node.deliver(self.info.id, Payload(messages.application(message)))
-        return DONE
-
-
-class _Done:
-    """An awaitable that is done, so that `send` serves synchronous and asynchronous hooks alike."""
-
-    def __await__(self) -> Any:
-        return iter(())
-
-
-def _expired(subscription: Subscription, now: float) -> bool:
-    return subscription.expires_at is not None and now >= subscription.expires_at
-
-
-DONE = _Done()
-_PONG = Payload(messages.PONG)
-_UNAUTHORIZED = Payload(messages.STATS_UNAUTHORIZED)

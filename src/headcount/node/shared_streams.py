@@ -16,7 +16,8 @@ Source: protocol/README.md#tabs-that-share-a-stream, docs/adr/0010-one-stream-pe
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
 import msgspec
 
@@ -26,11 +27,31 @@ from ..core.payload import Payload
 from ..errors import Malformed
 from .session import Session
 
-if TYPE_CHECKING:
-    from .node import Node
-
 MAX_TABS: Final = 64
 """Tabs of one stream. A browser with more gives the rest streams of their own."""
+
+
+class TabHost(Protocol):
+    """What the tabs of shared streams need of their node."""
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """Open streams by public id."""
+
+    def identify(self) -> tuple[str, str]:
+        """Make the public id and the secret handle of a new connection."""
+
+    def open(self, session: Session, version: str, route: str, ip: str | None) -> None:
+        """Take a new stream into the figures."""
+
+    def close(self, session: Session, reason: str) -> None:
+        """Take a stream out of the figures. Idempotent."""
+
+    def navigate(self, session: Session, route: str) -> None:
+        """Move a page to another route."""
+
+    def hide(self, session: Session, hidden: bool) -> None:
+        """Note that a page went to the background or came back."""
 
 
 class Stream(msgspec.Struct):
@@ -87,12 +108,16 @@ class Tabs:
     The shared streams of a node.
 
     Args:
-        node: Counts the tabs. Everything but `check` and `stream_of` is to be called in the loop of the stream, and
-            not under the node's lock, because the application's hooks run.
+        host: The node, which counts the tabs. Everything but `check` and `stream_of` is to be called in the loop of the
+            stream, and not under the node's lock, because the application's hooks run.
+        viewer_timeout: Seconds for which a stream without tabs stays open.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, node: "Node") -> None:
-        self._node = node
+    def __init__(self, host: TabHost, viewer_timeout: float, clock: Callable[[], float]) -> None:
+        self._host = host
+        self._viewer_timeout = viewer_timeout
+        self._clock = clock
         self._streams: dict[str, Stream] = {}
         self._by_key: dict[str, TabSession] = {}
 
@@ -116,7 +141,7 @@ class Tabs:
 
     def stream_of(self, connection_id: str) -> str:
         """Return the id of the stream that a tab is on; any other id as it is."""
-        session = self._node.sessions.get(connection_id)
+        session = self._host.sessions.get(connection_id)
         return session.session.id if isinstance(session, TabSession) else connection_id
 
     def check(self, session: Session, report: messages.Tabs) -> None:
@@ -145,7 +170,7 @@ class Tabs:
         ids: dict[str, str] = {}
         for tab in report.set:
             ids[tab.key] = self._set(stream, session, tab)
-        session.deadline = None if stream.tabs else self._node.clock() + self._node.config.viewer_timeout
+        session.deadline = None if stream.tabs else self._clock() + self._viewer_timeout
         session.post(Payload(messages.tabs(ids)))
 
     def post(self, tab: TabSession, payload: Payload) -> None:
@@ -164,28 +189,28 @@ class Tabs:
             stream.session.post(Payload(messages.to_tabs(keys, payload.json)))
 
     def _set(self, stream: Stream, session: Session, told: messages.Tab) -> str:
-        node = self._node
+        host = self._host
         known = self._by_key.get(told.key)
         if known is not None and (known.version != told.version or known.loop is not session.loop):
             # A page does not change its version while it is open, and timers stay in their loop: this is another one.
             self._drop(known, REPLACED.cause)
             known = None
         if known is None:
-            known = TabSession(self, stream, session, node.identify()[0], told)
+            known = TabSession(self, stream, session, host.identify()[0], told)
             self._by_key[told.key] = stream.tabs[told.key] = known
-            node.open(known, told.version or stream.version, told.route, stream.ip)
+            host.open(known, told.version or stream.version, told.route, stream.ip)
         else:
             if known.stream is not stream:
                 del known.stream.tabs[told.key]
                 if not known.stream.tabs:
-                    known.session.deadline = node.clock() + node.config.viewer_timeout
+                    known.session.deadline = self._clock() + self._viewer_timeout
                 known.stream, known.session = stream, session
                 stream.tabs[told.key] = known
-            node.navigate(known, told.route)
-        node.hide(known, told.hidden)
+            host.navigate(known, told.route)
+        host.hide(known, told.hidden)
         return known.id
 
     def _drop(self, tab: TabSession, reason: str) -> None:
         self._by_key.pop(tab.key, None)
         tab.stream.tabs.pop(tab.key, None)
-        self._node.close(tab, reason)
+        self._host.close(tab, reason)

@@ -1,44 +1,68 @@
 """
-The timers of one event loop: one tick twice a second, however many connections there are.
+The timers of event loops: one tick twice a second for each loop, however many connections there are.
 
 Keepalives come from a wheel: each session sits in one slot and is served when the hand passes, so the work is spread
 evenly over the interval, and 10,000 connections need one timer.
+
+Tests: tests/asgi/test_slow_peers.py, tests/asgi/test_isolation.py, tests/asgi/test_streams.py.
 """
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
-from ..core.ends import NO_TABS, NOT_AUTHORISED, STALLED
+from ..config import Config
+from ..core.ends import NO_TABS, NOT_AUTHORISED, STALLED, End
 from .listening_sockets import Listener
 from .session import Session
-
-if TYPE_CHECKING:
-    from .node import Node
 
 TICK: Final = 0.5
 """Seconds. Also how soon a server that stops is noticed, which has 3 s in all."""
 
 
+class TimersHost(Protocol):
+    """What the timers need of their node."""
+
+    def is_shared(self, connection_id: str) -> bool:
+        """Say whether an id is that of a stream that tabs share."""
+
+    def going_away(self) -> End:
+        """Make the end of one stream of a server that stops."""
+
+    def on_tick(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        """Do what else is due regularly, in the running `loop`."""
+
+
 class LoopTimers:
     """
-    Keepalives, slow peers, re-checks, viewers without a right, and a server that stops, for the sessions of one loop.
+    Keepalives, slow peers, viewers without a right, and a server that stops, for the sessions of one loop.
 
     Runs while it has sessions.
+
+    Args:
+        loop: Where it runs.
+        config: Checked settings.
+        clock: Monotonic seconds.
+        host: The node.
     """
 
-    def __init__(self, node: "Node", loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, config: Config, clock: Callable[[], float], host: TimersHost
+    ) -> None:
         self.stalled: dict[Session, float] = {}
         """Busy sessions, and when they are dropped."""
-        self._node = node
+        self._host = host
+        self._clock = clock
         self._loop = loop
-        # Rounded down: the interval is the longest silence that clients were told of.
-        self._turn = max(1, math.floor(node.config.keepalive_interval / TICK))
+        self._send_timeout = config.send_timeout
+        # Rounded down: clients were given the interval as the longest silence.
+        self._turn = max(1, math.floor(config.keepalive_interval / TICK))
         self._slots: list[set[Session]] = []
         self._wheels: dict[Listener | None, int] = {}
         """
-        Where in `_slots` the wheel begins of those who came in by a listener: when that is closed, they must go, and no
-        others. Mostly there is one.
+        Where in `_slots` the wheel of a listener's sessions begins: when the listener is closed, they are drained, and
+        no others. Mostly there is one.
         """
         self._count = 0
         self._viewers: set[Session] = set()
@@ -49,8 +73,8 @@ class LoopTimers:
 
     def add(self, session: Session, listener: Listener | None) -> None:
         """Serve a session, until the listener that it came in by is closed."""
-        # Those who come together are spread over the half of the wheel that the hand reaches last: a stream that has
-        # just begun needs no keepalive, and whoever tests with one does not want to meet it.
+        # Sessions that come together are spread over the half of the wheel that the hand reaches last: a stream that
+        # has just begun needs no keepalive, and a test of a new stream should not meet one.
         begin = self._wheels.get(listener)
         if begin is None:
             begin = self._wheels[listener] = len(self._slots)
@@ -65,7 +89,7 @@ class LoopTimers:
             self._timer = self._loop.call_later(TICK, self._tick)
 
     def discard(self, session: Session) -> bool:
-        """Stop serving a session. Returns True when it was the last: the pulse is over then."""
+        """Stop serving a session. Returns True when it was the last: no timer is left then."""
         slot = self._slots[session.slot]
         if session in slot:
             slot.discard(session)
@@ -85,8 +109,7 @@ class LoopTimers:
         self._work = self._loop.create_task(self._serve())
 
     async def _serve(self) -> None:
-        node = self._node
-        now = node.clock()
+        now = self._clock()
         self._hand = (self._hand + 1) % self._turn
         for listener, begin in list(self._wheels.items()):
             if listener is not None and not listener.open:
@@ -96,15 +119,67 @@ class LoopTimers:
                 if not session.busy:
                     session.keepalive()
         for session in [session for session, deadline in self.stalled.items() if now >= deadline]:
-            session.end(STALLED.because(f"The client read nothing for {node.config.send_timeout:g} s."))
+            session.end(STALLED.because(f"The client read nothing for {self._send_timeout:g} s."))
         for session in list(self._viewers):
             if session.deadline is not None and now >= session.deadline:
-                session.end(NO_TABS if session.id in node.tabs else NOT_AUTHORISED)
-        node.recheck(self._loop, now)
-        node.remember(now)
-        node.forget_dead_loops()
+                session.end(NO_TABS if self._host.is_shared(session.id) else NOT_AUTHORISED)
+        self._host.on_tick(self._loop, now)
 
     def _drain(self, wheel: list[set[Session]]) -> None:
-        """Tell those to go whose server is stopping."""
+        """End the streams whose server is stopping."""
         for session in [session for slot in wheel for session in slot]:
-            session.end(self._node.going_away())
+            session.end(self._host.going_away())
+
+
+class Timers:
+    """
+    The timers of all event loops in which a node has sessions.
+
+    Args:
+        config: Checked settings.
+        clock: Monotonic seconds.
+        host: The node.
+    """
+
+    def __init__(self, config: Config, clock: Callable[[], float], host: TimersHost) -> None:
+        self.by_loop: dict[asyncio.AbstractEventLoop, LoopTimers] = {}
+        self._config = config
+        self._clock = clock
+        self._host = host
+
+    def add(self, session: Session, listener: Listener | None) -> None:
+        """Serve a session, until the listener that it came in by is closed. In its loop."""
+        self._of(session.loop).add(session, listener)
+
+    def discard(self, session: Session) -> None:
+        """Stop serving a session."""
+        timers = self.by_loop.get(session.loop)
+        if timers is not None and timers.discard(session):
+            del self.by_loop[session.loop]
+
+    def stalled(self, session: Session) -> None:
+        """Note that a session is busy, perhaps before it was added; it is dropped after `send_timeout`."""
+        self._of(session.loop).stalled.setdefault(session, self._clock() + self._config.send_timeout)
+
+    def writable_again(self, session: Session) -> None:
+        """Note that a session's message went out after all."""
+        timers = self.by_loop.get(session.loop)
+        if timers is not None:
+            timers.stalled.pop(session, None)
+
+    def is_only(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Say whether all sessions are in one loop, this one."""
+        return len(self.by_loop) == 1 and loop in self.by_loop
+
+    def forget_closed_loops(self) -> list[asyncio.AbstractEventLoop]:
+        """Forget the loops that are closed, and return them."""
+        closed = [loop for loop in self.by_loop if loop.is_closed()]
+        for loop in closed:
+            del self.by_loop[loop]
+        return closed
+
+    def _of(self, loop: asyncio.AbstractEventLoop) -> LoopTimers:
+        timers = self.by_loop.get(loop)
+        if timers is None:
+            timers = self.by_loop[loop] = LoopTimers(loop, self._config, self._clock, self._host)
+        return timers

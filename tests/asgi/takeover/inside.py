@@ -104,7 +104,7 @@ class Inside:
         """Wait until nothing is left of anybody: no stream, no connection, no task."""
         node = self.headcount.node
         await until(
-            lambda: not (node.sessions or node.subscriptions or self.state.connections or self.state.tasks),
+            lambda: not (node.sessions or node.viewers.subscriptions or self.state.connections or self.state.tasks),
             "the server is empty",
         )
 

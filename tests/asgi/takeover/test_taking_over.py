@@ -781,7 +781,7 @@ async def test_a_websocket_that_is_refused_while_its_peer_does_not_read_is_forgo
     assert wire.waiting
     wire.leave()
     await until(lambda: not state.connections and not state.tasks)
-    assert not headcount.node._pulses
+    assert not headcount.node.timers.by_loop
 
 
 @on_both_loops

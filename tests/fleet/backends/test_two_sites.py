@@ -80,10 +80,10 @@ def test_a_subscription_posted_to_the_other_is_decided_on_that_request_and_again
             before = len(asked)
             await until(lambda: len(asked) > before + 2, "it is asked again, at the owner", 20)
             assert set(asked[before:]) == {"other"}, "on the headers of that request"
-            assert owner.node.subscriptions
+            assert owner.node.viewers.subscriptions
             allowed = False
             await page.next("stats-unauthorized")
-            assert not owner.node.subscriptions
+            assert not owner.node.viewers.subscriptions
             answer = await other.stranger.post("/route", {"connectionId": page.handle, "route": "/next"})
             assert answer.status == 200
             assert owner.node.stats().routes == {"/next": 1}
@@ -127,7 +127,7 @@ def test_unsubscribing_at_the_other_ends_it(store: Store) -> None:
             assert (await other.admin.post("/subscribe-stats", {"connectionId": page.handle})).status == 200
             await page.next("stats")
             assert (await other.stranger.post("/unsubscribe-stats", {"connectionId": page.handle})).status == 200
-            assert not owner.node.subscriptions
+            assert not owner.node.viewers.subscriptions
 
     check()
 
@@ -144,11 +144,11 @@ def test_an_unsubscribe_is_not_overtaken_by_a_subscribe_that_is_still_being_deci
         async with both(store, "mounted", hook) as (owner, other):
             page = await owner.admin.open("sse")
             waiting = asyncio.ensure_future(other.admin.post("/subscribe-stats", {"connectionId": page.handle}))
-            await until(lambda: owner.node._asking)
+            await until(lambda: owner.node.viewers.pending)
             assert (await other.admin.post("/unsubscribe-stats", {"connectionId": page.handle})).status == 200
             release.set()
             assert (await waiting).status == 200
-            assert not owner.node.subscriptions
+            assert not owner.node.viewers.subscriptions
             assert not page.unread
 
     check()
@@ -191,7 +191,7 @@ def test_tabs_that_are_reported_to_the_other_are_counted_at_the_owner(store: Sto
             body = {"connectionId": stream.handle}
             assert (await other.visitor.post("/tabs", {**body, "set": tabs})).status == 200
             assert owner.node.stats().routes == {"/a": 2}
-            assert owner.node.subscriptions, "and it goes on to watch"
+            assert owner.node.viewers.subscriptions, "and it goes on to watch"
             (told,) = [message for message in stream.received if message["type"] == "tabs"]
             assert set(told["ids"]) == {tab["key"] for tab in tabs}
             assert (await other.visitor.post("/tabs", {**body, "remove": [tabs[0]["key"]]})).status == 200

@@ -182,7 +182,7 @@ class Stream(Outbox, asyncio.Protocol):
         self._flags &= ~_PAUSED
         if self._flags & _OVER:
             return
-        self._home.node.read_again(self)
+        self._home.node.writable_again(self)
         if self.resume():
             self._home.node.caught_up(self)
 

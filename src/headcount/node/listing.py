@@ -1,0 +1,48 @@
+"""Paging through the connections of one node, oldest first or sorted."""
+
+import asyncio
+import threading
+from typing import Final
+
+from ..core.paging import LocalPage, Order, Position, Selection, SortedRows
+from ..core.registry import Registry, matches
+
+CONNECTIONS_PER_STEP: Final = 5_000
+"""Connections that are sorted before other work of the loop has its turn: a few milliseconds."""
+
+
+class Listing:
+    """
+    The connections of one node as pages.
+
+    Args:
+        registry: The connections.
+        lock: The node's.
+    """
+
+    def __init__(self, registry: Registry, lock: threading.RLock) -> None:
+        self._registry = registry
+        self._lock = lock
+
+    def page(self, *, version: str | None, route: str | None, limit: int, after: int) -> LocalPage:
+        """Return a page, oldest first; see `Registry.page`."""
+        with self._lock:
+            return LocalPage(*self._registry.page(version=version, route=route, limit=limit, after=after))
+
+    async def sorted_page(
+        self, order: Order, *, version: str | None, route: str | None, limit: int, after: Position | None
+    ) -> SortedRows:
+        """
+        Return the first connections after a position in an order.
+
+        O(connections), `CONNECTIONS_PER_STEP` at a time, so that streams wait for no more than that.
+        """
+        with self._lock:
+            records = self._registry.records()
+        selection = Selection(order, limit, after)
+        for start in range(0, len(records), CONNECTIONS_PER_STEP):
+            if start:
+                await asyncio.sleep(0)
+            step = records[start : start + CONNECTIONS_PER_STEP]
+            selection.feed(record.info for record in step if matches(record.info, version, route))
+        return SortedRows(selection.rows, selection.more)

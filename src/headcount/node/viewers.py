@@ -1,0 +1,479 @@
+"""
+The viewers of a node: who receives figures, by which right, and when what is sent.
+
+Rights and pushes are one state: a verdict starts, changes or ends what is pushed, and a push first asks whether the
+right still holds. Who is due what decides `core/push_policy.py`; here are the lock, the loops, the checks of rights and
+the encoded snapshots. Every change of the figures marks them dirty; a flush collects the changes, encodes each variant
+that somebody may see once, and hands it to the sessions. The first change after a quiet time is flushed at once, then
+at most every `stats_interval`.
+
+Tests: tests/asgi/test_authorization.py, tests/asgi/test_figures.py, tests/asgi/test_slow_peers.py,
+tests/asgi/test_isolation.py, tests/live/test_active_connections.py.
+"""
+
+import asyncio
+import logging
+import random
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Container, Coroutine, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import anyio
+
+from ..authorization.authorizer import AuthorizationCheck, Grant
+from ..config import Config
+from ..core import messages
+from ..core.payload import Payload
+from ..core.push_policy import Due, Push, PushPolicy, Variant
+from ..core.stats import Stats, StatsDelta
+from ..fleet.local_node import FigureSource
+from ..log_throttle import LogThrottle
+from ..loops import Tasks, call_in_loop
+from .session import Session
+
+logger = logging.getLogger("headcount")
+
+_UNAUTHORIZED = Payload(messages.STATS_UNAUTHORIZED)
+
+
+class OtherNodes(Protocol):
+    """What viewers need of the fleet. Called with the node's lock held."""
+
+    @property
+    def ready(self) -> bool:
+        """The other nodes have reported, or had time to; until then viewers are sent nothing."""
+
+    def absorb(self) -> None:
+        """Bring the figures up to what is known now; to be called before they are read."""
+
+    def publish_soon(self) -> None:
+        """Send the viewers of other nodes what changed here."""
+
+    def viewers_changed(self) -> None:
+        """Ask the other nodes for more, if the viewers here may see more than before."""
+
+
+class Fleet(Protocol):
+    """The fleet of the node, which may find other nodes, and lose them."""
+
+    @property
+    def view(self) -> OtherNodes:
+        """The other nodes as they are seen now."""
+
+
+class PendingSubscription(NamedTuple):
+    """A subscription that is not decided yet."""
+
+    check: AuthorizationCheck
+    deltas: bool
+
+
+class Subscription:
+    """A viewer's session and what checks its right. When it is sent what, the push policy knows."""
+
+    __slots__ = ("check", "session")
+
+    def __init__(self, session: Session, check: AuthorizationCheck) -> None:
+        self.session = session
+        self.check = check
+
+
+class Viewers:
+    """
+    The subscriptions of one node, and the watchers inside its process.
+
+    Args:
+        config: Checked settings.
+        clock: Monotonic seconds.
+        lock: The node's, which guards the figures too.
+        counters: The node's.
+        figures: Where the figures come from at first.
+        fleet: The node's.
+        shared_streams: Ids of streams that tabs share, which need no right to stay open.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Callable[[], float],
+        lock: threading.RLock,
+        counters: Counter[str],
+        figures: FigureSource,
+        fleet: Fleet,
+        shared_streams: Container[object],
+    ) -> None:
+        self.subscriptions: dict[str, Subscription] = {}
+        """By public id."""
+        self.watchers: dict[object, tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = {}
+        """Functions that are called after every flush, and in which loop."""
+        self.pending: dict[str, PendingSubscription | None] = {}
+        """The newest undecided subscription of each session whose right is being checked; None: it was cancelled."""
+        self._config = config
+        self._clock = clock
+        self._lock = lock
+        self._counters = counters
+        self._figures = figures
+        self._fleet = fleet
+        self._shared_streams = shared_streams
+        self._policy: PushPolicy[Subscription] = PushPolicy(config.reauthorize_interval)
+        self._throttle = LogThrottle()
+        self._tasks = Tasks()
+        self._flush_loop: asyncio.AbstractEventLoop | None = None
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._last_flush = float("-inf")
+        self._stats = Stats()
+        self._snapshots: dict[Variant, bytes] = {}
+        """Encoded since the last flush."""
+
+    def use(self, figures: FigureSource) -> None:
+        """Read figures from another source from now on."""
+        with self._lock:
+            if self._figures is figures:
+                return
+            watched = bool(self.subscriptions or self.watchers)
+            if watched:
+                self._figures.unwatch()
+            self._figures = figures
+            self._stats = Stats(revision=-1)
+            self._snapshots.clear()
+            if watched:
+                figures.watch()
+                self._policy.reset(figures.revision)
+                self.changed()
+
+    def join(self, fleet: Fleet) -> None:
+        """Belong to another fleet from now on, as after a fork."""
+        self._fleet = fleet
+
+    def stats(self) -> Stats:
+        """Return the figures now. O(1) when nothing changed since the last call."""
+        with self._lock:
+            if self._stats.revision != self._revision():
+                self._stats = self._figures.snapshot()
+            return self._stats
+
+    def shows_rows(self) -> bool:
+        """Say whether anybody who watches here sees connections. The lock is held. O(viewers)."""
+        return bool(self.watchers) or self._policy.shows_connections
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """
+        Call `callback` in the running loop after every flush.
+
+        Returns:
+            A function that ends it.
+        """
+        key, loop = object(), asyncio.get_running_loop()
+        with self._lock:
+            self._start_noting()
+            self.watchers[key] = (loop, callback)
+
+        def unwatch() -> None:
+            with self._lock:
+                self.watchers.pop(key, None)
+                self._stop_noting()
+
+        return unwatch
+
+    def notify_watchers(self) -> None:
+        """Call the watchers, each in its loop: something has changed that is not among the figures."""
+        for key, (loop, _) in list(self.watchers.items()):
+            call_in_loop(loop, self._notify, key)
+
+    def subscribe(self, session: Session, pending: PendingSubscription) -> Coroutine[Any, Any, None] | None:
+        """
+        Note that a session asks for figures.
+
+        Returns:
+            The coroutine that decides it, which the caller must run; None if one runs for this session already. That
+            one decides the newest subscription next, so a flood of them is checked one at a time.
+        """
+        with self._lock:
+            deciding = session.id in self.pending
+            self.pending[session.id] = pending
+        return None if deciding else self._decide(session)
+
+    def unsubscribe(self, session: Session) -> None:
+        """End a session's subscription, decided or not."""
+        with self._lock:
+            self._cancel_pending(session.id)
+            self._drop_subscription(session.id)
+
+    def revoke(self, session: Session) -> bool:
+        """Withdraw a session's right. Returns False if it had none and no subscription was pending."""
+        with self._lock:
+            if not self._cancel_pending(session.id) and session.id not in self.subscriptions:
+                return False
+            self._refuse(session)
+        return True
+
+    def drop(self, connection_id: str) -> None:
+        """Forget a session that ended. The lock is held."""
+        self.pending.pop(connection_id, None)
+        self._drop_subscription(connection_id)
+
+    async def authorize(self, check: AuthorizationCheck) -> Grant | None:
+        """Check a right. Whatever goes wrong denies it. Raises nothing but the caller's own cancellation."""
+        try:
+            with anyio.fail_after(2 * self._config.authorize_timeout):
+                return await check()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled us, but the hook waited for something that was.
+            self._check_failed()
+        except Exception:
+            self._check_failed()
+        return None
+
+    def recheck(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        """Check the rights again that it is time for, of viewers in the running `loop`. O(viewers)."""
+        if not self.subscriptions:
+            return
+        with self._lock:
+            rechecks = self._policy.rechecks(now, lambda subscription: subscription.session.loop is loop)
+        for subscription in rechecks.expired:
+            self._refuse(subscription.session)
+        for subscription in rechecks.due:
+            self._tasks.start(self._recheck(subscription), loop)
+
+    def caught_up(self, session: Session) -> None:
+        """Note that all messages of a session are sent: a viewer that fell behind gets the newest snapshot."""
+        with self._lock:
+            subscription = self.subscriptions.get(session.id)
+            if subscription is not None and self._policy.snapshot_is_due(subscription):
+                self._send_snapshot(subscription)
+
+    def changed(self) -> None:
+        """Schedule a flush, in a loop in which somebody waits for it, and tell the other nodes. The lock is held."""
+        self._fleet.view.publish_soon()
+        if not self.subscriptions and not self.watchers:
+            return
+        if self._flush_loop is not None and not self._flush_loop.is_closed():
+            return
+        self._flush_loop = None
+        delay = self._last_flush + self._config.stats_interval - self._clock()
+        for loop in self._waiting_loops():
+            if call_in_loop(loop, self._flush_after, loop, delay):
+                self._flush_loop = loop
+                return
+
+    def forget_closed_loops(self) -> None:
+        """Forget watchers in closed loops, and flush elsewhere what was to be flushed in one. The lock is held."""
+        for key in [key for key, (loop, _) in self.watchers.items() if loop.is_closed()]:
+            del self.watchers[key]
+            self._stop_noting()
+        if self._flush_loop is not None and self._flush_loop.is_closed():
+            self.changed()
+
+    def _revision(self) -> int:
+        self._fleet.view.absorb()
+        return self._figures.revision
+
+    async def _decide(self, session: Session) -> None:
+        pending = None
+        try:
+            while True:
+                with self._lock:
+                    pending = self.pending.get(session.id)
+                    if pending is None:
+                        self.pending.pop(session.id, None)
+                        return
+                grant = await self.authorize(pending.check) if self._config.connection_tracking else None
+                with self._lock:
+                    # Else it unsubscribed, was revoked, left or asked anew meanwhile, and this verdict is void.
+                    if self.pending.get(session.id) is pending:
+                        self.pending[session.id] = None
+                        self._apply_verdict(session, pending, grant)
+        except BaseException:
+            with self._lock:
+                left = self.pending.pop(session.id, None)
+                if left is not None and left is not pending:
+                    self._refuse(session)  # nobody decides it now that the request before it was broken off
+            raise
+
+    def _apply_verdict(self, session: Session, pending: PendingSubscription, grant: Grant | None) -> None:
+        if grant is None:
+            self._refuse(session)
+            return
+        self._start_noting()
+        before = self.subscriptions.get(session.id)
+        if before is not None:
+            self._policy.remove(before)
+        subscription = self.subscriptions[session.id] = Subscription(session, pending.check)
+        self._policy.add(
+            subscription, grant, deltas=pending.deltas, now=self._clock(), recheck_after=self._recheck_delay()
+        )
+        self._fleet.view.viewers_changed()
+        if session.id not in self._shared_streams:
+            session.deadline = None
+        call_in_loop(session.loop, self._send_snapshot, subscription)
+
+    def _cancel_pending(self, connection_id: str) -> bool:
+        """Forget a pending subscription. Returns whether there was one."""
+        if self.pending.get(connection_id) is None:
+            return False
+        self.pending[connection_id] = None
+        return True
+
+    async def _recheck(self, subscription: Subscription) -> None:
+        try:
+            grant = await self.authorize(subscription.check)
+        finally:
+            with self._lock:
+                self._policy.recheck_ended(subscription)
+        with self._lock:
+            if subscription not in self._policy:
+                return
+            if grant is None:
+                self._counters["withdrawn"] += 1
+                self._refuse(subscription.session)
+            elif self._policy.confirm(subscription, grant, self._clock(), self._recheck_delay()):
+                self._send_snapshot(subscription)
+
+    def _recheck_delay(self) -> float:
+        # Viewers that came together are not checked together.
+        return self._config.reauthorize_interval * random.uniform(0.8, 0.95)  # noqa: S311  not a secret
+
+    def _check_failed(self) -> None:
+        self._counters["authorize_errors"] += 1
+        # Strangers decide how often rights are checked, so they could fill the log.
+        if (suppressed := self._throttle.word(sys.exc_info()[0])) is not None:
+            logger.exception("Authorization check failed; viewer denied%s.", suppressed)
+
+    def _refuse(self, session: Session) -> None:
+        """Withdraw a right or deny it. Here and now, whichever loop the session is in: no figure follows."""
+        with self._lock:
+            self._drop_subscription(session.id)
+            if not session.counted and session.id not in self._shared_streams and session.deadline is None:
+                session.deadline = self._clock() + self._config.viewer_timeout
+        call_in_loop(session.loop, session.post, _UNAUTHORIZED)
+
+    def _drop_subscription(self, connection_id: str) -> None:
+        with self._lock:
+            subscription = self.subscriptions.pop(connection_id, None)
+            if subscription is not None:
+                self._policy.remove(subscription)
+                self._stop_noting()
+
+    def _start_noting(self) -> None:
+        if not self.subscriptions and not self.watchers:
+            self._figures.watch()
+            self._policy.reset(self._figures.revision)
+
+    def _stop_noting(self) -> None:
+        if not self.subscriptions and not self.watchers:
+            self._figures.unwatch()
+            self._snapshots.clear()
+            if self._flush_timer is not None and self._flush_loop is not None:
+                call_in_loop(self._flush_loop, self._flush_timer.cancel)
+                self._flush_timer = self._flush_loop = None
+
+    def _waiting_loops(self) -> Iterator[asyncio.AbstractEventLoop]:
+        for subscription in self.subscriptions.values():
+            yield subscription.session.loop
+        for loop, _ in self.watchers.values():
+            yield loop
+
+    def _flush_after(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
+        if delay > 0:
+            self._flush_timer = loop.call_later(delay, self._begin_flush, loop)
+        else:
+            self._begin_flush(loop)
+
+    def _begin_flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Not in place: what else happens in this turn of the loop goes into the same push. In a task: middleware
+        # round a `send`, which is begun in place, may want to know in which one that is.
+        self._tasks.start(self._flush(), loop)
+
+    async def _flush(self) -> None:
+        with self._lock:
+            self._flush_loop = self._flush_timer = None
+            delta = self._figures.drain_changes()
+            if delta is not None:
+                self._last_flush = self._clock()
+                self._snapshots.clear()
+                self._counters["flushes"] += 1
+            chosen = self._choose(delta)
+            watchers = list(self.watchers.items()) if delta is not None else []
+        for push, payload in chosen:
+            call_in_loop(push.key.session.loop, self._push, push, payload)
+        for key, (loop, _) in watchers:
+            call_in_loop(loop, self._notify, key)
+
+    def _choose(self, delta: StatsDelta | None) -> list[tuple[Push[Subscription], Payload]]:
+        """Return what each subscriber is sent. Each variant is encoded once."""
+        base, revision = (None, None) if delta is None else (delta.base, delta.revision)
+        flush = self._policy.flush(base, revision, self._clock(), _is_busy, ready=self._fleet.view.ready)
+        for subscription in flush.expired:
+            self._refuse(subscription.session)
+        if flush.withheld:
+            self._counters["withheld"] += flush.withheld
+        if flush.conflated:
+            self._counters["conflated"] += flush.conflated
+        deltas: dict[Variant, Payload] = {}
+        chosen: list[tuple[Push[Subscription], Payload]] = []
+        for push in flush.pushes:
+            if push.due is Due.DELTA and delta is not None:
+                payload = deltas.get(push.variant)
+                if payload is None:
+                    routes, connections, ips = push.variant
+                    encoded = messages.stats_delta(delta, routes=routes, connections=connections, ips=ips)
+                    payload = deltas[push.variant] = Payload(encoded)
+            else:
+                payload = self._snapshot(push.key, push.variant)
+            chosen.append((push, payload))
+        return chosen
+
+    def _push(self, push: Push[Subscription], payload: Payload) -> None:
+        # For a session of another loop, time has passed since the choice.
+        if not self._policy.is_current(push):
+            return
+        session = push.key.session
+        if session.busy:
+            with self._lock:
+                self._policy.missed(push.key)
+                self._counters["conflated"] += 1
+        else:
+            session.transmit(payload)
+
+    def _send_snapshot(self, subscription: Subscription) -> None:
+        """Send the newest snapshot now, or with the next flush when the figures have moved since the last."""
+        with self._lock:
+            if subscription not in self._policy:
+                return
+            session = subscription.session
+            due = self._policy.restart(
+                subscription, self._revision(), self._clock(), busy=session.busy, ready=self._fleet.view.ready
+            )
+            if due is Due.SNAPSHOT:
+                session.transmit(self._snapshot(subscription, self._policy.variant(subscription)))
+            elif due is Due.FLUSH:
+                self.changed()
+            elif due is Due.WITHDRAW:
+                self._refuse(session)
+
+    def _snapshot(self, subscription: Subscription, variant: Variant) -> Payload:
+        body = self._snapshots.get(variant)
+        if body is None:
+            routes, connections, ips = variant
+            body = messages.stats(self.stats(), routes=routes, connections=connections, ips=ips)
+            self._snapshots[variant] = body
+        return Payload(messages.addressed(body, subscription.session.id))
+
+    def _notify(self, key: object) -> None:
+        watcher = self.watchers.get(key)
+        if watcher is None:
+            return  # it ended meanwhile
+        try:
+            watcher[1]()
+        except Exception:  # the application's own function; those after it are still called
+            self._counters["watcher_errors"] += 1
+            logger.exception("A subscriber of use_active_connections() raised; other subscribers are not affected.")
+
+
+def _is_busy(subscription: Subscription) -> bool:
+    return subscription.session.busy
