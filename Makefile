@@ -6,7 +6,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 JOBS ?= 4  # workers of pytest: most of the tests wait for processes, so two cores carry four
 
-.PHONY: help setup demo test lint unit test-web test-python test-exclusive e2e shuffled texts web bench bench-peers soak chaos clean browser uvicorn-versions fuzz
+.PHONY: help setup demo test lint unit test-web test-python test-exclusive e2e shuffled coverage texts web bench bench-peers soak chaos clean browser uvicorn-versions old-version fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -49,8 +49,16 @@ shuffled: setup ## all tests but those in a browser, in random order and with ra
 uvicorn-versions: setup ## take streams over from every minor version of uvicorn; `make test` tries a few
 	$(BIN)/pytest tests/server/test_uvicorn_versions.py --all-versions $(PYTEST_ARGS)
 
+old-version: setup ## count exactly in a fleet whose old nodes run the git revision REV; needs its history
+	$(BIN)/pytest tests/server/old_version.py --old-version=$(REV) $(PYTEST_ARGS)
+
 fuzz: setup ## feed a million random inputs to all that reads what peers send (10 minutes); `make test` feeds a few
 	cd tests && ../$(BIN)/python -m fuzz.run
+
+coverage: setup ## branch coverage of the Python tests and the servers that they start; UPDATE=1 keeps it as the last
+	rm -rf .cache/coverage && mkdir -p .cache/coverage
+	-$(BIN)/coverage run -m pytest --ignore=tests/e2e -m "not exclusive" -n $(JOBS) -q $(PYTEST_ARGS)
+	$(BIN)/python tests/coverage_report.py $(if $(UPDATE),--update)
 
 texts: setup ## write tests/texts/texts.md: every text that users see
 	cd tests && ../$(BIN)/python -m texts.collect

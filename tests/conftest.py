@@ -20,8 +20,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what `make uvicorn-versions` asks for."""
+    """Add the options of `make uvicorn-versions` and `make old-version`."""
     parser.addoption("--all-versions", action="store_true", help="try every minor version of uvicorn")
+    parser.addoption("--old-version", help="git revision of the old nodes in tests/server/old_version.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -51,6 +51,8 @@ def test_the_page_says_the_default(field: msgspec.structs.FieldInfo) -> None:
     found = re.search(rf"^\| `{field.name}` \| (.*?) \|", PAGE, re.MULTILINE)
     assert found
     default = {"on": True, "off": False, "none": None}.get(found[1], found[1].strip("`").replace(",", ""))
+    if isinstance(field.default, int) and not isinstance(field.default, bool):
+        assert found[1].strip("`") == f"{field.default:,}"
     if isinstance(default, str):
         assert default == (str(field.default) if isinstance(field.default, str) else f"{field.default:g}")
     else:

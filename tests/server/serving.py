@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,6 +57,10 @@ COMMANDS: dict[str, list[str]] = {
     "headcount-workers": [
         *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking", "--admin-token", "s3cret"],
         *["--workers", "4"],
+    ],
+    "headcount-two-workers": [
+        *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking", "--admin-token", "s3cret"],
+        *["--workers", "2"],
     ],
     "headcount-chaos": [
         *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking", "--admin-token", "s3cret"],
@@ -232,7 +237,11 @@ class Server:
             raise AssertionError(f"{self.name} still runs after {timeout:g} s:\n{self.log[-4000:]}") from None
 
     def stop(self) -> None:
-        """End it, and whatever it started, now."""
+        """End it, and whatever it started, now; when coverage is measured, after it has written what it ran."""
+        if "COVERAGE_PROCESS_CONFIG" in os.environ and self.process.poll() is None:
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
         for process in self.processes() if self.process.poll() is None else ():
             try:
                 process.kill()

@@ -5,7 +5,9 @@ A backend carries bytes and knows which nodes are there. It does not read the me
 itself: fleet/view.py stands between the two. A backend may lose, repeat, delay and reorder messages. It must not make
 any up, must not wait for a node, and must hold a bounded amount for nodes that do not read.
 
-One conformance suite tests all of them. Tests: tests/fleet/backends/test_conformance.py.
+One conformance suite tests all of them.
+
+Tests: tests/fleet/backends/test_conformance.py.
 """
 
 from collections.abc import Callable, Collection

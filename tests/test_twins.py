@@ -1,0 +1,75 @@
+"""Whoever changes a module finds its tests: in its twin, or in the files that the end of its docstring names."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src/headcount"
+NOT_YET = {
+    *("__main__.py", "errors.py", "log_throttle.py"),
+    *("asgi/admin.py", "asgi/app.py", "asgi/client_js.py", "asgi/commands.py", "asgi/handover.py", "asgi/operating.py"),
+    *("asgi/responses.py", "asgi/session.py", "asgi/sse.py", "asgi/ws.py"),
+    *("asgi/takeover/cached_heads.py", "asgi/takeover/handshake.py", "asgi/takeover/protocol.py"),
+    *("asgi/takeover/serve_protocol.py", "asgi/takeover/streams.py", "asgi/takeover/uvicorn_fallback.py"),
+    "authorization/authorizer.py",
+    *("cli/__init__.py", "cli/completion.py", "cli/config.py", "cli/options.py", "cli/output.py", "cli/release.py"),
+    *("cli/stats.py", "cli/target.py", "cli/wait.py"),
+    *("client/__init__.py", "client/access.py", "client/address.py", "client/blocking.py", "client/messages.py"),
+    "client/transport.py",
+    "core/fleet_messages.py",
+    *("fleet/calls.py", "fleet/membership.py", "fleet/view.py"),
+    "integrations/django.py",
+    "live/in_process.py",
+    *("node/listening_sockets.py", "node/node.py", "node/session.py", "node/timers.py"),
+    "server/serve.py",
+    *("tools/doctor/examination.py", "tools/doctor/findings.py", "tools/doctor/probe.py", "tools/doctor/streams.py"),
+}
+"""Modules that are to name their tests; this set only shrinks."""
+
+
+def has_code(tree: ast.Module) -> bool:
+    """Say whether a module holds more than a docstring, imports and a list of its names."""
+    kept = (ast.Import, ast.ImportFrom)
+    return any(
+        not isinstance(statement, kept)
+        and not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
+        and not (isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__")
+        for statement in tree.body
+    )
+
+
+def trees() -> dict[str, ast.Module]:
+    """Return what each module of the package consists of, by its path in there."""
+    found = {
+        path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text("utf-8")) for path in sorted(SOURCE.rglob("*.py"))
+    }
+    return {name: tree for name, tree in found.items() if not name.endswith("__init__.py") or has_code(tree)}
+
+
+def named_tests(tree: ast.Module) -> list[str]:
+    """Return the files that the last line of a module's docstring names, as `Tests: tests/a.py, tests/b.py.`."""
+    lines = (ast.get_docstring(tree) or "").splitlines()
+    found = re.fullmatch(r"Tests: (.+)\.", lines[-1]) if lines else None
+    return found[1].split(", ") if found else []
+
+
+MODULES = trees()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_has_its_tests_beside_it_or_names_them(name: str) -> None:
+    path = Path(name)
+    twin = ROOT / "tests" / path.parent / f"test_{path.name}"
+    assert name in NOT_YET or twin.exists() or named_tests(MODULES[name]), (
+        f"src/headcount/{name} needs {twin.relative_to(ROOT)}, or a last line of its docstring as "
+        "`Tests: tests/asgi/test_streams.py.`"
+    )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_tests_that_a_module_names_exist(name: str) -> None:
+    for test in named_tests(MODULES[name]):
+        assert (ROOT / test).is_file(), f"src/headcount/{name} names {test}"
