@@ -24,6 +24,7 @@ NOT_YET = {
     "integrations/django.py",
     "live/in_process.py",
     *("node/listening_sockets.py", "node/node.py", "node/session.py", "node/timers.py"),
+    "node/viewers.py",
     "server/serve.py",
     *("tools/doctor/examination.py", "tools/doctor/findings.py", "tools/doctor/probe.py", "tools/doctor/streams.py"),
 }
