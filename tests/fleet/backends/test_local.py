@@ -7,8 +7,9 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / f"headcount-{os.geteuid()}"
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    # Not tmp_path: with the folder of a worker of pytest-xdist in it, it is too long for the address of a socket.
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder, f"headcount-{os.geteuid()}")
 
 
 class Ear:
