@@ -212,7 +212,7 @@ async def test_wait_shows_on_one_line_how_far_it_is_and_how_long_it_takes(server
         await asyncio.to_thread(terminal.until, "   0% 40 of 40 on version old, limit 25%")
         while " s to go, " not in terminal.text:
             old.pop().fin()
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.35)
             terminal.read()
         assert "/min" in terminal.text
         assert "█" in terminal.text

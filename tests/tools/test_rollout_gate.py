@@ -1,10 +1,13 @@
 """When `headcount wait` may go on."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headcount.core.stats import Stats
+from headcount.core.time_to_go import NEVER
 from headcount.tools.rollout_gate import Bound, Judge, Selection, Verdict
 
 
@@ -92,11 +95,27 @@ def test_contact_is_lost_since_the_last_figures_partial_ones_included() -> None:
 
 def test_rate_and_time_to_go() -> None:
     watched = judge(bound=Bound(10))
-    assert watched.look(0, figures(old=110), None).rate is None
-    verdict = watched.look(30, figures(old=60), None)
-    assert (verdict.rate, verdict.to_go) == (100, 30)
-    assert watched.look(31, figures(old=120), None).rate is None, "more than before do not go"
-    assert watched.most == 120
+    verdict = watched.look(0, figures(old=168), None)
+    assert (verdict.rate, verdict.to_go) == (None, None), "not enough data"
+    # It halves every 30 s.
+    for number in range(1, 4):
+        verdict = watched.look(number * 30, figures(old=168 >> number), None)
+    assert verdict.left == 21
+    assert verdict.rate == pytest.approx(math.log(2) / 30 * 21 * 60)
+    assert verdict.to_go == pytest.approx(30)
+    assert watched.look(95, figures(old=10), None).to_go == 0
+    verdict = watched.look(96, figures(old=200), None)
+    assert (verdict.rate, verdict.to_go) == (0, NEVER), "more than before do not leave"
+    assert watched.most == 200
+
+
+def test_partial_figures_are_no_samples_and_do_not_void_the_others() -> None:
+    watched = judge()
+    for number in range(5):
+        watched.look(number * 10, figures(old=64 >> number), None)
+        watched.look(number * 10 + 5, figures(old=999, partial=True), None)
+    verdict = watched.look(50, figures(old=2), None)
+    assert verdict.to_go == pytest.approx(20)
 
 
 def test_reset_starts_the_time_anew() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from ..core.time_to_go import NEVER
 from ..tools.rollout_gate import Bound, Judge, Selection, Verdict
 from ..tools.terminal import printable
 from .output import complain, connections, paint, span, write_json
@@ -206,11 +207,13 @@ class _ProgressLine:
         parts = [f"{verdict.left:,} of {total} {judge.selection}"]
         if verdict.held is None:
             limit = [f"limit {judge.bound}"]
-            pace = [] if verdict.to_go is None else [f"about {span(verdict.to_go)} to go"]
-            if verdict.rate is not None:
+            pace = [] if verdict.to_go is None else [_time_to_go(verdict.to_go)]
+            if verdict.rate:
                 pace.append(f"{verdict.rate:,.0f}/min")
             # On a terminal the end of the line may be cut: it holds what does not change.
             parts += pace + limit if self._short else limit + pace
+            if verdict.to_go is None:
+                parts.append("not enough data yet for an estimate")
         elif judge.hold:
             parts.append(f"within the limit for {span(verdict.held)} of {span(judge.hold)}")
         return ", ".join(parts)
@@ -228,3 +231,7 @@ class _ProgressLine:
     def state(situation: Situation) -> object:
         """Return what makes a line worth writing at once where there is no terminal."""
         return situation.verdict.unknown, situation.verdict.held is not None, situation.error
+
+
+def _time_to_go(seconds: float) -> str:
+    return "not falling" if seconds == NEVER else f"about {span(seconds)} to go"

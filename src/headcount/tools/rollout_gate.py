@@ -1,19 +1,16 @@
 """
 When `headcount wait` may go on: the rules, without a clock and without a stream.
 
-Only what is known counts. Figures that are partial, stale or missing hold nothing, whatever number they show, and a
-time that they interrupt starts anew. Connections that cannot be told apart count as if they were those that are waited
-for.
+Figures that are partial, stale or missing never meet the condition, whatever number they show, and the time for which
+it must hold starts anew after them. Connections whose version is not counted apart count as connections that are
+waited for.
 """
 
-from collections import deque
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from ..core.labels import OTHER
 from ..core.stats import Stats
-
-RATE_WINDOW: Final = 120.0
-"""Seconds over which the rate is taken."""
+from ..core.time_to_go import Sample, Samples, time_to_go
 
 
 class Selection(NamedTuple):
@@ -84,8 +81,8 @@ class Verdict(NamedTuple):
         held: Seconds for which it has held so far; None: it does not hold.
         done: It has held long enough.
         unknown: Why nothing is known; None: it is.
-        rate: Connections a minute that go; None: too early to say.
-        to_go: Seconds until the bound at that rate; None: it cannot be said.
+        rate: Connections a minute that leave; None: not enough data.
+        to_go: Seconds until the bound; 0: reached, infinite: the number does not shrink, None: not enough data.
     """
 
     left: int | None
@@ -120,7 +117,7 @@ class Judge:
         """The most that were left at any time: where a progress bar begins."""
         self.since: float | None = None
         """Since when it holds; None: it does not."""
-        self._samples: deque[tuple[float, int]] = deque()
+        self._samples = Samples()
 
     def look(self, now: float, stats: Stats | None, current: str | None) -> Verdict:
         """
@@ -145,9 +142,11 @@ class Judge:
         elif self.since is None:
             self.since = now
         held = None if self.since is None else now - self.since
-        rate = self._rate(now, left)
+        self._samples.add(Sample(now, left))
+        share = self._samples.decay()
+        rate = None if share is None else share * left * 60
         bound = self.bound.at_most(stats.total)
-        to_go = (left - bound) / rate * 60 if rate and left > bound else None
+        to_go = time_to_go(left, bound, share)
         return Verdict(left, stats.total, bound, held, held is not None and held >= self.hold, None, rate, to_go)
 
     def lost(self, now: float) -> float:
@@ -160,16 +159,5 @@ class Judge:
 
     def _unknown(self, why: Unknown, stats: Stats | None) -> Verdict:
         self.since = None
-        self._samples.clear()
         total = 0 if stats is None else stats.total
         return Verdict(None, total, self.bound.at_most(total), None, False, why, None, None)
-
-    def _rate(self, now: float, left: int) -> float | None:
-        samples = self._samples
-        samples.append((now, left))
-        while samples[0][0] < now - RATE_WINDOW:
-            samples.popleft()
-        then, before = samples[0]
-        if now - then < 1 or before <= left:
-            return None
-        return (before - left) / (now - then) * 60

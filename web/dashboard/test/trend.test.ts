@@ -1,31 +1,24 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { timeToGo, type Point } from '../src/trend'
+import { timeToGo } from '../src/trend'
 import { duration, share } from '../src/words'
 
 const MINUTE = 60_000
-const every = (values: number[]): Point[] => values.map((value, index) => ({ at: index * MINUTE, value }))
 
-test('what halves every minute is gone when less than half a page is left', () => {
-  expect(timeToGo(every([64, 32, 16, 8, 4]))! / MINUTE).toBeCloseTo(3, 5)
+/** The cases that tests/core/test_time_to_go.py reads too. */
+const cases: { name: string; samples: [at: number, value: number][]; bound: number; timeToGoMs: number | 'never' | null }[] =
+  JSON.parse(readFileSync(join(import.meta.dirname, '../../../protocol/fixtures/time-to-go.json'), 'utf8'))
+
+test.each(cases)('time to go: $name', ({ samples, bound, timeToGoMs }) => {
+  const ms = timeToGo(samples.map(([at, value]) => ({ at, value })), bound)
+  if (typeof timeToGoMs === 'number') expect(ms! / 1000).toBeCloseTo(timeToGoMs / 1000, 3)
+  else expect(ms).toBe(timeToGoMs === 'never' ? Infinity : undefined)
 })
 
-test('counts from when it was most: before a release its version was the new one', () => {
-  expect(timeToGo(every([1, 10, 50, 64, 32, 16, 8, 4]))! / MINUTE).toBeCloseTo(3, 5)
-})
-
-test('none left is no time', () => {
-  expect(timeToGo(every([4, 2, 1, 0]))).toBe(0)
-})
-
-test.each([[[]], [[5]], [[5, 4, 3]], [[5, 5, 5, 5, 5]], [[1, 2, 3, 4, 5]], [[1e9, 1e9 - 1e-3, 1e9 - 2e-3, 1e9 - 3e-3]]])(
-  'says nothing about %j, which tells too little or does not shrink',
-  (values) => {
-    expect(timeToGo(every(values))).toBeUndefined()
-  },
-)
-
-test('forgets what is long past', () => {
-  expect(timeToGo(every([64, 32, 16, ...Array<number>(20).fill(8)]))).toBeUndefined()
+test('nothing less than half a page is waited for unless a bound is given', () => {
+  const points = [64, 32, 16, 8, 4].map((value, index) => ({ at: index * MINUTE, value }))
+  expect(timeToGo(points)! / MINUTE).toBeCloseTo(3, 5)
 })
 
 test('shares never show something as nothing, nor a part as all', () => {
