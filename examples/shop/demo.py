@@ -1,10 +1,10 @@
 """
-The shop with visitors in it, and a release every now and then, to look at.
+The shop with simulated visitors and a release every minute.
 
     python demo.py
 
-The server runs in this process. The visitors run in one of their own, so that what they cost is not taken for what
-the server costs, and so that they are as far from it as real ones: a socket away.
+The server runs in this process. The visitors run in a process of their own, so that their CPU time and memory are not
+measured as the server's, and connect by sockets, as real ones do.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from fastapi import FastAPI
 
 from headcount import Headcount, Stats
 
-# Run from its folder this is a script beside shop.py; in an installed Headcount both are parts of a package.
+# In its folder this file is a script beside shop.py; in an installed Headcount both are modules of a package.
 if TYPE_CHECKING or not __package__:
     from shop import MissingBuild, create_app
 else:
@@ -36,11 +36,11 @@ VISITORS = Path(__file__).with_name("visitors.py")
 
 
 class DemoProblem(Exception):  # noqa: N818  it reads as what it is
-    """The demo cannot start; `str()` says why and what to do, in a sentence."""
+    """The demo cannot start; `str()` is a sentence that says why and what to do."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn without signal handlers: here a signal has to stop the visitors as well."""
+    """uvicorn without signal handlers: a signal must stop the visitors as well."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -50,22 +50,22 @@ class Server(uvicorn.Server):
 
 class Display:
     """
-    What the demo prints below its link: events as lines and, in a terminal, the figures on one last line.
+    The output of the demo below its link: a line for each event and, on a terminal, the figures on the last line.
 
-    Where there is no terminal, the figures are a line of their own, seldom, so that a log stays readable.
+    Elsewhere the figures are a line every 30 s, so that a log stays readable.
     """
 
     def __init__(self) -> None:
         self.live = sys.stdout.isatty()
         self.pause = 1.0 if self.live else 30.0
-        """Seconds between two times of showing figures."""
+        """Seconds between two updates of the figures."""
 
     def say(self, text: str) -> None:
         """Print an event."""
         print(f"\r\x1b[K{text}" if self.live else text, flush=True)
 
     def show(self, stats: Stats, version: str) -> None:
-        """Print figures, in the place of those before."""
+        """Print figures; on a terminal, in place of the previous ones."""
         parts = [f"{stats.total} users", *(f"{name} {count}" for name, count in sorted(stats.versions.items()))]
         if stats.total:
             parts.append(f"{100 * stats.versions.get(version, 0) // stats.total}% on {version}")
@@ -73,7 +73,7 @@ class Display:
         print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", flush=True)
 
     def close(self) -> None:
-        """Leave the cursor on a line of its own."""
+        """Move the cursor to a new line."""
         if self.live:
             print(flush=True)
 
@@ -92,19 +92,19 @@ async def main(
     Run the demo until Ctrl-C, SIGTERM or cancellation.
 
     Args:
-        host: Address to listen on. Whoever reaches it reaches the shop; the admin view needs the link or a password.
-        port: 0 picks a free one.
-        visitors: How many pages are open, about.
-        seed: Of the visitors' behaviour.
-        update_strategy: Which kind of stream browsers are told to use; the visitors use both kinds.
-        deploy_every: Seconds between two releases; 0 for none.
-        open_browser: Open the link.
+        host: Address to listen on. The shop is open to everybody there; the admin view needs the link or a password.
+        port: Port to listen on; 0: any free port.
+        visitors: Approximate number of open pages.
+        seed: Seed of the visitors' random behaviour.
+        update_strategy: Kind of stream that browsers use; the visitors use both kinds.
+        deploy_every: Seconds between two releases; 0: no releases.
+        open_browser: Open the link in a browser.
 
     Returns:
         Exit code: 130 after Ctrl-C, else 0.
 
     Raises:
-        DemoProblem: It cannot start.
+        DemoProblem: The demo cannot start.
     """
     stopped = asyncio.Event()
     exit_code = 0
@@ -128,7 +128,7 @@ async def main(
             admin_token=password,
             update_strategy=update_strategy,
             sign_in_token=token,
-            # The visitors say that they come from elsewhere; nobody else on this machine gains by doing so.
+            # The visitors send made-up addresses in X-Forwarded-For.
             trusted_proxies=["127.0.0.1", "::1"],
         )
     except MissingBuild as error:
@@ -148,20 +148,21 @@ async def main(
         link = f"{url}/admin/sign-in?token={token}"
         print(f"\n  {link}\n", flush=True)
         print(
-            f"This link opens the admin view of a small shop, for an hour from now; after that log in with {password}\n"
+            f"This link opens the admin view of a small shop for one hour. After that, log in with the password "
+            f"{password}\n"
             f"The same in a terminal: headcount top {url.removeprefix('http://')} --token {password}\n"
-            f"{visitors} visitors are on their way in. "
+            f"{visitors} visitors are connecting. "
             + (f"A release every {deploy_every:g} s. " if deploy_every else "")
-            + "Stop with Ctrl-C.\n",
+            + "Press Ctrl-C to stop.\n",
             flush=True,
         )
         if visitors:
-            crowd = await asyncio.create_subprocess_exec(
+            visitors_process = await asyncio.create_subprocess_exec(
                 *(sys.executable, str(VISITORS), url, "--count", str(visitors), "--seed", str(seed)),
-                # A little more than half of the time between two releases, so that each is seen to end.
+                # A little more than half of the time between two releases, so that each migration ends before the next.
                 *("--reload-within", str(0.6 * (deploy_every or 50))),
             )
-            stack.push_async_callback(stop_process, crowd)
+            stack.push_async_callback(stop_process, visitors_process)
         if open_browser:
             await asyncio.to_thread(webbrowser.open, link)
         chores = [asyncio.ensure_future(show_figures(app, display)), serving]
@@ -180,33 +181,33 @@ async def main(
 
 
 def raise_file_limit() -> None:
-    """Allow as many open files as the system lets us, here and in the visitors' process: each stream is one."""
+    """Raise the limit of open files to the hard limit, also for the visitors' process: each stream is an open file."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Some systems say "unlimited" and then refuse it.
+    # Some systems report "unlimited" and then refuse it.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind here and not in uvicorn, which ends the process when it cannot."""
+    """Bind here and not in uvicorn, which exits if it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise DemoProblem(f"Port {port} is in use on {host}; choose another one with --port.") from None
+            raise DemoProblem(f"Port {port} is in use on {host}; choose another port with --port.") from None
         raise DemoProblem(f"Cannot listen on {host}, port {port}: {error.strerror}.") from None
 
 
 async def show_figures(app: FastAPI, display: Display) -> None:
-    """Print the figures again and again."""
+    """Print the figures regularly."""
     while True:
         await asyncio.sleep(display.pause)
         display.show(await app.state.headcount.stats(), app.state.version)
 
 
 async def keep_deploying(app: FastAPI, display: Display, every: float) -> None:
-    """Put the other build live `every` so many seconds; the first time sooner, for whoever is waiting to see it."""
+    """Deploy the other build every `every` seconds; the first time after at most 20 s."""
     live = app.state.headcount.use_active_connections()
     clock = asyncio.get_running_loop().time
     await asyncio.sleep(min(20.0, every))
@@ -214,9 +215,9 @@ async def keep_deploying(app: FastAPI, display: Display, every: float) -> None:
         began = clock()
         version = "v2" if app.state.version == "v1" else "v1"
         await app.state.deploy(version)
-        display.say(f"{version} is deployed. Open pages still run the build before it.")
+        display.say(f"{version} is deployed. Open pages still run the previous build.")
         with contextlib.suppress(TimeoutError):
-            # Somebody may keep an old page open for good; the next release does not wait for them.
+            # A visitor may keep an old page open; the next release does not wait for them.
             async with asyncio.timeout(every):
                 await live.wait_for(lambda stats, version=version: set(stats.versions) <= {version})
                 display.say(f"All users migrated to {version}, {clock() - began:.0f} s after the deploy.")
@@ -224,16 +225,16 @@ async def keep_deploying(app: FastAPI, display: Display, every: float) -> None:
 
 
 async def stop_serving(server: Server, serving: asyncio.Future[None], headcount: Headcount) -> None:
-    """Send the browsers away, then stop; uvicorn would wait for their streams otherwise."""
+    """Drain the browsers' streams, then stop: uvicorn would wait for open streams."""
     await headcount.drain()
     server.should_exit = True
     await serving
 
 
 async def stop_process(process: asyncio.subprocess.Process) -> None:
-    """End a process, politely for a second."""
+    """End a process: SIGTERM, and SIGKILL after a second."""
     if process.returncode is None:
-        # It may be gone by itself: Ctrl-C in a terminal reaches both.
+        # It may have ended: Ctrl-C in a terminal reaches both processes.
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
     try:
@@ -244,8 +245,8 @@ async def stop_process(process: asyncio.subprocess.Process) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that stands at the top of this file."""
-    parser = argparse.ArgumentParser(description="The shop with visitors in it.")
+    """Run the command in the docstring of this file."""
+    parser = argparse.ArgumentParser(description="Run the shop with simulated visitors.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--visitors", type=int, default=300)

@@ -1,9 +1,9 @@
 """
-A small shop whose admin page shows live who is on which build.
+A small shop whose admin page shows live which pages are open on which build.
 
     uvicorn --factory shop:create_app
 
-Four things make it a Headcount application; look for `headcount` below: the object, the hook that says who may
+Four things make it a Headcount application; look for `headcount` below: the object, the hook that decides who may
 watch, the mount, and the release. The rest is an ordinary FastAPI application with sessions.
 """
 
@@ -28,7 +28,7 @@ from headcount import Headcount
 BUILDS = Path(__file__).parent / "static"
 UPDATE_STRATEGY = '<meta name="update-strategy" content="auto">'
 
-# What a page may do. Nothing inline and nothing from elsewhere: the client needs no exception to a strict policy.
+# A strict policy without inline scripts or other origins: the client needs no exception.
 PAGE_HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; "
@@ -40,7 +40,7 @@ PAGE_HEADERS = {
 
 @dataclass(frozen=True)
 class Product:
-    """Something to buy; `shape` and `glaze` are how the page draws it."""
+    """A product. The page draws it by `shape` and `glaze`."""
 
     number: int
     name: str
@@ -77,9 +77,9 @@ class Deploy(BaseModel):
 
 class Shared:
     """
-    What all workers must agree on: the key that signs cookies, who is logged in, which build is live.
+    State that all workers share: the key that signs cookies, the sessions, and the live build.
 
-    One table of names and values, in a file that all of them open, or in memory for one process alone.
+    It is one table of names and values, in a file, or in memory for a single process.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -88,27 +88,27 @@ class Shared:
         self._opened: sqlite3.Connection
 
     def first(self, name: str, value: str) -> str:
-        """Keep a value unless there is one, and return the one that there is: all workers start at once."""
+        """Set a value if there is none, and return the current one. All workers call this at the start."""
         self._execute("INSERT OR IGNORE INTO shop VALUES (?, ?)", name, value)
         return self.get(name) or value
 
     def put(self, name: str, value: str) -> None:
-        """Keep a value."""
+        """Set a value."""
         self._execute("INSERT OR REPLACE INTO shop VALUES (?, ?)", name, value)
 
     def get(self, name: str) -> str | None:
-        """Return what is kept under a name."""
+        """Return the value of a name, or None."""
         rows = self._execute("SELECT value FROM shop WHERE name = ?", name)
         return rows[0][0] if rows else None
 
     def drop(self, name: str) -> None:
-        """Keep it no more."""
+        """Delete a value."""
         self._execute("DELETE FROM shop WHERE name = ?", name)
 
     def _execute(self, statement: str, *values: str) -> list[tuple[str]]:
-        if self._process != os.getpid():  # a connection must not be carried into a worker that is forked
+        if self._process != os.getpid():  # a connection must not be used after a fork
             if self._path != ":memory:":
-                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # the key in it is nobody else's business
+                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # it contains a secret key
             self._opened = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             self._opened.execute("CREATE TABLE IF NOT EXISTS shop (name TEXT PRIMARY KEY, value TEXT)")
             self._process = os.getpid()
@@ -117,46 +117,46 @@ class Shared:
 
 class Sessions:
     """
-    Log-ins that can be ended.
+    Sessions that can be ended.
 
-    The cookie holds a session id and a role, signed. A signature cannot be taken back, so the cookie alone would
-    outlive its log-out: it counts only as long as its id is in here.
+    The signed cookie holds a session id and a role. A signature cannot be revoked, so the cookie is valid only while
+    its id is stored here.
     """
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
 
     def start(self, request: Request) -> None:
-        """Make the visitor the admin, under a new id: one that was there before may be known to others."""
+        """Log the visitor in as admin, with a new session id: the previous one may be known to others."""
         self.end(request)
         request.session.update(id=secrets.token_urlsafe(16), role="admin")
         self._shared.put(f"session {request.session['id']}", "live")
 
     def end(self, request: Request) -> None:
-        """Log out: whoever still holds this cookie holds nothing."""
+        """Log out: the cookie is no longer valid."""
         self._shared.drop(f"session {request.session.get('id', '')}")
         request.session.clear()
 
     def is_admin(self, request: HTTPConnection) -> bool:
-        """Say whether this visitor is logged in as the admin, now."""
+        """Return whether this visitor is logged in as admin."""
         session = request.session
         return session.get("role") == "admin" and self._shared.get(f"session {session.get('id', '')}") is not None
 
 
 class MissingBuild(Exception):  # noqa: N818  it reads as what it is
-    """The front end has not been built; the sentence says how."""
+    """The front end is not built; the sentence says how to build it."""
 
 
 def built_versions(update_strategy: str) -> dict[str, str]:
-    """Return every build there is, `{version: its index.html}`, with the kind of stream that pages shall open."""
-    told = UPDATE_STRATEGY.replace("auto", update_strategy)
+    """Return all builds, `{version: its index.html}`, with the kind of stream that pages open."""
+    strategy = UPDATE_STRATEGY.replace("auto", update_strategy)
     builds = {
-        path.parent.name: path.read_text("utf-8").replace(UPDATE_STRATEGY, told)
+        path.parent.name: path.read_text("utf-8").replace(UPDATE_STRATEGY, strategy)
         for path in sorted(BUILDS.glob("*/index.html"))
     }
     if not builds:
         raise MissingBuild(
-            "The shop's front end has not been built. Build it in the folder of the repository: "
+            "The shop's front end is not built. Build it in the folder of the repository: "
             "npm install && npm run build -w headcount-client -w headcount-shop"
         )
     return builds
@@ -177,23 +177,23 @@ def create_app(
     Make the shop.
 
     Args:
-        version: The build that is served first; one of the folders in `static/`.
-        admin_password: What the admin logs in with. Default: `SHOP_ADMIN_PASSWORD`, else a random one is printed.
-        update_strategy: `sse`, `ws` or `auto`: which kind of stream the pages are told to open.
-        admin_token: What programs may see the figures with, such as `headcount top`. Default: `HEADCOUNT_ADMIN_TOKEN`.
-        sign_in_token: Opens `/admin/sign-in?token=…` to whoever holds it; None closes that door.
-        sign_in_seconds: How long from now that token is good.
-        trusted_proxies: Addresses whose `X-Forwarded-For` is believed.
-        database: File in which several workers keep what they must agree on. Default: `SHOP_DATABASE`, else there is
-            one process alone.
+        version: First live build; one of the folders in `static/`.
+        admin_password: Password of the admin. Default: `SHOP_ADMIN_PASSWORD`, else a random one is printed.
+        update_strategy: `sse`, `ws` or `auto`: kind of stream that pages open.
+        admin_token: Bearer token for programs such as `headcount top`. Default: `HEADCOUNT_ADMIN_TOKEN`.
+        sign_in_token: Token of the link `/admin/sign-in?token=…`; None: there is no such link.
+        sign_in_seconds: Seconds for which that token is valid.
+        trusted_proxies: Addresses of proxies whose `X-Forwarded-For` is trusted.
+        database: File for the state that several workers share. Default: `SHOP_DATABASE`, else memory, for one
+            process.
 
     Returns:
         The application. `app.state.headcount` is its Headcount, `app.state.version` the build that is live, and
         `await app.state.deploy("v2")` puts another one live.
 
     Raises:
-        MissingBuild: `static/` holds no build.
-        LookupError: It holds some, but not this one.
+        MissingBuild: `static/` contains no build.
+        LookupError: `static/` does not contain this build.
     """
     builds = built_versions(update_strategy)
     shared = Shared(database or os.environ.get("SHOP_DATABASE"))
@@ -201,7 +201,7 @@ def create_app(
 
     def require_build(wanted: str) -> None:
         if wanted not in builds:
-            raise LookupError(f"There is no build {wanted!r}; there are {', '.join(builds)}.")
+            raise LookupError(f"Unknown build {wanted!r}; the builds are {', '.join(builds)}.")
 
     require_build(version)
     password = admin_password or os.environ.get("SHOP_ADMIN_PASSWORD")
@@ -229,20 +229,20 @@ def create_app(
 
     def admin(request: Request) -> None:
         if not sessions.is_admin(request):
-            raise HTTPException(403, "Only the admin may do this. Log in first.")
+            raise HTTPException(403, "Only the admin may do this; log in first.")
 
     app = FastAPI(title="Kiln & Shelf", docs_url=None, redoc_url=None, openapi_url=None)
     key = shared.first("key", secrets.token_hex())
     app.add_middleware(SessionMiddleware, secret_key=key, session_cookie="shop_session")
     app.mount(headcount.base_path, headcount)
-    # All builds stay reachable: a page of the old one may still ask for a part of itself.
+    # All builds stay reachable: an open page of an old build may still load its files.
     app.mount("/builds", StaticFiles(directory=BUILDS))
 
     async def deploy(new_version: str) -> None:
         require_build(new_version)
         shared.put("build", new_version)
         app.state.version = new_version
-        # Every open page is told, and those that come back later with an old build, too.
+        # Notifies every open page, and pages that reconnect later with an old build.
         await headcount.release(new_version)
 
     app.state.version = version

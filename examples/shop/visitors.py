@@ -1,11 +1,11 @@
 """
-Visitors for the shop: real connections that behave like open pages.
+Simulated visitors of the shop: real connections that behave like open pages.
 
     python visitors.py http://127.0.0.1:8000 --count 200 --seed 1
 
-Each loads a page, reads from it which build it got, opens a stream as that build, looks at a few products, leaves, and
-comes back later. When a release is announced on the stream, a visitor reloads the page some time in the next
-`reload_within` seconds, and is on the new build from then on. Half use SSE, half WebSocket.
+Each visitor loads a page, reads its build id, opens a stream with it, views a few products, leaves, and comes back
+later. After a release is announced on the stream, a visitor reloads the page within `reload_within` seconds and is on
+the new build from then on. Half use SSE, half WebSocket.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from websockets.typing import Origin
 BASE_PATH = "/__skew"
 BUILD_ID = re.compile(r'<meta name="build-id" content="([^"]+)">')
 
-# Where people come in, and where they go from a page, with weights: many on the first products, few at the checkout.
+# Entry pages, and the next pages after each page, with weights: many on the first products, few at the checkout.
 ENTRANCES = {"/": 6.0, "/products": 2.0, "/products/1": 1.0, "/products/5": 1.0}
 FROM_A_PRODUCT = {"/products": 6.0, "/checkout": 2.0, "/products/1": 2.0, "/products/4": 1.0, "/": 2.0}
 NEXT_PAGES: dict[str, dict[str, float]] = {
@@ -37,8 +37,8 @@ NEXT_PAGES: dict[str, dict[str, float]] = {
     "/checkout": {"/": 2.0, "/products": 2.0},
 }
 
-# Networks set aside for documentation (RFC 5737), so that the list of connections has something to show. The addresses
-# count only where the shop trusts this machine as a proxy.
+# Networks for documentation (RFC 5737), so that the list of connections shows different addresses. The shop uses the
+# addresses only if it trusts this machine as a proxy.
 NETWORKS = ("192.0.2", "198.51.100", "203.0.113")
 ADDRESS = "X-Forwarded-For"
 
@@ -53,14 +53,14 @@ Stream: TypeAlias = tuple[AsyncIterator[Message], Navigate]
 @dataclass(frozen=True)
 class Pace:
     """
-    How restless visitors are, in seconds.
+    The pace of visitors, in seconds.
 
     Attributes:
         page: Mean time on one page.
         visit: Mean time in the shop.
-        away: Mean time until somebody comes back.
-        arrive: The first visits begin spread over this long.
-        reload_within: After a release, the longest time until a page is reloaded.
+        away: Mean time between two visits.
+        arrive: Time over which the first visits start.
+        reload_within: Longest time from a release until a page reloads.
     """
 
     page: float = 12.0
@@ -71,7 +71,7 @@ class Pace:
 
 
 class Visitor:
-    """One person with one tab. `client` and `rng` are the visitor's own."""
+    """One person with one tab. `client` and `rng` belong to this visitor."""
 
     def __init__(self, client: httpx.AsyncClient, rng: random.Random, pace: Pace, *, websocket: bool) -> None:
         self.client = client
@@ -81,7 +81,7 @@ class Visitor:
         self.page = "/"
 
     async def live(self) -> None:
-        """Visit again and again, until the shop has been out of reach for about a minute."""
+        """Visit again and again, until the shop has not been reachable for about a minute."""
         await asyncio.sleep(self.rng.uniform(0, self.pace.arrive))
         failures = 0
         while failures < TRIES:
@@ -89,7 +89,7 @@ class Visitor:
             try:
                 await self.visit()
             except LOST:
-                # Jitter, as everybody is thrown out at the same moment.
+                # With jitter, because all visitors lose their connections at the same moment.
                 failures += 1
                 await asyncio.sleep(self.rng.uniform(0.5, 1) * 2**failures)
             else:
@@ -97,7 +97,7 @@ class Visitor:
                 await asyncio.sleep(self.rng.expovariate(1 / self.pace.away))
 
     async def visit(self) -> None:
-        """Stay for a while, on whichever builds are live meanwhile."""
+        """Make one visit, with a page load for each release during it."""
         leaves = asyncio.get_running_loop().time() + self.rng.expovariate(1 / self.pace.visit)
         reload = True
         while reload:
@@ -106,15 +106,15 @@ class Visitor:
                 reload = await self.stay(version, messages, navigate, leaves)
 
     async def load(self) -> str:
-        """Load the page as a browser would, and read which build it is."""
+        """Load the page as a browser does, and return its build id."""
         response = (await self.client.get(self.page)).raise_for_status()
         found = BUILD_ID.search(response.text)
         if found is None:
-            raise httpx.DecodingError("The page does not say which build it is.", request=response.request)
+            raise httpx.DecodingError("The page has no build id; is this the shop?", request=response.request)
         return found[1]
 
     async def stay(self, version: str, messages: AsyncIterator[Message], navigate: Navigate, leaves: float) -> bool:
-        """Return True when it is time to reload because of a release, False when it is time to leave."""
+        """Navigate and listen. Returns True to reload after a release, False to leave."""
         listening = asyncio.ensure_future(self.listen(version, messages))
         wandering = asyncio.ensure_future(self.wander(navigate, leaves))
         both = [listening, wandering]
@@ -129,7 +129,7 @@ class Visitor:
             await asyncio.gather(*both, return_exceptions=True)
 
     async def listen(self, version: str, messages: AsyncIterator[Message]) -> None:
-        """Return some time after another release than `version` has been announced."""
+        """Return within `reload_within` seconds after another version was announced."""
         async for message in messages:
             if message["type"] == "version" and message["version"] != version:
                 await asyncio.sleep(self.rng.uniform(0, self.pace.reload_within))
@@ -137,7 +137,7 @@ class Visitor:
         raise ConnectionError("The server ended the stream.")
 
     async def wander(self, navigate: Navigate, leaves: float) -> None:
-        """Look at one page after the other until it is time to leave."""
+        """Navigate until it is time to leave."""
         clock = asyncio.get_running_loop().time
         while (left := leaves - clock()) > 0:
             await asyncio.sleep(min(left, self.rng.expovariate(1 / self.pace.page)))
@@ -157,7 +157,7 @@ class Visitor:
         ) as response:
             response.raise_for_status()
             messages = sse_messages(response)
-            # The handle for POSTs; it is what the server says first.
+            # The handle for POSTs, from the first message.
             connection_id = (await anext(messages))["connectionId"]
 
             async def navigate(route: str) -> None:
@@ -203,30 +203,30 @@ async def sse_messages(response: httpx.Response) -> AsyncIterator[Message]:
 
 async def run_visitors(url: str, count: int, *, seed: int = 1, pace: Pace | None = None) -> None:
     """
-    Let `count` visitors live in the shop at `url`, until cancelled or until the shop is gone.
+    Run `count` visitors of the shop at `url`, until cancelled or until the shop is gone.
 
     Args:
-        url: Where the shop is, such as http://127.0.0.1:8000.
-        count: How many; at any moment a few of them are away.
-        seed: The same seed gives the same people on the same paths; the network's timing is its own.
-        pace: How restless they are.
+        url: URL of the shop, such as http://127.0.0.1:8000.
+        count: Number of visitors; at any moment a few of them are away.
+        seed: Seed of the random behaviour; the timing of the network is not covered by it.
+        pace: Pace of the visitors.
     """
-    # Made once: it is what takes most of the time in making a client.
+    # Made once, because it takes most of the time of making a client.
     tls = ssl.create_default_context()
     parts = httpx.URL(url)
     origin = f"{parts.scheme}://{parts.netloc.decode('ascii')}"
 
     async def visitor(number: int) -> None:
         rng = random.Random(f"{seed}/{number}")
-        # A client for each, as each is a browser of its own. One for all would search its pool of thousands of
-        # connections at every request.
+        # A client for each visitor, as each is a browser. One client for all would search its pool of thousands of
+        # connections for every request.
         async with httpx.AsyncClient(
             base_url=url,
             headers={"Origin": origin, ADDRESS: f"{rng.choice(NETWORKS)}.{rng.randint(1, 254)}"},
             # The longest silence of a stream is its keepalive interval, 20 s by default.
             timeout=httpx.Timeout(10, read=60),
             verify=tls,
-            # The shop is on this machine; a proxy that the environment names is not meant for it.
+            # The shop is on this machine, so the proxy of the environment is not used.
             trust_env=False,
         ) as client:
             await Visitor(client, rng, pace or Pace(), websocket=number % 2 == 1).live()
@@ -237,8 +237,8 @@ async def run_visitors(url: str, count: int, *, seed: int = 1, pace: Pace | None
 
 
 async def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that stands at the top of this file; Ctrl-C or SIGTERM ends it."""
-    parser = argparse.ArgumentParser(description="Visitors for the shop.")
+    """Run the command in the docstring of this file, until Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(description="Run simulated visitors of the shop.")
     parser.add_argument("url")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)

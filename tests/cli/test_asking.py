@@ -379,7 +379,9 @@ async def test_a_fleet_that_is_not_whole_is_no_zero() -> None:
                 [page] = await pages(own, "old")
             holder.suspend()
             try:
-                await asyncio.to_thread(command.until, "Waiting: figures are partial (1 of 2 nodes are reporting)", 30)
+                await asyncio.to_thread(
+                    command.until, r"Waiting: figures are partial \(1 of 2 nodes are reporting\)", 30
+                )
                 command.output = ""
                 deadline = time.monotonic() + 10
                 while time.monotonic() < deadline:  # its figures go meanwhile

@@ -92,7 +92,7 @@ def test_make_demo_ends_without_a_complaint_of_make() -> None:
     variables = {"HEADCOUNT_PORT": "0", "HEADCOUNT_VISITORS": "0", "HEADCOUNT_DEPLOY_EVERY": "0"}
     # What is there already is not set up again: CI came here by `make test`.
     with Running("--old-file=setup", "demo", program="make", cwd=ROOT, variables=variables) as process:
-        process.line("Stop with Ctrl-C.")
+        process.line("Press Ctrl-C to stop.")
         process.ctrl_c()
         process.wait(10)
         assert process.err == []
@@ -105,7 +105,7 @@ def test_a_port_in_use_is_said_in_a_sentence() -> None:
         port = taken.getsockname()[1]
         done = run("demo", "--port", str(port))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"headcount: Port {port} is in use on 127.0.0.1; choose another one with --port.\n"
+    assert done.stderr == f"headcount: Port {port} is in use on 127.0.0.1; choose another port with --port.\n"
 
 
 @pytest.mark.parametrize(

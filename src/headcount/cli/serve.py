@@ -51,7 +51,7 @@ _ENVIRONMENT_ONLY = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST
     """,
 )
 @listening
-@click.option("--version", help="Build id of the current deploy [default: a CI variable such as GIT_SHA].")
+@click.option("--version", metavar="V", help="Build id of the current deploy [default: a CI variable such as GIT_SHA].")
 @click.option(
     "--update-strategy",
     type=click.Choice(["sse", "ws", "auto"]),

@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from .options import WholeNumber
 from .output import connections, paint, write_json
 from .target import Target, json_option, target_options
 
@@ -19,7 +20,8 @@ from .target import Target, json_option, target_options
     "--limit",
     default=10,
     show_default=True,
-    type=click.IntRange(1),
+    metavar="N",
+    type=WholeNumber(1),
     envvar="HEADCOUNT_LIMIT",
     help="Most versions and routes to show; --json shows all.",
 )

@@ -18,6 +18,7 @@ import click
 
 from ..errors import HeadcountError, NotAuthorized
 from ..tools.terminal import printable
+from .options import Number, WholeNumber
 from .output import complain, paint, span, write_json
 from .target import DURATION, Target, json_option, target_options
 
@@ -64,7 +65,8 @@ class _Versions(click.ParamType[dict[str, int]]):
     "--connections",
     default=100,
     show_default=True,
-    type=click.IntRange(1, 1_000_000),
+    metavar="N",
+    type=WholeNumber(1, 1_000_000),
     envvar="HEADCOUNT_CONNECTIONS",
     help="Pages to keep open.",
 )
@@ -78,6 +80,7 @@ class _Versions(click.ParamType[dict[str, int]]):
     "--routes",
     default="/,/products,/products/1,/products/2,/checkout",
     show_default=True,
+    metavar="ROUTE,…",
     envvar="HEADCOUNT_ROUTES",
     help="Routes between which pages navigate, separated by commas.",
 )
@@ -126,7 +129,8 @@ class _Versions(click.ParamType[dict[str, int]]):
     "--rate",
     default=500.0,
     show_default=True,
-    type=click.FloatRange(1),
+    metavar="N",
+    type=Number(1),
     envvar="HEADCOUNT_RATE",
     help="Connections opened per second, at most.",
 )
@@ -138,7 +142,9 @@ class _Versions(click.ParamType[dict[str, int]]):
     envvar="HEADCOUNT_DURATION",
     help="Length of the run; 0: until Ctrl-C.",
 )
-@click.option("--seed", default=1, show_default=True, envvar="HEADCOUNT_SEED", help="Seed of the random behaviour.")
+@click.option(
+    "--seed", default=1, show_default=True, metavar="N", envvar="HEADCOUNT_SEED", help="Seed of the random behaviour."
+)
 @click.option("--yes", is_flag=True, envvar="HEADCOUNT_YES", help="Put another machine under load without asking.")
 @json_option
 def command(target: Target, release: str | None, release_after: float, yes: bool, as_json: bool, **options: Any) -> int:
