@@ -3,9 +3,9 @@ The figures and counters as Prometheus metrics, for `GET /metrics` and for an ap
 
     REGISTRY.register(headcount.collector())
 
-Figures come from the fleet or from this node (`scope`); counters are always this node's and say so in a `node` label,
-so that a scrape that meets another worker each time still gives rates that are right. Label values are bounded: the
-most frequent ones, those that matter, and `(other)`; strangers can name any number of versions and routes.
+Figures are those of the fleet or of this node (`scope`). Counters are always those of this node and carry a `node`
+label, so that rates stay right when each scrape reaches another worker. Label values are bounded, because strangers can
+name any number of versions and routes: the most frequent ones, the current version, and `(other)`.
 
 Needs the extra `headcount[metrics]`.
 """
@@ -27,22 +27,22 @@ from .node.node import Node
 Scope: TypeAlias = Literal["fleet", "node"]
 
 SCRAPE_LINGER: Final = 150.0
-"""Seconds. Whoever collects from an application's own registry cannot wait for other nodes, so they are listened to
-between two scrapes, which are a minute apart at most by habit, and one may fail."""
+"""Seconds. A scrape of an application's own registry cannot wait for other nodes, so their reports are received between
+two scrapes. Scrapes are usually at most a minute apart, and one may fail."""
 
 _CLOSED: Final = "closed:"
 
 
 class Collector(PrometheusCollector):
     """
-    Makes the metrics anew for each scrape. O(versions + routes).
+    Builds the metrics for each scrape. O(versions + routes).
 
     Args:
-        node: Of this process.
-        authorizer: Whose failures are told.
+        node: The node of this process.
+        authorizer: Its failures are counted as errors of `authorize_stats`.
         scope: Whose figures: the fleet's or this node's.
-        linger: Seconds within which the next scrape is expected: for so long the other nodes are listened to. None: who
-            scrapes brings in their figures first.
+        linger: Seconds for which reports of other nodes are received after a scrape. None: the caller fetches their
+            figures before each scrape.
     """
 
     def __init__(self, node: Node, authorizer: Authorizer, scope: Scope = "fleet", linger: float | None = None) -> None:
@@ -64,47 +64,56 @@ class Collector(PrometheusCollector):
         limit = node.config.max_metric_labels
         yield _gauge_by(
             "headcount_connections",
-            "Open connections by the version that their page runs.",
+            "Open connections, by version of the page.",
             "version",
             bounded(stats.versions, limit, (current, node.config.version, UNKNOWN), always=(current,)),
         )
         yield _gauge_by(
             "headcount_connections_by_route",
-            "Open connections by the route that their page shows; none without route_tracking.",
+            "Open connections, by route of the page; empty without route_tracking.",
             "route",
             bounded(stats.routes, limit),
         )
         yield GaugeMetricFamily(
             "headcount_outdated_connections",
-            "Open connections of another version than the current one, unknown ones included.",
+            "Open connections on another version than the current one, unknown included.",
             value=stats.total - stats.versions.get(current, 0),
         )
-        yield _gauge_by("headcount_current_version_info", "The version declared current.", "version", {current: 1})
-        yield GaugeMetricFamily("headcount_nodes_reporting", "Nodes in the figures.", value=stats.nodes.reporting)
-        yield GaugeMetricFamily("headcount_nodes_expected", "Nodes that should be.", value=stats.nodes.expected)
+        yield _gauge_by(
+            "headcount_current_version_info",
+            "1 for the current version: the released one, else the server's own.",
+            "version",
+            {current: 1},
+        )
         yield GaugeMetricFamily(
-            "headcount_partial", "1 while the share of some node is missing from the figures.", value=int(stats.partial)
+            "headcount_nodes_reporting", "Nodes whose connections are in the figures.", value=stats.nodes.reporting
+        )
+        yield GaugeMetricFamily(
+            "headcount_nodes_expected", "Nodes that are expected to report.", value=stats.nodes.expected
+        )
+        yield GaugeMetricFamily(
+            "headcount_partial", "1 while a node is missing from the figures.", value=int(stats.partial)
         )
         yield GaugeMetricFamily(
             "headcount_last_report_age_seconds",
-            "Since the node that has been silent longest said anything; 0 for a node on its own.",
+            "Seconds since the most silent node last reported; 0 for a single node.",
             value=node.report_age if fleet else 0.0,
         )
 
     def _counters(self) -> Iterator[Metric]:
         node, counters = self._node, dict(self._node.counters)
-        subscribers = GaugeMetricFamily("headcount_subscribers", "Viewers that receive figures.", labels=["node"])
+        subscribers = GaugeMetricFamily("headcount_subscribers", "Viewers that receive statistics.", labels=["node"])
         subscribers.add_metric([node.id], len(node.viewers.subscriptions))
         yield subscribers
         closes = CounterMetricFamily(
-            "headcount_closes", "Streams that ended, viewers' included, by why.", labels=["node", "reason"]
+            "headcount_closes", "Streams closed, by reason (viewers included).", labels=["node", "reason"]
         )
         for name, count in sorted(counters.items()):
             if name.startswith(_CLOSED):
                 closes.add_metric([node.id, name.removeprefix(_CLOSED)], count)
         yield closes
         errors = CounterMetricFamily(
-            "headcount_hook_errors", "Times that a function of the application failed.", labels=["node", "hook"]
+            "headcount_hook_errors", "Failures of the application's functions, by hook.", labels=["node", "hook"]
         )
         asking = self._authorizer.errors + counters.get("authorize_errors", 0)
         errors.add_metric([node.id, "connection"], node.hooks.errors)
@@ -118,14 +127,18 @@ class Collector(PrometheusCollector):
 
 
 _PLAIN: Final = (
-    ("headcount_opens", "Streams that were opened, viewers' included.", "opened"),
-    ("headcount_reconnects", "Streams that were opened by a client that had one before and said so.", "reconnects"),
-    ("headcount_pushes", "Times that changed figures went out to viewers.", "flushes"),
-    ("headcount_conflated_pushes", "Pushes that a slow viewer did not get, because a newer one followed.", "conflated"),
-    ("headcount_slow_peers_dropped", "Streams that were ended because nobody read them.", "closed:slow"),
-    ("headcount_withdrawn_rights", "Viewers whose right ended while they watched.", "withdrawn"),
-    ("headcount_malformed_messages", "Messages that were refused.", "malformed"),
-    ("headcount_releases", "Versions that were declared current.", "releases"),
+    ("headcount_opens", "Streams opened (viewers included).", "opened"),
+    ("headcount_reconnects", "Streams opened by clients that reconnected.", "reconnects"),
+    ("headcount_pushes", "Pushes of changed figures to viewers.", "flushes"),
+    (
+        "headcount_conflated_pushes",
+        "Pushes that a slow viewer did not receive because newer figures replaced them.",
+        "conflated",
+    ),
+    ("headcount_slow_peers_dropped", "Streams closed because the peer did not read.", "closed:slow"),
+    ("headcount_withdrawn_rights", "Viewers who lost their right while they watched.", "withdrawn"),
+    ("headcount_malformed_messages", "Malformed messages refused.", "malformed"),
+    ("headcount_releases", "Versions declared current.", "releases"),
 )
 """Name without `_total`, which the format adds; help; name in `Node.counters`."""
 

@@ -57,7 +57,7 @@ class ActiveConnections:
         status: `idle`, `connecting`, `open`, `reconnecting`, or `closed` for good.
         error: A sentence while something is wrong, else None.
         is_stale: The figures are old: those of a stream that was lost, or of before a gap.
-        partial: The share of some node is missing.
+        partial: A node is missing from the figures.
         current_version: The version that was declared current, else the server's own; None while unknown.
         state: All of it at one moment.
     """

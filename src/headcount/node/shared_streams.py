@@ -156,7 +156,7 @@ class Tabs:
             raise Malformed("Tabs are reported on a stream that was opened with shared=1; this one is its page's own.")
         keys = stream.tabs.keys() - set(report.remove) | {tab.key for tab in report.set}
         if len(keys) > MAX_TABS:
-            raise Malformed(f"One stream stands for at most {MAX_TABS} tabs; give the others streams of their own.")
+            raise Malformed(f"A shared stream carries at most {MAX_TABS} tabs; open another stream for the others.")
 
     def report(self, session: Session, report: messages.Tabs) -> None:
         """Bring the figures up to date with a checked report, and tell the stream the public ids of its tabs."""
