@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.core.identity import ID_BYTES, MAX_HANDLE, handle_for, id_of, public_id
+from headcount.core.fleet_messages import Heartbeat, decode, encode
+from headcount.core.identity import (
+    ID_BYTES,
+    MAX_HANDLE,
+    MAX_NODE_ID,
+    NODE_LENGTH,
+    handle_for,
+    id_of,
+    is_node_id,
+    owner_of,
+    public_id,
+)
 
 KEY = bytes(range(32))
 OTHER_KEY = bytes(32)
@@ -76,3 +87,27 @@ def test_nonsense_proves_nothing(handle: str) -> None:
 def test_no_guess_proves_anything(guess: str) -> None:
     assert id_of(guess, KEY) is None
     assert id_of(f"{PUBLIC}.{guess}", KEY) is None
+
+
+def test_the_owner_of_an_id_and_of_its_handle_is_the_node_that_made_them() -> None:
+    node = "0a1b2c3d4e5f"
+    assert len(node) == NODE_LENGTH
+    public = public_id(node, bytes(ID_BYTES))
+    assert owner_of(public) == owner_of(handle_for(public, KEY)) == node
+
+
+@pytest.mark.parametrize("made_up", ["", "0a1b2c3d4e5", "0A1B2C3D4E5F", "0a1b2c3d4e5g", "../../etc/passwd", "🦆" * 12])
+def test_a_made_up_id_has_no_owner(made_up: str) -> None:
+    assert owner_of(made_up) is None
+
+
+@pytest.mark.parametrize("text", ["a", "0a1b2c3d4e5f", "f" * MAX_NODE_ID])
+def test_a_node_of_another_version_may_have_a_shorter_or_longer_id(text: str) -> None:
+    assert is_node_id(text)
+    assert decode(encode(Heartbeat(node=text, sequence=1))) == Heartbeat(node=text, sequence=1)
+
+
+@pytest.mark.parametrize("text", ["", "f" * (MAX_NODE_ID + 1), "0A", "g", "a b", "a/b", "ａ"])
+def test_what_is_no_node_id_here_is_none_in_a_message(text: str) -> None:
+    assert not is_node_id(text)
+    assert decode(encode(Heartbeat(node=text, sequence=1))) is None

@@ -275,7 +275,7 @@ class Fleet:
         return self._noted(before)
 
     def forget_others(self) -> None:
-        """Forget the other nodes' figures, because nobody watches any more. The nodes stay expected."""
+        """Forget the other nodes' figures, because no viewer watches any more. The nodes stay expected."""
         for node, held in self._reports.items():
             if node != self.own:
                 self._sums.forget(held)

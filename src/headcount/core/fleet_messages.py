@@ -1,19 +1,19 @@
 """
-What nodes of one fleet tell one another.
+The messages between the nodes of one fleet.
 
 Figures: a `Report` is a node's whole count at one sequence number; a `Delta` says in absolute counts what changed
 between two of them, so it may be applied to any state in between; a `Heartbeat` says that nothing did. All of them
-may be lost, repeated, late or out of order (core/fleet.py). Nobody sends figures unasked: `Interest` says that somebody
-watches, and for how long that holds; `ReportRequest` asks one node for its report.
+may be lost, repeated, late or out of order (core/fleet.py). No node sends figures unasked: `Interest` says that a
+viewer watches, and for how long that holds; `ReportRequest` asks one node for its report.
 
 Commands: each is sent to the node that owns the connection, carries a number `re`, and is answered by an `Answer` with
 the same number.
 
-Messages are msgpack maps, so that two versions of the program can be in one fleet: fields that are not known are passed
-over, new ones have defaults, and a message of an unknown type is ignored. What comes is checked for size and shape
-here; labels are checked where they are new (core/fleet.py).
+Messages are msgpack maps, so that two versions of the program can be in one fleet: unknown fields are ignored, new ones
+have defaults, and a message of an unknown type is ignored. So the tags stay as they are. Size and shape of a message
+are checked here, labels where they are new (core/counts.py).
 
-Source: docs/adr/0012-fleet-reports.md
+Source: docs/adr/0012-fleet-reports.md. Tests: tests/core/test_fleet.py, tests/fleet/backends/test_conformance.py.
 """
 
 from typing import Annotated, Any, Final, TypeAlias
@@ -81,38 +81,38 @@ class Delta(_Message, frozen=True, tag="delta"):
     versions: dict[Version, Count] = {}
     routes: dict[Route, Count] = {}
     rows: Rows | None = None
-    """Rows that are new or changed; None: this node does not tell rows at present."""
+    """Rows that are new or changed; None: this node publishes no rows at present."""
     removed: tuple[Handle, ...] = ()
     """Ids of rows that are gone."""
 
 
 class Heartbeat(_Message, frozen=True, tag="beat"):
-    """A heartbeat: the node is there, and at this sequence. `re`: as answer to an `FlushRequest`."""
+    """The node is there, and at this sequence. `re`: as answer to a `FlushRequest`."""
 
     sequence: Sequence
     re: Sequence = 0
 
 
 class Leave(_Message, frozen=True, tag="leave"):
-    """The node goes; nothing it said before this counts any more."""
+    """The node leaves; none of its earlier messages counts any more."""
 
     sequence: Sequence
 
 
 class Join(_Message, frozen=True, tag="hello"):
-    """The node is new, or has been out of touch: whoever watches tells it so."""
+    """The node is new, or has been out of touch: each node that watches sends it an `Interest`."""
 
     released: Released | None = None
 
 
 class Interest(_Message, frozen=True, tag="interest"):
-    """Somebody watches at this node. Holds for `ttl` seconds after it was received; 0: nobody does any more."""
+    """A viewer watches at this node. Holds for `ttl` seconds after it was received; 0: no viewer does any more."""
 
     ttl: Annotated[float, msgspec.Meta(ge=0, le=3_600)]
     interval: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
     """Shortest time between two deltas that it wants of one node, in seconds: longer in large fleets."""
     rows: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROWS)] = 0
-    """How many rows of each node it can use; 0: none are shown to anybody."""
+    """How many rows of each node it can use; 0: no viewer there sees rows."""
     released: Released | None = None
 
 
@@ -129,7 +129,7 @@ class ReleaseRequest(_Message, frozen=True, tag="current"):
 
 
 class FlushRequest(_Message, frozen=True, tag="ask"):
-    """Asks everybody to publish now what they have not yet, and to say by a `Heartbeat` how far that is."""
+    """Asks every node to publish what is pending, and to name its sequence by a `Heartbeat`."""
 
     re: Sequence
 
@@ -160,8 +160,8 @@ class Replace(_Message, frozen=True, tag="replace"):
 
 class Subscribe(_Message, frozen=True, tag="subscribe"):
     """
-    `POST /subscribe-stats` came to another node. The owner sends it `AuthorizeRequest` when it is this request's
-    turn.
+    `POST /subscribe-stats` came to another node. The owner sends that node an `AuthorizeRequest` when it is this
+    request's turn.
     """
 
     re: Sequence
@@ -206,7 +206,7 @@ class Release(_Message, frozen=True, tag="release"):
     re: Sequence
     version: Version
     number: Number = 0
-    """See `Released`; 0: by a node that did not number them yet, so it is the newest."""
+    """As in `Released`; 0: from a node whose version does not number releases, so this one is the newest."""
 
 
 class Revoke(_Message, frozen=True, tag="revoke"):
@@ -244,14 +244,14 @@ class Answer(_Message, frozen=True, tag="answer"):
     ok: bool = True
     """False: no such connection, no right, or no."""
     malformed: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
-    """What is wrong with what the client asked for, as a sentence for it."""
+    """What is wrong with the client's request, as a sentence for the client."""
     count: Count = 0
     rows: Rows = ()
     next: Sequence | None = None
     grant: dict[str, Any] | None = None
     """Answer to `AuthorizeRequest`: what the viewer may see, as keyword arguments of `Grant`."""
     request: dict[str, Any] | None = None
-    """Answer to `AuthorizeRequest`: what it takes to ask again elsewhere."""
+    """Answer to `AuthorizeRequest`: the request, described for a check at another node."""
     released: Released | None = None
     """Answer to `ReleaseRequest`."""
 
@@ -270,10 +270,10 @@ Command: TypeAlias = (
     | Page
     | SortedPage
 )
-"""What wants an `Answer`, unless its `re` is 0."""
+"""A message that is answered by an `Answer`, unless its `re` is 0."""
 
 Question: TypeAlias = ReleaseRequest | Command
-"""What is answered by an `Answer`."""
+"""A message that is answered by an `Answer`."""
 
 FleetMessage: TypeAlias = (
     Report
@@ -294,7 +294,7 @@ _decoder = msgspec.msgpack.Decoder(FleetMessage)
 
 
 def decode(data: bytes) -> FleetMessage | None:
-    """Read what another node sent. Returns None for what this version does not know, and for nonsense."""
+    """Decode a message of another node. Returns None if its type is unknown to this version, or if it is malformed."""
     if len(data) > MAX_BYTES:
         return None
     try:

@@ -24,14 +24,14 @@ MAX_NODE_ID: Final = 32
 NODE_ID_PATTERN: Final = "^[0-9a-f]+$"
 
 ID_BYTES: Final = 10
-"""80 random bits after the node's name: no two connections of a node meet, and nobody counts connections by them."""
+"""80 random bits after the node's id: no two connections of a node are alike, and the ids do not count connections."""
 
 MAX_HANDLE: Final = 128
 """Characters; longer ones are malformed."""
 
 
 def public_id(node_id: str, random: bytes) -> str:
-    """Name a connection. `random` holds `ID_BYTES` fresh random bytes; `node_id` tells its owner in a fleet."""
+    """Make the id of a connection from that of its node and `ID_BYTES` fresh random bytes."""
     return node_id + random.hex()
 
 

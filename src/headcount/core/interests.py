@@ -1,5 +1,5 @@
 """
-Whom a node tells its figures, and when.
+To whom a node publishes its figures, and when.
 
 A node that watches says so every heartbeat, and for how long that holds. While there is such a watcher, this node
 publishes a delta at once when something changed, then as often as the watchers ask for, and a heartbeat when nothing

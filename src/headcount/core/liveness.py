@@ -70,7 +70,7 @@ class Liveness:
     def __init__(self, own: str, *, suspect_after: float = 4.5, expire_after: float = 9.0) -> None:
         self.own = own
         self.disconnected = False
-        """No other node can be heard, or nobody knows which there are."""
+        """No other node can be heard, or it is not known which there are."""
         self.members: dict[str, Member] = {own: Member(heard=math.inf, spoken=True)}
         self.tombstones: dict[str, int] = {}
         self._suspect_after = suspect_after

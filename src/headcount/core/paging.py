@@ -127,7 +127,7 @@ class SortedRows(NamedTuple):
 
 class Selection:
     """
-    The first rows after a position. Rows may be fed in portions of any size, so that nobody has to wait for all.
+    The first rows after a position. Rows may be fed in portions of any size, so that no stream waits for all.
 
     Args:
         order: Of the rows.
@@ -174,7 +174,7 @@ class Merge:
         self._selection = Selection(order, limit)
         self._limit = limit
         self._ends: dict[str, Position] = {}
-        """Of nodes that have more: where what they told ends."""
+        """Of nodes that have more: where their last portion ends."""
 
     def feed(self, node: str, rows: list[ConnectionInfo], *, more: bool) -> None:
         """Take a node's next portion into account."""
@@ -188,7 +188,7 @@ class Merge:
         """
         Return the nodes whose next portion may belong to the page, and after what it begins; none: the page is whole.
 
-        A node that told `limit` rows is never among them.
+        A node that sent `limit` rows is never among them.
         """
         rows = self._selection.rows
         if len(rows) < self._limit:

@@ -1,8 +1,8 @@
 """
-What this node tells the others about itself: a chain of deltas, and whole reports in between.
+What this node publishes about itself: a chain of deltas, and whole reports in between.
 
-`sequence` grows with every change. A delta goes from where the one before it ended; while nobody listens none is made,
-so whoever listens anew gets a chain that starts later than anything it holds, and asks for the whole.
+`sequence` grows with every change. A delta begins where the one before it ended. While no node listens, no delta is
+made, so a node that listens anew gets a chain that starts later than anything it holds, and asks for a report.
 """
 
 from .fleet_messages import Delta, Released, Report
@@ -12,7 +12,7 @@ from .stats import Stats, StatsDelta
 
 class Publication:
     """
-    See above. Must be given every change of the registry while it is `open`.
+    The chain of deltas. Must be given every change of the registry, by `absorb` or `skip`.
 
     Args:
         node: Id of this node.
@@ -36,11 +36,11 @@ class Publication:
 
     @property
     def rows(self) -> int:
-        """How many rows are told at most; 0: none."""
+        """How many rows are published at most; 0: none."""
         return self._window.limit if self._window is not None else 0
 
     def absorb(self, change: StatsDelta) -> None:
-        """Take in what changed in the registry. O(changes)."""
+        """Add what changed in the registry to the next delta. O(changes)."""
         self.sequence += 1
         self._total = change.total
         self._versions.update(change.versions)
@@ -52,7 +52,7 @@ class Publication:
                 self._window.put(row)
 
     def skip(self, total: int) -> None:
-        """Take note that something changed which nobody is told: the chain starts anew after it."""
+        """Note a change that is not published: a new chain starts after it."""
         self.sequence += 1
         self._total = total
         self._clear()
@@ -62,7 +62,7 @@ class Publication:
         self.skip(now.total)
 
     def show_rows(self, limit: int, now: Stats) -> None:
-        """Tell up to `limit` rows from now on, or more than so far; 0: none."""
+        """Publish up to `limit` rows from now on, or more than so far; 0: none."""
         if not limit:
             if self._window is not None:
                 self._window = None
@@ -82,8 +82,8 @@ class Publication:
         Make a whole report.
 
         Args:
-            now: The registry's figures, all of whose changes have been absorbed.
-            rows: With the rows that are told at present.
+            now: The registry's figures, with all changes absorbed.
+            rows: With the rows that are published at present.
             released: The version that was declared current, as far as this node knows.
         """
         shown = tuple(self._window.shown.values()) if rows and self._window is not None else None

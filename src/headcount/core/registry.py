@@ -58,8 +58,8 @@ class Registry:
         max_listed: Rows in a snapshot.
         max_versions: Versions counted apart.
         max_routes: Routes counted apart.
-        reserved_versions: Versions that are counted apart whatever arrived before them, so that nobody can push the
-            real ones into `(other)` by opening a thousand connections with made-up build ids.
+        reserved_versions: Versions that are counted apart whatever arrived before them, so that no stranger can push
+            the real ones into `(other)` by opening a thousand connections with made-up build ids.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class Registry:
         self._note_changes(on=True)
 
     def unwatch(self) -> None:
-        """Stop noting changes: with nobody watching, events leave no trace but the counts."""
+        """Stop noting changes: without a viewer, events leave no trace but the counts."""
         self._note_changes(on=False)
 
     def drain_changes(self) -> StatsDelta | None:
@@ -261,7 +261,7 @@ class Registry:
             after: Cursor from the page before; 0 is the start.
 
         Returns:
-            The rows, and the cursor of the next page or None. Connections that stay open while somebody pages are
+            The rows, and the cursor of the next page or None. Connections that stay open while a caller pages are
             seen exactly once.
 
         O(connections before the end of the page): paging is for people, not for pushes.

@@ -38,13 +38,13 @@ class Nodes(msgspec.Struct, frozen=True, gc=False):
 
 class NodeShare(msgspec.Struct, frozen=True, gc=False):
     """
-    What one node of the fleet has told.
+    What one node of the fleet has reported.
 
     Attributes:
         node: Its id; the ids of its connections begin with it.
         total: Its connections; 0 while nothing of it is held.
         reporting: All of its share is in the figures.
-        silent: Seconds since it said anything; 0.0 for the one that answers.
+        silent: Seconds since its last message; 0.0 for the node that answers.
     """
 
     node: str
@@ -96,8 +96,8 @@ class StatsDelta(NamedTuple):
     What changed from revision `base` to `revision`. Counts are absolute; 0 means that the key is gone.
 
     `removed` ids are taken out before `set` rows are put in. `moved` are the ids of those rows in `set` that were there
-    before and have only another route: to whoever does not see routes, they are as they were. `connections_truncated`,
-    `nodes` and `partial` are None when they did not change.
+    before and have only another route: for a viewer that does not see routes, they did not change.
+    `connections_truncated`, `nodes` and `partial` are None when they did not change.
     """
 
     base: int

@@ -32,7 +32,7 @@ MAX_NOTICES: Final = 1_024
 and each names a stream of a node that is gone."""
 
 TIMEOUT: Final = 5.0
-"""Seconds after which a node that does not answer is taken for gone."""
+"""Seconds after which a node that does not answer counts as gone."""
 
 CommandHandler: TypeAlias = Callable[[fleet_messages.Command], Awaitable[fleet_messages.Answer]]
 """Runs another node's command. Never raises."""

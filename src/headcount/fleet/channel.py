@@ -81,7 +81,7 @@ class Channel:
             self.backend.listen(on=on)
 
     async def members(self) -> Collection[str] | None:
-        """Return the ids of all other nodes that seem to live, or None when nobody can tell at the moment."""
+        """Return the ids of all other nodes that seem to live, or None when the backend cannot tell at the moment."""
         return None if self.backend is None else await self.backend.members()
 
     async def knows(self, node: str) -> bool:

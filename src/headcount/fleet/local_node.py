@@ -88,10 +88,10 @@ class CommandTarget(Protocol):
         """Withdraw a viewer's right. Returns whether it had one."""
 
     def release_here(self, version: str, number: int) -> int:
-        """Declare a version current. Returns the number of streams that were told."""
+        """Declare a version current. Returns the number of streams that it was sent to."""
 
     async def answer(self, check: AuthorizationCheck, /) -> Grant | None:
-        """Run a check, and take every failure for a denial."""
+        """Run a check. Every failure denies."""
 
 
 class ListeningSocket(Protocol):

@@ -18,8 +18,9 @@ from ..errors import ConfigError
 from .calls import CommandHandler
 from .command_handlers import CommandHandlers
 from .local_node import ListeningSocket, LocalNode
+from .no_fleet import NoFleet
 from .remote_commands import PendingChecks, RemoteCommands
-from .view import FleetView, NoFleet
+from .view import FleetView
 
 LISTENER_INTERVAL: Final = 0.05
 """Seconds between two looks at the listening socket while there is no page."""
@@ -51,8 +52,8 @@ class Membership:
         self._seen: set[Any] = set()
         """`server` values of the requests so far."""
         backend = node.config.backend
-        self._alone = backend == "memory" or not node.config.connection_tracking
-        if not self._alone and backend not in ("auto", "local"):
+        self._single = backend == "memory" or not node.config.connection_tracking
+        if not self._single and backend not in ("auto", "local"):
             # Now, not at the first request: a server with a wrong setting should not start.
             try:
                 from .backends.redis_address import check
@@ -67,7 +68,7 @@ class Membership:
         Args:
             server: The ASGI scope's value.
         """
-        if self._alone:
+        if self._single:
             return
         key = tuple(server) if server else None
         loop_closed = isinstance(self.view, FleetView) and self.view.loop is not None and self.view.loop.is_closed()

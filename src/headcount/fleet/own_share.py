@@ -22,7 +22,7 @@ class OwnShare:
     Args:
         registry: This node's connections.
         fleet: Where this node is one of many.
-        publication: What the other nodes are told.
+        publication: What the other nodes get.
         clock: Monotonic seconds.
     """
 
@@ -39,7 +39,7 @@ class OwnShare:
 
     @property
     def pending(self) -> bool:
-        """There are changes that no delta has told the other nodes."""
+        """There are changes that no delta has published."""
         return self._publication.pending or self._absorbed != self.registry.revision
 
     def set_watched(self, watched: bool) -> None:

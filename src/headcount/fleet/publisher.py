@@ -1,5 +1,5 @@
 """
-Whom this node tells its figures: the nodes that watch it, for as long as they do.
+To whom this node publishes its figures: the nodes that watch it, for as long as they do.
 
 core/interests.py says who and when, core/publication.py says what; here are the timer and the messages.
 
@@ -31,7 +31,7 @@ class Publisher:
     Args:
         channel: To the other nodes.
         own_share: Where the changes come from.
-        publication: What the other nodes are told.
+        publication: What the other nodes get.
         releases: Which version was declared current.
         lock: The node's.
         clock: Monotonic seconds.

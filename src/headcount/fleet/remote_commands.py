@@ -31,7 +31,7 @@ ALL_TIMEOUT: Final = 2.0
 """Seconds in which all nodes must answer what is asked of all."""
 
 SUBSCRIBE_SLACK: Final = 5.0
-"""Seconds that a subscription may take beside the two checks of the right."""
+"""Seconds that a subscription may take in addition to the two checks of the right."""
 
 
 class _Pending(NamedTuple):

@@ -2,7 +2,7 @@
 A node among the others: the figures of all nodes as they are known here.
 
     Watcher        whose figures this node asks for
-    Publisher      whom it tells its own
+    Publisher      to whom it publishes its own
     OwnShare       its own share, from the registry
     Refresher      figures of this moment
     Calls          questions to other nodes, and their commands
@@ -29,7 +29,7 @@ from ..core.registry import Registry
 from ..core.report_requests import SMALL_FLEET
 from ..core.stats import NodeShare, Stats, StatsDelta
 from .backends import Backend
-from .calls import Calls, CommandHandler, NoCaller
+from .calls import Calls, CommandHandler
 from .channel import Channel
 from .local_node import Releases
 from .own_share import OwnShare
@@ -368,46 +368,3 @@ class FleetView:
         self._watcher.forget_loop()
         self._refresher.forget_loop()
         self._publisher.stop()
-
-
-class NoFleet:
-    """The view of a node that knows of no other nodes: its own registry is all there is."""
-
-    active = False
-    ready = True
-    knows_the_fleet = True
-    report_age = 0.0
-
-    def __init__(self) -> None:
-        self.calls = NoCaller()
-
-    def shares(self) -> list[NodeShare]:
-        """Return nothing: the node's own share is in its registry."""
-        return []
-
-    def listen_if_cheap(self) -> None:
-        """Do nothing."""
-
-    def absorb(self) -> None:
-        """Do nothing."""
-
-    def publish_soon(self) -> None:
-        """Do nothing."""
-
-    def touch(self, *, rows: bool, linger: float | None = None) -> None:
-        """Do nothing."""
-
-    def reserve_version(self, version: str) -> None:
-        """Do nothing."""
-
-    def viewers_changed(self) -> None:
-        """Do nothing."""
-
-    async def refresh(self, *, rows: bool = True) -> None:
-        """Do nothing."""
-
-    async def leave(self) -> None:
-        """Do nothing."""
-
-    def leave_soon(self) -> None:
-        """Do nothing."""

@@ -187,7 +187,7 @@ class Watcher:
             self._applied(node, changed=self._fleet.heartbeat(node, heartbeat.sequence, self._clock()))
 
     def tick(self, now: float) -> None:
-        """Notice who is silent, ask again, and stop to listen when nobody has looked for long."""
+        """Suspect silent nodes, ask again, and stop to listen when no viewer has looked for long."""
         if not self.watching:
             return
         if not self._watched and now >= self._lingers_until:
