@@ -191,7 +191,7 @@ def test_a_proxy_that_waits_until_it_has_enough(server: Serve) -> None:
     code, found = asyncio.run(examine())
     assert code == 1
     assert set(faults(found)) == {"sse"}
-    assert "no event came within 12 s: a proxy buffers it." in faults(found)["sse"]
+    assert ": a proxy buffers it." in faults(found)["sse"]
 
 
 @pytest.mark.parametrize(
