@@ -280,7 +280,7 @@ def test_nginx_with_tls(server: Serve, tmp_path: Path, http2: bool) -> None:
         code, found = examined(url, "--hold", "0", "--ca-file", str(tmp_path / "cert.pem"))
         assert (code, faults(found)) == (0, {})
         assert found["http"][0]["level"] == ("ok" if http2 else "warning")
-        assert ("HTTP/2" if http2 else "six connections") in found["http"][0]["says"]
+        assert ("HTTP/2" if http2 else "at most six HTTP/1.1 connections") in found["http"][0]["says"]
         code, found = examined(url, "--hold", "0")
         assert code == 1
         assert "certificate is not trusted" in faults(found)["reach"]
