@@ -56,6 +56,14 @@ def test_browser_code_of_the_readme_is_part_of_the_tested_example() -> None:
     assert all(line in example.splitlines() for line in lines)
 
 
+def test_files_that_the_glossary_names_exist() -> None:
+    glossary = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## Glossary")[2].partition("\n## ")[0]
+    places = re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?|[a-z_]+\.py)`", glossary)
+    assert len(places) > 30
+    for place in places:
+        assert (ROOT / "src/headcount" / place).exists() or (ROOT / place).exists(), place
+
+
 def test_the_index_lists_every_page() -> None:
     index = (ROOT / "docs/index.md").read_text("utf-8")
     pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
