@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
 from headcount import Headcount, VersionCookie
-from headcount.asgi.scope import version_in_cookie
+from headcount.asgi.request_head import RequestHead, RequestRules
 from headcount.core.labels import MAX_VERSION, UNKNOWN
 
 Lines = Sequence[tuple[bytes, bytes]]
@@ -204,7 +204,8 @@ def test_any_version_comes_back_as_it_was(version: str) -> None:
     assert pair.isascii()
     assert not set(pair[len(b"__nkpv=") :]) & set(b' ",;\\')
     request = [NAVIGATION, (b"cookie", b"a=b; " + pair + b"; c=d")]
-    assert version_in_cookie({"headers": request}, "__nkpv") == version
+    head = RequestHead({"headers": request}, "", RequestRules(cookie="__nkpv"))
+    assert head.cookie_version == version
     assert cookies(serve(request=request, headcount=headcount)) == []
 
 

@@ -96,7 +96,7 @@ async def test_addresses_that_failed_are_remembered_in_a_bounded_number(monkeypa
     site = site_with_token()
     for number in range(9):
         await logged_in(Client(site.app, client=f"192.0.2.{number}"), "guess")
-    assert len(site.headcount._log_in._failures) == 3
+    assert len(site.headcount._endpoints._log_in._failures) == 3
 
 
 @asynchronous
@@ -123,7 +123,7 @@ async def test_a_malformed_body_is_answered_with_a_sentence(body: bytes) -> None
 @asynchronous
 async def test_without_a_token_there_is_nothing_to_log_in_with() -> None:
     site = Site()
-    problem(await logged_in(site.stranger), 409, "sign in at the application")
+    problem(await logged_in(site.stranger), 409, "sign in to the application")
 
 
 @asynchronous

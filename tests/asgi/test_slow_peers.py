@@ -27,7 +27,7 @@ every_way = pytest.mark.parametrize("way", WAYS)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timers, "TICK", 0.002)
-    monkeypatch.setattr(asgi_session, "GOODBYE_TIMEOUT", 0.02)
+    monkeypatch.setattr(asgi_session, "FAREWELL_TIMEOUT", 0.02)
 
 
 @every_way

@@ -103,7 +103,7 @@ async def test_path_by_which_one_page_came_does_not_decide_for_the_others(built:
     assert odd.header("etag") != usual.header("etag")
     for number in range(50):
         assert (await Client(headcount, base=f"/p{number}").get("/client.js")).status in (200, 404)
-    assert len(headcount._client_script._made) <= 16
+    assert len(headcount._endpoints._client_script._made) <= 16
 
 
 @every_way

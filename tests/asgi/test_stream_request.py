@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 from starlette.types import Scope
 
 from headcount import Headcount
-from headcount.asgi.stream_request import Opening, _read_again, read_opening
+from headcount.asgi.request_head import RequestHead, RequestRules
+from headcount.asgi.stream_request import StreamRequest, _read_cached, read_stream_request
 from headcount.config import Config
 from headcount.errors import ProtocolError
 
 
-def opening(query: str | bytes = b"", *headers: tuple[bytes, bytes], **settings: Any) -> Opening:
+def opening(query: str | bytes = b"", *headers: tuple[bytes, bytes], **settings: Any) -> StreamRequest:
     headcount = Headcount(version="server", **settings)
-    return read_opening(_scope(query, *headers), headcount.config, headcount.config.networks())
+    return read_stream_request(RequestHead(_scope(query, *headers), "/sse", RequestRules.of(headcount.config)))
 
 
 def _scope(query: str | bytes, *headers: tuple[bytes, bytes]) -> Scope:
@@ -28,12 +29,12 @@ def _scope(query: str | bytes, *headers: tuple[bytes, bytes]) -> Scope:
 
 
 def test_a_page_that_says_nothing_is_counted_as_unknown_on_the_front_page() -> None:
-    assert opening() == Opening("unknown", "/", None, counted=True, visible_keepalives=False)
+    assert opening() == StreamRequest("unknown", "/", None, counted=True, visible_keepalives=False)
 
 
 def test_what_a_page_says_is_taken() -> None:
-    told = opening("version=v1&route=%2Fa%3Fsecret%3D1%23x&viewer=1&keepalive=message", ip_tracking=True)
-    assert told == Opening("v1", "/a", "192.0.2.7", counted=False, visible_keepalives=True)
+    request = opening("version=v1&route=%2Fa%3Fsecret%3D1%23x&viewer=1&keepalive=message", ip_tracking=True)
+    assert request == StreamRequest("v1", "/a", "192.0.2.7", counted=False, visible_keepalives=True)
 
 
 def test_the_version_comes_from_the_query_then_from_the_cookie() -> None:
@@ -58,10 +59,10 @@ def test_what_is_remembered_of_a_query_is_nobodys_own() -> None:
     first = opening(query, (b"cookie", b"__nkpv=v1"), ip_tracking=True)
     assert (first.version, first.ip) == ("v1", "192.0.2.7")
     assert opening(query, (b"cookie", b"__nkpv=v2")) == first._replace(version="v2", ip=None)
-    remembered = _read_again.cache_info().currsize
+    remembered = _read_cached.cache_info().currsize
     assert opening("version=v1&replaces=secret").replaces == "secret"
     assert opening("route=/" + "a" * 300).route == "/" + "a" * 300
-    assert _read_again.cache_info().currsize == remembered
+    assert _read_cached.cache_info().currsize == remembered
 
 
 @pytest.mark.parametrize("flag", ["viewer", "keepalive"])
@@ -76,9 +77,9 @@ def test_a_flag_is_off_when_it_is_empty_or_zero_and_malformed_when_it_is_somethi
 def test_any_query_and_cookie_are_read_or_malformed(query: bytes, cookie: bytes) -> None:
     config = Config.load({"version": "server"})
     try:
-        told = read_opening(_scope(query, (b"cookie", cookie)), config, ())
+        request = read_stream_request(RequestHead(_scope(query, (b"cookie", cookie)), "/sse", RequestRules.of(config)))
     except ProtocolError:
         return
-    assert 1 <= len(told.version) <= 128
-    assert 1 <= len(told.route) <= 512
-    assert told.route.startswith("/")
+    assert 1 <= len(request.version) <= 128
+    assert 1 <= len(request.route) <= 512
+    assert request.route.startswith("/")

@@ -32,7 +32,9 @@ from uvicorn.server import ServerState
 from asgi.takeover.wire import Wire
 from headcount import Headcount
 from headcount.asgi import commands
-from headcount.asgi.stream_request import read_opening
+from headcount.asgi.app import endpoints_of
+from headcount.asgi.request_head import RequestHead
+from headcount.asgi.stream_request import read_stream_request
 from headcount.asgi.takeover.choose import protocol_class
 from headcount.asgi.takeover.first_request import FirstRequestProtocol
 from headcount.asgi.takeover.protocol import HeadcountProtocol
@@ -75,7 +77,7 @@ class Target:
             app = Starlette(routes=[Mount(self.headcount.base_path, self.headcount)])
         else:
             app = self.headcount.wrap(_beneath)
-        kind = protocol_class(self.headcount, _beneath if how == "alone" else None)
+        kind = protocol_class(endpoints_of(self.headcount), _beneath if how == "alone" else None)
         assert issubclass(kind, FirstRequestProtocol if how == "alone" else HeadcountProtocol)
         self.config = uvicorn.Config(app, http=kind, lifespan="off", log_config=None, access_log=False)
         self.config.load()
@@ -94,7 +96,7 @@ class Fuzz:
         self.loop = asyncio.get_running_loop()
         self.targets = [Target(how) for how in ("mounted", "wrapped", "alone", "alone")]
         self.headcount = self.targets[0].headcount
-        self.home = StreamContext(self.headcount.node, self.loop, set())
+        self.context = StreamContext(self.headcount.node, self.loop, set())
         self.outcomes: Counter[str] = Counter()
         self.problems: list[dict[str, Any]] = []
         self.log = Listening()
@@ -153,10 +155,11 @@ class Fuzz:
         counted = rng.random() < 0.9
         stream: Stream
         if rng.random() < 0.9:
-            ask = self.headcount.ask_later(_SCOPE, None)
-            stream = WebSocketStream(self.home, wire, public, counted=counted, make_check=ask)
+            endpoints = endpoints_of(self.headcount)
+            ask = endpoints.deferred_check(RequestHead(_SCOPE, "/ws", endpoints.rules), None)
+            stream = WebSocketStream(self.context, wire, public, counted=counted, make_check=ask)
         else:
-            stream = SseStream(self.home, wire, public, counted=counted, visible_keepalives=rng.random() < 0.5)
+            stream = SseStream(self.context, wire, public, counted=counted, visible_keepalives=rng.random() < 0.5)
         wire.set_protocol(stream)
         node.open(stream, "v", "/", None)
         return "ws" if isinstance(stream, WebSocketStream) else "sse"
@@ -179,7 +182,7 @@ class Fuzz:
             if node.total or node.viewers.subscriptions or node.viewers.pending or node.timers.by_loop:
                 left = (node.total, node.viewers.subscriptions, node.viewers.pending, node.timers.by_loop)
                 raise InvariantError(f"the node keeps {left}")
-        if self.home.connections:
+        if self.context.connections:
             raise InvariantError("the server still waits for streams")
 
     def _judge(self, sent: bytes, kind: str, *, closing: bool) -> None:
@@ -203,7 +206,7 @@ class Fuzz:
                     done = _try(messages.decode, _changed(rng, data))
                 case 1:
                     data = inputs.body(rng, rng.choice(self.handles or ["x"]))
-                    done = _try(commands.read, rng.choice(sorted(commands.PATHS)), _changed(rng, data))
+                    done = _try(commands.read_command, rng.choice(sorted(commands.PATHS)), _changed(rng, data))
                 case 2:
                     headers = [
                         (b"cookie", _changed(rng, rng.choice(inputs.COOKIES).encode())),
@@ -211,7 +214,8 @@ class Fuzz:
                     ]
                     query = _changed(rng, inputs.query(rng))
                     scope: Scope = {**_SCOPE, "query_string": query, "headers": headers}
-                    done = _try(read_opening, scope, self.headcount.config, self.headcount._networks)
+                    head = RequestHead(scope, "/sse", endpoints_of(self.headcount).rules)
+                    done = _try(read_stream_request, head)
                 case _:
                     handle = _changed(rng, rng.choice(self.handles or ["x"]).encode()).decode(
                         "utf-8", "surrogateescape"

@@ -157,4 +157,4 @@ if "FLEET_CLOCK" in os.environ:
         redis.RedisBackend, timing=redis.DEFAULT_TIMING.scaled(float(os.environ["FLEET_CLOCK"]))
     )
 mounted, mounted_headcount = _mounted()
-wrapped, wrapped_headcount, beneath = _wrapped()
+wrapped, wrapped_headcount, wrapped_app = _wrapped()

@@ -1,46 +1,59 @@
-"""What operators and their programs ask for: figures, all connections, health."""
+"""
+The endpoints for operators and their programs: figures, connections, nodes, history, releases, metrics, health.
 
-from typing import Any
+Tests: tests/asgi/test_figures.py, tests/asgi/test_small_endpoints.py, tests/test_metrics.py.
+"""
+
+from hmac import compare_digest
+from typing import Any, Literal
 
 import msgspec
-from starlette.types import Scope
 
-from ..authorization.authorizer import Grant
+from ..authorization.authorizer import Authorizer, Grant
 from ..core import identity, messages, paging
+from ..core.labels import UNKNOWN, parse_version
 from ..core.stats import ConnectionInfo, Stats
 from ..errors import Busy, Malformed
 from ..node.node import Node
-from .responses import Problem
-from .scope import header, query_of
+from .commands import read_json
+from .exchange import Exchange
+from .request_head import RequestHead
+from .responses import Problem, respond
 
 MAX_PAGE = 1_000
 """Rows of one page."""
 
 
-def health(node: Node, scope: Scope) -> dict[str, Any]:
-    """
-    Say that the server runs. No figures: anybody may ask.
+class _Release(msgspec.Struct):
+    version: str
 
-    With `seen=1` it also says how the request arrived, for `headcount doctor`: nothing that the client did not send,
-    but what a proxy made of it.
+
+_decode_release = msgspec.json.Decoder(_Release)
+
+
+def health(node: Node, head: RequestHead) -> dict[str, Any]:
     """
-    told = {"ok": True, "version": node.config.version, "uptime": round(node.clock() - node.started, 3)}
-    if query_of(scope["query_string"], ("seen",)).get("seen") == "1":
+    Return that the server runs, without figures: anybody may ask.
+
+    With `seen=1` it also holds how the request arrived, for `headcount doctor`: what a proxy made of it.
+    """
+    answer = {"ok": True, "version": node.config.version, "uptime": round(node.clock() - node.started, 3)}
+    if head.query(("seen",)).get("seen") == "1":
         names = ("cf-connecting-ip", "x-forwarded-for", "x-real-ip", "forwarded")
-        told["seen"] = {
-            "httpVersion": scope.get("http_version", ""),
-            "forwarded": [name for name in names if header(scope, name.encode()) is not None],
+        answer["seen"] = {
+            "httpVersion": head.scope.get("http_version", ""),
+            "forwarded": [name for name in names if head.header(name.encode()) is not None],
         }
-    return told
+    return answer
 
 
-def not_authorised(scope: Scope) -> Problem:
-    """Make the answer for somebody without the right: 401 when a login could help, 403 when somebody is logged in."""
-    if header(scope, b"authorization") is None and header(scope, b"cookie") is not None:
-        return Problem(403, "You are not authorised to see statistics; the application's authorize_stats said no.")
+def not_authorised(head: RequestHead) -> Problem:
+    """Make the problem of a request without the right: 401 when a log-in could help, 403 when there is a session."""
+    if head.header(b"authorization") is None and head.header(b"cookie") is not None:
+        return Problem(403, "You are not authorised to see statistics; sign in as a user whom authorize_stats allows.")
     return Problem(
         401,
-        "You are not authorised to see statistics; send Authorization: Bearer with the admin token, or sign in.",
+        "You are not authorised to see statistics; send the admin token as Authorization: Bearer <token>, or sign in.",
         [(b"www-authenticate", b'Bearer realm="headcount"')],
     )
 
@@ -55,24 +68,22 @@ def visible(stats: Stats, grant: Grant) -> dict[str, Any]:
     return shown
 
 
-async def connections(node: Node, scope: Scope, grant: Grant) -> dict[str, Any]:
+async def connections(node: Node, head: RequestHead, grant: Grant) -> dict[str, Any]:
     """
     Return one page of all connections of the fleet: `{connections, cursor, total, nodes, partial}`; `cursor` is null on
     the last page, and `total` counts all connections, whatever the filter.
 
     Raises:
-        Problem: 403 when the grant does not show connections, or not what is asked for or sorted by; 503 when too many
-            ask other nodes.
-        Malformed: A bad limit, cursor or sort, a parameter twice, or one that there is not.
+        Problem: 403 when the grant does not show connections, or the field of a filter or order; 503 when too many
+            questions to other nodes are open.
+        Malformed: A bad limit, cursor or sort, a parameter twice, or an unknown one.
     """
     if not grant.connections:
-        raise Problem(
-            403, "Your right does not include the list of connections; ask for a Grant with connections=True."
-        )
-    # Strict: a filter that is misspelt and ignored would answer another question than the one that was asked.
-    query = query_of(scope["query_string"], ("version", "route", "sort", "limit", "cursor"), strict=True)
+        raise Problem(403, "You may not see the connection list; authorize_stats must return Grant(connections=True).")
+    # Strict: with a misspelt filter ignored, the answer would be that to another question.
+    query = head.query(("version", "route", "sort", "limit", "cursor"), strict=True)
     if "route" in query and not grant.routes:
-        raise Problem(403, "Your right does not include routes; leave route out, or ask for a Grant with routes=True.")
+        raise Problem(403, "You may not filter by route; leave it out. authorize_stats must return Grant(routes=True).")
     try:
         rows, cursor, partial = await (_page if "sort" not in query else _sorted_page)(node, grant, query)
     except Busy as error:
@@ -97,10 +108,10 @@ async def _sorted_page(
     node: Node, grant: Grant, query: dict[str, str]
 ) -> tuple[list[ConnectionInfo], str | None, bool]:
     order = paging.parse_order(query["sort"])
-    # What must not be seen must not be told by an order either.
+    # An order would reveal what the viewer may not see.
     hidden = {"route": not grant.routes, "ip": not grant.ips}
     if hidden.get(order.by):
-        raise Problem(403, f"Your right does not include what {order} sorts by; ask for a Grant with {order.by}s=True.")
+        raise Problem(403, f"You may not sort by {order.by}; authorize_stats must return Grant({order.by}s=True).")
     cursor = query.get("cursor")
     rows, more, partial = await node.sorted_page(
         order,
@@ -113,7 +124,7 @@ async def _sorted_page(
 
 
 async def nodes(node: Node) -> dict[str, Any]:
-    """Return what each node has: `{shares, nodes, partial}`, the answering one first. Durations in ms."""
+    """Return the share of each node: `{shares, nodes, partial}`, this node first. Durations in ms."""
     shares = await node.shares()
     stats = node.stats(rows=False)
     return {
@@ -131,12 +142,56 @@ async def nodes(node: Node) -> dict[str, Any]:
     }
 
 
+async def release(node: Node, exchange: Exchange) -> None:
+    """
+    Declare the version in the body current and answer `{ok, version, told}`.
+
+    Raises:
+        Problem: 400, 413 or 415.
+        Malformed: The version is not a version.
+    """
+    version = parse_version((await read_json(node, exchange.head, exchange.receive, _decode_release)).version)
+    if version == UNKNOWN:
+        raise Malformed("The version is empty or 'unknown'; send the build id that is current now.")
+    await exchange.json({"ok": True, "version": version, "told": await node.release(version)})
+
+
+def has_metrics_token(token: str | None, head: RequestHead) -> bool:
+    """Say whether a request carries the token of its own that metrics may have."""
+    sent = head.bearer_token
+    if token is None or sent is None:
+        return False
+    return compare_digest(sent.encode("latin-1", "replace"), token.encode())
+
+
+async def metrics(node: Node, authorizer: Authorizer, exchange: Exchange) -> None:
+    """
+    Answer a scrape.
+
+    Raises:
+        Problem: 501 without the package that writes the format.
+        Malformed: `scope` is neither `fleet` nor `node`.
+    """
+    asked = exchange.head.query(("scope",)).get("scope", "fleet")
+    if asked not in ("fleet", "node"):
+        raise Malformed(f"scope is {asked[:40]!r}; send fleet or node.")
+    scope: Literal["fleet", "node"] = "node" if asked == "node" else "fleet"
+    if scope == "fleet":
+        await node.refresh(rows=False)
+    try:
+        from ..metrics import Collector, render
+    except ImportError:
+        raise Problem(501, "Metrics need prometheus-client; run: pip install 'headcount[metrics]'.") from None
+    body, content_type = render(Collector(node, authorizer, scope), exchange.head.header(b"accept") or "")
+    await respond(exchange.send, 200, body, content_type.encode("ascii"), exchange.cors)
+
+
 def _limit(text: str | None) -> int:
     if text is None:
         return 100
     limit = _number(text)
     if limit is None or not 1 <= limit <= MAX_PAGE:
-        raise Malformed(f"limit is {text[:40]!r}; give a whole number from 1 to {MAX_PAGE}.")
+        raise Malformed(f"limit is {text[:40]!r}; send a whole number from 1 to {MAX_PAGE}.")
     return limit
 
 

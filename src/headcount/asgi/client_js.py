@@ -1,4 +1,4 @@
-"""`GET /client.js`: the browser client as one ES module, told where its server is; and what stands beside it."""
+"""`GET /client.js`: the browser client as one ES module with its server's defaults, and the modules beside it."""
 
 import hashlib
 from importlib import resources
@@ -7,7 +7,8 @@ from typing import Final
 import msgspec
 
 from ..config import Config
-from .responses import Problem
+from .exchange import Exchange
+from .responses import Problem, respond
 
 _PLACEHOLDER: Final = '"__HEADCOUNT_DEFAULTS__"'
 
@@ -15,7 +16,7 @@ SCRIPTS: Final = frozenset({"/client.js", "/element.js", "/shared.js"})
 """What is served; the others import the first, from beside them."""
 
 _MAX_MADE: Final = 16
-"""Scripts and paths that they are kept for. Usually there is one path, but a request by another decides for itself."""
+"""Scripts that are kept, one for each base path. Usually there is one path, but any request can name another."""
 
 
 class ClientScript:
@@ -29,6 +30,25 @@ class ClientScript:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._made: dict[tuple[str, str], tuple[bytes, bytes]] = {}
+
+    async def serve(self, exchange: Exchange) -> None:
+        """
+        Answer a GET of one of `SCRIPTS`, with 304 when the browser has it already.
+
+        Raises:
+            Problem: 404, when the browser code was not built.
+        """
+        head, send = exchange.head, exchange.send
+        body, etag = self.read(head.endpoint, head.prefix)
+        headers = [*exchange.cors, (b"etag", etag)]
+        # Proxies that compress make the tag a weak one.
+        known = [tag.strip().removeprefix("W/") for tag in (head.header(b"if-none-match") or "").split(",")]
+        if etag.decode() in known or "*" in known:
+            headers.append((b"cache-control", b"no-cache"))
+            await send({"type": "http.response.start", "status": 304, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await respond(send, 200, body, b"text/javascript; charset=utf-8", headers, b"no-cache")
 
     def read(self, endpoint: str, base_path: str) -> tuple[bytes, bytes]:
         """

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .app import Headcount
-from .scope import version_in_cookie
+from .request_head import RequestHead, RequestRules
 
 MAX_AGE = 7 * 24 * 3600
 """Seconds."""
@@ -34,6 +34,7 @@ class VersionCookie:
     def __init__(self, app: ASGIApp, headcount: Headcount) -> None:
         self._app = app
         self._headcount = headcount
+        self._rules = RequestRules.of(headcount.config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -42,7 +43,7 @@ class VersionCookie:
             await self._app(scope, receive, send)
             return
         version = self._headcount.version
-        if not _is_document(Headers(scope=scope)) or version_in_cookie(scope, name) == version:
+        if not _is_document(Headers(scope=scope)) or RequestHead(scope, "", self._rules).cookie_version == version:
             await self._app(scope, receive, send)
             return
 

@@ -10,9 +10,9 @@ from importlib import resources
 from typing import Final
 
 import msgspec
-from starlette.types import Scope, Send
 
 from ..config import Config
+from .exchange import Exchange
 from .responses import Problem, respond
 
 PREFIX: Final = "/dashboard"
@@ -44,20 +44,21 @@ class Dashboard:
     The files of the dashboard, read when they are first asked for.
 
     Args:
-        config: What of it the page is told: nothing secret.
+        config: The settings; the page gets those that are not secret.
     """
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._files: dict[str, bytes] | None = None
 
-    async def serve(self, endpoint: str, scope: Scope, send: Send) -> None:
+    async def serve(self, exchange: Exchange) -> None:
         """
         Answer a GET below `PREFIX`.
 
         Raises:
             Problem: 404.
         """
+        scope, send, endpoint = exchange.scope, exchange.send, exchange.head.endpoint
         name = endpoint.removeprefix(PREFIX).lstrip("/")
         if not name:
             if not scope["path"].endswith("/"):
@@ -69,32 +70,34 @@ class Dashboard:
             name = "index.html"
         files = self._read()
         if name not in files:
-            raise Problem(404, f"There is nothing at {endpoint[:200]}; the dashboard is at dashboard/.")
+            raise Problem(404, f"No file at {endpoint[:200]}; open the dashboard at dashboard/.")
         # Names of assets hold a hash of what is in them.
         caching = b"no-store" if name == "index.html" else b"public, max-age=31536000, immutable"
         await respond(send, 200, files[name], _TYPES[name.rpartition(".")[2]], _SECURITY, caching)
 
     def _read(self) -> dict[str, bytes]:
-        """Return all files by name; asking for one by a path of its own choice is nothing that anybody can do."""
+        """Return all files by name. Only these names are served, so no path of a request reaches the file system."""
         if self._files is None:
             folder = resources.files("headcount").joinpath("static", "dashboard")
             if not folder.joinpath("index.html").is_file():
                 raise Problem(404, "The dashboard is not built; run `make web` in the clone, or install the wheel.")
-            files = {"index.html": folder.joinpath("index.html").read_text("utf-8").replace(_PLACEHOLDER, self._told())}
+            files = {
+                "index.html": folder.joinpath("index.html").read_text("utf-8").replace(_PLACEHOLDER, self._settings())
+            }
             self._files = {name: text.encode() for name, text in files.items()}
             for item in folder.joinpath("assets").iterdir():
                 if item.name.rpartition(".")[2] in _TYPES:
                     self._files[f"assets/{item.name}"] = item.read_bytes()
         return self._files
 
-    def _told(self) -> str:
+    def _settings(self) -> str:
         """Return settings as the text of an attribute."""
         config = self._config
-        told = {
+        settings = {
             "version": config.version,
             "updateStrategy": config.update_strategy,
             "routeTracking": config.route_tracking,
             "ipTracking": config.ip_tracking is not False,
             "token": config.admin_token is not None,
         }
-        return html.escape(msgspec.json.encode(told).decode())
+        return html.escape(msgspec.json.encode(settings).decode())

@@ -12,16 +12,15 @@ from hmac import compare_digest
 from typing import Final
 
 import msgspec
-from starlette.types import Receive, Scope, Send
 
 from ..authorization.authorizer import TICKET_COOKIE
 from ..core import messages, ticket
-from ..core.address import IPNetwork, anonymized
+from ..core.address import anonymized
 from ..errors import Malformed
 from ..node.node import Node
-from .commands import body_of, check_type
-from .responses import Headers, Problem, respond
-from .scope import address_of, header
+from .commands import check_content_type, read_body
+from .exchange import Exchange
+from .responses import Problem, respond
 
 PATHS: Final = frozenset({"/log-in", "/log-out"})
 
@@ -48,56 +47,54 @@ class LogIn:
 
     Args:
         node: Has the settings, with the token, and the clock.
-        networks: Of trusted proxies.
     """
 
-    def __init__(self, node: Node, networks: tuple[IPNetwork, ...]) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
         self._config = node.config
-        self._networks = networks
         self._failures: OrderedDict[str, list[float]] = OrderedDict()
 
-    async def serve(self, endpoint: str, scope: Scope, receive: Receive, send: Send, cors: Headers) -> None:
+    async def serve(self, exchange: Exchange) -> None:
         """
-        Answer one of `PATHS`.
+        Answer a POST to one of `PATHS`.
 
         Raises:
             Problem: 400, 401, 409, 413, 415, or 429 with Retry-After.
         """
         # Without Path, so that it is the folder of this request as the browser sees it: our base path, behind whatever
-        # prefix a proxy has put before it. Whoever claims to use TLS only keeps the cookie from himself.
+        # prefix a proxy has put before it. A client that falsely claims to use TLS only loses its own cookie.
         attributes = "HttpOnly; SameSite=Strict"
-        if "https" in (scope.get("scheme"), header(scope, b"x-forwarded-proto")):
+        if "https" in (exchange.scope.get("scheme"), exchange.head.header(b"x-forwarded-proto")):
             attributes += "; Secure"
-        if endpoint == "/log-out":
+        if exchange.head.endpoint == "/log-out":
             cookie = f"{TICKET_COOKIE}=; Max-Age=0; {attributes}"
         else:
-            await self._check(scope, receive)
+            await self._check(exchange)
             token = self._config.admin_token or ""
             value = ticket.make(token, int(time.time()), os.urandom(16))
             cookie = f"{TICKET_COOKIE}={value}; Max-Age={ticket.LIFETIME}; {attributes}"
-        headers = [*cors, (b"set-cookie", cookie.encode())]
-        await respond(send, 200, b'{"ok":true}', b"application/json", headers)
+        headers = [*exchange.cors, (b"set-cookie", cookie.encode())]
+        await respond(exchange.send, 200, b'{"ok":true}', b"application/json", headers)
 
-    async def _check(self, scope: Scope, receive: Receive) -> None:
+    async def _check(self, exchange: Exchange) -> None:
         token = self._config.admin_token
         if token is None:
             raise Problem(
-                409, "This server has no admin token, so nobody can log in here; sign in at the application instead."
+                409, "This server has no admin token, so there is no log-in here; sign in to the application instead."
             )
-        address = address_of(scope, True, self._networks) or ""
+        address = exchange.head.find_address() or ""
         if ":" in address:
             address = anonymized(address)  # whoever has one IPv6 address has the whole network
         self._slow_down(address)
-        check_type(scope)
-        body = messages.decode_body(await body_of(self._node, scope, receive), _decoder)
+        check_content_type(exchange.head)
+        body = messages.decode_body(await read_body(self._node, exchange.head, exchange.receive), _decoder)
         try:
-            told = body.token.encode()
+            token_sent = body.token.encode()
         except UnicodeEncodeError:
-            raise Malformed("The token holds a character that cannot be; copy it again.") from None
+            raise Malformed("The token contains an invalid character; copy it again.") from None
         # Looked at again: others of this address may have failed while the body was on its way.
         recent = self._slow_down(address)
-        if not compare_digest(told, token.encode()):
+        if not compare_digest(token_sent, token.encode()):
             recent.append(self._node.clock())
             self._failures[address] = recent
             self._failures.move_to_end(address)
@@ -112,6 +109,8 @@ class LogIn:
         if len(recent) >= MAX_FAILURES:
             wait = max(1, round(recent[0] + WINDOW - now))
             raise Problem(
-                429, f"Too many wrong tokens came from your address; wait {wait} s.", [(b"retry-after", b"%d" % wait)]
+                429,
+                f"Too many wrong tokens from your address; try again in {wait} s.",
+                [(b"retry-after", b"%d" % wait)],
             )
         return recent

@@ -1,4 +1,4 @@
-"""Short answers: JSON, and problems as RFC 9457 has them."""
+"""Short responses: JSON, and the problems of RFC 9457."""
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -12,13 +12,13 @@ Headers = Iterable[tuple[bytes, bytes]]
 _encode = msgspec.json.Encoder().encode
 
 
-class Problem(Exception):  # noqa: N818  it is one, not an error of ours
+class Problem(Exception):  # noqa: N818  the word of RFC 9457
     """
-    An answer that is not the one asked for.
+    A response that says why there is no other.
 
     Args:
         status: HTTP status.
-        detail: One sentence or two: what was expected, what came, what to do. Shown to strangers.
+        detail: What happened, what was expected, what to do. Shown to strangers.
         headers: Further response headers.
     """
 
@@ -29,7 +29,7 @@ class Problem(Exception):  # noqa: N818  it is one, not an error of ours
         self.headers = tuple(headers)
 
 
-class Whole(NamedTuple):
+class StaticResponse(NamedTuple):
     """A response that is always the same."""
 
     headers: tuple[tuple[bytes, bytes], ...]
@@ -45,7 +45,7 @@ def _headers(content_type: bytes, size: int, caching: bytes = b"no-store") -> tu
     )
 
 
-OK: Final = Whole(_headers(b"application/json", 11), b'{"ok":true}')
+OK: Final = StaticResponse(_headers(b"application/json", 11), b'{"ok":true}')
 
 
 async def respond(
@@ -56,7 +56,7 @@ async def respond(
     headers: Headers = (),
     caching: bytes = b"no-store",
 ) -> None:
-    """Send a whole response. `caching`: its cache-control; it has one only, because the strictest would win."""
+    """Send a response. `caching` is its only cache-control: of several, the strictest would win."""
     await send(
         {
             "type": "http.response.start",

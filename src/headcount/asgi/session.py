@@ -2,8 +2,9 @@
 One open stream over ASGI, whichever the transport.
 
 The only task of a stream is the server's own call into the application, and it waits in `receive()`. Everything that is
-sent is driven from outside (sending.py). A peer that does not read holds one message in flight and a short queue of
-application messages; figures are not queued but conflated, since only the newest are worth reading.
+sent is driven from outside (one_step.py). What waits for a peer that does not read is in core/outbox.py.
+
+Tests: tests/asgi/test_streams.py, tests/asgi/test_slow_peers.py.
 """
 
 import asyncio
@@ -18,10 +19,10 @@ from ..core.ends import BROKEN, CANCELLED, CLIENT, MALFORMED, End
 from ..core.outbox import Outbox
 from ..core.payload import Payload
 from ..errors import ProtocolError
-from ..node.node import Node
 from .one_step import Suspended, run_one_step
+from .stream_request import AdmittedStream
 
-GOODBYE_TIMEOUT: Final = 1.0
+FAREWELL_TIMEOUT: Final = 1.0
 """Seconds that a peer gets to take the last message. By then it is out of the figures, and a server may be stopping."""
 
 
@@ -30,21 +31,19 @@ class AsgiSession(Outbox):
     Base of the two transports. Implements `headcount.node.session.Session`.
 
     Args:
-        node: Whose stream it is.
         send: The server's, for this stream.
-        public_id: Of the connection.
-        counted: False for a viewer's own stream.
+        stream: As it was admitted.
     """
 
     __slots__ = (
         "_ending",
         "_first",
+        "_in_tasks",
         "_listening",
         "_node",
         "_over",
-        "_patient",
-        "_rest",
         "_send",
+        "_sending",
         "_task",
         "counted",
         "deadline",
@@ -53,27 +52,27 @@ class AsgiSession(Outbox):
         "slot",
     )
 
-    def __init__(self, node: Node, send: Send, public_id: str, *, counted: bool) -> None:
+    def __init__(self, send: Send, stream: AdmittedStream) -> None:
         super().__init__()
-        self.id = public_id
+        self.id = stream.id
         self.loop = asyncio.get_running_loop()
-        self.counted = counted
+        self.counted = stream.request.counted
         self.deadline: float | None = None
         self.slot = 0
-        self._node = node
+        self._node = stream.node
         self._send = send
         self._task = asyncio.current_task()
         self._first: Callable[[], Awaitable[None]] | None = None
-        self._rest: asyncio.Task[None] | None = None
+        self._sending: asyncio.Task[None] | None = None
         self._listening = False
-        self._patient = False
+        self._in_tasks = False
         self._ending: End | None = None
         self._over = False
 
     @property
     def busy(self) -> bool:
         """A message is still on its way."""
-        return self._rest is not None or self._first is not None
+        return self._sending is not None or self._first is not None
 
     @property
     def over(self) -> bool:
@@ -100,9 +99,9 @@ class AsgiSession(Outbox):
             # The task waits in receive(), and only a cancellation wakes it without a second task for each stream.
             self._task.cancel()
 
-    async def serve(self, receive: Receive, take: Callable[[Message], None]) -> None:
+    async def serve(self, receive: Receive, on_message: Callable[[Message], None]) -> None:
         """
-        Hand what comes to `take`, which raises `ProtocolError`, until either side ends the stream.
+        Hand each message to `on_message`, which raises `ProtocolError`, until either side ends the stream.
 
         One frame, and not three that call one another: it is there for as long as the stream is, and for each of them.
         """
@@ -115,16 +114,16 @@ class AsgiSession(Outbox):
                 if message["type"].endswith(".disconnect"):
                     self._close(CLIENT)
                     return
-                take(message)
+                on_message(message)
             # Ended by what it sent itself: the cancellation comes with the next pause, and must not meet the server
             # there, after we have returned. Or what is between us and the server swallowed it.
             await asyncio.sleep(0)
             raise asyncio.CancelledError
         except ProtocolError as error:
             self._node.counters["malformed"] += 1
-            await self._part(MALFORMED.because(str(error)))
+            await self._say_farewell(MALFORMED.because(str(error)))
         except asyncio.CancelledError:
-            await self._part(self._ended())
+            await self._say_farewell(self._ended())
         finally:
             self._close(CANCELLED)
 
@@ -147,38 +146,38 @@ class AsgiSession(Outbox):
             return
         task = asyncio.current_task()
         finish: Callable[[], Awaitable[None]]
-        if task is None or self._patient:
+        if task is None or self._in_tasks:
             finish = partial(self._send, message)
         else:
             try:
                 rest = run_one_step(self._send(message))
             except Exception:  # each server raises its own when the peer is gone
-                self._broke()
+                self._mark_broken()
                 return
             if not isinstance(rest, Suspended):
                 return
             finish = partial(_same, rest)
-        self._patient = True
+        self._in_tasks = True
         self._node.stalled(self)
         if task is self._task and not self._listening:
             self._first = finish
         else:
-            self._rest = self.loop.create_task(self._finish(finish))
+            self._sending = self.loop.create_task(self._finish(finish))
 
-    def _broke(self) -> None:
+    def _mark_broken(self) -> None:
         self._over = True
         if self._task is not None:
-            # receive() will tell that the peer is gone. Should it not, the stream ends after `send_timeout`.
+            # receive() will return that the peer is gone. Should it not, the stream ends after `send_timeout`.
             self._node.stalled(self)
 
     async def _finish(self, finish: Callable[[], Awaitable[None]]) -> None:
         try:
             await finish()
         except Exception:  # as in _put()
-            self._rest = self._first = None
-            self._broke()
+            self._sending = self._first = None
+            self._mark_broken()
             return
-        self._rest = self._first = None
+        self._sending = self._first = None
         self._node.writable_again(self)
         if self.resume():
             self._node.caught_up(self)
@@ -194,21 +193,21 @@ class AsgiSession(Outbox):
         self._task = None
         self._over = True
         self.discard()
-        if self._rest is not None:
-            self._rest.cancel()
+        if self._sending is not None:
+            self._sending.cancel()
         self._node.close(self, cause)
 
-    async def _part(self, end: End) -> None:
-        """Leave the figures and say goodbye, if the peer takes it."""
+    async def _say_farewell(self, end: End) -> None:
+        """Leave the figures and send the last messages, if the peer takes them."""
         broken = self._over
         self._close(end.cause)
         if broken:
             return
         # The peer may have left first, which each server reports its own way, or may not read.
         with suppress(Exception):
-            async with asyncio.timeout(GOODBYE_TIMEOUT):
-                if self._rest is not None:
-                    await asyncio.wait([self._rest])
+            async with asyncio.timeout(FAREWELL_TIMEOUT):
+                if self._sending is not None:
+                    await asyncio.wait([self._sending])
                 for message in self._farewell(end):
                     await self._send(message)
 

@@ -1,4 +1,8 @@
-"""A stream of Server-Sent Events."""
+"""
+A stream of Server-Sent Events over ASGI.
+
+Tests: tests/asgi/test_streams.py, tests/asgi/test_slow_peers.py.
+"""
 
 from typing import Any
 
@@ -7,12 +11,10 @@ from starlette.types import Message, Send
 from ..core import event_stream
 from ..core.ends import End
 from ..core.payload import COMMENT, KEEPALIVE, Payload, sse_farewell
-from ..node.listening_sockets import Listener
-from ..node.node import Node
 from .handover import SseOffer
 from .responses import Headers
 from .session import AsgiSession
-from .stream_request import Opening
+from .stream_request import AdmittedStream
 
 
 class SseSession(AsgiSession):
@@ -20,33 +22,23 @@ class SseSession(AsgiSession):
     One `GET /sse`.
 
     Args:
-        node: Whose stream it is.
         send: The server's, for this stream.
-        public_id: Of the connection.
-        counted: False for a viewer's own stream.
-        visible_keepalives: The client cannot see comments and wants messages.
+        stream: As it was admitted.
     """
 
     __slots__ = ("_visible_keepalives",)
 
-    def __init__(self, node: Node, send: Send, public_id: str, *, counted: bool, visible_keepalives: bool) -> None:
-        super().__init__(node, send, public_id, counted=counted)
-        self._visible_keepalives = visible_keepalives
+    def __init__(self, send: Send, stream: AdmittedStream) -> None:
+        super().__init__(send, stream)
+        self._visible_keepalives = stream.request.visible_keepalives
 
     def keepalive(self) -> None:
         """Send a comment, or the message that the client asked for."""
         self.transmit(KEEPALIVE if self._visible_keepalives else COMMENT)
 
-    def open(
-        self,
-        connected: bytes,
-        opening: Opening,
-        listener: Listener | None,
-        offer: SseOffer | None,
-        headers: Headers,
-    ) -> bool:
+    def open(self, stream: AdmittedStream, offer: SseOffer | None, headers: Headers) -> bool:
         """
-        Begin the response, say `connected` and be counted.
+        Begin the response, send `connected` and enter the node.
 
         Returns:
             True: the caller must `serve()` now. False: the socket behind the stream has been handed over, and there is
@@ -54,19 +46,19 @@ class SseSession(AsgiSession):
         """
         # Nothing is awaited: where this suspends, other streams would open meanwhile and be more than
         # `max_connections`; the page may use its connectionId as soon as it has read it; and nobody may find this
-        # stream before it has been told.
+        # stream before its client knows of it.
         self._put({"type": "http.response.start", "status": 200, "headers": [*event_stream.HEADERS, *headers]})
-        told = Payload(connected)
-        self.post(told)
+        connected = Payload(stream.connected)
+        self.post(connected)
         if offer is not None and not self.busy:
-            stream = offer.sse(
-                self._node, self.id, told, counted=self.counted, visible_keepalives=self._visible_keepalives
+            taken = offer.sse(
+                self._node, self.id, connected, counted=self.counted, visible_keepalives=self._visible_keepalives
             )
-            if stream is not None:
+            if taken is not None:
                 self._over = True
-                opening.open(self._node, stream, listener)
+                stream.enter(taken)
                 return False
-        opening.open(self._node, self, listener)
+        stream.enter(self)
         return True
 
     def _message(self, payload: Payload) -> dict[str, Any]:
@@ -77,4 +69,4 @@ class SseSession(AsgiSession):
 
 
 def ignore(message: Message) -> None:
-    """Take no notice of a body, which no browser sends with GET."""
+    """Ignore a body, which no browser sends with GET."""

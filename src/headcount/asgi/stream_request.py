@@ -1,29 +1,28 @@
-"""What a page says when it opens a stream, and whether it may: checked, before anything is kept of it."""
+"""Opening a stream, in one place for all transports: the request, whether there is room, and the first message."""
 
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from starlette.types import Scope
 
-from ..config import Config
-from ..core.address import IPNetwork
+from ..core import messages
+from ..core.ends import FULL, GOING_AWAY, End
 from ..core.labels import parse_route, parse_version
 from ..errors import Malformed
 from ..node.listening_sockets import Listener
 from ..node.node import Node
 from ..node.session import Session
-from .scope import address_of, query_of, version_in_cookie
+from .request_head import RequestHead, parse_query
 
 _QUERY: Final = frozenset({"version", "route", "viewer", "shared", "replaces", "keepalive", "reconnect"})
 
 
-_MAX_REMEMBERED: Final = 256
+_MAX_CACHED_QUERY: Final = 256
 """Bytes of a query; longer ones are read anew each time."""
 
 
-class Opening(NamedTuple):
-    """What the query, the cookie and the peer tell of a new stream."""
+class StreamRequest(NamedTuple):
+    """What the query, the cookie and the peer say about a new stream."""
 
     version: str
     route: str
@@ -36,48 +35,117 @@ class Opening(NamedTuple):
     shared: bool = False
     """Tabs will be reported on it (node/shared_streams.py)."""
     replaces: str = ""
-    """Secret handle of the stream that it comes after; "" for none."""
-    again: bool = False
-    """The client had a stream before, by its own word."""
-
-    def open(self, node: Node, session: Session, listener: Listener | None) -> None:
-        """Take the stream into the node, in place of the one that it replaces."""
-        if self.replaces:
-            node.replace(self.replaces)
-        if self.shared:
-            node.tabs.expect(session, self.version, self.ip)
-        node.open(session, self.version, self.route, self.ip, listener)
+    """Secret handle of the stream that it replaces; "" for none."""
+    reconnect: bool = False
+    """The client says that it had a stream before."""
 
 
-def read_opening(scope: Scope, config: Config, networks: Iterable[IPNetwork]) -> Opening:
+class StreamRefused(Exception):  # noqa: N818  a verdict, not an error
+    """
+    No stream is opened now.
+
+    Args:
+        end: Code and sentence for the client.
+        reconnect: The client says that it had a stream before.
+    """
+
+    def __init__(self, end: End, *, reconnect: bool) -> None:
+        super().__init__(end.reason)
+        self.end = end
+        self.reconnect = reconnect
+
+
+class AdmittedStream(NamedTuple):
+    """A stream that may be opened. Its transport sends `connected` first, and then calls `enter`."""
+
+    node: Node
+    request: StreamRequest
+    listener: Listener | None
+    id: str
+    """Public id."""
+    connected: bytes
+    """The first message."""
+
+    def enter(self, session: Session) -> None:
+        """Enter the stream into the node, in place of the one that it replaces."""
+        node, request = self.node, self.request
+        if request.replaces:
+            node.replace(request.replaces)
+        if request.shared:
+            node.tabs.expect(session, request.version, request.ip)
+        node.open(session, request.version, request.route, request.ip, self.listener)
+
+
+class StreamGate:
+    """
+    Admits streams to a node.
+
+    Args:
+        node: Of this process.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._greeting: tuple[str, bytes] | None = None
+        """The current version, and the template of the `connected` message that names it."""
+
+    def admit(self, head: RequestHead) -> AdmittedStream:
+        """
+        Check a request for a stream.
+
+        Raises:
+            Malformed: A bad label or flag, or a parameter twice.
+            StreamRefused: The server is going away, or full.
+        """
+        node = self._node
+        request = read_stream_request(head)
+        listener = node.listeners.adopt(head.scope.get("server"))
+        if node.closed_to_streams(listener):
+            raise StreamRefused(GOING_AWAY if node.leaving(listener) else FULL, reconnect=request.reconnect)
+        node.counters["reconnects"] += request.reconnect
+        public, handle = node.identify()
+        return AdmittedStream(node, request, listener, public, self._connected(handle))
+
+    def _connected(self, handle: str) -> bytes:
+        config, current = self._node.config, self._node.current_version
+        if self._greeting is None or self._greeting[0] != current:
+            keepalive = round(config.keepalive_interval * 1000)
+            self._greeting = current, messages.greeting(config.version, keepalive, config.update_strategy, current)
+        return self._greeting[1] % (handle.encode("ascii"), self._node.timestamp())
+
+
+def read_stream_request(head: RequestHead) -> StreamRequest:
     """
     Read the request for a stream.
 
     Raises:
         Malformed: A bad label or flag, or a parameter twice.
     """
+    scope: Scope = head.scope
     text: bytes = scope["query_string"]
-    # One that names a stream is this page's alone, and names it by its secret.
-    again = len(text) <= _MAX_REMEMBERED and b"replaces" not in text
-    opening = _read_again(text) if again else _read(text)
-    if not opening.version:
-        opening = opening._replace(version=version_in_cookie(scope, config.cookie))
-    if config.ip_tracking is not False:
-        opening = opening._replace(ip=address_of(scope, config.ip_tracking, networks))
-    return opening
+    # One that names a stream is this page's own, and names it by its secret.
+    cached = len(text) <= _MAX_CACHED_QUERY and b"replaces" not in text
+    request = _read_cached(text) if cached else _read(text)
+    if not request.version:
+        request = request._replace(version=head.cookie_version)
+    address = head.address
+    return request if address is None else request._replace(ip=address)
 
 
-def _read(text: bytes) -> Opening:
+def _read(text: bytes) -> StreamRequest:
     """
     Read a query; without a version when it has none.
 
     The page's own stamp decides, because a cookie is shared by all tabs of a browser and a new tab overwrites it.
     """
-    query = query_of(text, _QUERY)
+    query = parse_query(text, _QUERY)
     viewer, shared = _flag(query, "viewer", "1"), _flag(query, "shared", "1")
     if viewer and shared:
-        raise Malformed("viewer=1 is for a stream that is not counted, shared=1 for one whose tabs are; send one.")
-    return Opening(
+        raise Malformed(
+            "viewer=1 and shared=1 exclude one another; send viewer=1 for a stream that is not counted, shared=1 for "
+            "one whose tabs are."
+        )
+    return StreamRequest(
         parse_version(query["version"]) if query.get("version") else "",
         parse_route(query.get("route", "")),
         None,
@@ -90,11 +158,11 @@ def _read(text: bytes) -> Opening:
 
 
 # Of all that open a stream, many come with the same query: that of the front page.
-_read_again = lru_cache(maxsize=512)(_read)
+_read_cached = lru_cache(maxsize=512)(_read)
 
 
 def _flag(query: dict[str, str], name: str, value: str) -> bool:
-    told = query.get(name)
-    if told not in (None, "", "0", value):
-        raise Malformed(f"The query parameter {name} is {told[:40]!r}; it takes {value!r} or nothing.")
-    return told == value
+    given = query.get(name)
+    if given not in (None, "", "0", value):
+        raise Malformed(f"The query parameter {name} is {given[:40]!r}; it takes {value!r} or nothing.")
+    return given == value

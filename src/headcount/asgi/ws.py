@@ -1,4 +1,8 @@
-"""A WebSocket."""
+"""
+A WebSocket over ASGI.
+
+Tests: tests/asgi/test_streams.py, tests/asgi/test_abuse.py.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -11,38 +15,42 @@ from ..core import messages
 from ..core.ends import End
 from ..core.frames import cut_reason
 from ..core.payload import KEEPALIVE, Payload, websocket_farewell
-from ..node.listening_sockets import Listener
-from ..node.node import Node
 from .responses import Problem
 from .session import AsgiSession
-from .stream_request import Opening
+from .stream_request import AdmittedStream
 
 
 class WebSocketSession(AsgiSession):
-    """One WebSocket on `/ws`, accepted already."""
+    """
+    One WebSocket on `/ws`, accepted already.
 
-    __slots__ = ("_asking",)
+    Args:
+        send: The server's, for this stream.
+        stream: As it was admitted.
+    """
 
-    def __init__(self, node: Node, send: Send, public_id: str, *, counted: bool) -> None:
-        super().__init__(node, send, public_id, counted=counted)
-        self._asking: asyncio.Task[None] | None = None
+    __slots__ = ("_deciding",)
+
+    def __init__(self, send: Send, stream: AdmittedStream) -> None:
+        super().__init__(send, stream)
+        self._deciding: asyncio.Task[None] | None = None
 
     def keepalive(self) -> None:
-        """Send a message: pages cannot see the protocol's own pings, and servers may have them switched off."""
+        """Send a message: pages cannot see the protocol's own pings, and servers may have them off."""
         self.transmit(KEEPALIVE)
 
-    def open(self, connected: bytes, opening: Opening, listener: Listener | None) -> None:
-        """Say `connected` and be counted. The caller must `serve()` now."""
-        # As in SseSession.open(), without a pause.
-        self.post(Payload(connected))
-        opening.open(self._node, self, listener)
+    def open(self, stream: AdmittedStream) -> None:
+        """Send `connected` and enter the node. The caller must `serve()` now."""
+        # As in SseSession.open(), nothing is awaited.
+        self.post(Payload(stream.connected))
+        stream.enter(self)
 
-    def take(self, make_check: Callable[[], AuthorizationCheck], message: Message) -> None:
+    def on_message(self, make_check: Callable[[], AuthorizationCheck], message: Message) -> None:
         """
         Do what the peer asks.
 
-        `make_check` is called when it wants to watch, because what it makes keeps the handshake's headers and address,
-        and of most pages nobody needs them.
+        `make_check` makes the check of the right to watch. It is called when the peer subscribes, because a check keeps
+        the handshake's headers and address, and most pages never need one. It is not kept here for the same reason.
         """
         data = message.get("text")
         if data is None:
@@ -50,7 +58,7 @@ class WebSocketSession(AsgiSession):
         coroutine = self._node.handle(self, messages.decode(data), make_check)
         if coroutine is not None:
             # The answer may take long; meanwhile this task must notice when the peer leaves.
-            self._asking = self.loop.create_task(coroutine)
+            self._deciding = self.loop.create_task(coroutine)
 
     def _message(self, payload: Payload) -> dict[str, Any]:
         return {"type": "websocket.send", "text": payload.text}
@@ -62,17 +70,17 @@ class WebSocketSession(AsgiSession):
 
     def _close(self, cause: str) -> None:
         super()._close(cause)
-        if self._asking is not None:
-            self._asking.cancel()
-            self._asking = None
+        if self._deciding is not None:
+            self._deciding.cancel()
+            self._deciding = None
 
 
 def needs_handshake(scope: Scope) -> Problem:
-    """Make the answer for an ordinary request to where the WebSocket is."""
+    """Make the problem of a plain HTTP request to the WebSocket endpoint."""
     # HTTP/2 has no Upgrade, and forbids the header.
     headers = [(b"upgrade", b"websocket")] if scope.get("http_version", "1.1").startswith("1") else []
     return Problem(
         426,
-        "This is the WebSocket's place: open it with a WebSocket client, by ws:// or wss:// and this path.",
+        "This endpoint accepts WebSockets only; open it with a WebSocket client, as ws:// or wss:// and this path.",
         headers,
     )

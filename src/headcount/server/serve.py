@@ -22,7 +22,7 @@ from typing import Any, Final
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..asgi.app import Headcount
+from ..asgi.app import Headcount, endpoints_of
 from ..asgi.responses import Problem, respond_problem
 from ..asgi.takeover.choose import protocol_class
 from ..errors import ConfigError
@@ -212,7 +212,7 @@ def _config(headcount: Headcount, address: tuple[str, int] | None = None) -> uvi
     app = _not_found(headcount.base_path)
     return uvicorn.Config(
         headcount.wrap(app),
-        http=protocol_class(headcount, app, address),
+        http=protocol_class(endpoints_of(headcount), app, address),
         log_level="warning",
         access_log=False,
         lifespan="off",

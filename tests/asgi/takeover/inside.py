@@ -23,6 +23,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from headcount import Headcount
+from headcount.asgi.app import endpoints_of
 from headcount.asgi.takeover.choose import protocol_class
 from headcount.asgi.takeover.streams import Stream
 
@@ -114,17 +115,17 @@ async def running(
     headcount: Headcount,
     app: ASGIApp,
     *,
-    beneath: ASGIApp | None = None,
+    wrapped_app: ASGIApp | None = None,
     protocol: type[asyncio.Protocol] | None = None,
     **options: Any,
 ) -> AsyncIterator[Inside]:
-    """Serve an application with the protocol of a Headcount; `beneath` as in `protocol_class`."""
+    """Serve an application with the protocol of a Headcount; `wrapped_app` as in `protocol_class`."""
     # Small, so that it takes few messages until a peer that does not read holds up the server.
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
     sock.bind(("127.0.0.1", 0))
     options = {"lifespan": "off", "log_config": None, "proxy_headers": False, **options}
-    config = uvicorn.Config(app, http=protocol or protocol_class(headcount, beneath), **options)
+    config = uvicorn.Config(app, http=protocol or protocol_class(endpoints_of(headcount), wrapped_app), **options)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

@@ -10,6 +10,7 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from headcount import Headcount
+from headcount.asgi.app import endpoints_of
 from headcount.asgi.takeover.choose import TESTED, protocol_class
 
 
@@ -52,5 +53,5 @@ def test_without_a_package_that_it_needs_streams_stay_on_asgi_and_the_log_says_w
         return genuine(module, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    assert protocol_class(headcount) is AutoHTTPProtocol
+    assert protocol_class(endpoints_of(headcount)) is AutoHTTPProtocol
     assert f"needs {name}; run: pip install 'headcount[serve]'." in caplog.text

@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from fuzz import inputs
 from headcount import Headcount
+from headcount.asgi.app import endpoints_of
 from headcount.asgi.takeover import first_request
 from headcount.asgi.takeover.choose import protocol_class
 from headcount.asgi.takeover.streams import Stream
@@ -81,8 +82,8 @@ class Side:
         # The version would be a trap for a greeting that is made with `%`.
         self.headcount = Headcount(version='100 %d"', route_tracking=True, **settings)
         app = self.headcount.wrap(_beneath)
-        kind: Any = protocol_class(self.headcount, _beneath, ("127.0.0.1", 1))
-        self.make: Callable[..., asyncio.Protocol] = kind if with_door else kind.ordinary
+        kind: Any = protocol_class(endpoints_of(self.headcount), _beneath, ("127.0.0.1", 1))
+        self.make: Callable[..., asyncio.Protocol] = kind if with_door else kind.next_protocol
         self.config = uvicorn.Config(app, http=kind, lifespan="off", log_config=None, proxy_headers=False)
         self.config.load()
         self.state = ServerState()
@@ -176,9 +177,9 @@ async def test_a_door_opens_what_the_ordinary_way_would_and_no_more() -> None:
         head, end, _ = request.partition(b"\r\n\r\n")
         data = head + end  # what comes behind the request for an event stream is not read at the door
         pieces = inputs.split(rng, data) if rng.random() < 0.1 else [data]
-        at_door, ordinary = [await side.ask(pieces) for side in rng.choice(sides)]
-        assert at_door == ordinary, pieces
-        seen[bool(at_door.streams), at_door.answer[9:12]] += 1
+        at_once, delegated = [await side.ask(pieces) for side in rng.choice(sides)]
+        assert at_once == delegated, pieces
+        seen[bool(at_once.streams), at_once.answer[9:12]] += 1
     for kind in ((True, b"200"), (True, b"101"), (False, b"400"), (False, b"403"), (False, b"101")):
         assert seen[kind] > 10, f"of each kind there are some: {seen}"
 

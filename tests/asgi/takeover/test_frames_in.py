@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headcount.asgi.app import endpoints_of
+from headcount.asgi.request_head import RequestHead
 from headcount.asgi.takeover.streams import StreamContext, WebSocketStream
 from headcount.core.messages import MAX_MESSAGE
 
@@ -230,15 +232,16 @@ def test_what_is_read_does_not_depend_on_how_it_was_cut(frames: list[bytes], dat
     async def sent(pieces: list[bytes]) -> bytes:
         headcount = make()
         node, wire = headcount.node, Wire(asyncio.get_running_loop())
-        home = StreamContext(node, asyncio.get_running_loop(), set())
-        ask_later = headcount.ask_later(SCOPE, None)
-        stream = WebSocketStream(home, wire, "id", counted=True, make_check=ask_later)
+        context = StreamContext(node, asyncio.get_running_loop(), set())
+        endpoints = endpoints_of(headcount)
+        make_check = endpoints.deferred_check(RequestHead(SCOPE, "/ws", endpoints.rules), None)
+        stream = WebSocketStream(context, wire, "id", counted=True, make_check=make_check)
         node.open(stream, "v", "/", None)
         for piece in filter(None, pieces):
             stream.data_received(piece)
         stream.connection_lost(None)
         assert not node.sessions
-        assert not home.connections
+        assert not context.connections
         return bytes(wire.sent)
 
     assert asyncio.run(sent(pieces)) == asyncio.run(sent([whole]))

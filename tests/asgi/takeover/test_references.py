@@ -136,8 +136,8 @@ WORK: list[Callable[[Inside], Awaitable[None]]] = [
 @on_both_loops
 async def test_nothing_waits_for_the_collector(work: Callable[[Inside], Awaitable[None]], app: str) -> None:
     headcount = make()
-    served, beneath = APPS[app](headcount)
-    async with running(headcount, served, beneath=beneath) as inside:
+    served, wrapped_app = APPS[app](headcount)
+    async with running(headcount, served, wrapped_app=wrapped_app) as inside:
 
         async def twice() -> None:
             for _ in range(2):
@@ -154,8 +154,8 @@ async def test_nothing_waits_for_the_collector(work: Callable[[Inside], Awaitabl
 @on_both_loops
 async def test_of_a_request_that_became_a_stream_only_the_stream_is_left(app: str) -> None:
     headcount = make()
-    served, beneath = APPS[app](headcount)
-    async with running(headcount, served, beneath=beneath) as inside:
+    served, wrapped_app = APPS[app](headcount)
+    async with running(headcount, served, wrapped_app=wrapped_app) as inside:
         gc.disable()
         try:
             peers = [*[await sse(inside) for _ in range(5)], *[await ws(inside) for _ in range(5)]]
@@ -167,7 +167,14 @@ async def test_of_a_request_that_became_a_stream_only_the_stream_is_left(app: st
         kinds = [type(thing).__name__ for thing in alive]
         assert sum(isinstance(thing, Stream) for thing in alive) == 10
         assert not [thing for thing in alive if isinstance(thing, HeadcountProtocol | FirstRequestProtocol)]
-        for name in ("RequestResponseCycle", "Answer", "Handshake", "FlowControl", "HttpRequestParser", "SseSession"):
+        for name in (
+            "RequestResponseCycle",
+            "ResponseTransport",
+            "Handshake",
+            "FlowControl",
+            "HttpRequestParser",
+            "SseSession",
+        ):
             assert name not in kinds, name
         host = (b"host", b"shop.example")
         scopes = [

@@ -515,7 +515,7 @@ async def test_requests_of_every_odd_form_are_answered_as_on_asgi(app: bool) -> 
         headcount = make()
         served: ASGIApp = shop(headcount) if app else headcount.wrap(nothing_else)
         protocol = None if taking else HttpToolsProtocol
-        async with running(headcount, served, beneath=None if app else nothing_else, protocol=protocol) as inside:
+        async with running(headcount, served, wrapped_app=None if app else nothing_else, protocol=protocol) as inside:
             peers = {name: await inside.ask(request) for name, request in requests.items()}
             found = dict(zip(peers, map(_plain, await asyncio.gather(*map(_all_of, peers.values()))), strict=True))
             for peer in peers.values():
@@ -570,7 +570,7 @@ async def test_requests_that_come_together_are_answered_in_order(alone: bool) ->
         await PlainTextResponse("slow")(scope, receive, send)
 
     app: ASGIApp = headcount.wrap(slow)
-    async with running(headcount, app, beneath=slow if alone else None, timeout_keep_alive=0.01) as inside:
+    async with running(headcount, app, wrapped_app=slow if alone else None, timeout_keep_alive=0.01) as inside:
         page = await sse(inside)
         handle = page.handle  # type: ignore[attr-defined]
         route = post("/route", {"connectionId": handle, "route": "/a"})
@@ -606,11 +606,11 @@ async def test_a_stream_that_is_asked_for_right_behind_a_post_outlives_the_wait_
 ) -> None:
     headcount = make()
 
-    async def beneath(scope: Scope, receive: Receive, send: Send) -> None:
+    async def wrapped_app(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError
 
     async with running(
-        headcount, headcount.wrap(beneath), beneath=beneath if alone else None, timeout_keep_alive=0.01
+        headcount, headcount.wrap(wrapped_app), wrapped_app=wrapped_app if alone else None, timeout_keep_alive=0.01
     ) as inside:
         page = await sse(inside)
         route = post("/route", {"connectionId": page.handle, "route": "/a"})  # type: ignore[attr-defined]
@@ -632,11 +632,11 @@ async def test_a_stream_that_is_asked_for_right_behind_a_post_outlives_the_wait_
 async def test_what_comes_right_behind_the_request_for_a_stream_is_not_read_as_another() -> None:
     headcount = make()
 
-    async def beneath(scope: Scope, receive: Receive, send: Send) -> None:
+    async def wrapped_app(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError
 
     for second in (get(), upgrade(), post("/route", {}), get("/x" * 2_000)):
-        async with running(headcount, headcount.wrap(beneath), beneath=beneath) as inside:
+        async with running(headcount, headcount.wrap(wrapped_app), wrapped_app=wrapped_app) as inside:
             peer = await inside.ask(get() + second)
             await peer.head()
             assert (await peer.event())["type"] == "connected"
@@ -699,7 +699,7 @@ async def test_a_page_that_comes_back_to_a_full_server_is_noted_once() -> None:
     async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("nothing", 404)(scope, receive, send)
 
-    async with running(headcount, headcount.wrap(nothing), beneath=nothing) as inside:
+    async with running(headcount, headcount.wrap(nothing), wrapped_app=nothing) as inside:
         page = await ws(inside, f"{BASE}/ws?reconnect=1")
         assert headcount.node.counters["reconnects"] == 1
         refused = await inside.ask(upgrade(f"{BASE}/ws?reconnect=1"))
@@ -788,7 +788,7 @@ async def test_a_websocket_that_is_refused_while_its_peer_does_not_read_is_forgo
 async def test_who_asks_for_nothing_leaves_nothing_and_does_not_hold_up_the_end() -> None:
     headcount = make()
     app = headcount.wrap(_nobody)
-    async with running(headcount, app, beneath=_nobody) as inside:
+    async with running(headcount, app, wrapped_app=_nobody) as inside:
         for data in (b"", b"G", get()[:-1]):
             peer = await inside.ask(data)
             await until(lambda: len(inside.state.connections) == 1)
@@ -807,7 +807,7 @@ async def test_a_request_that_comes_in_two_pieces_opens_the_same_stream(kind: st
     headcount = make()
     app = headcount.wrap(_nobody)
     request = (get() if kind == "sse" else upgrade()).replace(b"\r\n\r\n", b"\r\nX-More: 1\r\n\r\n")
-    async with running(headcount, app, beneath=_nobody) as inside:
+    async with running(headcount, app, wrapped_app=_nobody) as inside:
         answers = []
         for cut in (len(request), 1, len(request) // 2, len(request) - 1):
             peer = await inside.ask(request[:cut])

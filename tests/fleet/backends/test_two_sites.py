@@ -106,7 +106,7 @@ def test_the_servers_own_state_is_there_when_the_owner_asks_again(store: Store) 
                 Client(site.app, state={"pool": f"pool of {name}", "user": "somebody else"})
                 for site, name in ((owner, "owner"), (other, "other"))
             ]
-            owner.headcount._inner_requests._state = {"pool": "pool of owner", "user": "somebody else"}
+            owner.headcount._endpoints._inner_requests._state = {"pool": "pool of owner", "user": "somebody else"}
             page = await clients[0].open("sse")
             request = Client(other.app, state={"pool": "pool of other"})
             assert (await request.post("/subscribe-stats", {"connectionId": page.handle})).status == 200

@@ -1,16 +1,20 @@
-"""The beginnings of answers, encoded once a second: uvicorn's own headers among them change that often."""
+"""
+Heads of responses, encoded once a second: that is how often uvicorn's own headers among them change.
+
+Tests: tests/asgi/takeover/test_first_request.py.
+"""
 
 from collections.abc import Callable
 from typing import Final
 
 from ...core import event_stream
 from ..responses import OK, Headers
-from .handshake import accepting
+from .handshake import handshake_head
 
 
 class CachedHead:
     """
-    What all answers of a kind begin with.
+    The head of all responses of a kind.
 
     Args:
         make: Makes it, with uvicorn's own headers.
@@ -18,13 +22,13 @@ class CachedHead:
 
     def __init__(self, make: Callable[[Headers], bytes]) -> None:
         self._make = make
-        self._of: object = None
+        self._default_headers: object = None
         self._made = b""
 
     def __call__(self, default_headers: Headers) -> bytes:
-        """Return it, made anew when uvicorn has."""
-        if default_headers is not self._of:
-            self._of, self._made = default_headers, self._make(default_headers)
+        """Return it, made anew when uvicorn has made its own headers anew."""
+        if default_headers is not self._default_headers:
+            self._default_headers, self._made = default_headers, self._make(default_headers)
         return self._made
 
 
@@ -33,8 +37,8 @@ def _head(headers: Headers) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-ACCEPTING: Final = CachedHead(accepting)
-OPENING_STREAM: Final = CachedHead(
+HANDSHAKE_HEAD: Final = CachedHead(handshake_head)
+SSE_HEAD: Final = CachedHead(
     lambda headers: _head((*headers, *event_stream.HEADERS, (b"transfer-encoding", b"chunked")))
 )
-DONE: Final = CachedHead(lambda headers: _head((*headers, *OK.headers)) + OK.body)
+OK_RESPONSE: Final = CachedHead(lambda headers: _head((*headers, *OK.headers)) + OK.body)

@@ -1,5 +1,5 @@
 """
-Which protocol class uvicorn is given: ours where it is known to work, uvicorn's own where it is not.
+Which protocol class uvicorn gets: ours where it is known to work, uvicorn's own elsewhere.
 
 Ours inherits from a class that uvicorn does not document, so it is tested with each of uvicorn's minor versions in
 `TESTED` (tests/server/test_uvicorn_versions.py). With any other, streams stay on the ASGI path, and the log says so.
@@ -7,14 +7,13 @@ Ours inherits from a class that uvicorn does not document, so it is tested with 
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-if TYPE_CHECKING:
-    from ..app import Headcount
+from ..endpoints import Endpoints
 
 logger = logging.getLogger("headcount")
 
@@ -23,31 +22,33 @@ TESTED: Final = range(34, 55)
 
 
 def protocol_class(
-    headcount: "Headcount", beneath: ASGIApp | None = None, address: tuple[str, int] | None = None
+    endpoints: Endpoints, wrapped_app: ASGIApp | None = None, address: tuple[str, int] | None = None
 ) -> type[asyncio.Protocol]:
     """
     Return the class that takes over the streams of one Headcount, or uvicorn's own.
 
     Args:
-        headcount: Whose streams.
-        beneath: What it is wrapped round, when that has no part in what Headcount serves: no middleware, no session.
+        endpoints: Of the Headcount whose streams are taken over.
+        wrapped_app: The application that it is wrapped round, if that has no part in a request for Headcount: no
+            middleware, no session. Then a stream is opened without ASGI.
         address: That all connections come to, where there is only one; None: each has to be asked.
     """
-    why = _obstacle()
-    if why is not None:
-        logger.warning("%s Streams are served over ASGI: they work the same and take more memory.", why)
+    obstacle = _obstacle()
+    if obstacle is not None:
+        logger.warning("%s Streams are served over ASGI: they work the same and use more memory.", obstacle)
         return AutoHTTPProtocol
     from .protocol import HeadcountProtocol
 
-    own: dict[str, Any] = {"headcount": headcount, "address": address}
-    if beneath is None:
+    own: dict[str, Any] = {"endpoints": endpoints, "address": address}
+    if wrapped_app is None:
         return type("HeadcountProtocol", (HeadcountProtocol,), own)
     from .first_request import FirstRequestProtocol
     from .serve_protocol import ServeProtocol
 
-    own["beneath"] = staticmethod(beneath)
-    ordinary = type("HeadcountProtocol", (ServeProtocol,), own)
-    return type("HeadcountDoor", (FirstRequestProtocol,), {**own, "ordinary": ordinary, "commons": {}, "__slots__": ()})
+    own["wrapped_app"] = staticmethod(wrapped_app)
+    next_protocol = type("HeadcountProtocol", (ServeProtocol,), own)
+    first: dict[str, Any] = {**own, "next_protocol": next_protocol, "templates": {}, "__slots__": ()}
+    return type("HeadcountFirstRequestProtocol", (FirstRequestProtocol,), first)
 
 
 def _obstacle() -> str | None:

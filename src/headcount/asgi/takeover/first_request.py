@@ -1,15 +1,15 @@
 """
-What a connection to `headcount serve` meets first: it opens a stream, if that is what is asked for.
+The protocol of a connection's first request to `headcount serve`: it opens a stream, if the request is for one.
 
-Nearly every connection begins with the request for a stream, and is one from then on. Of the protocol object that
-uvicorn makes, with all that it prepares for requests to come, such a request would use little and leave nothing. So a
-door reads the first request with the same parser and nothing round it. It takes the plain, good case only; with
-whatever else, the bytes go as they came to the object that uvicorn would have made, and the door is gone.
+Nearly every connection begins with the request for a stream, and is one from then on. It would use little of uvicorn's
+protocol object, with everything that this prepares for later requests. So the first request is read with the same
+parser and nothing round it. Only a valid, ordinary request is handled here. Any other goes, byte for byte, to the
+protocol object that uvicorn would have made, which then replaces this one.
 """
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from starlette.types import ASGIApp, Scope
@@ -17,18 +17,17 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from ...authorization.deferred import DeferredCheck, HandshakeTemplate
-from ...core import event_stream
+from ...core.event_stream import chunk, frame
 from ...core.frames import text_frame
 from ...errors import ProtocolError
+from ..endpoints import Endpoints
+from ..request_head import OriginVerdict, RequestHead
 from ..responses import Problem
-from ..scope import is_anybody
-from .cached_heads import ACCEPTING, OPENING_STREAM
-from .handshake import acceptable, proof, websocket_scope
+from ..stream_request import StreamRefused
+from .cached_heads import HANDSHAKE_HEAD, SSE_HEAD
+from .handshake import handshake_key, handshake_tail, websocket_scope
 from .protocol import HeadcountProtocol, host_and_port
 from .streams import SseStream, Stream, WebSocketStream
-
-if TYPE_CHECKING:
-    from ..app import Headcount
 
 _END: Final = b"\r\n\r\n"
 
@@ -40,23 +39,34 @@ class FirstRequestProtocol(asyncio.Protocol):
     Args:
         config: uvicorn's.
         server_state: uvicorn's.
-        settings: What else uvicorn tells a protocol.
+        settings: Further arguments of uvicorn's for a protocol.
     """
 
     __slots__ = (
-        *("_begun", "_config", "_headers", "_parser", "_query", "_settings", "_state", "_stays", "_transport", "_url"),
-        "_whole",
+        *(
+            "_requests",
+            "_config",
+            "_headers",
+            "_parser",
+            "_query",
+            "_settings",
+            "_state",
+            "_keep_alive",
+            "_transport",
+            "_url",
+        ),
+        "_complete",
     )
 
-    headcount: ClassVar["Headcount"]
-    beneath: ClassVar[ASGIApp]
-    """What Headcount is wrapped round: it knows no path and no session."""
+    endpoints: ClassVar[Endpoints]
+    wrapped_app: ClassVar[ASGIApp]
+    """The application that Headcount is wrapped round; it has neither paths nor a session."""
     address: ClassVar[tuple[str, int] | None]
-    """Of this side of every connection; None: each tells its own."""
-    ordinary: ClassVar[type[HeadcountProtocol]]
-    """What takes all other requests."""
-    commons: ClassVar[dict[object, HandshakeTemplate]]
-    """By the address of ours that a handshake came to; there are few."""
+    """The server's address, if all connections have the same; None: each is asked."""
+    next_protocol: ClassVar[type[HeadcountProtocol]]
+    """What handles all other requests."""
+    templates: ClassVar[dict[object, HandshakeTemplate]]
+    """By the server's address that a handshake came to; there are few."""
 
     def __init__(self, config: Config, server_state: ServerState, **settings: Any) -> None:
         self._config = config
@@ -64,61 +74,55 @@ class FirstRequestProtocol(asyncio.Protocol):
         self._settings = settings
         self._transport: asyncio.Transport
         self._parser: HttpRequestParser | None = None
-        self._begun = 0
-        """Requests that the parser sees where there should be one."""
+        self._requests = 0
+        """Requests that the parser found; there should be one."""
         self._url = self._query = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._stays = False
-        self._whole = False
-
-    # ---- what the transport and uvicorn call
+        self._keep_alive = False
+        self._complete = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the request."""
         self._transport = transport
-        # uvicorn tells all of these to stop when it does, and asks no more of them.
+        # uvicorn stops all of these when it stops, and needs nothing else of them.
         self._state.connections.add(self)  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
-        """Open a stream, or let somebody else answer."""
-        if not self._transport.is_closing() and not self._opens(data):
-            self._go_the_ordinary_way(data)
+        """Open a stream, or let the next protocol answer."""
+        if not self._transport.is_closing() and not self._open_stream(data):
+            self._delegate(data)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Be gone: the peer has left and asked for nothing."""
+        """Forget the connection: the peer left without a request."""
         self._state.connections.discard(self)
 
     def shutdown(self) -> None:
         """Stop, because the server does."""
         self._transport.close()
 
-    # ---- what the parser calls
-
     def on_message_begin(self) -> None:
-        """Take notice of a request. Old parsers end one at a bare line feed, and would mix it up with the next."""
-        self._begun += 1
+        """Count requests: old parsers end one at a bare line feed, and would mix it up with the next."""
+        self._requests += 1
 
     def on_url(self, url: bytes) -> None:
-        """Take a piece of the target."""
+        """Add a piece of the target."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
+        """Add a header."""
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Take notice of whether the connection may stay open, which the parser knows until the request ends."""
+        """Note whether the connection may stay open, which the parser knows until the request ends."""
         assert self._parser is not None
-        self._stays = self._parser.should_keep_alive()
+        self._keep_alive = self._parser.should_keep_alive()
 
     def on_message_complete(self) -> None:
-        """Take notice that there is no body, or that it has come."""
-        self._whole = True
+        """Note that the request is complete."""
+        self._complete = True
 
-    # ---- inside
-
-    def _opens(self, data: bytes) -> bool:
-        """Open the stream that is asked for. False: somebody else says what is wrong, or answers what is not ours."""
+    def _open_stream(self, data: bytes) -> bool:
+        """Open the stream that is asked for. False: the next protocol answers, and says what is wrong."""
         end = data.find(_END) + len(_END)
         if end < len(_END) or not data.startswith(b"GET "):
             return False
@@ -126,49 +130,49 @@ class FirstRequestProtocol(asyncio.Protocol):
         if for_websocket is None:
             return False
         # What a peer sends behind its request for an event stream is not read.
-        key = acceptable(self._headers) if for_websocket and end == len(data) else None
+        key = handshake_key(self._headers) if for_websocket and end == len(data) else None
         if for_websocket and key is None:
             return False
-        headcount, node, transport = self.headcount, self.headcount.node, self._transport
+        endpoints, transport = self.endpoints, self._transport
         scope = self._scope()
-        headcount.meet(scope, type(self).beneath)
-        listener = node.listeners.adopt(scope["server"])
+        endpoints.learn_from(scope, type(self).wrapped_app)
+        head = RequestHead(scope, "/ws" if for_websocket else "/sse", endpoints.rules)
         try:
             if (
-                headcount.admit("/ws" if for_websocket else "/sse", scope)  # the answer says that its origin may
-                or (for_websocket and is_anybody(scope, headcount.config.allowed_origins))
-                or node.closed_to_streams(listener)
+                endpoints.check_origin(head)  # it has CORS headers, which the next protocol sends
+                or head.origin_verdict is OriginVerdict.WILDCARD
             ):
                 return False
-            opening = headcount.opening(scope)  # last: what goes the ordinary way after all is read there
-        except (Problem, ProtocolError):
+            admitted = endpoints.gate.admit(head)
+        except (Problem, ProtocolError, StreamRefused):
             return False
-        public, handle = node.identify()
-        connected = headcount.connected(handle)
-        home = self.ordinary.home_of(node, asyncio.get_running_loop(), self._state.connections)
+        request = admitted.request
+        context = self.next_protocol.context_of(endpoints.node, asyncio.get_running_loop(), self._state.connections)
         stream: Stream
         if key is None:
-            hello = OPENING_STREAM(self._state.default_headers) + event_stream.chunk(event_stream.frame(connected))
+            response = SSE_HEAD(self._state.default_headers) + chunk(frame(admitted.connected))
             stream = SseStream(
-                home, transport, public, counted=opening.counted, visible_keepalives=opening.visible_keepalives
+                context, transport, admitted.id, counted=request.counted, visible_keepalives=request.visible_keepalives
             )
         else:
-            hello = ACCEPTING(self._state.default_headers) + proof(key) + text_frame(connected)
-            ask_later = DeferredCheck(self._common(scope), scope["client"], self._headers)
-            stream = WebSocketStream(home, transport, public, counted=opening.counted, make_check=ask_later)
+            response = (
+                HANDSHAKE_HEAD(self._state.default_headers) + handshake_tail(key) + text_frame(admitted.connected)
+            )
+            make_check = DeferredCheck(self._template(scope), scope["client"], self._headers)
+            stream = WebSocketStream(context, transport, admitted.id, counted=request.counted, make_check=make_check)
         self._state.connections.discard(self)
-        transport.write(hello)
-        opening.open(node, stream, listener)
+        transport.write(response)
+        admitted.enter(stream)
         return True
 
     def _parse(self, data: bytes) -> bool | None:
-        """Return whether it is a WebSocket that is asked for; None: neither that nor an event stream."""
+        """Return whether the request is for a WebSocket; None: neither for that nor for an event stream."""
         self._parser = parser = HttpRequestParser(self)
         try:
             with suppress(HttpParserUpgrade):
                 parser.feed_data(data)
             path, _, self._query = self._url.partition(b"?")
-            # As uvicorn reads it, there may be a fragment, and characters that old parsers let pass are none of a URL.
+            # As uvicorn reads it: there may be a fragment, and old parsers let invalid characters pass.
             plain = self._query == (parse_url(self._url).query or b"")
         except HttpParserError:
             return None
@@ -177,11 +181,11 @@ class FirstRequestProtocol(asyncio.Protocol):
         for_websocket: bool = parser.should_upgrade()
         if (
             not plain
-            or path != self.headcount.stream_paths[for_websocket]
-            or not self._whole
-            or self._begun != 1
+            or path != (self.endpoints.raw_ws_path if for_websocket else self.endpoints.raw_sse_path)
+            or not self._complete
+            or self._requests != 1
             or parser.get_http_version() != "1.1"
-            or not (for_websocket or self._stays)
+            or not (for_websocket or self._keep_alive)
             or self._config.root_path
             or self._config.is_ssl
         ):
@@ -189,27 +193,28 @@ class FirstRequestProtocol(asyncio.Protocol):
         return for_websocket
 
     def _scope(self) -> Scope:
-        """Return as much of an ASGI scope as is asked for."""
-        ask = self._transport.get_extra_info
+        """Return those keys of an ASGI scope that are needed."""
+        info = self._transport.get_extra_info
         return {
             "headers": self._headers,
             "query_string": self._query,
-            "server": self.address or host_and_port(ask("sockname")),
-            # Where nobody may know an address, nobody asks for it.
-            "client": None if self.headcount.config.ip_tracking is False else host_and_port(ask("peername")),
+            "server": self.address or host_and_port(info("sockname")),
+            # Where no address may be kept, it is not even asked for.
+            "client": None if self.endpoints.config.ip_tracking is False else host_and_port(info("peername")),
         }
 
-    def _common(self, scope: Scope) -> HandshakeTemplate:
-        common = self.commons.get(scope["server"])
-        if common is None:
-            path = self.headcount.stream_paths[1]
+    def _template(self, scope: Scope) -> HandshakeTemplate:
+        template = self.templates.get(scope["server"])
+        if template is None:
+            path = self.endpoints.raw_ws_path
             request = {**scope, "http_version": "1.1", "root_path": "", "state": {**self._settings["app_state"]}}
             whole = websocket_scope(request, self._config, path)
-            common = self.commons[scope["server"]] = self.headcount.common(whole, type(self).beneath)
-        return common
+            template = self.endpoints.template(whole, type(self).wrapped_app)
+            self.templates[scope["server"]] = template
+        return template
 
-    def _go_the_ordinary_way(self, data: bytes) -> None:
-        protocol = self.ordinary(self._config, self._state, **self._settings)
+    def _delegate(self, data: bytes) -> None:
+        protocol = self.next_protocol(self._config, self._state, **self._settings)
         self._state.connections.discard(self)
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)

@@ -1,19 +1,22 @@
 """
-The opening handshake of a WebSocket: what ASGI sees of it, and what the peer is answered.
+The opening handshake of a WebSocket: its ASGI interface, and the response to the peer.
 
-Only as much of ASGI's WebSocket interface as it takes to accept or refuse. What comes after that is handed over to
-Headcount (`streams.WebSocketStream`), ended here, or, when somebody else than Headcount answers, given to uvicorn's own
-class for WebSockets (`usual.UvicornWebSocketFallback`).
+Only as much of ASGI's WebSocket interface as it takes to accept or refuse. An accepted WebSocket is handed over to
+Headcount (`streams.WebSocketStream`), ended here, or, when the application answers it and not Headcount, given to
+uvicorn's own class for WebSockets (`uvicorn_fallback.UvicornWebSocketFallback`).
+
+Tests: tests/asgi/takeover/test_taking_over.py.
 
 Source: RFC 6455, section 4.2; https://asgi.readthedocs.io/en/latest/specs/www.html#websocket
 """
 
+import asyncio
 import logging
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from hashlib import sha1
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Scope
@@ -24,11 +27,8 @@ from ...authorization.deferred import MakeCheck
 from ...node.node import Node
 from ...node.session import Session
 from ..responses import Headers
-from .streams import WebSocketStream
-from .uvicorn_fallback import UvicornWebSocketFallback
-
-if TYPE_CHECKING:
-    from .protocol import HeadcountProtocol
+from .streams import StreamContext, WebSocketStream
+from .uvicorn_fallback import UpgradableProtocol, UvicornWebSocketFallback
 
 logger = logging.getLogger("headcount")
 
@@ -38,8 +38,8 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _ONCE: Final = (b"sec-websocket-key", b"sec-websocket-version")
 
 
-def acceptable(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
-    """Return the key of a handshake that RFC 6455 allows, or None: then let a WebSocket library say what is wrong."""
+def handshake_key(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+    """Return the key of a valid handshake (RFC 6455), or None: then a WebSocket library says what is wrong."""
     found = dict(headers)
     if len(found) != len(headers) and sum(name in _ONCE for name, _ in headers) > len(_ONCE):
         return None
@@ -57,18 +57,18 @@ def acceptable(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
         return None
 
 
-def accepting(headers: Headers) -> bytes:
-    """Make the answer that opens a WebSocket, but for its last value, which `proof` makes of the request's key."""
+def handshake_head(headers: Headers) -> bytes:
+    """Make the response that opens a WebSocket up to its last value, which `handshake_tail` makes of the key."""
     lines = [b"HTTP/1.1 101 Switching Protocols", b"upgrade: websocket", b"connection: Upgrade"]
     for name, value in headers:
         if b"\n" in value or b"\r" in value:
-            raise RuntimeError(f"The value of the header {name!r} holds a line break.")
+            raise RuntimeError(f"The value of the header {name!r} contains a line break; remove it.")
         lines.append(name + b": " + value)
     return b"\r\n".join(lines) + b"\r\nsec-websocket-accept: "
 
 
-def proof(key: bytes) -> bytes:
-    """Return what shows that a key was read, and the end of the answer."""
+def handshake_tail(key: bytes) -> bytes:
+    """Return the value that proves that a key was read, and the end of the response."""
     return b64encode(sha1(key + _GUID, usedforsecurity=False).digest()) + b"\r\n\r\n"
 
 
@@ -100,31 +100,58 @@ def websocket_scope(request: Mapping[str, Any], config: Config, raw_path: bytes)
     return scope
 
 
+class HandshakeProtocol(UpgradableProtocol, Protocol):
+    """What a handshake needs of uvicorn's protocol object."""
+
+    transport: asyncio.Transport
+    logger: logging.Logger
+
+    @property
+    def node(self) -> Node:
+        """The node whose streams this server takes over."""
+
+    def context(self, node: Node) -> StreamContext:
+        """Return what the streams of a node in this server share."""
+
+    def release(self) -> None:
+        """Let go of the socket."""
+
+
 class Handshake:
     """
     One handshake, between the request and its answer.
 
     Args:
-        protocol: Whose request it is.
-        key: From `acceptable`.
+        protocol: The one that got the request.
+        key: From `handshake_key`.
         default_headers: Of the server's answers.
     """
 
-    __slots__ = ("_accept", "_default_headers", "_head", "_key", "_over", "_protocol", "_scope", "_told", "_usual")
+    __slots__ = (
+        "_accept",
+        "_connected",
+        "_default_headers",
+        "_fallback",
+        "_head",
+        "_key",
+        "_over",
+        "_protocol",
+        "_scope",
+    )
 
-    def __init__(self, protocol: "HeadcountProtocol", key: bytes, default_headers: Headers) -> None:
+    def __init__(self, protocol: HandshakeProtocol, key: bytes, default_headers: Headers) -> None:
         self._protocol = protocol
         self._key = key
         self._default_headers = default_headers
         self._scope: Scope = {}
-        self._told = False
+        self._connected = False
         self._accept: Message | None = None
-        """What the application accepted it with. Held back until it is known who goes on from here."""
+        """The application's acceptance. Held back until it is known which class takes the WebSocket from here."""
         self._head = b""
-        """The answer that follows from it."""
+        """The response that follows from it."""
         self._over = False
         """Handed over, refused or closed."""
-        self._usual: UvicornWebSocketFallback | None = None
+        self._fallback: UvicornWebSocketFallback | None = None
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Let the application decide."""
@@ -135,16 +162,18 @@ class Handshake:
         except Exception as error:
             failure = error
         self._scope = {}
-        if self._usual is not None:
-            self._usual.finish(failure)
+        if self._fallback is not None:
+            self._fallback.finish(failure)
             return
         if failure is not None:
-            logger.error("The application failed in the handshake of a WebSocket.", exc_info=failure)
+            logger.error(
+                "WebSocket handshake: the application raised an exception; the WebSocket is refused.", exc_info=failure
+            )
         if not self._over:
             if self._accept is not None:
                 self._close(1011, "")
             else:
-                self._refuse(500)
+                self._refuse_http(500)
 
     def websocket(self, node: Node, public_id: str, *, counted: bool, make_check: MakeCheck) -> Session | None:
         """
@@ -153,24 +182,24 @@ class Handshake:
         Returns:
             None when it cannot be: middleware held the answer back, or the peer has left.
         """
-        if self._accept is None or self._over or self._usual is not None or self._protocol.transport.is_closing():
+        if self._accept is None or self._over or self._fallback is not None or self._protocol.transport.is_closing():
             return None
         return self._hand_over(node, public_id, counted=counted, make_check=make_check)
 
     async def receive(self) -> Message:
-        """Tell of the request, once. Only others than Headcount come here again."""
-        if not self._told:
-            self._told = True
+        """Return `websocket.connect` once. Headcount never asks for more, only another application does."""
+        if not self._connected:
+            self._connected = True
             return {"type": "websocket.connect"}
         if self._over or self._protocol.transport.is_closing():
             return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
-        return await self._as_usual().receive()
+        return await self._fall_back().receive()
 
     async def send(self, message: Message) -> None:
         """Accept or refuse."""
         kind = message["type"]
-        if self._usual is not None:
-            await self._usual.send(message)
+        if self._fallback is not None:
+            await self._fallback.send(message)
         elif self._over or self._protocol.transport.is_closing():
             return  # as uvicorn does when the peer has left
         elif kind == "websocket.accept" and self._accept is None:
@@ -182,31 +211,31 @@ class Handshake:
             if self._accept is not None:
                 self._close(message.get("code", 1000), message.get("reason") or "")
             else:
-                self._refuse(403)
+                self._refuse_http(403)
         elif self._accept is not None and kind == "websocket.send":
-            await self._as_usual().send(message)
+            await self._fall_back().send(message)
         else:
-            raise RuntimeError(f"{kind} is not expected in a handshake.")
+            raise RuntimeError(f"Unexpected {kind} in a WebSocket handshake; accept or close it first.")
 
     def _answer(self, message: Message) -> bytes:
         headers = [*self._default_headers, *message.get("headers", ())]
         if message.get("subprotocol"):
             headers.append((b"sec-websocket-protocol", message["subprotocol"].encode("ascii")))
-        return accepting(headers) + proof(self._key)
+        return handshake_head(headers) + handshake_tail(self._key)
 
     def _decide(self) -> None:
-        """Answer the peer, because the loop has turned since the application accepted, and Headcount is not there."""
-        if not self._over and self._usual is None and not self._protocol.transport.is_closing():
-            self._as_usual()
+        """Fall back to uvicorn: the loop has turned since the application accepted, and Headcount took nothing over."""
+        if not self._over and self._fallback is None and not self._protocol.transport.is_closing():
+            self._fall_back()
 
-    def _as_usual(self) -> UvicornWebSocketFallback:
-        if self._usual is None:
+    def _fall_back(self) -> UvicornWebSocketFallback:
+        if self._fallback is None:
             if self._accept is None:
-                raise RuntimeError("There is nothing to receive in a handshake; accept or close it.")
-            self._usual = UvicornWebSocketFallback(self._protocol, self._accept)
-        return self._usual
+                raise RuntimeError("Nothing to receive in a WebSocket handshake; accept or close it first.")
+            self._fallback = UvicornWebSocketFallback(self._protocol, self._accept)
+        return self._fallback
 
-    def _refuse(self, status: int) -> None:
+    def _refuse_http(self, status: int) -> None:
         self._over = True
         transport = self._protocol.transport
         if transport.is_closing():
@@ -222,16 +251,16 @@ class Handshake:
         if self._protocol.transport.is_closing():
             self._over = True
         else:
-            self._hand_over(None, "", counted=False, make_check=None).dismiss(code, reason)
+            self._hand_over(None, "", counted=False, make_check=None).refuse(code, reason)
 
     def _hand_over(
         self, node: Node | None, public_id: str, *, counted: bool, make_check: MakeCheck | None
     ) -> WebSocketStream:
         self._over = True
         protocol = self._protocol
-        home, transport = protocol.home(node or protocol.headcount.node), protocol.transport
+        context, transport = protocol.context(node or protocol.node), protocol.transport
         protocol.release()
-        stream = WebSocketStream(home, transport, public_id, counted=counted, make_check=make_check)
+        stream = WebSocketStream(context, transport, public_id, counted=counted, make_check=make_check)
         transport.write(self._head)
         return stream
 

@@ -1,40 +1,40 @@
 """
-uvicorn's protocol class, which offers the socket of each request that asks for a stream.
+uvicorn's protocol class, which offers the socket of each request for a stream.
 
 The offer travels in the request's scope as an ASGI extension (`handover.py`). Headcount takes it up once the stream has
-begun; whoever does not know it notices nothing.
+begun; an application that does not know it notices nothing.
+
+Tests: tests/asgi/takeover/test_taking_over.py, tests/asgi/takeover/test_references.py.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ...core.payload import Payload
 from ...node.node import Node
+from ..endpoints import Endpoints
 from ..handover import EXTENSION
-from .handshake import Handshake, acceptable, websocket_scope
+from .handshake import Handshake, handshake_key, websocket_scope
 from .streams import SseStream, StreamContext
-
-if TYPE_CHECKING:
-    from ..app import Headcount
 
 
 class HeadcountProtocol(HttpToolsProtocol):
     """Serves one TCP connection as uvicorn does, and lets go of it when it has become a stream."""
 
-    headcount: ClassVar["Headcount"]
-    home_class: ClassVar[type[StreamContext]] = StreamContext
-    _shared_home: ClassVar[StreamContext | None] = None
+    endpoints: ClassVar[Endpoints]
+    context_class: ClassVar[type[StreamContext]] = StreamContext
+    _shared_context: ClassVar[StreamContext | None] = None
 
     _upgrades: bool | None = None
-    _answering: RequestResponseCycle | None = None
+    _current_cycle: RequestResponseCycle | None = None
     """While several requests are here: the one that is being answered. uvicorn's `cycle` is the last."""
     address: ClassVar[tuple[str, int] | None] = None
     """Of this side of every connection; None: each tells its own."""
     stopping = False
-    """The server has told this connection to stop, and will not tell the stream that it becomes."""
+    """The server has stopped this connection, and will not stop the stream that it becomes."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """
@@ -58,7 +58,7 @@ class HeadcountProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def _should_upgrade(self) -> bool:
-        # uvicorn asks this of every handshake several times, and each time goes through the headers.
+        # uvicorn calls this several times for each handshake, and goes through the headers each time.
         if self._upgrades is None:
             self._upgrades = super()._should_upgrade()
         return self._upgrades
@@ -69,23 +69,23 @@ class HeadcountProtocol(HttpToolsProtocol):
         path = self.url.partition(b"?")[0]
         # With TLS there is more between us and the socket, and what could be saved is little beside what that costs.
         if (
-            self.headcount.base in path
+            self.endpoints.raw_base in path
             and self.scheme != "https"
             and not (self.parser.should_upgrade() and self._should_upgrade())
         ):
-            self._answer_by(stream=path.endswith(self.headcount.stream_paths[0]))
+            self._start_response(offers_socket=path.endswith(self.endpoints.raw_sse_path))
         else:
             super().on_headers_complete()
-        if self._answering is None and ahead is not None and not ahead.response_complete:
-            self._answering = ahead
+        if self._current_cycle is None and ahead is not None and not ahead.response_complete:
+            self._current_cycle = ahead
 
-    def _answer_by(self, *, stream: bool) -> None:
+    def _start_response(self, *, offers_socket: bool) -> None:
         transport = self.transport
-        answer = Answer(self, transport)
-        if stream:
-            self.scope["extensions"] = {EXTENSION: answer}  # type: ignore[dict-item]
-        # What is given to the new cycle.
-        self.transport = answer  # type: ignore[assignment]
+        response = ResponseTransport(self, transport)
+        if offers_socket:
+            self.scope["extensions"] = {EXTENSION: response}  # type: ignore[dict-item]
+        # uvicorn gives the new cycle this transport.
+        self.transport = response  # type: ignore[assignment]
         try:
             super().on_headers_complete()
         finally:
@@ -96,17 +96,17 @@ class HeadcountProtocol(HttpToolsProtocol):
         # Of several requests at once, `cycle` is the last.
         if self.cycle is not None and self.cycle.response_complete:
             self._withdraw()
-        self._answering = self.pipeline[-1][0] if self.pipeline else None
+        self._current_cycle = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything that would keep this object alive: it is in a circle with each of its requests."""
         self._withdraw()
-        if self._answering is not None:
+        if self._current_cycle is not None:
             # uvicorn tells the last request only, and an event stream with another request behind it would never end.
-            self._answering.disconnected = True
-            self._answering.message_event.set()
-            self._answering = None
+            self._current_cycle.disconnected = True
+            self._current_cycle.message_event.set()
+            self._current_cycle = None
         super().connection_lost(exc)
         self.pipeline.clear()
         self.cycle = None  # type: ignore[assignment]
@@ -119,21 +119,21 @@ class HeadcountProtocol(HttpToolsProtocol):
     def _withdraw(self) -> None:
         if self.cycle is not None:
             written_to: object = self.cycle.transport
-            if isinstance(written_to, Answer):
+            if isinstance(written_to, ResponseTransport):
                 written_to.withdraw()
 
     def handle_websocket_upgrade(self) -> None:
-        """Answer the handshake of a stream ourselves; all others are the WebSocket library's."""
+        """Answer the handshake of a stream; every other one is for uvicorn's WebSocket class."""
         path, _, query = self.url.partition(b"?")
-        key = acceptable(self.headers) if path.endswith(self.headcount.stream_paths[1]) and path.isascii() else None
+        key = handshake_key(self.headers) if path.endswith(self.endpoints.raw_ws_path) and path.isascii() else None
         ours = key is not None and self.scheme != "https" and self.scope["method"] == "GET"
-        ahead = self._answering or self.cycle
+        ahead = self._current_cycle or self.cycle
         written_to: object = ahead.transport if ahead is not None and not ahead.response_complete else None
-        if written_to is not None and (ours or isinstance(written_to, Answer)):
+        if written_to is not None and (ours or isinstance(written_to, ResponseTransport)):
             # The answer would be taken for that to the request ahead; which, if it is a stream, would never end.
-            self.send_400_response("A WebSocket must not be asked for before the request ahead of it is answered.")
+            self.send_400_response("Wait for the response to the previous request before opening a WebSocket.")
         elif not ours or key is None:
-            self.upgrade_as_usual()
+            self.upgrade_by_uvicorn()
         elif not self.transport.is_closing():
             handshake = Handshake(self, key, self.server_state.default_headers)
             scope = websocket_scope({**self.scope, "query_string": query}, self.config, path)
@@ -143,7 +143,7 @@ class HeadcountProtocol(HttpToolsProtocol):
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 
-    def upgrade_as_usual(self) -> None:
+    def upgrade_by_uvicorn(self) -> None:
         """Let uvicorn's own WebSocket class answer the handshake."""
         self.flow.resume_reading()
         super().handle_websocket_upgrade()
@@ -158,33 +158,43 @@ class HeadcountProtocol(HttpToolsProtocol):
             # It has not been answered in full, as far as uvicorn knows, and must not be: its peer "has left".
             self.cycle.disconnected = True
             self.cycle = None  # type: ignore[assignment]
-        self._answering = None
+        self._current_cycle = None
         self.parser = None  # type: ignore[assignment]
 
-    def home(self, node: Node) -> StreamContext:
+    @property
+    def node(self) -> Node:
+        """The node whose streams this server takes over."""
+        return self.endpoints.node
+
+    def context(self, node: Node) -> StreamContext:
         """Return what the streams of a node in this server share."""
-        return self.home_of(node, self.loop, self.connections)
+        return self.context_of(node, self.loop, self.connections)
 
     @classmethod
-    def home_of(cls, node: Node, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> StreamContext:
+    def context_of(cls, node: Node, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> StreamContext:
         """Return what the streams of a node in a server share."""
-        home = cls._shared_home
-        if home is None or home.node is not node or home.loop is not loop or home.connections is not connections:
-            home = cls._shared_home = cls.home_class(node, loop, connections)
-        return home
+        context = cls._shared_context
+        if (
+            context is None
+            or context.node is not node
+            or context.loop is not loop
+            or context.connections is not connections
+        ):
+            context = cls._shared_context = cls.context_class(node, loop, connections)
+        return context
 
 
-class Answer:
+class ResponseTransport:
     """
-    Stands between one answer of ours and the socket. Writes its head and the beginning of its body at once, which saves
-    a system call and a packet, and offers the socket when that turns out to be a stream.
+    The transport of one response of ours. Writes its head and the beginning of its body at once, which saves a system
+    call and a packet, and offers the socket when the response turns out to be a stream.
 
     Args:
-        protocol: Whose request it is.
+        protocol: The one that got the request.
         transport: The socket.
     """
 
-    __slots__ = ("_head", "_protocol", "_taken", "_transport", "_written")
+    __slots__ = ("_handed_over", "_head", "_protocol", "_transport", "_written")
 
     def __init__(self, protocol: HeadcountProtocol, transport: asyncio.Transport) -> None:
         self._protocol: HeadcountProtocol | None = protocol
@@ -193,32 +203,32 @@ class Answer:
         """Held back until more comes, or the loop turns."""
         self._written: tuple[bytes, bytes] | None = None
         """Head and first piece of the body, while nothing else was written."""
-        self._taken = False
-        """The socket is a stream's: whatever still happens to the request, it must not be touched."""
+        self._handed_over = False
+        """The socket is a stream's now, and nothing of the request may touch it any more."""
 
     def sse(
         self, node: Node, public_id: str, connected: Payload, *, counted: bool, visible_keepalives: bool
     ) -> SseStream | None:
         """Take the socket over; see `handover.SseOffer`."""
         protocol = self._protocol
-        if protocol is None or not self._untouched(protocol, connected):
+        if protocol is None or not self._is_intact(protocol, connected):
             return None
         self._protocol = self._written = None
-        self._taken = True
-        home = protocol.home(node)
+        self._handed_over = True
+        context = protocol.context(node)
         protocol.release()
-        stream = SseStream(home, self._transport, public_id, counted=counted, visible_keepalives=visible_keepalives)
+        stream = SseStream(context, self._transport, public_id, counted=counted, visible_keepalives=visible_keepalives)
         if protocol.stopping:
-            home.loop.call_soon(stream.shutdown)
+            context.loop.call_soon(stream.shutdown)
         return stream
 
     def withdraw(self) -> None:
-        """The request has been answered."""
+        """Take the offer back, because the request has been answered."""
         self._protocol = self._written = None
 
     def write(self, data: bytes) -> None:
-        """Write a piece of the answer."""
-        if self._taken:
+        """Write a piece of the response."""
+        if self._handed_over:
             return
         head, self._head = self._head, None
         if head is not None:
@@ -232,12 +242,12 @@ class Answer:
             self._transport.write(data)
 
     def is_closing(self) -> bool:
-        """As the transport."""
-        return self._taken or self._transport.is_closing()
+        """See `asyncio.Transport`."""
+        return self._handed_over or self._transport.is_closing()
 
     def close(self) -> None:
-        """As the transport."""
-        if not self._taken:
+        """See `asyncio.Transport`."""
+        if not self._handed_over:
             self._flush()
             self._transport.close()
 
@@ -246,8 +256,8 @@ class Answer:
         if head is not None and not self._transport.is_closing():
             self._transport.write(head)
 
-    def _untouched(self, protocol: HeadcountProtocol, connected: Payload) -> bool:
-        """Say whether the answer came here as it was sent, in chunks, and nothing else is going on."""
+    def _is_intact(self, protocol: HeadcountProtocol, connected: Payload) -> bool:
+        """Say whether the response arrived here as Headcount sent it, in chunks, and is the only one."""
         if self._written is None or self._written[1] != connected.event_chunk:
             return False  # middleware holds it back, or changes it
         head, cycle = self._written[0], protocol.cycle

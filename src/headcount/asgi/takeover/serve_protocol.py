@@ -1,10 +1,11 @@
 """
-The protocol class of `headcount serve` for all that a door does not open (door.py), where there is no application whose
-middleware a request must pass.
+uvicorn protocol of `headcount serve`: every request that FirstRequestProtocol did not turn into a stream.
 
-That a page has navigated is told all the time, and answered as soon as it has been read: no task is made for it, and
-none of ASGI's messages. It is the plain, good case only that takes this way: whatever is unusual about a request, or
-wrong with it, goes the ordinary one, so there is one place that says what is wrong.
+There is no application whose middleware a request must pass. Route updates are frequent, so one is answered as soon as
+it has been read, without a task and without ASGI's messages. Only a valid, ordinary request is handled so. Any other is
+delegated to uvicorn, so there is one place that says what is wrong.
+
+Tests: tests/asgi/takeover/test_taking_over.py.
 """
 
 from typing import ClassVar, NoReturn, cast
@@ -14,8 +15,9 @@ from starlette.types import ASGIApp, Scope
 from ...core import messages
 from ...errors import ProtocolError, UnknownConnection
 from .. import commands
+from ..request_head import RequestHead
 from ..responses import Problem
-from .cached_heads import DONE
+from .cached_heads import OK_RESPONSE
 from .protocol import HeadcountProtocol
 from .streams import CountingStreamContext
 
@@ -23,18 +25,16 @@ from .streams import CountingStreamContext
 class ServeProtocol(HeadcountProtocol):
     """Serves one TCP connection of a server that serves Headcount and nothing else."""
 
-    beneath: ClassVar[ASGIApp]
-    """What Headcount is wrapped round: it knows no path and no session."""
+    wrapped_app: ClassVar[ASGIApp]
+    """The application that Headcount is wrapped round; it has neither paths nor a session."""
 
-    home_class = CountingStreamContext
+    context_class = CountingStreamContext
     _direct = False
-    """The request that is being read may be one to answer at once."""
+    """The request that is being read is a route update to be answered at once, as far as is known."""
     _body = b""
 
-    # ---- what the parser calls
-
     def on_headers_complete(self) -> None:
-        """Wait for the body of what may be answered at once."""
+        """Wait for the body of a request that may be answered at once."""
         self._direct = self._may_be_direct()
         if self._direct:
             self._body = b""
@@ -42,37 +42,33 @@ class ServeProtocol(HeadcountProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
+        """Add a piece of the body."""
         if not self._direct:
             super().on_body(body)
         else:
             self._body += body
             if len(self._body) > messages.MAX_MESSAGE:
-                self._go_the_ordinary_way()
+                self._delegate()
 
     def on_message_complete(self) -> None:
-        """Answer at once, or go the ordinary way after all."""
+        """Answer at once, or delegate."""
         if self._direct:
             if self._navigate():
                 self._direct = False
                 return
-            self._go_the_ordinary_way()
+            self._delegate()
         super().on_message_complete()
 
-    # ---- what the transport calls
-
     def data_received(self, data: bytes) -> None:
-        """Read; what is not whole by now goes the ordinary way, because the rest of the body may take its time."""
+        """Read. A request that is not complete by now is delegated, because its body may take long."""
         super().data_received(data)
         if self._direct and not self.transport.is_closing():
-            self._go_the_ordinary_way()
-
-    # ---- inside
+            self._delegate()
 
     def _may_be_direct(self) -> bool:
         path, _, query = self.url.partition(b"?")
         if (
-            path != self.headcount.route_path
+            path != self.endpoints.raw_route_path
             or self.parser.get_method() != b"POST"
             or (self.cycle is not None and not self.cycle.response_complete)
             or self.pipeline
@@ -88,27 +84,28 @@ class ServeProtocol(HeadcountProtocol):
         return True
 
     def _navigate(self) -> bool:
-        headcount, node = self.headcount, self.headcount.node
+        endpoints, node = self.endpoints, self.endpoints.node
         scope = cast(Scope, self.scope)
-        headcount.meet(scope, type(self).beneath)
+        endpoints.learn_from(scope, type(self).wrapped_app)
+        head = RequestHead(scope, "/route", endpoints.rules)
         try:
-            if headcount.admit("/route", scope):
-                return False  # from another origin: the answer says that it may
-            commands.check_type(scope)
-            handle, message = commands.read("/route", self._body)
-            node.handle(node.find(handle), message, _never)
+            if endpoints.check_origin(head):
+                return False  # it has CORS headers, which uvicorn's way sends
+            commands.check_content_type(head)
+            handle, message = commands.read_command("/route", self._body)
+            node.handle(node.find(handle), message, _no_check)
         except (Problem, ProtocolError, UnknownConnection):
             return False
-        self.transport.write(DONE(self.server_state.default_headers))
+        self.transport.write(OK_RESPONSE(self.server_state.default_headers))
         self.on_response_complete()
         return True
 
-    def _go_the_ordinary_way(self) -> None:
+    def _delegate(self) -> None:
         body, self._body, self._direct = self._body, b"", False
         super().on_headers_complete()
         if body:
             super().on_body(body)
 
 
-def _never() -> NoReturn:
-    raise AssertionError("to navigate takes no right")
+def _no_check() -> NoReturn:
+    raise AssertionError("a route update needs no right")

@@ -1,8 +1,10 @@
 """
-One open stream on a bare socket; the only object that Headcount keeps for it beside its record.
+One open stream on a bare socket; the only object that Headcount keeps for it beside its record in the registry.
 
 The transport's high-water mark is zero: a write goes to the kernel at once, and the protocol is paused exactly while
 some of it is still waiting. So "paused" is what `busy` means, and a peer that does not read holds one message.
+
+Tests: tests/asgi/takeover/test_frames_in.py, tests/asgi/takeover/test_taking_over.py.
 """
 
 import asyncio
@@ -23,13 +25,13 @@ from ...core.outbox import Outbox
 from ...core.payload import COMMENT, KEEPALIVE, Payload, sse_farewell_chunks, websocket_farewell_frames
 from ...errors import ProtocolError, TooLarge
 from ...node.node import Node
-from ..session import GOODBYE_TIMEOUT
+from ..session import FAREWELL_TIMEOUT
 
 _COUNTED: Final = 1
 _VISIBLE_KEEPALIVES: Final = 2
 _PAUSED: Final = 4
 _OVER: Final = 8
-"""Out of the figures; what is still to be sent is the goodbye."""
+"""Out of the figures; only the farewell is still to be sent."""
 _CLOSING: Final = 16
 """A WebSocket that has sent its close frame and waits for the peer's."""
 
@@ -49,19 +51,19 @@ class StreamContext:
         self.node = node
         self.loop = loop
         self.connections = connections
-        """uvicorn's set of what it tells to stop, and waits for when it does; `--limit-concurrency` counts it."""
+        """uvicorn's set of objects to stop, and to wait for when it stops; `--limit-concurrency` counts it."""
 
     def enter(self, stream: "Stream") -> None:
-        """Take in a stream that begins."""
+        """Add a stream that begins."""
         self.connections.add(stream)
 
     def leave(self, stream: "Stream") -> None:
-        """Let go of one that is over."""
+        """Remove a stream that is over."""
         self.connections.discard(stream)
 
 
 class CountingStreamContext(StreamContext):
-    """One that stands in uvicorn's set for all of its streams, which saves a place for each."""
+    """One that is in uvicorn's set in place of all its streams, which saves an entry for each."""
 
     __slots__ = ("_count",)
 
@@ -70,13 +72,13 @@ class CountingStreamContext(StreamContext):
         self._count = 0
 
     def enter(self, stream: "Stream") -> None:  # noqa: ARG002
-        """Take in a stream that begins."""
+        """Add a stream that begins."""
         self._count += 1
         if self._count == 1:
             self.connections.add(self)
 
     def leave(self, stream: "Stream") -> None:  # noqa: ARG002
-        """Let go of one that is over."""
+        """Remove a stream that is over."""
         self._count -= 1
         if not self._count:
             self.connections.discard(self)
@@ -84,7 +86,7 @@ class CountingStreamContext(StreamContext):
     def shutdown(self) -> None:
         """Stop all of them, because the server does."""
         for session in list(self.node.sessions.values()):
-            if isinstance(session, Stream) and session.home is self:
+            if isinstance(session, Stream) and session.context is self:
                 session.end(self.node.going_away())
 
 
@@ -100,31 +102,31 @@ class Stream(Outbox, asyncio.Protocol):
         flags: Further ones.
     """
 
-    __slots__ = ("_flags", "_home", "_transport", "deadline", "id", "slot")
+    __slots__ = ("_context", "_flags", "_transport", "deadline", "id", "slot")
 
     def __init__(
-        self, home: StreamContext, transport: asyncio.Transport, public_id: str, *, counted: bool, flags: int = 0
+        self, context: StreamContext, transport: asyncio.Transport, public_id: str, *, counted: bool, flags: int = 0
     ) -> None:
         super().__init__()
         self.id = public_id
         self.deadline: float | None = None
         self.slot = 0
-        self._home = home
+        self._context = context
         self._transport = transport
         self._flags = flags | (_COUNTED if counted else 0)
-        home.enter(self)
+        context.enter(self)
         transport.set_protocol(self)
         transport.set_write_buffer_limits(high=0)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop that it must be called in."""
-        return self._home.loop
+        return self._context.loop
 
     @property
-    def home(self) -> StreamContext:
-        """Where it lives."""
-        return self._home
+    def context(self) -> StreamContext:
+        """What it shares with the other streams of its server."""
+        return self._context
 
     @property
     def counted(self) -> bool:
@@ -144,7 +146,7 @@ class Stream(Outbox, asyncio.Protocol):
     @property
     def max_queued(self) -> int:
         """Messages that may wait."""
-        return self._home.node.config.max_queued_messages
+        return self._context.node.config.max_queued_messages
 
     def transmit(self, payload: Payload) -> None:
         """Send now; must not be called while busy."""
@@ -158,56 +160,50 @@ class Stream(Outbox, asyncio.Protocol):
         """End the stream from this side. Idempotent."""
         if not self._flags & _OVER:
             self._leave(end.cause)
-            self._part(end)
-
-    # ---- what uvicorn calls
+            self._say_farewell(end)
 
     def shutdown(self) -> None:
-        """Stop, because the server does. It says so to each of its connections; other servers have their own."""
-        self.end(self._home.node.going_away())
-
-    # ---- what the transport calls
+        """Stop: uvicorn calls this when the server does. Other servers have connections of their own."""
+        self.end(self._context.node.going_away())
 
     def data_received(self, data: bytes) -> None:
-        """Take no notice: after its request, nothing is expected from this peer."""
+        """Ignore it: after its request, nothing is expected from this peer."""
 
     def pause_writing(self) -> None:
-        """Some of the last message is still here."""
+        """Note that the peer does not read: some of the last message is still here."""
         self._flags |= _PAUSED
         if not self._flags & _OVER:
-            self._home.node.stalled(self)
+            self._context.node.stalled(self)
 
     def resume_writing(self) -> None:
-        """All of it is out."""
+        """Send what waits, because the peer reads again."""
         self._flags &= ~_PAUSED
         if self._flags & _OVER:
             return
-        self._home.node.writable_again(self)
+        self._context.node.writable_again(self)
         if self.resume():
-            self._home.node.caught_up(self)
+            self._context.node.caught_up(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Leave the figures: the peer is gone, or we closed."""
-        self._home.leave(self)
+        self._context.leave(self)
         if not self._flags & _OVER:
             self._leave(CLIENT)
-
-    # ---- inside
 
     def _leave(self, cause: str) -> None:
         self._flags |= _OVER
         self.discard()
-        self._home.node.close(self, cause)
+        self._context.node.close(self, cause)
 
-    def _part(self, end: End) -> None:
-        """Say goodbye."""
+    def _say_farewell(self, end: End) -> None:
+        """Send the last messages and close."""
         raise NotImplementedError
 
-    def _hang_up(self) -> None:
-        """Close after what is still to be sent; a peer that does not take it is cut off."""
+    def _close_transport(self) -> None:
+        """Close when everything is sent, or after a time-out."""
         self._transport.close()
         if self._transport.get_write_buffer_size():
-            self._home.loop.call_later(GOODBYE_TIMEOUT, self._transport.abort)
+            self._context.loop.call_later(FAREWELL_TIMEOUT, self._transport.abort)
 
 
 class SseStream(Stream):
@@ -226,7 +222,7 @@ class SseStream(Stream):
 
     def __init__(
         self,
-        home: StreamContext,
+        context: StreamContext,
         transport: asyncio.Transport,
         public_id: str,
         *,
@@ -234,7 +230,7 @@ class SseStream(Stream):
         visible_keepalives: bool,
     ) -> None:
         flags = _VISIBLE_KEEPALIVES if visible_keepalives else 0
-        super().__init__(home, transport, public_id, counted=counted, flags=flags)
+        super().__init__(context, transport, public_id, counted=counted, flags=flags)
 
     def transmit(self, payload: Payload) -> None:
         """Send now; must not be called while busy."""
@@ -245,9 +241,9 @@ class SseStream(Stream):
         """Send a comment, or the message that the client asked for."""
         self.transmit(KEEPALIVE if self._flags & _VISIBLE_KEEPALIVES else COMMENT)
 
-    def _part(self, end: End) -> None:
+    def _say_farewell(self, end: End) -> None:
         self._transport.write(sse_farewell_chunks(end))
-        self._hang_up()
+        self._close_transport()
 
 
 class WebSocketStream(Stream):
@@ -259,14 +255,14 @@ class WebSocketStream(Stream):
         transport: The socket.
         public_id: Of the connection.
         counted: False for a viewer's own stream.
-        make_check: Makes the check of the right to watch, when the peer subscribes. None: it will be dismissed at once.
+        make_check: Makes the check of the right to watch, when the peer subscribes. None: it will be refused at once.
     """
 
-    __slots__ = ("_asking", "_make_check", "_message", "_unread")
+    __slots__ = ("_deciding", "_make_check", "_message", "_unread")
 
     def __init__(
         self,
-        home: StreamContext,
+        context: StreamContext,
         transport: asyncio.Transport,
         public_id: str,
         *,
@@ -274,17 +270,17 @@ class WebSocketStream(Stream):
         make_check: MakeCheck | None,
     ) -> None:
         self._make_check = make_check
-        self._asking: asyncio.Task[None] | None = None
+        self._deciding: asyncio.Task[None] | None = None
         self._unread = b""
         """The beginning of a frame."""
         self._message: bytearray | None = None
         """The beginning of a message that comes in fragments."""
-        # One to be dismissed never comes into the node, which must not hear of it.
-        super().__init__(home, transport, public_id, counted=counted, flags=_OVER if make_check is None else 0)
+        # One that is refused at once never comes into the node, which must not hear of it.
+        super().__init__(context, transport, public_id, counted=counted, flags=_OVER if make_check is None else 0)
 
-    def dismiss(self, code: int, reason: str) -> None:
-        """Say goodbye to a peer that never came into the node."""
-        self._part(NOT_AUTHORISED._replace(code=code, reason=reason))
+    def refuse(self, code: int, reason: str) -> None:
+        """Close a WebSocket that never came into the node."""
+        self._say_farewell(NOT_AUTHORISED._replace(code=code, reason=reason))
 
     def transmit(self, payload: Payload) -> None:
         """Send now; must not be called while busy."""
@@ -307,12 +303,12 @@ class WebSocketStream(Stream):
             and self._message is None
             and not self._flags & _OVER
         ):
-            self._do(apply_mask(data[6:], data[2:6]))
+            self._on_text(apply_mask(data[6:], data[2:6]))
             return
         reader = _Reader(self._unread + data if self._unread else data)
         try:
             while (frame := reader.frame()) is not None:
-                self._take(frame)
+                self._on_frame(frame)
             self._unread = reader.rest()
         except PayloadTooBig:
             self._malformed(MALFORMED.because(TOO_LONG))
@@ -321,28 +317,28 @@ class WebSocketStream(Stream):
         except TooLarge as error:
             self._malformed(MALFORMED.because(str(error)))
 
-    def _do(self, data: bytes) -> None:
+    def _on_text(self, data: bytes) -> None:
         """Do what one message asks."""
         if self._make_check is None:
             return
-        node = self._home.node
+        node = self._context.node
         try:
             message = messages.decode(data)
             if isinstance(message, messages.RouteUpdate):  # nearly always
                 node.navigate(self, message.route)
                 return
-            coroutine = node.handle(self, message, self._ask)
+            coroutine = node.handle(self, message, self._check)
         except ProtocolError as error:
             self._malformed(MALFORMED.because(str(error)))
             return
         if coroutine is not None:
-            self._asking = self._home.loop.create_task(coroutine)
+            self._deciding = self._context.loop.create_task(coroutine)
 
-    def _ask(self) -> AuthorizationCheck:
+    def _check(self) -> AuthorizationCheck:
         assert self._make_check is not None
         return self._make_check(self._transport.get_extra_info("peername"))
 
-    def _take(self, frame: Frame) -> None:
+    def _on_frame(self, frame: Frame) -> None:
         """Do what one frame asks. Raises `BadFrame` for one out of order, `TooLarge` for too long a message."""
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             raise BadFrame("no extension was agreed upon")
@@ -357,9 +353,9 @@ class WebSocketStream(Stream):
         elif frame.opcode is Opcode.CLOSE:
             self._answer_close(bytes(frame.data))
         elif frame.opcode is not Opcode.PONG:
-            self._take_data(frame)
+            self._on_data_frame(frame)
 
-    def _take_data(self, frame: Frame) -> None:
+    def _on_data_frame(self, frame: Frame) -> None:
         if (frame.opcode is Opcode.CONT) != (self._message is not None):
             raise BadFrame("a fragment is out of order")
         data = bytes(frame.data)
@@ -373,7 +369,7 @@ class WebSocketStream(Stream):
         if not frame.fin:
             return
         self._message = None
-        self._do(data)
+        self._on_text(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave the figures: the peer is gone, or we closed."""
@@ -392,28 +388,28 @@ class WebSocketStream(Stream):
             code = 1007
         self._flags |= _CLOSING
         self._transport.write(close_frame(code))
-        self._hang_up()
+        self._close_transport()
 
     def _malformed(self, end: End) -> None:
         self._unread = b""
         self._message = None
         if not self._flags & _OVER:
-            self._home.node.counters["malformed"] += 1
+            self._context.node.counters["malformed"] += 1
             self.end(end)
 
     def _leave(self, cause: str) -> None:
         super()._leave(cause)
         self._make_check = None
-        if self._asking is not None:
-            self._asking.cancel()
-            self._asking = None
+        if self._deciding is not None:
+            self._deciding.cancel()
+            self._deciding = None
 
-    def _part(self, end: End) -> None:
+    def _say_farewell(self, end: End) -> None:
         self._flags |= _CLOSING
         self._transport.write(websocket_farewell_frames(end))
         # The peer answers and then expects us to hang up. To do so before, with something of it unread, would make the
-        # kernel reset the connection, and the peer might lose the goodbye.
-        self._home.loop.call_later(GOODBYE_TIMEOUT, self._transport.abort)
+        # kernel reset the connection, and the peer might lose the farewell.
+        self._context.loop.call_later(FAREWELL_TIMEOUT, self._transport.abort)
 
 
 class _Reader:

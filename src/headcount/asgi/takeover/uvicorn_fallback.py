@@ -1,20 +1,29 @@
 """
-A WebSocket that somebody else than Headcount answers, although its path ends like ours.
+A WebSocket of the application's own, although its path ends like ours.
 
-The application has accepted it, and nothing was sent. uvicorn's own class for WebSockets is given the request, and what
-the application said and says goes on to it.
+The application has accepted it, and nothing was sent. uvicorn's own class for WebSockets gets the request, and then the
+application's messages, the first ones included.
+
+Tests: tests/asgi/takeover/test_taking_over.py.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
-if TYPE_CHECKING:
-    from .protocol import HeadcountProtocol
+_TIMEOUT: Final = 10.0
+"""Seconds for uvicorn's class to call the application. It does so at once, or has refused the request."""
 
-_PATIENCE: Final = 10.0
-"""Seconds for uvicorn's class to call the application. It does so at once, or has refused the request by itself."""
+
+class UpgradableProtocol(Protocol):
+    """What the fallback needs of uvicorn's protocol object."""
+
+    loop: asyncio.AbstractEventLoop
+    ws_protocol_class: Any
+
+    def upgrade_by_uvicorn(self) -> None:
+        """Have an object of `ws_protocol_class` answer the handshake."""
 
 
 class UvicornWebSocketFallback:
@@ -22,55 +31,55 @@ class UvicornWebSocketFallback:
     One WebSocket, from the application's acceptance on.
 
     Args:
-        protocol: Whose request it is.
+        protocol: The one that got the request.
         accept: The application's message.
     """
 
-    def __init__(self, protocol: "HeadcountProtocol", accept: Message) -> None:
+    def __init__(self, protocol: UpgradableProtocol, accept: Message) -> None:
         self._accept = accept
-        self._ends: asyncio.Future[tuple[Receive, Send]] = protocol.loop.create_future()
+        self._channel: asyncio.Future[tuple[Receive, Send]] = protocol.loop.create_future()
         self._finished: asyncio.Future[None] = protocol.loop.create_future()
-        make: Any = protocol.ws_protocol_class
+        make = protocol.ws_protocol_class
 
-        def make_ours(**settings: Any) -> Any:
-            usual = make(**settings)
-            usual.app = self._app
-            return usual
+        def make_with_our_app(**settings: Any) -> Any:
+            made = make(**settings)
+            made.app = self._app
+            return made
 
-        protocol.ws_protocol_class = make_ours  # type: ignore[assignment]
+        protocol.ws_protocol_class = make_with_our_app
         try:
-            protocol.upgrade_as_usual()
+            protocol.upgrade_by_uvicorn()
         finally:
             protocol.ws_protocol_class = make
 
     async def receive(self) -> Message:
         """Receive for the application."""
-        receive, _ = await self._both()
+        receive, _ = await self._opened()
         return await receive()
 
     async def send(self, message: Message) -> None:
         """Send for the application."""
-        _, send = await self._both()
+        _, send = await self._opened()
         await send(message)
 
     def finish(self, failure: Exception | None) -> None:
-        """The application has returned, or failed. uvicorn does and logs what it does in that case."""
+        """Have uvicorn do and log what it does when the application has returned, or failed."""
         if self._finished.done():
             return
         if failure is None:
             self._finished.set_result(None)
         else:
             self._finished.set_exception(failure)
-            self._finished.exception()  # it may be nobody's, if uvicorn's class has refused the request
+            self._finished.exception()  # retrieved here: nothing awaits it if uvicorn's class has refused the request
 
     async def _app(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """What uvicorn's class takes for the application."""
+        """Stand in for the application in uvicorn's class."""
         await receive()  # websocket.connect
         await send(self._accept)
-        if not self._ends.done():
-            self._ends.set_result((receive, send))
+        if not self._channel.done():
+            self._channel.set_result((receive, send))
         await self._finished
 
-    async def _both(self) -> tuple[Receive, Send]:
-        async with asyncio.timeout(_PATIENCE):
-            return await asyncio.shield(self._ends)
+    async def _opened(self) -> tuple[Receive, Send]:
+        async with asyncio.timeout(_TIMEOUT):
+            return await asyncio.shield(self._channel)

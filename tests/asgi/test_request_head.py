@@ -1,4 +1,4 @@
-"""Reading an ASGI scope."""
+"""Reading the head of a request."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -11,16 +11,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
-from headcount.asgi.scope import (
-    address_of,
-    allowed_origin,
-    endpoint_of,
-    foreign_origin,
-    header,
-    prefix_of,
-    query_of,
-    version_in_cookie,
-)
+from headcount.asgi.request_head import OriginVerdict, RequestHead, RequestRules, endpoint_of, parse_query
 from headcount.errors import Malformed
 
 BASE = "/__skew"
@@ -48,7 +39,12 @@ def scope_of(
     return scope
 
 
-# ---- where a request goes
+def head_of(scope: Scope, endpoint: str = "/sse", *, cookie: str | bool = "__nkpv", **rules: Any) -> RequestHead:
+    return RequestHead(scope, endpoint, RequestRules(cookie, **rules))
+
+
+def address_of(scope: Scope, tracking: bool | str, trusted: Any) -> str | None:
+    return head_of(scope, ip_tracking=tracking, trusted_proxies=tuple(trusted)).address
 
 
 @pytest.mark.parametrize(
@@ -168,25 +164,22 @@ def test_any_path_leads_to_an_endpoint_that_begins_and_does_not_end_with_a_slash
     ],
 )
 def test_the_prefix_is_what_stands_before_the_endpoint(path: str, raw_path: bytes | None, prefix: str) -> None:
-    assert prefix_of({**scope_of(path), "raw_path": raw_path}, "/sse") == prefix
-
-
-# ---- headers and query
+    assert head_of({**scope_of(path), "raw_path": raw_path}).prefix == prefix
 
 
 def test_a_header_in_several_lines_is_joined() -> None:
     scope = scope_of(headers=[("x-forwarded-for", "a"), ("host", "h"), ("x-forwarded-for", "b, c")])
-    assert header(scope, b"x-forwarded-for") == "a, b, c"
-    assert header(scope, b"host") == "h"
-    assert header(scope, b"cookie") is None
+    assert head_of(scope).header(b"x-forwarded-for") == "a, b, c"
+    assert head_of(scope).header(b"host") == "h"
+    assert head_of(scope).header(b"cookie") is None
 
 
 def test_an_empty_header_is_there() -> None:
-    assert header(scope_of(headers=[("origin", "")]), b"origin") == ""
+    assert head_of(scope_of(headers=[("origin", "")])).header(b"origin") == ""
 
 
 def test_a_header_that_is_no_text_is_read_byte_by_byte() -> None:
-    assert header(scope_of(headers=[("cookie", "\xff\x80")]), b"cookie") == "\xff\x80"
+    assert head_of(scope_of(headers=[("cookie", "\xff\x80")])).header(b"cookie") == "\xff\x80"
 
 
 @pytest.mark.parametrize(
@@ -208,36 +201,33 @@ def test_a_header_that_is_no_text_is_read_byte_by_byte() -> None:
     ],
 )
 def test_the_query_gives_what_was_asked_for(query: str, found: dict[str, str]) -> None:
-    assert query_of(query.encode("latin-1"), NAMES) == found
+    assert parse_query(query.encode("latin-1"), NAMES) == found
 
 
 @pytest.mark.parametrize("query", ["version=v1&version=v1", "version=&version=v2", "version=a&%76ersion=b"])
 def test_a_parameter_that_is_given_twice_is_malformed(query: str) -> None:
-    with pytest.raises(Malformed, match="parameter version is given more than once"):
-        query_of(query.encode("latin-1"), NAMES)
+    with pytest.raises(Malformed, match="parameter version is repeated"):
+        parse_query(query.encode("latin-1"), NAMES)
 
 
 def test_too_many_parameters_are_malformed() -> None:
-    assert query_of("&".join(f"p{number}" for number in range(32)).encode(), NAMES) == {}
+    assert parse_query("&".join(f"p{number}" for number in range(32)).encode(), NAMES) == {}
     with pytest.raises(Malformed, match="more than 32 parameters"):
-        query_of("&".join(f"p{number}" for number in range(33)).encode(), NAMES)
+        parse_query("&".join(f"p{number}" for number in range(33)).encode(), NAMES)
 
 
 @given(st.binary() | st.text(st.sampled_from("version=rut&%26c0;+")).map(str.encode))
 def test_any_query_is_read_or_malformed(query: bytes) -> None:
     try:
-        found = query_of(query, NAMES)
+        found = parse_query(query, NAMES)
     except Malformed:
         return
     assert set(found) <= NAMES
 
 
-# ---- what the page says of itself
-
-
 def test_a_bad_cookie_is_unknown_because_it_would_lock_the_browser_out() -> None:
     for value in ("v" * 129, "a%00b", "a%0Ab", "a\x85b"):
-        assert version_in_cookie(scope_of(headers=[("cookie", f"__nkpv={value}")]), "__nkpv") == "unknown"
+        assert head_of(scope_of(headers=[("cookie", f"__nkpv={value}")])).cookie_version == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -262,30 +252,27 @@ def test_a_bad_cookie_is_unknown_because_it_would_lock_the_browser_out() -> None
     ],
 )
 def test_the_version_of_the_cookie_is_percent_decoded(cookie: str, version: str) -> None:
-    assert version_in_cookie(scope_of(headers=[("cookie", cookie)]), "__nkpv") == version
+    assert head_of(scope_of(headers=[("cookie", cookie)])).cookie_version == version
 
 
 def test_cookies_in_several_lines_are_all_read() -> None:
     """HTTP/2 may send each in a line of its own (RFC 9113, 8.2.3)."""
     scope = scope_of(headers=[("cookie", "a=b"), ("cookie", "__nkpv=v1"), ("cookie", "c=d")])
-    assert version_in_cookie(scope, "__nkpv") == "v1"
+    assert head_of(scope).cookie_version == "v1"
 
 
 def test_a_cookie_that_is_switched_off_or_named_otherwise_is_not_read() -> None:
     scope = scope_of(headers=[("cookie", "__nkpv=v1; build=v2")])
-    assert version_in_cookie(scope, False) == "unknown"
-    assert version_in_cookie(scope, "build") == "v2"
+    assert head_of(scope, cookie=False).cookie_version == "unknown"
+    assert head_of(scope, cookie="build").cookie_version == "v2"
 
 
 @given(st.text(st.characters(max_codepoint=255)))
 def test_any_cookie_is_a_version_or_unknown(cookie: str) -> None:
     for text in (cookie, "__nkpv=" + cookie):
-        version = version_in_cookie(scope_of(headers=[("cookie", text)]), "__nkpv")
+        version = head_of(scope_of(headers=[("cookie", text)])).cookie_version
         assert 1 <= len(version) <= 128
         version.encode()
-
-
-# ---- whose address it is
 
 
 def test_without_tracking_no_address_is_looked_at() -> None:
@@ -335,13 +322,12 @@ def test_an_anonymized_address_is_cut_whoever_told_it() -> None:
     assert address_of(scope_of(client=("testclient", 1)), "anonymized", ()) is None
 
 
-# ---- whether its page may ask
-
-
 def foreign(origin: str | None, host: str | None = "app.example", *allowed: str, site: str | None = None) -> str | None:
     given = [("origin", origin), ("host", host), ("sec-fetch-site", site)]
     scope = scope_of(headers=[(name, value) for name, value in given if value is not None])
-    return foreign_origin(scope, header(scope, b"origin"), allowed)
+    head = head_of(scope, allowed_origins=allowed)
+    origin = "another site" if head.origin is None else head.origin
+    return origin if head.origin_verdict is OriginVerdict.FOREIGN else None
 
 
 @pytest.mark.parametrize(
@@ -403,7 +389,7 @@ def test_a_page_of_our_host_that_the_browser_calls_another_site_may_not(site: st
 
 def test_a_page_with_two_hosts_may_not() -> None:
     scope = scope_of(headers=[("origin", "https://a.example"), ("host", "a.example"), ("host", "b.example")])
-    assert foreign_origin(scope, header(scope, b"origin"), ()) == "https://a.example"
+    assert head_of(scope).origin_verdict is OriginVerdict.FOREIGN
 
 
 def test_an_allowed_origin_may() -> None:
@@ -434,7 +420,7 @@ def test_a_cross_site_page_that_sends_no_origin_may_not() -> None:
 def test_only_an_allowed_origin_is_named_in_cors_headers() -> None:
     def named(origin: str | None, *allowed: str) -> str | None:
         headers = [("host", "app.example"), *([("origin", origin)] if origin is not None else [])]
-        return allowed_origin(header(scope_of(headers=headers), b"origin"), allowed)
+        return head_of(scope_of(headers=headers), allowed_origins=allowed).cors_origin
 
     assert named("https://www.example.com", "https://www.example.com") == "https://www.example.com"
     assert named("https://anything.example", "*") == "*"
@@ -443,3 +429,48 @@ def test_only_an_allowed_origin_is_named_in_cors_headers() -> None:
     assert named("https://evil.example", "https://www.example.com") is None
     assert named("https://app.example") is None
     assert named(None, "*") is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed", "verdict"),
+    [
+        ({}, (), OriginVerdict.OWN),
+        ({"origin": "https://app.example"}, (), OriginVerdict.OWN),
+        ({"origin": "https://app.example"}, ("*",), OriginVerdict.OWN),
+        ({"origin": "https://a.example"}, ("https://a.example",), OriginVerdict.LISTED),
+        ({"origin": "https://a.example"}, ("*", "https://a.example"), OriginVerdict.LISTED),
+        ({"origin": "https://a.example"}, ("*",), OriginVerdict.WILDCARD),
+        ({"sec-fetch-site": "cross-site"}, ("*",), OriginVerdict.WILDCARD),
+        ({"origin": "https://a.example"}, ("https://b.example",), OriginVerdict.FOREIGN),
+        ({"sec-fetch-site": "cross-site"}, (), OriginVerdict.FOREIGN),
+    ],
+)
+def test_each_origin_gets_one_verdict(
+    headers: dict[str, str], allowed: tuple[str, ...], verdict: OriginVerdict
+) -> None:
+    head = head_of(scope_of(headers=[("host", "app.example"), *headers.items()]), allowed_origins=allowed)
+    assert head.origin_verdict is verdict
+    assert head.origin_verdict is verdict, "read once"
+
+
+def test_headers_are_read_once() -> None:
+    scope = scope_of(headers=[("origin", "https://a.example"), ("cookie", "__nkpv=v1")])
+    head = head_of(scope)
+    assert head.origin == "https://a.example"
+    scope["headers"] = []
+    assert head.cookie_version == "v1"
+
+
+@pytest.mark.parametrize(
+    ("value", "token"),
+    [("Bearer secret", "secret"), ("bearer  secret ", "secret"), ("Basic c2VjcmV0", None), ("", None), (None, None)],
+)
+def test_a_bearer_token_is_read_from_its_header(value: str | None, token: str | None) -> None:
+    headers = [] if value is None else [("authorization", value)]
+    assert head_of(scope_of(headers=headers)).bearer_token == token
+
+
+def test_without_credentials_a_request_keeps_only_a_bearer_token() -> None:
+    bearer, basic, cookie = ("authorization", "Bearer x"), ("authorization", "Basic x"), ("cookie", "a=b")
+    scope = scope_of(headers=[bearer, basic, cookie, ("host", "h")])
+    assert head_of(scope).scope_without_credentials()["headers"] == [(b"authorization", b"Bearer x"), (b"host", b"h")]

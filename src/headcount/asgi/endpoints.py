@@ -1,0 +1,349 @@
+"""
+Everything that is served below `base_path`: one table from path to method, right and handler.
+
+404, 405, HEAD and OPTIONS follow from the table. An endpoint is added in `Endpoints._make_routes`; a handler gets an
+`Exchange`, and a viewer's `Grant` where its route asks for one. Opening a stream is in `stream_request.py`.
+"""
+
+import enum
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..authorization.authorizer import Authorizer, Grant
+from ..authorization.deferred import DeferredCheck, HandshakeTemplate
+from ..authorization.inner_request import PATH as AUTHORIZE
+from ..authorization.inner_request import InnerRequestCheck, InnerRequests
+from ..core.ends import CROSS_SITE, MALFORMED, NO_WEBSOCKET, End
+from ..core.frames import cut_reason
+from ..core.payload import Payload
+from ..errors import Malformed
+from ..node.node import Node
+from . import admin, commands, log_in
+from .client_js import SCRIPTS, ClientScript
+from .dashboard import PREFIX as DASHBOARD
+from .dashboard import Dashboard
+from .exchange import Exchange
+from .handover import sse_offer, websocket_offer
+from .log_in import LogIn
+from .request_head import OriginVerdict, RequestHead, RequestRules
+from .responses import Headers, Problem, respond_problem
+from .sse import SseSession, ignore
+from .stream_request import StreamGate, StreamRefused
+from .ws import WebSocketSession, needs_handshake
+
+Stream: TypeAlias = Coroutine[Any, Any, None]
+"""What holds a stream. It is to be awaited at once: the frames of opening it need not last as long as it does."""
+
+
+class Right(enum.Enum):
+    """What a request needs, so that its handler is called."""
+
+    NONE = enum.auto()
+    """Anybody may."""
+    HANDLE = enum.auto()
+    """The secret `connectionId`, which the body holds and the handler checks."""
+    FIGURES = enum.auto()
+    """A grant, on a server that counts connections."""
+    METRICS = enum.auto()
+    """The metrics token, or a grant."""
+    RELEASE = enum.auto()
+    """A grant with `release=True`."""
+
+
+class Route(NamedTuple):
+    """One endpoint."""
+
+    method: str
+    """GET or POST. HEAD is answered like GET, without the body."""
+    right: Right
+    handler: Callable[[Exchange], Awaitable[Stream | None]]
+    """Answers, or begins a stream and returns it."""
+    head: bool = True
+    """HEAD is allowed, where GET is."""
+
+
+class Endpoints:
+    """
+    The endpoints of one Headcount.
+
+    Args:
+        node: Of this process; has the settings.
+        authorizer: Checks tokens and calls the hook.
+        inner_requests: Check rights with the application's own session and user.
+    """
+
+    def __init__(self, node: Node, authorizer: Authorizer, inner_requests: InnerRequests) -> None:
+        self.node = node
+        self.config = node.config
+        self.rules = RequestRules.of(self.config)
+        self.gate = StreamGate(node)
+        self._authorizer = authorizer
+        self._inner_requests = inner_requests
+        self._template: HandshakeTemplate | None = None
+        self._client_script = ClientScript(self.config)
+        self._dashboard = Dashboard(self.config)
+        self._log_in = LogIn(node)
+        self.routes = self._make_routes()
+        # What the raw paths of a request contain or end with, for the protocol classes.
+        self.raw_base = self.config.base_path.encode() + b"/"
+        self.raw_sse_path = self.raw_base + b"sse"
+        self.raw_ws_path = self.raw_base + b"ws"
+        self.raw_route_path = self.raw_base + b"route"
+
+    def _make_routes(self) -> dict[str, Route]:
+        """Return the table. A path that ends with a slash stands for everything below it."""
+        none, figures = Right.NONE, Right.FIGURES
+        return {
+            "/sse": Route("GET", none, self._open_sse, head=False),
+            "/ws": Route("GET", none, _ask_for_handshake),
+            **{path: Route("POST", Right.HANDLE, self._command) for path in commands.PATHS},
+            **{path: Route("POST", none, self._log_in.serve) for path in log_in.PATHS},
+            **{path: Route("GET", none, self._client_script.serve) for path in SCRIPTS},
+            f"{DASHBOARD}/": Route("GET", none, self._dashboard.serve),
+            "/health": Route("GET", none, self._health),
+            "/metrics": Route("GET", Right.METRICS, self._metrics),
+            "/admin/stats": Route("GET", figures, self._stats),
+            "/admin/connections": Route("GET", figures, self._connections),
+            "/admin/nodes": Route("GET", figures, self._nodes),
+            "/admin/history": Route("GET", figures, self._history),
+            "/admin/release": Route("POST", Right.RELEASE, self._release),
+        }
+
+    def find_route(self, endpoint: str) -> Route | None:
+        """Return the route of a path below `base_path`, or None."""
+        if endpoint == DASHBOARD or endpoint.startswith(f"{DASHBOARD}/"):
+            endpoint = f"{DASHBOARD}/"
+        return self.routes.get(endpoint)
+
+    async def serve(
+        self, endpoint: str, scope: Scope, receive: Receive, send: Send, *, wrapped_app: ASGIApp | None
+    ) -> Stream | None:
+        """
+        Answer, or begin a stream.
+
+        Args:
+            endpoint: The path below `base_path`.
+            scope: The request.
+            receive: Its body, or the peer's messages.
+            send: For the answer.
+            wrapped_app: The application that Headcount is wrapped round, if it is.
+
+        Returns:
+            What holds the stream.
+        """
+        self.learn_from(scope, wrapped_app)
+        head = RequestHead(scope, endpoint, self.rules)
+        if scope["type"] == "websocket":
+            return await self._open_websocket(head, receive, send, wrapped_app)
+        if scope["method"] == "HEAD":
+            send = _without_body(send)
+        cors: Headers = ()
+        try:
+            cors = self.check_origin(head)
+            return await self._dispatch(Exchange(head, receive, send, cors, wrapped_app))
+        except Malformed as error:
+            await respond_problem(send, Problem(400, str(error)), cors)
+        except Problem as problem:
+            await respond_problem(send, problem, cors)
+        return None
+
+    def wrap(self, app: ASGIApp) -> None:
+        """Note the application that Headcount is wrapped round."""
+        self._inner_requests.wrap(app)
+
+    def learn_from(self, scope: Scope, wrapped_app: ASGIApp | None) -> None:
+        """Learn from a request where this process listens, and so which other nodes there are, and its application."""
+        self.node.join(scope.get("server"))
+        self._inner_requests.learn_app(scope, wrapped_app)
+
+    def check_origin(self, head: RequestHead) -> Headers:
+        """
+        Refuse a cross-site request.
+
+        Returns:
+            The CORS headers of one that is allowed.
+
+        Raises:
+            Problem: 403.
+        """
+        if head.endpoint == "/health":
+            return ()
+        allowed = head.cors_origin
+        if allowed is not None:
+            cors = (b"access-control-allow-origin", allowed.encode("latin-1")), (b"vary", b"origin")
+            return cors if allowed == "*" else (*cors, (b"access-control-allow-credentials", b"true"))
+        if head.origin_verdict is OriginVerdict.FOREIGN and head.endpoint not in SCRIPTS:
+            # A browser may say that a page is another site's without saying which.
+            origin = head.origin
+            site = "another site" if origin is None else f"another site, {origin[:200]}"
+            raise Problem(
+                403, f"This request comes from {site}. If that site is yours, add its origin to allowed_origins."
+            )
+        return ()
+
+    def template(self, scope: Scope, wrapped_app: ASGIApp | None) -> HandshakeTemplate:
+        """Make the template of the WebSocket handshakes that come by the path of this one."""
+        prefix = RequestHead(scope, "/ws", self.rules).prefix
+        return HandshakeTemplate(self._inner_requests, scope, prefix, wrapped_app)
+
+    def deferred_check(self, head: RequestHead, wrapped_app: ASGIApp | None) -> DeferredCheck:
+        """Keep of a WebSocket's handshake what it takes to check its right to watch later."""
+        wildcard = head.origin_verdict is OriginVerdict.WILDCARD
+        scope = head.scope_without_credentials() if wildcard else head.scope
+        template = self._template
+        if template is None or not template.fits(scope, wrapped_app):
+            # The newest is kept, because nearly all come by one path.
+            template = self._template = self.template(scope, wrapped_app)
+        return DeferredCheck(template, scope.get("client"), scope["headers"])
+
+    def _check(self, head: RequestHead, wrapped_app: ASGIApp | None) -> InnerRequestCheck:
+        wildcard = head.origin_verdict is OriginVerdict.WILDCARD
+        scope = head.scope_without_credentials() if wildcard else head.scope
+        return InnerRequestCheck(self._inner_requests, scope, head.prefix, wrapped_app, use_request_itself=not wildcard)
+
+    def _check_websocket(self, scope: Scope, wrapped_app: ASGIApp | None) -> InnerRequestCheck:
+        # Read again: what was read of the head would stay for as long as the stream.
+        return self._check(RequestHead(scope, "/ws", self.rules), wrapped_app)
+
+    async def _dispatch(self, exchange: Exchange) -> Stream | None:
+        head, method = exchange.head, exchange.scope["method"]
+        if head.endpoint == AUTHORIZE and await self._inner_requests.answer(exchange.scope, exchange.send):
+            return None
+        route = self.find_route(head.endpoint)
+        if route is None:
+            known = ", ".join(sorted(self.routes))
+            raise Problem(404, f"No endpoint at {head.endpoint[:100]}; the endpoints are {known}.")
+        if method == "OPTIONS" and exchange.cors:
+            await _answer_preflight(exchange, route.method)
+            return None
+        if method != route.method and not (method == "HEAD" and route.method == "GET" and route.head):
+            allow = [(b"allow", route.method.encode())]
+            raise Problem(405, f"{head.endpoint} accepts {route.method}, not {method[:20]}.", allow)
+        if route.right not in (Right.NONE, Right.HANDLE):
+            exchange = exchange._replace(grant=await self._authorise(exchange, route.right))
+        return await route.handler(exchange)
+
+    async def _authorise(self, exchange: Exchange, right: Right) -> Grant | None:
+        head = exchange.head
+        if right is Right.METRICS and admin.has_metrics_token(self.config.metrics_token, head):
+            return None
+        grant = await self.node.answer(self._check(head, exchange.wrapped_app))
+        if grant is None:
+            raise admin.not_authorised(head)
+        if right is Right.RELEASE and not grant.release:
+            raise Problem(403, "You may not declare releases; authorize_stats must return Grant(release=True).")
+        if right is Right.FIGURES and not self.config.connection_tracking:
+            raise Problem(409, "This server does not count connections; set connection_tracking=True.")
+        return grant
+
+    async def _command(self, exchange: Exchange) -> None:
+        await commands.command(self.node, exchange, partial(self._check, exchange.head, exchange.wrapped_app))
+
+    async def _health(self, exchange: Exchange) -> None:
+        await exchange.json(admin.health(self.node, exchange.head))
+
+    async def _metrics(self, exchange: Exchange) -> None:
+        await admin.metrics(self.node, self._authorizer, exchange)
+
+    async def _release(self, exchange: Exchange) -> None:
+        await admin.release(self.node, exchange)
+
+    async def _stats(self, exchange: Exchange) -> None:
+        grant = _grant_of(exchange)
+        await exchange.json(admin.visible(await self.node.fresh_stats(rows=grant.connections), grant))
+
+    async def _connections(self, exchange: Exchange) -> None:
+        await exchange.json(await admin.connections(self.node, exchange.head, _grant_of(exchange)))
+
+    async def _nodes(self, exchange: Exchange) -> None:
+        await exchange.json(await admin.nodes(self.node))
+
+    async def _history(self, exchange: Exchange) -> None:
+        await exchange.json(self.node.history.to_dict())
+
+    async def _open_sse(self, exchange: Exchange) -> Stream | None:
+        try:
+            stream = self.gate.admit(exchange.head)
+        except StreamRefused as refused:
+            self.node.counters["reconnects"] += refused.reconnect
+            seconds = max(1, self.node.reconnect_delay() // 1000)
+            raise Problem(503, refused.end.reason, [(b"retry-after", b"%d" % seconds)]) from None
+        session = SseSession(exchange.send, stream)
+        stays = session.open(stream, sse_offer(exchange.scope), exchange.cors)
+        return session.serve(exchange.receive, ignore) if stays else None
+
+    async def _open_websocket(
+        self, head: RequestHead, receive: Receive, send: Send, wrapped_app: ASGIApp | None
+    ) -> Stream | None:
+        await receive()  # websocket.connect
+        if head.origin_verdict is OriginVerdict.FOREIGN or head.endpoint != "/ws":
+            # Before accepting, a close is an HTTP 403: the handshake itself is refused. The extension for HTTP
+            # responses could say why, but uvicorn logs an error each time, and strangers could fill its log.
+            await _refuse(send, CROSS_SITE if head.origin_verdict is OriginVerdict.FOREIGN else NO_WEBSOCKET)
+            return None
+        try:
+            await send({"type": "websocket.accept"})
+        except OSError:  # it left before it was answered
+            return None
+        # From here on refusals are close codes, because a page can read those and not the status of a handshake.
+        try:
+            stream = self.gate.admit(head)
+        except Malformed as error:
+            await _refuse(send, MALFORMED.because(str(error)))
+            return None
+        except StreamRefused as refused:
+            self.node.counters["reconnects"] += refused.reconnect
+            await _refuse(send, refused.end)
+            return None
+        offer = websocket_offer(head.scope)
+        if offer is not None:
+            # What is handed over keeps no scope, so what is needed of it is packed.
+            deferred = self.deferred_check(head, wrapped_app)
+            taken = offer.websocket(self.node, stream.id, counted=stream.request.counted, make_check=deferred)
+            if taken is not None:
+                taken.post(Payload(stream.connected))
+                stream.enter(taken)
+                return None
+        session = WebSocketSession(send, stream)
+        session.open(stream)
+        make_check = partial(self._check_websocket, head.scope, wrapped_app)
+        return session.serve(receive, partial(session.on_message, make_check))
+
+
+async def _ask_for_handshake(exchange: Exchange) -> None:
+    raise needs_handshake(exchange.scope)
+
+
+async def _answer_preflight(exchange: Exchange, method: str) -> None:
+    headers = [
+        *exchange.cors,
+        (b"access-control-allow-methods", method.encode()),
+        (b"access-control-allow-headers", b"content-type, authorization"),
+        (b"access-control-max-age", b"600"),
+    ]
+    # Not respond(): a 204 has no length and no type.
+    await exchange.send({"type": "http.response.start", "status": 204, "headers": headers})
+    await exchange.send({"type": "http.response.body", "body": b""})
+
+
+def _grant_of(exchange: Exchange) -> Grant:
+    assert exchange.grant is not None, "the route asks for one"
+    return exchange.grant
+
+
+def _without_body(send: Send) -> Send:
+    """Answer HEAD as GET, without the body."""
+
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_head
+
+
+async def _refuse(send: Send, end: End) -> None:
+    with suppress(OSError):  # it left first
+        await send({"type": "websocket.close", "code": end.code, "reason": cut_reason(end.reason)})
