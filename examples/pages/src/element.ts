@@ -1,1 +1,1 @@
-import 'headcount-client/element' // defines <active-connections>
+import 'headcount-client/element'; // defines <active-connections>

@@ -2,5 +2,5 @@
 /// <reference types="svelte" />
 
 interface ImportMetaEnv {
-  readonly VITE_BUILD_ID: string
+  readonly VITE_BUILD_ID: string;
 }

@@ -1,3 +1,3 @@
-import { createHeadcount } from 'headcount-client'
+import { createHeadcount } from 'headcount-client';
 
-export const headcount = createHeadcount({ version: import.meta.env.VITE_BUILD_ID, routeTracking: true })
+export const headcount = createHeadcount({ version: import.meta.env.VITE_BUILD_ID, routeTracking: true });

@@ -1,19 +1,19 @@
-import { createHeadcount } from 'headcount-client'
-import { HeadcountProvider, useActiveConnections } from 'headcount-client/react'
-import { StrictMode } from 'react'
-import { createRoot } from 'react-dom/client'
+import { createHeadcount } from 'headcount-client';
+import { HeadcountProvider, useActiveConnections } from 'headcount-client/react';
+import { StrictMode } from 'react';
+import { createRoot } from 'react-dom/client';
 
-const headcount = createHeadcount({ version: import.meta.env.VITE_BUILD_ID, routeTracking: true })
+const headcount = createHeadcount({ version: import.meta.env.VITE_BUILD_ID, routeTracking: true });
 
 function Total() {
   // Renders when the total changes, and not when somebody navigates.
-  const total = useActiveConnections((live) => live.total)
-  return <strong>{total}</strong>
+  const total = useActiveConnections((live) => live.total);
+  return <strong>{total}</strong>;
 }
 
 function Figures() {
-  const { authorized, versions } = useActiveConnections()
-  if (!authorized) return <p>Not authorized for live stats</p>
+  const { authorized, versions } = useActiveConnections();
+  if (!authorized) return <p>Not authorized for live stats</p>;
   return (
     <>
       <p>
@@ -27,7 +27,7 @@ function Figures() {
         ))}
       </ul>
     </>
-  )
+  );
 }
 
 createRoot(document.querySelector('#app')!).render(
@@ -36,4 +36,4 @@ createRoot(document.querySelector('#app')!).render(
       <Figures />
     </HeadcountProvider>
   </StrictMode>,
-)
+);

@@ -1,6 +1,6 @@
-import { mount } from 'svelte'
-import Figures from './Figures.svelte'
-import { headcount } from './headcount'
+import { mount } from 'svelte';
+import Figures from './Figures.svelte';
+import { headcount } from './headcount';
 
-mount(Figures, { target: document.querySelector('#app')! })
-headcount.connect()
+mount(Figures, { target: document.querySelector('#app')! });
+headcount.connect();

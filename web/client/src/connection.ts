@@ -29,10 +29,7 @@ export interface ConnectionEvents {
 }
 
 /** `createConnection`, or a replacement, which is given `createConnection` as its first argument. */
-export type StreamFactory = (
-  open: typeof createConnection,
-  ...rest: Parameters<typeof createConnection>
-) => Connection;
+export type StreamFactory = (open: typeof createConnection, ...rest: Parameters<typeof createConnection>) => Connection;
 
 export interface Connection {
   /** Opens a stream at once, in place of the present one. */

@@ -6,7 +6,7 @@
  * page. Styled by the parts `total`, `label`, `message`, `list`, `row`, `name`, `count` and the custom properties
  * `--headcount-gap` and `--headcount-muted`.
  */
-import { createHeadcount, latestHeadcount, type Headcount } from './index.js';
+import { createHeadcount, type Headcount, latestHeadcount } from './index.js';
 
 const STYLE =
   ':host{display:inline-block}:host([hidden]){display:none}:host([data-stale]){opacity:.6}' +
@@ -18,10 +18,10 @@ const Base = globalThis.HTMLElement ?? (class {} as typeof HTMLElement);
 
 export class ActiveConnectionsElement extends Base {
   // Declared only: what older browsers need for private fields is longer than the rest of this file.
-  private declare _headcount: Headcount | undefined;
-  private declare _leave: (() => void) | undefined;
-  private declare _live: Element | undefined;
-  private declare _lists: Element;
+  declare private _headcount: Headcount | undefined;
+  declare private _leave: (() => void) | undefined;
+  declare private _live: Element | undefined;
+  declare private _lists: Element;
 
   static get observedAttributes(): string[] {
     return ['show', 'label'];
@@ -88,9 +88,15 @@ export class ActiveConnectionsElement extends Base {
     this.toggleAttribute('data-stale', snapshot.isStale);
     const line = part('div');
     if (!authorized) {
-      line.append(part('span', 'message', authorized === null ? 'Waiting for figures' : 'Not authorized for live stats'));
+      line.append(
+        part('span', 'message', authorized === null ? 'Waiting for figures' : 'Not authorized for live stats'),
+      );
     } else if (shows('total')) {
-      line.append(part('span', 'total', snapshot.total), ' ', part('span', 'label', this.getAttribute('label') ?? 'open'));
+      line.append(
+        part('span', 'total', snapshot.total),
+        ' ',
+        part('span', 'label', this.getAttribute('label') ?? 'open'),
+      );
     }
     // Text that stays the same is left alone, or it would be spoken again.
     if (line.textContent !== this._live!.textContent) this._live!.replaceChildren(...line.childNodes);

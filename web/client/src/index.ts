@@ -4,11 +4,11 @@
  * It is made for adapters: `subscribe` and `getSnapshot` are what a framework's store needs. Importing it and creating
  * one does nothing, and without a `window` nothing ever happens, so it may be created while a server renders.
  */
-import { createConnection, type ConnectionEvents, type Status } from './connection.js';
-import { label, ROUTE_LENGTH, VERSION_LENGTH, type ServerMessage } from './messages.js';
+import { type ConnectionEvents, createConnection, type Status } from './connection.js';
+import { label, ROUTE_LENGTH, type ServerMessage, VERSION_LENGTH } from './messages.js';
 import { createRouteTracker } from './route.js';
-import { createSite, resolve, type HeadcountOptions } from './settings.js';
-import { applyDelta, noFigures, readStats, type Figures } from './stats.js';
+import { createSite, type HeadcountOptions, resolve } from './settings.js';
+import { applyDelta, type Figures, noFigures, readStats } from './stats.js';
 
 export type { Backoff } from './backoff.js';
 export type { Connection, ConnectionEvents, Status, StreamFactory } from './connection.js';

@@ -1,8 +1,8 @@
-'use client';
 /** React's view of a Headcount: its immutable snapshot through `useSyncExternalStore`, whole or in part. */
-import { createContext, createElement, useContext, useEffect, useMemo, useRef, useSyncExternalStore } from 'react';
+'use client';
 import type { ReactNode } from 'react';
-import { latestHeadcount, type Headcount, type Snapshot } from './index.js';
+import { createContext, createElement, useContext, useEffect, useMemo, useRef, useSyncExternalStore } from 'react';
+import { type Headcount, latestHeadcount, type Snapshot } from './index.js';
 
 export type ActiveConnections = Snapshot;
 
@@ -27,7 +27,8 @@ export function useActiveConnections(): ActiveConnections;
 export function useActiveConnections<T>(selector: (live: ActiveConnections) => T, headcount?: Headcount): T;
 export function useActiveConnections(selector: (live: Snapshot) => unknown = whole, headcount?: Headcount): unknown {
   const live = headcount ?? useContext(Context) ?? latestHeadcount();
-  if (!live) throw new Error('useActiveConnections() needs a Headcount: put a <HeadcountProvider> above it, or pass one.');
+  if (!live)
+    throw new Error('useActiveConnections() needs a Headcount: put a <HeadcountProvider> above it, or pass one.');
   const last = useRef<unknown>(undefined);
   const select = useMemo(() => {
     let from: Snapshot | undefined;

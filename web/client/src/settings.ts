@@ -2,8 +2,8 @@
  * What a page can say when it creates its client, what is taken when it does not, and where that leads.
  */
 import type { Backoff } from './backoff.js';
-import type { UpdateStrategy } from './messages.js';
 import type { StreamFactory } from './connection.js';
+import type { UpdateStrategy } from './messages.js';
 import type { Site } from './transport.js';
 
 export interface HeadcountOptions {
@@ -43,7 +43,7 @@ export interface HeadcountOptions {
  * A server that hands this module out replaces the text by its settings. It is a property so that no minifier can tell
  * that it is always a string and drop the code that reads it.
  */
-const served: { settings: string | HeadcountOptions } = { settings: "__HEADCOUNT_DEFAULTS__" };
+const served: { settings: string | HeadcountOptions } = { settings: '__HEADCOUNT_DEFAULTS__' };
 
 /**
  * What the page says wins over what the server says. Where the endpoints are is told best by the address of this module

@@ -37,7 +37,9 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
   const alone = open(win, site, strategy, events);
   if (!locks || !Channel || site.headers || events.query().has('viewer')) return alone;
 
-  const key = [...win.crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+  const key = [...win.crypto.getRandomValues(new Uint8Array(16))]
+    .map((byte) => byte.toString(16).padStart(2, '0'))
+    .join('');
   let wanted = false;
   /** Ends this tab's part in all of it. */
   let leave: (() => void) | undefined;

@@ -2,8 +2,8 @@
  * One stream, by EventSource, fetch or WebSocket, behind one interface. A stream lives once: it never reconnects, and
  * after `close()` or `ended` it says nothing more, whatever the browser still delivers.
  */
-import { backoffMs, boundedMs, retryAfterMs, type Backoff } from './backoff.js';
-import { decode, type ClientMessage, type ServerMessage } from './messages.js';
+import { type Backoff, backoffMs, boundedMs, retryAfterMs } from './backoff.js';
+import { type ClientMessage, decode, type ServerMessage } from './messages.js';
 
 /** How the server is reached. */
 export interface Site {
@@ -159,12 +159,7 @@ type Post = (message: ClientMessage, signal: AbortSignal) => Promise<Response>;
  * Sends messages one after the other: two POSTs under way at once may arrive in either order. While one is under way
  * only the newest waits, because it replaces what came before it.
  */
-function openLane(
-  post: Post,
-  backoff: Backoff,
-  lost: StreamEvents['ended'],
-  refused: StreamEvents['refused'],
-): Stream {
+function openLane(post: Post, backoff: Backoff, lost: StreamEvents['ended'], refused: StreamEvents['refused']): Stream {
   let waiting: ClientMessage | undefined;
   let busy = false;
   let attempt = 0;

@@ -1,11 +1,29 @@
 /** Vue's view of a Headcount: computed refs over its snapshot, alive from mount to the end of the scope. */
-import { computed, getCurrentInstance, getCurrentScope, hasInjectionContext, inject } from 'vue';
-import { onMounted, onScopeDispose, shallowRef } from 'vue';
+
 import type { App, ComputedRef, InjectionKey } from 'vue';
-import { latestHeadcount, type Headcount, type Snapshot } from './index.js';
+import {
+  computed,
+  getCurrentInstance,
+  getCurrentScope,
+  hasInjectionContext,
+  inject,
+  onMounted,
+  onScopeDispose,
+  shallowRef,
+} from 'vue';
+import { type Headcount, latestHeadcount, type Snapshot } from './index.js';
 
 const NAMES = [
-  'total', 'versions', 'routes', 'connections', 'yourId', 'authorized', 'status', 'error', 'isStale', 'partial',
+  'total',
+  'versions',
+  'routes',
+  'connections',
+  'yourId',
+  'authorized',
+  'status',
+  'error',
+  'isStale',
+  'partial',
   'currentVersion',
 ] as const;
 

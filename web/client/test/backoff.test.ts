@@ -12,7 +12,9 @@ afterEach(() => {
 const ends = reconnect.ends.filter(({ delayMs }) => delayMs);
 
 test.each(ends)('$name', ({ attempt, openMs, code, namedMs, delayMs, attemptAfter }) => {
-  const draws = [0, 0.5, 1].map((random) => afterEnd(attempt, openMs ?? 0, code ?? undefined, namedMs, backoff, random));
+  const draws = [0, 0.5, 1].map((random) =>
+    afterEnd(attempt, openMs ?? 0, code ?? undefined, namedMs, backoff, random),
+  );
   const [least, middle, most] = draws.map(([delay]) => delay);
   expect([least, most]).toEqual(delayMs);
   expect(middle).toBeGreaterThan(least!);

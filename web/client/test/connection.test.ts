@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { messages } from './fixtures.js';
-import { openPage, settled, type Page } from './page.js';
+import { openPage, type Page, settled } from './page.js';
 
 beforeEach(() => {
   vi.useFakeTimers();
@@ -133,7 +133,8 @@ describe.each(['sse', 'ws'] as const)('%s', (updateStrategy) => {
     await vi.advanceTimersByTimeAsync(10_000);
     expect(page.stream.closed).toBe(true);
     expect(page.headcount.getSnapshot()).toMatchObject({
-      status: 'reconnecting', error: 'The connection was lost: nothing came',
+      status: 'reconnecting',
+      error: 'The connection was lost: nothing came',
     });
     expect(await delayMs(page)).toBeLessThan(1000);
   });
@@ -404,7 +405,8 @@ describe('auto', () => {
     };
     const page = openWith({ updateStrategy: 'auto', WebSocket: blocked });
     expect(page.headcount.getSnapshot()).toMatchObject({
-      status: 'reconnecting', error: 'The connection was lost: Error: blocked',
+      status: 'reconnecting',
+      error: 'The connection was lost: Error: blocked',
     });
     await vi.advanceTimersByTimeAsync(2000);
     expect(kinds(page)).toEqual(['sse']);

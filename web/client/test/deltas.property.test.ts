@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { applyDelta, readStats, type ConnectionInfo, type Figures } from '../src/stats.js';
+import { applyDelta, type ConnectionInfo, type Figures, readStats } from '../src/stats.js';
 import { histories } from './fixtures.js';
 import { openPage } from './page.js';
 
@@ -12,17 +12,23 @@ function comparable({ yourId: _, ...figures }: Figures) {
 
 const whole = (message: object) => readStats({ type: 'stats', ...message })!;
 
-test.each(histories)('a history that the server wrote leads to the same figures, delta by delta: $name', ({ before, steps }) => {
-  let figures = whole(before);
-  for (const { delta, after } of steps) {
-    figures = applyDelta(figures, delta)!;
-    expect(comparable(figures)).toEqual(comparable(whole(after)));
-  }
-});
+test.each(histories)(
+  'a history that the server wrote leads to the same figures, delta by delta: $name',
+  ({ before, steps }) => {
+    let figures = whole(before);
+    for (const { delta, after } of steps) {
+      figures = applyDelta(figures, delta)!;
+      expect(comparable(figures)).toEqual(comparable(whole(after)));
+    }
+  },
+);
 
 const label = fc.constantFrom('v1', 'v2', '/', '/shopping', '__proto__', 'constructor', 'toString', '(other)', 'ü');
 const rows = fc
-  .uniqueArray(fc.record({ id: fc.integer({ min: 0, max: 12 }), version: label, route: label }), { selector: ({ id }) => id, maxLength: 8 })
+  .uniqueArray(fc.record({ id: fc.integer({ min: 0, max: 12 }), version: label, route: label }), {
+    selector: ({ id }) => id,
+    maxLength: 8,
+  })
   .map((list): ConnectionInfo[] => list.map(({ id, ...row }) => ({ id: `c${id}`, ...row })));
 
 /** A snapshot as the wire has it, counted from its rows. */
@@ -42,7 +48,8 @@ function difference(from: ReturnType<typeof counted>, to: ReturnType<typeof coun
     for (const key of Object.keys(after)) if (before[key] !== after[key]) counts[key] = after[key]!;
     return counts;
   };
-  const same = (a: ConnectionInfo, b: ConnectionInfo) => a.id === b.id && a.version === b.version && a.route === b.route;
+  const same = (a: ConnectionInfo, b: ConnectionInfo) =>
+    a.id === b.id && a.version === b.version && a.route === b.route;
   return {
     type: 'stats-delta',
     base: from.revision,

@@ -82,8 +82,24 @@ test('takes the Headcount of the page, else makes one from its attributes and co
   expect(element.headcount).toBe(page.headcount);
   vi.resetModules();
   const urls: string[] = [];
-  vi.stubGlobal('EventSource', class { constructor(url: string) { urls.push(url); } close() {} });
-  vi.stubGlobal('WebSocket', class { constructor(url: string) { urls.push(url); } close() {} });
+  vi.stubGlobal(
+    'EventSource',
+    class {
+      constructor(url: string) {
+        urls.push(url);
+      }
+      close() {}
+    },
+  );
+  vi.stubGlobal(
+    'WebSocket',
+    class {
+      constructor(url: string) {
+        urls.push(url);
+      }
+      close() {}
+    },
+  );
   const { ActiveConnectionsElement: Fresh } = await import('../src/element.js');
   customElements.define('fresh-one', class extends Fresh {});
   const own = document.createElement('fresh-one') as ActiveConnectionsElement;

@@ -22,22 +22,26 @@ async function reading(options: Parameters<typeof openPage>[0] = {}) {
 
 const status = (page: ReturnType<typeof openPage>) => page.headcount.getSnapshot().status;
 
-test.each(['auto', 'ws', 'sse'] as const)('sends headers with streams and POSTs, whatever the strategy (%s)', async (updateStrategy) => {
-  let token = 0;
-  const page = await reading({ updateStrategy, headers: async () => ({ authorization: `Bearer ${++token}` }) });
-  expect(page.stream.kind).toBe('sse');
-  expect(page.stream.init!.headers).toEqual({ authorization: 'Bearer 1' });
-  page.stream.connects();
-  await settled();
-  page.headcount.subscribe(() => {});
-  await settled();
-  expect([...(page.posts[0]!.init.headers as Headers)]).toEqual([
-    ['authorization', 'Bearer 2'], ['content-type', 'application/json'],
-  ]);
-  page.stream.breaks();
-  await vi.advanceTimersByTimeAsync(1000);
-  expect(page.stream.init!.headers, 'asked anew for the next stream').toEqual({ authorization: 'Bearer 3' });
-});
+test.each(['auto', 'ws', 'sse'] as const)(
+  'sends headers with streams and POSTs, whatever the strategy (%s)',
+  async (updateStrategy) => {
+    let token = 0;
+    const page = await reading({ updateStrategy, headers: async () => ({ authorization: `Bearer ${++token}` }) });
+    expect(page.stream.kind).toBe('sse');
+    expect(page.stream.init!.headers).toEqual({ authorization: 'Bearer 1' });
+    page.stream.connects();
+    await settled();
+    page.headcount.subscribe(() => {});
+    await settled();
+    expect([...(page.posts[0]!.init.headers as Headers)]).toEqual([
+      ['authorization', 'Bearer 2'],
+      ['content-type', 'application/json'],
+    ]);
+    page.stream.breaks();
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(page.stream.init!.headers, 'asked anew for the next stream').toEqual({ authorization: 'Bearer 3' });
+  },
+);
 
 test('reads events however they are cut and whatever ends their lines', async () => {
   const page = await reading();
@@ -96,7 +100,9 @@ test('nobody who looks at the page, nor a network that is back, cuts Retry-After
 });
 
 describe.each(reconnect.wakeEvents)('%s ends a delay', (event) => {
-  const wakes = reconnect.wakes.flatMap((wake) => [0, 1].map((random) => ({ ...wake, random, dueMs: wake.delayMs[random]! })));
+  const wakes = reconnect.wakes.flatMap((wake) =>
+    [0, 1].map((random) => ({ ...wake, random, dueMs: wake.delayMs[random]! })),
+  );
 
   test.each(wakes)('$name, drawn $random', async ({ notBeforeMs, random, dueMs }) => {
     const page = await reading();
@@ -141,7 +147,8 @@ test('stops for good at a 403, which is said to a foreign site', async () => {
   const page = await reading();
   await page.stream.answers!(403);
   expect(page.headcount.getSnapshot()).toMatchObject({
-    status: 'closed', error: 'The connection was denied: the server answered 403',
+    status: 'closed',
+    error: 'The connection was denied: the server answered 403',
   });
   await vi.advanceTimersByTimeAsync(100_000);
   expect(page.streams).toHaveLength(1);

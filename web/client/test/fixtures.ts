@@ -10,7 +10,16 @@ function read(name: string) {
 /** The golden messages that the server's tests read too. */
 export const messages: {
   server: Record<
-    'connected' | 'stats' | 'stats-delta' | 'stats-unauthorized' | 'version' | 'keepalive' | 'pong' | 'drain' | 'tabs' | 'to',
+    | 'connected'
+    | 'stats'
+    | 'stats-delta'
+    | 'stats-unauthorized'
+    | 'version'
+    | 'keepalive'
+    | 'pong'
+    | 'drain'
+    | 'tabs'
+    | 'to',
     ServerMessage
   >;
   client: Record<'subscribe-stats' | 'unsubscribe-stats' | 'route-update' | 'tabs' | 'ping', Record<string, unknown>>;

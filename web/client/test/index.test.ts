@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, expectTypeOf, test, vi } from 'vitest';
 import { createHeadcount, latestHeadcount, type Snapshot } from '../src/index.js';
 import { deltas, messages } from './fixtures.js';
-import { openPage, settled, type Page } from './page.js';
+import { openPage, type Page, settled } from './page.js';
 
 beforeEach(() => {
   vi.useFakeTimers();

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import { label } from '../src/messages.js';
 
 const { forbidden }: { forbidden: [string, string][] } = JSON.parse(
-  readFileSync(join(import.meta.dirname, '../../../protocol/fixtures/labels.json'), 'utf8')
+  readFileSync(join(import.meta.dirname, '../../../protocol/fixtures/labels.json'), 'utf8'),
 );
 
 test('a label is stripped of exactly what the server refuses', () => {

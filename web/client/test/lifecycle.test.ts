@@ -10,7 +10,10 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-const { connectionId, keepaliveMs } = messages.server.connected as unknown as { connectionId: string; keepaliveMs: number };
+const { connectionId, keepaliveMs } = messages.server.connected as unknown as {
+  connectionId: string;
+  keepaliveMs: number;
+};
 
 /** The clock goes on and timers do not: a device that sleeps, or a page that is frozen. */
 function sleep(ms: number) {
@@ -68,14 +71,17 @@ describe.each(['sse', 'ws'] as const)('%s', (updateStrategy) => {
     expect(page.streams).toHaveLength(1);
   });
 
-  test.each(['visibilitychange', 'resume'])('a page that is looked at again (%s) after a silence has a new stream at once', (type) => {
-    const page = connected();
-    page.setHidden(true);
-    sleep(2 * keepaliveMs);
-    page.window.document.hidden = false;
-    page.window.document.dispatchEvent(new Event(type));
-    expect(page.streams).toHaveLength(2);
-  });
+  test.each(['visibilitychange', 'resume'])(
+    'a page that is looked at again (%s) after a silence has a new stream at once',
+    (type) => {
+      const page = connected();
+      page.setHidden(true);
+      sleep(2 * keepaliveMs);
+      page.window.document.hidden = false;
+      page.window.document.dispatchEvent(new Event(type));
+      expect(page.streams).toHaveLength(2);
+    },
+  );
 
   test('a page that is looked at again and has heard from the server keeps its stream', () => {
     const page = connected();

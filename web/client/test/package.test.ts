@@ -68,10 +68,11 @@ describe('the module that a server hands out', () => {
     const { createHeadcount } = await import(file);
     const { window } = openPage();
     const urls: string[] = [];
-    const open = (kind: string) => function (url: string) {
-      urls.push(`${kind} ${url}`);
-      return { close() {} };
-    };
+    const open = (kind: string) =>
+      function (url: string) {
+        urls.push(`${kind} ${url}`);
+        return { close() {} };
+      };
     const headcount = createHeadcount({ window, EventSource: open('sse'), WebSocket: open('ws'), ...options });
     headcount.connect();
     headcount.close();

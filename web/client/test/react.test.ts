@@ -4,7 +4,7 @@ import { createRoot, hydrateRoot, type Root } from 'react-dom/client';
 import { renderToString } from 'react-dom/server';
 import { afterEach, describe, expect, expectTypeOf, test, vi } from 'vitest';
 import type { ConnectionInfo } from '../src/index.js';
-import { HeadcountProvider, useActiveConnections, type ActiveConnections } from '../src/react.js';
+import { type ActiveConnections, HeadcountProvider, useActiveConnections } from '../src/react.js';
 import { messages } from './fixtures.js';
 import { openPage, settled } from './page.js';
 
@@ -86,7 +86,12 @@ describe('a selector', () => {
 
 test('however many components ask, there is one subscription, and it ends with the last of them', async () => {
   const page = openPage({ updateStrategy: 'ws' });
-  const One = () => h('p', null, useActiveConnections(({ total }) => total, page.headcount));
+  const One = () =>
+    h(
+      'p',
+      null,
+      useActiveConnections(({ total }) => total, page.headcount),
+    );
   const root = createRoot(document.createElement('div'));
   await act(() => root.render([h(One, { key: 1 }), h(One, { key: 2 })]));
   page.stream.connects();
@@ -102,7 +107,12 @@ test('however many components ask, there is one subscription, and it ends with t
 test('renders on a server and takes over from it without a word of complaint', async () => {
   const complained = vi.spyOn(console, 'error');
   const page = openPage({ updateStrategy: 'ws' });
-  const Total = () => h('p', null, useActiveConnections(({ total }) => total));
+  const Total = () =>
+    h(
+      'p',
+      null,
+      useActiveConnections(({ total }) => total),
+    );
   const tree = h(HeadcountProvider, { headcount: page.headcount }, h(Total));
   // Figures that are there before the page is taken over must not be in the first render.
   page.headcount.subscribe(() => {});

@@ -26,12 +26,15 @@ test('says what is missing when there is no Headcount', async () => {
   expect(() => useActiveConnections()).toThrow('createHeadcount()');
 });
 
-test.each(['index', 'vue', 'react', 'element', 'shared'])('%s is imported in Node, where there is no window, and does nothing', async (name) => {
-  expect(typeof window).toBe('undefined');
-  vi.resetModules();
-  const module = await import(`../src/${name}.ts`);
-  expect(Object.keys(module).length).toBeGreaterThan(0);
-});
+test.each(['index', 'vue', 'react', 'element', 'shared'])(
+  '%s is imported in Node, where there is no window, and does nothing',
+  async (name) => {
+    expect(typeof window).toBe('undefined');
+    vi.resetModules();
+    const module = await import(`../src/${name}.ts`);
+    expect(Object.keys(module).length).toBeGreaterThan(0);
+  },
+);
 
 test('a Headcount whose stream is to be shared may be created while a server renders', async () => {
   const { shared } = await import('../src/shared.js');

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { applyDelta, noFigures, readStats, type Figures } from '../src/stats.js';
+import { applyDelta, type Figures, noFigures, readStats } from '../src/stats.js';
 import { deltas, messages } from './fixtures.js';
 
 const stats = messages.server.stats;
@@ -48,7 +48,11 @@ test('removes what a delta removes before it sets, and sets in place', () => {
   const from = figures({ ...stats, connections: rows('a', 'b', 'c') });
   const moved = { id: 'b', version: 'v1', route: '/b' };
   const after = applyDelta(from, {
-    type: 'stats-delta', base: 7, revision: 8, total: 3, connections: { set: [moved, ...rows('a')], remove: ['a'] },
+    type: 'stats-delta',
+    base: 7,
+    revision: 8,
+    total: 3,
+    connections: { set: [moved, ...rows('a')], remove: ['a'] },
   });
   expect(after?.connections).toEqual([moved, ...rows('c'), ...rows('a')]);
 });
@@ -78,6 +82,9 @@ test.each([-1, 0.5, '2', Infinity, null])('does not take %j for a count', (count
 });
 
 test('does not list a connection whose fields are no text', () => {
-  const connections = [{ id: 'a', version: 'v1', route: '/', ip: 5 }, { id: 'b', version: null, route: '/' }];
+  const connections = [
+    { id: 'a', version: 'v1', route: '/', ip: 5 },
+    { id: 'b', version: null, route: '/' },
+  ];
   expect(readStats({ ...stats, connections })?.connections).toEqual([]);
 });

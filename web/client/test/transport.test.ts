@@ -185,7 +185,8 @@ test('takes a 404 for the loss of the connection and opens another', async () =>
   await page.posts[0]!.answer(404);
   expect(page.stream.closed).toBe(true);
   expect(page.headcount.getSnapshot()).toMatchObject({
-    status: 'reconnecting', error: 'The connection was lost: the server does not know it',
+    status: 'reconnecting',
+    error: 'The connection was lost: the server does not know it',
   });
   await vi.advanceTimersByTimeAsync(1000);
   expect(page.streams).toHaveLength(2);
@@ -197,7 +198,9 @@ test('is denied by a 403, and says so', async () => {
   const page = subscribed();
   await page.posts[0]!.answer(403);
   expect(page.headcount.getSnapshot()).toMatchObject({
-    authorized: false, status: 'open', error: 'The server refused subscribe-stats (403)',
+    authorized: false,
+    status: 'open',
+    error: 'The server refused subscribe-stats (403)',
   });
   await vi.advanceTimersByTimeAsync(10_000);
   expect(page.posts).toHaveLength(1);

@@ -1,12 +1,21 @@
 // @vitest-environment jsdom
 import { afterEach, describe, expect, expectTypeOf, test, vi } from 'vitest';
 import {
-  computed, createApp, defineComponent, effectScope, h, nextTick, ref, watch, type App, type ComputedRef,
+  type App,
+  type ComputedRef,
+  computed,
+  createApp,
+  defineComponent,
+  effectScope,
+  h,
+  nextTick,
+  ref,
+  watch,
 } from 'vue';
 import type { ConnectionInfo } from '../src/index.js';
-import { headcountPlugin, useActiveConnections, type ActiveConnections } from '../src/vue.js';
+import { type ActiveConnections, headcountPlugin, useActiveConnections } from '../src/vue.js';
 import { messages } from './fixtures.js';
-import { openPage, settled, type Page } from './page.js';
+import { openPage, type Page, settled } from './page.js';
 
 const { stats, 'stats-delta': delta, 'stats-unauthorized': unauthorized } = messages.server;
 const apps: App[] = [];
@@ -46,7 +55,16 @@ test('has the promised names and types', () => {
   expectTypeOf(live.error).toEqualTypeOf<ComputedRef<string | null>>();
   expectTypeOf(live.currentVersion).toEqualTypeOf<ComputedRef<string | undefined>>();
   expect(Object.keys(live).sort()).toEqual([
-    'authorized', 'connections', 'currentVersion', 'error', 'isStale', 'partial', 'routes', 'status', 'total', 'versions',
+    'authorized',
+    'connections',
+    'currentVersion',
+    'error',
+    'isStale',
+    'partial',
+    'routes',
+    'status',
+    'total',
+    'versions',
     'yourId',
   ]);
 });
@@ -154,12 +172,13 @@ describe('sharing', () => {
     const page = openPage({ updateStrategy: 'ws' });
     const view = ref('a');
     const totals: number[] = [];
-    const Total = () => defineComponent({
-      setup() {
-        const { total } = useActiveConnections(page.headcount);
-        return () => (totals.push(total.value), null);
-      },
-    });
+    const Total = () =>
+      defineComponent({
+        setup() {
+          const { total } = useActiveConnections(page.headcount);
+          return () => (totals.push(total.value), null);
+        },
+      });
     const [A, B] = [Total(), Total()];
     const app = createApp(() => h(view.value === 'a' ? A : B));
     app.mount(document.createElement('div'));

@@ -1,12 +1,12 @@
 /** uPlot with what both charts need: the size of its box, colours from the style sheet, a fresh one when they change. */
-import uPlot from 'uplot'
-import { onMounted, onScopeDispose, watch, type Ref } from 'vue'
+import uPlot from 'uplot';
+import { onMounted, onScopeDispose, type Ref, watch } from 'vue';
 
-export type Colours = (name: string) => string
+export type Colours = (name: string) => string;
 
 /** A server that has just started has no hour to show, and a chart of seconds would be all noise. */
-const LEAST_SECONDS = 600
-export const timeScale: uPlot.Scale = { range: (_, first, last) => [Math.min(first, last - LEAST_SECONDS), last] }
+const LEAST_SECONDS = 600;
+export const timeScale: uPlot.Scale = { range: (_, first, last) => [Math.min(first, last - LEAST_SECONDS), last] };
 
 /** Hours and minutes: an hour has one date, or two that nobody needs to be told. */
 export const timeAxis = (colour: Colours): uPlot.Axis => ({
@@ -18,7 +18,7 @@ export const timeAxis = (colour: Colours): uPlot.Axis => ({
   incrs: [1, 2, 5, 10, 15, 30].map((minutes) => minutes * 60),
   values: (_, times) =>
     times.map((time) => new Date(time * 1000).toLocaleTimeString([], { hour: 'numeric', minute: '2-digit' })),
-})
+});
 
 export function useChart(
   box: Ref<HTMLElement | null>,
@@ -28,30 +28,34 @@ export function useChart(
   /** When it changes, the chart is made anew: series cannot be renamed. */
   shape: () => string,
 ): void {
-  let chart: uPlot | undefined
-  const dark = matchMedia('(prefers-color-scheme: dark)')
+  let chart: uPlot | undefined;
+  const dark = matchMedia('(prefers-color-scheme: dark)');
 
   function make() {
-    chart?.destroy()
-    if (!box.value) return
-    const style = getComputedStyle(box.value)
-    const colour: Colours = (name) => style.getPropertyValue(`--${name}`).trim()
-    chart = new uPlot({ ...options(colour), padding: [8, 28, 0, 0], width: box.value.clientWidth, height }, data(), box.value)
+    chart?.destroy();
+    if (!box.value) return;
+    const style = getComputedStyle(box.value);
+    const colour: Colours = (name) => style.getPropertyValue(`--${name}`).trim();
+    chart = new uPlot(
+      { ...options(colour), padding: [8, 28, 0, 0], width: box.value.clientWidth, height },
+      data(),
+      box.value,
+    );
   }
 
   const resize = new ResizeObserver(() => {
-    if (box.value && chart && box.value.clientWidth) chart.setSize({ width: box.value.clientWidth, height })
-  })
+    if (box.value && chart && box.value.clientWidth) chart.setSize({ width: box.value.clientWidth, height });
+  });
   onMounted(() => {
-    make()
-    resize.observe(box.value!)
-    dark.addEventListener('change', make)
-  })
+    make();
+    resize.observe(box.value!);
+    dark.addEventListener('change', make);
+  });
   onScopeDispose(() => {
-    resize.disconnect()
-    dark.removeEventListener('change', make)
-    chart?.destroy()
-  })
-  watch(shape, make)
-  watch(data, (next) => chart?.setData(next))
+    resize.disconnect();
+    dark.removeEventListener('change', make);
+    chart?.destroy();
+  });
+  watch(shape, make);
+  watch(data, (next) => chart?.setData(next));
 }

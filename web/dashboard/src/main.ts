@@ -1,16 +1,16 @@
-import { createHeadcount } from 'headcount-client'
-import { headcountPlugin } from 'headcount-client/vue'
-import { createApp } from 'vue'
-import App from './App.vue'
-import { basePath, isCounted, told } from './site'
-import './style.css'
+import { createHeadcount } from 'headcount-client';
+import { headcountPlugin } from 'headcount-client/vue';
+import { createApp } from 'vue';
+import App from './App.vue';
+import { basePath, isCounted, told } from './site';
+import './style.css';
 
 const headcount = createHeadcount({
   basePath,
   updateStrategy: told.updateStrategy,
   viewer: !isCounted,
   ...(isCounted && { version: told.version, routeTracking: true }),
-})
-const app = createApp(App, { headcount })
-app.use(headcountPlugin, headcount)
-app.mount('#app')
+});
+const app = createApp(App, { headcount });
+app.use(headcountPlugin, headcount);
+app.mount('#app');

@@ -1,7 +1,7 @@
-import { nextTick } from 'vue'
-import { START_LOCATION, createRouter, createWebHistory } from 'vue-router'
-import { itemCount } from './cart'
-import { isOutdated } from './release'
+import { nextTick } from 'vue';
+import { createRouter, createWebHistory, START_LOCATION } from 'vue-router';
+import { itemCount } from './cart';
+import { isOutdated } from './release';
 
 export const router = createRouter({
   history: createWebHistory(),
@@ -16,20 +16,20 @@ export const router = createRouter({
     { path: '/:rest(.*)', component: () => import('./pages/Missing.vue'), meta: { title: 'Not found' } },
   ],
   scrollBehavior: (_to, _from, saved) => saved ?? { top: 0 },
-})
+});
 
 // After a release a visitor's next click loads the new build instead of another part of the old one; but never at the
 // price of what they have put into the cart, which only this page knows.
 router.beforeEach((to, from) => {
-  if (from === START_LOCATION || !isOutdated.value || itemCount.value > 0) return true
-  location.assign(to.fullPath)
-  return false
-})
+  if (from === START_LOCATION || !isOutdated.value || itemCount.value > 0) return true;
+  location.assign(to.fullPath);
+  return false;
+});
 
 router.afterEach(async (to, from) => {
-  document.title = `${String(to.meta.title)} · Kiln & Shelf`
-  if (from === START_LOCATION || to.path === from.path) return
-  await nextTick()
+  document.title = `${String(to.meta.title)} · Kiln & Shelf`;
+  if (from === START_LOCATION || to.path === from.path) return;
+  await nextTick();
   // What a full page load would do: whoever listens or uses the keyboard starts at the top of the new page.
-  document.getElementById('content')?.focus()
-})
+  document.getElementById('content')?.focus();
+});

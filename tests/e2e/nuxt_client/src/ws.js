@@ -1,4 +1,4 @@
-import plugin from '#skew-protection/app/plugins/check-updates-websocket.client.js'
-import { start } from './page.js'
+import plugin from '#skew-protection/app/plugins/check-updates-websocket.client.js';
+import { start } from './page.js';
 
-start(plugin)
+start(plugin);
