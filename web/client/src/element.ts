@@ -1,9 +1,9 @@
 /**
  * `<active-connections>`: the figures in any page, with or without a framework. Importing this module defines it.
  *
- * `show` names what is shown: `total` (default), `versions`, `routes`, several with spaces; `label` is the word after the
- * total. Without a Headcount on the page it makes one from `version`, `base-path` and `route-tracking`, and counts the
- * page. Styled by the parts `total`, `label`, `message`, `list`, `row`, `name`, `count` and the custom properties
+ * `show` is a list of `total` (default), `versions` and `routes`, separated by spaces; `label` is the text after the total.
+ * Without a Headcount on the page, the element creates one from `version`, `base-path` and `route-tracking`, which counts
+ * the page. Style it with the parts `total`, `label`, `message`, `list`, `row`, `name`, `count` and the custom properties
  * `--headcount-gap` and `--headcount-muted`.
  */
 import { createHeadcount, type Headcount, latestHeadcount } from './index.js';
@@ -13,11 +13,11 @@ const STYLE =
   '[part=total]{font-weight:600}[part=message],[part=label]{color:var(--headcount-muted)}' +
   '[part=row]{display:flex;justify-content:space-between;gap:var(--headcount-gap,1em)}';
 
-// A server that renders has no elements; there the class only must not stand in the way.
+// Node has no HTMLElement, but importing this module must work during server-side rendering.
 const Base = globalThis.HTMLElement ?? (class {} as typeof HTMLElement);
 
 export class ActiveConnectionsElement extends Base {
-  // Declared only: what older browsers need for private fields is longer than the rest of this file.
+  // `declare`, because #private fields would be compiled to code that is longer than the rest of this file.
   declare private _headcount: Headcount | undefined;
   declare private _leave: (() => void) | undefined;
   declare private _live: Element | undefined;
@@ -27,7 +27,7 @@ export class ActiveConnectionsElement extends Base {
     return ['show', 'label'];
   }
 
-  /** Default: the one created last on this page, else one made from the attributes. */
+  /** Default: the client created last on this page, else one made from the attributes. */
   get headcount(): Headcount {
     return (this._headcount ??= latestHeadcount() ?? this._create());
   }
@@ -41,12 +41,12 @@ export class ActiveConnectionsElement extends Base {
     if (!this._live) {
       this._live = part('div');
       this._lists = part('div');
-      // Only the total is spoken: lists that change four times a second would never let anybody finish a sentence.
+      // Screen readers announce only the total: lists that change four times a second would interrupt themselves.
       this._live.setAttribute('aria-live', 'polite');
       const root = this.attachShadow({ mode: 'open' });
       root.append(this._live, this._lists);
       try {
-        // A strict Content-Security-Policy lets no style element be, and does not mind this.
+        // A strict Content-Security-Policy forbids style elements and allows this.
         const sheet = new CSSStyleSheet();
         sheet.replaceSync(STYLE);
         root.adoptedStyleSheets = [sheet];
@@ -59,7 +59,7 @@ export class ActiveConnectionsElement extends Base {
     };
     const wait = (this._leave = () => {});
     if (this._headcount ?? latestHeadcount()) start();
-    // A script of the page may be about to make one, and a second one would count the page twice.
+    // A script of the page may still create a client, and a second one would count the page twice.
     else if (document.readyState === 'complete') queueMicrotask(start);
     else window.addEventListener('load', start);
   }
@@ -98,7 +98,7 @@ export class ActiveConnectionsElement extends Base {
         part('span', 'label', this.getAttribute('label') ?? 'open'),
       );
     }
-    // Text that stays the same is left alone, or it would be spoken again.
+    // Unchanged text is not replaced, or screen readers would announce it again.
     if (line.textContent !== this._live!.textContent) this._live!.replaceChildren(...line.childNodes);
     const lists = part('div');
     for (const name of ['versions', 'routes'] as const) {

@@ -1,8 +1,8 @@
 /**
- * The client of a page: one stream however many ask, and one immutable snapshot that everybody reads.
+ * The client of a page: one stream and one immutable snapshot, shared by all subscribers.
  *
- * It is made for adapters: `subscribe` and `getSnapshot` are what a framework's store needs. Importing it and creating
- * one does nothing, and without a `window` nothing ever happens, so it may be created while a server renders.
+ * `subscribe` and `getSnapshot` are what a framework's store needs. Importing this module and creating a client have no
+ * effect, and without a `window` nothing ever happens, so a client may be created during server-side rendering.
  */
 import { type ConnectionEvents, createConnection, type Status } from './connection.js';
 import { label, ROUTE_LENGTH, type ServerMessage, VERSION_LENGTH } from './messages.js';
@@ -21,11 +21,11 @@ export interface Snapshot extends Readonly<Figures> {
   /** null while pending, false if denied, true if authorised; the figures are empty unless it is true. */
   readonly authorized: boolean | null;
   readonly status: Status;
-  /** A sentence, while something is wrong. */
+  /** What is wrong, in words; null when nothing is. */
   readonly error: string | null;
-  /** True while the figures are old: those of a stream that was lost, or of before a gap. */
+  /** True while the figures are out of date: the stream was lost, or a delta is missing. */
   readonly isStale: boolean;
-  /** Version of the server that the stream was last opened to. */
+  /** Version of the server that answered last. */
   readonly serverVersion: string | undefined;
   /** The version that was declared current, else the server's own; undefined until a stream has opened. */
   readonly currentVersion: string | undefined;
@@ -36,24 +36,24 @@ export interface Headcount {
   connect(): void;
   /** Ends everything until `connect`, `reconnect` or a new first subscriber. */
   close(): void;
-  /** Opens a new stream at once: after a log-in or log-out, which the present stream knows nothing of. */
+  /** Opens a new stream at once: after a log-in or log-out, because rights belong to the stream. */
   reconnect(): void;
   /**
-   * Asks for statistics for as long as anybody is subscribed. The listener gets the snapshot at once and after each
-   * change, as Svelte's stores have it. The last one that leaves ends the subscription, and the stream too unless `connect` was called.
+   * Receives statistics while there is a subscriber. The listener gets the snapshot at once and after each change, like
+   * a Svelte store's. The last one to leave ends the subscription, and the stream too unless `connect` was called.
    */
   subscribe(listener: (snapshot: Snapshot) => void): () => void;
   /** The same object until something changes. */
   getSnapshot(): Snapshot;
-  /** What every page begins with, for rendering on a server and for the render that takes over from it. */
+  /** The initial snapshot, for server-side rendering and for hydration. */
   getServerSnapshot(): Snapshot;
-  /** Says which route the page shows, with or without route tracking. Query and fragment are dropped. */
+  /** Reports the route that the page shows, with or without route tracking. Query and fragment are dropped. */
   setRoute(route: string): void;
-  /** Application messages, `version`, `drain`, and whatever else is no business of this client. */
+  /** Application messages, `version`, `drain`, and every other message that this client does not use itself. */
   onMessage(listener: (message: ServerMessage) => void): () => void;
 }
 
-// The versions are undefined at first, which need not be written: the core must stay small.
+// The versions are left out, because they are undefined at first and the core must stay small.
 const INITIAL = Object.freeze({
   ...noFigures(),
   authorized: null,
@@ -64,7 +64,7 @@ const INITIAL = Object.freeze({
 
 let latest: Headcount | undefined;
 
-/** The one created last, for adapters that were given none. */
+/** The client created last: the default of the adapters. */
 export function latestHeadcount(): Headcount | undefined {
   return latest;
 }
@@ -78,16 +78,16 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
   let snapshot = INITIAL;
   let counted = false;
   let route: string | undefined;
-  // What the server has been told on the present stream, and whether its figures can be built upon.
-  let toldRoute: string | undefined;
-  let toldWatching = false;
-  let whole = false;
+  // What was sent on the present stream, and whether a delta can be applied to its figures.
+  let sentRoute: string | undefined;
+  let sentWatching = false;
+  let hasStats = false;
 
   const tracker = win && settings.routeTracking && !settings.viewer ? createRouteTracker(win, setRoute) : undefined;
   const events: ConnectionEvents = {
     query() {
       tracker?.check();
-      toldRoute = route;
+      sentRoute = route;
       const query = new URLSearchParams();
       if (route) query.set('route', route);
       if (version) query.set('version', version);
@@ -138,17 +138,17 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
     set({ status, error: null, isStale: !!snapshot.authorized });
   }
 
-  /** Brings the server up to date, then the listeners: they may close or reconnect on the spot. */
-  function tell(): void {
+  /** Updates the server first, then the listeners, because a listener may close or reconnect. */
+  function sync(): void {
     if (snapshot.status !== 'open') return;
-    if (route !== undefined && route !== toldRoute) {
-      toldRoute = route;
+    if (route !== undefined && route !== sentRoute) {
+      sentRoute = route;
       connection?.send({ type: 'route-update', route });
     }
     const watching = listeners.size > 0;
-    if (watching === toldWatching) return;
-    toldWatching = watching;
-    whole = false;
+    if (watching === sentWatching) return;
+    sentWatching = watching;
+    hasStats = false;
     if (!watching) return connection?.send({ type: 'unsubscribe-stats' });
     askForStats();
     set({ authorized: snapshot.authorized || null });
@@ -162,28 +162,28 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
     switch (message.type) {
       case 'connected': {
         const { version: serverVersion, currentVersion = serverVersion } = message as Partial<Record<string, string>>;
-        toldWatching = whole = false;
+        sentWatching = hasStats = false;
         set({ status: 'open', error: null, serverVersion, currentVersion });
-        return tell();
+        return sync();
       }
       case 'stats': {
         // It may have been on its way when the last subscriber left.
         const figures = listeners.size ? readStats(message) : undefined;
         if (!figures) return;
-        whole = true;
+        hasStats = true;
         return set({ ...figures, authorized: true, isStale: false, error: null });
       }
       case 'stats-delta': {
-        if (!whole) return;
+        if (!hasStats) return;
         const figures = applyDelta(snapshot, message);
         if (figures) return set(figures);
-        whole = false;
+        hasStats = false;
         askForStats();
         return set({ isStale: true });
       }
       case 'stats-unauthorized':
         if (!listeners.size) return;
-        whole = false;
+        hasStats = false;
         // The server is about to close a viewer's stream. SSE could not say why, and would come back in vain.
         if (settings.viewer) connection?.close();
         set({ ...noFigures(), authorized: false, isStale: false, ...(settings.viewer && { status: 'closed' }) });
@@ -196,15 +196,15 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
 
   function setRoute(path: string): void {
     route = label(path.replace(/[?#].*/s, ''), ROUTE_LENGTH) || '/';
-    tell();
+    sync();
   }
 
-  /** Runs a little after the last one left: the component that takes its place subscribes right away. */
-  function settle(): void {
+  /** Runs after the present task, because a component that replaces the last subscriber subscribes in that task. */
+  function leaveIfUnused(): void {
     if (listeners.size) return;
-    // Nothing need be said on a stream that closes.
+    // A stream that closes needs no unsubscribe.
     if (!counted && isRunning()) stop('idle');
-    tell();
+    sync();
     set({ ...noFigures(), authorized: null, isStale: false });
   }
 
@@ -221,15 +221,15 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
       if (counted || listeners.size) start('reconnecting');
     },
     subscribe(listener) {
-      // The same function may be given twice, by two who leave at different times.
+      // Two subscribers may pass the same function and leave at different times.
       const entry = (snapshot: Snapshot) => listener(snapshot);
       notify([entry], snapshot);
       if (!win) return () => {};
       listeners.add(entry);
       if (listeners.size === 1 && !isRunning()) start('connecting');
-      tell();
+      sync();
       return () => {
-        if (listeners.delete(entry)) queueMicrotask(settle);
+        if (listeners.delete(entry)) queueMicrotask(leaveIfUnused);
       };
     },
     getSnapshot: () => snapshot,
@@ -243,7 +243,7 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
   });
 }
 
-/** A listener that throws is reported like any uncaught error, and keeps neither the others nor the stream waiting. */
+/** A listener's error is reported as an uncaught error and stops neither the other listeners nor the stream. */
 function notify<T>(listeners: Iterable<(value: T) => void>, value: T): void {
   for (const listener of [...listeners]) {
     try {

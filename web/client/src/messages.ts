@@ -1,10 +1,10 @@
 /**
- * The messages of the wire and what the wire allows in them. Source: protocol/README.md
+ * The messages of the wire and their limits. Source: protocol/README.md. Tests: test/messages.test.ts, test/labels.test.ts.
  */
 
 export type UpdateStrategy = 'auto' | 'sse' | 'ws';
 
-/** What the server or the application behind it sent. Nothing but `type` has been looked at. */
+/** A message of the server or of the application. Only `type` has been checked. */
 export interface ServerMessage {
   readonly type: string;
   readonly [field: string]: unknown;
@@ -16,7 +16,7 @@ export type ClientMessage =
   | { type: 'route-update'; route: string }
   | { type: 'tabs'; set: Tab[]; remove: string[] };
 
-/** A tab as the stream that it shares with others reports it. */
+/** A tab, as a shared stream reports it. */
 export interface Tab {
   key: string;
   version?: string | undefined;
@@ -28,7 +28,7 @@ export const VERSION_LENGTH = 128;
 export const ROUTE_LENGTH = 512;
 
 /**
- * Returns undefined for whatever is not a message: a binary frame, broken JSON, a value without a `type`.
+ * Returns undefined for everything that is not a message: a binary frame, broken JSON, a value without a `type`.
  */
 export function decode(data: unknown): ServerMessage | undefined {
   try {
@@ -40,8 +40,8 @@ export function decode(data: unknown): ServerMessage | undefined {
 }
 
 /**
- * Makes a version or route acceptable: the server refuses the whole stream for a control character, a line separator,
- * an unpaired surrogate or one character too many, and a page that is refused is not counted at all.
+ * Makes a version or route valid. The server refuses the stream for a control character, a line separator, an unpaired
+ * surrogate or one character too many, and then the page is not counted.
  */
 export function label(text: string, length: number): string {
   return text.slice(0, length).replace(/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}]/gu, '');

@@ -8,7 +8,7 @@ export type ActiveConnections = Snapshot;
 
 const Context = createContext<Headcount | undefined>(undefined);
 
-/** Gives all components below it their Headcount, and counts the page while it is mounted. */
+/** Provides a Headcount to all components below it, and counts the page while it is mounted. */
 export function HeadcountProvider(props: { headcount: Headcount; children?: ReactNode }) {
   const { headcount, children } = props;
   useEffect(() => headcount.connect(), [headcount]);
@@ -16,20 +16,22 @@ export function HeadcountProvider(props: { headcount: Headcount; children?: Reac
 }
 
 /**
- * The statistics, live. However many components ask, there is one stream and one subscription.
+ * The statistics, live. All components share one stream and one subscription.
  *
- * With a selector the component renders only when what it selects changes; objects and arrays are compared by their
+ * With a selector, the component renders only when the selected value changes. Objects and arrays are compared by their
  * entries, so `({ total, isStale }) => ({ total, isStale })` is fine.
  *
- * @param headcount Default: the provider's, else the one created last.
+ * @param headcount Default: the client of the provider, else the one created last.
  */
 export function useActiveConnections(): ActiveConnections;
 export function useActiveConnections<T>(selector: (live: ActiveConnections) => T, headcount?: Headcount): T;
 export function useActiveConnections(selector: (live: Snapshot) => unknown = whole, headcount?: Headcount): unknown {
-  const live = headcount ?? useContext(Context) ?? latestHeadcount();
+  const provided = useContext(Context);
+  const live = headcount ?? provided ?? latestHeadcount();
   if (!live)
-    throw new Error('useActiveConnections() needs a Headcount: put a <HeadcountProvider> above it, or pass one.');
+    throw new Error('useActiveConnections() found no Headcount. Add a <HeadcountProvider> above it, or pass one.');
   const last = useRef<unknown>(undefined);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another client needs another cache.
   const select = useMemo(() => {
     let from: Snapshot | undefined;
     let selected: unknown;

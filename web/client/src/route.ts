@@ -1,16 +1,15 @@
 /**
- * Notices that the page shows another path. Source: History API.
+ * Reports when the path of the page changes. Source: History API.
  *
- * There is no event for `pushState` and `replaceState`, so they are wrapped; a router needs no adapter then. Others
- * wrap them too, and may have done so after us: then the wrapper cannot be taken out again without cutting theirs off.
- * It stays, does nothing while stopped, and is used again by the next `start`, so that stopping and starting never
- * piles wrappers up.
+ * There is no event for `pushState` and `replaceState`, so they are wrapped, and a router needs no adapter. Other code may
+ * have wrapped them after this module; removing our wrapper would then remove theirs. So it stays, does nothing while
+ * stopped, and is used again by the next `start`: starting and stopping never adds wrappers.
  */
 
 export interface RouteTracker {
   start(): void;
   stop(): void;
-  /** Calls `changed` if the path is another one than at the last look. */
+  /** Calls `changed` if the path is not the one of the last check. */
   check(): void;
 }
 
@@ -19,7 +18,7 @@ export function createRouteTracker(win: Window, changed: (path: string) => void)
   let active = false;
   let path: string | undefined;
 
-  // Query and fragment are not looked at: a change of only those changes nothing.
+  // Query and fragment are not part of the route.
   const check = () => {
     if (active && path !== location.pathname) changed((path = location.pathname));
   };
@@ -38,7 +37,7 @@ export function createRouteTracker(win: Window, changed: (path: string) => void)
       },
       unwrap() {
         if (history[name] !== wrapper) return;
-        // Normally the original is the prototype's and comes to light again by itself.
+        // Normally the original is the prototype's, and deleting the wrapper uncovers it.
         Reflect.deleteProperty(history, name);
         if (history[name] !== original) history[name] = original!;
         original = undefined;

@@ -1,5 +1,6 @@
 /**
- * What a page can say when it creates its client, what is taken when it does not, and where that leads.
+ * The options of a client, their defaults, and the server that they lead to. Tests: test/package.test.ts for the settings that
+ * a server writes into client.js, test/index.test.ts and test/transport.test.ts for the others.
  */
 import type { Backoff } from './backoff.js';
 import type { StreamFactory } from './connection.js';
@@ -15,24 +16,24 @@ export interface HeadcountOptions {
   url?: string | undefined;
   /** `auto` (default): WebSocket, or SSE where WebSockets do not get through. */
   updateStrategy?: UpdateStrategy | undefined;
-  /** Tells the server which path the page shows, whenever it changes. Default false. */
+  /** Reports the path of the page whenever it changes. Default false. */
   routeTracking?: boolean | undefined;
-  /** Asks for changes instead of whole figures. Default true. */
+  /** Receives deltas instead of whole statistics. Default true. */
   deltas?: boolean | undefined;
-  /** This page watches and is not counted itself. The server closes such a stream if it may not watch. */
+  /** The page watches and is not counted. The server closes the stream if it is not authorised. */
   viewer?: boolean | undefined;
-  /** Default `same-origin`, and `include` with another origin, where cookies would otherwise stay behind. */
+  /** Default `same-origin`; with a server of another origin `include`, or no cookies would be sent. */
   credentials?: RequestCredentials | undefined;
   /**
    * Sent with every request, such as `{ authorization: 'Bearer …' }`; a function is asked anew each time. Streams are then
    * read by fetch, because neither EventSource nor WebSocket can send headers.
    */
   headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>) | undefined;
-  /** What holds the stream. Default: this page has one of its own. `shared` of `headcount-client/shared`: one per browser. */
+  /** Default: one stream per page. `shared` of `headcount-client/shared`: one per browser. */
   stream?: StreamFactory | undefined;
   /** Default 1,000 and 30,000 ms. */
   backoff?: Partial<Backoff> | undefined;
-  // Taken from the page. Another one can be given, for tests.
+  // Default: the page's own. Tests replace them.
   window?: (Window & typeof globalThis) | undefined;
   EventSource?: typeof EventSource | undefined;
   WebSocket?: typeof WebSocket | undefined;
@@ -40,22 +41,22 @@ export interface HeadcountOptions {
 }
 
 /**
- * A server that hands this module out replaces the text by its settings. It is a property so that no minifier can tell
- * that it is always a string and drop the code that reads it.
+ * The server replaces this text by its settings when it serves the module. It is a property, because a minifier would take a
+ * constant for a string and drop the code that reads it.
  */
 const served: { settings: string | HeadcountOptions } = { settings: '__HEADCOUNT_DEFAULTS__' };
 
 /**
- * What the page says wins over what the server says. Where the endpoints are is told best by the address of this module
- * if the server handed it out beside them: behind a proxy that adds a prefix, the server's own idea of the path is
- * wrong. The address of a copy elsewhere, recognised by a path that does not end as the server's does, tells nothing.
+ * Merges the options: the page's win over the address of this module, which wins over the server's settings. The server
+ * serves the module beside its endpoints, so the address contains a prefix that a proxy adds and the server does not know.
+ * The address of a copy elsewhere does not end with the server's base path and is ignored.
  */
 export function resolve(options: HeadcountOptions): HeadcountOptions {
-  const given = typeof served.settings === 'string' ? {} : served.settings;
+  const fromServer = typeof served.settings === 'string' ? {} : served.settings;
   const [, url, basePath] = /^(https?:\/\/[^/]+)(.*)\/client\.js(?:[?#]|$)/.exec(import.meta.url) ?? [];
-  const place = basePath?.endsWith(given.basePath ?? '') ? { url, basePath } : {};
-  const said = Object.entries(options).filter(([, value]) => value !== undefined);
-  return { ...given, ...place, ...Object.fromEntries(said) };
+  const fromAddress = basePath?.endsWith(fromServer.basePath ?? '') ? { url, basePath } : {};
+  const fromPage = Object.entries(options).filter(([, value]) => value !== undefined);
+  return { ...fromServer, ...fromAddress, ...Object.fromEntries(fromPage) };
 }
 
 export function createSite(win: Window & typeof globalThis, settings: HeadcountOptions): Site {
@@ -68,7 +69,7 @@ export function createSite(win: Window & typeof globalThis, settings: HeadcountO
     },
     headers: typeof headers === 'function' ? headers : headers && (() => headers),
     backoff: { baseMs: 1000, capMs: 30_000, ...settings.backoff },
-    // Looked up at each call: pages replace it to watch or to mock their traffic.
+    // Looked up at each call, because pages replace it to observe or to mock their traffic.
     fetch: (input, init) => (settings.fetch ?? win.fetch).call(win, input, init),
     EventSource: settings.EventSource ?? win.EventSource,
     WebSocket: settings.WebSocket ?? win.WebSocket,

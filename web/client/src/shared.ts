@@ -1,122 +1,130 @@
 /**
  * One stream for all tabs of a browser: `createHeadcount({ stream: shared })`.
  *
- * The tab that holds a Web Lock is the leader: it has the stream, reports all tabs on it, and relays what comes over a
- * BroadcastChannel. The others wait for the lock, and one of them has it as soon as the leader is gone. Each tab also
- * holds a lock of its own, and the leader waits for that, so that a tab that crashes is missed like one that closes.
+ * The tab that holds a Web Lock is the leader (leader.ts): it has the stream and relays over a BroadcastChannel. The other
+ * tabs wait for the lock, and one of them gets it as soon as the leader is gone. Each tab also holds a lock of its own,
+ * and the leader waits for that lock, so it notices a tab that crashes like one that closes.
  *
- * Every tab has its state from the relay as if it had a stream: `connected` makes it subscribe, `ended` makes its figures
- * stale. Where locks or channels are missing, for viewers, and with `headers`, which may be one tab's own, each tab has a
- * stream of its own.
+ * Every tab builds its state from the relay as if it had a stream: `connected` makes it subscribe, `ended` makes its
+ * figures stale. A tab has a stream of its own where locks or channels are missing, for viewers, and with `headers`, which
+ * may belong to that tab only.
+ *
+ * Tests: tests/e2e/test_shared.py, because only a browser has Web Locks and several tabs.
  */
-import type { Connection, StreamFactory } from './connection.js';
-import type { ClientMessage, ServerMessage, Tab } from './messages.js';
+import type { StreamFactory } from './connection.js';
+import { createLeader, type FromLeader, type Leader, type ToLeader } from './leader.js';
+import type { ClientMessage, ServerMessage } from './messages.js';
 
-/** From one tab to the leader, or from the leader to one tab (`key`) or to all. */
-type Note =
-  | { type: 'tab'; tab: Tab }
-  | { type: 'bye'; key: string }
-  | { type: 'say'; key: string; message: ClientMessage }
-  | { type: 'reopen' }
-  | { type: 'lead' }
-  | { type: 'ack'; key: string; full: boolean; connected: ServerMessage | undefined }
-  | { type: 'got'; message: ServerMessage }
-  | { type: 'ended'; status: 'reconnecting' | 'closed'; error: string | null }
-  | { type: 'refused'; message: ClientMessage; status: number };
+/** On the channel. `lead`: there is a new leader, to whom all tabs introduce themselves. */
+type Note = ToLeader | FromLeader | { type: 'lead' };
 
-/** What the server takes. */
-const MAX_TABS = 64;
-/** Of one report, of the 4 KiB that the server takes: one tab more may have half of it. */
-const REPORT_LENGTH = 2000;
-/** A leader that says nothing for this long to somebody who speaks to it is frozen, and the lock is taken from it. */
+/** The notes that only the leader receives; the others are the leader's. */
+const TO_LEADER: ReadonlySet<string> = new Set<ToLeader['type']>(['tab', 'bye', 'say', 'reopen']);
+
+/** A leader that does not answer a tab for this long is frozen, and the tab takes the lock from it. */
 const PATIENCE_MS = 3000;
 
 export const shared: StreamFactory = (open, win, site, strategy, events) => {
   const { document, navigator, BroadcastChannel: Channel } = win as Window & typeof globalThis;
   const { locks } = navigator;
-  const alone = open(win, site, strategy, events);
-  if (!locks || !Channel || site.headers || events.query().has('viewer')) return alone;
+  /** The stream of this tab only, where the tabs cannot share one. */
+  const own = open(win, site, strategy, events);
+  if (!locks || !Channel || site.headers || events.query().has('viewer')) return own;
 
   const key = [...win.crypto.getRandomValues(new Uint8Array(16))]
     .map((byte) => byte.toString(16).padStart(2, '0'))
     .join('');
   let wanted = false;
-  /** Ends this tab's part in all of it. */
+  /** The stream has no place for this tab, which therefore uses its own. */
+  let full = false;
+  /** Ends this tab's part in the sharing. */
   let leave: (() => void) | undefined;
   let send: (message: ClientMessage) => void = () => {};
   let reopen = () => {};
-  /** Of the stream of the last leader, for the next to name. */
-  let handle: unknown;
-  let crowded = false;
+  /** Of the last stream, whoever led: the next leader names it. */
+  let lastConnectionId: unknown;
 
   function join(): void {
-    const name = 'headcount 1 ' + site.url('');
+    const name = `headcount 1 ${site.url('')}`;
+    const lockOf = (key: string) => `${name} ${key}`;
     const channel = new Channel(name);
-    const ended = new AbortController();
-    let lead: ReturnType<typeof leading> | undefined;
+    const left = new AbortController();
+    /** Holds a lock until this tab leaves. */
+    const untilLeft = () => new Promise<void>((resolve) => left.signal.addEventListener('abort', () => resolve()));
+    let leader: Leader | undefined;
+    let candidacy: AbortController | undefined;
     let id: unknown;
-    let heard = false;
+    let openedWith: unknown;
+    let answered = false;
     let patience: ReturnType<typeof setTimeout>;
 
-    /** What comes from a leader, be it this tab. */
-    function take(note: Note): void {
-      heard = true;
-      if (note.type === 'ack' && note.key === key) {
-        if (note.full) {
-          leave?.();
-          crowded = true;
-          return alone.open();
-        }
-        if (note.connected) got(note.connected);
-      }
-      if (note.type === 'got') got(note.message);
-      if (note.type === 'refused') events.refused(note.message, note.status);
-      if (note.type === 'ended') {
-        if (note.status === 'closed') close();
-        events.ended(note.status, note.error);
+    function fromLeader(note: FromLeader): void {
+      answered = true;
+      switch (note.type) {
+        case 'ack':
+          if (note.key !== key) return;
+          if (note.full) {
+            leave?.();
+            full = true;
+            return own.open();
+          }
+          if (note.connected) received(note.connected);
+          return;
+        case 'got':
+          return received(note.message);
+        case 'refused':
+          return events.refused(note.message, note.status);
+        case 'ended':
+          if (note.status === 'closed') close();
+          return events.ended(note.status, note.error);
       }
     }
 
-    let openedWith: unknown;
-    function got(message: ServerMessage): void {
+    function received(message: ServerMessage): void {
       if (message.type === 'connected') {
         if (openedWith === message.connectionId) return;
-        openedWith = handle = message.connectionId;
+        openedWith = lastConnectionId = message.connectionId;
       }
       if (message.type === 'tabs') id = Object(message.ids)[key] ?? id;
       else if (message.type !== 'to') events.message(message.type === 'stats' ? { ...message, yourId: id } : message);
       else if ([message.tabs].flat().includes(key)) events.message(message.message as ServerMessage);
     }
 
-    const tell = (note: Note) => (lead ? lead.take(note) : channel.postMessage(note));
+    const toLeader = (note: ToLeader) => (leader ? leader.receive(note) : channel.postMessage(note));
+
     function introduce(): void {
       const query = events.query();
       const text = (field: string) => query.get(field) ?? undefined;
-      tell({ type: 'tab', tab: { key, version: text('version'), route: text('route'), hidden: document.hidden } });
-      if (lead) return;
-      heard = false;
+      toLeader({ type: 'tab', tab: { key, version: text('version'), route: text('route'), hidden: document.hidden } });
+      if (leader) return;
+      answered = false;
       clearTimeout(patience);
-      patience = setTimeout(() => heard || document.hidden || elect(true), PATIENCE_MS);
+      patience = setTimeout(() => answered || document.hidden || elect(true), PATIENCE_MS);
     }
 
-    let candidacy: AbortController | undefined;
     function elect(steal: boolean): void {
       candidacy?.abort();
       const { signal } = (candidacy = new AbortController());
       // A lock cannot be both stolen and given up waiting for.
       const held = locks.request(name, steal ? { steal } : { signal }, () => {
-        if (ended.signal.aborted) return;
-        lead = leading((note) => {
-          channel.postMessage(note);
-          take(note);
+        if (left.signal.aborted) return;
+        leader = createLeader({
+          createStream: (events) => open(win, site, strategy, events),
+          lastConnectionId: () => lastConnectionId,
+          locks,
+          lockOf,
+          relay(note) {
+            channel.postMessage(note);
+            fromLeader(note);
+          },
         });
-        channel.postMessage({ type: 'lead' });
+        channel.postMessage({ type: 'lead' } satisfies Note);
         introduce();
-        return new Promise<void>((resolve) => ended.signal.addEventListener('abort', () => resolve()));
+        return untilLeft();
       });
       held.catch(() => {
         // Another tab took the lock, because this one was frozen; or this tab left while it was waiting.
-        if (ended.signal.aborted || signal.aborted) return;
+        if (left.signal.aborted || signal.aborted) return;
         leave?.();
         events.ended('reconnecting', null);
         join();
@@ -124,174 +132,55 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
     }
 
     channel.onmessage = ({ data }: MessageEvent<Note>) => {
-      if (data.type === 'lead') return introduce();
-      if (/^(tab|bye|say|reopen)$/.test(data.type)) return lead?.take(data);
-      if (!lead) take(data);
+      if (data.type === 'lead') introduce();
+      else if (TO_LEADER.has(data.type)) leader?.receive(data as ToLeader);
+      else if (!leader) fromLeader(data as FromLeader);
     };
-    const look = () => introduce();
-    document.addEventListener('visibilitychange', look);
-    document.addEventListener('resume', look);
-    send = (message) => (message.type === 'route-update' ? introduce() : tell({ type: 'say', key, message }));
-    reopen = () => tell({ type: 'reopen' });
+    document.addEventListener('visibilitychange', introduce);
+    document.addEventListener('resume', introduce);
+    send = (message) => (message.type === 'route-update' ? introduce() : toLeader({ type: 'say', key, message }));
+    reopen = () => toLeader({ type: 'reopen' });
     leave = () => {
       leave = undefined;
       send = reopen = () => {};
-      document.removeEventListener('visibilitychange', look);
-      document.removeEventListener('resume', look);
+      document.removeEventListener('visibilitychange', introduce);
+      document.removeEventListener('resume', introduce);
       clearTimeout(patience);
-      if (!lead) tell({ type: 'bye', key });
-      lead?.stop();
-      ended.abort();
+      leader?.stop();
+      const farewell: Note = leader ? { type: 'ended', status: 'reconnecting', error: null } : { type: 'bye', key };
+      channel.postMessage(farewell);
+      left.abort();
       candidacy?.abort();
       channel.close();
     };
 
     // Its own lock first: the leader must find it held.
-    void locks.request(name + ' ' + key, () => {
-      if (ended.signal.aborted) return;
+    void locks.request(lockOf(key), () => {
+      if (left.signal.aborted) return;
       elect(false);
       introduce();
-      return new Promise<void>((resolve) => ended.signal.addEventListener('abort', () => resolve()));
+      return untilLeft();
     });
-    function leading(relay: (note: Note) => void) {
-      const stopped = new AbortController();
-      const tabs = new Map<string, string>();
-      const watching = new Map<string, ClientMessage>();
-      const known = new Set<unknown>();
-      let told = new Map<string, string>();
-      let connected: ServerMessage | undefined;
-      let reporting = false;
-      let asking: ReturnType<typeof setTimeout> | undefined;
-
-      const stream: Connection = open(win, site, strategy, {
-        query() {
-          const query = new URLSearchParams({ shared: '1' });
-          if (typeof handle === 'string') query.set('replaces', handle);
-          return query;
-        },
-        message(message) {
-          if (message.type === 'connected') {
-            connected = message;
-            report();
-          }
-          // Tabs that come later are told by it.
-          if (message.type === 'version' && connected) connected = { ...connected, currentVersion: message.version };
-          if (message.type === 'tabs') {
-            reporting = false;
-            for (const key of Object.keys(Object(message.ids))) known.add(key);
-          }
-          relay({ type: 'got', message });
-          if (message.type === 'tabs') {
-            report();
-            ask();
-          }
-        },
-        ended(status, error) {
-          forget();
-          relay({ type: 'ended', status, error });
-        },
-        refused(message, status) {
-          if (message.type === 'tabs') reporting = false;
-          relay({ type: 'refused', message, status });
-        },
-      });
-      function forget(): void {
-        connected = undefined;
-        reporting = false;
-        told = new Map();
-        known.clear();
-        watching.clear();
-      }
-
-      /** One report at a time is under way; what changes meanwhile is in the next. */
-      function report(): void {
-        if (!connected || reporting) return;
-        const set: Tab[] = [];
-        let length = 0;
-        const remove = [...told.keys()].filter((key) => !tabs.has(key)).slice(0, 20);
-        for (const [key, text] of tabs) {
-          if (told.get(key) === text || length > REPORT_LENGTH) continue;
-          set.push(JSON.parse(text));
-          told.set(key, text);
-          length += text.length;
-        }
-        for (const key of remove) told.delete(key);
-        if (!set.length && !remove.length) return;
-        reporting = true;
-        stream.send({ type: 'tabs', set, remove });
-      }
-
-      /** Asks for figures once for all who asked in the same moment, and when their ids are known. */
-      function ask(): void {
-        clearTimeout(asking);
-        asking = setTimeout(() => {
-          const ready = [...watching].filter(([key]) => known.has(key));
-          if (connected && ready.length) stream.send(ready.at(-1)![1]);
-        });
-      }
-
-      function drop(key: string): void {
-        if (!tabs.delete(key)) return;
-        hush(key);
-        report();
-      }
-
-      function hush(key: string): void {
-        if (watching.delete(key) && !watching.size && connected) stream.send({ type: 'unsubscribe-stats' });
-      }
-
-      stream.open();
-      return {
-        take(note: Note): void {
-          if (note.type === 'reopen') stream.open();
-          if (note.type === 'bye') drop(note.key);
-          if (note.type === 'tab') {
-            const { key } = note.tab;
-            const full = !tabs.has(key) && tabs.size >= MAX_TABS;
-            if (!full) {
-              if (!tabs.has(key)) {
-                const lost = () => drop(key);
-                locks.request(name + ' ' + key, { signal: stopped.signal }, lost).catch(() => {});
-              }
-              tabs.set(key, JSON.stringify(note.tab));
-            }
-            relay({ type: 'ack', key, full, connected });
-            report();
-          }
-          if (note.type === 'say') {
-            if (note.message.type === 'unsubscribe-stats') return hush(note.key);
-            watching.set(note.key, note.message);
-            ask();
-          }
-        },
-        stop(): void {
-          clearTimeout(asking);
-          stopped.abort();
-          stream.close();
-          channel.postMessage({ type: 'ended', status: 'reconnecting', error: null } satisfies Note);
-        },
-      };
-    }
   }
 
   function onPageEvent({ type }: Event): void {
     if (type === 'pagehide') {
       leave?.();
       events.ended('reconnecting', null);
-    } else if (!leave && wanted && !crowded) join();
+    } else if (!leave && wanted && !full) join();
   }
 
   function close(): void {
-    wanted = crowded = false;
+    wanted = full = false;
     for (const type of ['pagehide', 'pageshow']) win.removeEventListener(type, onPageEvent);
     document.removeEventListener('prerenderingchange', onPageEvent);
     leave?.();
-    alone.close();
+    own.close();
   }
 
   return {
     open() {
-      if (crowded) return alone.open();
+      if (full) return own.open();
       wanted = true;
       for (const type of ['pagehide', 'pageshow']) win.addEventListener(type, onPageEvent);
       document.addEventListener('prerenderingchange', onPageEvent);
@@ -299,6 +188,6 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
       else if (!(document as { prerendering?: boolean }).prerendering) join();
     },
     close,
-    send: (message) => (crowded ? alone.send(message) : send(message)),
+    send: (message) => (full ? own.send(message) : send(message)),
   };
 };

@@ -1,8 +1,8 @@
 /**
- * Figures: what a viewer is shown, and how `stats` and `stats-delta` turn old ones into new ones.
+ * The figures of a viewer, and how `stats` and `stats-delta` change them.
  *
- * Values in, values out; nothing given is ever changed. Versions, routes and ids are text that strangers chose, so the
- * maps have no prototype: `__proto__` and `constructor` are counted like any other label.
+ * Pure functions: no argument is changed. Clients choose versions and routes, so the maps have no prototype: `__proto__` and
+ * `constructor` are counted like any other label. Tests: test/stats.test.ts, test/deltas.property.test.ts.
  */
 import type { ServerMessage } from './messages.js';
 
@@ -12,7 +12,7 @@ export interface ConnectionInfo {
   route: string;
   /** Only with IP tracking, and for viewers whose grant includes it. */
   ip?: string;
-  /** True for a tab in the background, as far as it says so: tabs that share a stream do. */
+  /** True for a tab in the background. Only tabs that share a stream report it. */
   hidden?: boolean;
 }
 
@@ -28,10 +28,10 @@ export interface Figures extends ConnectionStats {
   yourId: string | undefined;
   /** Grows with every change; comparable only within one stream. */
   revision: number;
-  /** True when there are more connections than `connections` lists; `total` and the maps are whole all the same. */
+  /** True when there are more connections than `connections` lists; `total` and the maps are complete in any case. */
   connectionsTruncated: boolean;
   nodes: { reporting: number; expected: number } | undefined;
-  /** True while the share of some node is missing. */
+  /** True while the figures of a node are missing. */
   partial: boolean;
 }
 
@@ -49,14 +49,14 @@ export function noFigures(): Figures {
   };
 }
 
-/** Returns undefined when the message cannot be meant. */
+/** Returns undefined for a message without a valid `total` and `revision`. */
 export function readStats(message: ServerMessage): Figures | undefined {
   return change(noFigures(), message, message.connections, []);
 }
 
 /**
- * Returns undefined when the delta does not continue these figures; the caller must then subscribe again and leave
- * deltas alone until a whole `stats` has come.
+ * Returns undefined when the delta does not continue these figures. The caller must then subscribe again and ignore
+ * deltas until the next `stats`.
  */
 export function applyDelta(figures: Figures, delta: ServerMessage): Figures | undefined {
   const rows = Object(delta.connections);
@@ -79,7 +79,7 @@ function change(from: Figures, message: ServerMessage, set: unknown, remove: unk
   };
 }
 
-/** What did not change stays the same object, so that nothing that only shows versions renders for a new route. */
+/** Returns the same object when nothing changed, so a component that shows versions does not render for a new route. */
 function changeCounts(from: Record<string, number>, counts: unknown): Record<string, number> {
   const changes = Object.entries(Object(counts));
   if (!changes.length) return from;
@@ -107,10 +107,12 @@ function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
+// biome-ignore lint/suspicious/noExplicitAny: it is what checks the type.
 function isNodes(value: any): value is { reporting: number; expected: number } {
   return isCount(value?.reporting) && isCount(value.expected);
 }
 
+// biome-ignore lint/suspicious/noExplicitAny: it is what checks the type.
 function isRow(value: any): value is ConnectionInfo {
   return (
     [value?.id, value?.version, value?.route].every((field) => typeof field === 'string') &&

@@ -1,6 +1,6 @@
 /**
- * One stream, by EventSource, fetch or WebSocket, behind one interface. A stream lives once: it never reconnects, and
- * after `close()` or `ended` it says nothing more, whatever the browser still delivers.
+ * One stream, by EventSource, fetch or WebSocket, behind one interface. A stream never reconnects, and after `close()` or
+ * `ended` it calls back no more, whatever the browser still delivers. Tests: test/transport.test.ts, test/fetch.test.ts.
  */
 import { type Backoff, backoffMs, boundedMs, retryAfterMs } from './backoff.js';
 import { type ClientMessage, decode, type ServerMessage } from './messages.js';
@@ -12,18 +12,18 @@ export interface Site {
   readonly credentials: RequestCredentials;
   readonly backoff: Backoff;
   readonly fetch: typeof fetch;
-  /** Sent with every request, which rules out EventSource and WebSocket: neither can. */
+  /** Sent with every request. EventSource and WebSocket cannot send headers, so fetch reads the stream then. */
   readonly headers: (() => HeadersInit | Promise<HeadersInit>) | undefined;
   readonly EventSource: typeof EventSource;
   readonly WebSocket: typeof WebSocket;
 }
 
 export interface StreamEvents {
-  /** Something came; undefined when it was not a message, which still proves that the stream is alive. */
+  /** Data came; undefined when it was not a message, which still proves that the stream is alive. */
   received(message: ServerMessage | undefined): void;
-  /** The stream is over. `code` is a WebSocket's; the server wants to be left alone for `afterMs`. */
+  /** The stream has ended. `code` is a WebSocket close code; do not reconnect before `afterMs`. */
   ended(reason: string, code?: number, afterMs?: number): void;
-  /** The server will not do what was asked for, and asking again would not help. */
+  /** The server refused the message for good; sending it again would not help. */
   refused(message: ClientMessage, status: number): void;
 }
 
@@ -33,18 +33,21 @@ export interface Stream {
   close(): void;
 }
 
-/** Longer than this and a POST hangs: its lane would be blocked for as long as the stream lives. */
+/** A POST that takes longer is aborted and sent again, or it would block its lane for as long as the stream lives. */
 const POST_TIMEOUT_MS = 20_000;
 
+/** Sent in a lane of their own, so that a subscription that waits is not replaced by a route. */
+const PAGE_STATE = ['route-update', 'tabs'];
+
 export function openWebSocket(site: Site, query: URLSearchParams, events: StreamEvents): Stream {
-  // A page is http: or https:, and ws: or wss: is the same with other letters in front.
+  // http: becomes ws:, and https: becomes wss:.
   const socket = new site.WebSocket(site.url('/ws?' + query).replace(/^http/, 'ws'));
   let closed = false;
 
   socket.onmessage = ({ data }) => {
     if (!closed) events.received(decode(data));
   };
-  // An `error` is always followed by `close`, which knows more.
+  // An `error` is always followed by `close`, which has the code and the reason.
   socket.onclose = ({ code, reason }) => {
     if (closed) return;
     closed = true;
@@ -60,9 +63,9 @@ export function openWebSocket(site: Site, query: URLSearchParams, events: Stream
   };
 }
 
-/** `byFetch`: see what the server answers if it is no stream, which EventSource does not tell. */
+/** `byFetch`: read by fetch, which shows the status of a failed request; EventSource hides it. */
 export function openEventStream(site: Site, query: URLSearchParams, events: StreamEvents, byFetch: boolean): Stream {
-  // EventSource cannot see comments, so keepalives are asked for as messages.
+  // EventSource does not show comments, so keepalives are requested as messages.
   query.set('keepalive', 'message');
   let connectionId: unknown;
   let closed = false;
@@ -70,14 +73,15 @@ export function openEventStream(site: Site, query: URLSearchParams, events: Stre
   const close = () => {
     closed = true;
     stop();
-    for (const lane of lanes) lane.close();
+    page.close();
+    stats.close();
   };
   const end: StreamEvents['ended'] = (...why) => {
     if (closed) return;
     close();
     events.ended(...why);
   };
-  const take = (data: string) => {
+  const onData = (data: string) => {
     if (closed) return;
     const message = decode(data);
     if (message?.type === 'connected') connectionId = message.connectionId;
@@ -95,27 +99,28 @@ export function openEventStream(site: Site, query: URLSearchParams, events: Stre
       signal,
     });
   };
-  const lanes = [0, 1].map(() => openLane(post, site.backoff, end, events.refused));
-  const stop = (byFetch ? fetchEvents : sourceEvents)(site, site.url('/sse?' + query), take, end);
+  const page = openLane(post, site.backoff, end, events.refused);
+  const stats = openLane(post, site.backoff, end, events.refused);
+  const stop = (byFetch ? fetchEvents : sourceEvents)(site, site.url('/sse?' + query), onData, end);
 
   return {
-    send: (message) => lanes[/^route|^tabs/.test(message.type) ? 0 : 1]!.send(message),
+    send: (message) => (PAGE_STATE.includes(message.type) ? page : stats).send(message),
     close,
   };
 }
 
-/** What reads a stream of events until it is stopped by the function that it returns. */
-type Source = (site: Site, url: string, take: (data: string) => void, end: StreamEvents['ended']) => () => void;
+/** Reads an event stream until the function that it returns is called. */
+type Source = (site: Site, url: string, onData: (data: string) => void, end: StreamEvents['ended']) => () => void;
 
-const sourceEvents: Source = (site, url, take, end) => {
+const sourceEvents: Source = (site, url, onData, end) => {
   const source = new site.EventSource(url, { withCredentials: site.credentials === 'include' });
-  source.onmessage = ({ data }) => take(data);
-  // Closing also stops the browser's own retry, which would come back with the route of long ago.
+  source.onmessage = ({ data }) => onData(data);
+  // `end` closes it, which also stops the browser's own retry: that would send an old route.
   source.onerror = () => end('');
   return () => source.close();
 };
 
-const fetchEvents: Source = (site, url, take, end) => {
+const fetchEvents: Source = (site, url, onData, end) => {
   const request = new AbortController();
   const read = async () => {
     const response = await site.fetch(url, {
@@ -126,24 +131,24 @@ const fetchEvents: Source = (site, url, take, end) => {
     });
     const { status, body } = response;
     if (!response.ok || !body) {
-      // 403 is said to a foreign site, and will be said again.
+      // 403 means that this origin is not allowed, so a retry would fail too.
       return end('the server answered ' + status, status === 403 ? 1008 : undefined, retryAfterMs(response));
     }
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     let text = '';
     let data: string[] = [];
     let retry: number | undefined;
-    for (let chunk; !(chunk = await reader.read()).done; ) {
+    for (let chunk: ReadableStreamReadResult<string>; !(chunk = await reader.read()).done; ) {
       // A CR at the end may be one half of a line break.
-      const lines = (text + chunk.value).split(/\r\n|\n|\r(?=[^])/);
+      const lines = (text + chunk.value).split(/\r\n|\n|\r(?!$)/);
       text = lines.pop()!;
       for (const line of lines) {
         const [, field, value] = /^(data|retry)(?:: ?(.*))?$/.exec(line) ?? [];
         if (field === 'data') data.push(value ?? '');
         if (field === 'retry') retry = boundedMs(+(value || NaN));
         if (line) continue;
-        // Nothing, after a comment, is a sign of life like any other.
-        take(data.join('\n'));
+        // Also without data, after a comment: it proves that the stream is alive.
+        onData(data.join('\n'));
         data = [];
       }
     }
@@ -178,7 +183,7 @@ function openLane(post: Post, backoff: Backoff, lost: StreamEvents['ended'], ref
     try {
       response = await post(message, request.signal);
     } catch {
-      // The network failed. The stream may outlive that, and then the server must still be told.
+      // The network failed. The stream may survive that, so the message is sent again below.
     }
     clearTimeout(timer);
     if (closed) return;

@@ -35,7 +35,7 @@ const key: InjectionKey<Headcount> = Symbol('headcount');
 export const headcountPlugin = {
   install(app: App, headcount: Headcount): void {
     app.provide(key, headcount);
-    // Vue tells plugins nothing of the mount; a server never mounts.
+    // Vue has no mount hook for plugins. During server-side rendering nothing is mounted.
     const mount = app.mount;
     app.mount = (...target) => {
       const root = mount(...target);
@@ -46,14 +46,14 @@ export const headcountPlugin = {
 };
 
 /**
- * The statistics, live. However many components ask, there is one stream and one subscription.
+ * The statistics, live. All components share one stream and one subscription.
  *
- * @param headcount Default: the one the app provides, else the one created last.
+ * @param headcount Default: the client that the app provides, else the one created last.
  */
 export function useActiveConnections(headcount?: Headcount): ActiveConnections {
   const live = headcount ?? (hasInjectionContext() ? inject(key, undefined) : undefined) ?? latestHeadcount();
-  if (!live) throw new Error('useActiveConnections() needs a Headcount: call createHeadcount() first, or pass one.');
-  // Until it is mounted a component shows what the server rendered, even if figures are there already.
+  if (!live) throw new Error('useActiveConnections() found no Headcount. Call createHeadcount() first, or pass one.');
+  // Until it is mounted, a component renders the server's snapshot, or hydration would fail.
   const snapshot = shallowRef(live.getServerSnapshot());
   const update = () => {
     snapshot.value = live.getSnapshot();

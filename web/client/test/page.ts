@@ -3,7 +3,7 @@ import { createHeadcount, type Headcount, type HeadcountOptions } from '../src/i
 import { messages } from './fixtures.js';
 
 /** A stream the page opened, of either kind, with the server's side in the hands of the test. */
-export class FakeStream {
+class FakeStream {
   onmessage: ((event: { data: unknown }) => void) | null = null;
   onerror: (() => void) | null = null;
   onclose: ((event: { code: number; reason: string }) => void) | null = null;
@@ -51,7 +51,7 @@ export class FakeStream {
   }
 }
 
-export interface Posted {
+interface Posted {
   path: string;
   body: any;
   init: RequestInit;

@@ -1,0 +1,172 @@
+/**
+ * The leader of the tabs that share a stream: it holds the stream, reports all tabs on it, and relays what comes to them.
+ * Which tab leads is decided in shared.ts.
+ */
+import type { Connection, ConnectionEvents } from './connection.js';
+import type { ClientMessage, ServerMessage, Tab } from './messages.js';
+
+/** From a tab to the leader: the tab is there or changed, leaves, sends a message, wants a new stream. */
+export type ToLeader =
+  | { type: 'tab'; tab: Tab }
+  | { type: 'bye'; key: string }
+  | { type: 'say'; key: string; message: ClientMessage }
+  | { type: 'reopen' };
+
+/** From the leader to one tab (`key`) or to all: the answer to `tab`, and what came on the stream. */
+export type FromLeader =
+  | { type: 'ack'; key: string; full: boolean; connected: ServerMessage | undefined }
+  | { type: 'got'; message: ServerMessage }
+  | { type: 'ended'; status: 'reconnecting' | 'closed'; error: string | null }
+  | { type: 'refused'; message: ClientMessage; status: number };
+
+export interface Leader {
+  receive(note: ToLeader): void;
+  stop(): void;
+}
+
+export interface LeaderOptions {
+  /** Makes the stream that the tabs share. */
+  createStream(events: ConnectionEvents): Connection;
+  /** The `connectionId` of the last stream, if there was one: the new stream replaces it. */
+  lastConnectionId(): unknown;
+  locks: LockManager;
+  /** Name of the lock that a tab holds for as long as it lives. */
+  lockOf(key: string): string;
+  /** Delivers to all tabs, the leader's own included. */
+  relay(note: FromLeader): void;
+}
+
+/** The server's limit for one stream. */
+const MAX_TABS = 64;
+/** Characters of one report after which it takes no more tabs. A message may have 4 KiB, and one tab about half of that. */
+const REPORT_LENGTH = 2000;
+/** Keys that one report removes at most. */
+const MAX_REMOVED = 20;
+
+export function createLeader({ createStream, lastConnectionId, locks, lockOf, relay }: LeaderOptions): Leader {
+  const stopped = new AbortController();
+  /** All tabs by key, each as JSON, which is easy to compare. */
+  const tabs = new Map<string, string>();
+  /** The tabs as the server knows them: those that were reported on the present stream. */
+  let reported = new Map<string, string>();
+  /** A report is under way. */
+  let reporting = false;
+  /** The keys that the server has answered with a public id. */
+  const identified = new Set<unknown>();
+  /** The subscriptions of the tabs that show figures. */
+  const subscriptions = new Map<string, ClientMessage>();
+  let subscribing: ReturnType<typeof setTimeout> | undefined;
+  let connected: ServerMessage | undefined;
+
+  const stream = createStream({
+    query() {
+      const query = new URLSearchParams({ shared: '1' });
+      const replaced = lastConnectionId();
+      if (typeof replaced === 'string') query.set('replaces', replaced);
+      return query;
+    },
+    message(message) {
+      const { type } = message;
+      if (type === 'connected') {
+        connected = message;
+        report();
+      }
+      // Tabs that come later get the current version from it.
+      if (type === 'version' && connected) connected = { ...connected, currentVersion: message.version };
+      if (type === 'tabs') {
+        reporting = false;
+        for (const key of Object.keys(Object(message.ids))) identified.add(key);
+      }
+      relay({ type: 'got', message });
+      if (type === 'tabs') {
+        report();
+        subscribe();
+      }
+    },
+    ended(status, error) {
+      connected = undefined;
+      reporting = false;
+      reported = new Map();
+      identified.clear();
+      subscriptions.clear();
+      relay({ type: 'ended', status, error });
+    },
+    refused(message, status) {
+      if (message.type === 'tabs') reporting = false;
+      relay({ type: 'refused', message, status });
+    },
+  });
+
+  /** One report at a time is under way; what changes meanwhile is in the next. */
+  function report(): void {
+    if (!connected || reporting) return;
+    const set: Tab[] = [];
+    let length = 0;
+    const remove = [...reported.keys()].filter((key) => !tabs.has(key)).slice(0, MAX_REMOVED);
+    for (const [key, text] of tabs) {
+      if (reported.get(key) === text || length > REPORT_LENGTH) continue;
+      set.push(JSON.parse(text));
+      reported.set(key, text);
+      length += text.length;
+    }
+    for (const key of remove) reported.delete(key);
+    if (!set.length && !remove.length) return;
+    reporting = true;
+    stream.send({ type: 'tabs', set, remove });
+  }
+
+  /** Subscribes once for all tabs that asked in the same moment, and only when the server knows them. */
+  function subscribe(): void {
+    clearTimeout(subscribing);
+    subscribing = setTimeout(() => {
+      const ready = [...subscriptions].filter(([key]) => identified.has(key)).at(-1);
+      if (connected && ready) stream.send(ready[1]);
+    });
+  }
+
+  function unsubscribe(key: string): void {
+    if (subscriptions.delete(key) && !subscriptions.size && connected) stream.send({ type: 'unsubscribe-stats' });
+  }
+
+  function add(tab: Tab): void {
+    const { key } = tab;
+    const isNew = !tabs.has(key);
+    const full = isNew && tabs.size >= MAX_TABS;
+    if (!full) {
+      // A tab that crashes says no `bye`, but its lock is free then.
+      if (isNew) locks.request(lockOf(key), { signal: stopped.signal }, () => remove(key)).catch(() => {});
+      tabs.set(key, JSON.stringify(tab));
+    }
+    relay({ type: 'ack', key, full, connected });
+    report();
+  }
+
+  function remove(key: string): void {
+    if (!tabs.delete(key)) return;
+    unsubscribe(key);
+    report();
+  }
+
+  stream.open();
+  return {
+    receive(note) {
+      switch (note.type) {
+        case 'reopen':
+          return stream.open();
+        case 'bye':
+          return remove(note.key);
+        case 'tab':
+          return add(note.tab);
+        case 'say':
+          if (note.message.type === 'unsubscribe-stats') return unsubscribe(note.key);
+          subscriptions.set(note.key, note.message);
+          return subscribe();
+      }
+    },
+    stop() {
+      clearTimeout(subscribing);
+      stopped.abort();
+      stream.close();
+    },
+  };
+}
