@@ -121,7 +121,7 @@ def test_it_shows_the_figures_that_the_server_has(page: Page, crowd: Server) -> 
     expect(first.locator(".route")).to_have_text(route)
     expect(first.locator(".open")).to_have_text(f"{most:,}")
     expect(first.locator(".share")).to_contain_text("%")
-    expect(page.locator(".state")).to_have_text("Live. One node reports.")
+    expect(page.locator(".state")).to_have_text("Live. 1 node is reporting.")
 
 
 def test_connections_are_paged_filtered_and_sorted(page: Page, crowd: Server) -> None:
@@ -144,7 +144,7 @@ def test_connections_are_paged_filtered_and_sorted(page: Page, crowd: Server) ->
     expect(page.locator(".connections .space .row .ip").first).to_have_text(re.compile(r"192\.0\.2\.\d+"))
     page.get_by_role("combobox", name="Route").fill("account")
     page.keyboard.press("Enter")
-    expect(page.locator(".connections .none")).to_have_text(re.compile("None is there; a route is given whole"))
+    expect(page.locator(".connections .none")).to_have_text("No connections match. Enter the full path, starting with /, without a query.")
     expect(page.locator("#connections-heading")).to_contain_text("0 connections of 3,000")
 
 
@@ -227,12 +227,12 @@ def test_who_moved_between_two_pages_stands_once_and_where_he_is_now(page: Page)
     expect(page.locator("#connections-heading")).to_contain_text("3,000 connections")
 
 
-def test_whoever_wants_to_be_counted_sees_himself(page: Page) -> None:
+def test_a_dashboard_that_is_counted_lists_itself(page: Page) -> None:
     log_in(page)
     expect(page.locator(".figure")).to_have_text("3,000")
-    page.get_by_role("link", name="count it, too").click()
+    page.get_by_role("link", name="Count it").click()
     expect(page.locator(".figure")).to_have_text("3,001")
-    expect(page.get_by_role("link", name="only watch")).to_be_visible()
+    expect(page.get_by_role("link", name="Do not count it")).to_be_visible()
     page.get_by_role("combobox", name="Route").fill("/__skew/dashboard/")
     page.keyboard.press("Enter")
     expect(page.locator(".connections .row.marked .badge")).to_have_text("you", timeout=15_000)
@@ -292,11 +292,11 @@ def test_the_most_of_the_last_hour_is_not_less_than_what_is_open_now(page: Page)
     streams = overheard(page)
     log_in(page)
     most = page.locator(".total .note")
-    expect(most).to_have_text(re.compile(r"^In the last hour at most 3,0\d\d, at .*\.$"))
+    expect(most).to_have_text(re.compile(r"^Peak in the last hour: 3,0\d\d, at .*\.$"))
     socket, stats = streams[-1]
     socket.send(json.dumps({**stats, "total": 9000}))
     expect(page.locator(".figure")).to_have_text("9,000")
-    expect(most).to_have_text("In the last hour at most 9,000, now.")
+    expect(most).to_have_text("Peak in the last hour: 9,000, now.")
 
 
 def test_a_right_without_connections_and_routes_is_told_so(page: Page) -> None:
@@ -305,19 +305,19 @@ def test_a_right_without_connections_and_routes_is_told_so(page: Page) -> None:
     page.get_by_label("Admin token").fill(TOKEN)
     page.get_by_role("button", name="Log in").click()
     expect(page.locator(".figure")).to_have_text("3,000")
-    expect(page.locator(".connections")).to_contain_text("Your right does not include the list of connections.")
+    expect(page.locator(".connections")).to_contain_text("You may not see the connection list.")
     expect(page.get_by_role("table")).to_have_count(0)
 
 
 def test_whoever_is_denied_again_is_told_why(page: Page, context: BrowserContext) -> None:
     page.goto(DASHBOARD)
     page.get_by_role("button", name="try again").click()
-    expect(page.get_by_role("alert")).to_have_text("The application still says no.")
+    expect(page.get_by_role("alert")).to_have_text("The application still denies access.")
     # A browser that keeps no cookies.
     page.route("**/log-in", lambda route: route.fulfill(json={"ok": True}))
     page.get_by_label("Admin token").fill(TOKEN)
     page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_role("alert")).to_have_text(re.compile("did not send back the cookie"))
+    expect(page.get_by_role("alert")).to_have_text(re.compile("did not send the log-in cookie"))
 
 
 def test_a_release_is_the_current_version_also_for_who_looks_later(page: Page) -> None:
@@ -348,7 +348,7 @@ def test_partial_figures_are_called_so(page: Page) -> None:
     altered(page, partial=True, nodes={"reporting": 2, "expected": 3})
     log_in(page)
     expect(page.locator(".state")).to_have_text(
-        "Figures are incomplete: the share of a node is missing. 2 of 3 nodes report."
+        "Figures are partial: some connections are missing. 2 of 3 nodes are reporting."
     )
 
 
@@ -364,10 +364,10 @@ def test_old_figures_are_called_so_and_heal(page: Page, browser: Browser) -> Non
         # Nothing has happened for a long time, and they are true all the same until the server is gone.
         page.clock.set_system_time(datetime(2035, 1, 1, 12, 30))
         server.stop()
-        expect(page.locator(".state")).to_have_text(re.compile("These figures are from 12:30:.*; reconnecting"))
+        expect(page.locator(".state")).to_have_text(re.compile("Figures as of 12:30:.*; reconnecting"))
         expect(page.locator(".figure")).to_have_text("5")
         server.start()
-        expect(page.locator(".state")).to_have_text("Live. One node reports.", timeout=15_000)
+        expect(page.locator(".state")).to_have_text("Live. 1 node is reporting.", timeout=15_000)
     finally:
         server.stop()
 

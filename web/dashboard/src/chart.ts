@@ -1,14 +1,17 @@
-/** uPlot with what both charts need: the size of its box, colours from the style sheet, a fresh one when they change. */
+/**
+ * uPlot for both charts: it follows the size of its box, takes its colours from the style sheet, and is redrawn when they
+ * change. Tests: tests/e2e/test_dashboard.py.
+ */
 import uPlot from 'uplot';
 import { onMounted, onScopeDispose, type Ref, watch } from 'vue';
 
 export type Colours = (name: string) => string;
 
-/** A server that has just started has no hour to show, and a chart of seconds would be all noise. */
-const LEAST_SECONDS = 600;
-export const timeScale: uPlot.Scale = { range: (_, first, last) => [Math.min(first, last - LEAST_SECONDS), last] };
+/** The shortest time axis: after a start, a chart of a few seconds would be all noise. */
+const MIN_SECONDS = 600;
+export const timeScale: uPlot.Scale = { range: (_, first, last) => [Math.min(first, last - MIN_SECONDS), last] };
 
-/** Hours and minutes: an hour has one date, or two that nobody needs to be told. */
+/** Hours and minutes, without the date: the axis is one hour long. */
 export const timeAxis = (colour: Colours): uPlot.Axis => ({
   stroke: colour('muted'),
   grid: { show: false },
@@ -25,7 +28,7 @@ export function useChart(
   height: number,
   options: (colour: Colours) => Omit<uPlot.Options, 'width' | 'height' | 'padding'>,
   data: () => uPlot.AlignedData,
-  /** When it changes, the chart is made anew: series cannot be renamed. */
+  /** The chart is created again when this changes, because uPlot cannot rename series. */
   shape: () => string,
 ): void {
   let chart: uPlot | undefined;

@@ -1,10 +1,10 @@
 /**
- * The rows of the connection table. While the live list is whole, they are that; else pages of the server, which sorts
- * them: only as far as somebody has looked, and those in sight are asked for again after a while.
+ * The rows of the connection table: the live list while it is complete, else pages that the server filters and sorts.
+ * Pages are loaded as the user scrolls, and the visible ones are refreshed. Tests: tests/e2e/test_dashboard.py.
  */
 import type { ConnectionInfo, Snapshot } from 'headcount-client';
 import { computed, onScopeDispose, type Ref, shallowRef, watch } from 'vue';
-import { get } from './site';
+import { get } from './server';
 
 export interface Filter {
   version: string;
@@ -20,29 +20,29 @@ export interface Sort {
 
 interface Page {
   rows: ConnectionInfo[];
-  /** The cursor that it begins with; the first has none. */
+  /** The cursor that this page begins at; null for the first page. */
   after: string | null;
   next: string | null;
-  /** When it came, in ms; 0: what it holds is doubtful. */
+  /** When it was loaded, in ms since 1970; 0 when it must be loaded again. */
   at: number;
 }
 
-const PAGE = 1000;
-/** More rows than anybody reads; whoever looks for one filters or sorts. */
-export const MOST_ROWS = 20_000;
-export const AGAIN_MS = 10_000;
+const PAGE_SIZE = 1000;
+/** Nobody reads more rows; to find one, people filter or sort. */
+export const MAX_ROWS = 20_000;
+export const REFRESH_MS = 10_000;
 
 export function useConnections(
   snapshot: () => Snapshot,
   filter: Readonly<Ref<Filter>>,
   sort: Readonly<Ref<Sort | undefined>>,
-  /** Indices of the first and the last row that somebody sees. */
-  sight: Readonly<Ref<readonly [number, number]>>,
+  /** Indices of the first and the last visible row. */
+  visibleRange: Readonly<Ref<readonly [number, number]>>,
 ) {
   const pages = shallowRef<readonly Page[]>([]);
   const problem = shallowRef('');
   const truncated = computed(() => snapshot().connectionsTruncated);
-  /** The pages as the table has them: who moved meanwhile is in two, and stands in the newer one. */
+  /** The pages without duplicates: a connection that moved between two loads is kept in the newer page only. */
   const distinct = computed<readonly Page[]>(() => {
     const newest = new Map<string, Page>();
     for (const page of [...pages.value].sort((a, b) => a.at - b.at))
@@ -50,11 +50,12 @@ export function useConnections(
     return pages.value.map((page) => ({ ...page, rows: page.rows.filter(({ id }) => newest.get(id) === page) }));
   });
   let request: AbortController | undefined;
-  let again: ReturnType<typeof setTimeout>;
-  let fresh = false;
+  let refreshTimer: ReturnType<typeof setTimeout>;
+  /** False after the filter or the order changed, until the first page of the new list is there. */
+  let isCurrent = false;
 
   async function load(after: string | null, signal: AbortSignal): Promise<Page> {
-    const query = new URLSearchParams({ limit: String(PAGE) });
+    const query = new URLSearchParams({ limit: String(PAGE_SIZE) });
     const { version, route } = filter.value;
     if (version) query.set('version', version);
     if (route) query.set('route', route);
@@ -67,22 +68,22 @@ export function useConnections(
     return { rows: page.connections, after, next: page.cursor, at: Date.now() };
   }
 
-  /** Loads what is in sight and missing or old, one page after the other, and looks again later. */
-  async function look() {
-    clearTimeout(again);
+  /** Loads the visible pages that are missing or stale, one after the other, and schedules the next refresh. */
+  async function loadStalePages() {
+    clearTimeout(refreshTimer);
     if (!truncated.value || request) return;
     const { signal } = (request = new AbortController());
     try {
-      for (let due; (due = whatIsDue()); ) {
-        const { index, after } = due;
+      for (let stale: ReturnType<typeof nextStalePage>; (stale = nextStalePage()); ) {
+        const { index, after } = stale;
         const page = await load(after, signal);
         if (signal.aborted) return;
-        const before = fresh ? pages.value.slice(0, index) : [];
-        let later = fresh ? pages.value.slice(index + 1) : [];
-        fresh = true;
+        const before = isCurrent ? pages.value.slice(0, index) : [];
+        let later = isCurrent ? pages.value.slice(index + 1) : [];
+        isCurrent = true;
         if (page.next === null) later = [];
         else if (later[0] && later[0].after !== page.next) {
-          // Rows came or went: the next page begins elsewhere now.
+          // Rows were added or removed, so the next page begins at another cursor now.
           later = [{ ...later[0], after: page.next, at: 0 }, ...later.slice(1)];
         }
         pages.value = [...before, page, ...later];
@@ -93,35 +94,35 @@ export function useConnections(
       problem.value = error instanceof Error ? error.message : String(error);
     }
     request = undefined;
-    again = setTimeout(look, AGAIN_MS);
+    refreshTimer = setTimeout(loadStalePages, REFRESH_MS);
   }
 
-  function whatIsDue(): { index: number; after: string | null } | undefined {
-    if (!fresh) return { index: 0, after: null };
-    const [first, last] = sight.value;
+  function nextStalePage(): { index: number; after: string | null } | undefined {
+    if (!isCurrent) return { index: 0, after: null };
+    const [first, last] = visibleRange.value;
     let end = 0;
     for (const [index, { rows, after, at }] of distinct.value.entries()) {
       const start = end;
       end += rows.length;
-      if (start <= last && first < end && Date.now() - at >= AGAIN_MS) return { index, after };
+      if (start <= last && first < end && Date.now() - at >= REFRESH_MS) return { index, after };
     }
     const next = pages.value.at(-1)!.next;
-    return next !== null && last >= end && end < MOST_ROWS ? { index: pages.value.length, after: next } : undefined;
+    return next !== null && last >= end && end < MAX_ROWS ? { index: pages.value.length, after: next } : undefined;
   }
 
-  function begin() {
+  function restart() {
     request?.abort();
     request = undefined;
-    // The old rows stay until there are others: a table that blinks is hard to read.
-    fresh = false;
-    void look();
+    // The old rows stay until the new ones are there: a table that blinks is hard to read.
+    isCurrent = false;
+    void loadStalePages();
   }
 
-  watch([truncated, filter, sort], begin, { immediate: true });
-  watch(sight, look);
+  watch([truncated, filter, sort], restart, { immediate: true });
+  watch(visibleRange, loadStalePages);
   onScopeDispose(() => {
     request?.abort();
-    clearTimeout(again);
+    clearTimeout(refreshTimer);
   });
 
   const live = computed(() => {
@@ -141,18 +142,18 @@ export function useConnections(
   );
   const isWhole = computed(() => !truncated.value || pages.value.at(-1)?.next === null);
 
-  /** How many connections there are behind the filter; undefined while only the server could tell. */
+  /** How many connections match the filter; undefined while only the server knows. */
   const matching = computed(() => {
     const { total, versions, routes } = snapshot();
     const { version, route } = filter.value;
-    // The server's own figure where there is one: pages of different moments have not everybody who moved between them.
-    const told = version ? (route ? undefined : versions[version]) : route ? routes[route] : total;
-    return truncated.value && told !== undefined ? told : isWhole.value ? rows.value.length : undefined;
+    // The server's count where there is one: pages of different moments can miss connections that moved between them.
+    const known = version ? (route ? undefined : versions[version]) : route ? routes[route] : total;
+    return truncated.value && known !== undefined ? known : isWhole.value ? rows.value.length : undefined;
   });
-  /** How many rows the table has, with those that are not loaded yet. */
+  /** How many rows the table has, including those that are not loaded yet. */
   const length = computed(() => {
     const loaded = rows.value.length;
-    return isWhole.value ? loaded : Math.min(MOST_ROWS, Math.max(loaded + 1, matching.value ?? 0));
+    return isWhole.value ? loaded : Math.min(MAX_ROWS, Math.max(loaded + 1, matching.value ?? 0));
   });
   return { rows, length, matching, truncated, problem };
 }

@@ -1,7 +1,7 @@
-/** The last hour: what the server remembers, and from then on what this page sees. */
+/** The last hour: the samples of the server's history, then this page's own. Tests: tests/e2e/test_dashboard.py. */
 import type { Headcount } from 'headcount-client';
 import { onScopeDispose, type ShallowRef, shallowRef, watch } from 'vue';
-import { get } from './site';
+import { get } from './server';
 
 export interface Sample {
   at: number;
@@ -10,9 +10,9 @@ export interface Sample {
 }
 
 const HOUR_MS = 3_600_000;
-/** As the server takes its own. */
+/** The server samples at the same interval. */
 const INTERVAL_MS = 10_000;
-/** Two samples that are further apart mean that this page slept, or was hidden, or had no server. */
+/** A longer gap between two samples means that this page slept, was hidden, or had no connection. */
 const GAP_MS = 3 * INTERVAL_MS;
 
 export function useHistory(headcount: Headcount, isLive: () => boolean): ShallowRef<Sample[]> {
@@ -20,12 +20,12 @@ export function useHistory(headcount: Headcount, isLive: () => boolean): Shallow
 
   async function load() {
     try {
-      const { samples: told } = await get<{ samples: Sample[] }>('/admin/history');
-      // A server that has just started remembers less than this page does.
-      const from = told[0]?.at ?? Infinity;
-      samples.value = [...samples.value.filter((sample) => sample.at < from), ...told];
+      const { samples: history } = await get<{ samples: Sample[] }>('/admin/history');
+      // A server that has just started has a shorter history than this page.
+      const from = history[0]?.at ?? Infinity;
+      samples.value = [...samples.value.filter((sample) => sample.at < from), ...history];
     } catch {
-      // The chart begins with what this page sees; whatever is wrong is said where the figures are.
+      // The chart begins with this page's own samples. ConnectionStatus.vue shows what is wrong.
     }
     add();
   }
@@ -40,14 +40,14 @@ export function useHistory(headcount: Headcount, isLive: () => boolean): Shallow
     ];
   }
 
-  function look() {
+  function sample() {
     const last = samples.value.at(-1);
     if (last && isLive() && Date.now() - last.at > GAP_MS) void load();
     else add();
   }
 
   watch(isLive, (now) => now && load(), { immediate: true });
-  const timer = setInterval(look, INTERVAL_MS);
+  const timer = setInterval(sample, INTERVAL_MS);
   onScopeDispose(() => clearInterval(timer));
   return samples;
 }

@@ -2,14 +2,14 @@ import { createHeadcount } from 'headcount-client';
 import { headcountPlugin } from 'headcount-client/vue';
 import { createApp } from 'vue';
 import App from './App.vue';
-import { basePath, isCounted, told } from './site';
+import { basePath, isCounted, serverSettings } from './server';
 import './style.css';
 
 const headcount = createHeadcount({
   basePath,
-  updateStrategy: told.updateStrategy,
+  updateStrategy: serverSettings.updateStrategy,
   viewer: !isCounted,
-  ...(isCounted && { version: told.version, routeTracking: true }),
+  ...(isCounted && { version: serverSettings.version, routeTracking: true }),
 });
 const app = createApp(App, { headcount });
 app.use(headcountPlugin, headcount);

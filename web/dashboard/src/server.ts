@@ -1,26 +1,26 @@
-/** Where the server is, and what it told this page about itself. */
+/** The server of this page: its settings, its base path, and requests to it. Tests: tests/e2e/test_dashboard.py. */
 
-interface Told {
+interface ServerSettings {
   version: string;
   updateStrategy: 'sse' | 'ws' | 'auto';
   routeTracking: boolean;
   ipTracking: boolean;
-  /** It has an admin token, so one can log in here. */
+  /** Whether the server has an admin token, so that the dashboard can offer a log-in. */
   token: boolean;
 }
 
 const text = document.querySelector<HTMLMetaElement>('meta[name=headcount]')!.content;
 
-export const told: Told = JSON.parse(text);
+export const serverSettings: ServerSettings = JSON.parse(text);
 
-/** Whoever looks is not counted, unless he wants to see himself: dashboard/?counted */
+/** The dashboard is not counted, unless its address is dashboard/?counted. */
 export const isCounted = new URLSearchParams(location.search).has('counted');
 
-/** The base path as the browser sees it, behind whatever prefix a proxy has put before it. */
+/** The base path as the browser sees it, with the prefix that a proxy may have added. */
 export const basePath = new URL('..', location.href).pathname.replace(/\/$/, '');
 
-/** What went wrong, in the server's own sentence. */
-export class Refused extends Error {
+/** The server answered with an error; the message is the `detail` of its problem document. */
+export class ServerError extends Error {
   constructor(
     readonly status: number,
     detail: string,
@@ -30,11 +30,11 @@ export class Refused extends Error {
 }
 
 export async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
-  return answer(await fetch(basePath + path, { signal: signal ?? null }));
+  return parse(await fetch(basePath + path, { signal: signal ?? null }));
 }
 
 export async function post(path: string, body: object): Promise<void> {
-  await answer(
+  await parse(
     await fetch(basePath + path, {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
@@ -43,8 +43,8 @@ export async function post(path: string, body: object): Promise<void> {
   );
 }
 
-async function answer<T>(response: Response): Promise<T> {
+async function parse<T>(response: Response): Promise<T> {
   const content = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Refused(response.status, content.detail ?? `The server answered ${response.status}.`);
+  if (!response.ok) throw new ServerError(response.status, content.detail ?? `The server answered ${response.status}.`);
   return content;
 }
