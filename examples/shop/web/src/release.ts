@@ -1,21 +1,21 @@
 import { computed, onScopeDispose, ref, watch } from 'vue';
 import { headcount } from './headcount';
 
-/** The release that the server hands out now: this one, as long as the server announces no other. */
+/** The release that the server serves now: this page's own until the server announces another. */
 export const current = ref(BUILD_ID);
 
 headcount.onMessage((message) => {
   if (message.type === 'version' && typeof message.version === 'string') current.value = message.version;
 });
 
-/** This page is of another release than that. */
+/** Whether this page is not of the current release. */
 export const isOutdated = computed(() => current.value !== BUILD_ID);
 
 /**
- * Load this page anew, as the current release, some seconds after there is one, as long as `mayReload()`.
+ * Reload the page some seconds after a release, while `mayReload()` returns true.
  *
- * Some seconds and not at once: all pages of a large site that reload in the same moment are a load test. And once for
- * each release: were the server to announce one that it does not hand out, the page would reload for ever.
+ * Not at once: if all pages of a large site reload in the same moment, the server is overloaded. And only once a release:
+ * if the server announces a release that it does not serve, the page would reload for ever.
  */
 export function followReleases(mayReload: () => boolean): void {
   let timer: ReturnType<typeof setTimeout> | undefined;

@@ -5,8 +5,8 @@ import { isOutdated } from './release';
 
 export const router = createRouter({
   history: createWebHistory(),
-  // Pages are loaded when they are visited, so an open page of an old release goes on asking for parts of that
-  // release. That is why the server keeps the old builds.
+  // Pages are loaded when they are visited, so an open page of an old release still requests parts of that release. This
+  // is why the server keeps the old builds.
   routes: [
     { path: '/', component: () => import('./pages/Home.vue'), meta: { title: 'Pots for every day' } },
     { path: '/products', component: () => import('./pages/Products.vue'), meta: { title: 'All pots' } },
@@ -19,7 +19,7 @@ export const router = createRouter({
 });
 
 // After a release a visitor's next click loads the new build instead of another part of the old one; but never at the
-// price of what they have put into the cart, which only this page knows.
+// price of their cart, which only this page has.
 router.beforeEach((to, from) => {
   if (from === START_LOCATION || !isOutdated.value || itemCount.value > 0) return true;
   location.assign(to.fullPath);
@@ -30,6 +30,6 @@ router.afterEach(async (to, from) => {
   document.title = `${String(to.meta.title)} · Kiln & Shelf`;
   if (from === START_LOCATION || to.path === from.path) return;
   await nextTick();
-  // What a full page load would do: whoever listens or uses the keyboard starts at the top of the new page.
+  // As after a full page load: screen readers and the keyboard start at the top of the new page.
   document.getElementById('content')?.focus();
 });

@@ -25,8 +25,8 @@ export async function loadSession(): Promise<void> {
   session.builds = me.builds;
 }
 
-// The right to watch is decided when a stream asks for it, with the cookies of that moment. After they change, the
-// page opens a new stream.
+// The server authorises a stream with the cookies that it was opened with, so the page opens a new stream after a log-in
+// or log-out.
 export async function logIn(password: string): Promise<void> {
   await call('/api/login', { password });
   session.role = 'admin';
