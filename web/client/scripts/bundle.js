@@ -1,18 +1,18 @@
 import { build } from 'esbuild';
 
-/** What Safari 14 and everything newer understands. */
+/** Safari 14 and every newer browser understand it. */
 const target = 'es2020';
 
-/** In an application's own bundle the address of the module tells nothing, and some bundlers stumble over asking. */
+/** In an application's own bundle the address of the module is not the server's, and some bundlers reject `import.meta`. */
 const packaged = { define: { 'import.meta.url': '""' } };
 
-/** The module that a server hands out; it may stand beside its endpoints, so it keeps `import.meta.url`. */
+/** The module that a server serves beside its endpoints, so it keeps `import.meta.url`. */
 export async function bundleServed() {
   return bundle('src/index.ts', {});
 }
 
 /**
- * What a server hands out beside that module, to build upon it: the two must share one core.
+ * A module that a server serves beside `client.js` and that imports it: the two must share one core.
  * @param {string} entry
  */
 export async function bundleBeside(entry) {
@@ -21,7 +21,7 @@ export async function bundleBeside(entry) {
 }
 
 /**
- * An entry of the npm package as an application's bundler would put it into a page.
+ * An entry of the npm package, as an application's bundler would write it.
  * @param {string} entry
  */
 export async function bundlePackaged(entry) {
@@ -41,16 +41,17 @@ export async function compilePackage(entryPoints) {
  * @param {import('esbuild').BuildOptions} options
  */
 async function bundle(entry, options) {
-  const { outputFiles } = await build({
+  const { outputFiles: [file] = [] } = await build({
     entryPoints: [entry],
     bundle: true,
     write: false,
     minify: true,
     format: 'esm',
     target,
-    // Adapters are measured without what they stand on.
+    // Adapters are measured without the framework and the core.
     external: ['vue', 'react', './index.js'],
     ...options,
   });
-  return /** @type {import('esbuild').OutputFile} */ (outputFiles?.[0]).contents;
+  if (!file) throw new Error(`esbuild wrote nothing for ${entry}.`);
+  return file.contents;
 }

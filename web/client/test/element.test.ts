@@ -1,6 +1,7 @@
 // @vitest-environment jsdom
 import { afterEach, expect, test, vi } from 'vitest';
-import { ActiveConnectionsElement } from '../src/element.js';
+import '../src/element.js';
+import type { ActiveConnectionsElement } from '../src/element.js';
 import { messages } from './fixtures.js';
 import { openPage, settled } from './page.js';
 

@@ -13,7 +13,9 @@ const { stats, 'stats-delta': delta, 'stats-unauthorized': unauthorized } = mess
 const roots: Root[] = [];
 
 afterEach(async () => {
-  await act(() => roots.splice(0).forEach((root) => root.unmount()));
+  await act(() => {
+    for (const root of roots.splice(0)) root.unmount();
+  });
 });
 
 /** Renders a component below a provider, and says what it saw in each render. */

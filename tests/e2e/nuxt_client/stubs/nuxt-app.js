@@ -85,6 +85,7 @@ export function useCookie(name, { path, sameSite, maxAge }) {
   const encoded = parse(document.cookie, { decode: asItIs })[name];
   const cookie = ref(encoded ? decode(encoded) : undefined);
   watch(cookie, (value) => {
+    // biome-ignore lint/suspicious/noDocumentCookie: the real useCookie sets it like this.
     document.cookie = serialize(name, encode(String(value)), { path, sameSite, maxAge, encode: asItIs });
   });
   return cookie;
