@@ -37,7 +37,7 @@ export interface Stream {
 const POST_TIMEOUT_MS = 20_000;
 
 /** Sent in a lane of their own, so that a subscription that waits is not replaced by a route. */
-const PAGE_STATE = ['route-update', 'tabs'];
+const PAGE_STATE = ['tabs', 'route-update'];
 
 export function openWebSocket(site: Site, query: URLSearchParams, events: StreamEvents): Stream {
   // http: becomes ws:, and https: becomes wss:.
@@ -144,7 +144,7 @@ const fetchEvents: Source = (site, url, onData, end) => {
       text = lines.pop()!;
       for (const line of lines) {
         const [, field, value] = /^(data|retry)(?:: ?(.*))?$/.exec(line) ?? [];
-        if (field === 'data') data.push(value ?? '');
+        if (field === 'data') data.push(value || '');
         if (field === 'retry') retry = boundedMs(+(value || NaN));
         if (line) continue;
         // Also without data, after a comment: it proves that the stream is alive.
