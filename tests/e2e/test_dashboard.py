@@ -144,7 +144,9 @@ def test_connections_are_paged_filtered_and_sorted(page: Page, crowd: Server) ->
     expect(page.locator(".connections .space .row .ip").first).to_have_text(re.compile(r"192\.0\.2\.\d+"))
     page.get_by_role("combobox", name="Route").fill("account")
     page.keyboard.press("Enter")
-    expect(page.locator(".connections .none")).to_have_text("No connections match. Enter the full path, starting with /, without a query.")
+    expect(page.locator(".connections .none")).to_have_text(
+        "No connections match. Enter the full path, starting with /, without a query."
+    )
     expect(page.locator("#connections-heading")).to_contain_text("0 connections of 3,000")
 
 
