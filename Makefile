@@ -20,11 +20,12 @@ demo: setup ## a small shop with visitors, two versions and the admin view
 test: setup tests/e2e/nuxt_client/dist/sse.html ## everything that must pass: ruff, mypy, tsc, vitest, pytest, browser tests
 	@$(BIN)/python tests/run_parts.py lint test-python test-web e2e -- test-exclusive
 
-lint: setup ## ruff, vulture, deptry, mypy --strict, tsc
+lint: setup ## ruff, vulture, deptry, import-linter, mypy --strict, tsc
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/vulture
 	$(BIN)/deptry src
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 	npm run check
 
