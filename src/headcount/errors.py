@@ -16,6 +16,8 @@ What Headcount raises.
         └── TooLarge           413 · WebSocket 4400
 
 A leaf: imports nothing of Headcount.
+
+Tests: tests/test_config.py, tests/asgi/test_abuse.py.
 """
 
 from typing import Final
@@ -23,7 +25,7 @@ from typing import Final
 UNKNOWN_HANDLE: Final = (
     "No open connection has this connectionId; open a new stream and use the connectionId from its `connected` message."
 )
-"""What a client is told that names a connection which is not open; the text of an `UnknownConnection`."""
+"""Sent to a client that names a connection which is not open; the text of an `UnknownConnection`."""
 
 
 class HeadcountError(Exception):
@@ -36,7 +38,7 @@ class ConfigError(HeadcountError):
 
 class WrongSetting(ConfigError):  # noqa: N818  reads as a sentence where it is raised
     """
-    The value of one setting is not what it takes.
+    The value of one setting is invalid.
 
     Args:
         setting: Its name in Python.
@@ -76,11 +78,11 @@ class Unreachable(ClientError):  # noqa: N818  as above
 
 
 class Refused(ClientError):  # noqa: N818  as above
-    """The server answered, and asking again would not change what."""
+    """The server refused; the same request would be refused again."""
 
 
 class Busy(HeadcountError):  # noqa: N818  reads as a sentence where it is raised
-    """Too much of this kind is going on already; whoever asked should come again."""
+    """Too much of this kind is going on already; try again later."""
 
 
 class ProtocolError(HeadcountError):

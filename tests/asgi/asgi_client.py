@@ -539,9 +539,6 @@ def _headers_of(sent: list[Message]) -> dict[str, str]:
     return headers
 
 
-# ---- applications
-
-
 SECRET = "only for tests"
 
 WAYS = ("alone", "mounted", "wrapped")

@@ -70,9 +70,6 @@ async def undisturbed(way: str = "mounted", **settings: Any) -> AsyncIterator[Sc
     assert not site.node.viewers.pending
 
 
-# ---- bodies
-
-
 @pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize(
     "body",
@@ -239,9 +236,6 @@ async def test_json_is_recognised_however_it_is_announced(content_type: str | No
         assert (await scene.site.stranger.request("POST", "/route", body, headers)).status == 200
 
 
-# ---- paths and methods
-
-
 @every_way
 @asynchronous
 async def test_wrong_method_is_refused_with_the_right_one(way: str) -> None:
@@ -319,9 +313,6 @@ async def test_trailing_slash_is_forgiven() -> None:
     assert (await site.stranger.get("/health/")).status == 200
     await site.stranger.open("sse", "/?route=/a")
     assert site.node.stats().routes == {"/a": 1}
-
-
-# ---- labels
 
 
 GOOD_ROUTES = {
@@ -435,9 +426,6 @@ async def test_parameters_that_nobody_knows_are_ignored(transport: str) -> None:
     assert site.node.stats().routes == {"/a": 1}
 
 
-# ---- WebSocket messages
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -506,9 +494,6 @@ async def test_unknown_types_are_counted_and_nothing_else() -> None:
         socket.say_text("ping")
         await socket.next("pong")
         assert scene.site.node.counters["unknown_messages"] == 4
-
-
-# ---- other sites
 
 
 FOREIGN: list[dict[str, str]] = [
@@ -638,9 +623,6 @@ async def test_health_is_told_to_everybody(way: str) -> None:
         assert (await Site(way).stranger.get("/health", headers)).status == 200
 
 
-# ---- addresses
-
-
 ADDRESS = "203.0.113.99"
 
 
@@ -735,9 +717,6 @@ async def test_forwarded_address_is_believed_of_trusted_proxies_only(transport: 
     ips = [row.ip for row in behind.node.stats().connections]
     assert ips[:2] == ["192.0.2.50", "192.0.2.99"]
     assert set(ips[2:]) == {"10.0.0.1"}
-
-
-# ---- too many
 
 
 @every_way

@@ -100,9 +100,6 @@ async def nothing_follows(site: Site, *streams: Stream) -> None:
     await watcher.leave()
 
 
-# ---- yes and no
-
-
 @every_way
 @both
 @asynchronous
@@ -330,9 +327,6 @@ async def test_whoever_finds_no_thread_free_waits_for_one() -> None:
     for viewer in viewers:
         await viewer.next("stats")
     assert running[1] <= MAX_THREADS
-
-
-# ---- what the application knows of its users
 
 
 class _ByHeader(AuthenticationBackend):
@@ -600,9 +594,6 @@ async def test_what_middleware_adds_to_the_headers_does_not_grow_with_each_time_
     assert seen[1] == seen[2]
 
 
-# ---- grants
-
-
 ROW = {"version", "route", "id"}
 
 
@@ -781,9 +772,6 @@ async def test_grant_that_is_narrowed_shows_no_more_from_then_on(transport: str,
     clock.advance(60)
     await figures.step("stats")
     assert figures.now["connections"][0]["ip"] == "192.0.2.7"
-
-
-# ---- withdrawing
 
 
 @every_way
@@ -979,9 +967,6 @@ async def test_viewers_own_stream_is_closed_some_time_after_its_right_has_gone(
     await viewer.ended()
 
 
-# ---- questions that meet
-
-
 class Desk:
     """A hook that answers when the test says so."""
 
@@ -1163,9 +1148,6 @@ async def test_right_is_not_lost_by_asking_again_while_it_is_rechecked(quick_tic
     assert len(site.node.viewers.subscriptions) == 1
 
 
-# ---- tokens and the inner request
-
-
 TOKEN = {"authorization": "Bearer correct-horse"}
 
 
@@ -1222,9 +1204,6 @@ async def test_strangers_request_to_the_inner_path_is_nothing_and_decides_nothin
         await call.ended()
         assert call.sent[0]["status"] == 404
     assert not asked
-
-
-# ---- admin calls
 
 
 @every_way
@@ -1351,9 +1330,6 @@ def test_grant_takes_no_nonsense() -> None:
     assert Grant(expires_in=0).expires_in == 0
 
 
-# ---- an application whose middleware is plain ASGI
-
-
 class _StampsWebSocketsToo:
     """Pure ASGI middleware that finds the user for both kinds of connection, and only if there is one."""
 
@@ -1389,9 +1365,6 @@ async def test_user_stamped_by_plain_middleware_is_gone_after_the_log_out(
     sessions.clear()
     clock.advance(60)
     await viewer.next("stats-unauthorized")
-
-
-# ---- what the log says to whoever set it up
 
 
 @asynchronous

@@ -127,9 +127,6 @@ def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_timers, "TICK", 0.002)
 
 
-# ---- one loop
-
-
 @both
 @asynchronous
 async def test_two_headcounts_in_one_application_know_nothing_of_each_other(transport: str) -> None:
@@ -202,9 +199,6 @@ assert "uvicorn" not in sys.modules and "httpx2" not in sys.modules and "fastapi
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=30)
 
 
-# ---- one loop after another
-
-
 def test_one_application_serves_several_loops_one_after_another() -> None:
     site = Site(stats_interval=0.001)  # as a module of an application has it
 
@@ -241,9 +235,6 @@ def test_loop_that_ends_with_streams_open_leaves_none_of_them() -> None:
     assert not site.node.viewers.subscriptions
     assert not site.node.timers.by_loop
     asynchronous(visit)()
-
-
-# ---- several loops at once
 
 
 def make_app() -> tuple[FastAPI, Headcount]:
@@ -448,9 +439,6 @@ def test_whole_that_was_on_its_way_when_its_viewer_unsubscribed_is_not_sent(loop
     held.release()
     site.node.deliver_all(Payload(messages.application({"type": "marker"})))
     here.run(stream.next("marker"))
-
-
-# ---- loops closed in the middle
 
 
 def test_loop_closed_in_the_middle_leaves_no_ghost(loops: Callable[[], Loop]) -> None:

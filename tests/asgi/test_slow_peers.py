@@ -182,9 +182,6 @@ async def ticks(site: Site, count: int = 3) -> None:
     await turns(3)
 
 
-# ---- messages of the application
-
-
 @every_way
 @both
 @asynchronous
@@ -299,9 +296,6 @@ async def test_withdrawal_is_told_after_what_was_on_its_way_and_nothing_after_it
     await viewer.next("stats-unauthorized")
     await site.settled()
     assert not viewer.unread
-
-
-# ---- sends that raise
 
 
 @every_way

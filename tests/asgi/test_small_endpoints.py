@@ -16,9 +16,6 @@ from .asgi_client import HOST, WAYS, Client, Clock, Site, asynchronous, problem
 every_way = pytest.mark.parametrize("way", WAYS)
 
 
-# ---- health
-
-
 @every_way
 @asynchronous
 async def test_health_says_version_and_uptime_and_no_figure(way: str) -> None:
@@ -41,8 +38,6 @@ async def test_health_answers_head_without_a_body(way: str) -> None:
     assert head.headers == get.headers
     assert int(head.headers["content-length"]) == len(get.body)
 
-
-# ---- client.js
 
 SOURCE = 'const served = { settings: "__HEADCOUNT_DEFAULTS__" }; export const text = "é\u2028";'
 
@@ -140,9 +135,6 @@ async def test_client_that_was_not_built_is_missed_with_a_hint_and_found_once_it
     problem(await site.stranger.get("/client.js"), 404, "make web")
     built.write_text(SOURCE, "utf-8")
     assert (await site.stranger.get("/client.js")).status == 200
-
-
-# ---- outdated pages
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,6 @@ def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timers, "TICK", 0.002)
 
 
-# ---- draining
-
-
 @every_way
 @asynchronous
 async def test_drain_tells_every_page_when_to_come_back_and_ends_its_stream(way: str) -> None:
@@ -139,9 +136,6 @@ async def test_drain_from_within_a_hook_ends_that_stream_too(transport: str) -> 
     await stream.next("drain")
     await stream.ended()
     assert site.node.counters["closed:drain"] == 1
-
-
-# ---- cancellation
 
 
 @every_way
@@ -321,9 +315,6 @@ async def test_body_that_comes_with_the_opening_request_is_ignored() -> None:
     assert not stream.done
     await site.headcount.broadcast({"type": "news"})
     await stream.next("news")
-
-
-# ---- what stands in between
 
 
 @pytest.mark.parametrize("way", ["mounted", "wrapped"])

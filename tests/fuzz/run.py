@@ -113,8 +113,6 @@ class Fuzz:
                 raise InvariantError(f"{self.problems} {[record.getMessage() for record in self.log.records]}")
         return count
 
-    # ---- connections
-
     async def _peers(self, rng: random.Random) -> int:
         wires: list[tuple[Wire, list[bytes], str]] = []
         for _ in range(BATCH):
@@ -194,8 +192,6 @@ class Fuzz:
             self.outcomes["closed without an answer" if closing else "waits for the rest"] += 1
         else:
             self.outcomes[f"http {_answers_out(sent)}"] += 1
-
-    # ---- what decodes
 
     def _decoders(self, rng: random.Random, count: int) -> int:
         node = self.headcount.node

@@ -33,7 +33,7 @@ _decode_release = msgspec.json.Decoder(_Release)
 
 def health(node: Node, head: RequestHead) -> dict[str, Any]:
     """
-    Return that the server runs, without figures: anybody may ask.
+    Return version and uptime, without figures: no right is needed.
 
     With `seen=1` it also holds how the request arrived, for `headcount doctor`: what a proxy made of it.
     """

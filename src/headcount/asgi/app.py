@@ -3,6 +3,8 @@ The ASGI object: what is served where, and the public face of Headcount.
 
 Mounted, it is an application below `base_path`; wrapped, the outermost middleware, which answers `base_path` itself and
 hands everything else on untouched. Either way streams never pass through a framework's response classes.
+
+Tests: tests/asgi/test_endpoints.py, tests/asgi/test_streams.py, tests/asgi/test_isolation.py.
 """
 
 import asyncio
@@ -66,7 +68,7 @@ class Settings(TypedDict, total=False):
 
 class Headcount:
     """
-    Counts the open pages of one application and shows the figures to whoever may see them.
+    Counts the open pages of one application and shows the figures to authorised viewers.
 
         headcount = Headcount(version="2026.11.3", route_tracking=True)
 
@@ -94,9 +96,13 @@ class Headcount:
         inner_requests = InnerRequests(
             self._authorizer, self.config.base_path, forget_address=self.config.ip_tracking is False
         )
-        self.node = Node(self.config, self._hooks, ordinal=_next_ordinal(self.config.base_path))
+        self.node = Node(
+            self.config,
+            self._hooks,
+            ordinal=_next_ordinal(self.config.base_path),
+            make_check=inner_requests.check_from_description,
+        )
         """The connections of this process, for integrations and metrics."""
-        self.node.remake_ask = inner_requests.check_from_description
         self._endpoints = Endpoints(self.node, self._authorizer, inner_requests)
         self._protocol: type[asyncio.Protocol] | None = None
 
@@ -194,15 +200,15 @@ class Headcount:
         return await self.node.revoke(connection_id)
 
     async def drain(self) -> None:
-        """Tell every page to come back elsewhere, spread over time, and end its stream; refuse new ones."""
+        """Ask every page to reconnect elsewhere, spread over time, and end its stream; refuse new streams."""
         self.node.drain()
 
     def is_client_outdated(self, request: HTTPConnection) -> bool:
         """
         Say whether a request comes from a page of another version than this server's.
 
-        The page says it in the header `x-headcount-version` or by its cookie. One that does not say is not outdated:
-        nobody knows, and programs that call an API have no version.
+        The version is in the header `x-headcount-version` or in the cookie. A request without one is not outdated:
+        programs that call an API have no version.
         """
         version = request.headers.get("x-headcount-version")
         if not version:
@@ -215,13 +221,13 @@ class Headcount:
 
     async def release(self, version: str) -> int:
         """
-        Declare a version current; every open page is told.
+        Declare a version current, and send it to every open page.
 
         Returns:
-            How many streams were told; the same version again tells nobody.
+            The number of streams that it was sent to; 0 if the version is current already.
 
         Raises:
-            ConfigError: It is no version: empty, too long, or with control characters.
+            ConfigError: The version is empty, too long, or has control characters.
         """
         try:
             checked = parse_version(version)

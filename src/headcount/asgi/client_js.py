@@ -1,4 +1,8 @@
-"""`GET /client.js`: the browser client as one ES module with its server's defaults, and the modules beside it."""
+"""
+`GET /client.js`: the browser client as one ES module with its server's defaults, and the modules beside it.
+
+Tests: tests/asgi/test_small_endpoints.py.
+"""
 
 import hashlib
 from importlib import resources
@@ -78,7 +82,7 @@ class ClientScript:
             "basePath": base_path,
             "updateStrategy": self._config.update_strategy,
             "routeTracking": self._config.route_tracking,
-            # Browsers send cookies to another origin only when it names theirs, and `*` names nobody.
+            # Browsers send cookies to another origin only when its CORS headers name theirs, and `*` is no name.
             **({"credentials": "same-origin"} if "*" in self._config.allowed_origins else {}),
         }
         # In a script, unlike in HTML, JSON is safe as it is: it is a subset of the language since ES2019.

@@ -1,4 +1,8 @@
-"""The POSTs of SSE pages: navigate, subscribe, unsubscribe, report tabs."""
+"""
+The POSTs of SSE pages: navigate, subscribe, unsubscribe, report tabs.
+
+Tests: tests/asgi/test_abuse.py, tests/asgi/test_streams.py.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -29,7 +33,7 @@ PATHS: Final = frozenset(_DECODERS)
 
 async def command(node: Node, exchange: Exchange, make_check: Callable[[], AuthorizationCheck]) -> None:
     """
-    Do what a POST asks and answer it.
+    Handle one POST and answer it.
 
     Args:
         node: Of this process.

@@ -1,8 +1,8 @@
 """
 `GET /dashboard/`: the built web dashboard.
 
-It is served from this origin, asks nothing of any other, and its policy lets it do nothing else. It holds no figures:
-those come over the endpoints that everybody uses, to whoever may see them.
+The page is served from this origin, and its content security policy allows no other. It holds no figures: those come
+over the same endpoints that every viewer uses, with the same rights.
 """
 
 import html

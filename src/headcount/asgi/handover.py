@@ -3,6 +3,8 @@ How a server offers Headcount the socket of a request, and how Headcount finds t
 
 The offer is an ASGI extension, so it passes through middleware like the rest of the scope, and a server that knows
 nothing of it changes nothing: the stream then stays on the ASGI path.
+
+Tests: tests/asgi/takeover/test_taking_over.py.
 """
 
 from typing import Any, Final, Protocol, cast

@@ -1,8 +1,8 @@
 """
 `POST /log-in` and `POST /log-out`: the admin token once, a cookie from then on.
 
-The cookie holds a ticket (core/ticket.py) and not the token; pages cannot read it, and browsers do not send it along
-when another site asks. Whoever guesses is slowed down by address.
+The cookie holds a ticket (core/ticket.py) and not the token; pages cannot read it, and browsers do not send it with
+cross-site requests. Guessing is slowed down by address.
 """
 
 import os
@@ -84,7 +84,7 @@ class LogIn:
             )
         address = exchange.head.find_address() or ""
         if ":" in address:
-            address = anonymized(address)  # whoever has one IPv6 address has the whole network
+            address = anonymized(address)  # a client with one IPv6 address usually has the whole network
         self._slow_down(address)
         check_content_type(exchange.head)
         body = messages.decode_body(await read_body(self._node, exchange.head, exchange.receive), _decoder)

@@ -100,7 +100,7 @@ class RequestHead:
         """
         The origin to name in CORS headers: one that is listed, or `*`, with which browsers send no cookies.
 
-        A listed origin is named although it may be this site's own: a browser may take it for another one.
+        A listed origin is named even if it is this site's own, because a browser may treat it as another.
         """
         origin, allowed = self.origin, self._rules.allowed_origins
         if origin is None or not allowed:
@@ -150,8 +150,8 @@ class RequestHead:
         Return the client's whole address, whether it may be kept or not.
 
         uvicorn's `proxy_headers`, on by default, overwrites `client` with the value of X-Forwarded-For when the peer is
-        on the same machine, so whoever can be that peer can forge it. It shows: the port is 0, or the address stands in
-        that header. The peer itself is lost, so the address is not known, unless such a peer is one of our proxies.
+        on the same machine, so any program there can forge it. It can be detected: the port is 0, or the address stands
+        in that header. The peer itself is lost, so the address is not known, unless such a peer is one of our proxies.
         """
         headers = {name: self.header(name.encode()) or "" for name in _ADDRESS_HEADERS}
         trusted = self._rules.trusted_proxies
@@ -226,8 +226,8 @@ def parse_query(text: bytes, names: Collection[str], *, strict: bool = False) ->
     Return those parameters of a query that are in `names`.
 
     Raises:
-        Malformed: One of them is repeated, so that nobody can know which is meant; there are too many in all; or, when
-            `strict`, there is another.
+        Malformed: One of them is repeated, so it is ambiguous; there are too many in all; or, when `strict`, there is
+            an unknown one.
     """
     found: dict[str, str] = {}
     if not text:

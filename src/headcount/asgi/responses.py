@@ -1,4 +1,8 @@
-"""Short responses: JSON, and the problems of RFC 9457."""
+"""
+Short responses: JSON, and the problems of RFC 9457.
+
+Tests: tests/asgi/test_abuse.py, tests/asgi/test_small_endpoints.py.
+"""
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus

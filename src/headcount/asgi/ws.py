@@ -47,7 +47,7 @@ class WebSocketSession(AsgiSession):
 
     def on_message(self, make_check: Callable[[], AuthorizationCheck], message: Message) -> None:
         """
-        Do what the peer asks.
+        Handle one message of the peer.
 
         `make_check` makes the check of the right to watch. It is called when the peer subscribes, because a check keeps
         the handshake's headers and address, and most pages never need one. It is not kept here for the same reason.

@@ -1,8 +1,8 @@
 """
 Who may watch.
 
-Default deny: without a bearer token, a hook or an authorize URL nobody is authorised, and whatever goes wrong while
-asking means no. What a viewer gets is a `Grant`; it is asked for again while the viewer watches (node/node.py).
+Default deny: without a bearer token, a hook or an authorize URL every viewer is denied, and any failure denies. An
+authorised viewer gets a `Grant`, which is checked again while the viewer watches (node/viewers.py).
 """
 
 import inspect
@@ -35,13 +35,12 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
         routes: Which routes there are, and which of them each connection is on.
         connections: The list of connections.
         ips: Addresses in that list.
-        expires_in: Seconds until the right ends by itself; 0 or less: it has ended, which is a no; None: it lasts while
-            the hook agrees.
-        release: Declaring a version current, which every page is told. Whoever is plainly authorised may, by the token
-            or a hook that returns True; who gets a `Grant` may only if it says so.
+        expires_in: Seconds until the right ends by itself; 0 or less denies; None: it lasts while the hook agrees.
+        release: Declaring a version current, which is sent to every page. The token and a hook that returns True allow
+            it; a `Grant` allows it only if it says so.
 
     Raises:
-        TypeError: A value of another type. "no" would be true, and a number that is none would never be reached.
+        TypeError: A value of another type: "no" would be true, and NaN would never be reached.
     """
 
     routes: bool = True
@@ -90,7 +89,7 @@ class Authorizer:
         self._timeout = timeout
         self.hook: AuthorizeHook | None = None
         self.errors = 0
-        """Times that asking failed, which is not the same as a no."""
+        """Checks that failed, as opposed to those that denied."""
         self._told = False
         self._sparing = LogThrottle()
         self.threads = Threads()
@@ -140,7 +139,7 @@ class Authorizer:
         if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004
             answer = hook(request)
         else:
-            # A synchronous hook may query a database; in a thread it can hang without holding up anybody else.
+            # A synchronous hook may query a database; in a thread it can hang without holding up other requests.
             answer = await self.threads.run(hook, request)
         return await answer if inspect.isawaitable(answer) else answer
 
@@ -149,15 +148,15 @@ class Authorizer:
             return False
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         # latin-1 is how the header was decoded, so these are the bytes that came.
-        told = token.strip(" \t").encode("latin-1", "replace")
-        if scheme.lower() == "bearer" and compare_digest(told, self._token):
+        sent = token.strip(" \t").encode("latin-1", "replace")
+        if scheme.lower() == "bearer" and compare_digest(sent, self._token):
             return True
         kept = request.cookies.get(TICKET_COOKIE)
         return kept is not None and ticket.is_good(kept, self._token.decode(), time.time())
 
 
 def _hint(request: HTTPConnection) -> str:
-    """Return what a hook that failed may have missed, for whoever reads the log."""
+    """Return a hint for the log: what a hook that failed may have missed."""
     if "session" in request.scope or "user" in request.scope:
         return ""
     return (

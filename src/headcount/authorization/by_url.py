@@ -26,16 +26,18 @@ def ask_url(url: str, timeout: float) -> AuthorizeHook:
     except ImportError:
         raise ConfigError("authorize_url needs httpx2; run: pip install 'headcount[serve]'") from None
 
-    # Reading all certificates takes longer than asking, and strangers can make us ask.
+    # Reading all certificates takes longer than the request, and strangers can cause requests.
     trusted = httpx2.create_ssl_context(trust_env=False)
 
     async def ask(request: HTTPConnection) -> bool:
         # As they came: a header may hold any byte, and HTTP/2 splits Cookie into several lines.
-        told = [(name, value) for name, value in request.scope["headers"] if name in (b"cookie", b"authorization")]
-        if not told:
-            return False  # a stranger; no need to ask anybody
-        cookies = b"; ".join(value for name, value in told if name == b"cookie")
-        headers = [(name, value) for name, value in told if name != b"cookie"]
+        credentials = [
+            (name, value) for name, value in request.scope["headers"] if name in (b"cookie", b"authorization")
+        ]
+        if not credentials:
+            return False  # a stranger; no request is needed
+        cookies = b"; ".join(value for name, value in credentials if name == b"cookie")
+        headers = [(name, value) for name, value in credentials if name != b"cookie"]
         if cookies:
             headers.append((b"cookie", cookies))
         # A client for each question: questions are few, and a client belongs to one event loop.

@@ -8,7 +8,7 @@ decided on an inner request: `GET {base}/authorize` with the headers of the requ
 application's own middleware. No client can send one.
 
 Mounted, the application is the innermost one, the only one that can be found. Where session or user come from further
-out, inner requests are without them; then nobody is authorised, on any way in, and the log says what to do instead.
+out, inner requests are without them; then every viewer is denied, on any way in, and the log says what to do instead.
 
 Tests: tests/asgi/test_authorization.py, tests/integrations/test_wrapped_frameworks.py.
 """
@@ -68,20 +68,20 @@ class _Verdict:
     Travels in the inner request's scope, where no client can put it, and brings the answer back.
 
     Args:
-        ask: Call the hook; else only note which keys of the visitor are there.
+        call_hook: Call the hook; else only note which keys of the visitor are there.
     """
 
-    __slots__ = ("_ask", "grant", "reached", "visitor_keys")
+    __slots__ = ("_call_hook", "grant", "reached", "visitor_keys")
 
-    def __init__(self, *, ask: bool = True) -> None:
+    def __init__(self, *, call_hook: bool = True) -> None:
         self.grant: Grant | None = None
         self.reached = False
         self.visitor_keys: frozenset[str] = frozenset()
-        self._ask = ask
+        self._call_hook = call_hook
 
     async def decide(self, authorizer: Authorizer, scope: Scope) -> None:
         self.visitor_keys = VISITOR_KEYS & scope.keys()
-        if self._ask:
+        if self._call_hook:
             self.grant = await authorizer.decide(HTTPConnection(scope))
         self.reached = True
 
@@ -181,7 +181,7 @@ class InnerRequests:
         seen = self._visitor_keys.get(app, frozenset())
         if known <= seen:
             return frozenset()
-        verdict = _Verdict(ask=False)
+        verdict = _Verdict(call_hook=False)
         await _status_of(app, inner.fresh_scope(verdict))
         if not verdict.reached:
             return frozenset()  # the application answered in our place, and will deny the check itself

@@ -1,10 +1,10 @@
 """
 Threads for synchronous functions of the application that may hang.
 
-They are our own, and few. The pool in which frameworks run synchronous endpoints would be used up by strangers who make
-a hook hang, and it takes a function that is not waited for any more as done. Here a place is free again only when its
-thread has really ended, so what hangs can hang `MAX_THREADS` times and no more. Whoever comes then waits for a place,
-until its own time-out ends that. The threads are daemons: one that hangs does not keep the process from stopping.
+They are our own, and few. Strangers who make a hook hang could use up the pool in which frameworks run synchronous
+endpoints, and that pool counts an abandoned function as done. Here a place is free again only when its thread has
+ended, so at most `MAX_THREADS` calls hang. Later calls wait for a place until their own time-out. The threads are
+daemons: one that hangs does not keep the process from stopping.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Threads:
 
     def __init__(self, limit: int = MAX_THREADS) -> None:
         self.running = 0
-        """Threads that have not ended, also those that nobody waits for any more."""
+        """Threads that have not ended, abandoned ones included."""
         self._limit = limit
         self._lock = threading.Lock()
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -42,7 +42,7 @@ class Threads:
         """
         Call a function in a thread, with this task's context variables, and wait for it.
 
-        Cancelled while it waits for a place, the function is not called; cancelled later, it runs on for nobody.
+        Cancelled while it waits for a place, the function is not called; cancelled later, it runs to its end.
 
         Raises:
             Exception: Whatever the function raised.
@@ -93,7 +93,7 @@ class Threads:
         except BaseException as raised:
             error = raised
         self._leave()
-        with suppress(RuntimeError):  # nobody waits for it any more, and the loop is closed
+        with suppress(RuntimeError):  # the caller has gone, and its loop is closed
             done.get_loop().call_soon_threadsafe(_settle, done, result, error)
 
 

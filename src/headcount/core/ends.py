@@ -39,7 +39,7 @@ class End(NamedTuple):
 REPLACED: Final = End(1000, "replaced", "A newer stream replaced this one.")
 BAD_FRAME: Final = End(1002, "malformed", "The WebSocket frame is malformed.")
 BROKEN: Final = End(1006, "broken", "Sending to the client failed.")
-"""1006 is never sent: there is nobody to send it to."""
+"""1006 is never sent: the connection is gone."""
 NOT_AUTHORISED: Final = End(1008, "denied", "This viewer is not authorised to see statistics.")
 CROSS_SITE: Final = End(1008, "denied", "The page is from another site; add its origin to allowed_origins.")
 NO_WEBSOCKET: Final = End(1008, "denied", "There is no WebSocket at this path.")

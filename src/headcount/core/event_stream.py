@@ -16,7 +16,7 @@ HEADERS: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     # no-transform: compressing proxies buffer; the rest: no cache may keep a stream.
     (b"cache-control", b"private, no-cache, no-store, no-transform, must-revalidate, max-age=0"),
-    # nginx buffers responses unless told otherwise.
+    # nginx buffers responses by default.
     (b"x-accel-buffering", b"no"),
     (b"x-content-type-options", b"nosniff"),
 )

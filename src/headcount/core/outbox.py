@@ -2,7 +2,7 @@
 The queue policy of one stream: what goes out at once, what waits, and how many messages may wait.
 
 A peer that does not read has one message in flight and a short queue of application messages. Figures are not queued:
-only the newest are worth reading, so whoever pushes them skips a busy stream.
+only the newest are worth reading, so a push skips a busy stream.
 """
 
 from collections import deque

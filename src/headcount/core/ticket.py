@@ -1,8 +1,8 @@
 """
-Tickets: what a browser keeps of a log-in with the admin token.
+Tickets: a browser keeps one after a log-in with the admin token.
 
-`<expires>.<nonce>.<hash>`, the hash keyed with the token. So nothing has to be remembered, every worker and node of one
-token takes every ticket, a new token ends them all, and whoever reads a ticket does not learn the token.
+`<expires>.<nonce>.<hash>`, the hash keyed with the token. So the server remembers nothing, every worker and node with
+the same token accepts every ticket, a new token ends them all, and a ticket does not reveal the token.
 """
 
 from base64 import urlsafe_b64encode

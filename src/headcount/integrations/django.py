@@ -10,6 +10,8 @@ In `settings.py`, below the session and authentication middleware:
     MIDDLEWARE = [..., "headcount.integrations.django.HeadcountMiddleware"]
 
 Then `request.user` and `request.session` of the hook are Django's.
+
+Tests: tests/integrations/test_wrapped_frameworks.py.
 """
 
 from collections.abc import Awaitable, Callable

@@ -63,18 +63,23 @@ class Node:
         hooks: The application's hooks.
         clock: Monotonic seconds.
         ordinal: Which of the nodes of one base path in one process it is, so that they find their own kind.
+        make_check: Makes a check of what another process's `AuthorizationCheck` described. None: there are no others.
     """
 
     def __init__(
-        self, config: Config, hooks: Hooks, clock: Callable[[], float] = time.monotonic, ordinal: int = 0
+        self,
+        config: Config,
+        hooks: Hooks,
+        clock: Callable[[], float] = time.monotonic,
+        ordinal: int = 0,
+        make_check: Callable[[Mapping[str, Any]], AuthorizationCheck | None] | None = None,
     ) -> None:
         self.config = config
         self.hooks = hooks
         self.clock = clock
         self.ordinal = ordinal
         """Which of the nodes of one base path in one process it is."""
-        self.remake_ask: Callable[[Mapping[str, Any]], AuthorizationCheck | None] | None = None
-        """Makes an `AuthorizationCheck` of what another process's described."""
+        self._make_check = make_check
         self.started = clock()
         self.counters: Counter[str] = Counter()
         """Events by name since the start, for tests and metrics."""
@@ -165,7 +170,7 @@ class Node:
 
     def check_from_description(self, request: Mapping[str, Any]) -> AuthorizationCheck | None:
         """Make a check for a request that came in at another node; None: it cannot be made here."""
-        return self.remake_ask(request) if self.remake_ask is not None else None
+        return self._make_check(request) if self._make_check is not None else None
 
     def use(self, figures: FigureSource) -> None:
         """Take figures from another source from now on."""

@@ -44,8 +44,6 @@ class Wire(asyncio.Transport):
             protocol, self._protocol = self._protocol, None
             protocol.connection_lost(None)
 
-    # ---- asyncio.Transport
-
     def write(self, data: Any) -> None:
         if self.closing and self._lost:
             return

@@ -5,9 +5,9 @@ Only as much of ASGI's WebSocket interface as it takes to accept or refuse. An a
 Headcount (`streams.WebSocketStream`), ended here, or, when the application answers it and not Headcount, given to
 uvicorn's own class for WebSockets (`uvicorn_fallback.UvicornWebSocketFallback`).
 
-Tests: tests/asgi/takeover/test_taking_over.py.
-
 Source: RFC 6455, section 4.2; https://asgi.readthedocs.io/en/latest/specs/www.html#websocket
+
+Tests: tests/asgi/takeover/test_taking_over.py.
 """
 
 import asyncio

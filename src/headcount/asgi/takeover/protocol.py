@@ -150,7 +150,7 @@ class HeadcountProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]  # it is in a circle with this object, which is out of use now
 
     def release(self) -> None:
-        """Let go of the socket, which has become somebody else's, and of all that would keep this object alive."""
+        """Let go of the socket, which belongs to a stream now, and of everything that would keep this object alive."""
         self.connections.discard(self)
         self._unset_keepalive_if_required()
         self.flow.resume_reading()

@@ -292,7 +292,7 @@ class WebSocketStream(Stream):
         self.transmit(KEEPALIVE)
 
     def data_received(self, data: bytes) -> None:
-        """Read frames, and do what their messages ask."""
+        """Read frames, and handle their messages."""
         # Nearly always it is one short frame with a whole message.
         if (
             len(data) > 6
@@ -318,7 +318,7 @@ class WebSocketStream(Stream):
             self._malformed(MALFORMED.because(str(error)))
 
     def _on_text(self, data: bytes) -> None:
-        """Do what one message asks."""
+        """Handle one message."""
         if self._make_check is None:
             return
         node = self._context.node
@@ -339,7 +339,7 @@ class WebSocketStream(Stream):
         return self._make_check(self._transport.get_extra_info("peername"))
 
     def _on_frame(self, frame: Frame) -> None:
-        """Do what one frame asks. Raises `BadFrame` for one out of order, `TooLarge` for too long a message."""
+        """Handle one frame. Raises `BadFrame` for one out of order, `TooLarge` for too long a message."""
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             raise BadFrame("no extension was agreed upon")
         if self._flags & _CLOSING:
