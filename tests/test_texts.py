@@ -55,6 +55,11 @@ def test_a_page_is_in_plain_english(page: str) -> None:
     assert not found, "\n".join([page, *found])
 
 
+def test_what_users_see_is_in_plain_english() -> None:
+    found = [f"{file}: {problem}" for file, text in collect.lines() for problem in phrases_in(text)]
+    assert not found, "\n".join(found)
+
+
 @pytest.mark.parametrize(
     "text",
     [
