@@ -56,7 +56,7 @@ class CommandHandlers:
         except (UnknownConnection, ProtocolError):
             pass
         except Exception:
-            logger.exception("Fleet: a command of node %s failed; it is answered with no.", command.node)
+            logger.exception("Fleet: a command from node %s failed and was refused.", command.node)
         return fleet_messages.Answer(node=self._node.id, re=command.re, ok=False)
 
     async def _dispatch(self, command: fleet_messages.Command) -> fleet_messages.Answer:

@@ -117,7 +117,7 @@ class Membership:
 
     def _cannot_meet(self, error: OSError) -> None:
         if self._node.config.backend != "local" and not (self.among_workers or several_workers()):
-            logger.debug("Fleet: no other workers are looked for: %s", error)
+            logger.debug("Fleet: not looking for other workers: %s", error)
             if not self.view.active:
                 self._set_view(NoFleet())
             return

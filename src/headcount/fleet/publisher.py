@@ -95,7 +95,7 @@ class Publisher:
         elif not self._logged_too_large:
             self._logged_too_large = True
             logger.error(
-                "Fleet: this node's report has %d MiB, more than other nodes accept, so their figures are partial. "
+                "Fleet: this node's report is %d MiB, more than other nodes accept, so their figures are partial. "
                 "Lower max_routes or max_versions, or have pages send patterns such as /order/:id as routes.",
                 len(data) >> 20,
             )

@@ -273,7 +273,7 @@ class FleetView:
             try:
                 self._dispatch(decoded)
             except Exception:
-                logger.exception("Fleet: a message of node %s failed; it is ignored.", decoded.node)
+                logger.exception("Fleet: a message from node %s failed and was ignored.", decoded.node)
 
     def joined(self, node: str) -> None:
         """Learn that a node is there."""
