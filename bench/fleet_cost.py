@@ -36,7 +36,7 @@ SECONDS = 15
 def _node(url: str, number: int, cells: int) -> tuple[FleetView, Cells]:
     name = f"{number:012x}"
     counted = Cells(name, 1_000, cells, random.Random(number))
-    peers = FleetView(
+    view = FleetView(
         name,
         Config.load({"version": "v1"}, {}),
         cast(Registry, counted),
@@ -47,8 +47,8 @@ def _node(url: str, number: int, cells: int) -> tuple[FleetView, Cells]:
         shows_rows=lambda: False,
         handle_command=_never,
     )
-    peers.start(RedisBackend(name, url, "bench", url))
-    return peers, counted
+    view.start(RedisBackend(name, url, "bench", url))
+    return view, counted
 
 
 async def _never(command: fleet_messages.Command) -> fleet_messages.Answer:
@@ -60,31 +60,31 @@ async def others(url: str, nodes: int, cells: int) -> None:
     crowd = [_node(url, number + 1, cells) for number in range(nodes - 1)]
     ending = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     while not ending.done():
-        for peers, counted in crowd:
+        for view, counted in crowd:
             counted.move(42)
-            peers.publish_soon()
+            view.publish_soon()
             await asyncio.sleep(0.25 / nodes)
-    for peers, _ in crowd:
-        await peers.stop()
+    for view, _ in crowd:
+        await view.stop()
 
 
 async def measured(url: str, cells: int) -> None:
     """The one: watches when it is told to on standard input, and takes the figures four times a second."""
-    peers, counted = _node(url, 0xABCDEF, cells)
+    view, counted = _node(url, 0xABCDEF, cells)
     line = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     while True:
         counted.move(42)
-        peers.publish_soon()
+        view.publish_soon()
         if counted.noted:
-            peers.drain_changes()
+            view.drain_changes()
         if line.done():
             if not line.result():
                 break
-            peers.watch()
+            view.watch()
             line = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         await asyncio.sleep(0.25)
-    print(json.dumps({"nodes": len(list(peers._fleet.members)), "total": peers.snapshot().total}))
-    await peers.stop()
+    print(json.dumps({"nodes": len(list(view._fleet.members)), "total": view.snapshot().total}))
+    await view.stop()
 
 
 async def propagation(url: str) -> list[float]:

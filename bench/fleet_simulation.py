@@ -274,7 +274,7 @@ class Node:
         self.cells = Cells(self.id, options.connections, options.cells, chance)
         self.network = network
         self.dead = False
-        self.peers = FleetView(
+        self.view = FleetView(
             self.id,
             Config.load({"version": "v1"}, {}),
             cast(Registry, self.cells),
@@ -287,20 +287,20 @@ class Node:
         )
 
     def start(self) -> None:
-        self.peers.start(SimulatedBackend(self.id, self.network))
+        self.view.start(SimulatedBackend(self.id, self.network))
 
     def flush(self) -> None:
         started = time.thread_time()
-        self.peers.publish_soon()
-        self.peers.drain_changes()
+        self.view.publish_soon()
+        self.view.drain_changes()
         self.network.cpu[self.id] += time.thread_time() - started  # type: ignore[assignment]
 
     def die(self) -> None:
         self.dead = True
-        backend = self.peers.backend
+        backend = self.view.backend
         assert isinstance(backend, SimulatedBackend)
         backend.die()
-        self.peers.channel.close()
+        self.view.channel.close()
 
 
 class NoReleases:
@@ -327,8 +327,8 @@ def recount(nodes: list[Node]) -> tuple[int, Counter[str], Counter[str]]:
 
 
 def exact(viewer: Node, nodes: list[Node]) -> bool:
-    viewer.peers.absorb()
-    figures = viewer.peers.snapshot()
+    viewer.view.absorb()
+    figures = viewer.view.snapshot()
     if figures.partial or figures.nodes.reporting != sum(not node.dead for node in nodes):
         return False
     return (figures.total, figures.versions, figures.routes) == recount(nodes)
@@ -380,8 +380,8 @@ async def simulate(loop: VirtualLoop, options: argparse.Namespace) -> dict[str, 
     viewers = nodes[:3]
     started = loop.now
     for viewer in viewers:
-        viewer.peers.watch()
-    while any(viewer.peers._fleet.unreported() or not viewer.peers._watcher._members_known for viewer in viewers):
+        viewer.view.watch()
+    while any(viewer.view._fleet.unreported() or not viewer.view._watcher._members_known for viewer in viewers):
         await lively(loop, nodes, 0.25, options.events)
         if loop.now - started > 30:
             raise SystemExit("The viewers never had everybody's report.")
@@ -404,19 +404,19 @@ async def simulate(loop: VirtualLoop, options: argparse.Namespace) -> dict[str, 
     found["after deaths right after s"] = round(0.5 + await converged(loop, viewers, nodes, 30), 2)
     for node in nodes[-2 * count : -count]:
         node.dead = True
-        await node.peers.stop()
+        await node.view.stop()
     found["after leaves right after s"] = round(await converged(loop, viewers, nodes, 30), 2)
 
     # And nobody watches any more.
     for viewer in viewers:
-        viewer.peers.unwatch()
+        viewer.view.unwatch()
     await asyncio.sleep(15)
     network.operations.clear()
     await lively(loop, nodes, 5, options.events)
     found["idle again operations/s"] = round(network.operations.total() / 5)
     for node in nodes:
         if not node.dead:
-            await node.peers.stop()
+            await node.view.stop()
     return found
 
 

@@ -318,7 +318,7 @@ class Site:
         self.config = Config.load({"version": "v1", "stats_interval": 0.02, **settings}, {})
         self.lock = threading.RLock()
         self.registry = Registry(max_listed=self.config.max_listed_connections)
-        self.peers = FleetView(
+        self.view = FleetView(
             self.id,
             self.config,
             self.registry,
@@ -339,21 +339,21 @@ class Site:
         self._number = 0
 
     def start(self) -> None:
-        self.peers.start(self._make(self.id))
+        self.view.start(self._make(self.id))
 
     def watch(self) -> None:
         with self.lock:
-            self.peers.watch()
+            self.view.watch()
 
     def unwatch(self) -> None:
         with self.lock:
-            self.peers.unwatch()
+            self.view.unwatch()
 
     @property
     def figures(self) -> Stats:
         with self.lock:
-            self.peers.absorb()
-            return self.peers.snapshot()
+            self.view.absorb()
+            return self.view.snapshot()
 
     def come(self, version: str = "v1", route: str = "/") -> str:
         self._number += 1
@@ -376,11 +376,11 @@ class Site:
     def flush(self) -> None:
         """Do what the node does after a change."""
         with self.lock:
-            self.peers.publish_soon()
-            self.peers.drain_changes()
+            self.view.publish_soon()
+            self.view.drain_changes()
 
     def _changed(self) -> None:
-        self.total_seen.append(self.peers.snapshot().total)
+        self.total_seen.append(self.view.snapshot().total)
 
     def learn(self, released: fleet_messages.Released) -> None:
         if self.released is None or self.released < released:
@@ -406,7 +406,7 @@ async def sites(make: Make) -> AsyncIterator[Callable[..., Site]]:
 
     yield site
     for one in made:
-        await one.peers.stop()
+        await one.view.stop()
 
 
 def is_sum(watcher: Site, *sites: Site) -> bool:
@@ -454,13 +454,13 @@ async def test_fresh_figures_are_there_when_asked_for_with_nobody_watching(sites
     one, two, three = sites(), sites(), sites()
     pages = [site.come() for site in (two, three) for _ in range(5)]
     async with asyncio.timeout(15):
-        await one.peers.refresh()
+        await one.view.refresh()
         while not is_sum(one, one, two, three):  # a node that has just been started may still be on its way
             await asyncio.sleep(0.01)
-            await one.peers.refresh()
+            await one.view.refresh()
     for number in range(20):
         two.navigate(pages[0], f"/{number}")
-        await one.peers.refresh()
+        await one.view.refresh()
         assert is_sum(one, one, two, three), "exact at once, however little time has passed"
 
 
@@ -496,7 +496,7 @@ async def test_lost_messages_heal_within_a_heartbeat(
     one.watch()
     two.come()
     await until(lambda: is_sum(one, one, two))
-    backend = two.peers.backend
+    backend = two.view.backend
     assert backend is not None
     with monkeypatch.context() as lossy:
         lossy.setattr(backend, "publish", lambda _: None)
@@ -515,17 +515,17 @@ async def test_who_has_not_found_back_to_an_emptied_store_yet_is_expected() -> N
     one.watch()
     await until(lambda: is_sum(one, *sites))
     lost = hub.backends.pop(two.id)  # as a store that was emptied does not list it
-    one.peers.connectivity_changed(connected=False)
+    one.view.connectivity_changed(connected=False)
     with one.lock:
-        one.peers._fleet.expire(time.monotonic() + 20)
-    one.peers.connectivity_changed(connected=True)
-    await one.peers._watcher.learn_members()
+        one.view._fleet.expire(time.monotonic() + 20)
+    one.view.connectivity_changed(connected=True)
+    await one.view._watcher.learn_members()
     assert (one.figures.total, one.figures.partial, one.figures.nodes.expected) == (1, True, 2)
     hub.backends[two.id] = lost
-    two.peers.connectivity_changed(connected=True)
+    two.view.connectivity_changed(connected=True)
     await until(lambda: is_sum(one, *sites))
     for site in sites:
-        await site.peers.stop()
+        await site.view.stop()
 
 
 async def test_a_node_that_leaves_is_out_at_once_and_one_that_comes_is_in(sites: Callable[..., Site]) -> None:
@@ -533,7 +533,7 @@ async def test_a_node_that_leaves_is_out_at_once_and_one_that_comes_is_in(sites:
     one.watch()
     two.come()
     await until(lambda: is_sum(one, one, two))
-    await two.peers.stop()
+    await two.view.stop()
     await until(lambda: is_sum(one, one), "gone", 2)
     three = sites()
     three.come()
@@ -548,11 +548,11 @@ async def test_nobody_listens_or_publishes_while_nobody_watches(
     await until(lambda: is_sum(one, one, two))
     monkeypatch.setattr("headcount.fleet.watcher.LINGER", 0.0)
     one.unwatch()
-    await until(lambda: not one.peers._watcher.watching and not two.peers._publisher.interests)
+    await until(lambda: not one.view._watcher.watching and not two.view._publisher.interests)
     assert not two.registry.noting, "changes are not even noted"
     two.come()
     two.flush()
-    await until(lambda: not one.peers._ticker.running and not two.peers._ticker.running, "no timer is left")
+    await until(lambda: not one.view._ticker.running and not two.view._ticker.running, "no timer is left")
     one.watch()
     await until(lambda: is_sum(one, one, two))
 
@@ -562,9 +562,9 @@ async def test_nothing_is_kept_for_a_watcher_that_is_gone(sites: Callable[..., S
     one.watch()
     two.come()
     await until(lambda: is_sum(one, one, two))
-    await one.peers.stop()
+    await one.view.stop()
     await until(lambda: not two.registry.noting, "changes are noted for nobody")
-    await until(lambda: not two.peers._ticker.running)
+    await until(lambda: not two.view._ticker.running)
 
 
 async def test_rows_told_to_a_watcher_that_is_gone_are_not_told_to_the_next(sites: Callable[..., Site]) -> None:
@@ -573,7 +573,7 @@ async def test_rows_told_to_a_watcher_that_is_gone_are_not_told_to_the_next(site
     two.watch()
     page = two.come()
     await until(lambda: is_sum(one, one, two) and is_sum(two, one, two))
-    await one.peers.stop()
+    await one.view.stop()
     await until(lambda: is_sum(two, two))
     two.go(page)
     two.come("v2", "/new")
@@ -591,9 +591,9 @@ async def test_who_watches_again_after_a_while_waits_for_the_slow(
     await until(lambda: is_sum(one, one, two))
     monkeypatch.setattr("headcount.fleet.watcher.LINGER", 0.0)
     one.unwatch()
-    await until(lambda: not one.peers._watcher.watching)
+    await until(lambda: not one.view._watcher.watching)
     one.ahead = 60.0
-    backend = two.peers.backend
+    backend = two.view.backend
     assert backend is not None
     wanted: list[bytes] = []
     with monkeypatch.context() as slow:
@@ -618,16 +618,16 @@ async def test_who_looks_now_and_then_is_told_in_between(
     one, two = sites(), sites()
     monkeypatch.setattr("headcount.fleet.watcher.LINGER", 0.0)
     with one.lock:
-        one.peers.touch(rows=True, linger=60.0)
+        one.view.touch(rows=True, linger=60.0)
     ticks = 0
-    tick = one.peers._ticker._tick
+    tick = one.view._ticker._tick
 
     def ticked(now: float) -> bool:
         nonlocal ticks
         ticks += 1
         return tick(now)
 
-    monkeypatch.setattr(one.peers._ticker, "_tick", ticked)
+    monkeypatch.setattr(one.view._ticker, "_tick", ticked)
     await until(lambda: is_sum(one, one, two))
     await until(lambda: ticks > 2, "at each of which it could have stopped to listen")
     two.come()
@@ -639,14 +639,14 @@ async def test_looking_again_does_not_shorten_the_silence_of_those_who_cannot_be
 ) -> None:
     one, two = sites(), sites()
     monkeypatch.setattr("headcount.fleet.watcher.LINGER", 0.0)
-    one.peers.touch(rows=True, linger=60.0)
+    one.view.touch(rows=True, linger=60.0)
     await until(lambda: is_sum(one, one, two))
-    one.peers.connectivity_changed(connected=False)
-    one.peers._watcher._lingers_until = 0.0
-    await until(lambda: not one.peers._watcher.watching)
-    before = one.peers.report_age
-    one.peers.touch(rows=True)
-    assert one.peers.report_age >= before > 0
+    one.view.connectivity_changed(connected=False)
+    one.view._watcher._lingers_until = 0.0
+    await until(lambda: not one.view._watcher.watching)
+    before = one.view.report_age
+    one.view.touch(rows=True)
+    assert one.view.report_age >= before > 0
 
 
 async def test_rows_are_told_as_many_as_are_shown(sites: Callable[..., Site]) -> None:
@@ -687,7 +687,7 @@ async def test_a_command_is_answered_by_its_owner(sites: Callable[..., Site]) ->
     )
     assert (answer.node, answer.count) == (two.id, 1)
     assert [type(command) for command in two.asked] == [fleet_messages.Navigate]
-    await until(lambda: not one.peers.calls._open)
+    await until(lambda: not one.view.calls._open)
 
 
 async def test_what_concerns_all_is_told_to_all_however_many(
@@ -697,8 +697,8 @@ async def test_what_concerns_all_is_told_to_all_however_many(
     monkeypatch.setattr("headcount.fleet.calls.MAX_CONCURRENT_CALLS", 2)
     one, *others = [sites() for _ in range(6)]
     names = {site.id for site in others}
-    await _eventually(one.peers.calls.other_nodes, lambda found: set(found) == names)
-    answers = await one.peers.calls.call_all(
+    await _eventually(one.view.calls.other_nodes, lambda found: set(found) == names)
+    answers = await one.view.calls.call_all(
         lambda re: fleet_messages.Broadcast(node=one.id, re=re, message=b"{}"), timeout=10
     )
     assert {answer.node for answer in answers} == names
@@ -713,9 +713,9 @@ async def test_the_wall_clock_may_jump(sites: Callable[..., Site], monkeypatch: 
     chance, real = random.Random(7), time.time
     monkeypatch.setattr(time, "time", lambda: real() + chance.choice((-86_400, 0, 86_400)))
     monkeypatch.setattr(time, "time_ns", lambda: int(time.time() * 1e9))
-    assert one.peers.backend is not None
+    assert one.view.backend is not None
     before = len(one.total_seen)
-    heartbeats = time.monotonic() + 2 * one.peers.backend.heartbeat
+    heartbeats = time.monotonic() + 2 * one.view.backend.heartbeat
     while time.monotonic() < heartbeats:
         two.come()
         await until(lambda: is_sum(one, one, two), "at once, as ever", 1)
@@ -724,7 +724,7 @@ async def test_the_wall_clock_may_jump(sites: Callable[..., Site], monkeypatch: 
 
 async def test_the_newest_release_is_learnt_by_all_whenever_they_join(sites: Callable[..., Site]) -> None:
     one, two = sites(), sites()
-    await _eventually(one.peers.calls.other_nodes, lambda found: set(found) == {two.id})
+    await _eventually(one.view.calls.other_nodes, lambda found: set(found) == {two.id})
     one.released = two.released = fleet_messages.Released(5, "v2")
     late = sites()
     await until(lambda: late.released == fleet_messages.Released(5, "v2"), "nobody watches, and it asks")
@@ -738,8 +738,8 @@ async def test_the_newest_release_is_learnt_by_all_whenever_they_join(sites: Cal
 async def test_who_watches_learns_of_a_release_from_reports_and_tells_all(sites: Callable[..., Site]) -> None:
     one, two, three = sites(), sites(), sites()
     for site in (one, two, three):
-        await _eventually(site.peers.calls.other_nodes, lambda found: len(found) == 2)
-    await asyncio.gather(*(task for site in (one, two, three) for task in site.peers.channel.tasks))
+        await _eventually(site.view.calls.other_nodes, lambda found: len(found) == 2)
+    await asyncio.gather(*(task for site in (one, two, three) for task in site.view.channel.tasks))
     two.released = fleet_messages.Released(5, "v2")  # all messages about it were lost
     one.watch()
     await until(lambda: one.released == three.released == two.released)
@@ -851,13 +851,13 @@ async def test_two_versions_of_the_program_are_one_fleet(sites: Callable[..., Si
         make = partial(fleet_messages.Navigate, node=asking.id, handle="h", route="/r")
         answer = await _answered(asking, asked.id, lambda re: make(re=re))  # noqa: B023  awaited at once
         assert (answer.node, answer.ok) == (asked.id, True)
-    await other.peers.refresh()
+    await other.view.refresh()
     assert is_sum(other, one, other, three)
-    await other.peers.stop()
+    await other.view.stop()
     await until(lambda: is_sum(one, one, three))
 
 
 async def _answered(site: Site, node: str, make: Callable[[int], fleet_messages.Command]) -> fleet_messages.Answer:
     """Call a node that may have been started only now."""
-    await _eventually(site.peers.calls.other_nodes, lambda others: node in others)
-    return await site.peers.calls.call(node, make)
+    await _eventually(site.view.calls.other_nodes, lambda others: node in others)
+    return await site.view.calls.call(node, make)
