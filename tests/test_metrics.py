@@ -387,4 +387,4 @@ async def test_a_release_takes_more_than_the_right_to_see() -> None:
         site = Site(hook=lambda _, grant=grant: grant)
         answer = await site.admin.post("/admin/release", {"version": "v9"})
         assert answer.status == status
-        assert site.node.current_version == ("v9" if status == 200 else site.headcount.version)
+        assert site.node.releases.current == ("v9" if status == 200 else site.headcount.version)

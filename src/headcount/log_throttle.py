@@ -1,16 +1,16 @@
-"""Throttled logging, so that pages cannot fill the log: a repeated message is logged once a minute, with a count."""
+"""Log lines that strangers can cause: each kind is written once a minute, with the number of those suppressed."""
 
 import time
 from collections.abc import Callable
 from typing import Final
 
 INTERVAL: Final = 60.0
-"""Seconds."""
+"""Seconds between two log lines of one kind."""
 
 
 class LogThrottle:
     """
-    Decides whether a repeated message is logged.
+    Decides which log lines are written.
 
     Args:
         clock: Monotonic seconds.
@@ -18,22 +18,23 @@ class LogThrottle:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._said: dict[object, tuple[float, int]] = {}
+        self._written: dict[object, tuple[float, int]] = {}
+        """Of each kind: when a line was last written, and how many were suppressed since."""
 
-    def word(self, key: object) -> str | None:
+    def allow(self, kind: object) -> str | None:
         """
-        Count one occurrence of a message.
+        Say whether a log line may be written now.
 
         Args:
-            key: Identifies the message. Every key is remembered, so there must be few.
+            kind: Of the line. There must be few kinds, because each is remembered.
 
         Returns:
-            A suffix for the message: empty, or the number of messages suppressed since the last one. None: do not log.
+            What to append to the line: nothing, or the number of lines suppressed before it. None: write no line.
         """
         now = self._clock()
-        last, unsaid = self._said.get(key, (float("-inf"), 0))
+        last, suppressed = self._written.get(kind, (float("-inf"), 0))
         if now - last < INTERVAL:
-            self._said[key] = (last, unsaid + 1)
+            self._written[kind] = (last, suppressed + 1)
             return None
-        self._said[key] = (now, 0)
-        return f" ({unsaid} similar messages suppressed)" if unsaid else ""
+        self._written[kind] = (now, 0)
+        return f" ({suppressed} similar messages suppressed)" if suppressed else ""

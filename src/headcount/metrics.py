@@ -59,8 +59,8 @@ class Collector(PrometheusCollector):
     def _figures(self) -> Iterator[Metric]:
         node = self._node
         fleet = self._scope == "fleet"
-        stats = node.stats(rows=False, linger=self._linger) if fleet else node.local_stats()
-        current = node.current_version
+        stats = node.figures.stats(rows=False, linger=self._linger) if fleet else node.figures.local_stats()
+        current = node.releases.current
         limit = node.config.max_metric_labels
         yield _gauge_by(
             "headcount_connections",
@@ -97,7 +97,7 @@ class Collector(PrometheusCollector):
         yield GaugeMetricFamily(
             "headcount_last_report_age_seconds",
             "Seconds since the most silent node last reported; 0 for a single node.",
-            value=node.report_age if fleet else 0.0,
+            value=node.figures.report_age if fleet else 0.0,
         )
 
     def _counters(self) -> Iterator[Metric]:

@@ -629,7 +629,7 @@ class Site:
     @property
     def total(self) -> int:
         """Open connections, as the node counts them."""
-        return self.node.stats().total
+        return self.node.figures.stats().total
 
     async def settled(self) -> None:
         """Wait until all that was sent to the application is done, and its viewers are told."""

@@ -58,10 +58,10 @@ async def undisturbed(way: str = "mounted", **settings: Any) -> AsyncIterator[Sc
     page = await site.stranger.open("sse", "?version=v1&route=/page")
     viewer = await site.admin.open("ws", "?viewer=1")
     figures = await site.admin.watch(viewer)
-    before = site.node.stats()
+    before = site.node.figures.stats()
     yield Scene(site, bystander, page, figures)
     await site.settled()
-    assert site.node.stats() == before, "a figure has changed"
+    assert site.node.figures.stats() == before, "a figure has changed"
     for stream in (bystander, page, viewer):
         assert not stream.unread
         assert not stream.done
@@ -312,7 +312,7 @@ async def test_trailing_slash_is_forgiven() -> None:
     site = Site()
     assert (await site.stranger.get("/health/")).status == 200
     await site.stranger.open("sse", "/?route=/a")
-    assert site.node.stats().routes == {"/a": 1}
+    assert site.node.figures.stats().routes == {"/a": 1}
 
 
 GOOD_ROUTES = {
@@ -344,7 +344,7 @@ async def test_route_is_kept_without_query_and_fragment(transport: str, route: s
     opened = await site.stranger.open(transport, "?version=v1&route=" + _quoted(route))
     await site.stranger.navigate(page, route)
     await site.settled()
-    assert site.node.stats().routes == {GOOD_ROUTES[route]: 2}
+    assert site.node.figures.stats().routes == {GOOD_ROUTES[route]: 2}
     assert site.total == 2
     assert not opened.unread
     assert b"secret" not in (await site.admin.get("/admin/connections")).body
@@ -423,7 +423,7 @@ async def test_version_is_any_word(transport: str, version: str) -> None:
 async def test_parameters_that_nobody_knows_are_ignored(transport: str) -> None:
     site = Site()
     await site.stranger.open(transport, "?route=/a&utm_source=x&utm_source=y&=&%00=%00&viewer=0&keepalive=")
-    assert site.node.stats().routes == {"/a": 1}
+    assert site.node.figures.stats().routes == {"/a": 1}
 
 
 @pytest.mark.parametrize(
@@ -713,8 +713,8 @@ async def test_forwarded_address_is_believed_of_trusted_proxies_only(transport: 
     await Client(behind.app, chain, client="192.0.2.99").open(transport)
     for junk in ("", "x" * 10_000, "1.2.3", "'; DROP TABLE", "unknown", ",,,"):
         await Client(behind.app, {"x-forwarded-for": junk}, client="10.0.0.1").open(transport)
-    assert [row.ip for row in site.node.stats().connections] == ["192.0.2.7"]
-    ips = [row.ip for row in behind.node.stats().connections]
+    assert [row.ip for row in site.node.figures.stats().connections] == ["192.0.2.7"]
+    ips = [row.ip for row in behind.node.figures.stats().connections]
     assert ips[:2] == ["192.0.2.50", "192.0.2.99"]
     assert set(ips[2:]) == {"10.0.0.1"}
 

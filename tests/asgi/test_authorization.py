@@ -610,7 +610,7 @@ async def test_grant_hides_what_it_does_not_include(way: str, transport: str, de
     page = await site.stranger.open("sse", "?route=/second")
     await figures.total(2)
     await site.stranger.navigate(page, "/third")
-    await figures.until(lambda now: now["revision"] == site.node.stats().revision)
+    await figures.until(lambda now: now["revision"] == site.node.figures.stats().revision)
     assert figures.now["total"] == 2
     assert figures.now["versions"] == {"unknown": 2}
     assert figures.now["routes"] == ({} if hidden == "routes" else {"/first": 1, "/third": 1})
@@ -680,10 +680,10 @@ async def test_grant_without_routes_shows_none_anywhere(way: str, transport: str
     figures = await site.admin.watch(viewer, deltas=deltas)
     page = await site.stranger.open("sse", "?route=/secret/second")
     await figures.total(2)
-    await figures.until(lambda now: now["revision"] == site.node.stats().revision)
+    await figures.until(lambda now: now["revision"] == site.node.figures.stats().revision)
     told = len(viewer.received)
     await site.stranger.navigate(page, "/secret/third")
-    await figures.until(lambda now: now["revision"] == site.node.stats().revision)
+    await figures.until(lambda now: now["revision"] == site.node.figures.stats().revision)
     assert len(viewer.received) > told
     if deltas:
         assert page.public not in json.dumps(viewer.received[told:]), "nor that this page has navigated"
@@ -1258,7 +1258,7 @@ async def test_admin_sorts_connections_over_all_pages(way: str, monkeypatch: pyt
         await site.stranger.open("ws", f"?version=v{number % 3}&route=/{number % 4}:{number % 2}")
     for sort in ("id", "version", "-version", "route", "-route", "ip"):
         found = await sorted_connections(site.admin, sort, limit=4, total=11)
-        assert {row["id"] for row in found} == {row.id for row in site.node.page_here(**EVERYBODY)[0]}
+        assert {row["id"] for row in found} == {row.id for row in site.node.listing.page(**EVERYBODY)[0]}
     answer = await site.admin.get("/admin/connections?sort=-route&version=v1&route=/1:1")
     assert [(row["version"], row["route"]) for row in answer.json["connections"]] == [("v1", "/1:1")]
 

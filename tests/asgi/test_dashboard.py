@@ -98,9 +98,9 @@ async def test_the_last_hour_is_for_those_who_may_see_it(monkeypatch: pytest.Mon
     problem(await site.stranger.get("/admin/history"), 401)
     assert (await site.admin.get("/admin/history")).json == {"intervalMs": 10_000, "samples": []}
     await site.visitor.open("ws", "?version=v1")
-    await until(lambda: site.node.history.to_dict()["samples"], "a first sample")
+    await until(lambda: site.node.figures.history.to_dict()["samples"], "a first sample")
     await site.visitor.open("ws", "?version=v2")
     clock.advance(10)
-    await until(lambda: len(site.node.history.to_dict()["samples"]) == 2, "a second sample")
+    await until(lambda: len(site.node.figures.history.to_dict()["samples"]) == 2, "a second sample")
     samples = (await site.admin.get("/admin/history")).json["samples"]
     assert [(sample["total"], sample["versions"]) for sample in samples] == [(1, {"v1": 1}), (2, {"v1": 1, "v2": 1})]

@@ -438,7 +438,7 @@ async def test_version_is_the_pages_own_then_the_cookies_and_never_the_servers(t
     cookie = {"cookie": "__nkpv=from%2Fcookie"}
     for query, headers in (("?version=stamp", cookie), ("", cookie), ("", {}), ("?version=", cookie)):
         await site.stranger.open(transport, query, headers)
-    assert site.node.stats().versions == {"stamp": 1, "from/cookie": 2, "unknown": 1}
+    assert site.node.figures.stats().versions == {"stamp": 1, "from/cookie": 2, "unknown": 1}
 
 
 @both
@@ -447,7 +447,7 @@ async def test_bad_version_in_a_cookie_locks_nobody_out(transport: str) -> None:
     site = Site()
     for cookie in ("__nkpv=" + "x" * 200, "__nkpv=a%0Ab", "__nkpv=%ED%A0%80", "__nkpv", "=;=;;__nkpv=;", "__NKPV=v1"):
         await site.stranger.open(transport, headers={"cookie": cookie})
-    versions = dict(site.node.stats().versions)
+    versions = dict(site.node.figures.stats().versions)
     assert versions.pop("unknown") >= 5
     assert all("\n" not in version and len(version) <= 128 for version in versions)
 
@@ -456,7 +456,7 @@ async def test_bad_version_in_a_cookie_locks_nobody_out(transport: str) -> None:
 async def test_cookie_can_be_switched_off() -> None:
     site = Site(cookie=False)
     await site.stranger.open("sse", headers={"cookie": "__nkpv=v7"})
-    assert site.node.stats().versions == {"unknown": 1}
+    assert site.node.figures.stats().versions == {"unknown": 1}
 
 
 @every_way
@@ -525,7 +525,7 @@ async def test_ping_is_answered_and_is_no_part_of_a_word() -> None:
     page.say_bytes(b'{"type":"ping"}')
     await page.next("pong")
     assert not page.unread
-    assert site.node.stats().routes == {"/typing": 1}
+    assert site.node.figures.stats().routes == {"/typing": 1}
     assert site.node.counters["unknown_messages"] == 1
 
 
@@ -558,4 +558,4 @@ async def test_anonymized_addresses_are_cut_before_they_are_kept() -> None:
     site = Site(ip_tracking="anonymized")
     await site.stranger.open("sse")
     await Client(site.app, client="2001:db8:1:2:3::4").open("ws")
-    assert [row.ip for row in site.node.stats().connections] == ["192.0.2.0", "2001:db8:1::"]
+    assert [row.ip for row in site.node.figures.stats().connections] == ["192.0.2.0", "2001:db8:1::"]

@@ -256,7 +256,7 @@ def test_two_clients_of_starlette_at_once_are_both_counted_and_told() -> None:
     ):
         assert viewer.receive_json()["type"] == "connected"
         handle = page.receive_json()["connectionId"]
-        assert headcount.node.total == 2
+        assert headcount.node.figures.local_stats().total == 2
         viewer.send_json({"type": "subscribe-stats", "deltas": True})
         stats = viewer.receive_json()
         assert (stats["total"], stats["routes"]) == (2, {"/admin": 1, "/shop": 1})
@@ -380,7 +380,7 @@ def test_viewers_in_several_loops_follow_a_random_history_without_a_gap(loops: C
     running = [asyncio.run_coroutine_threadsafe(live(seed), loop.loop) for seed, loop in enumerate(workers)]
     for future in running:
         future.result(60)
-    revision = site.node.stats().revision
+    revision = site.node.figures.stats().revision
     for loop, figures in watching:
         now = loop.run(figures.until(lambda now: now["revision"] == revision))
         assert now["total"] == 0
@@ -450,11 +450,11 @@ def test_loop_closed_in_the_middle_leaves_no_ghost(loops: Callable[[], Loop]) ->
     kept.append(loop.run(site.admin.open("ws", "?viewer=1")))
     loop.run(site.admin.watch(kept[-1]))
     loop.break_off()
-    assert site.node.stats().total == 0
+    assert site.node.figures.stats().total == 0
     assert reasons == ["loop closed"] * 2
     assert not site.node.sessions
     assert not site.node.viewers.subscriptions
-    assert site.node.page_here(version=None, route=None, limit=10, after=0) == ([], None)
+    assert site.node.listing.page(version=None, route=None, limit=10, after=0) == ([], None)
     assert site.node.deliver_all(NEWS) == 0
     site.node.drain()
 

@@ -17,7 +17,7 @@ async def test_a_stream_takes_the_place_of_the_one_it_names(way: str, transport:
     site.headcount.on_connection_close(lambda connection, cause: causes.append(cause))
     old = await site.visitor.open(transport, "?version=v1&route=/a")
     await site.visitor.open(transport, f"?version=v1&route=/b&replaces={old.handle}")
-    assert site.node.stats().routes == {"/b": 1}, "at once, although the old peer has said nothing"
+    assert site.node.figures.stats().routes == {"/b": 1}, "at once, although the old peer has said nothing"
     await old.ended()
     if isinstance(old, WebSocket):
         assert old.close == (1000, "A newer stream replaced this one.")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -57,7 +58,7 @@ def fill() -> list[str]:
 
 def remember_an_hour() -> None:
     """As if this server had run for an hour, with a release in the middle."""
-    now = node.timestamp()
+    now = time.time_ns() // 1_000_000
     for step in range(360):
         ago = 360 - step
         since_release = max(0.0, (220 - ago) / 220)
@@ -72,7 +73,7 @@ def remember_an_hour() -> None:
         }
         versions["unknown"] = total - sum(versions.values())
         counts = {version: count for version, count in versions.items() if count}
-        node.history.add(node.clock() - ago * INTERVAL, now - round(ago * INTERVAL * 1000), total, counts)
+        node.figures.history.add(node.clock() - ago * INTERVAL, now - round(ago * INTERVAL * 1000), total, counts)
 
 
 @asynccontextmanager

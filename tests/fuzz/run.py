@@ -177,8 +177,18 @@ class Fuzz:
             )
         for target in self.targets:
             node = target.headcount.node
-            if node.total or node.viewers.subscriptions or node.viewers.pending or node.timers.by_loop:
-                left = (node.total, node.viewers.subscriptions, node.viewers.pending, node.timers.by_loop)
+            if (
+                node.figures.local_stats().total
+                or node.viewers.subscriptions
+                or node.viewers.pending
+                or node.timers.by_loop
+            ):
+                left = (
+                    node.figures.local_stats().total,
+                    node.viewers.subscriptions,
+                    node.viewers.pending,
+                    node.timers.by_loop,
+                )
                 raise InvariantError(f"the node keeps {left}")
         if self.context.connections:
             raise InvariantError("the server still waits for streams")

@@ -172,7 +172,7 @@ async def test_exception_in_a_hook_is_logged_and_counted_and_breaks_nothing(
     page = await site.stranger.open(transport)
     await site.stranger.navigate(page, "/on")
     await site.settled()
-    assert site.node.stats().routes == {"/on": 1}
+    assert site.node.figures.stats().routes == {"/on": 1}
     await page.leave()
     await until(lambda: site.headcount._hooks.errors == 3)
     assert told == ["after it"]
@@ -467,8 +467,8 @@ async def test_page_that_makes_a_hook_fail_again_and_again_cannot_fill_the_log(
 ) -> None:
     site = Site(hook=lambda _: 1 / 0)
     clock = Clock()
-    for sparing in (site.headcount._hooks._sparing, site.headcount._authorizer._sparing):
-        sparing._clock = clock
+    for throttle in (site.headcount._hooks._log_throttle, site.headcount._authorizer._log_throttle):
+        throttle._clock = clock
 
     @site.headcount.on_route_update
     def fails(_: Connection, previous_route: str) -> None:

@@ -17,7 +17,7 @@ def made(count: int) -> tuple[Registry, Listing]:
     registry = Registry()
     for number in range(count):
         registry.open(f"id{number}", f"v{number % 2}", f"/{count - number}")
-    return registry, Listing(registry, threading.RLock())
+    return registry, Listing(registry, threading.RLock(), lambda: None)
 
 
 def test_pages_are_oldest_first_and_end() -> None:

@@ -7,7 +7,7 @@ from headcount.node.releases import Releases
 
 
 def made(now: int = 1_000) -> Releases:
-    return Releases("v1", lambda: now)
+    return Releases("v1", lambda *_: None, lambda: now)
 
 
 def test_without_a_declaration_the_server_s_own_version_is_current() -> None:
@@ -55,13 +55,13 @@ def test_a_number_is_bounded() -> None:
 @pytest.mark.parametrize("version", ["x" * 129, "a\x00b"])
 def test_another_node_s_version_that_is_none_is_ignored(version: str) -> None:
     announced: list[tuple[str, int]] = []
-    releases = Releases("v1", lambda: 1_000, lambda *args: announced.append(args))
+    releases = Releases("v1", lambda *args: announced.append(args), lambda: 1_000)
     releases.learn(Released(1, version))
     assert not announced
 
 
 def test_another_node_s_declaration_is_announced() -> None:
     announced: list[tuple[str, int]] = []
-    releases = Releases("v1", lambda: 1_000, lambda *args: announced.append(args))
+    releases = Releases("v1", lambda *args: announced.append(args), lambda: 1_000)
     releases.learn(Released(7, "v2"))
     assert announced == [("v2", 7)]

@@ -33,14 +33,14 @@ async def test_tabs_are_counted_and_their_stream_is_not(transport: str) -> None:
     stream = await site.visitor.open(transport, "?shared=1&version=v9&route=/nowhere")
     assert site.total == 0
     ids = await report(site.visitor, stream, tab("a", "v1", "/a"), tab("b", "v2", "/b?secret=1", hidden=True))
-    stats = site.node.stats()
+    stats = site.node.figures.stats()
     assert (stats.total, stats.versions, stats.routes) == (2, {"v1": 1, "v2": 1}, {"/a": 1, "/b": 1})
     assert [(row.id, row.version, row.hidden) for row in stats.connections] == [
         (ids[key("a")], "v1", False),
         (ids[key("b")], "v2", True),
     ]
     assert await report(site.visitor, stream, remove=("a",)) == {}
-    assert site.node.stats().versions == {"v2": 1}
+    assert site.node.figures.stats().versions == {"v2": 1}
     await stream.leave()
     assert site.total == 0
     assert len(site.node.tabs) == 0
@@ -93,7 +93,7 @@ async def test_what_a_report_does_not_name_stays() -> None:
     again = await report(site.visitor, stream, tab("a", route="/a"), remove=("never-there",))
     assert again == first
     assert first.keys().isdisjoint(second)
-    assert site.node.stats().routes == {"/a": 1, "/": 1}
+    assert site.node.figures.stats().routes == {"/a": 1, "/": 1}
 
 
 @both
@@ -104,7 +104,7 @@ async def test_a_tab_without_a_version_has_that_of_the_cookie_and_never_the_serv
     await report(site.stranger, silent, {"key": key("a")})
     said = await site.stranger.open(transport, "?shared=1", {"cookie": "__nkpv=v7"})
     await report(site.stranger, said, {"key": key("b")})
-    assert site.node.stats().versions == {"unknown": 1, "v7": 1}
+    assert site.node.figures.stats().versions == {"unknown": 1, "v7": 1}
 
 
 @both
@@ -120,12 +120,12 @@ async def test_a_tab_moves_with_the_leadership_and_is_never_counted_twice(transp
     assert await report(site.visitor, new, tab("a", route="/a"), tab("b")) == {
         name: ids[name] for name in (key("a"), key("b"))
     }
-    assert site.node.stats().routes == {"/": 2, "/a": 1}
+    assert site.node.figures.stats().routes == {"/": 2, "/a": 1}
     # What the old stream still says does not touch a tab that has left it.
     await report(site.visitor, old, remove=("a",))
     assert site.total == 3
     await old.leave()
-    assert site.node.stats().routes == {"/": 1, "/a": 1}
+    assert site.node.figures.stats().routes == {"/": 1, "/a": 1}
     assert told == [
         ("open", ids[key("leader")]),
         ("open", ids[key("a")]),
@@ -154,7 +154,7 @@ async def test_a_page_of_another_version_under_the_same_key_is_another_connectio
     first = await report(site.visitor, stream, tab("a", "v1"))
     second = await report(site.visitor, stream, tab("a", "v2"))
     assert first != second
-    assert site.node.stats().versions == {"v2": 1}
+    assert site.node.figures.stats().versions == {"v2": 1}
 
 
 @both

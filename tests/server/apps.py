@@ -86,7 +86,7 @@ def _inside(headcount: Headcount, port: int) -> dict[str, Any]:
     return {
         "pid": os.getpid(),
         "server": f"uvicorn/{uvicorn.__version__}",
-        "total": node.total,
+        "total": node.figures.local_stats().total,
         "sessions": len(node.sessions),
         "taken_over": _taken_over(headcount),
         "subscriptions": len(node.viewers.subscriptions),

@@ -64,7 +64,7 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
 
         yield started
     assert not headcount.node.sessions
-    assert not headcount.node.draining
+    assert not headcount.node.admission.draining
 
 
 async def open_on(server: Threaded, kind: type[Stream]) -> Stream:

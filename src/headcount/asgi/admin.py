@@ -88,7 +88,7 @@ async def connections(node: Node, head: RequestHead, grant: Grant) -> dict[str, 
         rows, cursor, partial = await (_page if "sort" not in query else _sorted_page)(node, grant, query)
     except Busy as error:
         raise Problem(503, str(error), [(b"retry-after", b"1")]) from None
-    stats = await node.fresh_stats(rows=False)
+    stats = await node.figures.fresh_stats(rows=False)
     return {
         "connections": messages.rows(rows, routes=grant.routes, ips=grant.ips),
         "cursor": cursor,
@@ -125,8 +125,8 @@ async def _sorted_page(
 
 async def nodes(node: Node) -> dict[str, Any]:
     """Return the share of each node: `{shares, nodes, partial}`, this node first. Durations in ms."""
-    shares = await node.shares()
-    stats = node.stats(rows=False)
+    shares = await node.figures.shares()
+    stats = node.figures.stats(rows=False)
     return {
         "shares": [
             {
@@ -177,7 +177,7 @@ async def metrics(node: Node, authorizer: Authorizer, exchange: Exchange) -> Non
         raise Malformed(f"scope is {asked[:40]!r}; send fleet or node.")
     scope: Literal["fleet", "node"] = "node" if asked == "node" else "fleet"
     if scope == "fleet":
-        await node.refresh(rows=False)
+        await node.figures.fresh_stats(rows=False)
     try:
         from ..metrics import Collector, render
     except ImportError:

@@ -22,7 +22,7 @@ from ..core.labels import UNKNOWN, parse_version
 from ..core.stats import Stats
 from ..errors import ConfigError, Malformed
 from ..live.in_process import LocalConnections
-from ..node.hooks import CloseHook, Hooks, OpenHook, RouteHook, checked
+from ..node.hooks import CloseHook, Hooks, OpenHook, RouteHook, validate_hook
 from ..node.node import Node
 from .endpoints import Endpoints
 from .request_head import RequestHead, endpoint_of
@@ -139,7 +139,7 @@ class Headcount:
             ConfigError: It cannot be called with a request; or there is one already, and two would leave open which of
                 them decides.
         """
-        checked("authorize_stats", hook, "request")
+        validate_hook("authorize_stats", hook, "request")
         if self._authorizer.hook is not None:
             raise ConfigError("authorize_stats (or authorize_url) is set already; combine the rules in one function.")
         self._authorizer.hook = hook
@@ -147,17 +147,17 @@ class Headcount:
 
     def on_connection_open(self, hook: OpenHook) -> OpenHook:
         """Call `hook(connection)` when a page connected. ConfigError: it cannot be called so."""
-        self._hooks.open.append(checked("on_connection_open", hook, "connection"))
+        self._hooks.open.append(validate_hook("on_connection_open", hook, "connection"))
         return hook
 
     def on_connection_close(self, hook: CloseHook) -> CloseHook:
         """Call `hook(connection, reason)` when a page's stream ended. ConfigError: it cannot be called so."""
-        self._hooks.close.append(checked("on_connection_close", hook, "connection", "reason"))
+        self._hooks.close.append(validate_hook("on_connection_close", hook, "connection", "reason"))
         return hook
 
     def on_route_update(self, hook: RouteHook) -> RouteHook:
         """Call `hook(connection, previous_route)` when a page navigated. ConfigError: it cannot be called so."""
-        self._hooks.route.append(checked("on_route_update", hook, "connection", "previous_route"))
+        self._hooks.route.append(validate_hook("on_route_update", hook, "connection", "previous_route"))
         return hook
 
     async def stats(self) -> Stats:
@@ -166,7 +166,7 @@ class Headcount:
 
         Other nodes get a second to tell theirs; if one does not, the figures are `partial`.
         """
-        return await self.node.fresh_stats()
+        return await self.node.figures.fresh_stats()
 
     async def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
         """

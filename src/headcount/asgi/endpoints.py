@@ -231,7 +231,7 @@ class Endpoints:
         head = exchange.head
         if right is Right.METRICS and admin.has_metrics_token(self.config.metrics_token, head):
             return None
-        grant = await self.node.answer(self._check(head, exchange.wrapped_app))
+        grant = await self.node.authorize(self._check(head, exchange.wrapped_app))
         if grant is None:
             raise admin.not_authorised(head)
         if right is Right.RELEASE and not grant.release:
@@ -254,7 +254,7 @@ class Endpoints:
 
     async def _stats(self, exchange: Exchange) -> None:
         grant = _grant_of(exchange)
-        await exchange.json(admin.visible(await self.node.fresh_stats(rows=grant.connections), grant))
+        await exchange.json(admin.visible(await self.node.figures.fresh_stats(rows=grant.connections), grant))
 
     async def _connections(self, exchange: Exchange) -> None:
         await exchange.json(await admin.connections(self.node, exchange.head, _grant_of(exchange)))
@@ -263,14 +263,14 @@ class Endpoints:
         await exchange.json(await admin.nodes(self.node))
 
     async def _history(self, exchange: Exchange) -> None:
-        await exchange.json(self.node.history.to_dict())
+        await exchange.json(self.node.figures.history.to_dict())
 
     async def _open_sse(self, exchange: Exchange) -> Stream | None:
         try:
             stream = self.gate.admit(exchange.head)
         except StreamRefused as refused:
             self.node.counters["reconnects"] += refused.reconnect
-            seconds = max(1, self.node.reconnect_delay() // 1000)
+            seconds = max(1, self.node.admission.reconnect_delay() // 1000)
             raise Problem(503, refused.end.reason, [(b"retry-after", b"%d" % seconds)]) from None
         session = SseSession(exchange.send, stream)
         stays = session.open(stream, sse_offer(exchange.scope), exchange.cors)

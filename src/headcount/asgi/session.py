@@ -158,7 +158,7 @@ class AsgiSession(Outbox):
                 return
             finish = partial(_same, rest)
         self._in_tasks = True
-        self._node.stalled(self)
+        self._node.timers.stalled(self)
         if task is self._task and not self._listening:
             self._first = finish
         else:
@@ -168,7 +168,7 @@ class AsgiSession(Outbox):
         self._over = True
         if self._task is not None:
             # receive() will return that the peer is gone. Should it not, the stream ends after `send_timeout`.
-            self._node.stalled(self)
+            self._node.timers.stalled(self)
 
     async def _finish(self, finish: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -178,9 +178,9 @@ class AsgiSession(Outbox):
             self._mark_broken()
             return
         self._sending = self._first = None
-        self._node.writable_again(self)
+        self._node.timers.writable_again(self)
         if self.resume():
-            self._node.caught_up(self)
+            self._node.viewers.caught_up(self)
 
     def _ended(self) -> End:
         """Take back the cancellation by `end()`, called where it was caught; any other is raised again."""

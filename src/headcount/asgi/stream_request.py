@@ -1,12 +1,13 @@
 """Opening a stream, in one place for all transports: the request, whether there is room, and the first message."""
 
+import time
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from starlette.types import Scope
 
 from ..core import messages
-from ..core.ends import FULL, GOING_AWAY, End
+from ..core.ends import End
 from ..core.labels import parse_route, parse_version
 from ..errors import Malformed
 from ..node.listening_sockets import Listener
@@ -99,19 +100,19 @@ class StreamGate:
         """
         node = self._node
         request = read_stream_request(head)
-        listener = node.listeners.adopt(head.scope.get("server"))
-        if node.closed_to_streams(listener):
-            raise StreamRefused(GOING_AWAY if node.leaving(listener) else FULL, reconnect=request.reconnect)
+        listener = node.admission.adopt(head.scope.get("server"))
+        if (end := node.admission.refusal(listener)) is not None:
+            raise StreamRefused(end, reconnect=request.reconnect)
         node.counters["reconnects"] += request.reconnect
         public, handle = node.identify()
         return AdmittedStream(node, request, listener, public, self._connected(handle))
 
     def _connected(self, handle: str) -> bytes:
-        config, current = self._node.config, self._node.current_version
+        config, current = self._node.config, self._node.releases.current
         if self._greeting is None or self._greeting[0] != current:
             keepalive = round(config.keepalive_interval * 1000)
             self._greeting = current, messages.greeting(config.version, keepalive, config.update_strategy, current)
-        return self._greeting[1] % (handle.encode("ascii"), self._node.timestamp())
+        return self._greeting[1] % (handle.encode("ascii"), time.time_ns() // 1_000_000)
 
 
 def read_stream_request(head: RequestHead) -> StreamRequest:

@@ -91,7 +91,7 @@ class Authorizer:
         self.errors = 0
         """Checks that failed, as opposed to those that denied."""
         self._told = False
-        self._sparing = LogThrottle()
+        self._log_throttle = LogThrottle()
         self.threads = Threads()
         """Where synchronous hooks run."""
 
@@ -112,13 +112,15 @@ class Authorizer:
                 verdict = await self._ask(self.hook, request)
         except TimeoutError:
             self.errors += 1
-            if (often := self._sparing.word("slow")) is not None:
-                logger.warning("authorize_stats did not return within %g s; viewer denied%s.", self._timeout, often)
+            if (suppressed := self._log_throttle.allow("slow")) is not None:
+                logger.warning(
+                    "authorize_stats did not return within %g s; viewer denied%s.", self._timeout, suppressed
+                )
             return None
         except Exception as error:
             self.errors += 1
-            if (often := self._sparing.word(type(error))) is not None:
-                logger.exception("authorize_stats failed; viewer denied%s.%s", often, _hint(request))
+            if (suppressed := self._log_throttle.allow(type(error))) is not None:
+                logger.exception("authorize_stats failed; viewer denied%s.%s", suppressed, _hint(request))
             return None
         if isinstance(verdict, Grant):
             return None if verdict.expires_in is not None and verdict.expires_in <= 0 else verdict
@@ -127,11 +129,11 @@ class Authorizer:
         if verdict is False or verdict is None:
             return None
         self.errors += 1
-        if (often := self._sparing.word(("returned", type(verdict)))) is not None:
+        if (suppressed := self._log_throttle.allow(("returned", type(verdict)))) is not None:
             logger.error(
                 "authorize_stats returned a %s, not a bool or a Grant; viewer denied%s.",
                 type(verdict),
-                often,
+                suppressed,
             )
         return None
 

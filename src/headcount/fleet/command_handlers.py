@@ -88,11 +88,12 @@ class CommandHandlers:
             case fleet_messages.Revoke(id=connection_id):
                 ok = node.revoke_here(connection_id)
             case fleet_messages.Page(version=version, route=route, limit=limit, after=after):
-                rows, following = node.page_here(version=version, route=route, limit=min(limit, MAX_PAGE), after=after)
-                return fleet_messages.Answer(node=node.id, re=command.re, rows=tuple(rows), next=following)
+                limit = min(limit, MAX_PAGE)
+                page = node.listing.page(version=version, route=route, limit=limit, after=after)
+                return fleet_messages.Answer(node=node.id, re=command.re, rows=tuple(page.rows), next=page.next)
             case fleet_messages.SortedPage(sort=sort, version=version, route=route, limit=limit, after=position):
                 order = paging.parse_order(sort)
-                found = await node.sorted_page_here(
+                found = await node.listing.sorted_page(
                     order, version=version, route=route, limit=min(limit, MAX_PAGE), after=position
                 )
                 following = 1 if found.more else None
@@ -102,7 +103,7 @@ class CommandHandlers:
     async def _authorize(self, command: fleet_messages.AuthorizeRequest, of: int) -> fleet_messages.Answer:
         """Check the right on a request that came here for a connection of the node that asks."""
         check = self._pending.pop(of, command.node)
-        grant = None if check is None else await self._node.answer(check)
+        grant = None if check is None else await self._node.authorize(check)
         if check is None or grant is None:
             return fleet_messages.Answer(node=self._node.id, re=command.re, ok=False)
         return fleet_messages.Answer(

@@ -46,6 +46,24 @@ class FigureSource(Protocol):
         """Return the figures now."""
 
 
+class Listing(Protocol):
+    """The connections of one node as pages."""
+
+    def page(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
+        """Return a page, oldest first."""
+
+    async def sorted_page(
+        self,
+        order: paging.Order,
+        *,
+        version: str | None,
+        route: str | None,
+        limit: int,
+        after: paging.Position | None,
+    ) -> paging.SortedRows:
+        """Return the first connections after a position in an order."""
+
+
 class CommandTarget(Protocol):
     """What the command handlers use of a node: they do for another node what a client or the application asked it."""
 
@@ -67,19 +85,9 @@ class CommandTarget(Protocol):
     def deliver_all(self, payload: Payload, *, version: str | None, route: str | None) -> int:
         """Send all connections a message, or those of one version or route. Returns to how many."""
 
-    def page_here(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
-        """Return a page of the node's connections."""
-
-    async def sorted_page_here(
-        self,
-        order: paging.Order,
-        *,
-        version: str | None,
-        route: str | None,
-        limit: int,
-        after: paging.Position | None,
-    ) -> paging.SortedRows:
-        """Return the node's first connections after a position in an order."""
+    @property
+    def listing(self) -> Listing:
+        """The node's connections as pages."""
 
     def replace_here(self, handle: str) -> bool:
         """End a stream because a new one takes its place. Returns whether there was one."""
@@ -90,7 +98,7 @@ class CommandTarget(Protocol):
     def release_here(self, version: str, number: int) -> int:
         """Declare a version current. Returns the number of streams that it was sent to."""
 
-    async def answer(self, check: AuthorizationCheck, /) -> Grant | None:
+    async def authorize(self, check: AuthorizationCheck, /) -> Grant | None:
         """Run a check. Every failure denies."""
 
 
@@ -100,6 +108,20 @@ class ListeningSocket(Protocol):
     @property
     def open(self) -> bool:
         """It still listens."""
+
+
+class Admission(Protocol):
+    """Whether a node admits streams, and by which sockets they come."""
+
+    @property
+    def draining(self) -> bool:
+        """The application drains all streams."""
+
+    def adopt(self, server: tuple[Any, ...] | None) -> ListeningSocket | None:
+        """Return the listening socket behind an ASGI scope's `server` value, if it can be found."""
+
+    def addresses(self, server: tuple[Any, ...]) -> list[str]:
+        """Return the addresses of the listening sockets behind an ASGI scope's `server` value."""
 
 
 class LocalNode(CommandTarget, Protocol):
@@ -114,21 +136,16 @@ class LocalNode(CommandTarget, Protocol):
         """Which of the nodes of one base path in one process it is."""
 
     @property
-    def draining(self) -> bool:
-        """The application wants no more streams."""
+    def admission(self) -> Admission:
+        """Whether it admits streams, and by which sockets they come."""
 
     @property
     def sessions(self) -> Collection[object]:
         """The open streams."""
 
-    def adopt_listener(self, server: tuple[Any, ...] | None) -> ListeningSocket | None:
-        """Return the listening socket behind an ASGI scope's `server` value, if it can be found."""
-
-    def listening_addresses(self, server: tuple[Any, ...]) -> list[str]:
-        """Return the addresses of the listening sockets behind an ASGI scope's `server` value."""
-
     def use(self, figures: FigureSource) -> None:
         """Take the figures from another source from now on."""
 
-    def check_from_description(self, request: Mapping[str, Any]) -> AuthorizationCheck | None:
-        """Make a check for a request that came in at another node; None: it cannot be made here."""
+    @property
+    def check_from_description(self) -> Callable[[Mapping[str, Any]], AuthorizationCheck | None]:
+        """Makes a check for a request that came in at another node; None: it cannot be made here."""

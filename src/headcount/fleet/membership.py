@@ -9,10 +9,11 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
+from ..authorization.authorizer import AuthorizationCheck
 from ..config import without_password
 from ..errors import ConfigError
 from .calls import CommandHandler
@@ -47,7 +48,7 @@ class Membership:
         pending = PendingChecks()
         self.remote = RemoteCommands(node, node.config.authorize_timeout, pending)
         """What other nodes do for this one."""
-        self._handlers = CommandHandlers(node, self.remote, pending, node.check_from_description)
+        self._handlers = CommandHandlers(node, self.remote, pending, self._check_from_description)
         self._listeners: list[ListeningSocket] = []
         self._seen: set[Any] = set()
         """`server` values of the requests so far."""
@@ -77,10 +78,10 @@ class Membership:
         if loop_closed:
             self._seen.clear()
         self._seen.add(key)
-        if (listener := self._node.adopt_listener(key)) is not None and listener not in self._listeners:
+        if (listener := self._node.admission.adopt(key)) is not None and listener not in self._listeners:
             self._listeners.append(listener)
         if self._node.config.backend in ("auto", "local"):
-            self._join_workers(self._node.listening_addresses(key) if key is not None else [])
+            self._join_workers(self._node.admission.addresses(key) if key is not None else [])
         elif not self.view.active:
             self._join_redis()
 
@@ -155,9 +156,14 @@ class Membership:
         self.view = view
         self.remote.calls = view.calls
 
+    def _check_from_description(self, request: Mapping[str, Any]) -> AuthorizationCheck | None:
+        return self._node.check_from_description(request)  # read now: the node gets it after its membership
+
     def _is_ending(self) -> bool:
         """Say whether no server of this process accepts connections any more."""
-        return self._node.draining or (bool(self._listeners) and not any(each.open for each in self._listeners))
+        if self._node.admission.draining:
+            return True
+        return bool(self._listeners) and not any(each.open for each in self._listeners)
 
     def _watch_listener(self) -> None:
         # With pages, their timers notice. Without any, a server that stops gives no sign, and a tenth of a second.

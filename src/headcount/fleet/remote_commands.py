@@ -283,7 +283,7 @@ class RemoteCommands:
     ) -> paging.LocalPage | None:
         """Return a page of one node; None: it did not answer."""
         if node == self._node.id:
-            return self._node.page_here(version=version, route=route, limit=limit, after=after)
+            return self._node.listing.page(version=version, route=route, limit=limit, after=after)
         try:
             answer = await self.calls.call(
                 node,
@@ -307,7 +307,7 @@ class RemoteCommands:
     ) -> paging.SortedRows | None:
         """Return the first rows of one node; None: it did not answer."""
         if node == self._node.id:
-            return await self._node.sorted_page_here(order, version=version, route=route, limit=limit, after=after)
+            return await self._node.listing.sorted_page(order, version=version, route=route, limit=limit, after=after)
         try:
             answer = await self.calls.call(
                 node,

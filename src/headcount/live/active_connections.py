@@ -102,7 +102,7 @@ class ActiveConnections:
 
     async def wait_for(self, condition: Callable[[Stats], Any]) -> Stats:
         """
-        Wait until `condition` holds of the figures, and return them. It is asked at once and after each change.
+        Wait until `condition` holds of the figures, and return them. It is called at once and after each change.
 
         Raises:
             NotAuthorized: The viewer has no right, or has lost it.

@@ -3,6 +3,8 @@
 
 It is a viewer without a connection: it needs no right, is not counted, and costs nothing until a value is read or
 watched.
+
+Tests: tests/live/test_active_connections.py.
 """
 
 from collections.abc import Callable
@@ -28,11 +30,11 @@ class _NodeStore:
         self._state = LiveState()
 
     def read(self) -> LiveState:
-        stats, current = self._node.stats(), self._node.current_version
+        stats, current = self._node.figures.stats(), self._node.releases.current
         state = self._state
         if state.stats is not stats or state.current_version != current:
             self._state = state = LiveState(stats=stats, authorized=True, status="open", current_version=current)
         return state
 
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
-        return self._node.watch(callback)
+        return self._node.viewers.watch(callback)

@@ -1,10 +1,10 @@
 """
-The application's own functions, and how they are run so that none can do harm.
+The application's hooks, and how they are run so that none can do harm.
 
 An exception in a hook is logged and counted, and closes nothing. Synchronous hooks run in place, so that all streams
-wait for them: they must not block, not for a file and not for a database. What does belongs in an asynchronous hook.
-Those run as tasks of their own, one after the other for each connection, so that a close never overtakes its open. How
-many may wait is bounded: a page can navigate faster than a hook runs.
+wait for them: they must not block on a file or a database. Blocking work belongs in an asynchronous hook. Those run as
+tasks of their own, one after the other for each connection, so that a close never overtakes its open. The number that
+may wait is bounded: a page can navigate faster than a hook runs.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from ..errors import ConfigError
 from ..log_throttle import LogThrottle
 
 MAX_WAITING: Final = 100
-"""Route hooks of one connection that wait for their turn; a page that navigates faster than they run loses some."""
+"""Route hooks of one connection that may wait for their turn; further ones are dropped."""
 
 logger = logging.getLogger("headcount")
 
 
 class Connection(Protocol):
-    """What a hook sees of a connection, as it was at that moment."""
+    """A connection as a hook sees it: as it was at the moment of the event."""
 
     @property
     def id(self) -> str:
@@ -54,14 +54,14 @@ CloseHook: TypeAlias = Callable[[Connection, str], Awaitable[None] | None]
 RouteHook: TypeAlias = Callable[[Connection, str], Awaitable[None] | None]
 
 
-def checked(registrar: str, hook: Any, *arguments: str) -> Any:
+def validate_hook(registrar: str, hook: Any, *arguments: str) -> Any:
     """
-    Return a hook that can be called as it will be.
+    Return a hook after checking that it accepts its arguments.
 
     Args:
-        registrar: What it is registered with.
-        hook: What the application gave.
-        arguments: Names of what it will be called with, in order.
+        registrar: Name of the decorator that registers it.
+        hook: The application's function.
+        arguments: Names of the arguments that it will be called with, in order.
 
     Raises:
         ConfigError: The function cannot be called this way. Raised at registration instead of logged at every event.
@@ -72,7 +72,7 @@ def checked(registrar: str, hook: Any, *arguments: str) -> Any:
     try:
         signature = inspect.signature(hook)
     except (TypeError, ValueError):
-        return hook  # some that are written in C do not say
+        return hook  # some functions written in C have no signature
     try:
         signature.bind(*arguments)
     except TypeError:
@@ -98,15 +98,15 @@ class Hooks:
         self._timeout = timeout
         self._last: dict[str, asyncio.Task[None]] = {}
         self._waiting: Counter[str] = Counter()
-        self._sparing = LogThrottle()
+        self._log_throttle = LogThrottle()
 
     def run(self, hooks: list[Any], connection: Connection, *args: str) -> None:
         """Call each of `hooks`. Never raises. Must be called in the connection's event loop, if that still runs."""
         if hooks is self.route and self._waiting[connection.id] >= MAX_WAITING:
             self.errors += 1
-            if (often := self._sparing.word("overrun")) is not None:
+            if (suppressed := self._log_throttle.allow("overrun")) is not None:
                 logger.error(
-                    "Dropped on_route_update calls for connection %s: hooks are too slow%s.", connection.id, often
+                    "Dropped on_route_update calls for connection %s: hooks are too slow%s.", connection.id, suppressed
                 )
             return
         for hook in hooks:
@@ -116,13 +116,13 @@ class Hooks:
                 self._failed(hook, "failed")
                 continue
             if inspect.isawaitable(result):
-                self._line_up(hook, result, connection.id)
+                self._enqueue(hook, result, connection.id)
 
-    def _line_up(self, hook: Any, result: Awaitable[None], key: str) -> None:
+    def _enqueue(self, hook: Any, result: Awaitable[None], key: str) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            # The connection's loop is gone, and somebody without one noticed.
+            # The connection's loop is closed, which was noticed in a thread without a loop.
             _discard(result)
             self._failed(hook, "cannot run because its event loop is closed")
             return
@@ -160,13 +160,13 @@ class Hooks:
     def _failed(self, hook: Any, how: str) -> None:
         self.errors += 1
         error = sys.exc_info()[0]
-        # Pages decide how often hooks are called, so they could fill the log.
-        if (often := self._sparing.word((id(hook), how, error))) is not None:
+        # Pages cause hook calls, so they could fill the log.
+        if (suppressed := self._log_throttle.allow((id(hook), how, error))) is not None:
             name = getattr(hook, "__qualname__", hook)
-            logger.error("Hook %s %s; nothing else is affected%s.", name, how, often, exc_info=error is not None)
+            logger.error("Hook %s %s; nothing else is affected%s.", name, how, suppressed, exc_info=error is not None)
 
 
 def _discard(result: Awaitable[None]) -> None:
-    """Close a coroutine whose turn never came, lest it be reported as forgotten; one that is done does not mind."""
+    """Close a coroutine that was never awaited, so that Python does not warn; a finished one stays as it is."""
     if inspect.iscoroutine(result):
         result.close()

@@ -1,18 +1,20 @@
 """
 The server's listening socket, found from inside the application.
 
-ASGI tells an application neither that its server is stopping (uvicorn waits for open streams first, and would wait for
-ever) nor gives it the socket of a peer whose cable was pulled. Both follow from the listening socket, whichever server
-it is and without touching that server's code:
+ASGI does not tell an application that its server is stopping (uvicorn first waits for open streams, for ever), and does
+not give it the socket of a peer whose cable was pulled. The listening socket helps with both, for any server and
+without touching the server's code:
 
-- a server that stops closes it first, so when it is gone, it is time to drain;
+- a server that stops closes it first, so when it is closed, it is time to drain;
 - TCP_USER_TIMEOUT set on it is inherited by every connection it accepts (tcp(7)), and makes the kernel give up a peer
   that acknowledges nothing for that long. Keepalives see to it that there is something to acknowledge.
 
 A process may hold the socket without accepting from it: uvicorn --fd keeps the one that it was given, and listens on a
-copy. So where the kernel tells (Linux), the copy that an event loop waits for is the one that counts.
+copy. Where the kernel shows it (Linux), only the copy that an event loop waits for counts.
 
-Where file descriptors cannot be listed, or the application is not reached over TCP, nothing is found and nothing done.
+Where file descriptors cannot be listed, or requests do not come over TCP, no socket is found and nothing is done.
+
+Tests: tests/server/test_stopping.py, tests/server/test_restarting.py.
 """
 
 import logging
@@ -33,18 +35,18 @@ class _Socket(NamedTuple):
 
 
 class Listener:
-    """What streams of one address came in by: one socket, or those of servers that share a port."""
+    """The listening sockets of one address: one, or those of servers that share a port."""
 
     __slots__ = ("closed", "sockets")
 
     def __init__(self, sockets: tuple[_Socket, ...]) -> None:
         self.sockets = sockets
         self.closed = False
-        """Whether it was closed when somebody last looked: `Listeners.adopt` does. To look is a system call."""
+        """It was closed when `open` was last read, which takes a system call; `Listeners.adopt` reads it."""
 
     @property
     def open(self) -> bool:
-        """Whether it still listens. When not, its server is stopping, and nothing else of this process is."""
+        """A socket still listens. When none does, their server is stopping, and no other server of this process."""
         self.closed = not any(map(_is_open, self.sockets))
         return not self.closed
 
@@ -70,7 +72,7 @@ class Listeners:
         O(open file descriptors) for the first request by an address and after its server has stopped, O(1) otherwise.
 
         Returns:
-            None when there is none to be found. A closed one when it was closed, and no other server took its place.
+            None when no socket is found. A closed one when it was closed and no other server replaced it.
         """
         if not server:
             return None
@@ -105,7 +107,7 @@ class Listeners:
             inode = os.fstat(fd).st_ino
             with socket.socket(fileno=os.dup(fd)) as sock:
                 name = sock.getsockname()
-                # As text: granian tells the port as a string.
+                # As text: granian gives the port as a string.
                 mine = str(name[1]) == str(server[1]) if isinstance(name, tuple) else name == server[0]
                 if not mine or sock.type != socket.SOCK_STREAM:
                     return
@@ -129,7 +131,7 @@ def _socket_descriptors() -> Iterator[int]:
 
 
 def _waited_for() -> set[int]:
-    """Return the file descriptors that an event loop of this process waits for; none where the kernel does not tell."""
+    """Return the file descriptors that an event loop of this process waits for; none where the kernel hides them."""
     found: set[int] = set()
     with suppress(OSError):
         for fd in os.listdir("/proc/self/fd"):
@@ -181,7 +183,7 @@ def _is_behind(sock: socket.socket, server: Any) -> bool:
     name = sock.getsockname()
     if not isinstance(name, tuple):
         return bool(name) and name == server[0]
-    # As text: granian tells the port as a string. An address that is none of ours was written by a proxy's header.
+    # As text: granian gives the port as a string. An unknown address comes from a header that a proxy wrote.
     return sock.type == socket.SOCK_STREAM and str(name[1]) == str(server[1])
 
 

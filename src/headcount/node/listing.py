@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from ..core.paging import LocalPage, Order, Position, Selection, SortedRows
@@ -18,14 +19,17 @@ class Listing:
     Args:
         registry: The connections.
         lock: The node's.
+        tidy: Closes what a closed event loop left behind.
     """
 
-    def __init__(self, registry: Registry, lock: threading.RLock) -> None:
+    def __init__(self, registry: Registry, lock: threading.RLock, tidy: Callable[[], None]) -> None:
         self._registry = registry
         self._lock = lock
+        self._tidy = tidy
 
     def page(self, *, version: str | None, route: str | None, limit: int, after: int) -> LocalPage:
         """Return a page, oldest first; see `Registry.page`."""
+        self._tidy()
         with self._lock:
             return LocalPage(*self._registry.page(version=version, route=route, limit=limit, after=after))
 
@@ -37,6 +41,7 @@ class Listing:
 
         O(connections), `CONNECTIONS_PER_STEP` at a time, so that streams wait for no more than that.
         """
+        self._tidy()
         with self._lock:
             records = self._registry.records()
         selection = Selection(order, limit, after)

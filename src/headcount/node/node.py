@@ -1,25 +1,23 @@
 """
 A node: one process's connections. The one imperative shell round the core, and the one door for what clients ask.
 
-It owns the clock, the lock, the sessions and their identities. The state of others is theirs: `Viewers` has the
-subscriptions and pushes, `Timers` what happens regularly, `Tabs` the shared streams, `Releases` the current version,
-`Membership` the way to other nodes.
+It owns the lock, the sessions and their identities. Other state has its own class: `Admission` (listening sockets),
+`Viewers` (subscriptions, pushes), `FigureReader` (history), `Tabs` (shared streams), `Timers`, `Releases`, `Membership`
+(other nodes).
 
-`handle()` is the door for what a client asks, whichever way it came; `send`, `broadcast`, `revoke`, `release` and
-`page` are for the application and its operators, and reach all nodes. Their halves for this node alone end in `_here`
-or begin with `deliver`: what another node asks for is done by those.
+`handle()` is the one door for what a client asks, whichever way it came. `send`, `broadcast`, `revoke`, `release` and
+`page` are for the application and its operators, and reach all nodes. Their halves for this node end in `_here` or
+begin with `deliver`: the commands of other nodes use those.
 
 Pages of one application may live in several event loops (tests with several clients do, threads may). The figures are
 shared under a lock; what belongs to a loop (timers, sending) stays in it. Nothing here outlives its last connection: no
 task and no timer is left behind when the streams are gone.
 
-Tests: tests/asgi/test_streams.py, tests/asgi/test_figures.py, tests/asgi/test_isolation.py,
-tests/fleet/backends/test_two_sites.py.
+Tests: tests/asgi/test_streams.py, tests/asgi/test_isolation.py, tests/fleet/backends/test_two_sites.py.
 """
 
 import asyncio
 import os
-import random
 import threading
 import time
 from collections import Counter
@@ -29,26 +27,26 @@ from typing import Any
 from ..authorization.authorizer import AuthorizationCheck, Grant
 from ..config import Config
 from ..core import identity, messages, paging
-from ..core.ends import GOING_AWAY, LOOP_CLOSED, REPLACED, End
-from ..core.history import History
+from ..core.ends import LOOP_CLOSED, REPLACED
 from ..core.labels import UNKNOWN
 from ..core.payload import Payload
 from ..core.registry import Registry, matches
-from ..core.stats import NodeShare, Stats
 from ..errors import UNKNOWN_HANDLE, UnknownConnection
 from ..fleet.calls import CommandHandler
 from ..fleet.local_node import FigureSource
 from ..fleet.membership import Membership
 from ..fleet.view import FleetView
 from ..loops import call_in_loop
+from .admission import Admission
+from .figures import FigureReader
 from .hook_connection import HookConnection
 from .hooks import Hooks
-from .listening_sockets import Listener, Listeners, addresses_of
+from .listening_sockets import Listener
 from .listing import Listing
-from .releases import Releases
+from .releases import Releases, timestamp
 from .session import Session
 from .shared_streams import Tabs
-from .timers import Timers
+from .timers import Duties, Timers
 from .viewers import PendingSubscription, Viewers
 
 _PONG = Payload(messages.PONG)
@@ -79,17 +77,17 @@ class Node:
         self.clock = clock
         self.ordinal = ordinal
         """Which of the nodes of one base path in one process it is."""
-        self._make_check = make_check
+        self.check_from_description: Callable[[Mapping[str, Any]], AuthorizationCheck | None] = (
+            (lambda _: None) if make_check is None else make_check
+        )
+        """Makes a check for a request that came in at another node; None: it cannot be made here."""
         self.started = clock()
         self.counters: Counter[str] = Counter()
         """Events by name since the start, for tests and metrics."""
-        self.draining = False
-        """The application said so. Of a server that stops only the own streams go, and its listener is closed."""
-        self.listeners = Listeners(config.peer_timeout)
-        self.history = History()
+        self.admission = Admission(config, lambda: len(self.sessions) - len(self.tabs))
         self.sessions: dict[str, Session] = {}
         """Open streams by public id."""
-        self.releases = Releases(config.version, self.timestamp, self.release_here)
+        self.releases = Releases(config.version, self.release_here)
         self._lock = threading.RLock()
         self._registry = Registry(
             route_tracking=config.route_tracking,
@@ -100,7 +98,9 @@ class Node:
         )
         self._reset_identity()
         self.tabs = Tabs(self, config.viewer_timeout, self._now)
-        self.timers = Timers(config, self._now, self)
+        self.timers = Timers(
+            config, self._now, Duties(self.tabs.__contains__, self.admission.going_away, self._on_tick)
+        )
         self.viewers = Viewers(
             config,
             self._now,
@@ -110,7 +110,8 @@ class Node:
             fleet=self.membership,
             shared_streams=self.tabs,
         )
-        self._listing = Listing(self._registry, self._lock)
+        self.figures = FigureReader(self, self._registry, self._lock, self.viewers, self._forget_closed_loops)
+        self.listing = Listing(self._registry, self._lock, self._forget_closed_loops)
 
     def _now(self) -> float:
         return self.clock()  # asked each time, because a test may give the node another clock
@@ -119,24 +120,26 @@ class Node:
         self._process = os.getpid()
         self.id = os.urandom(identity.NODE_BYTES).hex()
         self._key = os.urandom(32)
-        self.membership = Membership(self, self._make_view)
+        self.membership: Membership = Membership(self, self._make_view)
 
     def join(self, server: Any) -> None:
         """
-        Find the other nodes. To be called with each request, in its loop, before anything else. O(1) but for the first.
+        Find the other nodes. To be called with each request, in its loop, before anything else.
 
         Args:
             server: The ASGI scope's value.
+
+        O(1) but for the first request of a listening socket.
         """
         if self._process != os.getpid():
-            # Made before a fork, it would be several nodes of one name.
+            # It was made before a fork: its parent and its siblings have the same id.
             self._reset_identity()
             self.viewers.join(self.membership)
             self.viewers.use(self._registry)
         self.membership.join(server)
 
     def expect_workers(self) -> None:
-        """Note that this process is one of several workers, should that not be visible. Called by who starts them."""
+        """Note that this process is one of several workers. Called where workers are started."""
         self.membership.among_workers = True
 
     async def leave(self) -> None:
@@ -160,18 +163,6 @@ class Node:
                 view.reserve_version(self.releases.released.version)
         return view
 
-    def adopt_listener(self, server: tuple[Any, ...] | None) -> Listener | None:
-        """Return the listening socket behind an ASGI scope's `server` value, if it can be found."""
-        return self.listeners.adopt(server)
-
-    def listening_addresses(self, server: tuple[Any, ...]) -> list[str]:
-        """Return the addresses of the listening sockets behind an ASGI scope's `server` value."""
-        return addresses_of(server)
-
-    def check_from_description(self, request: Mapping[str, Any]) -> AuthorizationCheck | None:
-        """Make a check for a request that came in at another node; None: it cannot be made here."""
-        return self._make_check(request) if self._make_check is not None else None
-
     def use(self, figures: FigureSource) -> None:
         """Take figures from another source from now on."""
         self.viewers.use(figures)
@@ -194,36 +185,18 @@ class Node:
             raise UnknownConnection(UNKNOWN_HANDLE)
         return session
 
-    def timestamp(self) -> int:
-        """Return wall-clock milliseconds since 1970, for clients; nothing here is measured with it."""
-        return time.time_ns() // 1_000_000
-
-    def closed_to_streams(self, listener: Listener | None) -> bool:
-        """Say whether no more streams are taken by a listener, as it was adopted: it is going away, or we are full."""
-        return self.full or self.leaving(listener)
-
-    def leaving(self, listener: Listener | None) -> bool:
-        """Say whether a listener's server was going away as it was adopted, or all of them are. None: not known."""
-        return self.draining or (listener is not None and listener.closed)
-
-    @property
-    def full(self) -> bool:
-        """No more streams are taken."""
-        limit = self.config.max_connections
-        return limit is not None and len(self.sessions) - len(self.tabs) >= limit
-
     def open(
         self, session: Session, version: str, route: str, ip: str | None, listener: Listener | None = None
     ) -> None:
         """
-        Take a new stream into the figures, or, when it is a viewer's, only into the list of streams.
+        Add a new stream: count it, unless it is a viewer's.
 
         Args:
             session: The stream.
             version: From `parse_version`.
             route: From `parse_route`.
             ip: As far as it may be kept.
-            listener: What it came in by: when that is closed, the stream is drained. None: not known.
+            listener: The socket that it came in by: when that is closed, the stream is drained. None: not known.
         """
         if self.viewers.watchers or not self.timers.is_only(session.loop):
             self._forget_closed_loops()
@@ -238,14 +211,14 @@ class Node:
                 self.viewers.changed()
             released = self.releases.released
         if released is not None and released.version != version and session.id not in self.tabs:
-            # It was loaded before the release, or from a server that still hands out the old code, and missed the news.
+            # The page was loaded before the release, or from a server that still serves the old code.
             session.post(self._version_message())
         self.counters["opened"] += 1
         if info is not None and self.hooks.open:
             self.hooks.run(self.hooks.open, HookConnection(info, self.deliver))
 
     def close(self, session: Session, reason: str) -> None:
-        """Take a stream out of the figures. Idempotent."""
+        """Remove a stream. Idempotent."""
         with self._lock:
             if self.sessions.pop(session.id, None) is None:
                 return
@@ -269,8 +242,9 @@ class Node:
         """
         Do what a POST asks for the connection that a secret handle names, here or on the node that owns it.
 
-        See `handle()`. For a connection of another node, the coroutine may raise `Malformed`, `UnknownConnection` or
-        `Busy`.
+        Returns:
+            As `handle()`. For a connection of another node, a coroutine that may raise `Malformed`,
+            `UnknownConnection` or `Busy`.
         """
         try:
             session = self.find(handle)
@@ -280,17 +254,16 @@ class Node:
 
     def replace(self, handle: str) -> None:
         """
-        End the stream that a new one takes the place of, so that its page is not counted twice.
+        End the stream that a new one replaces, here or on another node, so that its page is not counted twice.
 
-        The old one's peer may be gone without a word; the network's own time-out for that is longer than it takes to
-        come back. One of another node is ended there. A handle that names nothing is none of our business: mostly that
-        stream has ended long ago.
+        A client that lost its connection reconnects sooner than the network notices the loss. A handle that names no
+        stream is ignored: mostly that stream has ended already.
         """
         if not self.replace_here(handle):
             self.membership.remote.replace(handle)
 
     def replace_here(self, handle: str) -> bool:
-        """End a stream of this node that another takes the place of. Returns whether there was one."""
+        """End a stream of this node that a new one replaces. Returns whether there was one."""
         try:
             session = self.find(handle)
         except UnknownConnection:
@@ -306,7 +279,7 @@ class Node:
         Do what a client asks.
 
         Args:
-            session: Whose stream it is.
+            session: The client's stream.
             message: Decoded and checked.
             make_check: Makes the check of the right to watch, on the request that carried the message.
 
@@ -330,53 +303,6 @@ class Node:
             case messages.Unknown():
                 self.counters["unknown_messages"] += 1
         return None
-
-    @property
-    def total(self) -> int:
-        """Open connections of this node now."""
-        return self._registry.total
-
-    def stats(self, *, rows: bool = True, linger: float | None = None) -> Stats:
-        """
-        Return the figures as they are known here. O(1) when nothing changed since the last call.
-
-        With other nodes, what is known may be old, or nothing, while nobody watches here; `fresh_stats` asks them.
-
-        Args:
-            rows: Whoever asks may see connections, and wants to. Else those of other nodes are not asked for.
-            linger: Seconds for which the others are listened to from now on, because somebody will look again.
-        """
-        self._forget_closed_loops()
-        with self._lock:
-            self.membership.view.touch(rows=rows, linger=linger)
-            return self.viewers.stats()
-
-    async def refresh(self, *, rows: bool = True) -> None:
-        """Bring in the figures that all nodes have now, with connections if `rows`; they get a second to answer."""
-        await self.membership.view.refresh(rows=rows)
-
-    async def fresh_stats(self, *, rows: bool = True) -> Stats:
-        """Return the figures as all nodes have them now; see `stats`."""
-        await self.refresh(rows=rows)
-        return self.stats(rows=rows)
-
-    def local_stats(self) -> Stats:
-        """Return the figures of this node alone."""
-        with self._lock:
-            return self._registry.snapshot()
-
-    @property
-    def report_age(self) -> float:
-        """For how many seconds the node that has been silent longest has said nothing; 0.0 for a node on its own."""
-        with self._lock:
-            return self.membership.view.report_age
-
-    async def shares(self) -> list[NodeShare]:
-        """Return what each node of the fleet has now, this one first; they get a second to tell."""
-        await self.refresh(rows=False)
-        with self._lock:
-            self.membership.view.absorb()
-            return self.membership.view.shares() or [NodeShare(self.id, self._registry.total, True, 0.0)]
 
     async def page(
         self, *, version: str | None, route: str | None, limit: int, cursor: paging.Cursor = paging.START
@@ -411,28 +337,6 @@ class Node:
             Busy: Too many requests wait for other nodes.
         """
         return await self.membership.remote.sorted_page(order, version=version, route=route, limit=limit, after=after)
-
-    def page_here(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
-        """Page through the connections of this node; see `Registry.page`."""
-        self._forget_closed_loops()
-        return self._listing.page(version=version, route=route, limit=limit, after=after)
-
-    async def sorted_page_here(
-        self,
-        order: paging.Order,
-        *,
-        version: str | None,
-        route: str | None,
-        limit: int,
-        after: paging.Position | None,
-    ) -> paging.SortedRows:
-        """Return the first connections of this node after a position in an order."""
-        self._forget_closed_loops()
-        return await self._listing.sorted_page(order, version=version, route=route, limit=limit, after=after)
-
-    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` in the running loop after every flush. Returns a function that ends it."""
-        return self.viewers.watch(callback)
 
     async def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
         """
@@ -491,22 +395,12 @@ class Node:
             call_in_loop(session.loop, session.post, payload)
         return len(chosen)
 
-    @property
-    def current_version(self) -> str:
-        """The version that was declared current, else this server's own."""
-        return self.releases.current
-
     def release_here(self, version: str, number: int = 0) -> int:
         """
-        Declare a version current: remember it, and tell every open stream, viewers' too.
-
-        Args:
-            version: From `parse_version`.
-            number: When that was declared, as `fleet_messages.Released` has it; 0: just now.
+        Declare a version current, and tell every stream of this node, viewers' too. See `Releases.declare`.
 
         Returns:
-            To how many streams it was handed. Idempotent: the same version again tells nobody, nor does one that is
-            older than what is known.
+            The number of streams that were told; 0 for the current version and for a declaration older than the last.
         """
         with self._lock:
             if not self.releases.declare(version, number):
@@ -535,23 +429,15 @@ class Node:
         return here + await self.membership.remote.release(self.releases.released)
 
     def _version_message(self) -> Payload:
-        return Payload(messages.version(self.releases.current, self.timestamp()))
+        return Payload(messages.version(self.releases.current, timestamp()))
 
     def drain(self) -> None:
-        """Tell every client to come back elsewhere, spread over time, and end its stream. New streams are refused."""
-        self.draining = True
+        """Tell every client to reconnect elsewhere, spread over time, and end its stream. New streams are refused."""
+        self.admission.draining = True
         if not self.sessions:
             self.membership.leave_if_ending()
         for session in list(self.sessions.values()):
-            call_in_loop(session.loop, session.end, self.going_away())
-
-    def going_away(self) -> End:
-        """Make the end of one stream of a server that stops; each is told another time to come back."""
-        return GOING_AWAY.after(self.reconnect_delay())
-
-    def reconnect_delay(self) -> int:
-        """Draw the delay after which one client should come back, in ms."""
-        return round(random.uniform(0, self.config.reconnect_spread) * 1000)  # noqa: S311  not a secret
+            call_in_loop(session.loop, session.end, self.admission.going_away())
 
     async def revoke(self, connection_id: str) -> bool:
         """
@@ -573,32 +459,9 @@ class Node:
         session = self.sessions.get(public)
         return session is not None and self.viewers.revoke(session)
 
-    async def answer(self, check: AuthorizationCheck) -> Grant | None:
-        """Check a right; see `Viewers.authorize`."""
+    async def authorize(self, check: AuthorizationCheck) -> Grant | None:
+        """Check a right. Whatever goes wrong denies it."""
         return await self.viewers.authorize(check)
-
-    def caught_up(self, session: Session) -> None:
-        """Note that all messages of a session are sent."""
-        self.viewers.caught_up(session)
-
-    def stalled(self, session: Session) -> None:
-        """Note that a session is busy."""
-        self.timers.stalled(session)
-
-    def writable_again(self, session: Session) -> None:
-        """Note that a session's message went out after all."""
-        self.timers.writable_again(session)
-
-    def is_shared(self, connection_id: str) -> bool:
-        """Say whether an id is that of a stream that tabs share."""
-        return connection_id in self.tabs
-
-    def on_tick(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
-        """Do what is due regularly, in the running `loop`: check rights, keep a sample, clean up."""
-        self.viewers.recheck(loop, now)
-        if self.history.is_due(now):
-            self._keep_sample(now)
-        self._forget_closed_loops()
 
     def hide(self, session: Session, hidden: bool) -> None:
         """Note that a page went to the background or came back."""
@@ -618,19 +481,16 @@ class Node:
             self.viewers.changed()
             info = self._registry.info(session.id) if self.hooks.route else None
         if info is not None:
-            # A POST may come in by another loop; one connection's hooks run in one, or they could not wait in line.
+            # A POST may come in by another loop; the hooks of one connection run in one loop, in their order.
             call_in_loop(session.loop, self.hooks.run, self.hooks.route, HookConnection(info, self.deliver), before)
 
-    def _keep_sample(self, now: float) -> None:
-        with self._lock:
-            self.membership.view.listen_if_cheap()
-            if not self.membership.view.knows_the_fleet:
-                return
-            stats = self.viewers.stats()
-        self.history.add(now, self.timestamp(), stats.total, stats.versions)
+    def _on_tick(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        self.viewers.recheck(loop, now)
+        self.figures.keep_sample(now, timestamp)
+        self._forget_closed_loops()
 
     def _forget_closed_loops(self) -> None:
-        """Close what a loop left behind that was stopped in the middle, as test suites do. O(loops and watchers)."""
+        """Close the sessions of closed loops, which a test suite leaves behind. O(loops and watchers)."""
         with self._lock:
             closed = self.timers.forget_closed_loops()
             left = [session for session in self.sessions.values() if session.loop in closed] if closed else []

@@ -5,6 +5,7 @@ One object that the node and its view of the fleet are given: an operator declar
 and whichever of two declarations is newer wins on all nodes.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,23 +14,28 @@ from ..core.labels import parse_version
 from ..errors import Malformed
 
 
+def timestamp() -> int:
+    """Return wall-clock milliseconds since 1970, for clients and other nodes; nothing is measured with it."""
+    return time.time_ns() // 1_000_000
+
+
 class Releases:
     """
     The versions that were declared current.
 
     Args:
         own_version: The server's, which is current until one is declared.
-        timestamp: Returns milliseconds since 1970.
-        announce: Declares a version that another node told of, and tells every stream of this node.
+        announce: Declares a version that another node declared, and sends it to every stream of this node.
+        clock: Returns milliseconds since 1970.
     """
 
     def __init__(
-        self, own_version: str, timestamp: Callable[[], int], announce: Callable[[str, int], object] = lambda *_: None
+        self, own_version: str, announce: Callable[[str, int], object], clock: Callable[[], int] = timestamp
     ) -> None:
         self.released: Released | None = None
         """The last declaration; None: there was none."""
         self._own_version = own_version
-        self._timestamp = timestamp
+        self._clock = clock
         self._announce = announce
 
     @property
@@ -46,12 +52,12 @@ class Releases:
             number: When that was, as `Released` has it; 0: just now.
 
         Returns:
-            Whether there is another current version now, which every stream must be told. False for a declaration that
-            is older than the last.
+            Whether another version is current now, which must be sent to every stream. False for a declaration that is
+            older than the last.
         """
         before = self.released
         if not number:
-            number = max(self._timestamp(), 0 if before is None else before.number + 1)
+            number = max(self._clock(), 0 if before is None else before.number + 1)
         declared = Released(min(number, MAX_NUMBER), version)
         if before is not None and declared <= before:
             return False
@@ -59,6 +65,6 @@ class Releases:
         return before is None or before.version != version
 
     def learn(self, released: Released) -> None:
-        """Declare what another node told of, unless it is older. One that is no version is ignored."""
+        """Apply what another node declared, unless it is older. A version that is malformed is ignored."""
         with suppress(Malformed):
             self._announce(parse_version(released.version), released.number)

@@ -1,4 +1,10 @@
-"""What the node needs of one open stream; asgi/session.py is it."""
+"""
+What the node needs of one open stream.
+
+Implemented by asgi/session.py, asgi/takeover/streams.py and `TabSession` in shared_streams.py.
+
+Tests: tests/asgi/test_slow_peers.py, tests/asgi/takeover/test_first_request.py.
+"""
 
 import asyncio
 from typing import Protocol
@@ -14,7 +20,7 @@ class Session(Protocol):
     deadline: float | None
     """When a viewer must have a right; None: it has one, or is a counted page."""
     slot: int
-    """Its place in the pulse's wheel."""
+    """Its place in the keepalive wheel of `LoopTimers`."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

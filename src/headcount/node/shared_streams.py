@@ -4,7 +4,7 @@ Tabs that share one stream, counted as if each had its own.
 A browser opens six HTTP/1.1 connections to an origin, so eight tabs with an event stream each would keep the ninth from
 loading. One of them, the leader, opens a stream with `shared=1` instead and reports the others on it. The stream itself
 is not counted; each tab is a `Session` of the node like any other, with a public id, a version, a route and hooks of
-its own, and only what is sent to it takes the way of the stream.
+its own, but messages to it travel on the shared stream.
 
     _streams {stream id: Stream}   shared streams, each with `{key: TabSession}`, at most `MAX_TABS`
     _by_key  {key: TabSession}     every tab once, whichever stream it is on
@@ -188,26 +188,26 @@ class Tabs:
         if stream.session.id in self._streams:
             stream.session.post(Payload(messages.to_tabs(keys, payload.json)))
 
-    def _set(self, stream: Stream, session: Session, told: messages.Tab) -> str:
+    def _set(self, stream: Stream, session: Session, tab: messages.Tab) -> str:
         host = self._host
-        known = self._by_key.get(told.key)
-        if known is not None and (known.version != told.version or known.loop is not session.loop):
+        known = self._by_key.get(tab.key)
+        if known is not None and (known.version != tab.version or known.loop is not session.loop):
             # A page does not change its version while it is open, and timers stay in their loop: this is another one.
             self._drop(known, REPLACED.cause)
             known = None
         if known is None:
-            known = TabSession(self, stream, session, host.identify()[0], told)
-            self._by_key[told.key] = stream.tabs[told.key] = known
-            host.open(known, told.version or stream.version, told.route, stream.ip)
+            known = TabSession(self, stream, session, host.identify()[0], tab)
+            self._by_key[tab.key] = stream.tabs[tab.key] = known
+            host.open(known, tab.version or stream.version, tab.route, stream.ip)
         else:
             if known.stream is not stream:
-                del known.stream.tabs[told.key]
+                del known.stream.tabs[tab.key]
                 if not known.stream.tabs:
                     known.session.deadline = self._clock() + self._viewer_timeout
                 known.stream, known.session = stream, session
-                stream.tabs[told.key] = known
-            host.navigate(known, told.route)
-        host.hide(known, told.hidden)
+                stream.tabs[tab.key] = known
+            host.navigate(known, tab.route)
+        host.hide(known, tab.hidden)
         return known.id
 
     def _drop(self, tab: TabSession, reason: str) -> None:

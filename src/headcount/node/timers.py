@@ -4,13 +4,13 @@ The timers of event loops: one tick twice a second for each loop, however many c
 Keepalives come from a wheel: each session sits in one slot and is served when the hand passes, so the work is spread
 evenly over the interval, and 10,000 connections need one timer.
 
-Tests: tests/asgi/test_slow_peers.py, tests/asgi/test_isolation.py, tests/asgi/test_streams.py.
+Tests: tests/asgi/test_slow_peers.py, tests/asgi/test_isolation.py.
 """
 
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple
 
 from ..config import Config
 from ..core.ends import NO_TABS, NOT_AUTHORISED, STALLED, End
@@ -21,17 +21,15 @@ TICK: Final = 0.5
 """Seconds. Also how soon a server that stops is noticed, which has 3 s in all."""
 
 
-class TimersHost(Protocol):
-    """What the timers need of their node."""
+class Duties(NamedTuple):
+    """What the timers ask of their node."""
 
-    def is_shared(self, connection_id: str) -> bool:
-        """Say whether an id is that of a stream that tabs share."""
-
-    def going_away(self) -> End:
-        """Make the end of one stream of a server that stops."""
-
-    def on_tick(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
-        """Do what else is due regularly, in the running `loop`."""
+    is_shared: Callable[[str], bool]
+    """Says whether an id is that of a stream that tabs share."""
+    going_away: Callable[[], End]
+    """Makes the end of one stream of a server that stops."""
+    on_tick: Callable[[asyncio.AbstractEventLoop, float], None]
+    """Does what else is due regularly: in the running loop, at a time."""
 
 
 class LoopTimers:
@@ -44,15 +42,15 @@ class LoopTimers:
         loop: Where it runs.
         config: Checked settings.
         clock: Monotonic seconds.
-        host: The node.
+        duties: What the timers ask of the node.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, config: Config, clock: Callable[[], float], host: TimersHost
+        self, loop: asyncio.AbstractEventLoop, config: Config, clock: Callable[[], float], duties: Duties
     ) -> None:
         self.stalled: dict[Session, float] = {}
         """Busy sessions, and when they are dropped."""
-        self._host = host
+        self._duties = duties
         self._clock = clock
         self._loop = loop
         self._send_timeout = config.send_timeout
@@ -122,13 +120,13 @@ class LoopTimers:
             session.end(STALLED.because(f"The client read nothing for {self._send_timeout:g} s."))
         for session in list(self._viewers):
             if session.deadline is not None and now >= session.deadline:
-                session.end(NO_TABS if self._host.is_shared(session.id) else NOT_AUTHORISED)
-        self._host.on_tick(self._loop, now)
+                session.end(NO_TABS if self._duties.is_shared(session.id) else NOT_AUTHORISED)
+        self._duties.on_tick(self._loop, now)
 
     def _drain(self, wheel: list[set[Session]]) -> None:
         """End the streams whose server is stopping."""
         for session in [session for slot in wheel for session in slot]:
-            session.end(self._host.going_away())
+            session.end(self._duties.going_away())
 
 
 class Timers:
@@ -138,14 +136,14 @@ class Timers:
     Args:
         config: Checked settings.
         clock: Monotonic seconds.
-        host: The node.
+        duties: What they ask of the node.
     """
 
-    def __init__(self, config: Config, clock: Callable[[], float], host: TimersHost) -> None:
+    def __init__(self, config: Config, clock: Callable[[], float], duties: Duties) -> None:
         self.by_loop: dict[asyncio.AbstractEventLoop, LoopTimers] = {}
         self._config = config
         self._clock = clock
-        self._host = host
+        self._duties = duties
 
     def add(self, session: Session, listener: Listener | None) -> None:
         """Serve a session, until the listener that it came in by is closed. In its loop."""
@@ -181,5 +179,5 @@ class Timers:
     def _of(self, loop: asyncio.AbstractEventLoop) -> LoopTimers:
         timers = self.by_loop.get(loop)
         if timers is None:
-            timers = self.by_loop[loop] = LoopTimers(loop, self._config, self._clock, self._host)
+            timers = self.by_loop[loop] = LoopTimers(loop, self._config, self._clock, self._duties)
         return timers

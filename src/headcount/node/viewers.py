@@ -7,8 +7,7 @@ the encoded snapshots. Every change of the figures marks them dirty; a flush col
 that somebody may see once, and hands it to the sessions. The first change after a quiet time is flushed at once, then
 at most every `stats_interval`.
 
-Tests: tests/asgi/test_authorization.py, tests/asgi/test_figures.py, tests/asgi/test_slow_peers.py,
-tests/asgi/test_isolation.py, tests/live/test_active_connections.py.
+Tests: tests/asgi/test_authorization.py, tests/asgi/test_figures.py, tests/asgi/test_slow_peers.py.
 """
 
 import asyncio
@@ -118,7 +117,7 @@ class Viewers:
         self._fleet = fleet
         self._shared_streams = shared_streams
         self._policy: PushPolicy[Subscription] = PushPolicy(config.reauthorize_interval)
-        self._throttle = LogThrottle()
+        self._log_throttle = LogThrottle()
         self._tasks = Tasks()
         self._flush_loop: asyncio.AbstractEventLoop | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -341,7 +340,7 @@ class Viewers:
     def _check_failed(self) -> None:
         self._counters["authorize_errors"] += 1
         # Strangers decide how often rights are checked, so they could fill the log.
-        if (suppressed := self._throttle.word(sys.exc_info()[0])) is not None:
+        if (suppressed := self._log_throttle.allow(sys.exc_info()[0])) is not None:
             logger.exception("Authorization check failed; viewer denied%s.", suppressed)
 
     def _refuse(self, session: Session) -> None:

@@ -68,7 +68,7 @@ async def works_sse(inside: Inside, peer: Peer) -> None:
     assert (await other.head()).startswith(b"HTTP/1.1 200 ")
     assert await other.read(11) == b'{"ok":true}'
     other.fin()
-    assert dict(inside.headcount.node.stats().routes) == {"/moved": 1}
+    assert dict(inside.headcount.node.figures.stats().routes) == {"/moved": 1}
     await inside.headcount.broadcast({"type": "hello"})
     assert await peer.event() == {"type": "hello"}
 
@@ -76,7 +76,7 @@ async def works_sse(inside: Inside, peer: Peer) -> None:
 async def works_ws(inside: Inside, peer: Peer) -> None:
     peer.send(text({"type": "route-update", "route": "/moved"}) + text({"type": "ping"}))
     assert await peer.message() == {"type": "pong"}
-    assert dict(inside.headcount.node.stats().routes) == {"/moved": 1}
+    assert dict(inside.headcount.node.figures.stats().routes) == {"/moved": 1}
     await inside.headcount.broadcast({"type": "hello"})
     assert await peer.message() == {"type": "hello"}
 

@@ -86,7 +86,7 @@ def test_a_subscription_posted_to_the_other_is_decided_on_that_request_and_again
             assert not owner.node.viewers.subscriptions
             answer = await other.stranger.post("/route", {"connectionId": page.handle, "route": "/next"})
             assert answer.status == 200
-            assert owner.node.stats().routes == {"/next": 1}
+            assert owner.node.figures.stats().routes == {"/next": 1}
 
     check()
 
@@ -190,12 +190,12 @@ def test_tabs_that_are_reported_to_the_other_are_counted_at_the_owner(store: Sto
             tabs = [{"key": f"tab-{number}-of-this-browser", "version": "v1", "route": "/a"} for number in range(2)]
             body = {"connectionId": stream.handle}
             assert (await other.visitor.post("/tabs", {**body, "set": tabs})).status == 200
-            assert owner.node.stats().routes == {"/a": 2}
+            assert owner.node.figures.stats().routes == {"/a": 2}
             assert owner.node.viewers.subscriptions, "and it goes on to watch"
             (told,) = [message for message in stream.received if message["type"] == "tabs"]
             assert set(told["ids"]) == {tab["key"] for tab in tabs}
             assert (await other.visitor.post("/tabs", {**body, "remove": [tabs[0]["key"]]})).status == 200
-            assert owner.node.stats().routes == {"/a": 1}
+            assert owner.node.figures.stats().routes == {"/a": 1}
             own = await owner.visitor.open("sse")
             problem(await other.visitor.post("/tabs", {"connectionId": own.handle, "set": tabs}), 400, "shared=1")
 
@@ -225,14 +225,14 @@ def test_a_site_that_joins_late_learns_which_version_is_current(store: Store) ->
     async def check() -> None:
         async with both(store) as (one, two):
             await one.headcount.release("v2")
-            assert two.node.current_version == "v2"
+            assert two.node.releases.current == "v2"
             late = Site(backend=store.url, fleet_name="two")
             page = await late.stranger.open("sse", "?version=v1")
             await page.next("version")
-            assert late.node.current_version == "v2"
+            assert late.node.releases.current == "v2"
             for site, version in ((late, "v3"), (one, "v2"), (two, "v4"), (late, "v2")):
                 assert await site.headcount.release(version) >= 0
-                assert {each.node.current_version for each in (one, two, late)} == {version}, "the newest wins"
+                assert {each.node.releases.current for each in (one, two, late)} == {version}, "the newest wins"
                 assert (await page.next("version"))["version"] == version
             await one.headcount.release("v2")
             assert not page.unread, "the same again is no news"
@@ -247,11 +247,11 @@ def test_a_release_that_was_declared_while_the_store_was_away_is_learnt_afterwar
         with Store("valkey") as own:
             async with both(own) as (one, two):
                 own.kill()
-                await until(lambda: one.node.stats().partial and two.node.stats().partial)
+                await until(lambda: one.node.figures.stats().partial and two.node.figures.stats().partial)
                 await one.headcount.release("v2")
-                assert two.node.current_version == "v1"
+                assert two.node.releases.current == "v1"
                 own.start()
-                await until(lambda: two.node.current_version == "v2", patience=20)
+                await until(lambda: two.node.releases.current == "v2", patience=20)
 
     check()
 
@@ -278,14 +278,14 @@ def test_a_page_of_another_node_is_not_believed_blindly(store: Store, monkeypatc
         async with both(store) as (one, two):
             bad = [ConnectionInfo(two.node.id + "0", "v1", "/\x1b[2J"), ConnectionInfo("0" * 32, "v1", "/")]
             good = ConnectionInfo(two.node.id + "1", "v1", "/")
-            monkeypatch.setattr(two.node, "page_here", lambda **_: LocalPage([*bad, good], None))
+            monkeypatch.setattr(two.node.listing, "page", lambda **_: LocalPage([*bad, good], None))
             found = (await one.admin.get("/admin/connections")).json["connections"]
             assert [row["id"] for row in found] == [good.id]
 
             async def sorted_page(*_: Any, **__: Any) -> SortedRows:
                 return SortedRows([*bad, good], more=False)
 
-            monkeypatch.setattr(two.node, "sorted_page_here", sorted_page)
+            monkeypatch.setattr(two.node.listing, "sorted_page", sorted_page)
             found = (await one.admin.get("/admin/connections?sort=route")).json["connections"]
             assert [row["id"] for row in found] == [good.id]
 
@@ -342,7 +342,7 @@ def test_forged_handles_do_nothing_and_ask_no_hook(store: Store) -> None:
                 for path, body in (("/route", {"route": "/x"}), ("/subscribe-stats", {}), ("/unsubscribe-stats", {})):
                     problem(await other.admin.post(path, {"connectionId": handle, **body}), 404, "connectionId")
             assert asked == []
-            assert owner.node.stats().routes == {"/": 1}
+            assert owner.node.figures.stats().routes == {"/": 1}
             flood = [f"{number:012x}" + "0" * 20 + ".x" for number in range(300)]
             answers = await asyncio.gather(
                 *(other.stranger.post("/route", {"connectionId": handle, "route": "/x"}) for handle in flood)

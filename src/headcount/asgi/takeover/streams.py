@@ -87,7 +87,7 @@ class CountingStreamContext(StreamContext):
         """Stop all of them, because the server does."""
         for session in list(self.node.sessions.values()):
             if isinstance(session, Stream) and session.context is self:
-                session.end(self.node.going_away())
+                session.end(self.node.admission.going_away())
 
 
 class Stream(Outbox, asyncio.Protocol):
@@ -164,7 +164,7 @@ class Stream(Outbox, asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Stop: uvicorn calls this when the server does. Other servers have connections of their own."""
-        self.end(self._context.node.going_away())
+        self.end(self._context.node.admission.going_away())
 
     def data_received(self, data: bytes) -> None:
         """Ignore it: after its request, nothing is expected from this peer."""
@@ -173,16 +173,16 @@ class Stream(Outbox, asyncio.Protocol):
         """Note that the peer does not read: some of the last message is still here."""
         self._flags |= _PAUSED
         if not self._flags & _OVER:
-            self._context.node.stalled(self)
+            self._context.node.timers.stalled(self)
 
     def resume_writing(self) -> None:
         """Send what waits, because the peer reads again."""
         self._flags &= ~_PAUSED
         if self._flags & _OVER:
             return
-        self._context.node.writable_again(self)
+        self._context.node.timers.writable_again(self)
         if self.resume():
-            self._context.node.caught_up(self)
+            self._context.node.viewers.caught_up(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Leave the figures: the peer is gone, or we closed."""
@@ -323,11 +323,7 @@ class WebSocketStream(Stream):
             return
         node = self._context.node
         try:
-            message = messages.decode(data)
-            if isinstance(message, messages.RouteUpdate):  # nearly always
-                node.navigate(self, message.route)
-                return
-            coroutine = node.handle(self, message, self._check)
+            coroutine = node.handle(self, messages.decode(data), self._check)
         except ProtocolError as error:
             self._malformed(MALFORMED.because(str(error)))
             return

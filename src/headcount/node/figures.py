@@ -1,0 +1,118 @@
+"""
+The figures as programs read them: of the fleet or of this node, now or over the last hour.
+
+Tests: tests/asgi/test_figures.py, tests/asgi/test_dashboard.py, tests/test_metrics.py.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from ..core.history import History
+from ..core.registry import Registry
+from ..core.stats import NodeShare, Stats
+from ..fleet.membership import Membership
+
+
+class FigureHost(Protocol):
+    """The node, which has another id and another way to the other nodes after a fork."""
+
+    @property
+    def id(self) -> str:
+        """Its id in the fleet."""
+
+    @property
+    def membership(self) -> Membership:
+        """Its way to the other nodes."""
+
+
+class StatsSource(Protocol):
+    """Where the newest figures are kept for viewers; node/viewers.py is it."""
+
+    def stats(self) -> Stats:
+        """Return the figures now."""
+
+
+class FigureReader:
+    """
+    Reads the figures for the application, endpoints and metrics, and keeps their history.
+
+    Args:
+        host: The node.
+        registry: Its connections.
+        lock: The node's.
+        viewers: Keep the newest figures.
+        tidy: Closes what a closed event loop left behind.
+    """
+
+    def __init__(
+        self,
+        host: FigureHost,
+        registry: Registry,
+        lock: threading.RLock,
+        viewers: StatsSource,
+        tidy: Callable[[], None],
+    ) -> None:
+        self.history = History()
+        self._host = host
+        self._registry = registry
+        self._lock = lock
+        self._viewers = viewers
+        self._tidy = tidy
+
+    def stats(self, *, rows: bool = True, linger: float | None = None) -> Stats:
+        """
+        Return the figures as they are known here. O(1) when nothing changed since the last call.
+
+        In a fleet they may be old or empty while no viewer watches at this node; `fresh_stats` asks the other nodes.
+
+        Args:
+            rows: The caller may see connections, and wants to. Else those of other nodes are not requested.
+            linger: Seconds for which this node listens to the others from now on, because the caller will read again.
+        """
+        self._tidy()
+        with self._lock:
+            self._host.membership.view.touch(rows=rows, linger=linger)
+            return self._viewers.stats()
+
+    async def fresh_stats(self, *, rows: bool = True) -> Stats:
+        """Return the figures as all nodes have them now; they get a second to answer. See `stats`."""
+        await self._host.membership.view.refresh(rows=rows)
+        return self.stats(rows=rows)
+
+    def local_stats(self) -> Stats:
+        """Return the figures of this node alone."""
+        with self._lock:
+            return self._registry.snapshot()
+
+    @property
+    def report_age(self) -> float:
+        """Seconds since the most silent node reported; 0.0 for a node without a fleet."""
+        with self._lock:
+            return self._host.membership.view.report_age
+
+    async def shares(self) -> list[NodeShare]:
+        """Return what each node of the fleet has now, this one first; they get a second to answer."""
+        membership = self._host.membership
+        await membership.view.refresh(rows=False)
+        with self._lock:
+            membership.view.absorb()
+            return membership.view.shares() or [NodeShare(self._host.id, self._registry.total, True, 0.0)]
+
+    def keep_sample(self, now: float, timestamp: Callable[[], int]) -> None:
+        """
+        Keep a sample of the figures in the history, if one is due and the figures are the fleet's.
+
+        Args:
+            now: Monotonic seconds.
+            timestamp: Returns milliseconds since 1970.
+        """
+        if not self.history.is_due(now):
+            return
+        with self._lock:
+            view = self._host.membership.view
+            view.listen_if_cheap()
+            if not view.knows_the_fleet:
+                return
+            stats = self._viewers.stats()
+        self.history.add(now, timestamp(), stats.total, stats.versions)
