@@ -154,3 +154,27 @@ async def test_a_store_that_comes_back_with_another_password_is_told_once_more(
                 await until(lambda: caplog.text.count("Correct the user and password in its URL.") == 2)
                 assert not any(ear.connected for ear in both.ears)
     assert "rediss://" not in caplog.text, "it could be used before, so that is not it"
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_a_node_that_is_leaving_as_its_loop_ends_still_leaves(turns: int, store: Store) -> None:
+    """A server ends its loop as soon as its last stream is closed, which is when its node begins to leave."""
+    made = Nodes(store.url, DEFAULT_TIMING)
+
+    async def ends() -> None:
+        made.one.start(made.ears[0])
+        await until(lambda: made.ears[0].connected)
+        leaving = asyncio.get_running_loop().create_task(made.one.stop())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert not leaving.cancelled()
+
+    async def check() -> None:
+        made.two.start(made.ears[1])
+        made.two.listen(on=True)
+        await until(lambda: made.ears[1].connected)
+        await asyncio.to_thread(asyncio.run, ends())
+        await until(lambda: b"leave" in made.ears[1].messages, "it left", 3)
+        await made.two.stop()
+
+    asyncio.run(check())

@@ -216,8 +216,11 @@ class RedisBackend:
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            await self._end(jobs)
-            await self._publish_leave()
+            try:
+                await self._end(jobs)
+            finally:
+                # A loop that ends meanwhile cancels this task once more; the leave message goes out all the same.
+                await self._publish_leave()
             raise
         await self._end(jobs)
         for job in jobs:
@@ -276,9 +279,14 @@ class RedisBackend:
             *connection.pack_command("SREM", f"{self._prefix}:nodes", self._node),
             *connection.pack_command("DEL", f"{self._prefix}:node:{self._node}"),
         ]
-        with suppress(Exception):
-            async with asyncio.timeout(LEAVE_TIMEOUT):
-                await connection.send_packed_command(packed, check_health=False)
+        for _ in range(2):
+            with suppress(Exception):
+                try:
+                    async with asyncio.timeout(LEAVE_TIMEOUT):
+                        await connection.send_packed_command(packed, check_health=False)
+                except asyncio.CancelledError:
+                    continue  # a loop that ends cancels this, too, perhaps before a byte is written; twice does no harm
+            return
 
     async def _send_heartbeats(self, subscribed: asyncio.Event) -> None:
         """Send heartbeats, and expect something from Redis between two of them."""
