@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PYTEST_ARGS ?=
-JOBS ?= 4  # workers of pytest: most of the tests wait for processes, so two cores carry four
+JOBS ?= 3  # workers of pytest: much of the time tests wait for processes, so two cores carry three
 
 .PHONY: help setup demo test lint unit test-web test-python test-exclusive e2e shuffled coverage texts web bench bench-peers soak chaos clean browser uvicorn-versions old-version fuzz
 .DEFAULT_GOAL := help
@@ -18,7 +18,7 @@ demo: setup ## a small shop with visitors, two versions and the admin view
 	@trap : INT; $(BIN)/headcount demo || test $$? -eq 130  # Ctrl-C is how it ends
 
 test: setup tests/e2e/nuxt_client/dist/sse.html ## everything that must pass: ruff, mypy, tsc, vitest, pytest, browser tests
-	@$(BIN)/python tests/run_parts.py lint test-python test-web e2e -- test-exclusive
+	@$(BIN)/python tests/run_parts.py lint test-web -- test-python e2e test-exclusive
 
 lint: setup ## ruff, vulture, deptry, import-linter, mypy --strict, tsc
 	$(BIN)/ruff check .
