@@ -276,7 +276,7 @@ async def test_only_a_shared_stream_takes_tabs(transport: str) -> None:
 @asynchronous
 async def test_a_viewer_s_stream_cannot_be_shared() -> None:
     site = Site()
-    problem(await site.admin.get("/sse?viewer=1&shared=1"), 400, "send one")
+    problem(await site.admin.get("/sse?viewer=1&shared=1"), 400, "exclude one another")
 
 
 @asynchronous
