@@ -204,7 +204,7 @@ def test_scope_is_fleet_or_node(server: Serve) -> None:
     assert scrape(server, query="?scope=fleet")[0] == scrape(server, query="?scope=node")[0] == 200
     status, _, text = scrape(server, query="?scope=galaxy")
     assert status == 400
-    assert "write fleet or node" in text
+    assert "send fleet or node" in text
 
 
 # ---- of several nodes
