@@ -9,11 +9,10 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from ..authorization.authorizer import AuthorizationCheck
 from ..config import without_password
 from ..errors import ConfigError
 from .calls import CommandHandler
@@ -48,7 +47,7 @@ class Membership:
         pending = PendingChecks()
         self.remote = RemoteCommands(node, node.config.authorize_timeout, pending)
         """What other nodes do for this one."""
-        self._handlers = CommandHandlers(node, self.remote, pending, self._check_from_description)
+        self._handlers = CommandHandlers(node, self.remote, pending, node.check_from_description)
         self._listeners: list[ListeningSocket] = []
         self._seen: set[Any] = set()
         """`server` values of the requests so far."""
@@ -155,9 +154,6 @@ class Membership:
     def _set_view(self, view: FleetView | NoFleet) -> None:
         self.view = view
         self.remote.calls = view.calls
-
-    def _check_from_description(self, request: Mapping[str, Any]) -> AuthorizationCheck | None:
-        return self._node.check_from_description(request)  # read now: the node gets it after its membership
 
     def _is_ending(self) -> bool:
         """Say whether no server of this process accepts connections any more."""

@@ -97,7 +97,7 @@ def check(url: str, shown: str) -> None:
         shown: The same, fit for logs.
 
     Raises:
-        ConfigError: It has an option that there is not, or a value that the option does not take.
+        ConfigError: The URL has an unknown option, or a value that its option does not accept.
     """
     parts = urlsplit(url)
     asked = [(name, value) for name, value in parse_qsl(parts.query) if not _is_of_sentinels(parts.scheme, name)]
