@@ -26,7 +26,7 @@ from websockets.exceptions import WebSocketException
 from websockets.typing import Origin
 
 BASE_PATH = "/__skew"
-BUILD_ID = re.compile(r'<meta name="build-id" content="([^"]+)">')
+BUILD_ID = re.compile(r'<meta name="build-id" content="([^"]+)"')
 
 # Entry pages, and the next pages after each page, with weights: many on the first products, few at the checkout.
 ENTRANCES = {"/": 6.0, "/products": 2.0, "/products/1": 1.0, "/products/5": 1.0}
