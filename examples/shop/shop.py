@@ -26,7 +26,7 @@ from starlette.requests import HTTPConnection
 from headcount import Headcount
 
 BUILDS = Path(__file__).parent / "static"
-UPDATE_STRATEGY = '<meta name="update-strategy" content="auto">'
+UPDATE_STRATEGY = '<meta name="update-strategy" content="auto"'
 
 # A strict policy without inline scripts or other origins: the client needs no exception.
 PAGE_HEADERS = {
