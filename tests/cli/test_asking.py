@@ -128,7 +128,7 @@ async def test_labels_can_do_no_harm_in_a_terminal(server: Serve) -> None:
     [
         (["stats", "{url}"], 1, "give the server's admin token with --token or HEADCOUNT_TOKEN"),
         (["stats", "{url}", "--token", "wrong"], 1, "the server does not accept this token"),
-        (["stats", "{url}", "--cookies", "role=nobody"], 1, "the application's authorize_stats said no"),
+        (["stats", "{url}", "--cookies", "role=nobody"], 1, "sign in as a user whom authorize_stats allows"),
         (["stats", "{url}/elsewhere", "--token", TOKEN], 1, "give the URL with its base path"),
         (["stats", "http://127.0.0.1:9"], 1, "no server is listening"),
         (["stats", "https://{address}"], 1, "the server does not use TLS; write http:// if that is intended"),
@@ -275,7 +275,7 @@ async def test_wait_knows_whom_it_waits_for(
     server: Serve, versions: list[str], arguments: list[str], code: int
 ) -> None:
     await pages(server, *versions)
-    patience = "20s" if code == 0 else "4s"
+    patience = "20s" if code == 0 else "8s"
     told, out, err = await command("wait", server.url, "--token", TOKEN, *arguments, "--timeout", patience, "--json")
     assert told == code, err
     assert json.loads(out)["exitCode"] == code

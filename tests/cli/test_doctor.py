@@ -309,7 +309,7 @@ def test_something_else_there(tmp_path: Path) -> None:
 
 
 def test_without_a_right_a_connection_is_counted_and_named(server: Serve) -> None:
-    with Command("doctor", server.url, "--hold", "2s") as command:
+    with Command("doctor", server.url, "--hold", "8s") as command:
         command.until("opens")
         # Asked from here: another process may take longer to start than the streams are held.
         told = httpx.get(f"{server.url}/admin/stats", headers={"authorization": f"Bearer {TOKEN}"}).json()
