@@ -6,6 +6,9 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 JOBS ?= 3  # workers of pytest: much of the time tests wait for processes, so two cores carry three
 
+# Tests start some thousand processes. Without bytecode on the disk, each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test lint unit test-web test-python test-exclusive e2e shuffled coverage texts web bench bench-peers soak chaos clean browser uvicorn-versions old-version fuzz
 .DEFAULT_GOAL := help
 
@@ -89,7 +92,7 @@ clean: ## remove everything that was built or installed
 	@test -n "$(PYTHON)" || { echo "Headcount needs Python 3.11 or newer; install it, or run make PYTHON=/path/to/python3."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
-	VIRTUAL_ENV= $(BIN)/python -m uv sync --locked --quiet
+	VIRTUAL_ENV= $(BIN)/python -m uv sync --locked --quiet --compile-bytecode
 	@touch $@
 
 node_modules/.ready: package.json package-lock.json $(wildcard web/*/package.json examples/shop/web/package.json tests/e2e/nuxt_client/package.json)

@@ -1,5 +1,6 @@
 """What all tests share: how much hypothesis tries. HYPOTHESIS_PROFILE=ci for more than at a desk."""
 
+import gc
 import os
 import signal
 from typing import Any
@@ -29,6 +30,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Put the longest tests first when several workers share them."""
     if hasattr(config, "workerinput"):
         longest_first(items)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt modules and collected tests from garbage collection, which many tests ask for."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule:

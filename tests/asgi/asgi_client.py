@@ -31,10 +31,6 @@ PATIENCE = 10.0
 
 HOST = "shop.example"
 
-# Every test collects garbage, to hear of what it left. What is imported by now is none, and need not be searched.
-gc.collect()
-gc.freeze()
-
 _open: contextvars.ContextVar[list["Call"]] = contextvars.ContextVar("_open")
 
 
