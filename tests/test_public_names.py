@@ -1,0 +1,49 @@
+"""The public names: type checkers and programs find the same, and nobody pays for those that are not used."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import headcount
+
+
+def names_for_type_checkers() -> dict[str, str]:
+    """Return the module of each name that `headcount` imports for type checkers."""
+    tree = ast.parse(Path(headcount.__file__).read_text("utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
+    return {alias.name: str(node.module) for node in imports for alias in node.names}
+
+
+def test_type_checkers_find_what_programs_find() -> None:
+    assert names_for_type_checkers() == headcount._MODULES
+    assert sorted(headcount._MODULES) == headcount.__all__
+    assert set(headcount.__all__) <= set(dir(headcount))
+
+
+@pytest.mark.parametrize("name", headcount.__all__)
+def test_a_public_name_is_imported_when_it_is_used(name: str) -> None:
+    value = getattr(headcount, name)
+    assert value.__name__ == name
+    assert value.__module__ == f"headcount.{headcount._MODULES[name]}"
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'headcount' has no attribute 'Headcounts'"):
+        headcount.Headcounts  # noqa: B018
+
+
+def test_a_star_import_gives_all_names() -> None:
+    found: dict[str, object] = {}
+    exec("from headcount import *", found)
+    assert set(headcount.__all__) <= set(found)
+
+
+@pytest.mark.parametrize("module", ["headcount.cli.stats", "headcount.client"])
+def test_commands_that_ask_a_server_do_not_import_one(module: str) -> None:
+    program = f"import sys, {module}; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert module in loaded
+    assert not {"starlette", "headcount.asgi", "headcount.node", "headcount.fleet"} & set(loaded)
