@@ -27,9 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the longest tests first when several workers share them."""
+    """Put the longest tests first when several workers share them, and refuse tests that no part of `make test` runs."""
     if hasattr(config, "workerinput"):
         longest_first(items)
+    for item in items:
+        if item.get_closest_marker("exclusive") and not item.nodeid.startswith("tests/server/"):
+            raise pytest.UsageError(f"{item.nodeid} is marked exclusive; `make test-exclusive` looks in tests/server.")
 
 
 def pytest_collection_finish() -> None:

@@ -14,12 +14,14 @@ ONE_BY_ONE = (
 """Modules whose tests share nothing, and wait for most of their time: each test may run on any worker."""
 
 FIRST = (
+    "tests/test_build.py",
+    "tests/server/test_slow.py",
+    "tests/server/test_leaks.py",
     "tests/server/test_chaos.py",
     "tests/server/test_fleet_faults.py",
     "tests/server/test_fleet.py",
     "tests/server/test_workers.py",
     "tests/fleet/",
-    "tests/test_build.py",
     "tests/server/",
     "tests/cli/",
     "tests/client/",
