@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the longest tests first when several workers share them, and refuse tests that no part of `make test` runs."""
+    """Put the longest tests first when several workers share them; refuse tests that no part of `make test` runs."""
     if hasattr(config, "workerinput"):
         longest_first(items)
     for item in items:

@@ -5,26 +5,38 @@ from typing import Any
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 ONE_BY_ONE = (
+    "tests/cli/test_asking.py",
+    "tests/cli/test_doctor.py",
     "tests/fleet/backends/test_conformance.py",
     "tests/fleet/backends/test_redis.py",
     "tests/fleet/backends/test_two_sites.py",
     "tests/server/test_fleet.py",
     "tests/server/test_uvicorn_versions.py",
 )
-"""Modules whose tests share nothing, and wait for most of their time: each test may run on any worker."""
+"""Modules whose tests share little, and wait for most of their time: each test may run on any worker."""
 
 FIRST = (
     "tests/test_build.py",
     "tests/server/test_slow.py",
     "tests/server/test_leaks.py",
+    "tests/server/test_workers.py",
+    "tests/server/test_hostile.py",
     "tests/server/test_chaos.py",
     "tests/server/test_fleet_faults.py",
+    "tests/server/test_cut_off.py",
+    "tests/server/test_servers.py",
     "tests/server/test_fleet.py",
-    "tests/server/test_workers.py",
+    "tests/cli/test_asking.py",
+    "tests/cli/test_doctor.py",
     "tests/fleet/",
     "tests/server/",
     "tests/cli/",
     "tests/client/",
+    "tests/e2e/test_browser.py",
+    "tests/e2e/test_shop.py",
+    "tests/e2e/test_dashboard.py",
+    "tests/e2e/test_shared.py",
+    "tests/e2e/test_lifecycles.py",
 )
 """What takes long is begun early, so that no worker is left with it at the end."""
 
