@@ -1,8 +1,8 @@
 """
-Run parts of `make test` side by side: `run_parts.py PART... [-- PART...]`; a part is a target of the Makefile.
+Run parts of `make test`: `run_parts.py PART... [-- PART...]...`; a part is a target of the Makefile.
 
-Those before `--` run at once. Those after it run one after the other, when nothing else does. The output of a part is
-printed in one piece when it ends; that of parts that fail comes last. The last lines are the time of each and of all.
+Parts between two `--` run at once, and end before those after the next `--` begin. The output of a part is printed in
+one piece when it ends; that of parts that fail comes last. The last lines are the time of each and of all.
 """
 
 import os
@@ -85,13 +85,11 @@ def run(names: list[str]) -> list[Result]:
 
 def main(arguments: list[str]) -> int:
     """Run everything; returns the exit code."""
-    together, _, alone = " ".join(arguments).partition("--")
     started = time.monotonic()
-    print(f"Running at once: {together}.", flush=True)
-    results = run(together.split())
-    for name in alone.split():
-        print(f"Running on its own: {name}.", flush=True)
-        results += run([name])
+    results: list[Result] = []
+    for group in " ".join(arguments).split(" -- "):
+        print(f"Running: {', '.join(group.split())}.", flush=True)
+        results += run(group.split())
     failed = [result for result in results if result.code != 0]
     for result in failed:
         show(result)

@@ -47,3 +47,13 @@ def test_commands_that_ask_a_server_do_not_import_one(module: str) -> None:
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert module in loaded
     assert not {"starlette", "headcount.asgi", "headcount.node", "headcount.fleet"} & set(loaded)
+
+
+def test_python_m_headcount_is_the_command() -> None:
+    command = str(Path(sys.executable).with_name("headcount"))
+    outputs = [
+        subprocess.run([*start, "--version"], capture_output=True, text=True, check=True).stdout
+        for start in ([command], [sys.executable, "-m", "headcount"])
+    ]
+    assert outputs[0] == outputs[1]
+    assert outputs[0].startswith("headcount, version ")

@@ -1,4 +1,8 @@
-"""`python -m headcount`."""
+"""
+`python -m headcount`.
+
+Tests: tests/test_public_names.py.
+"""
 
 from .cli import main
 

@@ -82,7 +82,7 @@ def test_offline_and_online(new_context: NewContext, server: Server, strategy: s
 
         eventually(back, "on its present route", seconds=SOON)
         wait(page, "snapshot().status === 'open'")
-    assert max(totals) == 1
+    assert max(totals) <= 1, "it is counted once"
 
 
 def test_server_that_hangs(new_context: NewContext, server: Server, strategy: str, stream: str) -> None:

@@ -38,16 +38,16 @@ COMMANDS: dict[str, list[str]] = {
     "hypercorn": ["hypercorn", "{app}", "--bind", "{host}:{port}"],
     "gunicorn": [
         *["gunicorn", "{app}", "--bind", "{host}:{port}", "--worker-class", "uvicorn_worker.UvicornWorker"],
-        *["--worker-tmp-dir", "/dev/shm"],
+        *["--no-control-socket", "--worker-tmp-dir", "/dev/shm"],
     ],
     "uvicorn-workers": ["uvicorn", "{app}", "--host", "{host}", "--port", "{port}", "--workers", "4"],
     "gunicorn-workers": [
         *["gunicorn", "{app}", "--bind", "{host}:{port}", "--worker-class", "uvicorn_worker.UvicornWorker"],
-        *["--worker-tmp-dir", "/dev/shm", "--workers", "4"],
+        *["--no-control-socket", "--worker-tmp-dir", "/dev/shm", "--workers", "4"],
     ],
     "gunicorn-preload": [
         *["gunicorn", "{app}", "--bind", "{host}:{port}", "--worker-class", "uvicorn_worker.UvicornWorker"],
-        *["--worker-tmp-dir", "/dev/shm", "--workers", "4", "--preload"],
+        *["--no-control-socket", "--worker-tmp-dir", "/dev/shm", "--workers", "4", "--preload"],
     ],
     "granian-workers": [
         *["granian", "{app}", "--interface", "asgi", "--host", "{host}", "--port", "{port}"],
@@ -84,7 +84,7 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "gunicorn-takeover": [
         *["gunicorn", "{app}", "--bind", "{host}:{port}", "--worker-class", "worker.HeadcountWorker"],
-        *["--worker-tmp-dir", "/dev/shm"],
+        *["--no-control-socket", "--worker-tmp-dir", "/dev/shm"],
     ],
     "uvicorn-fd": ["python", str(HERE / "given.py"), "{app}", "{host}", "{port}"],
     "uvicorn-run-takeover": ["python", str(HERE / "run.py"), "{host}", "{port}"],

@@ -1,9 +1,9 @@
 """
 The messages of a server. Known fields are checked strictly; unknown fields and message types are ignored.
 
-Tests: tests/client/test_small_parts.py.
-
 Source: protocol/README.md#server-to-client; golden messages in protocol/fixtures/messages.json
+
+Tests: tests/client/test_small_parts.py.
 """
 
 from types import MappingProxyType

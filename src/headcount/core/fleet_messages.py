@@ -13,7 +13,9 @@ Messages are msgpack maps, so that two versions of the program can be in one fle
 have defaults, and a message of an unknown type is ignored. So the tags stay as they are. Size and shape of a message
 are checked here, labels where they are new (core/counts.py).
 
-Source: docs/adr/0012-fleet-reports.md. Tests: tests/core/test_fleet.py, tests/fleet/backends/test_conformance.py.
+Source: docs/adr/0012-fleet-reports.md
+
+Tests: tests/core/test_fleet.py, tests/fleet/backends/test_conformance.py.
 """
 
 from typing import Annotated, Any, Final, TypeAlias
