@@ -194,9 +194,10 @@ async def test_for_a_worker_that_does_not_read_only_so_much_is_kept(runtime: Pat
 
 
 async def test_a_message_that_is_too_large_fails_and_costs_nobody_the_connection(runtime: Path) -> None:
-    one, ear = backend("aaaaaaaaaaaa")
+    one, _ = backend("aaaaaaaaaaaa")
     two, other = backend("bbbbbbbbbbbb")
-    await until(lambda: "bbbbbbbbbbbb" in ear.there and "aaaaaaaaaaaa" in other.there)
+    # One is there as soon as its socket is found; it can be sent messages once it has said who it is.
+    await until(lambda: "bbbbbbbbbbbb" in one.links and "aaaaaaaaaaaa" in two.links)
     failed: list[int] = []
     one.send("bbbbbbbbbbbb", bytes(MAX_BYTES + 1), lambda: failed.append(1))
     assert failed == [1]
