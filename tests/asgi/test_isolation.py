@@ -341,6 +341,71 @@ def test_hooks_of_a_page_run_in_order_although_its_posts_come_in_by_another_loop
     assert site.headcount._hooks.errors == 0
 
 
+@both
+def test_stream_that_is_replaced_from_another_loop_ends_in_its_own(transport: str, loops: Callable[[], Loop]) -> None:
+    site = Site()
+    told, release, threads = _hooks_that_wait(site)
+    here, there = loops(), loops()
+    page = here.run(site.stranger.open(transport))
+    stays = here.run(site.stranger.open(transport))
+    there.run(site.stranger.open(transport, f"?replaces={page.handle}"))
+    here.run(page.ended())
+    release.set()
+    soon(lambda: told.count(("close", page.public)))
+    assert told.index(("open", page.public)) < told.index(("close", page.public))
+    assert threads["close"] == threads[stays.public]
+    assert site.headcount._hooks.errors == 0
+    soon(lambda: not site.headcount._hooks._waiting)
+    assert site.total == 2
+
+
+def test_tab_that_a_stream_of_another_loop_reports_is_closed_in_its_own(loops: Callable[[], Loop]) -> None:
+    site = Site()
+    told, release, threads = _hooks_that_wait(site)
+    here, there = loops(), loops()
+    report = {"type": "tabs", "set": [{"key": "a-tab-of-this-browser"}]}
+
+    async def lead() -> tuple[Stream, str]:
+        stream = await site.visitor.open("ws", "?shared=1")
+        await site.visitor.say(stream, report)
+        (public,) = (await stream.next("tabs"))["ids"].values()
+        return stream, public
+
+    old, before = here.run(lead())
+    stays = here.run(site.stranger.open("ws"))
+    _, after = there.run(lead())
+    assert before != after
+    release.set()
+    soon(lambda: told.count(("close", before)))
+    assert told.index(("open", before)) < told.index(("close", before))
+    assert threads["close"] == threads[stays.public]
+    assert len(site.node.tabs) == 1
+    here.run(old.leave())
+    assert site.total == 2
+    assert len(site.node.tabs) == 1, "the tab is the new stream's"
+
+
+def _hooks_that_wait(site: Site) -> tuple[list[tuple[str, str]], threading.Event, dict[str, int]]:
+    """Register hooks. Those of opening wait for the event; all note what happened, and in which thread."""
+    told: list[tuple[str, str]] = []
+    threads: dict[str, int] = {}
+    release = threading.Event()
+
+    @site.headcount.on_connection_open
+    async def opened(connection: Any) -> None:
+        threads[connection.id] = threading.get_ident()
+        while not release.is_set():
+            await asyncio.sleep(0.001)
+        told.append(("open", connection.id))
+
+    @site.headcount.on_connection_close
+    async def closed(connection: Any, _: str) -> None:
+        threads["close"] = threading.get_ident()
+        told.append(("close", connection.id))
+
+    return told, release, threads
+
+
 def test_drain_and_messages_reach_the_pages_of_every_loop(loops: Callable[[], Loop]) -> None:
     site = Site()
     streams = [(loop, loop.run(site.stranger.open(kind))) for loop in (loops(), loops()) for kind in TRANSPORTS]

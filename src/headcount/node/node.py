@@ -218,7 +218,7 @@ class Node:
             self.hooks.run(self.hooks.open, HookConnection(info, self.deliver))
 
     def close(self, session: Session, reason: str) -> None:
-        """Remove a stream. Idempotent."""
+        """Remove a stream. Idempotent. In the stream's loop, unless that is closed: timers and hooks belong to it."""
         with self._lock:
             if self.sessions.pop(session.id, None) is None:
                 return
@@ -268,9 +268,13 @@ class Node:
             session = self.find(handle)
         except UnknownConnection:
             return False
-        self.close(session, REPLACED.cause)
-        call_in_loop(session.loop, session.end, REPLACED)
+        if not call_in_loop(session.loop, self._end_replaced, session):
+            self.close(session, LOOP_CLOSED)
         return True
+
+    def _end_replaced(self, session: Session) -> None:
+        self.close(session, REPLACED.cause)  # at once: some streams leave the figures only when their task has ended
+        session.end(REPLACED)
 
     def handle(
         self, session: Session, message: messages.ClientMessage, make_check: Callable[[], AuthorizationCheck]

@@ -22,9 +22,10 @@ from typing import Final, Protocol
 import msgspec
 
 from ..core import messages
-from ..core.ends import CLIENT, REPLACED, End
+from ..core.ends import CLIENT, LOOP_CLOSED, REPLACED, End
 from ..core.payload import Payload
 from ..errors import Malformed
+from ..loops import call_in_loop
 from .session import Session
 
 MAX_TABS: Final = 64
@@ -193,7 +194,8 @@ class Tabs:
         known = self._by_key.get(tab.key)
         if known is not None and (known.version != tab.version or known.loop is not session.loop):
             # A page does not change its version while it is open, and timers stay in their loop: this is another one.
-            self._drop(known, REPLACED.cause)
+            if not call_in_loop(known.loop, self._drop, known, REPLACED.cause):
+                self._drop(known, LOOP_CLOSED)
             known = None
         if known is None:
             known = TabSession(self, stream, session, host.identify()[0], tab)
@@ -211,6 +213,8 @@ class Tabs:
         return known.id
 
     def _drop(self, tab: TabSession, reason: str) -> None:
-        self._by_key.pop(tab.key, None)
-        tab.stream.tabs.pop(tab.key, None)
+        # Another loop may have dropped it later than it was asked to: the key may be a newer tab's by now.
+        for tabs in (self._by_key, tab.stream.tabs):
+            if tabs.get(tab.key) is tab:
+                del tabs[tab.key]
         self._host.close(tab, reason)
