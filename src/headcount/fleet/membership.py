@@ -48,9 +48,8 @@ class Membership:
         self.remote = RemoteCommands(node, node.config.authorize_timeout, pending)
         """What other nodes do for this one."""
         self._handlers = CommandHandlers(node, self.remote, pending, node.check_from_description)
-        self._listeners: list[ListeningSocket] = []
-        self._seen: set[Any] = set()
-        """`server` values of the requests so far."""
+        self._seen: dict[Any, ListeningSocket | None] = {}
+        """`server` values of the requests so far, and the listening socket that was found behind each."""
         backend = node.config.backend
         self._single = backend == "memory" or not node.config.connection_tracking
         if not self._single and backend not in ("auto", "local"):
@@ -72,13 +71,11 @@ class Membership:
             return
         key = tuple(server) if server else None
         loop_closed = isinstance(self.view, FleetView) and self.view.loop is not None and self.view.loop.is_closed()
-        if key in self._seen and not loop_closed:
+        if key in self._seen and not loop_closed and (self.view.active or not self._listens_anew(key)):
             return
         if loop_closed:
             self._seen.clear()
-        self._seen.add(key)
-        if (listener := self._node.admission.adopt(key)) is not None and listener not in self._listeners:
-            self._listeners.append(listener)
+        self._seen[key] = self._node.admission.adopt(key)
         if self._node.config.backend in ("auto", "local"):
             self._join_workers(self._node.admission.addresses(key) if key is not None else [])
         elif not self.view.active:
@@ -159,7 +156,14 @@ class Membership:
         """Say whether no server of this process accepts connections any more."""
         if self._node.admission.draining:
             return True
-        return bool(self._listeners) and not any(each.open for each in self._listeners)
+        # Asked anew: a server may have been started again at the address of one that stopped.
+        listeners = [each for each in map(self._node.admission.adopt, list(self._seen)) if each is not None]
+        return bool(listeners) and not any(each.open for each in listeners)
+
+    def _listens_anew(self, key: Any) -> bool:
+        """Say whether another server listens where the one did that this node left the fleet with."""
+        listener = self._node.admission.adopt(key)
+        return listener is not None and listener is not self._seen[key] and not self._node.admission.draining
 
     def _watch_listener(self) -> None:
         # With pages, their timers notice. Without any, a server that stops gives no sign, and a tenth of a second.

@@ -1,0 +1,110 @@
+"""When a node joins its fleet, is cut off from it, and leaves it, with the workers of one machine."""
+
+import asyncio
+import os
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asgi.asgi_client import Site
+from headcount.fleet.backends.local import LocalBackend
+from headcount.fleet.view import FleetView
+from headcount.node import listening_sockets
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, as in test_local.py
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        # The sockets here are in no event loop.
+        monkeypatch.setattr(listening_sockets, "_waited_for", set)
+        yield Path(folder)
+
+
+@pytest.fixture
+async def sites() -> AsyncIterator[Callable[[], Site]]:
+    """Make applications whose nodes leave with the test."""
+    made: list[Site] = []
+
+    def make() -> Site:
+        made.append(Site(backend="auto", stats_interval=0.001))
+        made[-1].node.ordinal = 0  # as if each were in a process of its own
+        return made[-1]
+
+    yield make
+    for site in made:
+        await site.node.leave()
+
+
+def listen(port: int = 0) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
+    sock.listen()
+    return sock
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def test_a_server_that_is_started_again_in_the_same_loop_joins_again(sites: Callable[[], Site]) -> None:
+    site, other = sites(), sites()
+    sock = listen()
+    server = sock.getsockname()
+    site.node.join(server)
+    other.node.join(server)
+    await until(lambda: other.node.id in _links(site))
+    sock.close()
+    site.node.membership.leave_if_ending()
+    await until(lambda: not site.node.membership.view.active)
+    site.node.join(server)
+    assert not site.node.membership.view.active, "its server still stops"
+    with listen(server[1]):
+        site.node.join(server)
+        await until(lambda: other.node.id in _links(site))
+        site.node._registry.open("a", "v1", "/")
+        assert (await other.headcount.stats()).total == 1
+        site.node.membership.leave_if_ending()
+        await asyncio.sleep(0)
+        assert site.node.membership.view.active, "the new server accepts connections"
+
+
+async def test_a_node_that_has_left_before_its_server_stops_does_not_join_again(sites: Callable[[], Site]) -> None:
+    site = sites()
+    with listen() as sock:
+        site.node.join(sock.getsockname())
+        await site.node.leave()
+        site.node.join(sock.getsockname())
+        assert not site.node.membership.view.active
+
+
+async def test_a_server_that_nobody_left_and_that_is_started_again_is_not_ending(sites: Callable[[], Site]) -> None:
+    site = sites()
+    sock = listen()
+    server = sock.getsockname()
+    site.node.join(server)
+    sock.close()
+    with listen(server[1]):
+        site.node.join(server)
+        site.node.membership.leave_if_ending()
+        await asyncio.sleep(0)
+        assert site.node.membership.view.active
+
+
+def _links(site: Site) -> dict[str, Any]:
+    view = site.node.membership.view
+    return view.backend.links if isinstance(view, FleetView) and isinstance(view.backend, LocalBackend) else {}
