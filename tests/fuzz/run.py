@@ -31,7 +31,7 @@ from uvicorn.server import ServerState
 
 from asgi.takeover.wire import Wire
 from headcount import Headcount
-from headcount.asgi import commands
+from headcount.asgi import client_posts
 from headcount.asgi.app import endpoints_of
 from headcount.asgi.request_head import RequestHead
 from headcount.asgi.stream_request import read_stream_request
@@ -212,7 +212,7 @@ class Fuzz:
                     done = _try(messages.decode, _changed(rng, data))
                 case 1:
                     data = inputs.body(rng, rng.choice(self.handles or ["x"]))
-                    done = _try(commands.read_command, rng.choice(sorted(commands.PATHS)), _changed(rng, data))
+                    done = _try(client_posts.read_command, rng.choice(sorted(client_posts.PATHS)), _changed(rng, data))
                 case 2:
                     headers = [
                         (b"cookie", _changed(rng, rng.choice(inputs.COOKIES).encode())),

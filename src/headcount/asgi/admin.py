@@ -15,7 +15,7 @@ from ..core.labels import UNKNOWN, parse_version
 from ..core.stats import ConnectionInfo, Stats
 from ..errors import Busy, Malformed
 from ..node.node import Node
-from .commands import read_json
+from .client_posts import read_json
 from .exchange import Exchange
 from .request_head import RequestHead
 from .responses import Problem, respond

@@ -22,7 +22,7 @@ from ..core.frames import cut_reason
 from ..core.payload import Payload
 from ..errors import Malformed
 from ..node.node import Node
-from . import admin, commands, log_in
+from . import admin, client_posts, log_in
 from .client_js import SCRIPTS, ClientScript
 from .dashboard import PREFIX as DASHBOARD
 from .dashboard import Dashboard
@@ -31,9 +31,9 @@ from .handover import sse_offer, websocket_offer
 from .log_in import LogIn
 from .request_head import OriginVerdict, RequestHead, RequestRules
 from .responses import Headers, Problem, respond_problem
-from .sse import SseSession, ignore
+from .sse_session import SseSession, ignore
 from .stream_request import StreamGate, StreamRefused
-from .ws import WebSocketSession, needs_handshake
+from .ws_session import WebSocketSession, needs_handshake
 
 Stream: TypeAlias = Coroutine[Any, Any, None]
 """What holds a stream. It is to be awaited at once: the frames of opening it need not last as long as it does."""
@@ -100,7 +100,7 @@ class Endpoints:
         return {
             "/sse": Route("GET", none, self._open_sse, head=False),
             "/ws": Route("GET", none, _ask_for_handshake),
-            **{path: Route("POST", Right.HANDLE, self._command) for path in commands.PATHS},
+            **{path: Route("POST", Right.HANDLE, self._command) for path in client_posts.PATHS},
             **{path: Route("POST", none, self._log_in.serve) for path in log_in.PATHS},
             **{path: Route("GET", none, self._client_script.serve) for path in SCRIPTS},
             f"{DASHBOARD}/": Route("GET", none, self._dashboard.serve),
@@ -241,7 +241,7 @@ class Endpoints:
         return grant
 
     async def _command(self, exchange: Exchange) -> None:
-        await commands.command(self.node, exchange, partial(self._check, exchange.head, exchange.wrapped_app))
+        await client_posts.command(self.node, exchange, partial(self._check, exchange.head, exchange.wrapped_app))
 
     async def _health(self, exchange: Exchange) -> None:
         await exchange.json(admin.health(self.node, exchange.head))

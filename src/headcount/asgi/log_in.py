@@ -18,7 +18,7 @@ from ..core import messages, ticket
 from ..core.address import anonymized
 from ..errors import Malformed
 from ..node.node import Node
-from .commands import check_content_type, read_body
+from .client_posts import check_content_type, read_body
 from .exchange import Exchange
 from .responses import Problem, respond
 

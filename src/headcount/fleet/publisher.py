@@ -1,9 +1,9 @@
 """
 To whom this node publishes its figures: the nodes that watch it, for as long as they do.
 
-core/interests.py says who and when, core/publication.py says what; here are the timer and the messages.
+core/publish_schedule.py says who and when, core/publication.py says what; here are the timer and the messages.
 
-Tests: tests/fleet/backends/test_conformance.py, tests/core/test_interests.py, tests/core/test_publication.py.
+Tests: tests/fleet/backends/test_conformance.py, tests/core/test_publish_schedule.py, tests/core/test_publication.py.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from collections.abc import Callable
 import msgspec
 
 from ..core import fleet_messages
-from ..core.interests import Interests
 from ..core.publication import Publication
+from ..core.publish_schedule import PublishSchedule
 from ..core.stats import Stats
 from .channel import Channel
 from .local_node import Releases
@@ -48,7 +48,7 @@ class Publisher:
         clock: Callable[[], float],
         start_ticking: Callable[[], None],
     ) -> None:
-        self.interests = Interests()
+        self.schedule = PublishSchedule()
         self.publication = publication
         self._channel = channel
         self._own_share = own_share
@@ -61,22 +61,22 @@ class Publisher:
 
     def publish_soon(self) -> None:
         """Publish what changed here, if anything did and another node watches. From any loop, after every change."""
-        if self.interests and self._own_share.pending:
+        if self.schedule and self._own_share.pending:
             self._channel.call(self._schedule)
 
     def on_interest(self, interest: fleet_messages.Interest) -> None:
         """Note that a node watches this one, or does not any more."""
-        if self.interests.receive(interest, self._clock()):
+        if self.schedule.receive(interest, self._clock()):
             self._interests_changed()
 
     def on_left(self, node: str) -> None:
         """Note that a node is gone."""
-        if self.interests.remove(node):
+        if self.schedule.remove(node):
             self._interests_changed()
 
     def on_report_request(self, request: fleet_messages.ReportRequest) -> None:
         """Send a node the whole report."""
-        if request.node not in self.interests and self._channel.backend is not None:
+        if request.node not in self.schedule and self._channel.backend is not None:
             # The node watches, so its interest was lost, or is still on its way.
             ttl = 3 * self._channel.heartbeat
             self.on_interest(fleet_messages.Interest(node=request.node, ttl=ttl, interval=1.0, rows=request.rows))
@@ -116,13 +116,13 @@ class Publisher:
 
     def tick(self, now: float) -> None:
         """Forget watchers that are gone, and send a heartbeat after a quiet time."""
-        if self.interests.expire(now):
+        if self.schedule.expire(now):
             self._interests_changed()
-        if not self.interests.is_quiet(now, self._channel.heartbeat):
+        if not self.schedule.is_quiet(now, self._channel.heartbeat):
             return
         self._publish()
-        if self.interests.is_quiet(now, self._channel.heartbeat):
-            self.interests.heartbeat_sent(now)
+        if self.schedule.is_quiet(now, self._channel.heartbeat):
+            self.schedule.heartbeat_sent(now)
             heartbeat = fleet_messages.Heartbeat(node=self._channel.node, sequence=self.publication.sequence)
             self._channel.publish(fleet_messages.encode(heartbeat))
 
@@ -131,16 +131,16 @@ class Publisher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.interests.clear():
+        if self.schedule.clear():
             self._interests_changed()
 
     def _interests_changed(self) -> None:
-        if not self.interests:
+        if not self.schedule:
             self.publication.show_rows(0, Stats())
             self._own_share.set_published(False)
             return
         self._own_share.set_published(True)
-        self._show_rows(self.interests.rows)
+        self._show_rows(self.schedule.rows)
         self._start_ticking()
 
     def _show_rows(self, rows: int) -> None:
@@ -152,9 +152,9 @@ class Publisher:
 
     def _schedule(self) -> None:
         with self._lock:
-            if self._timer is None and self._channel.loop is not None and self.interests:
+            if self._timer is None and self._channel.loop is not None and self.schedule:
                 # Not in place: what else happens in this turn of the loop goes into the same delta.
-                delay = self.interests.delay(self._clock())
+                delay = self.schedule.delay(self._clock())
                 self._timer = self._channel.loop.call_later(delay, self._publish_scheduled)
 
     def _publish_scheduled(self) -> None:
@@ -163,12 +163,12 @@ class Publisher:
             self._publish()
 
     def _publish(self) -> None:
-        if self._channel.backend is None or not self.interests:
+        if self._channel.backend is None or not self.schedule:
             return
         self._own_share.absorb()
         delta = self.publication.drain_changes()
         if delta is not None:
-            self.interests.published(self._clock())
+            self.schedule.published(self._clock())
             data = fleet_messages.encode(delta)
             if len(data) <= fleet_messages.MAX_BYTES:  # else all ask for the whole report
                 self._channel.publish(data)

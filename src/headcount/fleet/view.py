@@ -31,12 +31,12 @@ from ..core.stats import NodeShare, Stats, StatsDelta
 from .backends import Backend
 from .calls import Calls, CommandHandler
 from .channel import Channel
+from .check_timer import CheckTimer
 from .local_node import Releases
 from .own_share import OwnShare
 from .publisher import Publisher
 from .refresher import Refresher
 from .release_exchange import ReleaseExchange
-from .ticker import Ticker
 from .watcher import Watcher
 
 logger = logging.getLogger("headcount")
@@ -85,11 +85,11 @@ class FleetView:
             max_routes=config.max_routes,
             reserved_versions=(config.version, UNKNOWN),
         )
-        self._ticker = Ticker(self.channel, clock, self._tick)
+        self._check_timer = CheckTimer(self.channel, clock, self._tick)
         publication = Publication(node, config.max_listed_connections)
         self._own_share = OwnShare(registry, self._fleet, publication, clock)
         self._publisher = Publisher(
-            self.channel, self._own_share, publication, releases, lock, clock, self._ticker.start
+            self.channel, self._own_share, publication, releases, lock, clock, self._check_timer.start
         )
         self._watcher = Watcher(
             self.channel,
@@ -101,7 +101,7 @@ class FleetView:
             clock,
             changed=changed,
             shows_rows=shows_rows,
-            start_ticking=self._ticker.start,
+            start_ticking=self._check_timer.start,
         )
         self._refresher = Refresher(self.channel, self._fleet, self._watcher, lock, clock, changed)
         self._release_exchange = ReleaseExchange(self.channel, self.calls, releases)
@@ -346,7 +346,7 @@ class FleetView:
                 return False
             self._publisher.tick(now)
             self._watcher.tick(now)
-            return self._watcher.watching or len(self._publisher.interests) > 0
+            return self._watcher.watching or len(self._publisher.schedule) > 0
 
     def _extend_deadlines(self) -> bool:
         """
@@ -355,16 +355,16 @@ class FleetView:
         Returns:
             Whether anything changed: after a long time, figures are partial until the others speak.
         """
-        late = self._ticker.lateness()
+        late = self._check_timer.lateness()
         if not late or self.channel.backend is None:
             return False
         # This process was stopped or very busy: what the others said meanwhile still waits to be read.
-        self._publisher.interests.extend(late)
+        self._publisher.schedule.extend(late)
         return self._fleet.extend_deadlines(late)
 
     def _forget_loop(self) -> None:
         """Drop what belonged to a loop that is over, or to the fleet that this node leaves."""
-        self._ticker.stop()
+        self._check_timer.stop()
         self._watcher.forget_loop()
         self._refresher.forget_loop()
         self._publisher.stop()

@@ -15,7 +15,7 @@ from typing import Final
 from ..config import Config
 from ..core import fleet_messages
 from ..core.fleet import Fleet
-from ..core.interests import publish_interval
+from ..core.publish_schedule import publish_interval
 from ..core.report_requests import SMALL_FLEET, ReportRequests, row_quota
 from .channel import Channel
 from .local_node import Releases

@@ -313,8 +313,8 @@ def test_lists_of_connections_are_asked_for_only_by_who_may_see_them(store: Stor
                 assert b'headcount_connections{version="v1"} 1.0' in answer.body, answer
                 assert (await one.admin.get("/admin/stats")).json["total"] == 1
                 assert (await one.admin.get("/admin/history")).status == 200
-                assert one.node.id in view._publisher.interests
-                assert view._publisher.interests.rows == 0, "nobody may see them"
+                assert one.node.id in view._publisher.schedule
+                assert view._publisher.schedule.rows == 0, "nobody may see them"
                 assert view._publisher.publication.rows == 0
             nonlocal granted
             granted = Grant()

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Scope
 
 from ...core import messages
 from ...errors import ProtocolError, UnknownConnection
-from .. import commands
+from .. import client_posts
 from ..request_head import RequestHead
 from ..responses import Problem
 from .cached_heads import OK_RESPONSE
@@ -91,8 +91,8 @@ class ServeProtocol(HeadcountProtocol):
         try:
             if endpoints.check_origin(head):
                 return False  # it has CORS headers, which uvicorn's way sends
-            commands.check_content_type(head)
-            handle, message = commands.read_command("/route", self._body)
+            client_posts.check_content_type(head)
+            handle, message = client_posts.read_command("/route", self._body)
             node.handle(node.find(handle), message, _no_check)
         except (Problem, ProtocolError, UnknownConnection):
             return False

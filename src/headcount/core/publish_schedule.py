@@ -38,7 +38,7 @@ def publish_interval(nodes: int, stats_interval: float) -> float:
     return min(MAX_PUBLISH_INTERVAL, max(unthrottled, nodes / MAX_DELTAS_PER_SECOND))
 
 
-class Interests:
+class PublishSchedule:
     """The nodes that watch this one, and the schedule of what it publishes for them."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from ..core.liveness import TickWatch
 from .channel import Channel
 
 
-class Ticker:
+class CheckTimer:
     """
     Calls `tick` several times a heartbeat, in the backend's loop, for as long as `tick` says that it is needed.
 
