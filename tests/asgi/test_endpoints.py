@@ -6,7 +6,7 @@ import pytest
 
 from headcount import Headcount
 from headcount.asgi.app import endpoints_of
-from headcount.asgi.endpoints import Right
+from headcount.asgi.endpoints import Access
 from headcount.asgi.exchange import Exchange
 
 from .asgi_client import WAYS, Client, Site, asynchronous, problem
@@ -30,24 +30,24 @@ def test_the_table_holds_what_is_served() -> None:
     assert {f"{route.method} {path}" for path, route in ROUTES.items()} == served
 
 
-def test_rights_are_those_of_the_contract() -> None:
-    with_right = {path: route.right for path, route in ROUTES.items() if route.right is not Right.NONE}
-    assert with_right == {
-        "/admin/stats": Right.FIGURES,
-        "/admin/connections": Right.FIGURES,
-        "/admin/nodes": Right.FIGURES,
-        "/admin/history": Right.FIGURES,
-        "/admin/release": Right.RELEASE,
-        "/metrics": Right.METRICS,
-        **dict.fromkeys(("/route", "/subscribe-stats", "/unsubscribe-stats", "/tabs"), Right.HANDLE),
+def test_access_is_that_of_the_contract() -> None:
+    restricted = {path: route.access for path, route in ROUTES.items() if route.access is not Access.NONE}
+    assert restricted == {
+        "/admin/stats": Access.FIGURES,
+        "/admin/connections": Access.FIGURES,
+        "/admin/nodes": Access.FIGURES,
+        "/admin/history": Access.FIGURES,
+        "/admin/release": Access.RELEASE,
+        "/metrics": Access.METRICS,
+        **dict.fromkeys(("/route", "/subscribe-stats", "/unsubscribe-stats", "/tabs"), Access.HANDLE),
     }
 
 
-@pytest.mark.parametrize("right", [Right.FIGURES, Right.METRICS, Right.RELEASE])
+@pytest.mark.parametrize("access", [Access.FIGURES, Access.METRICS, Access.RELEASE])
 @every_way
 @asynchronous
-async def test_without_the_right_the_handler_is_not_called(
-    way: str, right: Right, monkeypatch: pytest.MonkeyPatch
+async def test_without_access_the_handler_is_not_called(
+    way: str, access: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = Site(way)
     endpoints = endpoints_of(site.headcount)
@@ -57,7 +57,7 @@ async def test_without_the_right_the_handler_is_not_called(
         called.append(exchange.head.endpoint)
 
     for path, route in endpoints.routes.items():
-        if route.right is right:
+        if route.access is access:
             monkeypatch.setitem(endpoints.routes, path, route._replace(handler=handler))
             problem(await site.stranger.request(route.method, path), 401, "authorised")
     assert called == []
@@ -82,7 +82,7 @@ async def test_head_is_answered_like_get_without_a_body(way: str, endpoint: str)
     client, route = Site(way).stranger, ROUTES[endpoint]
     head = await client.request("HEAD", endpoint)
     assert head.body == b""
-    assert (head.status == 405) is (route.method == "POST" or not route.head)
+    assert (head.status == 405) is (route.method == "POST" or not route.allow_head)
     if head.status != 405:
         assert head.status == (await client.get(endpoint)).status
 

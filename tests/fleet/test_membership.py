@@ -1,7 +1,6 @@
 """When a node joins its fleet, is cut off from it, and leaves it, with the workers of one machine."""
 
 import asyncio
-import os
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator

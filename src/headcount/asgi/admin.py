@@ -58,7 +58,7 @@ def not_authorised(head: RequestHead) -> Problem:
     )
 
 
-def visible(stats: Stats, grant: Grant) -> dict[str, Any]:
+def visible_stats(stats: Stats, grant: Grant) -> dict[str, Any]:
     """Return the figures as far as a grant lets them be seen, in the wire's shape."""
     shown = stats.to_dict()
     if not grant.routes:
@@ -99,7 +99,7 @@ async def connections(node: Node, head: RequestHead, grant: Grant) -> dict[str, 
 
 
 async def _page(node: Node, _: Grant, query: dict[str, str]) -> tuple[list[ConnectionInfo], str | None, bool]:
-    limit, cursor = _limit(query.get("limit")), _after(query.get("cursor"))
+    limit, cursor = _limit(query.get("limit")), _parse_cursor(query.get("cursor"))
     page = await node.page(version=query.get("version"), route=query.get("route"), limit=limit, cursor=cursor)
     return page.rows, None if page.cursor is None else f"{page.cursor.node}:{page.cursor.after}", page.partial
 
@@ -195,7 +195,7 @@ def _limit(text: str | None) -> int:
     return limit
 
 
-def _after(cursor: str | None) -> paging.Cursor:
+def _parse_cursor(cursor: str | None) -> paging.Cursor:
     if cursor is None:
         return paging.START
     node, colon, position = cursor.rpartition(":")

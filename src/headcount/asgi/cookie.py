@@ -82,7 +82,7 @@ def _directives(headers: MutableHeaders, name: str) -> dict[str, str]:
 
 
 def _lasts(directives: Mapping[str, str]) -> bool:
-    # What is no number is taken for one: rather a page without the cookie than a cookie in a cache.
+    # A max-age that is no number counts as cacheable: a page without the cookie is better than a cached cookie.
     return "public" in directives or any(directives.get(name, "0").strip("0") for name in ("s-maxage", "max-age"))
 
 

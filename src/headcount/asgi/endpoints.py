@@ -35,11 +35,11 @@ from .sse_session import SseSession, ignore
 from .stream_request import StreamGate, StreamRefused
 from .ws_session import WebSocketSession, needs_handshake
 
-Stream: TypeAlias = Coroutine[Any, Any, None]
-"""What holds a stream. It is to be awaited at once: the frames of opening it need not last as long as it does."""
+StreamTask: TypeAlias = Coroutine[Any, Any, None]
+"""Serves a stream to its end. Await it in the outermost frame, so that no frame that opened it stays in memory."""
 
 
-class Right(enum.Enum):
+class Access(enum.Enum):
     """What a request needs, so that its handler is called."""
 
     NONE = enum.auto()
@@ -59,11 +59,11 @@ class Route(NamedTuple):
 
     method: str
     """GET or POST. HEAD is answered like GET, without the body."""
-    right: Right
-    handler: Callable[[Exchange], Awaitable[Stream | None]]
+    access: Access
+    handler: Callable[[Exchange], Awaitable[StreamTask | None]]
     """Answers, or begins a stream and returns it."""
-    head: bool = True
-    """HEAD is allowed, where GET is."""
+    allow_head: bool = True
+    """HEAD is allowed where GET is."""
 
 
 class Endpoints:
@@ -96,21 +96,21 @@ class Endpoints:
 
     def _make_routes(self) -> dict[str, Route]:
         """Return the table. A path that ends with a slash stands for everything below it."""
-        none, figures = Right.NONE, Right.FIGURES
+        none, figures = Access.NONE, Access.FIGURES
         return {
-            "/sse": Route("GET", none, self._open_sse, head=False),
+            "/sse": Route("GET", none, self._open_sse, allow_head=False),
             "/ws": Route("GET", none, _ask_for_handshake),
-            **{path: Route("POST", Right.HANDLE, self._command) for path in client_posts.PATHS},
+            **{path: Route("POST", Access.HANDLE, self._command) for path in client_posts.PATHS},
             **{path: Route("POST", none, self._log_in.serve) for path in log_in.PATHS},
             **{path: Route("GET", none, self._client_script.serve) for path in SCRIPTS},
             f"{DASHBOARD}/": Route("GET", none, self._dashboard.serve),
             "/health": Route("GET", none, self._health),
-            "/metrics": Route("GET", Right.METRICS, self._metrics),
+            "/metrics": Route("GET", Access.METRICS, self._metrics),
             "/admin/stats": Route("GET", figures, self._stats),
             "/admin/connections": Route("GET", figures, self._connections),
             "/admin/nodes": Route("GET", figures, self._nodes),
             "/admin/history": Route("GET", figures, self._history),
-            "/admin/release": Route("POST", Right.RELEASE, self._release),
+            "/admin/release": Route("POST", Access.RELEASE, self._release),
         }
 
     def find_route(self, endpoint: str) -> Route | None:
@@ -121,7 +121,7 @@ class Endpoints:
 
     async def serve(
         self, endpoint: str, scope: Scope, receive: Receive, send: Send, *, wrapped_app: ASGIApp | None
-    ) -> Stream | None:
+    ) -> StreamTask | None:
         """
         Answer, or begin a stream.
 
@@ -135,7 +135,7 @@ class Endpoints:
         Returns:
             What holds the stream.
         """
-        self.learn_from(scope, wrapped_app)
+        self.join_fleet(scope, wrapped_app)
         head = RequestHead(scope, endpoint, self.rules)
         if scope["type"] == "websocket":
             return await self._open_websocket(head, receive, send, wrapped_app)
@@ -143,7 +143,7 @@ class Endpoints:
             send = _without_body(send)
         cors: Headers = ()
         try:
-            cors = self.check_origin(head)
+            cors = self.cors_headers(head)
             return await self._dispatch(Exchange(head, receive, send, cors, wrapped_app))
         except Malformed as error:
             await respond_problem(send, Problem(400, str(error)), cors)
@@ -155,12 +155,12 @@ class Endpoints:
         """Note the application that Headcount is wrapped round."""
         self._inner_requests.wrap(app)
 
-    def learn_from(self, scope: Scope, wrapped_app: ASGIApp | None) -> None:
+    def join_fleet(self, scope: Scope, wrapped_app: ASGIApp | None) -> None:
         """Learn from a request where this process listens, and so which other nodes there are, and its application."""
         self.node.join(scope.get("server"))
         self._inner_requests.learn_app(scope, wrapped_app)
 
-    def check_origin(self, head: RequestHead) -> Headers:
+    def cors_headers(self, head: RequestHead) -> Headers:
         """
         Refuse a cross-site request.
 
@@ -209,7 +209,7 @@ class Endpoints:
         # Read again: what was read of the head would stay for as long as the stream.
         return self._check(RequestHead(scope, "/ws", self.rules), wrapped_app)
 
-    async def _dispatch(self, exchange: Exchange) -> Stream | None:
+    async def _dispatch(self, exchange: Exchange) -> StreamTask | None:
         head, method = exchange.head, exchange.scope["method"]
         if head.endpoint == AUTHORIZE and await self._inner_requests.answer(exchange.scope, exchange.send):
             return None
@@ -220,23 +220,23 @@ class Endpoints:
         if method == "OPTIONS" and exchange.cors:
             await _answer_preflight(exchange, route.method)
             return None
-        if method != route.method and not (method == "HEAD" and route.method == "GET" and route.head):
+        if method != route.method and not (method == "HEAD" and route.method == "GET" and route.allow_head):
             allow = [(b"allow", route.method.encode())]
             raise Problem(405, f"{head.endpoint} accepts {route.method}, not {method[:20]}.", allow)
-        if route.right not in (Right.NONE, Right.HANDLE):
-            exchange = exchange._replace(grant=await self._authorise(exchange, route.right))
+        if route.access not in (Access.NONE, Access.HANDLE):
+            exchange = exchange._replace(grant=await self._authorise(exchange, route.access))
         return await route.handler(exchange)
 
-    async def _authorise(self, exchange: Exchange, right: Right) -> Grant | None:
+    async def _authorise(self, exchange: Exchange, access: Access) -> Grant | None:
         head = exchange.head
-        if right is Right.METRICS and admin.has_metrics_token(self.config.metrics_token, head):
+        if access is Access.METRICS and admin.has_metrics_token(self.config.metrics_token, head):
             return None
         grant = await self.node.authorize(self._check(head, exchange.wrapped_app))
         if grant is None:
             raise admin.not_authorised(head)
-        if right is Right.RELEASE and not grant.release:
+        if access is Access.RELEASE and not grant.release:
             raise Problem(403, "You may not declare releases; authorize_stats must return Grant(release=True).")
-        if right is Right.FIGURES and not self.config.connection_tracking:
+        if access is Access.FIGURES and not self.config.connection_tracking:
             raise Problem(409, "This server does not count connections; set connection_tracking=True.")
         return grant
 
@@ -254,7 +254,7 @@ class Endpoints:
 
     async def _stats(self, exchange: Exchange) -> None:
         grant = _grant_of(exchange)
-        await exchange.json(admin.visible(await self.node.figures.fresh_stats(rows=grant.connections), grant))
+        await exchange.json(admin.visible_stats(await self.node.figures.fresh_stats(rows=grant.connections), grant))
 
     async def _connections(self, exchange: Exchange) -> None:
         await exchange.json(await admin.connections(self.node, exchange.head, _grant_of(exchange)))
@@ -265,7 +265,7 @@ class Endpoints:
     async def _history(self, exchange: Exchange) -> None:
         await exchange.json(self.node.figures.history.to_dict())
 
-    async def _open_sse(self, exchange: Exchange) -> Stream | None:
+    async def _open_sse(self, exchange: Exchange) -> StreamTask | None:
         try:
             stream = self.gate.admit(exchange.head)
         except StreamRefused as refused:
@@ -278,7 +278,7 @@ class Endpoints:
 
     async def _open_websocket(
         self, head: RequestHead, receive: Receive, send: Send, wrapped_app: ASGIApp | None
-    ) -> Stream | None:
+    ) -> StreamTask | None:
         await receive()  # websocket.connect
         if head.origin_verdict is OriginVerdict.FOREIGN or head.endpoint != "/ws":
             # Before accepting, a close is an HTTP 403: the handshake itself is refused. The extension for HTTP

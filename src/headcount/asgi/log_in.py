@@ -85,7 +85,7 @@ class LogIn:
         address = exchange.head.find_address() or ""
         if ":" in address:
             address = anonymized(address)  # a client with one IPv6 address usually has the whole network
-        self._slow_down(address)
+        self._check_rate_limit(address)
         check_content_type(exchange.head)
         body = messages.decode_body(await read_body(self._node, exchange.head, exchange.receive), _decoder)
         try:
@@ -93,7 +93,7 @@ class LogIn:
         except UnicodeEncodeError:
             raise Malformed("The token contains an invalid character; copy it again.") from None
         # Looked at again: others of this address may have failed while the body was on its way.
-        recent = self._slow_down(address)
+        recent = self._check_rate_limit(address)
         if not compare_digest(token_sent, token.encode()):
             recent.append(self._node.clock())
             self._failures[address] = recent
@@ -103,7 +103,7 @@ class LogIn:
             raise Problem(401, "This is not the admin token; copy it from the server's settings and try again.")
         self._failures.pop(address, None)
 
-    def _slow_down(self, address: str) -> list[float]:
+    def _check_rate_limit(self, address: str) -> list[float]:
         now = self._node.clock()
         recent = [at for at in self._failures.get(address, ()) if now - at < WINDOW]
         if len(recent) >= MAX_FAILURES:

@@ -1,5 +1,5 @@
 """
-One broadcaster drives every `send` without a task for each.
+Runs a coroutine in place until it first suspends, so that most sends need no task.
 
 On all servers a `send` that meets no back-pressure finishes without suspending. So its coroutine is run one step in
 place; only when it did suspend, because the peer does not read, does a task take over what is left of it.

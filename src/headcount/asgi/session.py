@@ -37,14 +37,14 @@ class AsgiSession(Outbox):
 
     __slots__ = (
         "_ending",
-        "_first",
-        "_in_tasks",
         "_listening",
         "_node",
         "_over",
         "_send",
         "_sending",
+        "_sends_in_tasks",
         "_task",
+        "_unfinished_send",
         "counted",
         "deadline",
         "id",
@@ -62,17 +62,17 @@ class AsgiSession(Outbox):
         self._node = stream.node
         self._send = send
         self._task = asyncio.current_task()
-        self._first: Callable[[], Awaitable[None]] | None = None
+        self._unfinished_send: Callable[[], Awaitable[None]] | None = None
         self._sending: asyncio.Task[None] | None = None
         self._listening = False
-        self._in_tasks = False
+        self._sends_in_tasks = False
         self._ending: End | None = None
         self._over = False
 
     @property
     def busy(self) -> bool:
         """A message is still on its way."""
-        return self._sending is not None or self._first is not None
+        return self._sending is not None or self._unfinished_send is not None
 
     @property
     def over(self) -> bool:
@@ -103,11 +103,11 @@ class AsgiSession(Outbox):
         """
         Hand each message to `on_message`, which raises `ProtocolError`, until either side ends the stream.
 
-        One frame, and not three that call one another: it is there for as long as the stream is, and for each of them.
+        All of it is one frame, because every open stream keeps its frames in memory.
         """
         try:
-            while self._first is not None:
-                await self._finish(self._first)
+            while self._unfinished_send is not None:
+                await self._finish(self._unfinished_send)
             self._listening = True
             while self._ending is None:
                 message = await receive()
@@ -123,7 +123,7 @@ class AsgiSession(Outbox):
             self._node.counters["malformed"] += 1
             await self._say_farewell(MALFORMED.because(str(error)))
         except asyncio.CancelledError:
-            await self._say_farewell(self._ended())
+            await self._say_farewell(self._take_back_cancellation())
         finally:
             self._close(CANCELLED)
 
@@ -146,7 +146,7 @@ class AsgiSession(Outbox):
             return
         task = asyncio.current_task()
         finish: Callable[[], Awaitable[None]]
-        if task is None or self._in_tasks:
+        if task is None or self._sends_in_tasks:
             finish = partial(self._send, message)
         else:
             try:
@@ -156,11 +156,11 @@ class AsgiSession(Outbox):
                 return
             if not isinstance(rest, Suspended):
                 return
-            finish = partial(_same, rest)
-        self._in_tasks = True
+            finish = partial(_unchanged, rest)
+        self._sends_in_tasks = True
         self._node.timers.stalled(self)
         if task is self._task and not self._listening:
-            self._first = finish
+            self._unfinished_send = finish
         else:
             self._sending = self.loop.create_task(self._finish(finish))
 
@@ -174,15 +174,15 @@ class AsgiSession(Outbox):
         try:
             await finish()
         except Exception:  # as in _put()
-            self._sending = self._first = None
+            self._sending = self._unfinished_send = None
             self._mark_broken()
             return
-        self._sending = self._first = None
+        self._sending = self._unfinished_send = None
         self._node.timers.writable_again(self)
         if self.resume():
             self._node.viewers.caught_up(self)
 
-    def _ended(self) -> End:
+    def _take_back_cancellation(self) -> End:
         """Take back the cancellation by `end()`, called where it was caught; any other is raised again."""
         if self._ending is None or self._task is None or self._task.uncancel():
             raise asyncio.CancelledError
@@ -212,5 +212,5 @@ class AsgiSession(Outbox):
                     await self._send(message)
 
 
-def _same(rest: Suspended[None]) -> Suspended[None]:
+def _unchanged(rest: Suspended[None]) -> Suspended[None]:
     return rest

@@ -92,7 +92,7 @@ class Fleet:
         return self._liveness.disconnected
 
     def sequence(self, node: str) -> int:
-        """Return up to where a node's changes are in the sums; -1: nothing of it is held."""
+        """Return the sequence number up to which a node's changes are in the sums; -1: nothing of it is held."""
         report = self._reports.get(node)
         return -1 if report is None else report.sequence
 
@@ -193,7 +193,7 @@ class Fleet:
         return self._noted(before)
 
     def heartbeat(self, node: str, sequence: int, now: float) -> bool:
-        """Note that a node lives, and up to where it has published. Returns whether anything changed. O(1)."""
+        """Note that a node lives, and its sequence number. Returns whether anything changed. O(1)."""
         held = self._admit(node, sequence, now)
         if held is None or sequence < held.sequence:
             return False

@@ -87,7 +87,7 @@ def row_quota(totals: Collection[int], limit: int, *, unreported: int, before: i
 
 class FlushRound:
     """
-    One round in which every node publishes what it has and says up to where that is.
+    One round in which every node publishes what it has and names its sequence number.
 
     The round is complete when everything that the nodes published is held here, or when the missing nodes are gone.
 
@@ -112,12 +112,12 @@ class FlushRound:
         return list(self._pending)
 
     def answered(self, node: str, number: int, sequence: int) -> None:
-        """Note up to where a node has published."""
+        """Note the sequence number up to which a node has published."""
         if number == self.number and node in self._pending:
             self._pending[node] = sequence
 
     def arrived(self, node: str, sequence: int) -> None:
-        """Note up to where a node's figures are held here."""
+        """Note the sequence number up to which a node's figures are held here."""
         named = self._pending.get(node)
         if named is not None and sequence >= named:
             del self._pending[node]

@@ -101,7 +101,7 @@ class Publisher:
             )
 
     def on_flush_request(self, request: fleet_messages.FlushRequest) -> None:
-        """Publish now what is pending, and answer up to where that is."""
+        """Publish now what is pending, and answer with its sequence number."""
         self._own_share.absorb()
         self._publish()
         self._channel.send(

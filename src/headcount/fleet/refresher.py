@@ -1,5 +1,5 @@
 """
-Figures of this moment, for a caller that does not watch: every node publishes what it has and says up to where.
+Figures of this moment, for a caller that does not watch: every node publishes what it has, with its sequence number.
 
 Tests: tests/fleet/backends/test_conformance.py, tests/core/test_report_requests.py.
 """
@@ -75,7 +75,7 @@ class Refresher:
             await self._watcher.wait_complete(max(0.0, deadline - self._clock()))
 
     def on_heartbeat(self, heartbeat: fleet_messages.Heartbeat) -> None:
-        """Note up to where a node has published. The lock is held."""
+        """Note the sequence number up to which a node has published. The lock is held."""
         if self._round is not None and heartbeat.re:
             self._round[0].answered(heartbeat.node, heartbeat.re, heartbeat.sequence)
 

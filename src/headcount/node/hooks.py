@@ -21,7 +21,7 @@ from ..errors import ConfigError
 from ..log_throttle import LogThrottle
 
 MAX_WAITING: Final = 100
-"""Route hooks of one connection that may wait for their turn; further ones are dropped."""
+"""Calls of hooks for one connection that may wait for their turn; further route hooks are dropped."""
 
 logger = logging.getLogger("headcount")
 
@@ -94,7 +94,7 @@ class Hooks:
         self.close: list[CloseHook] = []
         self.route: list[RouteHook] = []
         self.errors = 0
-        """Hooks that raised or took too long."""
+        """Calls that raised, took too long, were dropped, or whose event loop has ended."""
         self._timeout = timeout
         self._last: dict[str, asyncio.Task[None]] = {}
         self._waiting: Counter[str] = Counter()

@@ -46,7 +46,7 @@ class Listener:
 
     @property
     def open(self) -> bool:
-        """A socket still listens. When none does, their server is stopping, and no other server of this process."""
+        """A socket still listens. If none does, its server is stopping; other servers of this process may still run."""
         self.closed = not any(map(_is_open, self.sockets))
         return not self.closed
 

@@ -18,7 +18,7 @@ class Session(Protocol):
 
     id: str
     deadline: float | None
-    """When a viewer must have a right; None: it has one, or is a counted page."""
+    """When a viewer must be authorised, or a shared stream have a tab; None: it is or has, or is a counted page."""
     slot: int
     """Its place in the keepalive wheel of `LoopTimers`."""
 
@@ -28,7 +28,7 @@ class Session(Protocol):
 
     @property
     def counted(self) -> bool:
-        """False for a viewer's own stream."""
+        """False for a viewer's own stream, and for a stream that tabs share."""
 
     @property
     def busy(self) -> bool:

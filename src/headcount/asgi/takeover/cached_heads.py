@@ -1,5 +1,5 @@
 """
-Heads of responses, encoded once a second: that is how often uvicorn's own headers among them change.
+Response heads, encoded again when uvicorn refreshes its own headers: once a second.
 
 Tests: tests/asgi/takeover/test_first_request.py.
 """

@@ -135,11 +135,11 @@ class FirstRequestProtocol(asyncio.Protocol):
             return False
         endpoints, transport = self.endpoints, self._transport
         scope = self._scope()
-        endpoints.learn_from(scope, type(self).wrapped_app)
+        endpoints.join_fleet(scope, type(self).wrapped_app)
         head = RequestHead(scope, "/ws" if for_websocket else "/sse", endpoints.rules)
         try:
             if (
-                endpoints.check_origin(head)  # it has CORS headers, which the next protocol sends
+                endpoints.cors_headers(head)  # it has CORS headers, which the next protocol sends
                 or head.origin_verdict is OriginVerdict.WILDCARD
             ):
                 return False

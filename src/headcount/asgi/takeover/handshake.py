@@ -113,7 +113,7 @@ class HandshakeProtocol(UpgradableProtocol, Protocol):
     def context(self, node: Node) -> StreamContext:
         """Return what the streams of a node in this server share."""
 
-    def release(self) -> None:
+    def detach(self) -> None:
         """Let go of the socket."""
 
 
@@ -259,7 +259,7 @@ class Handshake:
         self._over = True
         protocol = self._protocol
         context, transport = protocol.context(node or protocol.node), protocol.transport
-        protocol.release()
+        protocol.detach()
         stream = WebSocketStream(context, transport, public_id, counted=counted, make_check=make_check)
         transport.write(self._head)
         return stream

@@ -149,7 +149,7 @@ class HeadcountProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
         self.parser = None  # type: ignore[assignment]  # it is in a circle with this object, which is out of use now
 
-    def release(self) -> None:
+    def detach(self) -> None:
         """Let go of the socket, which belongs to a stream now, and of everything that would keep this object alive."""
         self.connections.discard(self)
         self._unset_keepalive_if_required()
@@ -216,7 +216,7 @@ class ResponseTransport:
         self._protocol = self._written = None
         self._handed_over = True
         context = protocol.context(node)
-        protocol.release()
+        protocol.detach()
         stream = SseStream(context, self._transport, public_id, counted=counted, visible_keepalives=visible_keepalives)
         if protocol.stopping:
             context.loop.call_soon(stream.shutdown)
@@ -274,7 +274,7 @@ class ResponseTransport:
 
 
 def host_and_port(address: Any) -> Any:
-    """Return an address as ASGI has it: of IPv6 no more than two parts, of a Unix socket its path, of its peer none."""
+    """Return an address as ASGI has it: `(host, port)`; `(path, None)` of a Unix socket; None of its unnamed peer."""
     if isinstance(address, tuple):
         return (str(address[0]), int(address[1]))
     return (address, None) if address else None

@@ -86,10 +86,10 @@ class ServeProtocol(HeadcountProtocol):
     def _navigate(self) -> bool:
         endpoints, node = self.endpoints, self.endpoints.node
         scope = cast(Scope, self.scope)
-        endpoints.learn_from(scope, type(self).wrapped_app)
+        endpoints.join_fleet(scope, type(self).wrapped_app)
         head = RequestHead(scope, "/route", endpoints.rules)
         try:
-            if endpoints.check_origin(head):
+            if endpoints.cors_headers(head):
                 return False  # it has CORS headers, which uvicorn's way sends
             client_posts.check_content_type(head)
             handle, message = client_posts.read_command("/route", self._body)

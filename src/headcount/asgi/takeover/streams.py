@@ -95,10 +95,10 @@ class Stream(Outbox, asyncio.Protocol):
     Base of the two kinds. Implements `headcount.node.session.Session`.
 
     Args:
-        home: Where it lives.
+        context: What it shares with the other streams of its server.
         transport: The socket, whose protocol it becomes.
         public_id: Of the connection.
-        counted: False for a viewer's own stream.
+        counted: False for a viewer's own stream, and for a stream that tabs share.
         flags: Further ones.
     """
 
@@ -130,7 +130,7 @@ class Stream(Outbox, asyncio.Protocol):
 
     @property
     def counted(self) -> bool:
-        """False for a viewer's own stream."""
+        """False for a viewer's own stream, and for a stream that tabs share."""
         return self._flags & _COUNTED != 0
 
     @property
@@ -211,10 +211,10 @@ class SseStream(Stream):
     What is left of a `GET /sse`: a chunked response that has begun.
 
     Args:
-        home: Where it lives.
+        context: What it shares with the other streams of its server.
         transport: The socket.
         public_id: Of the connection.
-        counted: False for a viewer's own stream.
+        counted: False for a viewer's own stream, and for a stream that tabs share.
         visible_keepalives: The client cannot see comments and wants messages.
     """
 
@@ -251,10 +251,10 @@ class WebSocketStream(Stream):
     A WebSocket after its handshake.
 
     Args:
-        home: Where it lives.
+        context: What it shares with the other streams of its server.
         transport: The socket.
         public_id: Of the connection.
-        counted: False for a viewer's own stream.
+        counted: False for a viewer's own stream, and for a stream that tabs share.
         make_check: Makes the check of the right to watch, when the peer subscribes. None: it will be refused at once.
     """
 

@@ -37,7 +37,7 @@ class Backend(Protocol):
     """One node's way to the others. Every method must be called in the loop in which `start` was."""
 
     heartbeat: float
-    """Seconds between two heartbeats of a node while a viewer watches."""
+    """Seconds between two signs that a node lives, and between two heartbeats while a viewer watches."""
 
     detects_failures: bool
     """The backend reports every node that joins and leaves, also while it does not listen."""

@@ -63,7 +63,7 @@ class LocalBackend:
     Args:
         node: Id of this node.
         fleet: What tells this application from others in the same process.
-        address: Of the listening socket, as `listeners.addresses_of` tells it.
+        address: Of the listening socket, as `listening_sockets.addresses_of` returns it.
         heartbeat: Seconds between two signs of life.
     """
 

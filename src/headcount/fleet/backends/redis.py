@@ -11,7 +11,7 @@ Nothing else is stored: no figure, no label, no address. Figures and commands pa
 keep all of it in one slot, so that in a cluster one shard has it, and its sharded channels reach nobody else.
 
 A node keeps two connections. Commands go out in batches on one, whatever has gathered while the batch before was under
-way, and what does not fit is dropped, which the messages bear. When anything about a connection is odd (an error that
+way, and what does not fit is dropped: the messages may be lost. When anything about a connection is odd (an error that
 is not this command's own, an answer that does not come), both are closed and opened anew, for ever, at growing and
 random intervals: whoever reconnects learns everything again.
 
