@@ -41,12 +41,26 @@ def test_a_star_import_gives_all_names() -> None:
     assert set(headcount.__all__) <= set(found)
 
 
+def modules_after(program: str) -> set[str]:
+    """Return the modules that are loaded after a program in a Python of its own."""
+    program += "; import sys; print(*sys.modules)"
+    return set(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
+def test_an_application_gets_no_server_no_client_and_no_command_line() -> None:
+    loaded = modules_after("from headcount import *")
+    assert "headcount.asgi.app" in loaded
+    parts = {name.split(".")[1] for name in loaded if name.startswith("headcount.")}
+    assert not {"cli", "client", "integrations", "server", "tools"} & parts
+
+
 @pytest.mark.parametrize("module", ["headcount.cli.stats", "headcount.client"])
 def test_commands_that_ask_a_server_do_not_import_one(module: str) -> None:
-    program = f"import sys, {module}; print(*sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    loaded = modules_after(f"import {module}")
     assert module in loaded
-    assert not {"starlette", "headcount.asgi", "headcount.node", "headcount.fleet"} & set(loaded)
+    assert not {"starlette", "headcount.asgi", "headcount.node", "headcount.fleet"} & loaded
 
 
 def test_python_m_headcount_is_the_command() -> None:
