@@ -1,6 +1,7 @@
 """Who may watch, how much of it, and for how long."""
 
 import asyncio
+import contextlib
 import functools
 import json
 import threading
@@ -248,6 +249,20 @@ async def test_hook_that_hangs_means_no_and_holds_nobody_up(way: str, transport:
     await denied(site.visitor, transport)
     assert site.headcount._authorizer.errors == 2, "it was `authorize_timeout` that ended both"
     assert not site.node.counters["authorize_errors"]
+
+
+@every_way
+@both
+@asynchronous
+async def test_hook_that_catches_its_cancellation_and_allows_is_too_late(way: str, transport: str) -> None:
+    async def stubborn(request: HTTPConnection) -> bool:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return True
+
+    site = Site(way, stubborn, authorize_timeout=0.02)
+    await denied(site.visitor, transport)
+    assert site.headcount._authorizer.errors == 1
 
 
 @every_way

@@ -143,6 +143,7 @@ async def test_all_connections_are_paged_over_all_workers(server: Server) -> Non
     await _leave(server, pages)
 
 
+@pytest.mark.exclusive
 @pytest.mark.parametrize("name", RESTARTING)
 async def test_a_killed_worker_is_gone_within_two_seconds_and_replaced(name: str) -> None:
     with Server(name, admin_token="s3cret") as server:

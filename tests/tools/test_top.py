@@ -9,6 +9,7 @@ from textual.widgets import DataTable, Static
 from headcount.client import RemoteConnections, use_active_connections
 from headcount.core.stats import ConnectionInfo, Nodes, NodeShare, Stats
 from headcount.errors import Refused
+from headcount.tools import top
 from headcount.tools.terminal import printable
 from headcount.tools.top import Top, matches
 from headcount.tools.top_widgets import Counts, Curve, Mark
@@ -197,7 +198,7 @@ async def test_pause_holds_the_picture_still(monkeypatch: pytest.MonkeyPatch) ->
         ({"status": "connecting", "authorized": None}, "connecting"),
         (
             {"status": "reconnecting", "is_stale": True, "error": "No.\x1b[2J"},
-            "RECONNECTING, figures are 0 s old  No.�[2J",
+            "RECONNECTING, figures are 12 s old  No.�[2J",
         ),
         ({"status": "open", "is_stale": True}, "catching up"),
         ({"stats": Stats(partial=True, nodes=Nodes(4, 5))}, "PARTIAL  4 of 5 nodes"),
@@ -207,7 +208,9 @@ async def test_what_colour_says_a_word_says_too(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
 ) -> None:
     app, _ = dashboard(monkeypatch, **changes)
+    monkeypatch.setattr(top, "monotonic", lambda: 1_000.0)
     async with app.run_test(size=(80, 24)):
+        app._fresh_at = 988.0
         app.refresh_figures()
         assert words in status(app)
 

@@ -108,8 +108,10 @@ class Authorizer:
                 )
             return None
         try:
-            with anyio.fail_after(self._timeout):
+            with anyio.fail_after(self._timeout) as limit:
                 verdict = await self._ask(self.hook, request)
+                if limit.cancel_called:  # the hook caught its cancellation
+                    raise TimeoutError
         except TimeoutError:
             self.errors += 1
             if (suppressed := self._log_throttle.allow("slow")) is not None:
