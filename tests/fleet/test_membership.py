@@ -13,6 +13,7 @@ from asgi.asgi_client import Site
 from headcount.fleet.backends.local import LocalBackend
 from headcount.fleet.view import FleetView
 from headcount.node import listening_sockets
+from headcount.node.listening_sockets import address_of
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +103,56 @@ async def test_a_server_that_nobody_left_and_that_is_started_again_is_not_ending
         site.node.membership.leave_if_ending()
         await asyncio.sleep(0)
         assert site.node.membership.view.active
+
+
+async def test_workers_meet_whichever_of_two_addresses_each_was_asked_at_first(sites: Callable[[], Site]) -> None:
+    one, two = sites(), sites()
+    with listen() as first, listen() as second:
+        for server in (first, second):
+            one.node.join(server.getsockname())
+        for server in (second, first):
+            two.node.join(server.getsockname())
+        await until(lambda: two.node.id in _links(one))
+
+
+async def test_an_address_that_a_proxy_made_up_does_not_make_figures_partial(sites: Callable[[], Site]) -> None:
+    site = sites()
+    site.node.expect_workers()
+    with listen() as sock:
+        site.node.join(("proxy.example", 1))
+        assert (await site.headcount.stats()).partial
+        site.node.join(sock.getsockname())
+        await until(lambda: not site.node.figures.stats().partial)
+        site.node.join(("another.example", 1))
+        assert not (await site.headcount.stats()).partial
+
+
+async def test_figures_are_partial_until_the_workers_of_a_second_address_are_met(
+    sites: Callable[[], Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, other = sites(), sites()
+    site.node.expect_workers()
+    full: set[str] = set()
+    bind = LocalBackend._bind
+
+    def bind_unless_full(backend: LocalBackend, address: str) -> None:
+        if backend.node == site.node.id and address in full:
+            raise OSError("No space left on device")
+        bind(backend, address)
+
+    monkeypatch.setattr(LocalBackend, "_bind", bind_unless_full)
+    with listen() as first, listen() as second:
+        full.add(address_of(second))
+        other.node.join(second.getsockname())
+        other.node._registry.open("a", "v1", "/")
+        site.node.join(first.getsockname())
+        site.node.join(second.getsockname())
+        for _ in range(3):
+            assert (await site.headcount.stats()).partial
+            await asyncio.sleep(0.01)
+        full.clear()
+        await until(lambda: not site.node.figures.stats().partial)
+        assert (await site.headcount.stats()).total == 1
 
 
 def _links(site: Site) -> dict[str, Any]:

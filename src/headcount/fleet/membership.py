@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..config import without_password
 from ..errors import ConfigError
@@ -21,6 +21,9 @@ from .local_node import ListeningSocket, LocalNode
 from .no_fleet import NoFleet
 from .remote_commands import PendingChecks, RemoteCommands
 from .view import FleetView
+
+if TYPE_CHECKING:
+    from .backends.local import LocalBackend
 
 LISTENER_INTERVAL: Final = 0.05
 """Seconds between two looks at the listening socket while there is no page."""
@@ -96,6 +99,8 @@ class Membership:
 
         try:
             if not addresses:
+                if self.view.active:
+                    return  # it met the others at another address; perhaps a proxy made this one up
                 raise OSError("the listening socket of this process could not be found")
             if not hasattr(socket, "AF_UNIX"):
                 raise OSError("this system has no Unix sockets")
@@ -107,17 +112,26 @@ class Membership:
                 backend = LocalBackend(self._node.id, name, addresses[0])
                 view.start(backend)
                 self._node.use(view)
-            for address in addresses[1:]:
-                view.channel.call(partial(backend.meet, address))
+            for address in addresses:
+                view.channel.call(partial(self._meet, backend, address))
         except OSError as error:
             self._cannot_meet(error)
 
-    def _cannot_meet(self, error: OSError) -> None:
+    def _meet(self, backend: "LocalBackend", address: str) -> None:
+        """Meet the workers of another address, in the backend's loop."""
+        try:
+            backend.meet(address)
+        except OSError as error:
+            if self._cannot_meet(error):
+                backend.meet_later(address)
+
+    def _cannot_meet(self, error: OSError) -> bool:
+        """Mark the figures partial if other workers may be missing from them. Returns whether they may."""
         if self._node.config.backend != "local" and not (self.among_workers or several_workers()):
             logger.debug("Fleet: not looking for other workers: %s", error)
             if not self.view.active:
                 self._set_view(NoFleet())
-            return
+            return False
         logger.error(
             "Fleet: the workers of this machine cannot find one another, so each counts its own pages only and marks "
             "its figures partial: %s. Give them a directory that they share, by XDG_RUNTIME_DIR or TMPDIR; or set "
@@ -127,6 +141,7 @@ class Membership:
         view = self._ensure_view()
         view.cut_off()
         self._node.use(view)
+        return True
 
     def _join_redis(self) -> None:
         from .backends.redis import RedisBackend

@@ -146,7 +146,7 @@ class FleetView:
                 self._watcher.begin()
 
     def cut_off(self) -> None:
-        """Know that there are other nodes which cannot be reached: all figures are partial from now on."""
+        """Know that there are other nodes which cannot be reached: figures are partial until the backend reaches them."""
         with self._lock:
             self._watcher.set_connected(False)
 

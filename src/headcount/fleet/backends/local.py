@@ -79,6 +79,8 @@ class LocalBackend:
         self._fleet = fleet
         self._first = address
         self._meeting_places: dict[str, tuple[Path, socket.socket, Any]] = {}
+        self._unmet: set[str] = set()
+        """Addresses whose workers cannot be met yet."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
@@ -112,6 +114,10 @@ class LocalBackend:
         if address not in self._meeting_places:
             self._bind(address)
             self._opening = self._run(self._open(address))
+
+    def meet_later(self, address: str) -> None:
+        """Try to meet the workers of another address whenever `members` is called; until then some are out of reach."""
+        self._unmet.add(address)
 
     async def stop(self) -> None:
         """Publish a last message and be gone."""
@@ -179,6 +185,13 @@ class LocalBackend:
     async def members(self) -> Collection[str] | None:
         """Return the ids of all others, and see to it that newcomers find us."""
         await self._opened()
+        for address in list(self._unmet):
+            try:
+                self._bind(address)
+            except OSError:
+                continue
+            self._unmet.discard(address)
+            await self._open(address)
         for address, (path, _, _) in list(self._meeting_places.items()):
             if not path.exists():  # whatever cleans up temporary files took it away
                 self._close_place(address)
@@ -286,6 +299,8 @@ class LocalBackend:
             waited += 0.005
         if self.receiver is not None:
             self.receiver.connectivity_changed(connected=True)
+        if self.receiver is not None and self._unmet:
+            self.receiver.connectivity_changed(connected=False)
 
     async def _opened(self) -> None:
         if self._opening is not None and not self._opening.done():
