@@ -155,6 +155,28 @@ async def test_figures_are_partial_until_the_workers_of_a_second_address_are_met
         assert (await site.headcount.stats()).total == 1
 
 
+def test_figures_go_on_where_no_fleet_is_found_after_the_loop_of_the_first_has_closed() -> None:
+    site = Site(backend="auto")
+    registry = site.node._registry
+
+    async def begin() -> None:
+        with listen() as sock:
+            site.node.join(sock.getsockname())
+            await site.headcount.stats()
+
+    asyncio.run(begin())
+
+    async def go_on() -> None:
+        site.node.join(("testserver", 80))
+        registry.open("a", "v1", "/")
+        assert site.node.figures.stats().total == 1
+        registry.close("a")
+        assert site.node.figures.stats().total == 0
+        assert not registry.noting, "nobody watches, so nothing is noted"
+
+    asyncio.run(go_on())
+
+
 def _links(site: Site) -> dict[str, Any]:
     view = site.node.membership.view
     return view.backend.links if isinstance(view, FleetView) and isinstance(view.backend, LocalBackend) else {}

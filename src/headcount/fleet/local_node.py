@@ -143,8 +143,8 @@ class LocalNode(CommandTarget, Protocol):
     def sessions(self) -> Collection[object]:
         """The open streams."""
 
-    def use(self, figures: FigureSource) -> None:
-        """Take the figures from another source from now on."""
+    def use(self, figures: FigureSource | None) -> None:
+        """Take the figures from another source from now on; None: from this node's connections."""
 
     @property
     def check_from_description(self) -> Callable[[Mapping[str, Any]], AuthorizationCheck | None]:

@@ -129,8 +129,10 @@ class Membership:
         """Mark the figures partial if other workers may be missing from them. Returns whether they may."""
         if self._node.config.backend != "local" and not (self.among_workers or several_workers()):
             logger.debug("Fleet: not looking for other workers: %s", error)
-            if not self.view.active:
+            if isinstance(self.view, FleetView) and not self.view.active:
+                self.view.abandon()
                 self._set_view(NoFleet())
+                self._node.use(None)
             return False
         logger.error(
             "Fleet: the workers of this machine cannot find one another, so each counts its own pages only and marks "

@@ -146,7 +146,7 @@ class FleetView:
                 self._watcher.begin()
 
     def cut_off(self) -> None:
-        """Know that there are other nodes which cannot be reached: figures are partial until the backend reaches them."""
+        """Know that there are other nodes out of reach: figures are partial until the backend reaches them."""
         with self._lock:
             self._watcher.set_connected(False)
 
@@ -157,6 +157,13 @@ class FleetView:
             self._forget_loop()
         if backend is not None:
             await backend.stop()
+
+    def abandon(self) -> None:
+        """Stop for good, because the loop of the backend is closed: from now on the registry has another reader."""
+        with self._lock:
+            self.channel.close()
+            self._forget_loop()
+            self._watcher.abandon()
 
     async def leave(self) -> None:
         """Leave the fleet, from any loop."""

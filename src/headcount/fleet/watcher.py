@@ -134,6 +134,11 @@ class Watcher:
                 self._ready_timer = loop.call_later(CATCH_UP, self._set_ready)
             self._channel.start_task(self.learn_members())
 
+    def abandon(self) -> None:
+        """Listen no more, whoever watches."""
+        if self.watching:
+            self._stop()
+
     def forget_loop(self) -> None:
         """Drop what belonged to a loop that is over."""
         if self._ready_timer is not None:

@@ -163,9 +163,9 @@ class Node:
                 view.reserve_version(self.releases.released.version)
         return view
 
-    def use(self, figures: FigureSource) -> None:
-        """Take figures from another source from now on."""
-        self.viewers.use(figures)
+    def use(self, figures: FigureSource | None) -> None:
+        """Take the figures from another source from now on; None: from this node's connections."""
+        self.viewers.use(self._registry if figures is None else figures)
 
     def identify(self) -> tuple[str, str]:
         """Make the public id and the secret handle of a new connection."""
