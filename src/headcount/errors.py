@@ -82,7 +82,7 @@ class Refused(ClientError):  # noqa: N818  as above
 
 
 class Busy(HeadcountError):  # noqa: N818  reads as a sentence where it is raised
-    """Too much of this kind is going on already; try again later."""
+    """Too much of this kind is going on already, or another server did not answer in time; try again later."""
 
 
 class ProtocolError(HeadcountError):

@@ -196,6 +196,10 @@ class Headcount:
 
         Returns:
             False if it had none.
+
+        Raises:
+            Busy: The node that it is connected to did not answer in 5 s, or too many requests wait for other nodes. The
+                viewer may still be watching; try again.
         """
         return await self.node.revoke(connection_id)
 

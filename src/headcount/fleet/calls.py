@@ -38,6 +38,10 @@ CommandHandler: TypeAlias = Callable[[fleet_messages.Command], Awaitable[fleet_m
 """Runs another node's command. Never raises."""
 
 
+class NoAnswer(UnknownConnection):
+    """The other node may live, and was not reached or did not answer. Clients take it for gone, and open a stream."""
+
+
 class Caller(Protocol):
     """The questions that this node can ask."""
 
@@ -64,7 +68,7 @@ class Caller(Protocol):
             number: From `next_number()`, if it had to be known before.
 
         Raises:
-            UnknownConnection: There is no such node, or it does not answer.
+            UnknownConnection: There is no such node; as `NoAnswer`, it does not answer.
             Busy: Too many questions wait already.
         """
 
@@ -151,7 +155,7 @@ class Calls:
     ) -> fleet_messages.Answer:
         """See `Caller`."""
         if not self._channel.active:
-            raise UnknownConnection(UNKNOWN_HANDLE)
+            raise NoAnswer(UNKNOWN_HANDLE)
         return await self._channel.run(self._call(node, make, timeout, number))
 
     async def call_all(
@@ -237,15 +241,20 @@ class Calls:
             async with asyncio.timeout(limit):
                 if not await self._channel.knows(node):
                     raise UnknownConnection(UNKNOWN_HANDLE)
-                self._channel.send(node, make(number), lambda: self._settle(number, None))
+                self._channel.send(node, make(number), lambda: self._fail(number))
                 answer = await future
         except TimeoutError:
-            answer = None
+            raise NoAnswer(UNKNOWN_HANDLE) from None
         finally:
             del self._open[number]
         if answer is None:
             raise UnknownConnection(UNKNOWN_HANDLE)
         return answer
+
+    def _fail(self, number: int) -> None:
+        question = self._open.get(number)
+        if question is not None and not question.answer.done():
+            question.answer.set_exception(NoAnswer(UNKNOWN_HANDLE))
 
     def _settle(self, number: int, answer: fleet_messages.Answer | None) -> None:
         question = self._open.get(number)

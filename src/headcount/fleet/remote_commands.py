@@ -14,8 +14,8 @@ from ..authorization.authorizer import AuthorizationCheck, Grant
 from ..core import fleet_messages, identity, messages, paging
 from ..core.fleet_messages import Released
 from ..core.rows import is_valid_row
-from ..errors import UNKNOWN_HANDLE, Malformed, UnknownConnection
-from .calls import Caller, NoCaller
+from ..errors import UNKNOWN_HANDLE, Busy, Malformed, UnknownConnection
+from .calls import Caller, NoAnswer, NoCaller
 from .local_node import CommandTarget
 
 MAX_PENDING: Final = 256
@@ -29,6 +29,12 @@ MAX_CONCURRENT_PORTIONS: Final = 64
 
 ALL_TIMEOUT: Final = 2.0
 """Seconds in which all nodes must answer what is asked of all."""
+
+NOT_REVOKED: Final = (
+    "The right was not withdrawn: the server that has this connection did not answer. "
+    "Its viewer may still be watching; try again."
+)
+"""The text of the `Busy` that `revoke` raises."""
 
 SUBSCRIBE_SLACK: Final = 5.0
 """Seconds that a subscription may take in addition to the two checks of the right."""
@@ -164,13 +170,25 @@ class RemoteCommands:
         return sum(answer.count for answer in answers)
 
     async def revoke(self, connection_id: str) -> bool:
-        """Have the owner of a connection withdraw its right. Returns False if it had none."""
+        """
+        Have the owner of a connection withdraw its right. Returns False if it had none.
+
+        Raises:
+            Busy: The owner did not answer, or too many questions wait already.
+        """
+        try:
+            owner = self._owner_of(connection_id)
+        except UnknownConnection:
+            return False
         try:
             answer = await self.calls.call(
-                self._owner_of(connection_id),
-                lambda re: fleet_messages.Revoke(node=self._node.id, re=re, id=connection_id),
+                owner, lambda re: fleet_messages.Revoke(node=self._node.id, re=re, id=connection_id)
             )
+        except NoAnswer:
+            raise Busy(NOT_REVOKED) from None
         except UnknownConnection:
+            if owner in await self.calls.other_nodes():  # it is there, and has not said yet who it is
+                raise Busy(NOT_REVOKED) from None
             return False
         return answer.ok
 

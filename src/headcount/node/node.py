@@ -449,6 +449,9 @@ class Node:
 
         Returns:
             False if it had none and no subscription was pending.
+
+        Raises:
+            Busy: The node that it is on did not answer, or too many requests wait for other nodes.
         """
         return self.revoke_here(connection_id) or await self.membership.remote.revoke(connection_id)
 

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from starlette.requests import HTTPConnection
 
 from asgi.asgi_client import WAYS, Client, Site, asynchronous, problem, sorted_connections, until
-from headcount import Grant, UnknownConnection
+from headcount import Busy, Grant, UnknownConnection
 from headcount.core.paging import LocalPage, SortedRows
 from headcount.core.stats import ConnectionInfo
 from headcount.fleet import remote_commands
@@ -177,6 +179,36 @@ def test_messages_revocations_and_broadcasts_reach_the_others_pages(store: Store
                     await other.headcount.send(unknown, {"type": "lost"})
             with pytest.raises(TypeError):
                 await other.headcount.send(pages[0].public, {"type": object()})
+
+    check()
+
+
+@pytest.mark.parametrize("how", ["silent", "unreachable", "not yet known", "left"])
+def test_who_revokes_a_right_is_told_when_its_owner_did_not_do_it(
+    how: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            viewer = await owner.admin.open("ws", "?viewer=1")
+            await owner.admin.watch(viewer)
+            view = other.node.membership.view
+            assert isinstance(view, FleetView)
+            backend = view.backend
+            assert backend is not None
+            match how:
+                case "silent":
+                    monkeypatch.setattr(owner.node.membership.view.calls, "receive", lambda _: None)
+                    monkeypatch.setattr(view.calls, "call", partial(view.calls.call, timeout=0.05))
+                case "unreachable":
+                    monkeypatch.setattr(backend, "send", lambda _, __, failed: failed())
+                case "not yet known":
+                    monkeypatch.setattr(backend, "knows", AsyncMock(return_value=False))
+                case "left":
+                    await other.node.leave()
+            with pytest.raises(Busy, match="may still be watching"):
+                await other.headcount.revoke(viewer.public)
+            assert owner.node.viewers.subscriptions
 
     check()
 
