@@ -42,6 +42,7 @@ def test_sentences_are_whole_and_fit_in_a_close_frame() -> None:
 
 def test_an_end_takes_another_sentence_or_delay_and_keeps_the_rest() -> None:
     assert MALFORMED.because("No.") == End(4400, "malformed", "No.")
+    assert ends.STALLED.lasting(2.5).reason == "The client read nothing for 2.5 s."
     assert ends.GOING_AWAY.after(250) == ends.GOING_AWAY._replace(reconnect=250)
     assert ends.GOING_AWAY.reconnect is None
 

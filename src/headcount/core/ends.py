@@ -31,6 +31,10 @@ class End(NamedTuple):
         """Return this end with another sentence."""
         return self._replace(reason=reason)
 
+    def lasting(self, seconds: float) -> "End":
+        """Return this end with the time filled in that its sentence names."""
+        return self._replace(reason=self.reason.format(seconds=seconds))
+
     def after(self, reconnect: int) -> "End":
         """Return this end with a delay for the client, in ms."""
         return self._replace(reconnect=reconnect)
@@ -48,7 +52,8 @@ FULL: Final = End(1013, "full", "This server is full; reconnect later.")
 MALFORMED: Final = End(4400, "malformed", "The message is malformed.")
 NO_TABS: Final = End(4400, "no tabs", "This stream was opened with shared=1, but no tab was reported on it.")
 QUEUE_FULL: Final = End(4408, "slow", "Too many messages are waiting for this client to read them.")
-STALLED: Final = End(4408, "slow", "The client read nothing for too long.")
+STALLED: Final = End(4408, "slow", "The client read nothing for {seconds:g} s.")
+"""To be completed by `lasting`."""
 
 ENDS: Final = (
     REPLACED,

@@ -117,7 +117,7 @@ class LoopTimers:
                 if not session.busy:
                     session.keepalive()
         for session in [session for session, deadline in self.stalled.items() if now >= deadline]:
-            session.end(STALLED.because(f"The client read nothing for {self._send_timeout:g} s."))
+            session.end(STALLED.lasting(self._send_timeout))
         for session in list(self._viewers):
             if session.deadline is not None and now >= session.deadline:
                 session.end(NO_TABS if self._duties.is_shared(session.id) else NOT_AUTHORISED)
