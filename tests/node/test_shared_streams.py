@@ -69,7 +69,7 @@ async def test_a_release_is_told_to_each_tab_once(transport: str) -> None:
     site = Site(version="v1")
     stream = await site.visitor.open(transport, "?shared=1")
     await report(site.visitor, stream, tab("a", "v1"), tab("b", "v2"))
-    await site.headcount.release("v2")
+    assert await site.headcount.release("v2") == 1, "one message, on one stream"
     assert (await stream.next("version"))["version"] == "v2"
     await report(site.visitor, stream, tab("c", "v2"))
     ids = await report(site.visitor, stream, tab("d", "v1"))

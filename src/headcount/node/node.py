@@ -411,15 +411,14 @@ class Node:
                 return 0
             self._registry.reserve_version(version)
             self.membership.view.reserve_version(version)
-            sessions = list(self.sessions.values())
-        payload = self._version_message()
-        for session in sessions:
             # Tabs that share a stream all hear what is said on it.
-            if self.tabs.stream_of(session.id) == session.id:
-                call_in_loop(session.loop, session.post, payload)
+            streams = [session for session in self.sessions.values() if self.tabs.stream_of(session.id) == session.id]
+        payload = self._version_message()
+        for stream in streams:
+            call_in_loop(stream.loop, stream.post, payload)
         self.viewers.notify_watchers()
         self.counters["releases"] += 1
-        return len(sessions)
+        return len(streams)
 
     async def release(self, version: str) -> int:
         """
