@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, WebSocket, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from .conftest import Server
 
@@ -57,11 +57,12 @@ def test_admin_sees_who_is_where_and_log_out_ends_it(
     page = admin.new_page()
     log_in(page)
     guest = visitor.new_page()
-    sockets: list[WebSocket] = []
-    guest.on("websocket", lambda socket: sockets.append(socket))
+    requests: list[str] = []
+    guest.on("request", lambda sent: requests.append(sent.url))
     guest.goto("/products")
     expect(page.get_by_role("heading", name="Active users: 2")).to_be_visible()
-    assert len(sockets) == (request.node.callspec.params["shop"] == "ws"), "the stream is of the kind that is set"
+    streams = [url for url in requests if "/__skew/sse" in url]
+    assert len(streams) == (request.node.callspec.params["shop"] != "ws"), "the stream is of the kind that is set"
     active = page.get_by_role("region", name="Active users")
     expect(active.get_by_text("2 (100%)")).to_be_visible()
     expect(active.get_by_text("/products", exact=True)).to_be_visible()
