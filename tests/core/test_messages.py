@@ -1,7 +1,6 @@
 """Every message of the wire, against the golden ones and against nonsense."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -480,7 +479,7 @@ def test_an_application_message_is_sent_as_it_was_made() -> None:
 @pytest.mark.parametrize(
     "message",
     [[], "text", b"{}", None, 5, {"a": object()}, {"a": {1, object()}}],
-    ids=lambda message: re.sub(" at 0x[0-9a-f]+", "", repr(message)),
+    ids=["list", "text", "bytes", "nothing", "number", "an object inside", "a set inside"],  # the same in each worker
 )
 def test_what_is_no_json_object_is_refused(message: Any) -> None:
     with pytest.raises(TypeError):
