@@ -333,12 +333,13 @@ class Watcher:
         return row_quota(self._fleet.totals(), limit, unreported=len(self._fleet.unreported()), before=self._rows)
 
     def _request_reports(self) -> None:
-        """Ask for all reports that are missing."""
-        if self._requests.idle and self.watching:
-            missing = self._fleet.missing_nodes(rows=self._rows > 0)
-            self._request(node for node in missing if node != self._channel.node)
-        else:
-            self._request(())
+        """Ask for all reports that are missing. Takes the lock itself, because `viewers_changed` calls it in a loop."""
+        with self._lock:
+            if self._requests.idle and self.watching:
+                missing = self._fleet.missing_nodes(rows=self._rows > 0)
+                self._request(node for node in missing if node != self._channel.node)
+            else:
+                self._request(())
 
     def _request(self, nodes: Iterable[str]) -> None:
         if self._channel.backend is None or not self.watching:

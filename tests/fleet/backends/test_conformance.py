@@ -634,6 +634,25 @@ async def test_who_looks_now_and_then_is_told_in_between(
     await until(lambda: is_sum(one, one, two))
 
 
+async def test_reports_are_requested_under_the_lock_whichever_loop_a_viewer_is_in(
+    sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = sites(), sites()
+    one.watch()
+    await until(lambda: is_sum(one, one, two))
+    locked: list[bool] = []
+    monkeypatch.setattr(one.view._watcher, "_row_quota", lambda: 3)
+    monkeypatch.setattr(one.view._watcher, "_request", lambda _: locked.append(one.lock._is_owned()))  # type: ignore[attr-defined]
+
+    def see_more() -> None:
+        with one.lock:
+            one.view.viewers_changed()
+
+    await asyncio.to_thread(see_more)
+    await until(lambda: locked)
+    assert all(locked)
+
+
 async def test_looking_again_does_not_shorten_the_silence_of_those_who_cannot_be_reached(
     sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
