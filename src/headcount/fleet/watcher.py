@@ -106,10 +106,10 @@ class Watcher:
 
     def touch(self, *, rows: bool, linger: float | None = None) -> None:
         """Listen for `linger` seconds, else `LINGER`; with `rows`, ask for connections, too."""
-        now = self._clock()
-        self._lingers_until = max(self._lingers_until, now + (LINGER if linger is None else linger))
+        until = self._clock() + (LINGER if linger is None else linger)
+        self._lingers_until = max(self._lingers_until, until)
         if rows:
-            self._rows_until = now + LINGER
+            self._rows_until = max(self._rows_until, until)
         self._start()
 
     def viewers_changed(self) -> None:

@@ -617,8 +617,10 @@ async def test_who_looks_now_and_then_is_told_in_between(
     """As a scrape of an application's own registry does, which cannot wait for others."""
     one, two = sites(), sites()
     monkeypatch.setattr("headcount.fleet.watcher.LINGER", 0.0)
+    monkeypatch.setattr(one.view._watcher, "_shows_rows", lambda: False)
     with one.lock:
         one.view.touch(rows=True, linger=60.0)
+        one.view.touch(rows=True)
     ticks = 0
     tick = one.view._check_timer._tick
 
@@ -632,6 +634,7 @@ async def test_who_looks_now_and_then_is_told_in_between(
     await until(lambda: ticks > 2, "at each of which it could have stopped to listen")
     two.come()
     await until(lambda: is_sum(one, one, two))
+    await until(lambda: len(one.figures.connections) == 1)
 
 
 async def test_reports_are_requested_under_the_lock_whichever_loop_a_viewer_is_in(
