@@ -1,11 +1,16 @@
 """Peers that do not read, or cannot be sent to: what they cost, and that nobody else pays."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from headcount.asgi import session as asgi_session
+from headcount.asgi.session import AsgiSession
+from headcount.core.outbox import Outbox
+from headcount.core.payload import Payload
 from headcount.node import timers
 
 from .asgi_client import (
@@ -386,3 +391,41 @@ async def test_goodbye_that_is_not_read_or_fails_holds_nobody_up(transport: str)
     await deaf.ended()
     await broken.ended()
     assert not site.node.sessions
+
+
+@both
+@asynchronous
+async def test_nothing_is_sent_while_the_node_is_locked(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A send runs middleware, and one that ends its stream runs hooks: either may wait for another thread."""
+    site = Site(stats_interval=0.001, reauthorize_interval=0.05)
+    locked: set[str] = set()
+
+    def watched(name: str, call: Callable[[Any, Payload], None]) -> Callable[[Any, Payload], None]:
+        def checked(session: Any, payload: Payload) -> None:
+            if site.node._lock._is_owned():  # type: ignore[attr-defined]
+                locked.add(name)
+            call(session, payload)
+
+        return checked
+
+    monkeypatch.setattr(Outbox, "post", watched("post", Outbox.post))
+    monkeypatch.setattr(AsgiSession, "transmit", watched("transmit", AsgiSession.transmit))
+    viewer = await site.admin.open(transport)
+    figures = await site.admin.watch(viewer)
+    viewer.block()
+    await site.stranger.open(transport)
+    await until(lambda: site.node.sessions[viewer.public].busy)
+    await site.stranger.open(transport)
+    await until(lambda: site.node.counters["conflated"])
+    viewer.unblock()
+    await figures.total(3)
+    assert await site.headcount.revoke(viewer.public)
+    await viewer.next("stats-unauthorized")
+    visitor = await site.visitor.open(transport)
+    await site.visitor.say(visitor, {"type": "subscribe-stats"})
+    await visitor.next("stats-unauthorized")
+    await site.admin.watch(viewer)
+    monkeypatch.setattr(site.node.viewers, "authorize", AsyncMock(return_value=None))
+    while (await viewer.next())["type"] != "stats-unauthorized":
+        pass
+    assert not locked

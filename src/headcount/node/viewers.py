@@ -17,7 +17,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Container, Coroutine, Iterator
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVarTuple
 
 import anyio
 
@@ -29,8 +30,13 @@ from ..core.push_policy import Due, Push, PushPolicy, Variant
 from ..core.stats import Stats, StatsDelta
 from ..fleet.local_node import FigureSource
 from ..log_throttle import LogThrottle
-from ..loops import Tasks, call_in_loop
+from ..loops import Tasks, call_in_loop, running_loop
 from .session import Session
+
+Ts = TypeVarTuple("Ts")
+
+Unlocked: TypeAlias = Callable[[], object]
+"""What is to be called without the node's lock, in the running loop."""
 
 logger = logging.getLogger("headcount")
 
@@ -205,7 +211,8 @@ class Viewers:
         with self._lock:
             if not self._cancel_pending(session.id) and session.id not in self.subscriptions:
                 return False
-            self._refuse(session)
+            post = self._withdraw(session)
+        post()
         return True
 
     def drop(self, connection_id: str) -> None:
@@ -234,8 +241,9 @@ class Viewers:
             return
         with self._lock:
             rechecks = self._policy.rechecks(now, lambda subscription: subscription.session.loop is loop)
-        for subscription in rechecks.expired:
-            self._refuse(subscription.session)
+            posts = [self._withdraw(subscription.session) for subscription in rechecks.expired]
+        for post in posts:
+            post()
         for subscription in rechecks.due:
             self._tasks.start(self._recheck(subscription), loop)
 
@@ -243,8 +251,9 @@ class Viewers:
         """Note that all messages of a session are sent: a viewer that fell behind gets the newest snapshot."""
         with self._lock:
             subscription = self.subscriptions.get(session.id)
-            if subscription is not None and self._policy.snapshot_is_due(subscription):
-                self._send_snapshot(subscription)
+            due = subscription is not None and self._policy.snapshot_is_due(subscription)
+        if subscription is not None and due:
+            self._send_snapshot(subscription)
 
     def changed(self) -> None:
         """Schedule a flush, in a loop in which somebody waits for it, and tell the other nodes. The lock is held."""
@@ -282,22 +291,26 @@ class Viewers:
                         self.pending.pop(session.id, None)
                         return
                 grant = await self.authorize(pending.check) if self._config.connection_tracking else None
+                send = _nothing
                 with self._lock:
                     # Else it unsubscribed, was revoked, left or asked anew meanwhile, and this verdict is void.
                     if self.pending.get(session.id) is pending:
                         self.pending[session.id] = None
-                        self._apply_verdict(session, pending, grant)
+                        send = self._apply_verdict(session, pending, grant)
+                send()
         except BaseException:
+            post = _nothing
             with self._lock:
                 left = self.pending.pop(session.id, None)
                 if left is not None and left is not pending:
-                    self._refuse(session)  # nobody decides it now that the request before it was broken off
+                    post = self._withdraw(session)  # nobody decides it now that the request before it was broken off
+            post()
             raise
 
-    def _apply_verdict(self, session: Session, pending: PendingSubscription, grant: Grant | None) -> None:
+    def _apply_verdict(self, session: Session, pending: PendingSubscription, grant: Grant | None) -> Unlocked:
+        """Start or refuse a subscription. Returns what the caller must call without the lock."""
         if grant is None:
-            self._refuse(session)
-            return
+            return self._withdraw(session)
         self._start_noting()
         before = self.subscriptions.get(session.id)
         if before is not None:
@@ -309,7 +322,7 @@ class Viewers:
         self._fleet.view.viewers_changed()
         if session.id not in self._shared_streams:
             session.deadline = None
-        call_in_loop(session.loop, self._send_snapshot, subscription)
+        return _call_unlocked(session.loop, self._send_snapshot, subscription)
 
     def _cancel_pending(self, connection_id: str) -> bool:
         """Forget a pending subscription. Returns whether there was one."""
@@ -324,14 +337,16 @@ class Viewers:
         finally:
             with self._lock:
                 self._policy.recheck_ended(subscription)
+        send = _nothing
         with self._lock:
             if subscription not in self._policy:
                 return
             if grant is None:
                 self._counters["withdrawn"] += 1
-                self._refuse(subscription.session)
+                send = self._withdraw(subscription.session)
             elif self._policy.confirm(subscription, grant, self._clock(), self._recheck_delay()):
-                self._send_snapshot(subscription)
+                send = partial(self._send_snapshot, subscription)
+        send()
 
     def _recheck_delay(self) -> float:
         # Viewers that came together are not checked together.
@@ -343,13 +358,16 @@ class Viewers:
         if (suppressed := self._log_throttle.allow(sys.exc_info()[0])) is not None:
             logger.exception("Authorization check failed; viewer denied%s.", suppressed)
 
-    def _refuse(self, session: Session) -> None:
-        """Withdraw a right or deny it. Here and now, whichever loop the session is in: no figure follows."""
-        with self._lock:
-            self._drop_subscription(session.id)
-            if not session.counted and session.id not in self._shared_streams and session.deadline is None:
-                session.deadline = self._clock() + self._config.viewer_timeout
-        call_in_loop(session.loop, session.post, _UNAUTHORIZED)
+    def _withdraw(self, session: Session) -> Unlocked:
+        """
+        Withdraw a right or deny it. Here and now, whichever loop the session is in: no figure follows.
+
+        The lock is held. Returns what the caller must call without it, which tells the session.
+        """
+        self._drop_subscription(session.id)
+        if not session.counted and session.id not in self._shared_streams and session.deadline is None:
+            session.deadline = self._clock() + self._config.viewer_timeout
+        return _call_unlocked(session.loop, session.post, _UNAUTHORIZED)
 
     def _drop_subscription(self, connection_id: str) -> None:
         with self._lock:
@@ -396,19 +414,20 @@ class Viewers:
                 self._last_flush = self._clock()
                 self._snapshots.clear()
                 self._counters["flushes"] += 1
-            chosen = self._choose(delta)
+            chosen, posts = self._choose(delta)
             watchers = list(self.watchers.items()) if delta is not None else []
+        for post in posts:
+            post()
         for push, payload in chosen:
             call_in_loop(push.key.session.loop, self._push, push, payload)
         for key, (loop, _) in watchers:
             call_in_loop(loop, self._notify, key)
 
-    def _choose(self, delta: StatsDelta | None) -> list[tuple[Push[Subscription], Payload]]:
-        """Return what each subscriber is sent. Each variant is encoded once."""
+    def _choose(self, delta: StatsDelta | None) -> tuple[list[tuple[Push[Subscription], Payload]], list[Unlocked]]:
+        """Return what each subscriber is sent, encoded once a variant, and what tells those whose right is over."""
         base, revision = (None, None) if delta is None else (delta.base, delta.revision)
         flush = self._policy.flush(base, revision, self._clock(), _is_busy, ready=self._fleet.view.ready)
-        for subscription in flush.expired:
-            self._refuse(subscription.session)
+        posts = [self._withdraw(subscription.session) for subscription in flush.expired]
         if flush.withheld:
             self._counters["withheld"] += flush.withheld
         if flush.conflated:
@@ -425,7 +444,7 @@ class Viewers:
             else:
                 payload = self._snapshot(push.key, push.variant)
             chosen.append((push, payload))
-        return chosen
+        return chosen, posts
 
     def _push(self, push: Push[Subscription], payload: Payload) -> None:
         # For a session of another loop, time has passed since the choice.
@@ -440,7 +459,12 @@ class Viewers:
             session.transmit(payload)
 
     def _send_snapshot(self, subscription: Subscription) -> None:
-        """Send the newest snapshot now, or with the next flush when the figures have moved since the last."""
+        """
+        Send the newest snapshot now, or with the next flush when the figures have moved since the last.
+
+        In the session's loop and without the lock, because the server's `send` and its middleware run.
+        """
+        send = _nothing
         with self._lock:
             if subscription not in self._policy:
                 return
@@ -449,11 +473,12 @@ class Viewers:
                 subscription, self._revision(), self._clock(), busy=session.busy, ready=self._fleet.view.ready
             )
             if due is Due.SNAPSHOT:
-                session.transmit(self._snapshot(subscription, self._policy.variant(subscription)))
+                send = partial(session.transmit, self._snapshot(subscription, self._policy.variant(subscription)))
             elif due is Due.FLUSH:
                 self.changed()
             elif due is Due.WITHDRAW:
-                self._refuse(session)
+                send = self._withdraw(session)
+        send()
 
     def _snapshot(self, subscription: Subscription, variant: Variant) -> Payload:
         body = self._snapshots.get(variant)
@@ -472,6 +497,23 @@ class Viewers:
         except Exception:  # the application's own function; those after it are still called
             self._counters["watcher_errors"] += 1
             logger.exception("A subscriber of use_active_connections() raised; other subscribers are not affected.")
+
+
+def _call_unlocked(loop: asyncio.AbstractEventLoop, call: Callable[[*Ts], object], *args: *Ts) -> Unlocked:
+    """
+    Call a function in a loop soon; for the running loop, return the call, for when the lock is released.
+
+    A stream that ends in it runs the application's hooks, which may wait for a thread that waits for the lock. For
+    another loop the order in which the lock was taken is the order of the calls.
+    """
+    if loop is running_loop():
+        return partial(call, *args)
+    call_in_loop(loop, call, *args)
+    return _nothing
+
+
+def _nothing() -> object:
+    return None
 
 
 def _is_busy(subscription: Subscription) -> bool:
