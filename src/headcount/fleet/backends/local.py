@@ -16,13 +16,10 @@ Source: docs/adr/0013-workers-meet-in-a-directory.md
 
 import asyncio
 import errno
-import hashlib
 import logging
 import os
 import socket
-import stat
 import struct
-import tempfile
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +28,7 @@ from typing import Any, Final, cast
 from ...core.fleet_messages import MAX_BYTES
 from ...core.identity import is_node_id
 from . import Receiver
+from .meeting_directory import meeting_directory, remove
 
 HELLO_TIMEOUT: Final = 0.5
 """Seconds that a newcomer waits for those it found to say who they are; one that is stopped cannot."""
@@ -147,7 +145,7 @@ class LocalBackend:
             if server is not None:
                 server.close()
             sock.close()
-            _remove(path)
+            remove(path)
             with suppress(OSError):  # others are still there
                 path.parent.rmdir()
         self._meeting_places.clear()
@@ -260,7 +258,7 @@ class LocalBackend:
             self._rescan = self._loop.call_later(RESCAN_AFTER, self._scan_again)
 
     def _bind(self, address: str) -> None:
-        directory = _private(_directory() / _key(address, self._fleet))
+        directory = meeting_directory(address, self._fleet)
         path = directory / self.node
         # Whoever sees a socket must be able to connect to it, or would take it for a dead worker's: it gets its name
         # only when it listens.
@@ -268,13 +266,13 @@ class LocalBackend:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            _remove(unnamed)
+            remove(unnamed)
             sock.bind(str(unnamed))
             sock.listen(1_024)
             unnamed.rename(path)
         except OSError:
             sock.close()
-            _remove(unnamed)
+            remove(unnamed)
             raise
         self._meeting_places[address] = (path, sock, None)
 
@@ -324,10 +322,10 @@ class LocalBackend:
                 _, protocol = await self._loop.create_unix_connection(lambda: _Link(self, name), str(path))  # noqa: B023  called at once
             except OSError as error:
                 if error.errno == errno.ECONNREFUSED:
-                    _remove(path)
+                    remove(path)
                 continue
             if protocol.dead:
-                _remove(path)
+                remove(path)
                 continue
             found.append(protocol)
             if self.receiver is not None:
@@ -466,38 +464,3 @@ class _Link(asyncio.Protocol):
 
 def _frame(kind: int, body: bytes) -> bytes:
     return _HEAD.pack(len(body) + 1, kind) + body
-
-
-def _key(address: str, fleet: str) -> str:
-    try:
-        namespace = os.stat("/proc/self/ns/net").st_ino
-    except OSError:
-        namespace = 0  # no Linux, or no /proc: one machine, one namespace
-    return hashlib.blake2b(f"{namespace}\n{address}\n{fleet}".encode(), digest_size=8).hexdigest()
-
-
-def _directory() -> Path:
-    """Return the directory of all our meeting places; the same for all processes of one user and environment."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    base = Path(runtime) if runtime and os.access(runtime, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
-    return _private(base / f"headcount-{os.geteuid()}")
-
-
-def _private(directory: Path) -> Path:
-    """
-    Make a directory that nobody else may enter, or see to it that it is one.
-
-    Raises:
-        OSError: It is somebody else's, open to others, or cannot be made.
-    """
-    with suppress(FileExistsError):
-        directory.mkdir(mode=0o700)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise PermissionError(errno.EPERM, "is not a directory that only this user can open", str(directory))
-    return directory
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink()
