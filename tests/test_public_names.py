@@ -32,7 +32,20 @@ def test_a_public_name_is_imported_when_it_is_used(name: str) -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'headcount' has no attribute 'Headcounts'"):
-        headcount.Headcounts  # noqa: B018
+        headcount.Headcounts  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_type_checker_finds_a_misspelt_name(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("from headcount import Grant\nfrom headcount import Grannt\n")
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--follow-imports=silent", f"--cache-dir={tmp_path}", program],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    assert 'has no attribute "Grannt"' in checked
+    assert "Found 1 error" in checked
 
 
 def test_a_star_import_gives_all_names() -> None:

@@ -110,7 +110,8 @@ class Authorizer:
         try:
             with anyio.fail_after(self._timeout) as limit:
                 verdict = await self._ask(self.hook, request)
-                if limit.cancel_called:  # the hook caught its cancellation
+                # The hook caught its cancellation, or blocked the event loop.
+                if limit.cancel_called or anyio.current_time() >= limit.deadline:
                     raise TimeoutError
         except TimeoutError:
             self.errors += 1

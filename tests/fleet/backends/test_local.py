@@ -282,3 +282,21 @@ async def test_a_socket_that_was_cleaned_away_is_put_back(runtime: Path) -> None
     assert await two.knows("aaaaaaaaaaaa")
     await one.stop()
     await two.stop()
+
+
+async def test_an_address_that_could_not_be_met_is_met_once_whoever_asks_and_gives_up() -> None:
+    second = "inet:127.0.0.1:8001"
+    one, ear = backend("aaaaaaaaaaaa")
+    two, _ = backend("bbbbbbbbbbbb", second)
+    await until(lambda: ear.connected)
+    one.meet_later(second)
+    asked = asyncio.ensure_future(one.members())
+    await asyncio.sleep(0)
+    asked.cancel()
+    await until(lambda: "bbbbbbbbbbbb" in one.links)
+    sockets = {address: sock for address, (_, sock, _) in one._meeting_places.items()}
+    one.meet_later(second)
+    await one.members()
+    assert {address: sock for address, (_, sock, _) in one._meeting_places.items()} == sockets
+    await one.stop()
+    await two.stop()

@@ -51,6 +51,9 @@ _CREDENTIALS = struct.Struct("3i")
 """Process, user and group."""
 _FORMAT = b"headcount-1 "
 
+_guards: Final[set[asyncio.Task[None]]] = set()
+"""Tasks that wait for the end of their loop. Loops refer to tasks weakly: without this, uvloop's could be collected."""
+
 logger = logging.getLogger("headcount")
 
 
@@ -101,6 +104,8 @@ class LocalBackend:
         self._bind(self._first)
         self._opening = self._run(self._open(self._first))
         self._guard = self._loop.create_task(self._leave_with_the_loop())
+        _guards.add(self._guard)
+        self._guard.add_done_callback(_guards.discard)
 
     def meet(self, address: str) -> None:
         """
@@ -112,6 +117,7 @@ class LocalBackend:
         if address not in self._meeting_places:
             self._bind(address)
             self._opening = self._run(self._open(address))
+        self._unmet.discard(address)
 
     def meet_later(self, address: str) -> None:
         """Try to meet the workers of another address whenever `members` is called; until then some are out of reach."""
@@ -184,12 +190,10 @@ class LocalBackend:
         """Return the ids of all others, and see to it that newcomers find us."""
         await self._opened()
         for address in list(self._unmet):
-            try:
-                self._bind(address)
-            except OSError:
-                continue
-            self._unmet.discard(address)
-            await self._open(address)
+            with suppress(OSError):
+                # A task of its own: whoever asks for the members may be cancelled, and others would wait in vain.
+                self.meet(address)
+        await self._opened()
         for address, (path, _, _) in list(self._meeting_places.items()):
             if not path.exists():  # whatever cleans up temporary files took it away
                 self._close_place(address)
