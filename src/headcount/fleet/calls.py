@@ -114,11 +114,14 @@ class NoCaller:
         return []
 
 
+_Outcome: TypeAlias = fleet_messages.Answer | UnknownConnection
+"""The answer, or the error that the caller is to see."""
+
+
 class _Open(NamedTuple):
     node: str
     """The node that was asked."""
-    answer: asyncio.Future[fleet_messages.Answer | None]
-    """None: the node is gone."""
+    outcome: asyncio.Future[_Outcome]
 
 
 class Calls:
@@ -206,7 +209,7 @@ class Calls:
         """Give up the questions to a node that is gone. In the backend's loop."""
         for number, question in list(self._open.items()):
             if question.node == node:
-                self._settle(number, None)
+                self._settle(number, UnknownConnection(UNKNOWN_HANDLE))
 
     def _notify(self, node: str, message: fleet_messages.Command) -> None:
         if len(self._notices) < MAX_NOTICES:
@@ -235,31 +238,26 @@ class Calls:
     async def _ask(
         self, node: str, make: Callable[[int], fleet_messages.Question], limit: float, number: int
     ) -> fleet_messages.Answer:
-        future: asyncio.Future[fleet_messages.Answer | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
         self._open[number] = _Open(node, future)
         try:
             async with asyncio.timeout(limit):
                 if not await self._channel.knows(node):
                     raise UnknownConnection(UNKNOWN_HANDLE)
-                self._channel.send(node, make(number), lambda: self._fail(number))
-                answer = await future
+                self._channel.send(node, make(number), lambda: self._settle(number, NoAnswer(UNKNOWN_HANDLE)))
+                outcome = await future
         except TimeoutError:
             raise NoAnswer(UNKNOWN_HANDLE) from None
         finally:
             del self._open[number]
-        if answer is None:
-            raise UnknownConnection(UNKNOWN_HANDLE)
-        return answer
+        if isinstance(outcome, UnknownConnection):
+            raise outcome
+        return outcome
 
-    def _fail(self, number: int) -> None:
+    def _settle(self, number: int, outcome: _Outcome) -> None:
         question = self._open.get(number)
-        if question is not None and not question.answer.done():
-            question.answer.set_exception(NoAnswer(UNKNOWN_HANDLE))
-
-    def _settle(self, number: int, answer: fleet_messages.Answer | None) -> None:
-        question = self._open.get(number)
-        if question is not None and not question.answer.done():
-            question.answer.set_result(answer)
+        if question is not None and not question.outcome.done():
+            question.outcome.set_result(outcome)
 
     async def _serve(self, command: fleet_messages.Command) -> None:
         answer = await self._handle_command(command)

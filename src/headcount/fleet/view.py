@@ -159,7 +159,7 @@ class FleetView:
             await backend.stop()
 
     def abandon(self) -> None:
-        """Stop for good, because the loop of the backend is closed: from now on the registry has another reader."""
+        """Stop without a word to the others, after the loop of the backend has closed or this node has left."""
         with self._lock:
             self.channel.close()
             self._forget_loop()

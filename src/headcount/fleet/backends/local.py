@@ -27,6 +27,7 @@ from typing import Any, Final, cast
 
 from ...core.fleet_messages import MAX_BYTES
 from ...core.identity import is_node_id
+from ...loops import Tasks
 from . import Receiver
 from .meeting_directory import meeting_directory, remove
 
@@ -51,8 +52,8 @@ _CREDENTIALS = struct.Struct("3i")
 """Process, user and group."""
 _FORMAT = b"headcount-1 "
 
-_guards: Final[set[asyncio.Task[None]]] = set()
-"""Tasks that wait for the end of their loop. Loops refer to tasks weakly: without this, uvloop's could be collected."""
+_guards: Final = Tasks()
+"""They wait for the end of their loop, and outlive a backend that nobody holds any more."""
 
 logger = logging.getLogger("headcount")
 
@@ -83,7 +84,7 @@ class LocalBackend:
         self._unmet: set[str] = set()
         """Addresses whose workers cannot be met yet."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._opening: asyncio.Task[None] | None = None
         self._rescan: asyncio.TimerHandle | None = None
         self._guard: asyncio.Task[None] | None = None
@@ -103,9 +104,7 @@ class LocalBackend:
         self._loop = asyncio.get_running_loop()
         self._bind(self._first)
         self._opening = self._run(self._open(self._first))
-        self._guard = self._loop.create_task(self._leave_with_the_loop())
-        _guards.add(self._guard)
-        self._guard.add_done_callback(_guards.discard)
+        self._guard = _guards.start(self._leave_with_the_loop(), self._loop)
 
     def meet(self, address: str) -> None:
         """
@@ -302,6 +301,7 @@ class LocalBackend:
         if self.receiver is not None:
             self.receiver.connectivity_changed(connected=True)
         if self.receiver is not None and self._unmet:
+            # The workers that were met have been greeted; figures are partial without the others.
             self.receiver.connectivity_changed(connected=False)
 
     async def _opened(self) -> None:
@@ -350,10 +350,7 @@ class LocalBackend:
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._loop is not None
-        task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._tasks.start(coroutine, self._loop)
 
 
 class _Link(asyncio.Protocol):
