@@ -265,6 +265,17 @@ async def test_hook_that_catches_its_cancellation_and_allows_is_too_late(way: st
     assert site.headcount._authorizer.errors == 1
 
 
+@asynchronous
+async def test_hook_that_blocks_the_event_loop_past_its_time_and_allows_is_too_late() -> None:
+    async def blocking(request: HTTPConnection) -> bool:
+        time.sleep(0.05)
+        return True
+
+    site = Site(hook=blocking, authorize_timeout=0.02)
+    await denied(site.visitor, "sse")
+    assert site.headcount._authorizer.errors == 1
+
+
 @every_way
 @asynchronous
 async def test_synchronous_hook_that_hangs_holds_nobody_up(way: str) -> None:

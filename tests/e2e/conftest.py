@@ -122,4 +122,4 @@ def log_in(context: BrowserContext) -> None:
 
 def wait(page: Page, expression: str, seconds: float = 10) -> None:
     """Wait until a JavaScript expression holds in the page."""
-    page.wait_for_function(expression, timeout=seconds * 1000, polling=25)
+    page.wait_for_function(expression, timeout=seconds * 1000)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asgi.asgi_client import Site
+from asgi.asgi_client import Site, until
 from headcount.fleet.backends.local import LocalBackend
 from headcount.fleet.view import FleetView
 from headcount.node import listening_sockets
@@ -53,12 +53,6 @@ def listen(port: int = 0) -> socket.socket:
     sock.bind(("127.0.0.1", port))
     sock.listen()
     return sock
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 async def test_a_server_that_is_started_again_in_the_same_loop_joins_again(sites: Callable[[], Site]) -> None:

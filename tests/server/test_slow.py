@@ -133,13 +133,14 @@ async def test_a_viewer_that_does_not_read_holds_up_a_stop_no_longer_than_peer_t
         crowd = _Crowd(server)
         await crowd.gather()
         stuck = await crowd.stuck(Sse, "stuck")
+        await crowd.viewer.until(lambda s: s.figures is not None and "stuck" in s.figures["versions"])
         while not server.debug()["sizes"]["LoopTimers.stalled"]:
             await crowd.move()
             assert crowd.viewer.figures is not None
-            if (
-                "stuck" not in crowd.viewer.figures["versions"]
-            ):  # on a busy machine the kernel may be faster than we are
+            if "stuck" not in crowd.viewer.figures["versions"]:
+                stuck.fin()  # the kernel gave it up before we looked
                 stuck = await crowd.stuck(Sse, "stuck")
+                await crowd.viewer.until(lambda s: s.figures is not None and "stuck" in s.figures["versions"])
         server.process.terminate()
         # uvicorn waits until the bytes have left that it took; then only the kernel can give up.
         await asyncio.to_thread(server.wait, PEER_TIMEOUT + 3)

@@ -84,8 +84,11 @@ async def test_a_server_with_open_streams_stops_and_tells_every_page_when_to_com
         await sock.until(lambda s: s.ended)
     codes = Counter(sock.close_code for sock in sockets)
     if command == "granian":
-        # It cuts WebSockets as soon as it is told to stop. Told by a terminal too, the application may be faster.
-        assert set(codes) <= ({1006} if number == signal.SIGTERM else {1006, 1012})
+        # Granian cuts WebSockets when it begins to stop. Ctrl-C reaches its worker too, which may close some before.
+        if number == signal.SIGTERM:
+            assert codes == {1006: 100}
+        else:
+            assert set(codes) <= {1006, 1012}
     else:
         assert codes == {1012: 100}
     if command in ("hypercorn", "headcount-serve", *TAKEN_OVER):
