@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import errno
-import resource
+import logging
 import secrets
 import signal
 import socket
@@ -25,6 +25,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from headcount import Headcount, Stats
+from headcount.server.serve import raise_file_limit
 
 # In its folder this file is a script beside shop.py; in an installed Headcount both are modules of a package.
 if TYPE_CHECKING or not __package__:
@@ -72,6 +73,26 @@ class Display:
         text = " · ".join(parts)
         print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", flush=True)
 
+    def clear_for_log(self, _: logging.LogRecord) -> bool:
+        """Clear the figures before a log line, which would continue theirs. A filter of handlers; it drops nothing."""
+        if self.live:
+            print("\r\x1b[K", end="", flush=True)
+        return True
+
+    @contextlib.contextmanager
+    def beside_logs(self) -> Iterator[None]:
+        """Make room for the log lines of all handlers."""
+        handlers = {handler for name in (None, "uvicorn", "headcount") for handler in logging.getLogger(name).handlers}
+        if logging.lastResort is not None:
+            handlers.add(logging.lastResort)
+        for handler in handlers:
+            handler.addFilter(self.clear_for_log)
+        try:
+            yield
+        finally:
+            for handler in handlers:
+                handler.removeFilter(self.clear_for_log)
+
     def close(self) -> None:
         """Move the cursor to a new line."""
         if self.live:
@@ -84,7 +105,7 @@ async def main(
     port: int = 8000,
     visitors: int = 300,
     seed: int = 1,
-    update_strategy: Literal["sse", "ws", "auto"] = "sse",
+    update_strategy: Literal["sse", "ws", "auto"] = "auto",
     deploy_every: float = 60.0,
     open_browser: bool = False,
 ) -> int:
@@ -114,7 +135,7 @@ async def main(
         exit_code = code
         stopped.set()
 
-    raise_file_limit()
+    raise_file_limit()  # also for the visitors, whose process inherits it
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop, 130)
     loop.add_signal_handler(signal.SIGTERM, stop, 0)
@@ -143,6 +164,7 @@ async def main(
     display = Display()
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(display.close)
+        stack.enter_context(display.beside_logs())
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))
         stack.push_async_callback(stop_serving, server, serving, app.state.headcount)
         link = f"{url}/admin/sign-in?token={token}"
@@ -150,6 +172,7 @@ async def main(
         print(
             f"This link opens the admin view of a small shop for one hour. After that, log in with the password "
             f"{password}\n"
+            "Headcount's own dashboard is at /__skew/dashboard there, with the same password.\n"
             f"The same in a terminal: headcount top {url.removeprefix('http://')} --token {password}\n"
             f"{visitors} visitors are connecting. "
             + (f"A release every {deploy_every:g} s. " if deploy_every else "")
@@ -178,14 +201,6 @@ async def main(
                 if task is not serving:
                     task.cancel()
     return exit_code
-
-
-def raise_file_limit() -> None:
-    """Raise the limit of open files to the hard limit, also for the visitors' process: each stream is an open file."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Some systems report "unlimited" and then refuse it.
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -166,7 +166,7 @@ def create_app(
     version: str = "v1",
     *,
     admin_password: str | None = None,
-    update_strategy: Literal["sse", "ws", "auto"] = "sse",
+    update_strategy: Literal["sse", "ws", "auto"] = "auto",
     admin_token: str | None = None,
     sign_in_token: str | None = None,
     sign_in_seconds: float = 3600,

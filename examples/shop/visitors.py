@@ -223,7 +223,7 @@ async def run_visitors(url: str, count: int, *, seed: int = 1, pace: Pace | None
         async with httpx.AsyncClient(
             base_url=url,
             headers={"Origin": origin, ADDRESS: f"{rng.choice(NETWORKS)}.{rng.randint(1, 254)}"},
-            # The longest silence of a stream is its keepalive interval, 20 s by default.
+            # The longest silence of a stream is its keepalive interval, 15 s by default.
             timeout=httpx.Timeout(10, read=60),
             verify=tls,
             # The shop is on this machine, so the proxy of the environment is not used.

@@ -1,10 +1,15 @@
-"""Find a Chromium for the browser tests, or get one; run as a program to do so beforehand."""
+"""Find a Chromium for the browser tests, or get one."""
 
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+SKIP_LINE = "Chromium is not there; run: sudo apt-get install chromium, or set CHROMIUM=/path/to/it"
+"""What a developer without it reads."""
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -25,25 +30,22 @@ def find() -> str | None:
     return path if Path(path).is_file() else None
 
 
-def main() -> int:
-    """Make sure that there is one; say what is done."""
-    path = find()
-    if path is None:
-        print("No Chromium found; downloading Playwright's.", flush=True)
-        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)
-        path = find()
-    if path is None and shutil.which("apt-get") and os.geteuid() == 0:
+def fetch() -> None:
+    """Get one where there is none, from where that is possible; say what is done."""
+    if find() is not None:
+        return
+    print("No Chromium found; downloading Playwright's.", flush=True)
+    subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)
+    if find() is None and shutil.which("apt-get") and os.geteuid() == 0:
         print("That did not work; installing the system's chromium with apt-get.", flush=True)
         subprocess.run(["apt-get", "update", "-qq"], check=False)
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=False, env=environment)
-        path = find()
+
+
+def or_skip() -> str:
+    """Return the path of a Chromium. Where there is none, skip the test; CI fails it."""
+    path = find()
     if path is None:
-        print("The browser tests need Chromium; install one and set CHROMIUM=/path/to/it.", file=sys.stderr)
-        return 1
-    print(f"Browser tests use {path}.")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(SKIP_LINE)
+    return path

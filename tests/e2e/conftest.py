@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,13 +13,18 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from kit.ports import free_port
 
 from . import chromium
 
 HERE = Path(__file__).parent
+
+PATIENCE = 30.0
+"""Seconds for what happens within one, unless the machine is busy."""
+
+expect.set_options(timeout=PATIENCE * 1000)
 
 # A client costs 30 ms of CPU to make, for certificates that these tests do not need. Servers come and go: each request
 # has a connection of its own.
@@ -39,7 +45,11 @@ class Server:
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, cwd=self._cwd, env=self.env)
-        eventually(self.answers, "the server answers", seconds=30)
+        try:
+            eventually(self.answers, "the server answers", seconds=90)
+        except BaseException:
+            self.kill()
+            raise
 
     def answers(self) -> bool:
         assert self._process is not None
@@ -52,8 +62,12 @@ class Server:
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=PATIENCE)
             self._process = None
+
+    def kill(self) -> None:
+        """End it without a word."""
+        self.stop(signal.SIGKILL)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -72,7 +86,27 @@ class Server:
         return found
 
 
-def eventually(condition: Callable[[], Any], what: str, seconds: float = 10) -> None:
+@contextmanager
+def every_total(server: Server) -> Iterator[list[int]]:
+    """Look at the total all the time, and yield what was seen."""
+    seen: list[int] = []
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.append(server.stats()["total"])
+            time.sleep(0.01)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        looking.join()
+
+
+def eventually(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
     """Wait until `condition` holds; fail with `what` and what it returned last."""
     end = time.monotonic() + seconds
     while not (last := condition()):
@@ -83,8 +117,7 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 10) -> 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    path = chromium.find()
-    assert path is not None, "There is no Chromium; run: python tests/e2e/chromium.py"
+    path = chromium.or_skip()
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
@@ -120,6 +153,6 @@ def log_in(context: BrowserContext) -> None:
     assert context.request.post("/log-in").ok
 
 
-def wait(page: Page, expression: str, seconds: float = 10) -> None:
+def wait(page: Page, expression: str, seconds: float = PATIENCE) -> None:
     """Wait until a JavaScript expression holds in the page."""
     page.wait_for_function(expression, timeout=seconds * 1000)

@@ -19,7 +19,12 @@ MOVES = os.environ.get("CROWD_MOVES", "1") == "1"
 TOKEN = "the tests' own door"
 
 headcount = Headcount(
-    version="2026.11.4", update_strategy="auto", route_tracking=True, ip_tracking=True, admin_token=TOKEN
+    version="2026.11.4",
+    update_strategy="auto",
+    route_tracking=True,
+    ip_tracking=True,
+    admin_token=TOKEN,
+    backend="memory",  # whose history this application can fill by hand
 )
 node = headcount.node
 chance = random.Random(4)
@@ -73,7 +78,7 @@ def remember_an_hour() -> None:
         }
         versions["unknown"] = total - sum(versions.values())
         counts = {version: count for version, count in versions.items() if count}
-        node.figures.history.add(node.clock() - ago * INTERVAL, now - round(ago * INTERVAL * 1000), total, counts)
+        node.figures.history.add(node.clock() - ago * INTERVAL, now - round(ago * INTERVAL * 1000), counts)
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """An application for the browser tests: sessions that can end, pages with `/client.js`, a door for the tests."""
 
+import asyncio
 import os
 import secrets
 from pathlib import Path
@@ -12,7 +13,28 @@ from starlette.requests import HTTPConnection
 from headcount import Headcount, VersionCookie
 
 NUXT = Path(__file__).parent / "nuxt_client" / "dist"
-PAGE = """<!doctype html><meta charset="utf-8"><title>page</title>
+PAGE = r"""<!doctype html><meta charset="utf-8"><title>page</title><body>
+<script>
+  // What a browser, an extension or a policy may forbid, and how.
+  const refusal = () => new DOMException("forbidden", "SecurityError")
+  const throwing = function () { throw refusal() }
+  const request = (value) => Object.defineProperty(LockManager.prototype, "request", { value })
+  const forbid = {
+    "locks-reject": () => request(() => Promise.reject(refusal())),
+    "locks-throw": () => request(throwing),
+    "locks-silent": () => request(() => new Promise(() => {})),
+    "channel-throws": () => { window.BroadcastChannel = throwing },
+    "channel-deaf": () => { BroadcastChannel.prototype.postMessage = () => {} },
+    "crypto-missing": () => Object.defineProperty(window, "crypto", { value: undefined }),
+    "storage-throws": () => Object.defineProperty(window, "localStorage", { get: throwing }),
+  }
+  forbid[new URLSearchParams(location.search).get("forbid")]?.()
+  window.uncaught = []
+  for (const type of ["error", "unhandledrejection"]) {
+    addEventListener(type, ({ message, reason }) => uncaught.push(String(message ?? reason)))
+  }
+  addEventListener("pageshow", ({ persisted }) => { window.persisted = persisted })
+</script>
 <script type="module">
   import { createHeadcount } from "/__skew/client.js"
   import { shared } from "/__skew/shared.js"
@@ -20,8 +42,12 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>page</title>
   const headcount = createHeadcount({
     version: query.get("v") ?? undefined,
     updateStrategy: query.get("strategy") ?? undefined,
+    basePath: query.get("base") ?? undefined,
+    backoff: query.has("delay") ? { baseMs: +query.get("delay"), capMs: +query.get("delay") } : undefined,
     deltas: query.get("deltas") !== "0",
     stream: query.has("shared") ? shared : undefined,
+    routeTracking: query.get("routes") ?? undefined,
+    route: query.has("pattern") ? () => location.pathname.replace(/\d+/, ":id") : undefined,
     headers: query.has("token") ? { authorization: `Bearer ${query.get("token")}` } : undefined,
   })
   const snapshots = []
@@ -37,9 +63,10 @@ headcount = Headcount(
     update_strategy="auto",
     route_tracking=True,
     reauthorize_interval=1,
-    keepalive_interval=2,
+    keepalive_interval=float(os.environ.get("KEEPALIVE", "2")),
     reconnect_spread=0.2,
     admin_token="the tests' own door",
+    allowed_origins=os.environ.get("PAGE_ORIGINS", "").split(),
 )
 app.add_middleware(VersionCookie, headcount=headcount)
 app.add_middleware(SessionMiddleware, secret_key=os.environ["SESSION_SECRET"])
@@ -94,6 +121,29 @@ async def other() -> str:
     return "<!doctype html><title>other</title><a href='/'>elsewhere</a>"
 
 
+@app.get("/frame", response_class=HTMLResponse)
+async def frame(src: str, sandbox: str | None = None) -> str:
+    """A page without Headcount that has another one in a frame."""
+    attribute = "" if sandbox is None else f' sandbox="{sandbox}"'
+    return f"<!doctype html><title>frame</title><iframe src='{src.replace('&', '&amp;')}'{attribute}></iframe>"
+
+
+@app.get("/download")
+async def download() -> Response:
+    return Response("a file", headers={"content-disposition": "attachment; filename=file.txt"})
+
+
+@app.get("/nothing")
+async def nothing() -> Response:
+    return Response(status_code=204)
+
+
+@app.get("/slow")
+async def slow() -> Response:
+    await asyncio.sleep(2)
+    return Response("late")
+
+
 @app.get("/pages/{path:path}")
 async def small_page(path: str) -> Response:
     policy = {"content-security-policy": "default-src 'self'; connect-src 'self' ws:"}
@@ -115,5 +165,8 @@ async def nuxt(name: str) -> Response:
 
 
 @app.get("/{path:path}", response_class=HTMLResponse)
-async def page() -> str:
+async def page(response: Response, policy: str = "") -> str:
+    """The page, with a Content Security Policy if the query names one."""
+    if policy:
+        response.headers["content-security-policy"] = policy
     return PAGE

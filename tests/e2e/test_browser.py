@@ -38,6 +38,31 @@ def viewer(new_context: NewContext, strategy: str) -> Page:
     return open_page(context, "/admin", strategy, v="v2", watch="1")
 
 
+@pytest.mark.parametrize("module", ["/__skew/client.js", "/__skew/client.js?another-copy"])
+def test_script_that_runs_again_counts_the_page_once(
+    new_context: NewContext, viewer: Page, strategy: str, module: str
+) -> None:
+    """As Turbo and htmx let the scripts of a body run that they swap in."""
+    page = open_page(new_context(), "/a", strategy, v="v1", routes="1")
+    wait(viewer, "snapshot().total === 2")
+    page.evaluate("Object.assign(window, { first: headcount, runs: 0, text: document.scripts[1].textContent })")
+    for run, route in enumerate(("/b", "/c"), 1):
+        page.evaluate(
+            """([route, module]) => {
+                history.pushState({}, "", route + location.search)
+                const script = document.createElement("script")
+                script.type = "module"
+                script.textContent = window.text.replace("/__skew/client.js", module) + "window.runs++"
+                document.body.replaceChildren(script)
+            }""",
+            [route, module],
+        )
+        wait(page, f"window.runs === {run}")
+        wait(viewer, f"snapshot().routes['{route}'] === 1")
+        assert snapshot(viewer)["versions"] == {"v1": 1, "v2": 1}
+    assert page.evaluate("headcount === first")
+
+
 def test_viewer_sees_exact_figures_and_itself(new_context: NewContext, viewer: Page, strategy: str) -> None:
     visitor = new_context()
     open_page(visitor, "/", strategy, v="v1")

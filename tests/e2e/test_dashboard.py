@@ -68,7 +68,7 @@ def cells(page: Page, table: str, column: str) -> list[str]:
 def test_a_stranger_sees_a_log_in_and_nothing_else(page: Page) -> None:
     page.goto("/__skew/dashboard")
     assert page.url.endswith("/dashboard/")
-    expect(page.get_by_role("heading", name="Not authorized for live stats")).to_be_visible()
+    expect(page.get_by_role("heading", name="Not authorised for live stats")).to_be_visible()
     page.get_by_label("Admin token").fill("a guess")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_have_text(re.compile("not the admin token"))
@@ -85,7 +85,7 @@ def test_log_in_keeps_a_cookie_that_is_not_the_token_and_log_out_ends_it(page: P
     page.reload()
     expect(page.locator(".figure")).to_have_text("3,000")
     page.get_by_role("button", name="Log out").click()
-    expect(page.get_by_role("heading", name="Not authorized for live stats")).to_be_visible()
+    expect(page.get_by_role("heading", name="Not authorised for live stats")).to_be_visible()
     assert context.cookies() == []
 
 
@@ -99,7 +99,7 @@ def test_a_keyboard_goes_on_where_the_figures_are_after_the_log_in_and_at_the_lo
     expect(page.get_by_role("heading", name="Open connections")).to_be_focused()
     page.get_by_role("button", name="Log out").focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Not authorized for live stats")).to_be_focused()
+    expect(page.get_by_role("heading", name="Not authorised for live stats")).to_be_focused()
     page.keyboard.press("Tab")
     expect(page.get_by_label("Admin token")).to_be_focused()
 
@@ -346,12 +346,57 @@ def test_a_release_is_the_current_version_also_for_who_looks_later(page: Page) -
         server.stop()
 
 
+def test_without_a_release_nobody_is_called_outdated_while_nodes_serve_several_versions(page: Page) -> None:
+    altered(page, nodes={"reporting": 3, "expected": 3, "versions": {"v1": 1, "v2": 2}}, currentVersion=None)
+    log_in(page)
+    expect(page.locator("header")).to_contain_text("Current version not known")
+    expect(page.locator(".migration")).to_contain_text("no release was declared. Served: v2 (2 nodes), v1 (1 node).")
+    expect(page.locator(".migration")).to_contain_text("headcount release VERSION URL")
+    expect(page.locator(".migration progress, .migration dl, .legend .current, .old")).to_have_count(0)
+
+
 def test_partial_figures_are_called_so(page: Page) -> None:
     altered(page, partial=True, nodes={"reporting": 2, "expected": 3})
     log_in(page)
     expect(page.locator(".state")).to_have_text(
         "Figures are partial: some connections are missing. 2 of 3 nodes are reporting."
     )
+
+
+def test_connections_that_are_unaccounted_for_are_named(page: Page) -> None:
+    absences = [
+        {"node": "3f2a", "total": 120, "versions": {"v1": 120}, "state": "cut-off", "since": 1},
+        {"node": "77", "total": 1, "versions": {"v1": 1}, "state": "vanished", "since": 1},
+        {"node": "a1", "total": 2, "versions": {"v1": 2}, "state": "unanswered", "since": 1},
+    ]
+    altered(page, partial=True, nodes={"reporting": 2, "expected": 2}, unaccounted=123, absences=absences)
+    answer = {"shares": [], "nodes": {"reporting": 2, "expected": 2}, "partial": True, "absences": absences}
+    page.route(re.compile("/admin/nodes"), lambda route: route.fulfill(json=answer))
+    log_in(page)
+    expect(page.locator(".state")).to_have_text(
+        "Figures are partial: 123 connections are unaccounted for: node 3f2a (stopped or cut off), 77, "
+        "a1 (pages do not answer). "
+        "All 2 nodes are reporting."
+    )
+
+
+def test_a_limit_that_ends_streams_is_named_with_what_to_do(page: Page) -> None:
+    line = page.get_by_text("Something between browsers and the server ends streams")
+    log_in(page)
+    expect(page.locator(".figure")).to_have_text("3,000")
+    expect(line).to_have_count(0)
+
+    def limited(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "cutAfterMs": 14_960})
+
+    page.route(re.compile("/admin/nodes"), limited)
+    page.reload()
+    expect(line).to_have_text(
+        "Something between browsers and the server ends streams after 15 s. Raise its limit; see "
+        '"A proxy that ends streams" in docs/deployment.md.'
+    )
+    assert "### A proxy that ends streams" in (Path(__file__).parents[2] / "docs/deployment.md").read_text("utf-8")
 
 
 def test_old_figures_are_called_so_and_heal(page: Page, browser: Browser) -> None:
@@ -402,3 +447,21 @@ def violations(page: Page) -> list[str]:
     page.add_script_tag(path=AXE)
     found = page.evaluate("axe.run().then(({ violations }) => violations)")
     return [f"{each['impact']} {each['id']}: {each['nodes'][0]['html'][:120]}" for each in found]
+
+
+def test_addresses_that_are_missing_have_a_reason(browser: Browser) -> None:
+    """The page's own address stands in X-Forwarded-For, as uvicorn leaves it behind a local proxy."""
+    server = Server(
+        *("-m", "headcount", "serve", "--port", "{port}", "--ip-tracking", "true"),
+        # Chromium adds these headers to no WebSocket.
+        env={"HEADCOUNT_VERSION": "v1", "HEADCOUNT_ADMIN_TOKEN": TOKEN, "HEADCOUNT_UPDATE_STRATEGY": "sse"},
+    )
+    context = browser.new_context(base_url=server.url, extra_http_headers={"x-forwarded-for": "127.0.0.1"})
+    try:
+        page = context.new_page()
+        log_in(page, f"{DASHBOARD}?counted")
+        note = page.get_by_text("Client addresses are unknown. The server replaces client addresses")
+        expect(note).to_contain_text("trusted_proxies='server'")
+    finally:
+        context.close()
+        server.stop()

@@ -1,15 +1,17 @@
 """What is counted is what people have open: back/forward cache, offline, a network that hangs, restarts, deploys."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from . import chromium
+from .background_tab import background_tab, gate, wait_until_a_ghost_is_dropped
 from .conftest import Server, eventually, wait
 
 NewContext = Callable[[], BrowserContext]
-SOON = 5
+SOON = 20
 """Seconds within which a page that is usable again must be counted."""
 
 
@@ -91,7 +93,7 @@ def test_server_that_hangs(new_context: NewContext, server: Server, strategy: st
     page = open_page(new_context(), "/a", f"v=v1&strategy={strategy}{stream}")
     eventually(lambda: server.stats()["total"] == 1, "the page is counted")
     with server.frozen():
-        wait(page, "snapshot().status === 'reconnecting'", seconds=15)
+        wait(page, "snapshot().status === 'reconnecting'")
     eventually(lambda: server.stats()["total"] == 1, "counted once", seconds=SOON)
     wait(page, "snapshot().status === 'open'")
     assert server.stats()["total"] == 1
@@ -117,7 +119,7 @@ def test_deploy_in_the_middle(deployed: Server, browser: Browser, strategy: str)
     server.stop()
     server.env["PAGE_VERSION"] = "v2"
     server.start()
-    eventually(lambda: server.stats()["versions"] == {"v1": 3}, "what runs in the pages has not changed", seconds=15)
+    eventually(lambda: server.stats()["versions"] == {"v1": 3}, "what runs in the pages has not changed")
     wait(old, "snapshot().serverVersion === 'v2'")
     open_page(context, "/new", f"v=v2&strategy={strategy}&shared=1")
     eventually(lambda: server.stats()["versions"] == {"v1": 3, "v2": 1}, "old and new of one browser are told apart")
@@ -138,3 +140,61 @@ def test_bearer_token_over_a_stream_read_by_fetch(new_context: NewContext) -> No
     wait(page, "snapshot().total === 2")
     page.evaluate("history.pushState({}, '', '/c')")
     wait(page, "snapshot().routes['/c'] === 1")
+
+
+@pytest.fixture
+def asking() -> Iterator[Server]:
+    """A server that asks event streams every six seconds whether their page is there."""
+    server = Server(
+        *("-m", "uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"),
+        env={"SESSION_SECRET": "s", "KEEPALIVE": "0.5"},
+    )
+    yield server
+    server.stop()
+
+
+def test_frozen_page_is_counted(asking: Server, tmp_path: Path, strategy: str, stream: str) -> None:
+    with background_tab(tmp_path) as tab:
+        tab.open(f"{asking.url}/a?v=v1&strategy={strategy}{stream}")
+        eventually(lambda: routes(asking) == {"/a": 1}, "the page is counted")
+        tab.freeze()
+        wait_until_a_ghost_is_dropped(asking)
+        figures = asking.stats()
+        assert (figures["versions"], "unaccounted" in figures) == ({"v1": 1}, False)
+        assert gate(asking) == 3, "it holds old code"
+        tab.wake()
+        tab.evaluate("history.pushState({}, '', '/b')")
+        eventually(lambda: routes(asking) == {"/b": 1}, "it navigates on")
+        assert tab.evaluate("snapshot().status") == "open"
+    eventually(lambda: asking.stats()["total"] == 0, "it is gone")
+    assert gate(asking) == 0
+
+
+@pytest.mark.parametrize("refusal", ["none", "400"])
+def test_with_more_cookies_than_the_server_s_websockets_take_a_page_is_counted_over_sse(
+    browser: Browser, server: Server, refusal: str
+) -> None:
+    """uvicorn as it comes does not answer such a handshake; with `--ws websockets` it refuses it."""
+    own = None
+    if refusal == "400":
+        command = ("-m", "uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning", "--ws", "websockets")
+        own = Server(*command, env={"SESSION_SECRET": "s"})
+    there = own or server
+    context = browser.new_context(base_url=there.url)
+    try:
+        for number in range(3):
+            context.add_cookies([{"name": f"many-{number}", "value": "x" * 3_000, "url": there.url}])
+        page = context.new_page()
+        asked: list[str] = []
+        page.on("websocket", lambda socket: asked.append(socket.url))
+        page.on("request", lambda request: asked.append(request.url) if "/sse" in request.url else None)
+        page.goto("/a?v=v1")
+        wait(page, "window.headcount && headcount.getSnapshot().status === 'open'")
+        assert there.stats()["versions"] == {"v1": 1}
+        assert ["/ws" in url for url in asked] == [True, False]
+        page.close()
+        eventually(lambda: there.stats()["total"] == 0, "the page has left the figures")
+    finally:
+        context.close()
+        if own is not None:
+            own.stop()

@@ -61,7 +61,7 @@ def test_small_page(context: BrowserContext, server: Server, name: str) -> None:
         "console", lambda message: complaints.append(message.text) if "Content Security" in message.text else None
     )
     stranger.goto(f"/pages/{name}.html")
-    expect(stranger.get_by_text("Not authorized for live stats")).to_be_visible()
+    expect(stranger.get_by_text("Not authorised for live stats")).to_be_visible()
     assert server.stats()["versions"] == {"build-7": 1}, "the id of the build is stamped into the bundle"
     assert server.stats()["routes"] == {f"/pages/{name}.html": 1}
     if name == "element":

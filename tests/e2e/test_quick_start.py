@@ -80,7 +80,7 @@ def test_quick_start_does_what_it_says(started: str, browser: Browser) -> None:
     try:
         page = visitor.new_page()
         page.goto("/")
-        wait(page, "document.querySelector('#figures').textContent === 'Not authorized for live stats'")
+        wait(page, "document.querySelector('#figures').textContent === 'Not authorised for live stats'")
         viewer = admin.new_page()
         viewer.goto("/")
         viewer.click("text=sign in")

@@ -15,14 +15,25 @@ START = (
 )
 
 
-WORKERS = ("-m", "uvicorn", "--factory", "shop:create_app", "--port", "{port}", "--workers", "4")
+SSE_SHOP = """
+from functools import partial
+from shop import create_app
+create_app = partial(create_app, update_strategy="sse")
+"""
+WORKERS = (
+    *("-m", "uvicorn", "--factory", "sse_shop:create_app", "--port", "{port}", "--workers", "4"),
+    *("--timeout-worker-healthcheck", "60"),  # a worker that is not up within five seconds would be killed
+)
 
 
 @pytest.fixture(params=["sse", "ws", "workers"])
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     env = {"SHOP_ADMIN_PASSWORD": "open sesame"}
     if request.param == "workers":
-        server = Server(*WORKERS, cwd=SHOP, env=env | {"SHOP_DATABASE": str(tmp_path / "shop.db")})
+        # With event streams, whose POSTs may reach another worker than the stream's.
+        (tmp_path / "sse_shop.py").write_text(SSE_SHOP)
+        more = {"SHOP_DATABASE": str(tmp_path / "shop.db"), "PYTHONPATH": str(tmp_path)}
+        server = Server(*WORKERS, cwd=SHOP, env=env | more)
     else:
         server = Server("-c", START, "{port}", request.param, cwd=SHOP, env=env)
     yield server
@@ -45,7 +56,7 @@ def visitor(browser: Browser, shop: Server) -> Iterator[BrowserContext]:
 
 def log_in(page: Page) -> None:
     page.goto("/admin")
-    expect(page.get_by_text("Not authorized for live stats")).to_be_visible()
+    expect(page.get_by_text("Not authorised for live stats")).to_be_visible()
     page.get_by_label("Admin password").fill("open sesame")
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("heading", name="Active users: 1")).to_be_visible()
@@ -75,7 +86,7 @@ def test_admin_sees_who_is_where_and_log_out_ends_it(
     guest.close()
     expect(page.get_by_role("heading", name="Active users: 1")).to_be_visible()
     page.get_by_role("button", name="Log out").click()
-    expect(page.get_by_text("Not authorized for live stats")).to_be_visible()
+    expect(page.get_by_text("Not authorised for live stats")).to_be_visible()
     expect(page.get_by_role("heading", name="Active users")).not_to_be_visible()
 
 
@@ -86,7 +97,7 @@ def test_log_out_in_one_tab_ends_the_right_in_the_other(admin: BrowserContext) -
     other.goto("/admin")
     expect(other.get_by_role("heading", name="Active users: 2")).to_be_visible()
     page.get_by_role("button", name="Log out").click()
-    expect(other.get_by_text("Not authorized for live stats")).to_be_visible(timeout=65_000)
+    expect(other.get_by_text("Not authorised for live stats")).to_be_visible(timeout=65_000)
 
 
 def test_migration_is_seen_from_the_deploy_to_the_last_page(admin: BrowserContext, visitor: BrowserContext) -> None:

@@ -82,7 +82,7 @@ def test_vue_example_shows_the_figures_to_who_may_see_them(
 ) -> None:
     stranger = new_context().new_page()
     stranger.goto(application)
-    expect(stranger.get_by_text("Not authorized for live stats")).to_be_visible()
+    expect(stranger.get_by_text("Not authorised for live stats")).to_be_visible()
 
     admin = new_context()
     log_in(admin)  # cookies do not look at the port

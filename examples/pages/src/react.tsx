@@ -13,7 +13,7 @@ function Total() {
 
 function Figures() {
   const { authorized, versions } = useActiveConnections();
-  if (!authorized) return <p>Not authorized for live stats</p>;
+  if (!authorized) return <p>Not authorised for live stats</p>;
   return (
     <>
       <p>

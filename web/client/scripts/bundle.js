@@ -1,7 +1,8 @@
 import { build } from 'esbuild';
+import { minify } from 'terser';
 
 /** Safari 14 and every newer browser understand it. */
-const target = 'es2020';
+const target = 'es2021';
 
 /** In an application's own bundle the address of the module is not the server's, and some bundlers reject `import.meta`. */
 const packaged = { define: { 'import.meta.url': '""' } };
@@ -45,7 +46,9 @@ async function bundle(entry, options) {
     entryPoints: [entry],
     bundle: true,
     write: false,
-    minify: true,
+    // Terser names the identifiers: what is named twice compresses worse.
+    minifySyntax: true,
+    minifyWhitespace: true,
     format: 'esm',
     target,
     // Adapters are measured without the framework and the core.
@@ -53,5 +56,11 @@ async function bundle(entry, options) {
     ...options,
   });
   if (!file) throw new Error(`esbuild wrote nothing for ${entry}.`);
-  return file.contents;
+  // Terser makes of it 5 % less once compressed. What is inlined or joined is shorter, but compresses worse.
+  const { code } = await minify(file.text, {
+    module: true,
+    ecma: 2020,
+    compress: { unsafe_methods: true, sequences: false, reduce_funcs: false, hoist_props: false },
+  });
+  return Buffer.from(/** @type {string} */ (code));
 }

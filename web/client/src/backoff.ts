@@ -18,8 +18,20 @@ const FLOOR_MS = 100;
 /** Timers take at most 2^31-1 ms and fire at once for more; a server that names more than this is mistaken anyway. */
 const LONGEST_MS = 3_600_000;
 
-/** A stream that was open this long was no part of a crash loop. */
-const STABLE_MS = 30_000;
+/**
+ * A stream that delivered and was open this long was no part of a crash loop. If it ends, the server or a proxy ended it;
+ * load balancers end streams after 10 s and more, and a page that waits longer each time is hardly counted.
+ */
+export const STABLE_MS = 2000;
+
+/** The same for a stream that ends with a close code that reports a fault, such as 1011 or 4400. */
+const FAULT_STABLE_MS = 30_000;
+
+/** Close codes up to here are ordinary ends: 1000, 1001 (a proxy's limit), 1005 and 1006 (the connection broke off). */
+const LAST_ORDINARY_CODE = 1006;
+
+/** What refused a client twice, such as a wrong path, is asked again no sooner than this. */
+const REFUSED_MS = 30_000;
 
 /**
  * A restart or a Retry-After reaches many clients at once and is over soon: the delay is drawn from 2^2 times the first
@@ -47,19 +59,38 @@ export function backoffMs(attempt: number, { baseMs, capMs }: Backoff, random = 
  *
  * @param openMs For how long the stream was open; 0 if it never opened.
  * @param namedMs What the server named in Retry-After or `retry:`; 0 if it named nothing.
+ * @param refused What answered refused the stream for a reason that does not pass (`isRefusal`), and this page has never
+ *   had one. A page that had one meets a server that restarts.
  * @returns The delay, and the attempt count from then on.
  */
 export function afterEnd(
   attempt: number,
   openMs: number,
-  code: number | undefined,
+  code: number,
   namedMs: number,
+  refused: boolean,
   backoff: Backoff,
   random?: number,
 ): [delayMs: number, attempt: number] {
-  const failures = Math.max(openMs >= STABLE_MS ? 0 : attempt, code === OVERLOADED ? OVERLOAD_ATTEMPT : 0);
-  const drawnAs = Math.max(failures, code === RESTARTING || namedMs ? RESTART_ATTEMPT : 0);
-  return [namedMs + backoffMs(drawnAs, backoff, random), failures + 1];
+  const isStable = openMs >= (isCut(code) ? STABLE_MS : FAULT_STABLE_MS);
+  const failures = Math.max(isStable ? 0 : attempt, code === OVERLOADED ? OVERLOAD_ATTEMPT : 0);
+  const waitMs = refused && attempt ? Math.max(namedMs, REFUSED_MS) : namedMs;
+  const drawnAs = Math.max(failures, code === RESTARTING || waitMs ? RESTART_ATTEMPT : 0);
+  return [waitMs + backoffMs(drawnAs, backoff, random), failures + 1];
+}
+
+/**
+ * Whether an answer without a stream would be the same the next time: a wrong path, a page in place of a stream.
+ *
+ * @param status 200 means that it was no event stream. The codes of WebSockets are above all statuses; 0 is none.
+ */
+export function isRefusal(status: number): boolean {
+  return /^(2|4(?!01|08|2[59]))..$/.test(status as never);
+}
+
+/** Whether a stream that ended with this close code may have been ended from outside. */
+export function isCut(code: number): boolean {
+  return code <= LAST_ORDINARY_CODE;
 }
 
 /** The delay that a `drain` message asks for, from its arrival. `random` is used only where the server did not draw. */

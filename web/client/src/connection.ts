@@ -3,8 +3,12 @@
  * the delays; this module has the streams and the clock.
  *
  * - 1008 ends everything.
- * - Waiting ends at once when the network is back or when the user looks at the page again, but never before a time that
- *   the server named (Retry-After, `retry:`).
+ * - Waiting ends at once when the user looks at the page again, and within a second when the network is back, but never
+ *   before a time that the server named (`drain`, Retry-After, `retry:`) or that follows an overload or a fault.
+ * - With `auto`, WebSocket and SSE are tried in turn until one delivers `connected`, the second one at once. The kind that the
+ *   server prefers is avoided once it has missed twice while the server was up; the browser remembers that for a day.
+ * - Where something ends all streams after the same time, the next stream is opened shortly before, and takes over when it has
+ *   delivered `connected`. To the listener it is one stream, which says `connected` again. limit.ts finds the time.
  * - A stream that is silent for longer than the server promised is dead, even if the browser holds it open. After a
  *   sleep, or when the user looks at the page again, less silence is enough; when the network was away, none is needed.
  * - A new stream names the one before it (`replaces`), so that the page is not counted twice while the server has not
@@ -12,7 +16,8 @@
  * - A page that is left closes its stream, because a frozen page would still be counted; if it comes back from the
  *   back/forward cache, it opens a new one.
  */
-import { afterDrainMs, afterEnd, backoffMs, boundedMs } from './backoff.js';
+import { afterDrainMs, afterEnd, backoffMs, boundedMs, isCut, isRefusal } from './backoff.js';
+import { createLimit } from './limit.js';
 import type { ClientMessage, ServerMessage, UpdateStrategy } from './messages.js';
 import { openEventStream, openWebSocket, type Site, type Stream, type StreamEvents } from './transport.js';
 
@@ -39,10 +44,10 @@ export interface Connection {
   send(message: ClientMessage): void;
 }
 
-/** Messages that are not passed on: the first `connected` is, and the others keep the stream alive and mean nothing else. */
-const INTERNAL = ['connected', 'keepalive', 'pong'];
-const PAGE_EVENTS = ['online', 'pagehide', 'pageshow'];
-const DOCUMENT_EVENTS = ['visibilitychange', 'prerenderingchange', 'resume'];
+/** Messages that keep the stream alive and mean nothing else. */
+const INTERNAL = ['keepalive', 'pong'];
+/** Of the window and of the document: each comes to one of them, and `visibilitychange` to both, which changes nothing. */
+const PAGE_EVENTS = 'online focus pagehide pageshow visibilitychange prerenderingchange resume'.split(' ');
 
 export function createConnection(
   win: Window,
@@ -54,70 +59,170 @@ export function createConnection(
   const DENIED = 1008;
   /** What a browser reports when a handshake failed or a stream just broke off. */
   const ABNORMAL = 1006;
-  /** `connected` comes at once, but with HTTP/1.1 a browser opens six event streams and lets the seventh wait. */
-  const EVENT_STREAM_TIMEOUT_MS = 50_000;
-  const WEB_SOCKET_TIMEOUT_MS = 10_000;
+  /** Not a close code: the page itself gave the stream up. */
+  const SILENT = 0;
+  /** With HTTP/1.1 a browser opens six event streams and lets the seventh wait. */
+  const LONGEST_PATIENCE_MS = 50_000;
+  const OPEN_TIMEOUT_MS = 10_000;
+  /** `connected` follows the opening at once, unless something holds it back. */
+  const DELIVERY_TIMEOUT_MS = 5000;
+  /** If a successor has not delivered after this time, the old stream stays to its end. */
+  const RENEWAL_TIMEOUT_MS = 10_000;
   /** One keepalive may be lost or late without harm. */
   const SILENCE = 2.5;
   /** The watchdog checks this often, because timers stand still while a device sleeps and the clock does not. */
   const CHECK_MS = 4000;
   /** A check that is later than this shows that the device slept, unless the page is hidden: browsers delay its timers. */
   const LATE_MS = 10_000;
-  /** After so many WebSockets in a row that do not open, something in between is taken not to let them through. */
-  const SOCKET_ATTEMPTS = 2;
+  /** After the first failure in a row, the other kind is tried this soon. */
+  const OTHER_WAY_MS = 100;
+  /** A kind of stream is avoided after so many times that it did not deliver and the other kind did right after. */
+  const MISSES = 2;
+  const MEMORY_UNIT_MS = 1e13;
+  /** For how long a browser avoids a kind of stream before it tries that again: a day. */
+  const MEMORY = 8.64e-6;
 
   const { navigator } = win;
   const { backoff } = site;
   const document: Document & { prerendering?: boolean } = win.document;
+  const limit = createLimit();
+  const isAuto = updateStrategy === 'auto' && !site.headers;
   let stream: Stream | undefined;
-  /** Whether `stream` is a WebSocket. */
-  let socket: boolean;
+  /** Takes over from `stream` when it has delivered `connected`. */
+  let successor: Stream | undefined;
+  /** Whether the newest stream is a WebSocket. */
+  let socket = false;
   /** When `connected` came on `stream`; 0: not yet. */
   let openedAt: number;
   /** When anything came on `stream`. */
   let heardAt: number;
   /** The longest silence that `stream` may keep; 0 or NaN: the server promised none. */
   let silenceMs: number;
-  let retry: ReturnType<typeof setTimeout> | undefined;
+  /** Opens the next stream; or, while `stream` is open, its successor, and gives that up. */
+  let timer: ReturnType<typeof setTimeout> | undefined;
   let watchdog: ReturnType<typeof setTimeout> | undefined;
   let attempt = 0;
   /** The server does not want to see this page earlier. */
   let notBefore = 0;
-  let failedSockets = 0;
-  let serverStrategy: unknown;
+  /** `drain` has planned the stream after the present one. */
+  let drained: boolean;
+  let serverStrategy = site.preferred;
+  /** The newest stream has opened; only `connected` is a delivery. */
+  let hasOpened: boolean;
+  /**
+   * Whether the newest stream did not deliver, and whether that is due to its kind: 0: it delivered, or what failed has nothing
+   * to do with its kind; 1: the server may have been away; 2: it is due to its kind, if the next stream delivers.
+   */
+  let failed = 0;
+  /** Times in a row that the preferred kind did not deliver though the server was up. */
+  let misses = 0;
   let away = false;
   let handle: string | undefined;
-  /** EventSource does not say why it could not open, so the next event stream is read by fetch, which does. */
-  let byFetch = false;
+
+  try {
+    // Whole: the misses. Fraction: when, in units of MEMORY_UNIT_MS.
+    const remembered = win.localStorage.headcount;
+    if (Date.now() / MEMORY_UNIT_MS - (remembered % 1) < MEMORY) misses = remembered | 0;
+  } catch {
+    // This page may not use the storage.
+  }
+
+  /** A service worker that copies responses keeps an event stream open after its page has gone. */
+  function mayOutlive(): boolean {
+    try {
+      return !!navigator.serviceWorker.controller;
+    } catch {
+      // There is none in an insecure context, and Chromium forbids to look at it in a sandboxed frame.
+      return false;
+    }
+  }
+
+  function prefersSocket(): boolean {
+    return serverStrategy !== 'sse' || mayOutlive();
+  }
+
+  /** Opens a stream of the kind that `socket` says. Throws where the browser lacks the API or the page has no address. */
+  function start(): Stream {
+    const query = events.query();
+    const cutMs = limit.cutMs();
+    if (handle) query.set('replaces', handle);
+    if (cutMs) query.set('cutAfter', cutMs as never);
+    // The server asks only where the socket does not tell that a page has gone, because a frozen page cannot answer.
+    if (mayOutlive()) query.set('answers', '1');
+    let delivered = false;
+    const own: Stream = (socket ? openWebSocket : openEventStream)(site, query, {
+      received(message) {
+        if (message?.type === 'connected') {
+          // It comes once; what repeats it is no message.
+          if (delivered) message = undefined;
+          delivered = true;
+          if (own === successor) {
+            stream?.close();
+            stream = own;
+            successor = undefined;
+          }
+        }
+        // What an old stream still delivers is ignored.
+        if (own === stream) received(message);
+      },
+      ended(...why) {
+        if (own === successor) giveUp();
+        else if (own === stream) {
+          // The server ends what was replaced, or the limit was met: the successor decides.
+          if (successor) stream = undefined;
+          else ended(...why);
+        }
+      },
+      refused: events.refused,
+    });
+    return own;
+  }
+
+  function renew(): void {
+    plan(RENEWAL_TIMEOUT_MS, giveUp);
+    successor = start();
+  }
+
+  /** The old stream stays to its end. */
+  function giveUp(): void {
+    clearTimeout(timer);
+    stopSuccessor();
+    if (!stream) ended('', SILENT);
+  }
+
+  function stopSuccessor(): void {
+    successor?.close();
+    successor = undefined;
+  }
 
   function open(): void {
-    const replaced = stream;
+    const replaced = stream || successor;
     drop();
     // No user sees a page that is being prerendered, and perhaps none ever will.
     if (away || document.prerendering) return;
 
-    socket =
-      !site.headers &&
-      (updateStrategy === 'auto'
-        ? serverStrategy !== 'sse' && failedSockets < SOCKET_ATTEMPTS
-        : updateStrategy === 'ws');
+    socket = isAuto
+      ? failed
+        ? !socket
+        : prefersSocket() !== misses >= MISSES
+      : updateStrategy === 'ws' && !site.headers;
     openedAt = 0;
+    hasOpened = false;
     heardAt = Date.now();
-    silenceMs = socket ? WEB_SOCKET_TIMEOUT_MS : EVENT_STREAM_TIMEOUT_MS;
+    silenceMs = patience(OPEN_TIMEOUT_MS);
     watch();
     try {
-      const query = events.query();
-      if (handle) query.set('replaces', handle);
-      const streamEvents: StreamEvents = { received, ended, refused: events.refused };
-      stream = socket
-        ? openWebSocket(site, query, streamEvents)
-        : openEventStream(site, query, streamEvents, byFetch || !!site.headers);
+      stream = start();
       // Nothing must be sent on the new stream before it has said `connected`.
       if (replaced) events.ended('reconnecting', null);
     } catch (error) {
-      // The browser lacks this API, or the page's URL cannot be a base.
-      ended(String(error));
+      ended('' + error);
     }
+  }
+
+  /** How long to wait for a sign of a stream that has not delivered: longer each time, because a slow way is one, too. */
+  function patience(ms: number): number {
+    return Math.min(LONGEST_PATIENCE_MS, ms * 2 ** attempt);
   }
 
   /** Whether the stream has been silent for this part of the promised time. */
@@ -134,67 +239,95 @@ export function createConnection(
     watchdog = setTimeout(() => {
       const slept = Date.now() - dueAt > LATE_MS && !document.hidden;
       if (slept && isSilent(0.5)) open();
-      else if (isSilent(1)) ended('nothing came');
+      else if (isSilent(1)) ended('', SILENT);
       else watch();
     }, dueAt - Date.now());
   }
 
   function received(message: ServerMessage | undefined): void {
-    const connects = !openedAt && message?.type === 'connected';
     heardAt = Date.now();
-    if (connects) {
+    if (message?.type === 'connected') {
       openedAt = heardAt;
       silenceMs = boundedMs(message.keepaliveMs)! * SILENCE;
-      if (socket) failedSockets = 0;
       serverStrategy = message.updateStrategy;
+      learn();
       handle = message.connectionId as string;
       watch();
+      plan(limit.renewMs(), renew);
+    } else if (!openedAt) {
+      hasOpened = true;
+      silenceMs = patience(DELIVERY_TIMEOUT_MS);
+      return watch();
     }
-    if (!message || !openedAt) return;
+    if (!message) return;
     if (message.type === 'drain') {
       attempt = 0;
-      plan(afterDrainMs(message.reconnectMs, backoff));
+      drained = true;
+      stopSuccessor();
+      const delayMs = afterDrainMs(message.reconnectMs, backoff);
+      notBefore = heardAt + delayMs;
+      plan(delayMs);
     }
-    if (connects || !INTERNAL.includes(message.type)) events.message(message);
+    if (!INTERNAL.includes(message.type)) events.message(message);
+  }
+
+  /** The kind of the stream has delivered. */
+  function learn(): void {
+    const before = misses;
+    misses = socket === prefersSocket() ? 0 : misses + +(failed > 1);
+    failed = 0;
+    if (!isAuto || misses === before) return;
+    try {
+      win.localStorage.headcount = misses + Date.now() / MEMORY_UNIT_MS;
+    } catch {
+      // The next page finds out for itself.
+    }
   }
 
   function ended(reason: string, code = ABNORMAL, namedMs = 0): void {
-    const suffix = reason && ': ' + reason;
-    if (!openedAt) {
-      if (!socket) byFetch = true;
-      // While the device is offline a failure says nothing about WebSockets.
-      else if (code === ABNORMAL && navigator.onLine !== false) failedSockets++;
-    }
+    const openMs = openedAt && Date.now() - openedAt;
+    limit.ended(Date.now(), code && isCut(code) && !drained ? openMs : 0);
+    // While the device is offline, or when the server itself says no, a failure says nothing about the kind.
+    const hasFailed = isAuto && !openedAt && navigator.onLine && isCut(code);
+    // The other kind is tried at once: it delivers if the server is up, and after a restart both fail.
+    const isFirst = hasFailed && !failed && !namedMs;
+    failed = +hasFailed + +(hasFailed && (isFirst || hasOpened));
     if (code === DENIED) {
       close();
-      return events.ended('closed', 'The connection was denied' + suffix);
+      return events.ended('closed', reason || 'The connection was denied.');
     }
     stopStream();
-    notBefore = Date.now() + namedMs;
     // `drain` has planned the next stream, and its end is no error.
-    const error = retry ? null : 'The connection was lost' + suffix;
-    if (!retry) {
+    const error = drained
+      ? null
+      : reason || (openedAt ? 'The connection was lost.' : `The connection to ${site.url('')} failed.`);
+    if (!drained) {
       let delayMs: number;
-      [delayMs, attempt] = afterEnd(attempt, openedAt && Date.now() - openedAt, code, namedMs, backoff);
-      plan(delayMs);
+      // With `auto`, what refuses WebSockets only must not keep event streams waiting.
+      const refused = isRefusal(code) && !handle && !(socket && isAuto);
+      [delayMs, attempt] = afterEnd(attempt, openMs, code, namedMs, refused, backoff);
+      // What a fault or an overload asks for holds like a time that the server named.
+      notBefore = Date.now() + (isCut(code) ? namedMs : delayMs);
+      plan(isFirst ? OTHER_WAY_MS : delayMs);
     }
     events.ended('reconnecting', error);
   }
 
-  function plan(delayMs: number): void {
-    clearTimeout(retry);
-    retry = setTimeout(open, delayMs);
+  function plan(delayMs: number, then = open): void {
+    clearTimeout(timer);
+    if (delayMs) timer = setTimeout(then, delayMs);
   }
 
   function stopStream(): void {
     clearTimeout(watchdog);
+    stopSuccessor();
     stream?.close();
     stream = undefined;
   }
 
   function drop(): void {
-    clearTimeout(retry);
-    retry = undefined;
+    clearTimeout(timer);
+    drained = false;
     stopStream();
   }
 
@@ -206,28 +339,32 @@ export function createConnection(
     }
     if (type === 'pageshow') away = false;
     // A network that was away may have cut the stream without an event.
-    const isGood = stream && !(openedAt && isSilent(type === 'online' ? 0 : 0.5));
-    if (isGood || (type === 'visibilitychange' && document.hidden)) return;
-    attempt = 0;
-    if (Date.now() >= notBefore) open();
-    else plan(notBefore - Date.now() + backoffMs(0, backoff));
+    const isGood = (stream || successor) && !(openedAt && isSilent(type === 'online' ? 0 : 0.5));
+    if (isGood || (document.hidden && type === 'visibilitychange')) return;
+    const waitMs = Math.max(0, notBefore - Date.now());
+    if (!waitMs) attempt = 0;
+    // A network that returns wakes all the pages behind it in the same moment.
+    if (waitMs || type === 'online') plan(waitMs + backoffMs(0, backoff));
+    else open();
+  }
+
+  function listen(method: 'addEventListener' | 'removeEventListener'): void {
+    for (const type of PAGE_EVENTS) for (const target of [win, document]) target[method](type, onPageEvent);
   }
 
   function close(): void {
-    for (const type of PAGE_EVENTS) win.removeEventListener(type, onPageEvent);
-    for (const type of DOCUMENT_EVENTS) document.removeEventListener(type, onPageEvent);
+    listen('removeEventListener');
     away = false;
     drop();
   }
 
   return {
     open() {
-      for (const type of PAGE_EVENTS) win.addEventListener(type, onPageEvent);
-      for (const type of DOCUMENT_EVENTS) document.addEventListener(type, onPageEvent);
+      listen('addEventListener');
       attempt = 0;
       open();
     },
     close,
-    send: (message) => stream?.send(message),
+    send: (message) => stream?.send(message, handle),
   };
 }

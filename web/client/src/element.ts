@@ -2,8 +2,8 @@
  * `<active-connections>`: the figures in any page, with or without a framework. Importing this module defines it.
  *
  * `show` is a list of `total` (default), `versions` and `routes`, separated by spaces; `label` is the text after the total.
- * Without a Headcount on the page, the element creates one from `version`, `base-path` and `route-tracking`, which counts
- * the page. Style it with the parts `total`, `label`, `message`, `list`, `row`, `name`, `count` and the custom properties
+ * Without a Headcount on the page, the element creates one from `version`, `base-path` and `route-tracking` (may
+ * be `hash`), which counts the page. Style it with the parts `total`, `label`, `message`, `list`, `row`, `name`, `count` and the custom properties
  * `--headcount-gap` and `--headcount-muted`.
  */
 import { createHeadcount, type Headcount, latestHeadcount } from './index.js';
@@ -75,7 +75,8 @@ export class ActiveConnectionsElement extends Base {
 
   private _create(): Headcount {
     const text = (name: string) => this.getAttribute(name) ?? undefined;
-    const routeTracking = this.hasAttribute('route-tracking') || undefined;
+    const tracking = text('route-tracking');
+    const routeTracking = tracking === 'hash' ? tracking : tracking !== undefined || undefined;
     const headcount = createHeadcount({ version: text('version'), basePath: text('base-path'), routeTracking });
     headcount.connect();
     return headcount;
@@ -89,7 +90,7 @@ export class ActiveConnectionsElement extends Base {
     const line = part('div');
     if (!authorized) {
       line.append(
-        part('span', 'message', authorized === null ? 'Waiting for figures' : 'Not authorized for live stats'),
+        part('span', 'message', authorized === null ? 'Waiting for figures' : 'Not authorised for live stats'),
       );
     } else if (shows('total')) {
       line.append(

@@ -6,7 +6,7 @@
  */
 import { type ConnectionEvents, createConnection, type Status } from './connection.js';
 import { label, ROUTE_LENGTH, type ServerMessage, VERSION_LENGTH } from './messages.js';
-import { createRouteTracker } from './route.js';
+import { createRouteTracker, report } from './route.js';
 import { createSite, type HeadcountOptions, resolve } from './settings.js';
 import { applyDelta, type Figures, noFigures, readStats } from './stats.js';
 
@@ -14,7 +14,7 @@ export type { Backoff } from './backoff.js';
 export type { Connection, ConnectionEvents, Status, StreamFactory } from './connection.js';
 export type { ServerMessage, UpdateStrategy } from './messages.js';
 export type { HeadcountOptions } from './settings.js';
-export type { ConnectionInfo, ConnectionStats, Figures } from './stats.js';
+export type { ConnectionInfo, ConnectionStats, Figures, Nodes } from './stats.js';
 
 /** Never changed: every update is another object. */
 export interface Snapshot extends Readonly<Figures> {
@@ -27,7 +27,6 @@ export interface Snapshot extends Readonly<Figures> {
   readonly isStale: boolean;
   /** Version of the server that answered last. */
   readonly serverVersion: string | undefined;
-  /** The version that was declared current, else the server's own; undefined until a stream has opened. */
   readonly currentVersion: string | undefined;
 }
 
@@ -47,7 +46,7 @@ export interface Headcount {
   getSnapshot(): Snapshot;
   /** The initial snapshot, for server-side rendering and for hydration. */
   getServerSnapshot(): Snapshot;
-  /** Reports the route that the page shows, with or without route tracking. Query and fragment are dropped. */
+  /** Reports the route that the page shows, with or without route tracking. Query and fragment are dropped; `#/a` is `/a`. */
   setRoute(route: string): void;
   /** Application messages, `version`, `drain`, and every other message that this client does not use itself. */
   onMessage(listener: (message: ServerMessage) => void): () => void;
@@ -71,23 +70,28 @@ export function latestHeadcount(): Headcount | undefined {
 
 export function createHeadcount(options: HeadcountOptions = {}): Headcount {
   const settings = resolve(options);
-  const win = settings.window ?? (globalThis.window as typeof window | undefined);
+  const win = options.window ?? (globalThis.window as typeof window | undefined);
   const version = label(settings.version ?? '', VERSION_LENGTH);
   const listeners = new Set<(snapshot: Snapshot) => void>();
   const messageListeners = new Set<(message: ServerMessage) => void>();
   let snapshot = INITIAL;
   let counted = false;
   let route: string | undefined;
+  /** The route in the query of the newest stream, which takes over only when it has delivered `connected`. */
+  let queriedRoute: string | undefined;
   // What was sent on the present stream, and whether a delta can be applied to its figures.
   let sentRoute: string | undefined;
   let sentWatching = false;
   let hasStats = false;
 
-  const tracker = win && settings.routeTracking && !settings.viewer ? createRouteTracker(win, setRoute) : undefined;
+  const { routeTracking } = settings;
+  const readRoute =
+    settings.route ?? (routeTracking && (() => win!.location[routeTracking === 'hash' ? routeTracking : 'pathname']));
+  const tracker = win && readRoute && !settings.viewer ? createRouteTracker(win, readRoute, setRoute) : undefined;
   const events: ConnectionEvents = {
     query() {
       tracker?.check();
-      sentRoute = route;
+      queriedRoute = route;
       const query = new URLSearchParams();
       if (route) query.set('route', route);
       if (version) query.set('version', version);
@@ -98,23 +102,27 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
     message: receive,
     ended(status, error) {
       if (status === 'closed') {
-        tracker?.stop();
-        return set({ ...noFigures(), authorized: listeners.size ? false : null, status, error, isStale: false });
+        tracker?.track(false);
+        return set({ ...noFigures(), authorized: listeners.size ? false : null, isStale: false, status, error });
       }
       set({ status, error, isStale: !!snapshot.authorized });
     },
     refused({ type }, status) {
-      const error = `The server refused ${type} (${status})`;
-      set(type === 'subscribe-stats' ? { ...noFigures(), authorized: false, error, isStale: false } : { error });
+      const error = status === 200 ? null : `The server did not accept ${type} (${status || 'network or CORS'}).`;
+      set(
+        status > 200 && type === 'subscribe-stats'
+          ? { ...noFigures(), authorized: false, isStale: false, error }
+          : { error },
+      );
     },
   };
   const { stream = (open, ...rest) => open(...rest) } = settings;
   const connection =
-    win && stream(createConnection, win, createSite(win, settings), settings.updateStrategy ?? 'auto', events);
+    win && stream(createConnection, win, createSite(win, settings), options.updateStrategy ?? 'auto', events);
 
   function set(changes: Partial<Snapshot>): void {
     const keys = Object.keys(changes) as (keyof Snapshot)[];
-    if (keys.every((key) => Object.is(snapshot[key], changes[key]))) return;
+    if (keys.every((key) => snapshot[key] === changes[key])) return;
     snapshot = { ...snapshot, ...changes };
     notify(listeners, snapshot);
   }
@@ -128,12 +136,12 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
     set({ status, error: null, isStale: !!snapshot.authorized });
     // A listener may just have closed it.
     if (!isRunning()) return;
-    tracker?.start();
+    tracker?.track(true);
     connection.open();
   }
 
   function stop(status: 'idle' | 'closed'): void {
-    tracker?.stop();
+    tracker?.track(false);
     connection?.close();
     set({ status, error: null, isStale: !!snapshot.authorized });
   }
@@ -161,11 +169,15 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
   function receive(message: ServerMessage): void {
     switch (message.type) {
       case 'connected': {
-        const { version: serverVersion, currentVersion = serverVersion } = message as Partial<Record<string, string>>;
+        const { version: serverVersion, currentVersion } = message as Partial<Record<string, string>>;
+        sentRoute = queriedRoute;
         sentWatching = hasStats = false;
         set({ status: 'open', error: null, serverVersion, currentVersion });
         return sync();
       }
+      // Any POST is an answer, and every server knows this one.
+      case 'are-you-there':
+        return connection?.send({ type: 'route-update', route: route ?? '/' });
       case 'stats': {
         // It may have been on its way when the last subscriber left.
         const figures = listeners.size ? readStats(message) : undefined;
@@ -186,8 +198,7 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
         hasStats = false;
         // The server is about to close a viewer's stream. SSE could not say why, and would come back in vain.
         if (settings.viewer) connection?.close();
-        set({ ...noFigures(), authorized: false, isStale: false, ...(settings.viewer && { status: 'closed' }) });
-        return;
+        return set({ ...noFigures(), authorized: false, isStale: false, ...(settings.viewer && { status: 'closed' }) });
       default:
         if (message.type === 'version') set({ currentVersion: message.version as string });
         notify(messageListeners, message);
@@ -195,7 +206,8 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
   }
 
   function setRoute(path: string): void {
-    route = label(path.replace(/[?#].*/s, ''), ROUTE_LENGTH) || '/';
+    // What a hash router calls `#/a` or `#!/a` is `/a`.
+    route = label(path.replace(/^#!?(?=\/)|[?#].*/gs, ''), ROUTE_LENGTH) || '/';
     sync();
   }
 
@@ -208,39 +220,43 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
     set({ ...noFigures(), authorized: null, isStale: false });
   }
 
-  return (latest = {
-    connect() {
-      counted = true;
-      if (!isRunning()) start('connecting');
-    },
-    close() {
-      counted = false;
-      stop('closed');
-    },
-    reconnect() {
-      if (counted || listeners.size) start('reconnecting');
-    },
-    subscribe(listener) {
-      // Two subscribers may pass the same function and leave at different times.
-      const entry = (snapshot: Snapshot) => listener(snapshot);
-      notify([entry], snapshot);
-      if (!win) return () => {};
-      listeners.add(entry);
-      if (listeners.size === 1 && !isRunning()) start('connecting');
-      sync();
-      return () => {
-        if (listeners.delete(entry)) queueMicrotask(leaveIfUnused);
-      };
-    },
-    getSnapshot: () => snapshot,
-    getServerSnapshot: () => INITIAL,
-    setRoute,
-    onMessage(listener) {
-      const entry = (message: ServerMessage) => listener(message);
-      messageListeners.add(entry);
-      return () => void messageListeners.delete(entry);
-    },
-  });
+  // A script that runs again in the same page, as Turbo and htmx let it, gets the client that it made before.
+  return (latest = (Object(win) as Record<string, Headcount>)[
+    JSON.stringify({ ...settings, window: null }) + settings.headers
+  ] ??=
+    {
+      connect() {
+        counted = true;
+        if (!isRunning()) start('connecting');
+      },
+      close() {
+        counted = false;
+        stop('closed');
+      },
+      reconnect() {
+        if (counted || listeners.size) start('reconnecting');
+      },
+      subscribe(listener) {
+        // Two subscribers may pass the same function and leave at different times.
+        const entry = (snapshot: Snapshot) => listener(snapshot);
+        notify([entry], snapshot);
+        if (!win) return () => {};
+        listeners.add(entry);
+        if (listeners.size === 1 && !isRunning()) start('connecting');
+        sync();
+        return () => {
+          if (listeners.delete(entry)) queueMicrotask(leaveIfUnused);
+        };
+      },
+      getSnapshot: () => snapshot,
+      getServerSnapshot: () => INITIAL,
+      setRoute,
+      onMessage(listener) {
+        const entry = (message: ServerMessage) => listener(message);
+        messageListeners.add(entry);
+        return () => void messageListeners.delete(entry);
+      },
+    });
 }
 
 /** A listener's error is reported as an uncaught error and stops neither the other listeners nor the stream. */
@@ -249,9 +265,7 @@ function notify<T>(listeners: Iterable<(value: T) => void>, value: T): void {
     try {
       listener(value);
     } catch (error) {
-      setTimeout(() => {
-        throw error;
-      });
+      report(error);
     }
   }
 }

@@ -12,24 +12,30 @@ export type ToLeader =
   | { type: 'say'; key: string; message: ClientMessage }
   | { type: 'reopen' };
 
-/** From the leader to one tab (`key`) or to all: the answer to `tab`, and what came on the stream. */
+/** From the leader to one tab (`key`) or to all: the answer to `tab`, what came on the stream, and which tab left with it. */
 export type FromLeader =
   | { type: 'ack'; key: string; full: boolean; connected: ServerMessage | undefined }
   | { type: 'got'; message: ServerMessage }
-  | { type: 'ended'; status: 'reconnecting' | 'closed'; error: string | null }
+  | { type: 'ended'; status: 'reconnecting' | 'closed'; error: string | null; left?: string | undefined }
   | { type: 'refused'; message: ClientMessage; status: number };
 
 export interface Leader {
   receive(note: ToLeader): void;
-  stop(): void;
+  /** Ends the stream. `left`: the tab that takes its leave with it; the server keeps the others counted for a moment. */
+  stop(left: string | undefined): void;
 }
+
+/** Asks for a Web Lock. */
+export type LockRequest = (name: string, options: LockOptions, callback: () => unknown) => Promise<unknown>;
 
 export interface LeaderOptions {
   /** Makes the stream that the tabs share. */
   createStream(events: ConnectionEvents): Connection;
   /** The `connectionId` of the last stream, if there was one: the new stream replaces it. */
   lastConnectionId(): unknown;
-  locks: LockManager;
+  /** The tab that led before and has left: the first report removes it. */
+  left: string | undefined;
+  lock: LockRequest;
   /** Name of the lock that a tab holds for as long as it lives. */
   lockOf(key: string): string;
   /** Delivers to all tabs, the leader's own included. */
@@ -43,12 +49,12 @@ const REPORT_LENGTH = 2000;
 /** Keys that one report removes at most. */
 const MAX_REMOVED = 20;
 
-export function createLeader({ createStream, lastConnectionId, locks, lockOf, relay }: LeaderOptions): Leader {
+export function createLeader({ createStream, lastConnectionId, left, lock, lockOf, relay }: LeaderOptions): Leader {
   const stopped = new AbortController();
   /** All tabs by key, each as JSON, which is easy to compare. */
   const tabs = new Map<string, string>();
-  /** The tabs as the server knows them: those that were reported on the present stream. */
-  let reported = new Map<string, string>();
+  /** The tabs as the server knows them: those that were reported on the present stream, and at first the one that left. */
+  let reported = new Map(left ? [[left, '']] : []);
   /** A report is under way. */
   let reporting = false;
   /** The keys that the server has answered with a public id. */
@@ -68,9 +74,13 @@ export function createLeader({ createStream, lastConnectionId, locks, lockOf, re
     message(message) {
       const { type } = message;
       if (type === 'connected') {
+        // A stream that takes over from one that is still open: `ended` has not been called.
+        if (connected) forget();
         connected = message;
         report();
       }
+      // The leader answers for all tabs, and any POST is an answer.
+      if (type === 'are-you-there') return stream.send({ type: 'tabs', set: [], remove: [] });
       // Tabs that come later get the current version from it.
       if (type === 'version' && connected) connected = { ...connected, currentVersion: message.version };
       if (type === 'tabs') {
@@ -85,17 +95,22 @@ export function createLeader({ createStream, lastConnectionId, locks, lockOf, re
     },
     ended(status, error) {
       connected = undefined;
-      reporting = false;
-      reported = new Map();
-      identified.clear();
-      subscriptions.clear();
+      forget();
       relay({ type: 'ended', status, error });
     },
     refused(message, status) {
-      if (message.type === 'tabs') reporting = false;
+      if (message.type === 'tabs' && status) reporting = false;
       relay({ type: 'refused', message, status });
     },
   });
+
+  /** Nothing is known to the server any more that was said on the stream before. */
+  function forget(): void {
+    reporting = false;
+    reported = new Map();
+    identified.clear();
+    subscriptions.clear();
+  }
 
   /** One report at a time is under way; what changes meanwhile is in the next. */
   function report(): void {
@@ -134,7 +149,7 @@ export function createLeader({ createStream, lastConnectionId, locks, lockOf, re
     const full = isNew && tabs.size >= MAX_TABS;
     if (!full) {
       // A tab that crashes says no `bye`, but its lock is free then.
-      if (isNew) locks.request(lockOf(key), { signal: stopped.signal }, () => remove(key)).catch(() => {});
+      if (isNew) lock(lockOf(key), { signal: stopped.signal }, () => remove(key)).catch(() => {});
       tabs.set(key, JSON.stringify(tab));
     }
     relay({ type: 'ack', key, full, connected });
@@ -163,9 +178,10 @@ export function createLeader({ createStream, lastConnectionId, locks, lockOf, re
           return subscribe();
       }
     },
-    stop() {
+    stop(left) {
       clearTimeout(subscribing);
       stopped.abort();
+      if (connected && left) stream.send({ type: 'tabs', set: [], remove: [left] });
       stream.close();
     },
   };

@@ -32,11 +32,10 @@ export const ROUTE_LENGTH = 512;
  */
 export function decode(data: unknown): ServerMessage | undefined {
   try {
-    const message = JSON.parse(String(data));
-    return typeof message?.type === 'string' ? message : undefined;
-  } catch {
-    return undefined;
-  }
+    // What is no text becomes one that is no JSON.
+    const message = JSON.parse(data as string);
+    if (typeof message?.type === 'string') return message;
+  } catch {}
 }
 
 /**

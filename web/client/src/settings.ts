@@ -14,10 +14,15 @@ export interface HeadcountOptions {
   basePath?: string | undefined;
   /** Origin of the server, if it is not the page's. It must allow this page's origin. */
   url?: string | undefined;
-  /** `auto` (default): WebSocket, or SSE where WebSockets do not get through. */
+  /** `auto` (default): what the server prefers, else WebSocket; the other kind where that does not deliver. */
   updateStrategy?: UpdateStrategy | undefined;
-  /** Reports the path of the page whenever it changes. Default false. */
-  routeTracking?: boolean | undefined;
+  /** Reports the path of the page whenever it changes; `hash`: the path in its fragment, as in `#/a`. Default false. */
+  routeTracking?: boolean | 'hash' | undefined;
+  /**
+   * Reports what this function returns instead, such as a router's pattern `/order/:id`. It is called after each navigation
+   * and for each stream.
+   */
+  route?: (() => string) | undefined;
   /** Receives deltas instead of whole statistics. Default true. */
   deltas?: boolean | undefined;
   /** The page watches and is not counted. The server closes the stream if it is not authorised. */
@@ -26,7 +31,7 @@ export interface HeadcountOptions {
   credentials?: RequestCredentials | undefined;
   /**
    * Sent with every request, such as `{ authorization: 'Bearer …' }`; a function is asked anew each time. Streams are then
-   * read by fetch, because neither EventSource nor WebSocket can send headers.
+   * SSE, because WebSockets cannot send headers.
    */
   headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>) | undefined;
   /** Default: one stream per page. `shared` of `headcount-client/shared`: one per browser. */
@@ -35,7 +40,6 @@ export interface HeadcountOptions {
   backoff?: Partial<Backoff> | undefined;
   // Default: the page's own. Tests replace them.
   window?: (Window & typeof globalThis) | undefined;
-  EventSource?: typeof EventSource | undefined;
   WebSocket?: typeof WebSocket | undefined;
   fetch?: typeof fetch | undefined;
 }
@@ -53,10 +57,11 @@ const served: { settings: string | HeadcountOptions } = { settings: '__HEADCOUNT
  */
 export function resolve(options: HeadcountOptions): HeadcountOptions {
   const fromServer = typeof served.settings === 'string' ? {} : served.settings;
-  const [, url, basePath] = /^(https?:\/\/[^/]+)(.*)\/client\.js(?:[?#]|$)/.exec(import.meta.url) ?? [];
+  const [, url, basePath] = /^(https?:\/\/[^/]+)(.*)\/client\.js/.exec(import.meta.url) ?? [];
   const fromAddress = basePath?.endsWith(fromServer.basePath ?? '') ? { url, basePath } : {};
-  const fromPage = Object.entries(options).filter(([, value]) => value !== undefined);
-  return { ...fromServer, ...fromAddress, ...Object.fromEntries(fromPage) };
+  const settings: Record<string, unknown> = { ...fromServer, ...fromAddress };
+  for (const name in options) settings[name] = options[name as keyof HeadcountOptions] ?? settings[name];
+  return settings;
 }
 
 export function createSite(win: Window & typeof globalThis, settings: HeadcountOptions): Site {
@@ -65,13 +70,14 @@ export function createSite(win: Window & typeof globalThis, settings: HeadcountO
   return {
     url: (path) => base().href.replace(/\/*$/, path),
     get credentials() {
-      return settings.credentials ?? (base().origin === win.location.origin ? 'same-origin' : 'include');
+      return settings.credentials ?? (win.location.origin === base().origin ? 'same-origin' : 'include');
     },
     headers: typeof headers === 'function' ? headers : headers && (() => headers),
+    // What the page chooses is obeyed; what the server chooses is a preference, and the other kind is tried, too.
+    preferred: settings.updateStrategy,
     backoff: { baseMs: 1000, capMs: 30_000, ...settings.backoff },
     // Looked up at each call, because pages replace it to observe or to mock their traffic.
     fetch: (input, init) => (settings.fetch ?? win.fetch).call(win, input, init),
-    EventSource: settings.EventSource ?? win.EventSource,
     WebSocket: settings.WebSocket ?? win.WebSocket,
   };
 }

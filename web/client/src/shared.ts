@@ -7,47 +7,85 @@
  *
  * Every tab builds its state from the relay as if it had a stream: `connected` makes it subscribe, `ended` makes its
  * figures stale. A tab has a stream of its own where locks or channels are missing, for viewers, and with `headers`, which
- * may belong to that tab only.
+ * may belong to that tab only. So has a tab whose browser forbids either, in whatever way: it throws, rejects, never
+ * answers, or delivers nothing.
  *
  * Tests: tests/e2e/test_shared.py, because only a browser has Web Locks and several tabs.
  */
 import type { StreamFactory } from './connection.js';
-import { createLeader, type FromLeader, type Leader, type ToLeader } from './leader.js';
+import { createLeader, type FromLeader, type Leader, type LockRequest, type ToLeader } from './leader.js';
 import type { ClientMessage, ServerMessage } from './messages.js';
+import type { Site } from './transport.js';
 
 /** On the channel. `lead`: there is a new leader, to whom all tabs introduce themselves. */
-type Note = ToLeader | FromLeader | { type: 'lead' };
+type Note = ToLeader | FromLeader | { type: 'lead'; key: string };
 
 /** The notes that only the leader receives; the others are the leader's. */
 const TO_LEADER: ReadonlySet<string> = new Set<ToLeader['type']>(['tab', 'bye', 'say', 'reopen']);
 
-/** A leader that does not answer a tab for this long is frozen, and the tab takes the lock from it. */
+/**
+ * A leader that does not answer a tab for this long is frozen, and the tab takes the lock from it. A browser that does not
+ * answer for this long forbids sharing.
+ */
 const PATIENCE_MS = 3000;
+/** A hidden tab asks the leader so often, because its timers may be ahead of its messages. */
+const HIDDEN_TRIES = 3;
+/** Two tabs that take the lock from one another within this time do not hear one another. */
+const DEAF_MS = 60_000;
 
 export const shared: StreamFactory = (open, win, site, strategy, events) => {
-  const { document, navigator, BroadcastChannel: Channel } = win as Window & typeof globalThis;
-  const { locks } = navigator;
+  const { document } = win;
   /** The stream of this tab only, where the tabs cannot share one. */
   const own = open(win, site, strategy, events);
-  if (!locks || !Channel || site.headers || events.query().has('viewer')) return own;
+  const key = site.headers || events.query().has('viewer') ? '' : randomKey(win);
+  if (!key) return own;
 
-  const key = [...win.crypto.getRandomValues(new Uint8Array(16))]
-    .map((byte) => byte.toString(16).padStart(2, '0'))
-    .join('');
   let wanted = false;
-  /** The stream has no place for this tab, which therefore uses its own. */
-  let full = false;
-  /** Ends this tab's part in the sharing. */
-  let leave: (() => void) | undefined;
+  /** The shared stream has no place for this tab, or the browser forbids sharing: the tab uses its own. */
+  let alone = false;
+  /** Ends this tab's part in the sharing; `returns`: it takes part again at once. */
+  let leave: ((returns?: boolean) => void) | undefined;
+  /** The page is being left, and the last request must outlive it. */
+  let parting = false;
+  const sharedSite: Site = Object.create(site, {
+    fetch: {
+      value: (input: RequestInfo, init?: RequestInit) =>
+        site.fetch(input, parting ? { ...init, keepalive: true, signal: null } : init),
+    },
+  });
   let send: (message: ClientMessage) => void = () => {};
   let reopen = () => {};
   /** Of the last stream, whoever led: the next leader names it. */
   let lastConnectionId: unknown;
+  /** The tab that led that stream, if it has left. */
+  let departed: string | undefined;
+  /** When another tab took the lock from this one. */
+  let robbedAt = 0;
+
+  function goAlone(): void {
+    leave?.();
+    alone = true;
+    if (wanted) own.open();
+  }
 
   function join(): void {
+    try {
+      share();
+    } catch {
+      goAlone();
+    }
+  }
+
+  function share(): void {
+    const { BroadcastChannel: Channel, navigator } = win as Window & typeof globalThis;
     const name = `headcount 1 ${site.url('')}`;
     const lockOf = (key: string) => `${name} ${key}`;
+    // Async, so that a call that throws rejects.
+    const lock: LockRequest = async (...request) => navigator.locks.request(...request);
     const channel = new Channel(name);
+    const ear = new Channel(name);
+    /** The channel delivers: the notes of this tab are heard in it. */
+    let isHeard = false;
     const left = new AbortController();
     /** Holds a lock until this tab leaves. */
     const untilLeft = () => new Promise<void>((resolve) => left.signal.addEventListener('abort', () => resolve()));
@@ -55,19 +93,17 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
     let candidacy: AbortController | undefined;
     let id: unknown;
     let openedWith: unknown;
-    let answered = false;
+    let tries = 0;
+    let isThief = false;
     let patience: ReturnType<typeof setTimeout>;
 
     function fromLeader(note: FromLeader): void {
-      answered = true;
       switch (note.type) {
         case 'ack':
           if (note.key !== key) return;
-          if (note.full) {
-            leave?.();
-            full = true;
-            return own.open();
-          }
+          clearTimeout(patience);
+          tries = 0;
+          if (note.full) return goAlone();
           if (note.connected) received(note.connected);
           return;
         case 'got':
@@ -75,6 +111,7 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
         case 'refused':
           return events.refused(note.message, note.status);
         case 'ended':
+          departed = note.left;
           if (note.status === 'closed') close();
           return events.ended(note.status, note.error);
       }
@@ -84,94 +121,134 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
       if (message.type === 'connected') {
         if (openedWith === message.connectionId) return;
         openedWith = lastConnectionId = message.connectionId;
+        departed = undefined;
       }
       if (message.type === 'tabs') id = Object(message.ids)[key] ?? id;
       else if (message.type !== 'to') events.message(message.type === 'stats' ? { ...message, yourId: id } : message);
       else if ([message.tabs].flat().includes(key)) events.message(message.message as ServerMessage);
     }
 
-    const toLeader = (note: ToLeader) => (leader ? leader.receive(note) : channel.postMessage(note));
+    function post(note: Note): void {
+      try {
+        channel.postMessage(note);
+      } catch {
+        if (leave) goAlone();
+      }
+    }
+
+    const toLeader = (note: ToLeader) => (leader ? leader.receive(note) : post(note));
 
     function introduce(): void {
       const query = events.query();
       const text = (field: string) => query.get(field) ?? undefined;
       toLeader({ type: 'tab', tab: { key, version: text('version'), route: text('route'), hidden: document.hidden } });
-      if (leader) return;
-      answered = false;
+      if (!leader) wait();
+    }
+
+    function wait(): void {
       clearTimeout(patience);
-      patience = setTimeout(() => answered || document.hidden || elect(true), PATIENCE_MS);
+      patience = setTimeout(() => {
+        if (!isHeard || isThief) return goAlone();
+        if (document.hidden && ++tries < HIDDEN_TRIES) return introduce();
+        isThief = true;
+        elect(true);
+        wait();
+      }, PATIENCE_MS);
     }
 
     function elect(steal: boolean): void {
       candidacy?.abort();
       const { signal } = (candidacy = new AbortController());
       // A lock cannot be both stolen and given up waiting for.
-      const held = locks.request(name, steal ? { steal } : { signal }, () => {
+      const held = lock(name, steal ? { steal } : { signal }, () => {
         if (left.signal.aborted) return;
+        // Nobody hears a leader that its own ear does not hear.
+        if (isHeard) clearTimeout(patience);
+        else wait();
         leader = createLeader({
-          createStream: (events) => open(win, site, strategy, events),
+          createStream: (events) => open(win, sharedSite, strategy, events),
           lastConnectionId: () => lastConnectionId,
-          locks,
+          left: departed,
+          lock,
           lockOf,
           relay(note) {
-            channel.postMessage(note);
+            post(note);
             fromLeader(note);
           },
         });
-        channel.postMessage({ type: 'lead' } satisfies Note);
+        post({ type: 'lead', key });
         introduce();
         return untilLeft();
       });
       held.catch(() => {
-        // Another tab took the lock, because this one was frozen; or this tab left while it was waiting.
+        // This tab left while it was waiting.
         if (left.signal.aborted || signal.aborted) return;
-        leave?.();
+        const now = Date.now();
+        // The browser refuses the lock; or another tab took it, because this one was frozen or cannot be heard.
+        if (!leader || now - robbedAt < DEAF_MS) return goAlone();
+        robbedAt = now;
+        leave?.(true);
         events.ended('reconnecting', null);
         join();
       });
     }
 
-    channel.onmessage = ({ data }: MessageEvent<Note>) => {
-      if (data.type === 'lead') introduce();
-      else if (TO_LEADER.has(data.type)) leader?.receive(data as ToLeader);
-      else if (!leader) fromLeader(data as FromLeader);
-    };
-    document.addEventListener('visibilitychange', introduce);
-    document.addEventListener('resume', introduce);
-    send = (message) => (message.type === 'route-update' ? introduce() : toLeader({ type: 'say', key, message }));
-    reopen = () => toLeader({ type: 'reopen' });
-    leave = () => {
+    function takePart(): void {
+      ear.onmessage = ({ data }: MessageEvent<{ key?: string; tab?: { key: string } }>) => {
+        if ((data.tab ?? data).key !== key) return;
+        isHeard = true;
+        if (leader) clearTimeout(patience);
+        ear.close();
+      };
+      channel.onmessage = ({ data }: MessageEvent<Note>) => {
+        if (data.type === 'lead') introduce();
+        else if (TO_LEADER.has(data.type)) leader?.receive(data as ToLeader);
+        else if (!leader) fromLeader(data as FromLeader);
+      };
+      document.addEventListener('visibilitychange', introduce);
+      document.addEventListener('resume', introduce);
+      send = (message) => (message.type === 'route-update' ? introduce() : toLeader({ type: 'say', key, message }));
+      reopen = () => toLeader({ type: 'reopen' });
+      elect(false);
+      introduce();
+    }
+
+    leave = (returns) => {
       leave = undefined;
       send = reopen = () => {};
       document.removeEventListener('visibilitychange', introduce);
       document.removeEventListener('resume', introduce);
       clearTimeout(patience);
-      leader?.stop();
-      const farewell: Note = leader ? { type: 'ended', status: 'reconnecting', error: null } : { type: 'bye', key };
-      channel.postMessage(farewell);
+      const gone = returns ? undefined : key;
+      parting = true;
+      leader?.stop(gone);
+      parting = false;
+      post(leader ? { type: 'ended', status: 'reconnecting', error: null, left: gone } : { type: 'bye', key });
       left.abort();
       candidacy?.abort();
       channel.close();
+      ear.close();
     };
 
-    // Its own lock first: the leader must find it held.
-    void locks.request(lockOf(key), () => {
+    // A browser that forbids locks may never answer.
+    wait();
+    // Its own lock first: a leader that finds it free takes this tab for gone.
+    lock(lockOf(key), {}, () => {
       if (left.signal.aborted) return;
-      elect(false);
-      introduce();
+      takePart();
       return untilLeft();
-    });
+    }).catch(() => left.signal.aborted || goAlone());
   }
 
   function onPageEvent({ type }: Event): void {
     if (type === 'pagehide') {
       leave?.();
       events.ended('reconnecting', null);
-    } else if (!leave && wanted && !full) join();
+    } else if (!leave && wanted && !alone) join();
   }
 
   function close(): void {
-    wanted = full = false;
+    wanted = alone = false;
     for (const type of ['pagehide', 'pageshow']) win.removeEventListener(type, onPageEvent);
     document.removeEventListener('prerenderingchange', onPageEvent);
     leave?.();
@@ -180,7 +257,7 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
 
   return {
     open() {
-      if (full) return own.open();
+      if (alone) return own.open();
       wanted = true;
       for (const type of ['pagehide', 'pageshow']) win.addEventListener(type, onPageEvent);
       document.addEventListener('prerenderingchange', onPageEvent);
@@ -188,6 +265,17 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
       else if (!(document as { prerendering?: boolean }).prerendering) join();
     },
     close,
-    send: (message) => (full ? own.send(message) : send(message)),
+    send: (message) => (alone ? own.send(message) : send(message)),
   };
 };
+
+/** A secret, or "" where a browser lacks or forbids what sharing needs. */
+function randomKey(win: Window): string {
+  try {
+    const { BroadcastChannel, crypto, navigator } = win as Window & typeof globalThis;
+    if (!BroadcastChannel || !navigator.locks) return '';
+    return crypto.getRandomValues(new Uint8Array(16)).join('-');
+  } catch {
+    return '';
+  }
+}

@@ -24,15 +24,24 @@ export interface ConnectionStats {
   yourId?: string | undefined;
 }
 
+export interface Nodes {
+  reporting: number;
+  expected: number;
+  /** How many nodes serve which version, as far as they say. */
+  versions?: Record<string, number>;
+}
+
 export interface Figures extends ConnectionStats {
   yourId: string | undefined;
   /** Grows with every change; comparable only within one stream. */
   revision: number;
   /** True when there are more connections than `connections` lists; `total` and the maps are complete in any case. */
   connectionsTruncated: boolean;
-  nodes: { reporting: number; expected: number } | undefined;
+  nodes: Nodes | undefined;
   /** True while the figures of a node are missing. */
   partial: boolean;
+  /** The version that was declared current, else the one that all nodes serve; undefined while it is not known. */
+  currentVersion?: string | undefined;
 }
 
 export function noFigures(): Figures {
@@ -64,18 +73,27 @@ export function applyDelta(figures: Figures, delta: ServerMessage): Figures | un
 }
 
 function change(from: Figures, message: ServerMessage, set: unknown, remove: unknown): Figures | undefined {
-  const { total, revision, yourId, connectionsTruncated, nodes, partial } = message;
+  const {
+    total,
+    revision,
+    yourId,
+    connectionsTruncated,
+    nodes,
+    partial,
+    currentVersion = from.currentVersion,
+  } = message;
   if (!isCount(total) || !isCount(revision)) return undefined;
   return {
     total,
     versions: changeCounts(from.versions, message.versions),
     routes: changeCounts(from.routes, message.routes),
     connections: changeRows(from.connections, list(set).filter(isRow), list(remove)),
-    yourId: typeof yourId === 'string' ? yourId : from.yourId,
+    yourId: typed('string', yourId, from.yourId),
     revision,
-    connectionsTruncated: typeof connectionsTruncated === 'boolean' ? connectionsTruncated : from.connectionsTruncated,
+    connectionsTruncated: typed('boolean', connectionsTruncated, from.connectionsTruncated),
     nodes: isNodes(nodes) ? nodes : from.nodes,
-    partial: typeof partial === 'boolean' ? partial : from.partial,
+    partial: typed('boolean', partial, from.partial),
+    currentVersion: typed<string | undefined>('string', currentVersion, undefined),
   };
 }
 
@@ -103,19 +121,21 @@ function list(value: unknown): unknown[] {
   return Array.isArray(value) ? value : [];
 }
 
+/** The value if it has this type, else the old one. */
+function typed<T>(type: string, value: unknown, old: T): T {
+  return typeof value === type ? (value as T) : old;
+}
+
 function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: it is what checks the type.
-function isNodes(value: any): value is { reporting: number; expected: number } {
-  return isCount(value?.reporting) && isCount(value.expected);
+function isNodes(value: any): value is Nodes {
+  return isCount(value?.reporting) && isCount(value?.expected);
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: it is what checks the type.
 function isRow(value: any): value is ConnectionInfo {
-  return (
-    [value?.id, value?.version, value?.route].every((field) => typeof field === 'string') &&
-    ['string', 'undefined'].includes(typeof value.ip)
-  );
+  return [value?.id, value?.version, value?.route, value?.ip ?? ''].every((field) => typeof field === 'string');
 }

@@ -1,8 +1,11 @@
 /**
- * One stream, by EventSource, fetch or WebSocket, behind one interface. A stream never reconnects, and after `close()` or
- * `ended` it calls back no more, whatever the browser still delivers. Tests: test/transport.test.ts, test/fetch.test.ts.
+ * One stream, by fetch or WebSocket, behind one interface. A stream never reconnects. After `close()` it may still call back
+ * with what was on its way, which the caller ignores; after `ended` the caller must close it. Tests: test/transport.test.ts, test/fetch.test.ts.
+ *
+ * Event streams are not read by EventSource: Firefox and WebKit end one without an event when the user follows a link to a
+ * download, and it shows neither the status nor the type of an answer that is no stream.
  */
-import { type Backoff, backoffMs, boundedMs, retryAfterMs } from './backoff.js';
+import { type Backoff, backoffMs, retryAfterMs } from './backoff.js';
 import { type ClientMessage, decode, type ServerMessage } from './messages.js';
 
 /** How the server is reached. */
@@ -12,151 +15,142 @@ export interface Site {
   readonly credentials: RequestCredentials;
   readonly backoff: Backoff;
   readonly fetch: typeof fetch;
-  /** Sent with every request. EventSource and WebSocket cannot send headers, so fetch reads the stream then. */
+  /** Sent with every request. WebSockets cannot send headers, so the stream is one of events then. */
   readonly headers: (() => HeadersInit | Promise<HeadersInit>) | undefined;
-  readonly EventSource: typeof EventSource;
+  /** What the server that served the module prefers. */
+  readonly preferred: unknown;
   readonly WebSocket: typeof WebSocket;
 }
 
 export interface StreamEvents {
-  /** Data came; undefined when it was not a message, which still proves that the stream is alive. */
-  received(message: ServerMessage | undefined): void;
-  /** The stream has ended. `code` is a WebSocket close code; do not reconnect before `afterMs`. */
+  /** Data came; undefined when it was not a message, which still proves that the stream is alive. First: it has opened. */
+  received(message?: ServerMessage): void;
+  /**
+   * The stream has ended.
+   *
+   * @param reason A sentence, or '' when nothing is known.
+   * @param code A WebSocket close code, or the HTTP status of an answer that is no stream.
+   * @param afterMs Do not reconnect earlier.
+   */
   ended(reason: string, code?: number, afterMs?: number): void;
-  /** The server refused the message for good; sending it again would not help. */
+  /**
+   * How a message fared that did not arrive at once: the server refused it for good (`status` is from 400 to 499), it has
+   * not reached the server several times and is sent again (0), or it has arrived after that (200).
+   */
   refused(message: ClientMessage, status: number): void;
 }
 
 export interface Stream {
-  /** Only after `connected` has come. */
-  send(message: ClientMessage): void;
+  /** Only after `connected` has come; `connectionId` is from there. */
+  send(message: ClientMessage, connectionId?: string): void;
   close(): void;
 }
 
 /** A POST that takes longer is aborted and sent again, or it would block its lane for as long as the stream lives. */
 const POST_TIMEOUT_MS = 20_000;
 
-/** Sent in a lane of their own, so that a subscription that waits is not replaced by a route. */
-const PAGE_STATE = ['tabs', 'route-update'];
+/** A POST that has not reached the server so many times in a row is reported. */
+const POSTS_LOST = 3;
 
 export function openWebSocket(site: Site, query: URLSearchParams, events: StreamEvents): Stream {
   // http: becomes ws:, and https: becomes wss:.
   const socket = new site.WebSocket(site.url('/ws?' + query).replace(/^http/, 'ws'));
-  let closed = false;
-
-  socket.onmessage = ({ data }) => {
-    if (!closed) events.received(decode(data));
+  const aborter = new AbortController();
+  // A browser hides why a WebSocket could not be opened, and what answered instead. So the page asks the same address by GET.
+  // `error` comes before `close`; where the page's Content Security Policy forbids the socket, Chromium fires no `close`.
+  socket.onerror = () => readEvents(site, '/ws', aborter.signal, decode, events.ended);
+  socket.onopen = () => {
+    // Servers that cannot send 1008, 1012 and 1013 (daphne) send 4008, 4012 and 4013. No other code above 3000 has a meaning here.
+    socket.onclose = socket.onerror = ({ code, reason }: Partial<CloseEvent>) =>
+      events.ended(reason!, code! % 3000 || code);
+    events.received();
   };
-  // An `error` is always followed by `close`, which has the code and the reason.
-  socket.onclose = ({ code, reason }) => {
-    if (closed) return;
-    closed = true;
-    events.ended(reason, code);
-  };
+  socket.onmessage = ({ data }) => events.received(decode(data));
 
   return {
     send: (message) => socket.send(JSON.stringify(message)),
     close() {
-      closed = true;
+      aborter.abort();
       socket.close();
     },
   };
 }
 
-/** `byFetch`: read by fetch, which shows the status of a failed request; EventSource hides it. */
-export function openEventStream(site: Site, query: URLSearchParams, events: StreamEvents, byFetch: boolean): Stream {
-  // EventSource does not show comments, so keepalives are requested as messages.
-  query.set('keepalive', 'message');
+export function openEventStream(site: Site, query: URLSearchParams, events: StreamEvents): Stream {
+  const aborter = new AbortController();
   let connectionId: unknown;
-  let closed = false;
-
-  const close = () => {
-    closed = true;
-    stop();
-    page.close();
-    stats.close();
-  };
-  const end: StreamEvents['ended'] = (...why) => {
-    if (closed) return;
-    close();
-    events.ended(...why);
-  };
-  const onData = (data: string) => {
-    if (closed) return;
-    const message = decode(data);
-    if (message?.type === 'connected') connectionId = message.connectionId;
-    events.received(message);
-  };
-  const post: Post = async (message, signal) => {
-    const { type, ...fields } = message;
-    const headers = new Headers(site.headers && (await site.headers()));
-    headers.set('content-type', 'application/json');
-    return site.fetch(site.url(type === 'route-update' ? '/route' : '/' + type), {
-      method: 'POST',
-      headers,
-      credentials: site.credentials,
-      body: JSON.stringify({ connectionId, ...fields }),
-      signal,
-    });
-  };
-  const page = openLane(post, site.backoff, end, events.refused);
-  const stats = openLane(post, site.backoff, end, events.refused);
-  const stop = (byFetch ? fetchEvents : sourceEvents)(site, site.url('/sse?' + query), onData, end);
+  const post: Post = ({ type, ...fields }, signal) =>
+    request(site, '/' + type.replace('-update', ''), signal, JSON.stringify({ connectionId, ...fields }));
+  const page = openLane(post, site.backoff, events);
+  const stats = openLane(post, site.backoff, events);
+  readEvents(site, '/sse?' + query, aborter.signal, (data) => events.received(decode(data)), events.ended);
 
   return {
-    send: (message) => (PAGE_STATE.includes(message.type) ? page : stats).send(message),
-    close,
+    send(message, handle) {
+      connectionId = handle;
+      // Each in a lane of its own, so that a route does not replace a subscription that waits.
+      (/-stats/.test(message.type) ? stats : page).send(message);
+    },
+    close() {
+      aborter.abort();
+      page.close();
+      stats.close();
+    },
   };
 }
 
-/** Reads an event stream until the function that it returns is called. */
-type Source = (site: Site, url: string, onData: (data: string) => void, end: StreamEvents['ended']) => () => void;
+/** Sends a POST, or without a body a GET. */
+async function request(site: Site, path: string, signal: AbortSignal, body?: string): Promise<Response> {
+  const headers = new Headers(site.headers && (await site.headers()));
+  if (body) headers.set('content-type', 'application/json');
+  return site.fetch(site.url(path), {
+    method: body && 'POST',
+    headers,
+    credentials: site.credentials,
+    cache: 'no-store',
+    body,
+    signal,
+  } as RequestInit);
+}
 
-const sourceEvents: Source = (site, url, onData, end) => {
-  const source = new site.EventSource(url, { withCredentials: site.credentials === 'include' });
-  source.onmessage = ({ data }) => onData(data);
-  // `end` closes it, which also stops the browser's own retry: that would send an old route.
-  source.onerror = () => end('');
-  return () => source.close();
-};
-
-const fetchEvents: Source = (site, url, onData, end) => {
-  const request = new AbortController();
+/** Reads an event stream until it ends or the signal aborts it. */
+function readEvents(
+  site: Site,
+  path: string,
+  signal: AbortSignal,
+  onData: (data: string) => void,
+  end: StreamEvents['ended'],
+): void {
   const read = async () => {
-    const response = await site.fetch(url, {
-      headers: site.headers ? await site.headers() : {},
-      credentials: site.credentials,
-      cache: 'no-store',
-      signal: request.signal,
-    });
-    const { status, body } = response;
-    if (!response.ok || !body) {
-      // 403 means that this origin is not allowed, so a retry would fail too.
-      return end('the server answered ' + status, status === 403 ? 1008 : undefined, retryAfterMs(response));
+    const response = await request(site, path, signal);
+    const { status } = response;
+    const [type] = (response.headers.get('content-type') || 'nothing').split(';') as [string];
+    if (status + type !== '200text/event-stream') {
+      const hint = status < 300 ? '. Is it passed on to Headcount?' : '.';
+      return end(`${site.url('')} answered ${status} (${type})` + hint, status, retryAfterMs(response));
     }
-    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+    onData('');
+    const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
     let text = '';
-    let data: string[] = [];
-    let retry: number | undefined;
+    let data = '';
     for (let chunk: ReadableStreamReadResult<string>; !(chunk = await reader.read()).done; ) {
       // A CR at the end may be one half of a line break.
       const lines = (text + chunk.value).split(/\r\n|\n|\r(?!$)/);
       text = lines.pop()!;
       for (const line of lines) {
-        const [, field, value] = /^(data|retry)(?:: ?(.*))?$/.exec(line) ?? [];
-        if (field === 'data') data.push(value || '');
-        if (field === 'retry') retry = boundedMs(+(value || NaN));
-        if (line) continue;
-        // Also without data, after a comment: it proves that the stream is alive.
-        onData(data.join('\n'));
-        data = [];
+        // A value may begin with a space and end in a line break: to JSON both are nothing.
+        if (line) data += /^data:/.test(line) ? line.slice(5) + '\n' : '';
+        else {
+          // Also without data, after a comment: it proves that the stream is alive.
+          onData(data);
+          data = '';
+        }
       }
     }
-    end('', undefined, retry);
+    end('');
   };
   read().catch(() => end(''));
-  return () => request.abort();
-};
+}
 
 type Post = (message: ClientMessage, signal: AbortSignal) => Promise<Response>;
 
@@ -164,40 +158,42 @@ type Post = (message: ClientMessage, signal: AbortSignal) => Promise<Response>;
  * Sends messages one after the other: two POSTs under way at once may arrive in either order. While one is under way
  * only the newest waits, because it replaces what came before it.
  */
-function openLane(post: Post, backoff: Backoff, lost: StreamEvents['ended'], refused: StreamEvents['refused']): Stream {
+function openLane(post: Post, backoff: Backoff, { ended, refused }: StreamEvents): Stream {
   let waiting: ClientMessage | undefined;
   let busy = false;
   let attempt = 0;
   let closed = false;
   let timer: ReturnType<typeof setTimeout>;
-  let request: AbortController;
+  let aborter: AbortController;
 
   async function next(): Promise<void> {
     const message = waiting;
     busy = !!message;
     if (!message) return;
     waiting = undefined;
-    request = new AbortController();
-    timer = setTimeout(() => request.abort(), POST_TIMEOUT_MS);
+    aborter = new AbortController();
+    timer = setTimeout(() => aborter.abort(), POST_TIMEOUT_MS);
     let response: Response | undefined;
     try {
-      response = await post(message, request.signal);
+      response = await post(message, aborter.signal);
     } catch {
       // The network failed. The stream may survive that, so the message is sent again below.
     }
     clearTimeout(timer);
     if (closed) return;
 
-    const status = response?.status ?? 503;
-    if (status === 404) return lost('the server does not know it');
-    if (status === 429 || status >= 500) {
+    const status = response?.status ?? 0;
+    if (status === 404) return ended('');
+    const isLost = attempt >= POSTS_LOST - 1;
+    if (!status || status === 429 || status >= 500) {
       waiting ??= message;
       timer = setTimeout(next, retryAfterMs(response) + backoffMs(attempt++, backoff));
+      if (isLost && !status) refused(message, 0);
       return;
     }
     attempt = 0;
-    if (status >= 400) refused(message, status);
-    return next();
+    if (isLost || status >= 400) refused(message, status);
+    next();
   }
 
   return {
@@ -208,7 +204,7 @@ function openLane(post: Post, backoff: Backoff, lost: StreamEvents['ended'], ref
     close() {
       closed = true;
       clearTimeout(timer);
-      request?.abort();
+      aborter?.abort();
     },
   };
 }

@@ -1,5 +1,6 @@
 import { afterEach, expect, test, vi } from 'vitest';
-import { afterDrainMs, afterEnd, backoffMs, boundedMs, retryAfterMs } from '../src/backoff.js';
+import { afterDrainMs, afterEnd, backoffMs, boundedMs, isCut, isRefusal, retryAfterMs } from '../src/backoff.js';
+import { createLimit } from '../src/limit.js';
 import { reconnect } from './fixtures.js';
 
 const { baseMs, capMs } = reconnect.constants;
@@ -11,9 +12,9 @@ afterEach(() => {
 
 const ends = reconnect.ends.filter(({ delayMs }) => delayMs);
 
-test.each(ends)('$name', ({ attempt, openMs, code, namedMs, delayMs, attemptAfter }) => {
+test.each(ends)('$name', ({ attempt, openMs, code, namedMs, refused, delayMs, attemptAfter }) => {
   const draws = [0, 0.5, 1].map((random) =>
-    afterEnd(attempt, openMs ?? 0, code ?? undefined, namedMs, backoff, random),
+    afterEnd(attempt, openMs ?? 0, code ?? 1006, namedMs, refused, backoff, random),
   );
   const [least, middle, most] = draws.map(([delay]) => delay);
   expect([least, most]).toEqual(delayMs);
@@ -34,6 +35,48 @@ test.each(reconnect.retryAfter.headers)('Retry-After: $name', ({ header, namedMs
 
 test('without a response there is no Retry-After', () => {
   expect(retryAfterMs(undefined)).toBe(0);
+});
+
+test.each(reconnect.limits)('a limit: $name', ({ lives }) => {
+  const limit = createLimit();
+  const known = lives.map(({ endedAtMs, openMs }) => {
+    limit.ended(endedAtMs, openMs);
+    return limit.cutMs();
+  });
+  expect(known).toEqual(lives.map(({ cutAfterMs }) => cutAfterMs));
+});
+
+/** A limit that has been learnt. */
+function limitOf(cutMs: number) {
+  const limit = createLimit();
+  for (const [end, away] of [0, 500, 700].entries()) limit.ended((end + 1) * cutMs + away, cutMs);
+  expect(limit.cutMs()).toBe(cutMs);
+  return limit;
+}
+
+test.each(reconnect.renewals)('renewed before a limit: $name', ({ cutAfterMs, renewMs }) => {
+  expect([1, 0].map((random) => limitOf(cutAfterMs).renewMs(random))).toEqual(renewMs);
+});
+
+test('after some renewals one stream runs on, and then again', () => {
+  const limit = limitOf(10_000);
+  const { renewals } = reconnect.constants;
+  const renewed = Array.from({ length: 2 * (renewals + 1) }, () => limit.renewMs(0) > 0);
+  const turn = [...Array<boolean>(renewals).fill(true), false];
+  expect(renewed).toEqual([...turn, ...turn]);
+});
+
+test('nothing is renewed while no limit is known', () => {
+  expect(createLimit().renewMs()).toBe(0);
+});
+
+test.each(reconnect.answers.filter(({ refused }) => refused !== null))('answered by $name', ({ status, refused }) => {
+  expect(isRefusal(status)).toBe(refused);
+});
+
+test('the close codes of WebSockets, and none, are no refusals; those above 1006 report a fault', () => {
+  expect([0, 1000, 1006, 4400].map(isRefusal)).toEqual([false, false, false, false]);
+  expect([1000, 1001, 1005, 1006, 1007, 1011, 4400].map(isCut)).toEqual([true, true, true, true, false, false, false]);
 });
 
 test('draws the jitter after the cap, so that late attempts are spread too', () => {

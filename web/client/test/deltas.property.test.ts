@@ -78,27 +78,27 @@ test('apply(a, diff(a, b)) is b', () => {
   );
 });
 
-test('whatever is lost, repeated or late on the way, a page shows true figures or says that they are stale', () => {
-  fc.assert(
-    fc.property(
+test('whatever is lost, repeated or late on the way, a page shows true figures or says that they are stale', async () => {
+  await fc.assert(
+    fc.asyncProperty(
       fc.array(rows, { minLength: 2, maxLength: 8 }),
       fc.array(fc.record({ step: fc.nat(7), lose: fc.boolean() }), { maxLength: 12 }),
-      (lists, deliveries) => {
+      async (lists, deliveries) => {
         const states = lists.map((list, index) => counted(list, 10 + index));
         const page = openPage({ updateStrategy: 'ws' });
         page.headcount.subscribe(() => {});
-        page.stream.connects();
-        page.stream.says({ type: 'stats', ...states[0] });
+        await page.stream.connects();
+        await page.stream.says({ type: 'stats', ...states[0] });
         for (const { step, lose } of deliveries) {
           const to = states[1 + (step % (states.length - 1))]!;
-          if (!lose) page.stream.says(difference(states[to.revision - 11]!, to));
+          if (!lose) await page.stream.says(difference(states[to.revision - 11]!, to));
           const { revision, isStale, ...figures } = page.headcount.getSnapshot();
           const truth = whole(states[revision - 10]!);
           expect(byId({ ...figures, revision })).toMatchObject(byId(truth));
           if (isStale) {
             // It has asked for the whole, and nothing but the whole makes it whole.
             expect(page.stream.sent.at(-1)).toEqual({ type: 'subscribe-stats', deltas: true });
-            page.stream.says({ type: 'stats', ...states[0] });
+            await page.stream.says({ type: 'stats', ...states[0] });
             expect(page.headcount.getSnapshot()).toMatchObject({ isStale: false, revision: 10 });
           }
         }

@@ -9,31 +9,31 @@ const { stats } = messages.server;
 
 afterEach(() => document.body.replaceChildren());
 
-function shown(attributes: Record<string, string> = {}) {
+async function shown(attributes: Record<string, string> = {}) {
   const page = openPage({ updateStrategy: 'ws' });
   const element = document.createElement('active-connections');
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.headcount = page.headcount;
   document.body.append(element);
-  page.stream.connects();
+  await page.stream.connects();
   const root = element.shadowRoot!;
   const texts = (part: string) => [...root.querySelectorAll(`[part=${part}]`)].map(({ textContent }) => textContent);
   return { page, element, root, texts };
 }
 
-test('says that it waits, what it sees, and that it may not see it', () => {
-  const { page, texts } = shown({ label: 'people are here' });
+test('says that it waits, what it sees, and that it may not see it', async () => {
+  const { page, texts } = await shown({ label: 'people are here' });
   expect(texts('message')).toEqual(['Waiting for figures']);
-  page.stream.says(stats);
+  await page.stream.says(stats);
   expect(texts('message')).toEqual([]);
   expect([texts('total'), texts('label')]).toEqual([['2'], ['people are here']]);
-  page.stream.says(messages.server['stats-unauthorized']);
-  expect(texts('message')).toEqual(['Not authorized for live stats']);
+  await page.stream.says(messages.server['stats-unauthorized']);
+  expect(texts('message')).toEqual(['Not authorised for live stats']);
 });
 
-test('shows what is asked for, most first, whatever the labels are made of', () => {
-  const { page, element, texts } = shown({ show: 'versions' });
-  page.stream.says({ ...stats, versions: { v1: 1, '<img src=x>': 5 } });
+test('shows what is asked for, most first, whatever the labels are made of', async () => {
+  const { page, element, texts } = await shown({ show: 'versions' });
+  await page.stream.says({ ...stats, versions: { v1: 1, '<img src=x>': 5 } });
   expect(texts('total')).toEqual([]);
   expect(texts('name')).toEqual(['<img src=x>', 'v1']);
   expect(texts('count')).toEqual(['5', '1']);
@@ -41,28 +41,28 @@ test('shows what is asked for, most first, whatever the labels are made of', () 
   expect([texts('total'), texts('name')]).toEqual([['2'], ['/']]);
 });
 
-test('speaks only when the total is another one', () => {
-  const { page, root } = shown();
-  page.stream.says(stats);
+test('speaks only when the total is another one', async () => {
+  const { page, root } = await shown();
+  await page.stream.says(stats);
   const live = root.querySelector('div')!;
   expect(live.ariaLive).toBe('polite');
   const before = live.firstChild;
-  page.stream.says({ ...stats, routes: { '/b': 2 } });
+  await page.stream.says({ ...stats, routes: { '/b': 2 } });
   expect(live.firstChild).toBe(before);
-  page.stream.says({ ...stats, total: 3 });
+  await page.stream.says({ ...stats, total: 3 });
   expect(live.firstChild).not.toBe(before);
 });
 
-test('marks old figures', () => {
-  const { page, element } = shown();
-  page.stream.says(stats);
+test('marks old figures', async () => {
+  const { page, element } = await shown();
+  await page.stream.says(stats);
   expect(element.dataset.stale).toBeUndefined();
-  page.stream.breaks();
+  await page.stream.breaks();
   expect(element.dataset.stale).toBe('');
 });
 
 test('stops with its removal, and may be put in again or be given another Headcount', async () => {
-  const { page, element, texts } = shown();
+  const { page, element, texts } = await shown();
   element.remove();
   await settled();
   expect(page.stream.closed).toBe(true);
@@ -72,8 +72,8 @@ test('stops with its removal, and may be put in again or be given another Headco
   element.headcount = other.headcount;
   await settled();
   expect(page.stream.closed).toBe(true);
-  other.stream.connects();
-  other.stream.says({ ...stats, total: 7 });
+  await other.stream.connects();
+  await other.stream.says({ ...stats, total: 7 });
   expect(texts('total')).toEqual(['7']);
 });
 
@@ -83,15 +83,6 @@ test('takes the Headcount of the page, else makes one from its attributes and co
   expect(element.headcount).toBe(page.headcount);
   vi.resetModules();
   const urls: string[] = [];
-  vi.stubGlobal(
-    'EventSource',
-    class {
-      constructor(url: string) {
-        urls.push(url);
-      }
-      close() {}
-    },
-  );
   vi.stubGlobal(
     'WebSocket',
     class {

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { messages, reconnect } from './fixtures.js';
+import { reconnect } from './fixtures.js';
 import { openPage, settled } from './page.js';
 
 beforeEach(() => {
@@ -28,8 +28,8 @@ test.each(['auto', 'ws', 'sse'] as const)(
     let token = 0;
     const page = await reading({ updateStrategy, headers: async () => ({ authorization: `Bearer ${++token}` }) });
     expect(page.stream.kind).toBe('sse');
-    expect(page.stream.init!.headers).toEqual({ authorization: 'Bearer 1' });
-    page.stream.connects();
+    expect([...(page.stream.init!.headers as Headers)]).toEqual([['authorization', 'Bearer 1']]);
+    await page.stream.connects();
     await settled();
     page.headcount.subscribe(() => {});
     await settled();
@@ -37,9 +37,10 @@ test.each(['auto', 'ws', 'sse'] as const)(
       ['authorization', 'Bearer 2'],
       ['content-type', 'application/json'],
     ]);
-    page.stream.breaks();
+    await page.stream.breaks();
     await vi.advanceTimersByTimeAsync(1000);
-    expect(page.stream.init!.headers, 'asked anew for the next stream').toEqual({ authorization: 'Bearer 3' });
+    const asked = [...(page.stream.init!.headers as Headers)];
+    expect(asked, 'asked anew for the next stream').toEqual([['authorization', 'Bearer 3']]);
   },
 );
 
@@ -47,7 +48,7 @@ test('reads events however they are cut and whatever ends their lines', async ()
   const page = await reading();
   const heard: unknown[] = [];
   page.headcount.onMessage((message) => heard.push(message));
-  page.stream.connects();
+  await page.stream.connects();
   await settled();
   const text =
     ': a comment\r\n\r\nid: 7\r\ndata: {"type":"a",\r\ndata: "n":1}\r\n\r\ndata:{"type":"b"}\n\ndata: {"type":"ü"}\r\r';
@@ -58,7 +59,7 @@ test('reads events however they are cut and whatever ends their lines', async ()
 
 test('takes a comment for a sign of life', async () => {
   const page = await reading();
-  page.stream.connects({ keepaliveMs: 4000 });
+  await page.stream.connects({ keepaliveMs: 4000 });
   await settled();
   await vi.advanceTimersByTimeAsync(9000);
   await page.stream.writes!(':\n\n');
@@ -70,8 +71,8 @@ test('takes a comment for a sign of life', async () => {
 
 test('obeys Retry-After, and adds a jittered delay so that not all come back at once', async () => {
   const page = await reading();
-  await page.stream.answers!(503, { 'retry-after': '7' });
-  expect(page.headcount.getSnapshot().error).toBe('The connection was lost: the server answered 503');
+  await page.stream.answers(503, { 'retry-after': '7' });
+  expect(page.headcount.getSnapshot().error).toBe('https://shop.example/__skew answered 503 (text/plain).');
   await vi.advanceTimersByTimeAsync(8999);
   expect(page.streams).toHaveLength(1);
   await vi.advanceTimersByTimeAsync(1);
@@ -80,7 +81,7 @@ test('obeys Retry-After, and adds a jittered delay so that not all come back at 
 
 test('nobody who looks at the page, nor a network that is back, cuts Retry-After short', async () => {
   const page = await reading();
-  await page.stream.answers!(503, { 'retry-after': '7' });
+  await page.stream.answers(503, { 'retry-after': '7' });
   await vi.advanceTimersByTimeAsync(3000);
   page.setHidden(true);
   page.setHidden(false);
@@ -101,20 +102,20 @@ test('nobody who looks at the page, nor a network that is back, cuts Retry-After
 
 describe.each(reconnect.wakeEvents)('%s ends a delay', (event) => {
   const wakes = reconnect.wakes.flatMap((wake) =>
-    [0, 1].map((random) => ({ ...wake, random, dueMs: wake.delayMs[random]! })),
+    [0, 1].map((random) => ({ ...wake, random, dueMs: wake[event === 'online' ? 'onlineMs' : 'delayMs'][random]! })),
   );
 
   test.each(wakes)('$name, drawn $random', async ({ notBeforeMs, random, dueMs }) => {
     const page = await reading();
     for (let attempt = 0; attempt < 7; attempt++) {
-      await page.stream.answers!(500);
+      await page.stream.answers(500);
       await vi.advanceTimersByTimeAsync(30_000);
     }
     const before = page.streams.length;
     // The delay that is ended is a long one.
     vi.spyOn(Math, 'random').mockReturnValue(0.9);
     const elapsedMs = 5000;
-    await page.stream.answers!(503, { 'retry-after': String((elapsedMs + notBeforeMs) / 1000) });
+    await page.stream.answers(503, { 'retry-after': String((elapsedMs + notBeforeMs) / 1000) });
     await vi.advanceTimersByTimeAsync(elapsedMs);
     expect(page.streams).toHaveLength(before);
     vi.spyOn(Math, 'random').mockReturnValue(random);
@@ -130,71 +131,142 @@ describe.each(reconnect.wakeEvents)('%s ends a delay', (event) => {
   });
 });
 
-test('obeys retry: when the stream ends without another word', async () => {
+test('a 403 ends nothing, because a proxy or a firewall may say it for a while', async () => {
   const page = await reading();
-  page.stream.connects();
-  await settled();
-  await page.stream.writes!('retry: 5000\n\n');
-  page.stream.onend!();
-  await settled();
-  await vi.advanceTimersByTimeAsync(6999);
-  expect(page.streams).toHaveLength(1);
-  await vi.advanceTimersByTimeAsync(1);
-  expect(page.streams).toHaveLength(2);
+  await page.stream.answers(403);
+  expect(page.headcount.getSnapshot()).toMatchObject({
+    status: 'reconnecting',
+    error: 'https://shop.example/__skew answered 403 (text/plain).',
+  });
 });
 
-test('stops for good at a 403, which is said to a foreign site', async () => {
-  const page = await reading();
-  await page.stream.answers!(403);
-  expect(page.headcount.getSnapshot()).toMatchObject({
-    status: 'closed',
-    error: 'The connection was denied: the server answered 403',
-  });
-  await vi.advanceTimersByTimeAsync(100_000);
+const answers = reconnect.answers.filter(({ refused }) => refused !== null);
+
+describe.each(answers.flatMap((answer) => (['sse', 'ws'] as const).map((kind) => ({ ...answer, kind }))))(
+  '$kind answered by $name',
+  ({ kind, status: code, contentType, refused, says }) => {
+    const reading = async () => {
+      const page = openPage({ updateStrategy: kind });
+      page.headcount.connect();
+      await settled();
+      return page;
+    };
+    const answer = (page: ReturnType<typeof openPage>) => page.stream.answers(code, { 'content-type': contentType });
+
+    test('says what came', async () => {
+      const page = await reading();
+      await answer(page);
+      const { error } = page.headcount.getSnapshot();
+      for (const part of says) expect(error).toContain(part);
+    });
+
+    test(refused ? 'looks again once, and then rarely' : 'looks again soon', async () => {
+      const page = await reading();
+      await answer(page);
+      await vi.advanceTimersByTimeAsync(1000);
+      expect(page.streams).toHaveLength(2);
+      await answer(page);
+      await vi.advanceTimersByTimeAsync(30_000);
+      expect(page.streams).toHaveLength(refused ? 2 : 3);
+      await vi.advanceTimersByTimeAsync(4000);
+      expect(page.streams).toHaveLength(3);
+    });
+
+    test('looks again soon if it had a stream before, because a server that restarts may be the cause', async () => {
+      const page = await reading();
+      await page.stream.connects();
+      await page.stream.breaks();
+      await vi.advanceTimersByTimeAsync(1000);
+      for (const delayMs of [2000, 4000]) {
+        const before = page.streams.length;
+        await answer(page);
+        await vi.advanceTimersByTimeAsync(delayMs);
+        expect(page.streams).toHaveLength(before + 1);
+      }
+    });
+  },
+);
+
+test('asks what answers in place of a WebSocket, once, and stops asking when the page is left', async () => {
+  const page = openPage({ updateStrategy: 'ws' });
+  page.headcount.connect();
+  const { stream } = page;
+  stream.onerror!({});
+  stream.onclose?.({ code: 1006, reason: '' });
+  await settled();
+  expect(stream.probes.map(({ url }) => url.href)).toEqual(['https://shop.example/__skew/ws']);
+  expect(stream.probes[0]!.init!.cache).toBe('no-store');
+  expect(page.headcount.getSnapshot()).toMatchObject({ status: 'connecting', error: null });
+  page.window.dispatchEvent(new Event('pagehide'));
+  expect(stream.probes[0]!.closed).toBe(true);
+});
+
+test('asks nothing when the page itself closes a WebSocket that is opening', async () => {
+  const page = openPage({ updateStrategy: 'ws' });
+  page.headcount.connect();
+  page.headcount.close();
+  await page.stream.breaks();
+  expect(page.stream.probes.every(({ init }) => init!.signal!.aborted)).toBe(true);
+});
+
+test('obeys the Retry-After of what answers in place of a WebSocket', async () => {
+  const page = openPage({ updateStrategy: 'auto' });
+  page.headcount.connect();
+  await page.stream.answers(503, { 'retry-after': '7' });
+  await vi.advanceTimersByTimeAsync(6999);
   expect(page.streams).toHaveLength(1);
+  await vi.advanceTimersByTimeAsync(3000);
+  expect(page.streams.map(({ kind }) => kind)).toEqual(['ws', 'sse']);
+});
+
+describe('auto, where a proxy does not pass WebSockets on', () => {
+  test('says what each way was answered', async () => {
+    const page = openPage({ updateStrategy: 'auto' });
+    page.headcount.connect();
+    const html = { 'content-type': 'text/html; charset=utf-8' };
+    for (const delayMs of [200, 40_000, 10_000, 40_000]) {
+      await page.stream.answers(200, html);
+      expect(page.headcount.getSnapshot().error).toBe(
+        'https://shop.example/__skew answered 200 (text/html). Is it passed on to Headcount?',
+      );
+      await vi.advanceTimersByTimeAsync(delayMs);
+    }
+    expect(page.streams.map(({ kind }) => kind)).toEqual(['ws', 'sse', 'ws', 'sse', 'ws']);
+  });
+
+  test('does not wait longer with event streams, whose server may just be restarting', async () => {
+    const page = openPage({ updateStrategy: 'auto' });
+    page.headcount.connect();
+    await page.stream.answers(502);
+    await vi.advanceTimersByTimeAsync(200);
+    await page.stream.answers(502);
+    await vi.advanceTimersByTimeAsync(2000);
+    await page.stream.answers(426);
+    await vi.advanceTimersByTimeAsync(4000);
+    expect(page.streams.map(({ kind }) => kind)).toEqual(['ws', 'sse', 'ws', 'sse']);
+  });
+});
+
+test('says where no answer came from', async () => {
+  const page = await reading();
+  await page.stream.breaks();
+  expect(page.headcount.getSnapshot().error).toBe('The connection to https://shop.example/__skew failed.');
 });
 
 test('comes back with fresh headers when a token has run out', async () => {
   const page = await reading();
-  await page.stream.answers!(401);
+  await page.stream.answers(401);
   await vi.advanceTimersByTimeAsync(1000);
   expect(page.streams).toHaveLength(2);
 });
 
 test('aborts the request of a stream that is not wanted any more', async () => {
   const page = await reading();
-  page.stream.connects();
+  await page.stream.connects();
   await settled();
   page.headcount.close();
   await settled();
   expect(page.stream.closed).toBe(true);
   expect(status(page)).toBe('closed');
   expect(vi.getTimerCount()).toBe(0);
-});
-
-test('reads by fetch after an EventSource that could not open, because that does not say why', async () => {
-  const page = openPage();
-  page.headcount.connect();
-  expect(page.stream.init).toBeUndefined();
-  page.stream.breaks();
-  await vi.advanceTimersByTimeAsync(1000);
-  expect(page.streams).toHaveLength(2);
-  expect(page.stream.init).toBeDefined();
-  await page.stream.answers!(429, { 'retry-after': '20' });
-  await vi.advanceTimersByTimeAsync(20_000);
-  expect(page.streams).toHaveLength(2);
-  await vi.advanceTimersByTimeAsync(2000);
-  expect(page.streams).toHaveLength(3);
-  page.stream.says(messages.server.connected);
-  await settled();
-  expect(status(page)).toBe('open');
-});
-
-test('keeps to EventSource when a stream that had opened is lost', async () => {
-  const page = openPage();
-  page.headcount.connect();
-  page.stream.connects();
-  page.stream.breaks();
-  await vi.advanceTimersByTimeAsync(1000);
-  expect(page.stream.init).toBeUndefined();
 });

@@ -44,18 +44,36 @@ type Range = [least: number, most: number];
 
 /** The rule of reconnecting, which tests/core/test_reconnect.py reads too. */
 export const reconnect: {
-  constants: { baseMs: number; capMs: number };
+  constants: { baseMs: number; capMs: number; otherWayMs: number; renewals: number; misses: number; wayMs: number };
   ends: {
     name: string;
     attempt: number;
     openMs: number | null;
     code: number | null;
     namedMs: number;
+    refused: boolean;
     delayMs: Range | null;
     attemptAfter: number | null;
   }[];
   drains: { name: string; reconnectMs: number | null; delayMs: Range }[];
-  wakes: { name: string; notBeforeMs: number; delayMs: Range }[];
-  wakeEvents: ('online' | 'pageshow' | 'visibilitychange')[];
+  wakes: { name: string; notBeforeMs: number; delayMs: Range; onlineMs: Range }[];
+  /** What no wake cuts short, when 1 is drawn. */
+  holds: { name: string; code: number | null; reconnectMs: number | null; leastMs: number }[];
+  wakeEvents: ('online' | 'focus' | 'pageshow' | 'visibilitychange')[];
+  limits: { name: string; lives: { endedAtMs: number; openMs: number; cutAfterMs: number }[] }[];
+  renewals: { name: string; cutAfterMs: number; renewMs: Range }[];
+  ways: {
+    name: string;
+    prefers: 'ws' | 'sse';
+    /** `server`: it is up. `atOnce`: the next kind is tried after `otherWayMs`. */
+    steps: { way: 'ws' | 'sse'; server: boolean; opens?: true; delivers: boolean; atOnce?: true }[];
+  }[];
+  answers: {
+    name: string;
+    status: number;
+    contentType: string;
+    refused: boolean | null;
+    says: string[];
+  }[];
   retryAfter: { nowMs: number; headers: { name: string; header: string | null; namedMs: number }[] };
 } = read('reconnect');

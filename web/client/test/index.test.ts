@@ -14,11 +14,11 @@ const { stats, 'stats-delta': delta, 'stats-unauthorized': unauthorized } = mess
 const nothing = { total: 0, versions: {}, routes: {}, connections: [], yourId: undefined };
 
 /** A page with one subscriber, whose stream is open. */
-function watching(options: Parameters<typeof openPage>[0] = {}) {
+async function watching(options: Parameters<typeof openPage>[0] = {}) {
   const page = openPage({ updateStrategy: 'ws', ...options });
   const listener = vi.fn();
   const leave = page.headcount.subscribe(listener);
-  page.stream.connects();
+  await page.stream.connects();
   listener.mockClear();
   return Object.assign(page, { listener, leave });
 }
@@ -45,6 +45,42 @@ describe('without a window', () => {
   });
 });
 
+describe('a script that runs again in the same page', () => {
+  const window = openPage().window;
+  const headers = () => ({ authorization: 'Bearer 1' });
+
+  test('gets the client that it made before', async () => {
+    const first = createHeadcount({ version: 'v2', routeTracking: true, window });
+    expect(createHeadcount({ version: 'v2', routeTracking: true, window })).toBe(first);
+    expect(createHeadcount({ version: 'v2', routeTracking: true, headers, window })).toBe(
+      createHeadcount({ version: 'v2', routeTracking: true, headers, window }),
+    );
+    // A bundle brings its own copy of this module.
+    vi.resetModules();
+    const again = await import('../src/index.js');
+    expect(again.createHeadcount).not.toBe(createHeadcount);
+    expect(again.createHeadcount({ version: 'v2', routeTracking: true, window })).toBe(first);
+    expect(again.latestHeadcount()).toBe(first);
+  });
+
+  test.each([
+    ['version', { version: 'v3' }],
+    ['server', { url: 'https://live.example' }],
+    ['role', { viewer: true }],
+    ['headers', { headers }],
+    ['other headers', { headers: { authorization: 'Bearer 2' } }],
+  ])('gets another one for another %s', (_name, options) => {
+    const all = { version: 'v2', window, headers: { authorization: 'Bearer 1' } };
+    expect(createHeadcount({ ...all, ...options })).not.toBe(createHeadcount(all));
+  });
+
+  test('is no matter of other pages, and not of a server that renders', () => {
+    const other = openPage().window;
+    expect(createHeadcount({ window: other })).not.toBe(createHeadcount({ window }));
+    expect(createHeadcount({ version: 'v2' })).not.toBe(createHeadcount({ version: 'v2' }));
+  });
+});
+
 describe('what opens the stream', () => {
   test('nothing does before connect', async () => {
     const page = openPage();
@@ -58,27 +94,27 @@ describe('what opens the stream', () => {
     expect(page.streams).toHaveLength(1);
   });
 
-  test('a page that is merely counted does not ask for statistics', () => {
+  test('a page that is merely counted does not ask for statistics', async () => {
     const page = openPage({ updateStrategy: 'ws' });
     page.headcount.connect();
-    page.stream.connects();
+    await page.stream.connects();
     expect(page.stream.sent).toEqual([]);
-    page.stream.says(stats);
+    await page.stream.says(stats);
     expect(snapshot(page)).toMatchObject({ ...nothing, authorized: null });
   });
 
-  test('the first subscriber does, and all share one stream and one subscription', () => {
-    const page = watching();
+  test('the first subscriber does, and all share one stream and one subscription', async () => {
+    const page = await watching();
     page.headcount.subscribe(() => {});
     page.headcount.connect();
     expect(page.streams).toHaveLength(1);
     expect(types(page)).toEqual(['subscribe-stats']);
   });
 
-  test('a subscriber that comes later asks on the stream that is there', () => {
+  test('a subscriber that comes later asks on the stream that is there', async () => {
     const page = openPage({ updateStrategy: 'ws' });
     page.headcount.connect();
-    page.stream.connects();
+    await page.stream.connects();
     page.headcount.subscribe(() => {});
     expect(page.streams).toHaveLength(1);
     expect(types(page)).toEqual(['subscribe-stats']);
@@ -87,9 +123,9 @@ describe('what opens the stream', () => {
 
 describe('leaving', () => {
   test('the last one ends the stream that only subscribers wanted', async () => {
-    const page = watching();
+    const page = await watching();
     const leaveToo = page.headcount.subscribe(() => {});
-    page.stream.says(stats);
+    await page.stream.says(stats);
     page.leave();
     page.leave();
     await settled();
@@ -102,9 +138,9 @@ describe('leaving', () => {
   });
 
   test('the last one ends only the subscription of a page that is counted', async () => {
-    const page = watching();
+    const page = await watching();
     page.headcount.connect();
-    page.stream.says(stats);
+    await page.stream.says(stats);
     page.leave();
     await settled();
     expect(page.stream.closed).toBe(false);
@@ -113,19 +149,19 @@ describe('leaving', () => {
   });
 
   test('what was on its way then changes nothing', async () => {
-    const page = watching();
+    const page = await watching();
     page.headcount.connect();
-    page.stream.says(stats);
+    await page.stream.says(stats);
     page.leave();
     await settled();
     const before = snapshot(page);
-    for (const late of [delta, stats, unauthorized]) page.stream.says(late);
+    for (const late of [delta, stats, unauthorized]) await page.stream.says(late);
     expect(snapshot(page)).toBe(before);
   });
 
   test('a subscriber that follows at once keeps all as it is', async () => {
-    const page = watching();
-    page.stream.says(stats);
+    const page = await watching();
+    await page.stream.says(stats);
     page.leave();
     page.headcount.subscribe(() => {});
     await settled();
@@ -135,16 +171,16 @@ describe('leaving', () => {
   });
 
   test('the same function may subscribe twice', async () => {
-    const page = watching();
+    const page = await watching();
     const leave = page.headcount.subscribe(page.listener);
     leave();
     page.listener.mockClear();
-    page.stream.says(stats);
+    await page.stream.says(stats);
     expect(page.listener).toHaveBeenCalledOnce();
   });
 
   test('close ends all until somebody wants it again', async () => {
-    const page = watching();
+    const page = await watching();
     page.headcount.connect();
     page.headcount.close();
     expect(page.stream.closed).toBe(true);
@@ -162,68 +198,84 @@ describe('leaving', () => {
 });
 
 describe('the current version', () => {
-  test('is told with the stream, and by each release from then on', () => {
-    const page = watching();
+  test('is told with the stream, and by each release from then on', async () => {
+    const page = await watching();
     expect(snapshot(page)).toMatchObject({ serverVersion: '2026.11.3', currentVersion: '2026.11.4' });
     const heard: unknown[] = [];
     page.headcount.onMessage(() => heard.push(snapshot(page).currentVersion));
-    page.stream.says({ ...messages.server.version, version: '2026.11.5' });
+    await page.stream.says({ ...messages.server.version, version: '2026.11.5' });
     expect(heard).toEqual(['2026.11.5']);
     expect(snapshot(page)).toMatchObject({ serverVersion: '2026.11.3', currentVersion: '2026.11.5' });
   });
 
-  test('is the version of a server that tells none', () => {
+  test('is not known where the server does not say it', async () => {
     const page = openPage();
     page.headcount.connect();
     expect(snapshot(page).currentVersion).toBeUndefined();
-    page.stream.connects({ currentVersion: undefined });
-    expect(snapshot(page).currentVersion).toBe('2026.11.3');
+    await page.stream.connects({ currentVersion: undefined });
+    expect(snapshot(page)).toMatchObject({ serverVersion: '2026.11.3', currentVersion: undefined });
+  });
+
+  test('follows the figures, which say when it is not known any more', async () => {
+    const page = await watching();
+    const mixed = { reporting: 2, expected: 2, versions: { v1: 1, v2: 1 } };
+    await page.stream.says({ ...messages.server.stats, revision: 7, currentVersion: 'v1' });
+    expect(snapshot(page).currentVersion).toBe('v1');
+    const delta = { ...messages.server['stats-delta'], base: 7, revision: 8, currentVersion: undefined };
+    await page.stream.says(delta);
+    expect(snapshot(page).currentVersion).toBe('v1');
+    await page.stream.says({ ...delta, base: 8, revision: 9, nodes: mixed, currentVersion: null });
+    expect(snapshot(page)).toMatchObject({ currentVersion: undefined, nodes: mixed });
+    await page.stream.says({ ...delta, base: 9, revision: 10, currentVersion: 'v2' });
+    expect(snapshot(page).currentVersion).toBe('v2');
+    await page.stream.says({ ...messages.server.stats, revision: 11, nodes: mixed, currentVersion: undefined });
+    expect(snapshot(page).currentVersion).toBeUndefined();
   });
 });
 
 describe('statistics', () => {
-  test('pend until the server has decided', () => {
-    const page = watching();
+  test('pend until the server has decided', async () => {
+    const page = await watching();
     expect(snapshot(page)).toMatchObject({ ...nothing, authorized: null, status: 'open', serverVersion: '2026.11.3' });
-    page.stream.says(stats);
+    await page.stream.says(stats);
     const { type, ...figures } = stats;
     expect(snapshot(page)).toMatchObject({ ...figures, authorized: true, isStale: false });
   });
 
-  test('stay empty for those who are denied', () => {
-    const page = watching();
-    page.stream.says(unauthorized);
+  test('stay empty for those who are denied', async () => {
+    const page = await watching();
+    await page.stream.says(unauthorized);
     expect(snapshot(page)).toMatchObject({ ...nothing, authorized: false });
   });
 
-  test('are taken away with the right', () => {
-    const page = watching();
-    page.stream.says(stats);
-    page.stream.says(unauthorized);
+  test('are taken away with the right', async () => {
+    const page = await watching();
+    await page.stream.says(stats);
+    await page.stream.says(unauthorized);
     expect(snapshot(page)).toMatchObject({ ...nothing, authorized: false, revision: 0 });
-    page.stream.says(delta);
+    await page.stream.says(delta);
     expect(snapshot(page).total).toBe(0);
   });
 
-  test('are another object with each update, and the same one in between', () => {
-    const page = watching();
-    page.stream.says(stats);
+  test('are another object with each update, and the same one in between', async () => {
+    const page = await watching();
+    await page.stream.says(stats);
     const first = snapshot(page);
     expect(snapshot(page)).toBe(first);
-    page.stream.says(messages.server.keepalive);
-    page.stream.says(messages.server.pong);
+    await page.stream.says(messages.server.keepalive);
+    await page.stream.says(messages.server.pong);
     expect(snapshot(page)).toBe(first);
     expect(page.listener).toHaveBeenCalledOnce();
-    page.stream.says(delta);
+    await page.stream.says(delta);
     expect(snapshot(page)).not.toBe(first);
     expect(first.total).toBe(2);
     expect(page.listener).toHaveBeenCalledTimes(2);
   });
 
-  test('say how whole they are', () => {
-    const page = watching();
+  test('say how whole they are', async () => {
+    const page = await watching();
     const share = { partial: true, nodes: { reporting: 1, expected: 2 }, connectionsTruncated: true };
-    page.stream.says({ ...stats, ...share });
+    await page.stream.says({ ...stats, ...share });
     expect(snapshot(page)).toMatchObject(share);
   });
 
@@ -241,126 +293,126 @@ describe('statistics', () => {
 });
 
 describe('deltas', () => {
-  test.each(deltas)('golden: $name', ({ before, delta, after }) => {
-    const page = watching();
-    page.stream.says({ type: 'stats', ...before, yourId: 'me' });
-    page.stream.says(delta);
+  test.each(deltas)('golden: $name', async ({ before, delta, after }) => {
+    const page = await watching();
+    await page.stream.says({ type: 'stats', ...before, yourId: 'me' });
+    await page.stream.says(delta);
     const { versions, routes, ...rest } = after;
     expect(snapshot(page)).toMatchObject({ ...rest, yourId: 'me', authorized: true, isStale: false });
     expect(Object.entries(snapshot(page).versions)).toEqual(Object.entries(versions));
     expect(Object.entries(snapshot(page).routes)).toEqual(Object.entries(routes));
   });
 
-  test('are asked for unless the page does not want them', () => {
-    expect(watching().stream.sent).toEqual([{ type: 'subscribe-stats', deltas: true }]);
-    expect(watching({ deltas: false }).stream.sent).toEqual([{ type: 'subscribe-stats', deltas: false }]);
+  test('are asked for unless the page does not want them', async () => {
+    expect((await watching()).stream.sent).toEqual([{ type: 'subscribe-stats', deltas: true }]);
+    expect((await watching({ deltas: false })).stream.sent).toEqual([{ type: 'subscribe-stats', deltas: false }]);
   });
 
-  test('that miss something are ignored, and whole figures asked for once', () => {
-    const page = watching();
-    page.stream.says(stats);
-    for (const base of [8, 9, 7]) page.stream.says({ ...delta, base });
+  test('that miss something are ignored, and whole figures asked for once', async () => {
+    const page = await watching();
+    await page.stream.says(stats);
+    for (const base of [8, 9, 7]) await page.stream.says({ ...delta, base });
     expect(types(page)).toEqual(['subscribe-stats', 'subscribe-stats']);
     expect(snapshot(page)).toMatchObject({ total: 2, revision: 7, authorized: true, isStale: true });
-    page.stream.says({ ...stats, revision: 12, total: 4 });
+    await page.stream.says({ ...stats, revision: 12, total: 4 });
     expect(snapshot(page)).toMatchObject({ total: 4, isStale: false });
-    page.stream.says({ ...delta, base: 12, revision: 13 });
+    await page.stream.says({ ...delta, base: 12, revision: 13 });
     expect(snapshot(page)).toMatchObject({ total: 3, revision: 13 });
     expect(types(page)).toHaveLength(2);
   });
 
-  test('that cannot be meant are treated alike', () => {
-    const page = watching();
-    page.stream.says(stats);
-    page.stream.says({ ...delta, total: 'many' });
+  test('that cannot be meant are treated alike', async () => {
+    const page = await watching();
+    await page.stream.says(stats);
+    await page.stream.says({ ...delta, total: 'many' });
     expect(types(page)).toHaveLength(2);
     expect(snapshot(page).total).toBe(2);
   });
 
-  test('mean nothing before whole figures have come', () => {
-    const page = watching();
-    page.stream.says({ ...delta, base: 0 });
+  test('mean nothing before whole figures have come', async () => {
+    const page = await watching();
+    await page.stream.says({ ...delta, base: 0 });
     expect(types(page)).toEqual(['subscribe-stats']);
     expect(snapshot(page).total).toBe(0);
   });
 
   test('of a new stream do not continue the figures of the old one', async () => {
-    const page = watching();
-    page.stream.says(stats);
+    const page = await watching();
+    await page.stream.says(stats);
     page.headcount.reconnect();
-    page.stream.connects();
-    page.stream.says(delta);
+    await page.stream.connects();
+    await page.stream.says(delta);
     expect(snapshot(page)).toMatchObject({ total: 2, isStale: true });
   });
 });
 
 describe('after a reconnect', () => {
   test('nothing is shown to a page whose last subscriber left meanwhile', async () => {
-    const page = watching();
+    const page = await watching();
     page.headcount.connect();
-    page.stream.says(stats);
-    page.stream.breaks();
+    await page.stream.says(stats);
+    await page.stream.breaks();
     page.leave();
     await vi.advanceTimersByTimeAsync(1000);
-    page.stream.connects();
-    page.stream.says({ ...delta, base: 0 });
+    await page.stream.connects();
+    await page.stream.says({ ...delta, base: 0 });
     expect(snapshot(page)).toMatchObject({ ...nothing, authorized: null, isStale: false });
     expect(page.stream.sent).toEqual([]);
   });
 
   test.each(['sse', 'ws'] as const)('%s asks again, with stale figures meanwhile', async (updateStrategy) => {
-    const page = watching({ updateStrategy });
-    page.stream.says(stats);
-    page.stream.breaks();
+    const page = await watching({ updateStrategy });
+    await page.stream.says(stats);
+    await page.stream.breaks();
     expect(snapshot(page)).toMatchObject({ total: 2, authorized: true, isStale: true, status: 'reconnecting' });
     expect(page.stream.url.searchParams.has('reconnect')).toBe(false);
     await vi.advanceTimersByTimeAsync(1000);
     expect(page.stream.url.searchParams.get('reconnect')).toBe('1');
-    page.stream.connects({ connectionId: 'second' });
+    await page.stream.connects({ connectionId: 'second' });
     expect(snapshot(page)).toMatchObject({ total: 2, authorized: true, isStale: true, status: 'open' });
     const asked = updateStrategy === 'ws' ? page.stream.sent : [page.posts.at(-1)!.body];
     expect(asked).toMatchObject([updateStrategy === 'ws' ? { type: 'subscribe-stats' } : { connectionId: 'second' }]);
-    page.stream.says({ ...stats, revision: 1, total: 9 });
+    await page.stream.says({ ...stats, revision: 1, total: 9 });
     expect(snapshot(page)).toMatchObject({ total: 9, isStale: false });
   });
 
-  test('a route that changed before the server said anything is told', () => {
+  test('a route that changed before the server said anything is told', async () => {
     const page = openPage({ updateStrategy: 'ws', routeTracking: true });
     page.headcount.connect();
     page.navigate('/b');
     expect(page.stream.sent).toEqual([]);
-    page.stream.connects();
+    await page.stream.connects();
     expect(page.stream.sent).toEqual([{ type: 'route-update', route: '/b' }]);
   });
 
-  test('by hand, those who were denied are asked about anew', () => {
-    const page = watching();
-    page.stream.says(unauthorized);
+  test('by hand, those who were denied are asked about anew', async () => {
+    const page = await watching();
+    await page.stream.says(unauthorized);
     page.headcount.reconnect();
     expect(page.streams.map(({ closed }) => closed)).toEqual([true, false]);
-    page.stream.connects();
+    await page.stream.connects();
     expect(snapshot(page).authorized).toBe(null);
-    page.stream.says(stats);
+    await page.stream.says(stats);
     expect(snapshot(page).authorized).toBe(true);
   });
 });
 
 describe('routes', () => {
-  test('are not sent at all without route tracking', () => {
+  test('are not sent at all without route tracking', async () => {
     const page = openPage({ updateStrategy: 'ws' });
     const { pushState } = page.window.history;
     page.headcount.connect();
-    page.stream.connects();
+    await page.stream.connects();
     page.navigate('/b');
     expect(page.window.history.pushState).toBe(pushState);
     expect(page.stream.url.searchParams.has('route')).toBe(false);
     expect(page.stream.sent).toEqual([]);
   });
 
-  test('can be told by hand then, and are kept for the next stream', () => {
+  test('can be told by hand then, and are kept for the next stream', async () => {
     const page = openPage({ updateStrategy: 'ws' });
     page.headcount.connect();
-    page.stream.connects();
+    await page.stream.connects();
     for (const route of ['/b?x=1#y', '/b', '', '/\u0000c' + 'x'.repeat(600)]) page.headcount.setRoute(route);
     const long = '/c' + 'x'.repeat(509);
     expect(page.stream.sent.map((message: any) => message.route)).toEqual(['/b', '/', long]);
@@ -368,11 +420,11 @@ describe('routes', () => {
     expect(page.stream.url.searchParams.get('route')).toBe(long);
   });
 
-  test('are followed with route tracking, each change once, and no longer after close', () => {
+  test('are followed with route tracking, each change once, and no longer after close', async () => {
     const page = openPage({ updateStrategy: 'ws', routeTracking: true });
     const { pushState } = page.window.history;
     page.headcount.connect();
-    page.stream.connects();
+    await page.stream.connects();
     for (const url of ['/landing#other', '/shipping?q', '/shipping', '/landing']) page.navigate(url);
     expect(page.stream.sent.map((message: any) => message.route)).toEqual(['/shipping', '/landing']);
     page.headcount.close();
@@ -388,8 +440,8 @@ describe('viewers', () => {
   });
 
   test('that may not watch do not come back by themselves', async () => {
-    const page = watching({ viewer: true });
-    page.stream.says(unauthorized);
+    const page = await watching({ viewer: true });
+    await page.stream.says(unauthorized);
     expect(page.stream.closed).toBe(true);
     expect(snapshot(page)).toMatchObject({ ...nothing, authorized: false, status: 'closed' });
     await vi.advanceTimersByTimeAsync(60_000);
@@ -400,35 +452,35 @@ describe('viewers', () => {
 });
 
 describe('messages', () => {
-  test('of the application, and of types unknown here, are handed on', () => {
+  test('of the application, and of types unknown here, are handed on', async () => {
     const page = openPage();
     const heard: unknown[] = [];
     const off = page.headcount.onMessage((message) => heard.push(message));
     page.headcount.connect();
-    page.stream.connects();
+    await page.stream.connects();
     const { version, drain, tabs, to } = messages.server;
     const others = [version, drain, tabs, to, { type: 'cart', items: 3 }];
-    for (const message of [...Object.values(messages.server), others[4]!]) page.stream.says(message);
+    for (const message of [...Object.values(messages.server), others[4]!]) await page.stream.says(message);
     expect(heard).toEqual(others);
     off();
-    page.stream.says(version);
+    await page.stream.says(version);
     expect(heard).toHaveLength(5);
   });
 
-  test('before connected are ignored', () => {
+  test('before connected are ignored', async () => {
     const page = openPage();
     const heard = vi.fn();
     page.headcount.onMessage(heard);
     page.headcount.subscribe(() => {});
-    page.stream.says(stats);
-    page.stream.says(messages.server.version);
+    await page.stream.says(stats);
+    await page.stream.says(messages.server.version);
     expect(heard).not.toHaveBeenCalled();
     expect(snapshot(page).authorized).toBe(null);
   });
 
-  test('that repeat connected do not subscribe again', () => {
-    const page = watching();
-    page.stream.connects();
+  test('that repeat connected do not subscribe again', async () => {
+    const page = await watching();
+    await page.stream.connects();
     expect(types(page)).toEqual(['subscribe-stats']);
   });
 
@@ -442,9 +494,9 @@ describe('messages', () => {
     '{"type":"toString","__proto__":{"polluted":true}}',
     undefined,
     new Blob(['x']),
-  ])('that are hostile throw nothing and change nothing: %s', (data) => {
-    const page = watching();
-    page.stream.says(stats);
+  ])('that are hostile throw nothing and change nothing: %s', async (data) => {
+    const page = await watching();
+    await page.stream.says(stats);
     const { isStale, ...before } = snapshot(page);
     expect(() => page.stream.raw(data)).not.toThrow();
     expect(snapshot(page)).toMatchObject(before);
@@ -459,7 +511,7 @@ test('a listener that throws is reported and keeps nobody else waiting', async (
     throw new Error('mine');
   });
   page.headcount.subscribe(other);
-  page.stream.connects();
+  await page.stream.connects();
   expect(other).toHaveBeenCalled();
   expect(types(page)).toEqual(['subscribe-stats']);
   expect(() => vi.runOnlyPendingTimers()).toThrow('mine');
@@ -470,16 +522,16 @@ test('knows the one created last', () => {
   expect(latestHeadcount()).toBe(headcount);
 });
 
-test('is a store as Svelte has them: the value at once, then every other one, until unsubscribed', () => {
+test('is a store as Svelte has them: the value at once, then every other one, until unsubscribed', async () => {
   const page = openPage({ updateStrategy: 'ws' });
   const seen: Snapshot[] = [];
   const unsubscribe = page.headcount.subscribe((snapshot) => seen.push(snapshot));
   expect(seen[0]).toBe(page.headcount.getServerSnapshot());
-  page.stream.connects();
-  page.stream.says(messages.server.stats);
+  await page.stream.connects();
+  await page.stream.says(messages.server.stats);
   expect(seen.at(-1)).toBe(page.headcount.getSnapshot());
   expect(new Set(seen).size).toBe(seen.length);
   unsubscribe();
-  page.stream.says({ ...messages.server.stats, total: 5 });
+  await page.stream.says({ ...messages.server.stats, total: 5 });
   expect(seen.at(-1)!.total).toBe(2);
 });

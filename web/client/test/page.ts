@@ -2,18 +2,28 @@ import { vi } from 'vitest';
 import { createHeadcount, type Headcount, type HeadcountOptions } from '../src/index.js';
 import { messages } from './fixtures.js';
 
-/** A stream the page opened, of either kind, with the server's side in the hands of the test. */
+/**
+ * A stream the page opened, of either kind, with the server's side in the hands of the test. Await what it does: an event
+ * stream is read by fetch, and arrives later.
+ */
 class FakeStream {
+  onopen: (() => void) | null = null;
   onmessage: ((event: { data: unknown }) => void) | null = null;
-  onerror: (() => void) | null = null;
+  onerror: ((event?: object) => void) | null = null;
   onclose: ((event: { code: number; reason: string }) => void) | null = null;
   onend: (() => void) | null = null;
-  /** Only before anything has come, of a stream that is read by fetch: it is none after all. */
-  answers?: (status: number, headers?: Record<string, string>) => Promise<void>;
+  /** Answers in place of a stream: to the request that should read one, or to a WebSocket's handshake. */
+  answers: (status: number, headers?: Record<string, string>, body?: string) => Promise<void> = async (...answer) => {
+    await this.#fails();
+    await this.probes.at(-1)!.answers(...answer);
+  };
   /** Raw text of a stream that is read by fetch and has begun. */
   writes?: (text: string) => Promise<void>;
   closed = false;
+  opened = false;
   sent: unknown[] = [];
+  /** Requests by which a page asks why its WebSocket could not be opened. */
+  probes: FakeStream[] = [];
 
   constructor(
     readonly kind: 'sse' | 'ws',
@@ -31,23 +41,52 @@ class FakeStream {
     this.closed = true;
   }
 
+  /** The stream opens, and nothing more comes. */
+  async opens() {
+    if (this.kind === 'sse') return this.raw(undefined);
+    this.#opens();
+  }
+
   /** What the browser delivers, also after the page has closed the stream: events may be queued by then. */
-  raw(data: unknown) {
+  async raw(data: unknown) {
+    if (this.kind === 'ws' && !this.opened) this.#opens();
     this.onmessage?.({ data });
+    await settled();
   }
 
-  says(message: object) {
-    this.raw(JSON.stringify(message));
+  async says(message: object) {
+    await this.raw(JSON.stringify(message));
   }
 
-  connects(fields: object = {}) {
-    this.says({ ...messages.server.connected, updateStrategy: 'auto', ...fields });
+  async connects(fields: object = {}) {
+    await this.says({ ...messages.server.connected, updateStrategy: 'auto', ...fields });
   }
 
   /** As when the network or the server fails; the code is for WebSockets. */
-  breaks(code = 1006, reason = '') {
+  async breaks(code = 1006, reason = '') {
     if (this.kind === 'sse') this.onerror?.();
-    else this.onclose?.({ code, reason });
+    else if (!this.opened && code === 1006) {
+      // Nothing that the page asks reaches the server either.
+      await this.#fails();
+      await this.probes.at(-1)?.breaks();
+    } else {
+      // Only a WebSocket that has opened is closed with a code.
+      if (!this.opened) this.#opens();
+      this.onclose?.({ code, reason });
+    }
+    await settled();
+  }
+
+  #opens() {
+    this.opened = true;
+    this.onopen?.();
+  }
+
+  /** As browsers report that a WebSocket could not be opened. */
+  async #fails() {
+    this.onerror?.({});
+    this.onclose?.({ code: 1006, reason: '' });
+    await settled();
   }
 }
 
@@ -76,17 +115,23 @@ export async function settled() {
   for (let turn = 0; turn < 40; turn++) await Promise.resolve();
 }
 
-/** A page with a browser's outer faces only, so that the core is tested without any DOM. */
-export function openPage(options: HeadcountOptions = {}, address = 'https://shop.example/landing?utm=1#top'): Page {
+/**
+ * A page with a browser's outer faces only, so that the core is tested without any DOM. `prepare` changes its window before
+ * the client is created.
+ */
+export function openPage(
+  options: HeadcountOptions = {},
+  address = 'https://shop.example/landing?utm=1#top',
+  prepare: (window: any) => void = () => {},
+): Page {
   const streams: FakeStream[] = [];
   const posts: Posted[] = [];
   const location = new URL(address);
-  const open = (kind: 'sse' | 'ws') =>
-    function (url: string, init?: EventSourceInit) {
-      const stream = new FakeStream(kind, new URL(url), init?.withCredentials);
-      streams.push(stream);
-      return stream;
-    } as any;
+  const openSocket = function (url: string) {
+    const stream = new FakeStream('ws', new URL(url));
+    streams.push(stream);
+    return stream;
+  } as any;
 
   const history = {
     pushState: (_state: unknown, _title: string, url: string) => void (location.href = new URL(url, location).href),
@@ -97,23 +142,30 @@ export function openPage(options: HeadcountOptions = {}, address = 'https://shop
     history,
     document: Object.assign(new EventTarget(), { hidden: false }),
     navigator: { onLine: true },
+    localStorage: {},
   });
 
   /** What a page sees of an event stream that it reads by fetch. */
   const read = (url: string, init: RequestInit) => {
     const stream = new FakeStream('sse', new URL(url), init.credentials === 'include', init);
-    streams.push(stream);
+    const isProbe = stream.url.pathname.endsWith('/ws');
+    (isProbe ? streams.filter(({ kind }) => kind === 'ws').at(-1)!.probes : streams).push(stream);
     return new Promise<Response>((resolve, reject) => {
-      stream.answers = (status, headers = {}) => (resolve(new Response('{}', { status, headers })), settled());
+      stream.answers = (status, headers = {}, body = '{}') => (
+        resolve(new Response(body, { status, headers })), settled()
+      );
       stream.onerror = () => reject(new TypeError('network'));
       stream.onmessage = ({ data }) => {
         const body = new ReadableStream({
           start(controller) {
             stream.writes = (text) => (controller.enqueue(new TextEncoder().encode(text)), settled());
-            stream.onmessage = ({ data }) => void stream.writes!(`data: ${data}\n\n`);
+            stream.onmessage = ({ data }) => void stream.writes!(data === undefined ? '' : `data: ${data}\n\n`);
             stream.onerror = () => controller.error(new TypeError('network'));
             stream.onend = () => controller.close();
-            init.signal?.addEventListener('abort', () => controller.error(init.signal!.reason));
+            init.signal?.addEventListener('abort', () => {
+              controller.error(init.signal!.reason);
+              stream.onmessage = stream.onerror = null;
+            });
             stream.onmessage({ data });
           },
         });
@@ -140,12 +192,12 @@ export function openPage(options: HeadcountOptions = {}, address = 'https://shop
     });
   }) as any;
 
+  prepare(window);
   const headcount = createHeadcount({
     version: 'v1',
     updateStrategy: 'sse',
     window,
-    EventSource: open('sse'),
-    WebSocket: open('ws'),
+    WebSocket: openSocket,
     fetch,
     ...options,
   });

@@ -96,7 +96,7 @@ test('however many components ask, there is one subscription, and it ends with t
     );
   const root = createRoot(document.createElement('div'));
   await act(() => root.render([h(One, { key: 1 }), h(One, { key: 2 })]));
-  page.stream.connects();
+  await page.stream.connects();
   expect(page.stream.sent).toHaveLength(1);
   await act(() => root.render([h(One, { key: 2 })]));
   await settled();
@@ -118,8 +118,8 @@ test('renders on a server and takes over from it without a word of complaint', a
   const tree = h(HeadcountProvider, { headcount: page.headcount }, h(Total));
   // Figures that are there before the page is taken over must not be in the first render.
   page.headcount.subscribe(() => {});
-  page.stream.connects();
-  page.stream.says(stats);
+  await page.stream.connects();
+  await page.stream.says(stats);
   const container = document.createElement('div');
   container.innerHTML = renderToString(tree);
   expect(container.innerHTML).toBe('<p>0</p>');

@@ -69,9 +69,13 @@ test('keeps the objects of what did not change', () => {
 const junk = [null, 5, 'text', [], [[]], { set: '5', remove: 'x' }, { set: [null, 5, {}, { id: 1 }], remove: [{}] }];
 
 test.each(junk.map((value) => ({ value })))('survives $value where something else belongs', ({ value }) => {
-  const fields = { versions: value, routes: value, connections: value, nodes: value, partial: value, yourId: [] };
+  const current = typeof value === 'string' ? value : undefined;
+  const fields = {
+    ...{ versions: value, routes: value, connections: value, nodes: value, partial: value, yourId: [] },
+    currentVersion: value,
+  };
   const from = figures({ ...stats, ...fields });
-  expect(from).toEqual({ ...noFigures(), total: 2, revision: 7 });
+  expect(from).toEqual({ ...noFigures(), total: 2, revision: 7, currentVersion: current });
   const after = applyDelta(from, { type: 'stats-delta', base: 7, revision: 8, total: 2, ...fields });
   expect(after).toEqual({ ...from, revision: 8 });
 });

@@ -18,16 +18,17 @@ function openWith(options: Parameters<typeof openPage>[0] = {}) {
 }
 
 /** A page whose subscription is asked for, with the POST still unanswered. */
-function subscribed(options: Parameters<typeof openPage>[0] = {}) {
+async function subscribed(options: Parameters<typeof openPage>[0] = {}) {
   const page = openWith(options);
   page.headcount.subscribe(() => {});
-  page.stream.connects();
+  await page.stream.connects();
   return page;
 }
 
-test('opens an event stream that says route and version and asks for visible keepalives', () => {
+test('opens an event stream that says route and version, and that nothing may keep', () => {
   const { stream } = openWith({ routeTracking: true, version: 'v 1&x' });
-  expect(stream.url.href).toBe('https://shop.example/__skew/sse?route=%2Flanding&version=v+1%26x&keepalive=message');
+  expect(stream.url.href).toBe('https://shop.example/__skew/sse?route=%2Flanding&version=v+1%26x');
+  expect(stream.init!.cache).toBe('no-store');
   expect(stream.withCredentials).toBe(false);
 });
 
@@ -36,21 +37,21 @@ test('opens a WebSocket beside it, on the same base path', () => {
   expect(stream.url.href).toBe('wss://shop.example/pro/__skew/ws?route=%2Flanding&version=v1');
 });
 
-test('sends cookies to another origin unless the page says otherwise', () => {
-  const away = subscribed({ url: 'https://live.example' });
+test('sends cookies to another origin unless the page says otherwise', async () => {
+  const away = await subscribed({ url: 'https://live.example' });
   expect(away.stream.url.origin).toBe('https://live.example');
   expect(away.stream.withCredentials).toBe(true);
   expect(away.posts[0]!.init.credentials).toBe('include');
 
-  const omitted = subscribed({ url: 'https://live.example', credentials: 'omit' });
+  const omitted = await subscribed({ url: 'https://live.example', credentials: 'omit' });
   expect(omitted.stream.withCredentials).toBe(false);
   expect(omitted.posts[0]!.init.credentials).toBe('omit');
 
-  expect(subscribed({ url: 'https://shop.example/' }).posts[0]!.init.credentials).toBe('same-origin');
+  expect((await subscribed({ url: 'https://shop.example/' })).posts[0]!.init.credentials).toBe('same-origin');
 });
 
 test('posts JSON that names the secret handle', async () => {
-  const { headcount, posts } = subscribed();
+  const { headcount, posts } = await subscribed();
   expect(posts[0]).toMatchObject({ path: '/__skew/subscribe-stats', body: { connectionId, deltas: true } });
   expect(posts[0]!.init).toMatchObject({ method: 'POST', credentials: 'same-origin' });
   expect([...(posts[0]!.init.headers as Headers)]).toEqual([['content-type', 'application/json']]);
@@ -61,7 +62,7 @@ test('posts JSON that names the secret handle', async () => {
 test('sends the golden messages over a WebSocket', async () => {
   const page = openWith({ updateStrategy: 'ws' });
   const leave = page.headcount.subscribe(() => {});
-  page.stream.connects();
+  await page.stream.connects();
   page.headcount.setRoute('/shopping');
   leave();
   await settled();
@@ -71,7 +72,7 @@ test('sends the golden messages over a WebSocket', async () => {
 
 test('has one route under way and one waiting, so that the last route is the last to arrive', async () => {
   const page = openWith();
-  page.stream.connects();
+  await page.stream.connects();
   for (const route of ['/a', '/b', '/c', '/d']) page.headcount.setRoute(route);
   expect(page.posts.map(({ body }) => body.route)).toEqual(['/a']);
   await page.posts[0]!.answer(200);
@@ -80,16 +81,16 @@ test('has one route under way and one waiting, so that the last route is the las
   expect(page.posts).toHaveLength(2);
 });
 
-test('a route on its way does not hold up the subscription', () => {
+test('a route on its way does not hold up the subscription', async () => {
   const page = openWith();
-  page.stream.connects();
+  await page.stream.connects();
   page.headcount.setRoute('/a');
   page.headcount.subscribe(() => {});
   expect(page.posts.map(({ path }) => path)).toEqual(['/__skew/route', '/__skew/subscribe-stats']);
 });
 
 test.each([429, 503])('tries again after what a %d says', async (status) => {
-  const { posts } = subscribed();
+  const { posts } = await subscribed();
   await posts[0]!.answer(status, { 'retry-after': '7' });
   await vi.advanceTimersByTimeAsync(6999);
   expect(posts).toHaveLength(1);
@@ -99,7 +100,7 @@ test.each([429, 503])('tries again after what a %d says', async (status) => {
 });
 
 test('understands a Retry-After that is a date', async () => {
-  const { posts } = subscribed();
+  const { posts } = await subscribed();
   await posts[0]!.answer(503, { 'retry-after': new Date(Date.now() + 20_000).toUTCString() });
   await vi.advanceTimersByTimeAsync(18_900);
   expect(posts).toHaveLength(1);
@@ -109,7 +110,7 @@ test('understands a Retry-After that is a date', async () => {
 
 test('repeats a POST that the network lost, with back-off', async () => {
   vi.spyOn(Math, 'random').mockReturnValue(0.5);
-  const { posts } = subscribed();
+  const { posts } = await subscribed();
   await posts[0]!.fail();
   await vi.advanceTimersByTimeAsync(500);
   await posts[1]!.fail();
@@ -121,7 +122,7 @@ test('repeats a POST that the network lost, with back-off', async () => {
 
 test('after a failure sends the newest route, not the one that failed', async () => {
   const page = openWith();
-  page.stream.connects();
+  await page.stream.connects();
   page.headcount.setRoute('/a');
   await page.posts[0]!.fail();
   page.headcount.setRoute('/b');
@@ -131,7 +132,7 @@ test('after a failure sends the newest route, not the one that failed', async ()
 
 test('prefers a newer route also to one that fails while it waits', async () => {
   const page = openWith();
-  page.stream.connects();
+  await page.stream.connects();
   page.headcount.setRoute('/a');
   page.headcount.setRoute('/b');
   await page.posts[0]!.fail();
@@ -142,7 +143,7 @@ test('prefers a newer route also to one that fails while it waits', async () => 
 test('forgets earlier failures once a POST has come through', async () => {
   vi.spyOn(Math, 'random').mockReturnValue(0.5);
   const page = openWith();
-  page.stream.connects();
+  await page.stream.connects();
   page.headcount.setRoute('/a');
   for (const delay of [500, 1000, 2000]) {
     await page.posts.at(-1)!.fail();
@@ -156,7 +157,7 @@ test('forgets earlier failures once a POST has come through', async () => {
 });
 
 test('gives up a POST that hangs, and sends it again', async () => {
-  const { posts } = subscribed();
+  const { posts } = await subscribed();
   await vi.advanceTimersByTimeAsync(20_000);
   expect(posts[0]!.init.signal!.aborted).toBe(true);
   await vi.advanceTimersByTimeAsync(1000);
@@ -164,7 +165,7 @@ test('gives up a POST that hangs, and sends it again', async () => {
 });
 
 test('leaves a POST alone that was under way when its stream ended', async () => {
-  const { headcount, posts } = subscribed();
+  const { headcount, posts } = await subscribed();
   headcount.close();
   expect(posts[0]!.init.signal!.aborted).toBe(true);
   await settled();
@@ -172,7 +173,7 @@ test('leaves a POST alone that was under way when its stream ended', async () =>
 });
 
 test('posts nothing more for a stream that is over', async () => {
-  const { headcount, posts } = subscribed();
+  const { headcount, posts } = await subscribed();
   await posts[0]!.answer(503, { 'retry-after': '5' });
   headcount.close();
   await vi.advanceTimersByTimeAsync(60_000);
@@ -181,27 +182,96 @@ test('posts nothing more for a stream that is over', async () => {
 });
 
 test('takes a 404 for the loss of the connection and opens another', async () => {
-  const page = subscribed();
+  const page = await subscribed();
   await page.posts[0]!.answer(404);
   expect(page.stream.closed).toBe(true);
   expect(page.headcount.getSnapshot()).toMatchObject({
     status: 'reconnecting',
-    error: 'The connection was lost: the server does not know it',
+    error: 'The connection was lost.',
   });
   await vi.advanceTimersByTimeAsync(1000);
   expect(page.streams).toHaveLength(2);
-  page.stream.connects({ connectionId: 'second' });
+  await page.stream.connects({ connectionId: 'second' });
   expect(page.posts.at(-1)!.body.connectionId).toBe('second');
 });
 
 test('is denied by a 403, and says so', async () => {
-  const page = subscribed();
+  const page = await subscribed();
   await page.posts[0]!.answer(403);
   expect(page.headcount.getSnapshot()).toMatchObject({
     authorized: false,
     status: 'open',
-    error: 'The server refused subscribe-stats (403)',
+    error: 'The server did not accept subscribe-stats (403).',
   });
   await vi.advanceTimersByTimeAsync(10_000);
   expect(page.posts).toHaveLength(1);
+});
+
+test('says that POSTs do not reach the server, goes on trying, and says no more when one has', async () => {
+  const page = openWith();
+  await page.stream.connects();
+  page.headcount.setRoute('/a');
+  const error = () => page.headcount.getSnapshot().error;
+  for (let attempt = 0; attempt < 3; attempt++) {
+    expect(error()).toBeNull();
+    await page.posts.at(-1)!.fail();
+    await vi.advanceTimersByTimeAsync(4000);
+  }
+  expect(error()).toBe('The server did not accept route-update (network or CORS).');
+  expect(page.posts).toHaveLength(4);
+  await page.posts.at(-1)!.answer(200);
+  expect(error()).toBeNull();
+  expect(page.headcount.getSnapshot().status).toBe('open');
+});
+
+test('a subscription that does not reach the server is not denied', async () => {
+  const page = await subscribed();
+  for (let attempt = 0; attempt < 3; attempt++) {
+    await page.posts.at(-1)!.fail();
+    await vi.advanceTimersByTimeAsync(4000);
+  }
+  expect(page.headcount.getSnapshot()).toMatchObject({
+    authorized: null,
+    error: 'The server did not accept subscribe-stats (network or CORS).',
+  });
+});
+
+test('only a page behind a service worker asks to be asked whether it is there, because a frozen page cannot answer', async () => {
+  const page = openWith();
+  expect(page.stream.url.searchParams.has('answers')).toBe(false);
+  page.window.navigator.serviceWorker = { controller: null };
+  page.headcount.reconnect();
+  expect(page.stream.url.searchParams.has('answers')).toBe(false);
+  page.window.navigator.serviceWorker.controller = {};
+  page.headcount.reconnect();
+  expect(page.streams).toHaveLength(3);
+  expect(page.stream.url.searchParams.get('answers')).toBe('1');
+});
+
+test.each(['sse', 'ws', 'auto'] as const)(
+  'opens a stream where nobody may look for a service worker (%s)',
+  (updateStrategy) => {
+    const forbidden = () => {
+      throw new DOMException('the context is sandboxed', 'SecurityError');
+    };
+    const page = openPage({ updateStrategy }, undefined, ({ navigator }) => {
+      Object.defineProperty(navigator, 'serviceWorker', { get: forbidden });
+    });
+    page.headcount.connect();
+    expect(page.streams).toHaveLength(1);
+    expect(page.headcount.getSnapshot()).toMatchObject({ status: 'connecting', error: null });
+  },
+);
+
+test('answers a server that asks whether the page is there, with the route that it has', async () => {
+  const page = openWith();
+  await page.stream.connects();
+  await page.stream.says({ type: 'are-you-there' });
+  expect(page.posts.at(-1)).toMatchObject({ path: '/__skew/route', body: { connectionId, route: '/' } });
+  await page.posts.at(-1)!.answer(200);
+  page.headcount.setRoute('/a');
+  await page.posts.at(-1)!.answer(200);
+  await page.stream.says({ type: 'are-you-there' });
+  expect(page.posts).toHaveLength(3);
+  expect(page.posts.at(-1)!.body.route).toBe('/a');
 });

@@ -34,18 +34,18 @@ function mount(setup: () => unknown, provided?: Page) {
 }
 
 /** What a component sees on a page whose stream is open. */
-function mounted<T>(use: (live: ActiveConnections) => T) {
+async function mounted<T>(use: (live: ActiveConnections) => T) {
   const page = openPage({ updateStrategy: 'ws' });
   let seen!: T;
   const app = mount(() => {
     seen = use(useActiveConnections(page.headcount));
   });
-  page.stream.connects();
+  await page.stream.connects();
   return { ...page, page, app, seen };
 }
 
-test('has the promised names and types', () => {
-  const { seen: live } = mounted((live) => live);
+test('has the promised names and types', async () => {
+  const { seen: live } = await mounted((live) => live);
   expectTypeOf(live.total).toEqualTypeOf<ComputedRef<number>>();
   expectTypeOf(live.versions).toEqualTypeOf<ComputedRef<Record<string, number>>>();
   expectTypeOf(live.routes).toEqualTypeOf<ComputedRef<Record<string, number>>>();
@@ -69,33 +69,33 @@ test('has the promised names and types', () => {
   ]);
 });
 
-test('is pending, then authorised, then denied', () => {
-  const { page, seen: live } = mounted((live) => live);
+test('is pending, then authorised, then denied', async () => {
+  const { page, seen: live } = await mounted((live) => live);
   const values = () => {
     const { authorized, total, versions, connections, yourId } = live;
     return [authorized.value, total.value, versions.value, connections.value.length, yourId.value];
   };
   expect(values()).toEqual([null, 0, {}, 0, undefined]);
-  page.stream.says(stats);
+  await page.stream.says(stats);
   expect(values()).toEqual([true, 2, { v1: 2 }, 2, 'c1']);
-  page.stream.says(unauthorized);
+  await page.stream.says(unauthorized);
   expect(values()).toEqual([false, 0, {}, 0, undefined]);
 });
 
 test('renders again for what changed only', async () => {
   const versions = vi.fn();
-  const { page } = mounted((live) => watch(live.versions, versions));
-  page.stream.says(stats);
+  const { page } = await mounted((live) => watch(live.versions, versions));
+  await page.stream.says(stats);
   await nextTick();
   expect(versions).toHaveBeenCalledTimes(1);
-  page.stream.says({ ...delta, versions: {} });
+  await page.stream.says({ ...delta, versions: {} });
   await nextTick();
   expect(versions).toHaveBeenCalledTimes(1);
 });
 
 describe('what applications build with it', () => {
-  test('a widget with a share per version and the busiest routes', () => {
-    const { page, seen } = mounted(({ total, versions, routes, authorized }) => ({
+  test('a widget with a share per version and the busiest routes', async () => {
+    const { page, seen } = await mounted(({ total, versions, routes, authorized }) => ({
       authorized,
       shares: computed(() =>
         Object.entries(versions.value)
@@ -110,7 +110,7 @@ describe('what applications build with it', () => {
       ),
     }));
     const routes = { '/': 1, '/a': 2, '/b': 0, '/c': 3 };
-    page.stream.says({ ...stats, total: 4, versions: { version1: 3, version2: 1 }, routes });
+    await page.stream.says({ ...stats, total: 4, versions: { version1: 3, version2: 1 }, routes });
     expect(seen.authorized.value).toBe(true);
     expect(seen.shares.value).toEqual(['vers 25%', 'vers 75%']);
     expect(seen.busiest.value).toEqual(['/c', '/a']);
@@ -118,7 +118,7 @@ describe('what applications build with it', () => {
 
   test('a sign that everybody has left the old versions', async () => {
     const done = vi.fn();
-    const { page } = mounted(({ authorized, versions }) => {
+    const { page } = await mounted(({ authorized, versions }) => {
       const outdated = computed(() => {
         let count = 0;
         for (const [id, open] of Object.entries(versions.value)) if (id !== 'v2') count += open;
@@ -128,16 +128,16 @@ describe('what applications build with it', () => {
         if (authorized.value && count === 0) done();
       });
     });
-    page.stream.says({ ...stats, versions: { v1: 2, v2: 1 }, total: 3 });
+    await page.stream.says({ ...stats, versions: { v1: 2, v2: 1 }, total: 3 });
     await nextTick();
     expect(done).not.toHaveBeenCalled();
-    page.stream.says({ ...delta, total: 3, versions: { v1: 0, v2: 3 } });
+    await page.stream.says({ ...delta, total: 3, versions: { v1: 0, v2: 3 } });
     await nextTick();
     expect(done).toHaveBeenCalledOnce();
   });
 
-  test('a count of the up to date, and of me among them', () => {
-    const { page, seen } = mounted(({ total, versions, connections, yourId }) => ({
+  test('a count of the up to date, and of me among them', async () => {
+    const { page, seen } = await mounted(({ total, versions, connections, yourId }) => ({
       current: computed(() => {
         const current = versions.value['v2'] || 0;
         return [current, total.value - current, total.value ? Math.round((100 * current) / total.value) : 0];
@@ -145,7 +145,7 @@ describe('what applications build with it', () => {
       me: computed(() => connections.value.find((connection) => connection.id === yourId.value)?.route),
     }));
     expect(seen.current.value).toEqual([0, 0, 0]);
-    page.stream.says({ ...stats, total: 4, versions: { v1: 1, v2: 3 } });
+    await page.stream.says({ ...stats, total: 4, versions: { v1: 1, v2: 3 } });
     expect(seen.current.value).toEqual([3, 1, 75]);
     expect(seen.me.value).toBe('/');
   });
@@ -156,7 +156,7 @@ describe('sharing', () => {
     const page = openPage({ updateStrategy: 'ws' });
     const use = () => useActiveConnections(page.headcount);
     const [a, b] = [1, 2].map(() => mount(() => [use(), use()]));
-    page.stream.connects();
+    await page.stream.connects();
     expect(page.streams).toHaveLength(1);
     expect(page.stream.sent).toHaveLength(1);
     a!.unmount();
@@ -183,8 +183,8 @@ describe('sharing', () => {
     const app = createApp(() => h(view.value === 'a' ? A : B));
     app.mount(document.createElement('div'));
     apps.push(app);
-    page.stream.connects();
-    page.stream.says(stats);
+    await page.stream.connects();
+    await page.stream.says(stats);
     await nextTick();
     view.value = 'b';
     await nextTick();
@@ -194,7 +194,7 @@ describe('sharing', () => {
     expect(page.stream.sent).toHaveLength(1);
   });
 
-  test('the application provides one, and counts the page once it is mounted', () => {
+  test('the application provides one, and counts the page once it is mounted', async () => {
     const page = openPage();
     openPage();
     const app = createApp(defineComponent({ setup: () => (useActiveConnections(), () => null) }));
@@ -203,14 +203,14 @@ describe('sharing', () => {
     app.mount(document.createElement('div'));
     apps.push(app);
     expect(page.streams).toHaveLength(1);
-    page.stream.connects();
+    await page.stream.connects();
     expect(page.posts.map(({ path }) => path)).toEqual(['/__skew/subscribe-stats']);
   });
 
   test('an application without statistics is counted all the same', async () => {
     const page = openPage();
     mount(() => {}, page);
-    page.stream.connects();
+    await page.stream.connects();
     expect(page.streams).toHaveLength(1);
     expect(page.posts).toEqual([]);
   });
@@ -234,8 +234,8 @@ describe('life', () => {
   });
 
   test('the first render shows what a server would have rendered', async () => {
-    const { page } = mounted((live) => live);
-    page.stream.says(stats);
+    const { page } = await mounted((live) => live);
+    await page.stream.says(stats);
     let first: number | undefined;
     let live!: ActiveConnections;
     mount(() => {
