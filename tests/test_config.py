@@ -13,7 +13,7 @@ from headcount.errors import ConfigError, NoVersion, WrongSetting
 
 DEFAULTS: dict[str, Any] = {
     # CONTRACT.md
-    "update_strategy": "sse",
+    "update_strategy": "auto",
     "connection_tracking": True,
     "route_tracking": False,
     "ip_tracking": False,
@@ -30,15 +30,17 @@ DEFAULTS: dict[str, Any] = {
     "metrics_token": None,
     "authorize_url": None,
     "allowed_origins": (),
+    "public_origins": (),
     "trusted_proxies": (),
     "stats_interval": 0.25,
-    "keepalive_interval": 20.0,
+    "keepalive_interval": 15.0,
     "peer_timeout": 30.0,
     "send_timeout": 10.0,
     "authorize_timeout": 10.0,
     "hook_timeout": 30.0,
     "body_timeout": 10.0,
     "reconnect_spread": 5.0,
+    "unaccounted_grace": 120.0,
     "max_connections": None,
     "max_queued_messages": 64,
     "fleet_name": None,
@@ -64,6 +66,7 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "metrics_token": ("34", "34"),
     "authorize_url": ("http://127.0.0.1:8000/may", "http://127.0.0.1:8000/may"),
     "allowed_origins": ("https://a.example, http://b.example:8080,", ("https://a.example", "http://b.example:8080")),
+    "public_origins": ("https://a.example,http://b.example:8080", ("https://a.example", "http://b.example:8080")),
     "trusted_proxies": ("10.0.0.0/8,::1", ("10.0.0.0/8", "::1")),
     "stats_interval": ("1", 1.0),
     "keepalive_interval": ("15.5", 15.5),
@@ -73,6 +76,7 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "hook_timeout": ("2", 2.0),
     "body_timeout": ("2", 2.0),
     "reconnect_spread": ("0", 0.0),
+    "unaccounted_grace": ("2", 2.0),
     "max_connections": ("9", 9),
     "max_queued_messages": ("1", 1),
     "max_metric_labels": ("7", 7),
@@ -88,9 +92,6 @@ def complaint(environ: dict[str, str] | None = None, /, **settings: Any) -> str:
     with pytest.raises(ConfigError) as caught:
         load(environ, **settings)
     return str(caught.value)
-
-
-# ---- defaults and where values come from
 
 
 def test_every_default_is_the_documented_one() -> None:
@@ -146,9 +147,6 @@ def test_a_configuration_cannot_be_changed() -> None:
         load().version = "v2"  # type: ignore[misc]
 
 
-# ---- version
-
-
 def test_the_version_is_what_ci_and_platforms_say_in_their_order() -> None:
     environ = {name: f"from {name}" for name in VERSION_VARIABLES}
     for name in VERSION_VARIABLES:
@@ -172,9 +170,6 @@ def test_without_any_version_the_error_says_how_to_give_one() -> None:
 @pytest.mark.parametrize("version", ["v" * 128, "🦆" * 128, "2026.11.3", "(other)", "__proto__"])
 def test_any_label_is_a_version(version: str) -> None:
     assert load(version=version).version == version
-
-
-# ---- what text means
 
 
 @pytest.mark.parametrize("name", ["connection_tracking", "route_tracking", "ip_tracking"])
@@ -218,10 +213,35 @@ def test_a_single_origin_or_proxy_need_not_be_in_a_list() -> None:
     [
         *("*", "https://www.example.com", "http://localhost:5173", "http://127.0.0.1:8000", "https://[::1]:8443"),
         *("http://localhost:8080", "https://xn--mller-kva.example", "http://my_container", "https://a.example:80"),
+        *("capacitor://localhost", "ionic://localhost", "tauri://localhost", "http://tauri.localhost", "app://-"),
+        *(
+            "chrome-extension://aapbdbdomjkkjkaonfhkkikfgjllcleb",
+            "file://",
+            "app://obsidian.md",
+            "ionic://localhost:8100",
+        ),
+        *("moz-extension://5f3ac1a8-2b1e-4f1c-9d7e-0a6f6b4d2f11", "vscode-webview://1k2m3n4p5q"),
+        "safari-web-extension://D9B0C1E2-3F4A-5B6C-7D8E-9F0A1B2C3D4E",
     ],
 )
 def test_an_origin_as_browsers_send_it_is_taken(origin: str) -> None:
     assert load(allowed_origins=[origin]).allowed_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "capacitor://localhost", "https://www.example.com/", "https://WWW.example.com"]
+)
+def test_a_public_origin_is_one_of_http_or_https(origin: str) -> None:
+    assert load(public_origins="https://www.example.com").public_origins == ("https://www.example.com",)
+    with pytest.raises(ConfigError, match=r"public_origins has .*; give origins as browsers send them"):
+        load(public_origins=[origin])
+
+
+def test_the_server_may_be_trusted_instead_of_proxies() -> None:
+    assert load(trusted_proxies="server").networks() == ()
+    assert load({"HEADCOUNT_TRUSTED_PROXIES": "server"}).trusted_proxies == ("server",)
+    with pytest.raises(ConfigError, match="trusted_proxies has server and addresses; give one or the other"):
+        load(trusted_proxies=["server", "10.0.0.1"])
 
 
 def test_proxies_are_networks() -> None:
@@ -235,8 +255,6 @@ def test_a_star_trusts_every_peer() -> None:
     for peer in ("203.0.113.9", "2001:db8::1"):
         assert any(ipaddress.ip_address(peer) in network for network in networks)
 
-
-# ---- sentences about what is wrong
 
 NAN, INF = float("nan"), float("inf")
 SECONDS = (0, -1, 86_400, NAN, INF, "soon", True)
@@ -262,6 +280,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "viewer_timeout": SECONDS,
     "hook_timeout": SECONDS,
     "body_timeout": SECONDS,
+    "unaccounted_grace": SECONDS,
     "reauthorize_interval": (0, -1, 60.1, NAN, INF),
     "reconnect_spread": (-0.1, 3_600.1, NAN),
     "peer_timeout": (0, 0.9, -1, 3_601, NAN, INF),
@@ -287,6 +306,25 @@ WRONG: dict[str, tuple[Any, ...]] = {
         *("", "a.example", "https://", "https://a.example/", "https://a.example/path", "https://*.example", "null"),
         *("https://A.example", "HTTPS://a.example", "https://a.example:443", "http://a.example:80", "ftp://a.example"),
         *("http://[", "https://a.example:port", "https://u:p@a.example", "https://müller.example", [5], 5),
+        *("ws://a.example", "wss://a.example", "capacitor://", "capacitor:localhost", "tauri://localhost/", "data://x"),
+        *(
+            "Capacitor://localhost",
+            "https://a.example:0",
+            "https://a.example:080",
+            "file:///",
+            "1app://x",
+            "javascript://x",
+        ),
+    ),
+    "public_origins": (
+        "",
+        "*",
+        "a.example",
+        "https://a.example/",
+        "https://a.example:443",
+        "tauri://localhost",
+        [5],
+        5,
     ),
     "trusted_proxies": ("", "proxy", "10.0.0.0/33", "256.0.0.1", "10.0.0.1:80", [5], 5),
 }
@@ -450,8 +488,6 @@ def test_the_ends_of_a_range_are_in_it(settings: dict[str, Any]) -> None:
     config = load(**settings)
     assert {name: getattr(config, name) for name in settings} == settings
 
-
-# ---- import
 
 WATCHER = """
 import os, sys, threading

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from headcount.loops import Tasks, call_in_loop, run_in_loop, running_loop
+from headcount.loops import Tasks, call_in_loop, catch_up_with, run_in_loop, running_loop
 
 pytestmark = pytest.mark.anyio
 
@@ -134,3 +134,26 @@ async def test_a_task_that_fails_is_released() -> None:
     with pytest.raises(ValueError, match="in a task"):
         await task
     assert not len(tasks)
+
+
+async def test_whoever_catches_up_with_a_loop_waits_for_what_it_does(other: asyncio.AbstractEventLoop) -> None:
+    begun, release, done = threading.Event(), threading.Event(), False
+
+    def work() -> None:
+        nonlocal done
+        begun.set()
+        release.wait(10)
+        done = True
+
+    other.call_soon_threadsafe(work)
+    await asyncio.to_thread(begun.wait, 10)
+    assert not await catch_up_with(other, 0.01)
+    waiting = asyncio.ensure_future(catch_up_with(other, 10))
+    release.set()
+    assert await waiting
+    assert done
+
+
+async def test_a_closed_loop_and_the_running_one_have_been_caught_up_with() -> None:
+    assert await catch_up_with(closed_loop(), 10)
+    assert await catch_up_with(asyncio.get_running_loop(), 10)

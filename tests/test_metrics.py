@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import psutil
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -21,10 +22,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from starlette.requests import HTTPConnection
 
-from asgi.asgi_client import Site, asynchronous
+from asgi.asgi_client import Clock, Site, asynchronous
 from cli.processes import TOKEN, VERSION, Serve
 from headcount import Headcount
 from headcount.client import fetch_nodes
+from headcount.core.stats import ABSENCE_STATES, Absence
 
 DOCS = Path(__file__).parents[1] / "docs"
 SCRAPER = "only-for-prometheus-0123"
@@ -82,6 +84,26 @@ def test_the_current_version_has_a_series_before_anybody_runs_it() -> None:
     assert told[("headcount_connections", (("version", "v1"),))] == 0
 
 
+def test_connections_that_are_unaccounted_for_are_there_by_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    headcount = Headcount(version="v1")
+    names = [("headcount_unaccounted_connections", (("state", state),)) for state in ABSENCE_STATES]
+    told = numbers(headcount)
+    assert {told[name] for name in names} == {0}
+    assert told[("headcount_nodes_unaccounted", ())] == 0
+    # Real nodes that are gone: tests/server/test_unaccounted.py.
+    absences = (Absence("a", 4), Absence("b", 2), Absence("c", None, state="cut-off"), Absence("d", 7, state="leaving"))
+    known = msgspec.structs.replace(headcount.node.figures.stats(), absences=absences)
+    monkeypatch.setattr(headcount.node.figures, "stats", lambda **_: known)
+    told = numbers(headcount)
+    assert dict(zip(ABSENCE_STATES, [told[name] for name in names], strict=True)) == {
+        "vanished": 6,
+        "cut-off": 0,
+        "leaving": 7,
+        "unanswered": 0,
+    }
+    assert told[("headcount_nodes_unaccounted", ())] == 4
+
+
 @asynchronous
 async def test_labels_are_bounded_and_the_current_version_is_among_them() -> None:
     site = Site(version="new", route_tracking=True, max_metric_labels=3)
@@ -137,9 +159,6 @@ async def test_opentelemetry_gets_the_same_numbers_as_the_page_says(monkeypatch:
     provider.shutdown()
 
 
-# ---- over HTTP
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Serve]:
     with Serve(metrics_token=SCRAPER) as serving:
@@ -174,7 +193,8 @@ def test_openmetrics_is_given_to_those_who_ask(server: Serve) -> None:
 
 
 with_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None and not os.environ.get("CI"), reason="promtool is not installed; CI installs it"
+    shutil.which("promtool") is None and not os.environ.get("CI"),
+    reason="promtool is not installed; run: apt-get install prometheus",
 )
 
 
@@ -205,9 +225,6 @@ def test_scope_is_fleet_or_node(server: Serve) -> None:
     status, _, text = scrape(server, query="?scope=galaxy")
     assert status == 400
     assert "send fleet or node" in text
-
-
-# ---- of several nodes
 
 
 def test_any_worker_tells_the_fleet_and_says_when_a_share_is_missing() -> None:
@@ -253,7 +270,44 @@ def _value(text: str, name: str, label: str = "") -> tuple[str, float]:
     return found[1], float(found[2])
 
 
-# ---- dashboard and alerts
+def cut_after(headcount: Headcount) -> list[float]:
+    return [value for (name, _), value in numbers(headcount).items() if name == "headcount_cut_after_seconds"]
+
+
+@pytest.mark.parametrize("shared", ["", "&shared=1"])
+@asynchronous
+async def test_a_limit_that_clients_report_is_a_metric_and_in_the_list_of_nodes(
+    shared: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    site = Site(clock=clock)
+    page = await site.stranger.open("sse", f"?version=v1{shared}")
+    for number, milliseconds in enumerate(("15000", "15000", "15100", "never", "999999999", "14900")):
+        assert cut_after(site.headcount) == [], "three reports with proof make a limit"
+        clock.advance(14)
+        query = f"?version=v1&reconnect=1&replaces={page.handle}&cutAfter={milliseconds}{shared}"
+        page = await site.stranger.open(("sse", "ws")[number % 2], query)
+        if milliseconds in ("never", "999999999"):
+            page = await site.stranger.open("sse", f"?version=v1&cutAfter=15000{shared}")
+    assert cut_after(site.headcount) == [15.0]
+    told = await site.admin.get("/admin/nodes")
+    assert json.loads(told.body)["cutAfterMs"] == 15_000
+    assert [record.message for record in caplog.records if "ends streams after 15 s" in record.message]
+
+
+@asynchronous
+async def test_a_stranger_who_only_writes_a_limit_into_queries_sets_none() -> None:
+    clock = Clock()
+    site = Site(clock=clock)
+    for _ in range(8):
+        page = await site.stranger.open("ws", "?version=v1&cutAfter=15000")
+        forged = f"{page.handle[:-1]}{'1' if page.handle[-1] == '0' else '0'}"
+        for handle in (page.handle, page.handle, forged, "made-up"):  # at once, again, and without the secret
+            again = await site.stranger.open("sse", f"?version=v1&cutAfter=15000&replaces={handle}")
+            await again.leave()
+    clock.advance(15)
+    assert cut_after(site.headcount) == []
+    assert "cutAfterMs" not in json.loads((await site.admin.get("/admin/nodes")).body)
 
 
 def names() -> set[str]:

@@ -16,6 +16,7 @@ import msgspec
 
 from .core.address import IPNetwork
 from .core.labels import parse_version
+from .core.redis_url import split_redis_url
 from .environment import did_you_mean, from_text, variable_of, warn_of_unknown
 from .errors import ConfigError, Malformed, NoVersion, WrongSetting
 
@@ -44,8 +45,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     version: str
     """Build id of this server's code, 1-128 characters."""
 
-    update_strategy: Literal["sse", "ws", "auto"] = "sse"
-    """Kind of stream that clients use; both endpoints are always served."""
+    update_strategy: Literal["sse", "ws", "auto"] = "auto"
+    """
+    Kind of stream that clients try first; `auto`: the client decides. Both endpoints are always served, and a client
+    uses what gets through.
+    """
 
     connection_tracking: bool = True
     """Count connections. If off, streams stay open for messages."""
@@ -83,13 +87,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     allowed_origins: tuple[str, ...] = ()
     """Other origins whose pages may connect, such as https://www.example.com; `*` allows all."""
 
+    public_origins: tuple[str, ...] = ()
+    """Origins under which this application is reached, for proxies that change Host; see core/origin.py."""
+
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses or networks of proxies that are trusted to name the client's address; `*` trusts every peer."""
+    """
+    Addresses or networks of proxies that are trusted to name the client's address; `*` trusts every peer. `server`,
+    alone: the address is the one that the ASGI server found.
+    """
 
     stats_interval: float = 0.25
     """Shortest time between two pushes to viewers; the first change after a quiet time is pushed at once."""
 
-    keepalive_interval: float = 20.0
+    keepalive_interval: float = 15.0
     """Longest silence on a stream."""
 
     peer_timeout: float | None = 30.0
@@ -119,6 +129,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     reconnect_spread: float = 5.0
     """Time over which the clients of a draining server reconnect."""
+
+    unaccounted_grace: float = 120.0
+    """Time for which connections of a node that vanished are unaccounted for; then they count as gone."""
 
     max_connections: int | None = None
     """Most streams of this process; more are refused with 503, WebSockets with 1013. None: no limit."""
@@ -187,9 +200,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return config
 
     def networks(self) -> tuple[IPNetwork, ...]:
-        """Return `trusted_proxies` as networks; `*` is every network."""
+        """Return `trusted_proxies` as networks; `*` is every network, `server` none."""
         if "*" in self.trusted_proxies:
             return (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+        if SERVER in self.trusted_proxies:
+            return ()
         return tuple(ipaddress.ip_network(proxy, strict=False) for proxy in self.trusted_proxies)
 
     def check(self) -> None:
@@ -235,8 +250,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.authorize_url is not None and not _is_url(self.authorize_url):
             raise _wrong("authorize_url", self.authorize_url)
         for origin in self.allowed_origins:
-            if origin != "*" and (not _ORIGIN.fullmatch(origin) or _DEFAULT_PORT.fullmatch(origin)):
+            if origin != "*" and not is_browser_origin(origin):
                 raise _wrong("allowed_origins", origin)
+        for origin in self.public_origins:
+            if not is_browser_origin(origin) or not origin.startswith("http"):
+                raise _wrong("public_origins", origin)
+        if SERVER in self.trusted_proxies:
+            if len(self.trusted_proxies) > 1:
+                raise WrongSetting("trusted_proxies", "has server and addresses; give one or the other.")
+            return
         for proxy in self.trusted_proxies:
             try:
                 _ = proxy == "*" or ipaddress.ip_network(proxy, strict=False)
@@ -244,11 +266,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise _wrong("trusted_proxies", proxy) from None
 
 
+SERVER: Final = "server"
+"""In `trusted_proxies`: the ASGI server has found the client's address already."""
+
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 """Schemes of `backend` URLs."""
 
 _FLEET_NAME: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}")
 SECRETS: Final = ("admin_token", "metrics_token")
+LISTS: Final = ("allowed_origins", "public_origins", "trusted_proxies")
 
 _DURATIONS: Final = (
     "stats_interval",
@@ -258,6 +284,7 @@ _DURATIONS: Final = (
     "viewer_timeout",
     "hook_timeout",
     "body_timeout",
+    "unaccounted_grace",
 )
 _LIMITS: Final = (
     "max_connections",
@@ -283,8 +310,12 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "metrics_token": "a long random text, such as the output of: openssl rand -hex 24",
     "authorize_url": "an http:// or https:// URL",
     "allowed_origins": "origins as browsers send them, such as https://www.example.com: scheme and host in lower case, "
-    "and the port if it is not the default of the scheme",
-    "trusted_proxies": "addresses or networks such as 10.0.0.0/8, or * for all",
+    "no path, and the port if it is not the default of the scheme; other schemes, such as capacitor://localhost, are "
+    "allowed",
+    "public_origins": "origins as browsers send them, such as https://www.example.com: scheme and host in lower case, "
+    "no path, and the port if it is not the default of the scheme",
+    "trusted_proxies": "addresses or networks such as 10.0.0.0/8, * for all, or server for the address that the ASGI "
+    "server found",
     **dict.fromkeys(_DURATIONS, "seconds, more than 0 and less than 86400"),
     "peer_timeout": "1 to 3600 seconds, or None",
     "reauthorize_interval": "more than 0 and at most 60 seconds, because rights are re-checked at least every 60 s",
@@ -293,8 +324,14 @@ _EXPECTED: Final[Mapping[str, str]] = {
 }
 """Valid values of each setting: the end of a sentence that begins with the invalid value."""
 
-# Origins are compared as strings, so an origin in a form that no browser sends would never match.
-_ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+# Origins are compared as strings, so an origin in a form that no browser sends would never match. Browsers write the
+# host in lower case for http and https only; of other schemes (an extension's id, a WebView's host) it stays as it is.
+# Pages that were opened from a file send `file://` with WebSockets.
+_ORIGIN: Final = re.compile(
+    r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?"
+    r"|(?!(?:https?|ftp|wss?|data|blob|about|javascript|null):)[a-z][a-z0-9+.-]*://[A-Za-z0-9._~-]+(?::[1-9][0-9]{0,4})?"
+    r"|file://"
+)
 _DEFAULT_PORT: Final = re.compile(r"http:.*:80|https:.*:443")
 _PATH: Final = re.compile(r"(?:/[^/?#%\s]+)+")
 _DATABASE: Final = re.compile(r"[0-9]*")
@@ -309,17 +346,22 @@ def _wrong(name: str, value: Any) -> WrongSetting:
     else:
         shown = f"{value:g}" if isinstance(value, float) else without_password(repr(value))
         shown = shown if len(shown) <= 80 else f"{shown[:76]} …"
-    verb = "has" if name in ("allowed_origins", "trusted_proxies") and isinstance(value, str) else "is"
+    verb = "has" if name in LISTS and isinstance(value, str) else "is"
     return WrongSetting(name, f"{verb} {shown}; give {_EXPECTED[name]}.")
 
 
 def _plain(name: str, value: Any) -> Any:
-    if name in ("allowed_origins", "trusted_proxies"):
+    if name in LISTS:
         # A single origin as a plain string is a common mistake; its characters are never meant as a list.
         return (value,) if isinstance(value, str) else value
     if name in SECRETS and isinstance(value, str):
         return value.strip()  # a secret read from a file may end in a newline, which no header can hold
     return value
+
+
+def is_browser_origin(text: str) -> bool:
+    """Say whether a text is an origin in the form in which browsers send it."""
+    return _ORIGIN.fullmatch(text) is not None and _DEFAULT_PORT.fullmatch(text) is None
 
 
 def without_password(url: str) -> str:
@@ -335,7 +377,7 @@ def _is_redis_url(url: str) -> bool:
     or a fragment.
     """
     try:
-        parts = urlsplit(url)
+        parts = split_redis_url(url)
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True) if parts.query else []
         if not parts.scheme.endswith("+sentinel"):
             _ = parts.port

@@ -1,8 +1,8 @@
 """
 `HEADCOUNT_*` in the environment: the name of a setting's variable, the value of its text, and unknown variables.
 
-An unknown variable is nearly always a misspelt one, and its setting keeps the default. It is logged once and is not an
-error: several programs may share an environment, and one of them may be newer.
+An unknown variable is nearly always a misspelt one, and its setting keeps the default. Each process logs it once.
+It is not an error: several programs may share an environment, and one of them may be newer.
 """
 
 import difflib
@@ -33,10 +33,12 @@ COMMAND_VARIABLES: Final = frozenset(
         "LOST_AFTER",
         "NAVIGATE",
         "NOT_VERSION",
+        "OF",
         "OPEN",
         "OUTDATED",
         "PORT",
         "PROXY",
+        "QUICK",
         "RATE",
         "RECONNECT",
         "RELEASE",
@@ -74,7 +76,7 @@ def from_text(setting: str, text: str) -> Any:
     """Return the value of a setting that is given as text. A text that is not understood is returned as it is."""
     lowered = text.lower()
     match setting:
-        case "allowed_origins" | "trusted_proxies":
+        case "allowed_origins" | "public_origins" | "trusted_proxies":
             return tuple(part.strip() for part in text.split(",") if part.strip())
         case "cookie" if lowered in ("false", "0", "no", "off", ""):
             return False

@@ -9,6 +9,7 @@ Tests: tests/test_loops.py.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
@@ -55,6 +56,24 @@ async def run_in_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any,
         coroutine.close()
         raise
     return await asyncio.wrap_future(future)
+
+
+async def catch_up_with(loop: asyncio.AbstractEventLoop, timeout: float) -> bool:
+    """
+    Wait until a loop has done what it was doing, and what it was handed before this call.
+
+    Returns:
+        False if that took longer than `timeout` seconds. A closed loop has nothing left to do.
+    """
+    if loop is asyncio.get_running_loop():
+        return True
+    done: Future[None] = Future()
+    try:
+        loop.call_soon_threadsafe(done.set_result, None)
+    except RuntimeError:
+        return True
+    finished, _ = await asyncio.wait([asyncio.wrap_future(done)], timeout=timeout)
+    return bool(finished)
 
 
 class Tasks:

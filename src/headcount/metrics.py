@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector as PrometheusCollector
 from .authorization.authorizer import Authorizer
 from .core.counts import bounded
 from .core.labels import UNKNOWN
+from .core.stats import ABSENCE_STATES
 from .node.node import Node
 
 Scope: TypeAlias = Literal["fleet", "node"]
@@ -59,14 +60,15 @@ class Collector(PrometheusCollector):
     def _figures(self) -> Iterator[Metric]:
         node = self._node
         fleet = self._scope == "fleet"
-        stats = node.figures.stats(rows=False, linger=self._linger) if fleet else node.figures.local_stats()
-        current = node.releases.current
+        stats = node.stats(rows=False, linger=self._linger) if fleet else node.local_stats()
+        current = stats.current_version if fleet else node.current_version
+        known = () if current is None else (current,)
         limit = node.config.max_metric_labels
         yield _gauge_by(
             "headcount_connections",
             "Open connections, by version of the page.",
             "version",
-            bounded(stats.versions, limit, (current, node.config.version, UNKNOWN), always=(current,)),
+            bounded(stats.versions, limit, (*known, node.config.version, UNKNOWN), always=known),
         )
         yield _gauge_by(
             "headcount_connections_by_route",
@@ -74,16 +76,18 @@ class Collector(PrometheusCollector):
             "route",
             bounded(stats.routes, limit),
         )
-        yield GaugeMetricFamily(
+        outdated = GaugeMetricFamily(
             "headcount_outdated_connections",
-            "Open connections on another version than the current one, unknown included.",
-            value=stats.total - stats.versions.get(current, 0),
+            "Open connections on another version than the current one, unknown included; absent while that is unknown.",
         )
+        if current is not None:
+            outdated.add_metric([], stats.total - stats.versions.get(current, 0))
+        yield outdated
         yield _gauge_by(
             "headcount_current_version_info",
-            "1 for the current version: the released one, else the server's own.",
+            "1 for the current version: the released one, else the one that all nodes serve; absent while unknown.",
             "version",
-            {current: 1},
+            dict.fromkeys(known, 1),
         )
         yield GaugeMetricFamily(
             "headcount_nodes_reporting", "Nodes whose connections are in the figures.", value=stats.nodes.reporting
@@ -92,18 +96,41 @@ class Collector(PrometheusCollector):
             "headcount_nodes_expected", "Nodes that are expected to report.", value=stats.nodes.expected
         )
         yield GaugeMetricFamily(
-            "headcount_partial", "1 while a node is missing from the figures.", value=int(stats.partial)
+            "headcount_partial", "1 while connections are missing from the figures.", value=int(stats.partial)
+        )
+        unaccounted = GaugeMetricFamily(
+            "headcount_unaccounted_connections",
+            "Connections of nodes that are gone, as far as they have not come back yet and are counted, by state.",
+            labels=["state"],
+        )
+        for state in ABSENCE_STATES:
+            count = sum(absence.total or 0 for absence in stats.absences if absence.state == state)
+            unaccounted.add_metric([state], count)
+        yield unaccounted
+        yield GaugeMetricFamily(
+            "headcount_nodes_unaccounted",
+            "Nodes that are gone and whose connections are unaccounted for.",
+            value=len(stats.absences),
         )
         yield GaugeMetricFamily(
             "headcount_last_report_age_seconds",
             "Seconds since the most silent node last reported; 0 for a single node.",
-            value=node.figures.report_age if fleet else 0.0,
+            value=node.report_age if fleet else 0.0,
         )
+
+        cut = GaugeMetricFamily(
+            "headcount_cut_after_seconds",
+            "Seconds after which something between browsers and this node ends streams; absent while unknown.",
+            labels=["node"],
+        )
+        if (cut_after := node.cut_after) is not None:
+            cut.add_metric([node.id], cut_after)
+        yield cut
 
     def _counters(self) -> Iterator[Metric]:
         node, counters = self._node, dict(self._node.counters)
         subscribers = GaugeMetricFamily("headcount_subscribers", "Viewers that receive statistics.", labels=["node"])
-        subscribers.add_metric([node.id], len(node.viewers.subscriptions))
+        subscribers.add_metric([node.id], node.subscribers)
         yield subscribers
         closes = CounterMetricFamily(
             "headcount_closes", "Streams closed, by reason (viewers included).", labels=["node", "reason"]
@@ -116,9 +143,9 @@ class Collector(PrometheusCollector):
             "headcount_hook_errors", "Failures of the application's functions, by hook.", labels=["node", "hook"]
         )
         asking = self._authorizer.errors + counters.get("authorize_errors", 0)
-        errors.add_metric([node.id, "connection"], node.hooks.errors)
+        errors.add_metric([node.id, "connection"], node.hook_errors)
         errors.add_metric([node.id, "authorize_stats"], asking)
-        errors.add_metric([node.id, "subscriber"], counters.get("watcher_errors", 0))
+        errors.add_metric([node.id, "subscriber"], counters.get("observer_errors", 0))
         yield errors
         for name, text, key in _PLAIN:
             family = CounterMetricFamily(name, text, labels=["node"])
@@ -128,7 +155,7 @@ class Collector(PrometheusCollector):
 
 _PLAIN: Final = (
     ("headcount_opens", "Streams opened (viewers included).", "opened"),
-    ("headcount_reconnects", "Streams opened by clients that reconnected.", "reconnects"),
+    ("headcount_reconnects", "Streams opened by clients that say they reconnected.", "reconnects"),
     ("headcount_pushes", "Pushes of changed figures to viewers.", "flushes"),
     (
         "headcount_conflated_pushes",

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
+from msgspec import UNSET
+
 from headcount.core.stats import Stats, StatsDelta, is_move
 
 T = TypeVar("T")
@@ -24,6 +26,8 @@ def diff(before: Stats, after: Stats) -> StatsDelta:
         connections_truncated=_changed(before.connections_truncated, after.connections_truncated),
         nodes=_changed(before.nodes, after.nodes),
         partial=_changed(before.partial, after.partial),
+        absences=_changed(before.absences, after.absences),
+        current_version=UNSET if before.current_version == after.current_version else after.current_version,
         moved=frozenset(row.id for row in changed if is_move(rows.get(row.id), row)),
     )
 

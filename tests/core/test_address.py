@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.core.address import IPNetwork, anonymized, client_address
+from headcount.core.address import NEWEST_STREAMS, AddressGap, AddressGaps, IPNetwork, anonymized, client_address
 
 PROXY = "10.0.0.1"
 STRANGER = "203.0.113.9"
@@ -163,3 +163,19 @@ def test_whatever_a_header_says_the_answer_is_an_address_or_none(value: str, pee
 def test_an_anonymized_address_is_its_network(address: str, network: str) -> None:
     assert anonymized(address) == network
     assert anonymized(network) == network
+
+
+def test_a_reason_holds_while_half_of_the_newest_streams_have_no_address() -> None:
+    gaps = AddressGaps()
+    assert gaps.reason() is None
+    gaps.add(AddressGap.REWRITTEN)
+    assert gaps.reason() is AddressGap.REWRITTEN
+    gaps.add(None)
+    gaps.add(None)
+    assert gaps.reason() is None
+    for _ in range(NEWEST_STREAMS // 2):
+        gaps.add(AddressGap.UNIX_SOCKET)
+    assert gaps.reason() is AddressGap.UNIX_SOCKET
+    for _ in range(NEWEST_STREAMS):
+        gaps.add(None)
+    assert gaps.reason() is None

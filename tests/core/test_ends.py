@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from headcount.core import ends
-from headcount.core.ends import CAUSES, ENDS, MALFORMED, End
+from headcount.core.ends import CAUSES, ENDS, MALFORMED, End, private_code, standard_code
 from headcount.core.frames import cut_reason
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +25,14 @@ def test_nobody_makes_ends_beside_the_table() -> None:
 def test_codes_are_those_of_the_contract() -> None:
     codes = {end.cause: end.code for end in ENDS if end.code >= 1008}
     assert codes == {"denied": 1008, "drain": 1012, "full": 1013, "malformed": 4400, "no tabs": 4400, "slow": 4408}
+
+
+def test_a_code_that_a_server_refuses_to_send_has_another_that_means_the_same() -> None:
+    for end in ENDS:
+        private = private_code(end.code)
+        assert standard_code(private) == standard_code(end.code) == end.code
+        assert private == end.code or 4000 < private < 4100
+    assert {private_code(code) for code in (1008, 1012, 1013)} == {4008, 4012, 4013}, "protocol/README.md says so"
 
 
 def test_codes_that_clients_get_are_documented() -> None:
@@ -50,5 +58,5 @@ def test_an_end_takes_another_sentence_or_delay_and_keeps_the_rest() -> None:
 def test_causes_are_those_that_hooks_get() -> None:
     assert {
         *("broken", "cancelled", "client", "denied", "drain", "loop closed", "malformed", "no tabs", "replaced"),
-        "slow",
+        *("no answer", "slow"),
     } == CAUSES

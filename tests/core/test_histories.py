@@ -17,7 +17,7 @@ def history(seed: int) -> dict[str, Any]:
     """Let a small registry live through random events, and write down what its viewer was told."""
     chance = random.Random(seed)
     registry = Registry(route_tracking=seed % 4 != 3, max_listed=5, max_versions=4, max_routes=4)
-    registry.watch()
+    registry.note_changes(on=True)
     open_ids: list[str] = []
 
     def happen() -> None:
@@ -32,7 +32,7 @@ def history(seed: int) -> dict[str, Any]:
         elif what == "navigate":
             registry.navigate(chance.choice(open_ids), chance.choice(ROUTES))
         else:
-            registry.hide(chance.choice(open_ids), chance.random() < 0.5)
+            registry.set_hidden(chance.choice(open_ids), chance.random() < 0.5)
 
     for _ in range(chance.randrange(6)):
         happen()

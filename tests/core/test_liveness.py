@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.core.liveness import TOLERATED_LATENESS, Liveness, TickWatch
+from headcount.core.liveness import TOLERATED_LATENESS, LatenessMonitor, Liveness
 
 OWN = "00"
 
@@ -95,11 +95,11 @@ def test_silence_that_this_node_could_not_hear_does_not_count(pauses: list[float
 
 
 def test_a_late_tick_is_noticed_once() -> None:
-    watch = TickWatch()
-    assert watch.lateness(100.0) == 0.0, "none is expected"
-    watch.expect(100.0)
-    assert watch.lateness(100.0 + TOLERATED_LATENESS) == 0.0
-    assert watch.lateness(105.0) == 5.0
-    assert watch.lateness(105.0) == 0.0
-    watch.stop()
-    assert watch.lateness(1_000.0) == 0.0
+    monitor = LatenessMonitor()
+    assert monitor.lateness(100.0) == 0.0, "none is expected"
+    monitor.expect(100.0)
+    assert monitor.lateness(100.0 + TOLERATED_LATENESS) == 0.0
+    assert monitor.lateness(105.0) == 5.0
+    assert monitor.lateness(105.0) == 0.0
+    monitor.stop()
+    assert monitor.lateness(1_000.0) == 0.0

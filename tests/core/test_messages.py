@@ -44,9 +44,6 @@ def text_of(**message: Any) -> str:
     return json.dumps(message)
 
 
-# ---- client to server
-
-
 def test_every_golden_client_message_is_decoded() -> None:
     expected = {
         "subscribe-stats": SubscribeStats(deltas=True),
@@ -285,9 +282,6 @@ def test_nothing_escapes_decode_for_a_damaged_message(message: dict[str, Any], d
     check_any(text[:start] + data.draw(hostile_text) + text[end:])
 
 
-# ---- POST bodies
-
-
 route_body = msgspec.json.Decoder(RouteBody)
 subscribe_body = msgspec.json.Decoder(SubscribeBody)
 unsubscribe_body = msgspec.json.Decoder(UnsubscribeBody)
@@ -331,9 +325,6 @@ def test_nothing_escapes_a_body_but_malformed(body: bytes) -> None:
             decode_body(body, decoder)
 
 
-# ---- server to client
-
-
 def same_shape(golden: object, encoded: object) -> bool:
     """Compare keys, their order, and the types of values."""
     if isinstance(golden, dict) and isinstance(encoded, dict):
@@ -352,13 +343,16 @@ def golden_stats() -> Stats:
         connections=tuple(ConnectionInfo(**row) for row in wire["connections"]),
         revision=wire["revision"],
         nodes=Nodes(**wire["nodes"]),
+        current_version=wire["currentVersion"],
     )
 
 
 def golden_delta() -> StatsDelta:
     wire = SERVER["stats-delta"]
     rows = tuple(ConnectionInfo(**row) for row in wire["connections"]["set"])
-    return StatsDelta(wire["base"], wire["revision"], wire["total"], wire["versions"], wire["routes"], rows, ())
+    return StatsDelta(
+        wire["base"], wire["revision"], wire["total"], wire["versions"], wire["routes"], rows, (), current_version=None
+    )
 
 
 ENCODED = {

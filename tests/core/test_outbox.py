@@ -45,7 +45,7 @@ class Wire(Outbox):
 def test_what_meets_no_resistance_is_sent_at_once_and_needs_no_queue() -> None:
     wire = Wire(10)
     for message in MESSAGES:
-        wire.post(message)
+        wire.send(message)
     assert wire.sent == MESSAGES
     assert wire._queue is None
 
@@ -54,7 +54,7 @@ def test_what_meets_no_resistance_is_sent_at_once_and_needs_no_queue() -> None:
 def test_what_waits_is_sent_in_order_as_far_as_the_peer_reads(capacity: int) -> None:
     wire = Wire(0)
     for message in MESSAGES[:LIMIT]:
-        wire.post(message)
+        wire.send(message)
     assert wire.sent == []
     wire.capacity = capacity
     assert wire.resume() is (capacity > LIMIT)
@@ -65,9 +65,9 @@ def test_what_waits_is_sent_in_order_as_far_as_the_peer_reads(capacity: int) -> 
 def test_one_message_too_many_ends_the_stream_and_frees_the_queue() -> None:
     wire = Wire(0)
     for message in MESSAGES[:LIMIT]:
-        wire.post(message)
+        wire.send(message)
     assert wire.ended == []
-    wire.post(MESSAGES[LIMIT])
+    wire.send(MESSAGES[LIMIT])
     assert wire.ended == [QUEUE_FULL]
     assert wire._queue is None
 
@@ -75,16 +75,16 @@ def test_one_message_too_many_ends_the_stream_and_frees_the_queue() -> None:
 def test_nothing_is_sent_or_kept_for_a_stream_that_is_over() -> None:
     wire = Wire(1)
     wire.end(QUEUE_FULL)
-    wire.post(MESSAGES[0])
+    wire.send(MESSAGES[0])
     wire.capacity = 0
-    wire.post(MESSAGES[1])
+    wire.send(MESSAGES[1])
     assert wire.sent == []
     assert wire._queue is None
 
 
 def test_what_was_discarded_is_not_sent_later() -> None:
     wire = Wire(0)
-    wire.post(MESSAGES[0])
+    wire.send(MESSAGES[0])
     wire.discard()
     wire.capacity = 5
     assert wire.resume()

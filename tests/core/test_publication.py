@@ -11,16 +11,16 @@ class Desk:
 
     def __init__(self, rows: int = 10) -> None:
         self.registry = Registry(max_listed=10)
-        self.registry.watch()
+        self.registry.note_changes(on=True)
         self.publication = Publication("aa", 10)
         self.publication.start(self.registry.snapshot())
         if rows:
             self.publication.show_rows(rows, self.registry.snapshot())
 
-    def absorb(self) -> None:
+    def sync(self) -> None:
         change = self.registry.drain_changes()
         assert change is not None
-        self.publication.absorb(change)
+        self.publication.add(change)
 
     def delta(self) -> Delta:
         delta = self.publication.drain_changes()
@@ -33,7 +33,7 @@ def test_deltas_follow_one_another_without_a_gap() -> None:
     base = desk.publication.sequence
     for number in range(5):
         desk.registry.open(f"aa{number}", "v1", "/")
-        desk.absorb()
+        desk.sync()
         if number % 2:
             delta = desk.delta()
             assert delta.base == base
@@ -47,11 +47,11 @@ def test_deltas_follow_one_another_without_a_gap() -> None:
 def test_a_row_that_came_and_went_is_told_as_gone_to_whoever_saw_it_in_a_report() -> None:
     desk = Desk()
     desk.registry.open("aa1", "v1", "/")
-    desk.absorb()
+    desk.sync()
     seen = desk.publication.report(desk.registry.snapshot(), rows=True)
     assert seen.rows == (ConnectionInfo("aa1", "v1", "/"),)
     desk.registry.close("aa1")
-    desk.absorb()
+    desk.sync()
     delta = desk.delta()
     assert delta.base <= seen.sequence < delta.sequence
     assert (delta.versions, delta.routes) == ({"v1": 0}, {"/": 0})
@@ -61,26 +61,26 @@ def test_a_row_that_came_and_went_is_told_as_gone_to_whoever_saw_it_in_a_report(
 def test_a_row_that_is_again_as_it_was_is_told_to_whoever_saw_it_otherwise() -> None:
     desk = Desk()
     desk.registry.open("aa1", "v1", "/")
-    desk.absorb()
+    desk.sync()
     desk.delta()
     desk.registry.navigate("aa1", "/x")
-    desk.absorb()
+    desk.sync()
     seen = desk.publication.report(desk.registry.snapshot(), rows=True)
     assert seen.rows == (ConnectionInfo("aa1", "v1", "/x"),)
     desk.registry.navigate("aa1", "/")
-    desk.absorb()
+    desk.sync()
     assert desk.delta().rows == (ConnectionInfo("aa1", "v1", "/"),)
 
 
 def test_a_new_chain_starts_after_anything_that_was_told() -> None:
     desk = Desk()
     desk.registry.open("aa1", "v1", "/")
-    desk.absorb()
+    desk.sync()
     before = desk.publication.sequence
     desk.publication.start(desk.registry.snapshot())
     assert not desk.publication.pending
     desk.registry.open("aa2", "v1", "/")
-    desk.absorb()
+    desk.sync()
     assert desk.delta().base > before
 
 
@@ -95,7 +95,7 @@ def test_what_nobody_is_told_is_not_kept() -> None:
         desk.publication.skip(change.total)
     assert (desk.publication._versions, desk.publication._routes) == ({}, {})
     desk.registry.open("aa1", "v1", "/")
-    desk.absorb()
+    desk.sync()
     assert desk.delta().base > before, "whoever listened before knows that it missed something"
 
 
@@ -103,12 +103,12 @@ def test_only_as_many_rows_as_are_wanted_are_told_and_more_when_more_are() -> No
     desk = Desk(rows=2)
     for number in range(5):
         desk.registry.open(f"aa{number}", "v1", "/")
-    desk.absorb()
+    desk.sync()
     rows = desk.delta().rows
     assert rows is not None
     assert [row.id for row in rows] == ["aa0", "aa1"]
     desk.registry.close("aa0")
-    desk.absorb()
+    desk.sync()
     delta = desk.delta()
     assert delta.removed == ("aa0",)
     assert delta.rows == (ConnectionInfo("aa2", "v1", "/"),)

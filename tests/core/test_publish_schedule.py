@@ -42,7 +42,7 @@ def test_an_interest_lasts_longer_by_what_this_node_slept() -> None:
     assert schedule.expire(69.0)
 
 
-def test_the_watcher_that_wants_most_decides() -> None:
+def test_the_node_that_wants_most_decides() -> None:
     schedule = PublishSchedule()
     assert schedule.rows == 0
     schedule.receive(interest("aa", interval=2.0, rows=10), 0.0)
@@ -52,7 +52,7 @@ def test_the_watcher_that_wants_most_decides() -> None:
     assert schedule.delay(10.1) == pytest.approx(0.4)
 
 
-def test_the_first_change_goes_out_at_once_and_no_watcher_can_ask_for_a_flood() -> None:
+def test_the_first_change_goes_out_at_once_and_no_node_can_ask_for_a_flood() -> None:
     schedule = PublishSchedule()
     schedule.receive(interest(interval=0.0), 0.0)
     assert schedule.delay(5.0) == 0.0
@@ -75,8 +75,8 @@ def test_a_node_that_falls_quiet_says_so_twice_soon_and_then_every_heartbeat() -
     assert sent == [QUIET_AFTER, 2 * QUIET_AFTER, 5.0, 8.0]
 
 
-def test_watchers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "MAX_WATCHERS", 2)
+def test_interested_nodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "MAX_INTERESTED_NODES", 2)
     schedule = PublishSchedule()
     assert [schedule.receive(interest(node), 0.0) for node in ("aa", "bb", "cc", "aa")] == [True, True, False, True]
     assert schedule.clear()

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from headcount import Headcount
+
 SOURCE = Path(__file__).parents[2] / "src/headcount"
 CORE = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.glob("core/**/*.py"))
 
 PURE = {
     *("base64", "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib", "heapq", "hmac"),
-    *("ipaddress", "itertools", "json", "math", "operator", "re", "string", "types", "typing", "urllib.parse"),
-    "msgspec",
+    *("ipaddress", "itertools", "json", "math", "operator", "re", "statistics", "string", "types", "typing"),
+    *("urllib.parse", "msgspec"),
 }
 """What the core may import beside itself and `errors`."""
 
@@ -88,3 +90,37 @@ def test_the_core_is_where_it_is_looked_for() -> None:
 )
 def test_what_is_not_pure_is_found(source: str) -> None:
     assert impurities("core/registry.py", source)
+
+
+def _parts_of_the_node() -> set[str]:
+    """Return the names of a node's attributes that are objects with state of their own."""
+    node = Headcount(version="v1").node
+    return {
+        name
+        for name, value in vars(node).items()
+        if not name.startswith("_") and type(value).__module__.startswith(("headcount.node.", "headcount.fleet."))
+    }
+
+
+def reaches(source: str, parts: set[str]) -> list[str]:
+    """Give every use of something inside a part of the node, such as `node.timers.mark_busy`."""
+    return [
+        ast.unparse(found)
+        for found in ast.walk(ast.parse(source))
+        if isinstance(found, ast.Attribute)
+        and isinstance(part := found.value, ast.Attribute)
+        and part.attr in parts
+        and ast.unparse(part.value).rpartition(".")[2] in ("node", "_node")
+    ]
+
+
+def test_nobody_reaches_through_the_node() -> None:
+    parts = _parts_of_the_node()
+    assert {"admission", "figures", "hooks", "membership", "shared_streams", "timers", "viewers"} <= parts
+    assert reaches("self._node.timers.mark_busy(self)\nnode.mark_busy(self)", parts) == ["self._node.timers.mark_busy"]
+    found = {
+        path.relative_to(SOURCE).as_posix(): reached
+        for path in SOURCE.glob("**/*.py")
+        if path.parent.name != "node" and (reached := reaches(path.read_text(), parts))
+    }
+    assert not found

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from headcount.core.labels import OTHER, ROOT
 from headcount.core.registry import Registry
-from headcount.core.stats import ConnectionInfo, Stats, StatsDelta, apply
+from headcount.core.stats import Absence, ConnectionInfo, Stats, StatsDelta, apply
 from headcount.errors import UnknownConnection
 
 from .stats_diff import diff
@@ -76,8 +76,6 @@ class RegistryHistory(RuleBasedStateMachine):
         if watching:
             self.watch()
 
-    # ---- what happens
-
     @rule(version=st.sampled_from(LABELS), route=st.sampled_from(ROUTES), ip=st.sampled_from([None, "192.0.2.7"]))
     def open(self, version: str, route: str, ip: str | None) -> None:
         self.opened += 1
@@ -110,12 +108,12 @@ class RegistryHistory(RuleBasedStateMachine):
 
     @rule()
     def watch(self) -> None:
-        self.registry.watch()
+        self.registry.note_changes(on=True)
         self.before = self.registry.snapshot()
 
     @rule()
     def unwatch(self) -> None:
-        self.registry.unwatch()
+        self.registry.note_changes(on=False)
         self.before = None
 
     @rule()
@@ -147,8 +145,6 @@ class RegistryHistory(RuleBasedStateMachine):
         assert len(set(self.reader_saw)) == len(self.reader_saw)
         if cursor is None:
             assert self.reader_began_with & standing <= set(self.reader_saw)
-
-    # ---- what must hold after each of them
 
     @invariant()
     def equals_the_naive_recount(self) -> None:
@@ -184,6 +180,14 @@ class RegistryHistory(RuleBasedStateMachine):
             if connection_id in standing:
                 assert self.registry.info(connection_id) == standing[connection_id]
 
+    @invariant()
+    def gives_the_ids_by_the_label_of_their_version(self) -> None:
+        ids = {version: set(some) for version, some in self.registry.ids().items()}
+        labels = {known.version_label for known in self.known}
+        assert ids == {
+            label: {known.info.id for known in self.known if known.version_label == label} for label in labels
+        }
+
     def version_label(self, version: str) -> str:
         return label_of(version, {known.version_label for known in self.known}, self.max_versions, RESERVED)
 
@@ -199,7 +203,7 @@ TestRegistryHistory.settings = settings(stateful_step_count=150)
 
 def watched(max_listed: int = 1_000) -> Registry:
     registry = Registry(max_listed=max_listed)
-    registry.watch()
+    registry.note_changes(on=True)
     return registry
 
 
@@ -394,10 +398,10 @@ def test_nothing_is_noted_while_nobody_watches() -> None:
     registry = Registry()
     registry.open("a", "v1", "/")
     assert registry.drain_changes() is None
-    registry.watch()
+    registry.note_changes(on=True)
     assert registry.drain_changes() is None
     registry.open("b", "v1", "/")
-    registry.unwatch()
+    registry.note_changes(on=False)
     assert registry.drain_changes() is None
 
 
@@ -406,24 +410,24 @@ def test_a_page_in_the_background_is_marked_and_counted_as_before() -> None:
     registry.open("a", "v1", "/", "192.0.2.7")
     before = registry.snapshot()
     registry.drain_changes()
-    assert registry.hide("a", hidden=True)
-    assert not registry.hide("a", hidden=True)
+    assert registry.set_hidden("a", hidden=True)
+    assert not registry.set_hidden("a", hidden=True)
     delta = registry.drain_changes()
     assert delta is not None
     assert (delta.versions, delta.routes, delta.set) == ({}, {}, (ConnectionInfo("a", "v1", "/", "192.0.2.7", True),))
     assert apply(before, delta) == registry.snapshot()
     registry.navigate("a", "/b")
     assert registry.info("a").hidden
-    registry.hide("a", hidden=False)
+    registry.set_hidden("a", hidden=False)
     assert registry.info("a") == ConnectionInfo("a", "v1", "/b", "192.0.2.7")
     with pytest.raises(UnknownConnection):
-        registry.hide("b", hidden=True)
+        registry.set_hidden("b", hidden=True)
 
 
 def test_the_first_delta_starts_where_watching_began() -> None:
     registry = Registry()
     registry.open("a", "v1", "/")
-    registry.watch()
+    registry.note_changes(on=True)
     registry.open("b", "v2", "/b")
     assert registry.drain_changes() == StatsDelta(
         base=1,
@@ -506,9 +510,28 @@ def test_a_version_that_is_reserved_later_is_counted_apart_from_then_on() -> Non
     registry = Registry(max_versions=1)
     registry.open("a", "made-up", "/")
     registry.open("b", "released", "/")
-    registry.reserve_version("released")
+    registry.declare("released")
     registry.open("c", "released", "/")
     assert registry.snapshot().versions == {"made-up": 1, "(other)": 1, "released": 1}
     registry.close("b")
     registry.close("c")
     assert registry.snapshot().versions == {"made-up": 1}
+
+
+def test_what_is_unaccounted_for_is_news_once_and_makes_figures_partial() -> None:
+    registry = Registry()
+    registry.note_changes(on=True)
+    before = registry.snapshot()
+    absence = Absence("aa", 1, {"v1": 1}, "unanswered", 5)
+    assert registry.set_absence(absence)
+    assert not registry.set_absence(absence)
+    delta = registry.drain_changes()
+    assert delta is not None
+    seen = apply(before, delta)
+    assert seen == registry.snapshot()
+    assert (seen.unaccounted, seen.partial) == (1, True)
+    assert registry.set_absence(None)
+    delta = registry.drain_changes()
+    assert delta is not None
+    assert apply(seen, delta) == registry.snapshot()
+    assert (registry.absence, registry.snapshot().partial) == (None, False)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headcount.client.messages import DeltaMessage, StatsMessage, decode
 from headcount.core import messages
-from headcount.core.stats import ConnectionInfo, Nodes, Stats, StatsDelta, apply
+from headcount.core.stats import Absence, ConnectionInfo, Nodes, Stats, StatsDelta, apply
 
 from .stats_diff import diff
 
@@ -18,7 +19,7 @@ GOLDEN = json.loads((Path(__file__).parents[2] / "protocol/fixtures/deltas.json"
 
 labels = st.sampled_from(["v1", "v2", "/", "/a", "(other)", "__proto__", "constructor", "🦆", '"', "\\", "é"])
 counts = st.dictionaries(labels, st.integers(1, 5))
-nodes = st.builds(Nodes, st.integers(0, 3), st.integers(1, 3))
+nodes = st.builds(Nodes, st.integers(0, 3), st.integers(1, 3), st.none() | st.just({"v1": 1, "v2": 1}))
 
 
 @st.composite
@@ -53,6 +54,7 @@ def snapshots(draw: st.DrawFn, rows: tuple[ConnectionInfo, ...], revision: int) 
         connections_truncated=draw(st.booleans()),
         nodes=draw(nodes),
         partial=draw(st.booleans()),
+        current_version=draw(st.sampled_from([None, "v1", "v2"])),
     )
 
 
@@ -92,7 +94,7 @@ def apply_as_a_page_does(wire: dict[str, Any], delta: dict[str, Any]) -> dict[st
     return {
         **wire,
         **{key: delta[key] for key in ("revision", "total")},
-        **{key: delta[key] for key in ("connectionsTruncated", "nodes", "partial") if key in delta},
+        **{key: delta[key] for key in ("connectionsTruncated", "nodes", "partial", "currentVersion") if key in delta},
         **{
             key: {label: count for label, count in {**wire[key], **delta[key]}.items() if count}
             for key in ("versions", "routes")
@@ -111,7 +113,8 @@ def test_applying_what_changed_gives_what_came(pair: tuple[Stats, Stats]) -> Non
 def test_a_page_that_applies_the_encoded_delta_shows_the_same(pair: tuple[Stats, Stats]) -> None:
     before, after = pair
     delta = json.loads(messages.stats_delta(diff(before, after)))
-    assert apply_as_a_page_does(before.to_dict(), delta) == after.to_dict()
+    shown = apply_as_a_page_does({"currentVersion": None, **before.to_dict()}, delta)
+    assert shown == {"currentVersion": None, **after.to_dict()}
 
 
 @given(consecutive())
@@ -258,3 +261,24 @@ def test_to_dict_gives_away_nothing_of_the_stats_themselves() -> None:
 
 def test_a_row_without_an_address_has_no_key_for_one() -> None:
     assert msgspec.json.encode(ConnectionInfo("a", "v1", "/")) == b'{"id":"a","version":"v1","route":"/"}'
+
+
+def test_what_is_unaccounted_for_is_on_the_wire_only_while_there_is_any() -> None:
+    absence = Absence("aa", 3, {"v1": 3}, "vanished", 7)
+    whole, lost = Stats(revision=1), Stats(revision=2, partial=True, absences=(absence, Absence("bb")))
+    assert not {"unaccounted", "absences"} & whole.to_dict().keys()
+    told = lost.to_dict()
+    assert (told["unaccounted"], [one["total"] for one in told["absences"]]) == (3, [3, None])
+    there, back = diff(whole, lost), diff(lost, Stats(revision=3))
+    assert apply(whole, there) == lost
+    assert msgspec.json.decode(messages.stats_delta(there))["unaccounted"] == 3
+    over = msgspec.json.decode(messages.stats_delta(back))
+    assert (over["unaccounted"], over["absences"]) == (0, [])
+    assert "absences" not in msgspec.json.decode(messages.stats_delta(diff(whole, Stats(revision=2, total=1))))
+    for message in (messages.stats(lost), messages.stats(whole)):
+        read = decode(message)
+        assert isinstance(read, StatsMessage)
+        assert read.figures().absences == (lost.absences if message == messages.stats(lost) else ())
+    read = decode(messages.stats_delta(there))
+    assert isinstance(read, DeltaMessage)
+    assert read.delta().absences == lost.absences

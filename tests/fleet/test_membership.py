@@ -3,7 +3,10 @@
 import asyncio
 import socket
 import tempfile
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +150,74 @@ async def test_figures_are_partial_until_the_workers_of_a_second_address_are_met
         full.clear()
         await until(lambda: not site.node.figures.stats().partial)
         assert (await site.headcount.stats()).total == 1
+
+
+async def test_the_workers_of_the_first_address_are_met_later_if_they_cannot_be_met_at_once(
+    sites: Callable[[], Site], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, other = sites(), sites()
+    site.node.expect_workers()
+    bind, full, tries, ahead = LocalBackend._bind, True, 0, 0.0
+
+    def bind_unless_full(backend: LocalBackend, address: str) -> None:
+        nonlocal tries
+        if backend.node == site.node.id:
+            tries += 1
+            if full:
+                raise OSError("No space left on device")
+        bind(backend, address)
+
+    monkeypatch.setattr(LocalBackend, "_bind", bind_unless_full)
+    site.node.clock = lambda: time.monotonic() + ahead
+    with listen() as sock:
+        other.node.join(sock.getsockname())
+        other.node._registry.open("a", "v1", "/")
+        for _ in range(100):
+            site.node.join(sock.getsockname())
+        assert tries == 1
+        ahead += 1.0
+        for _ in range(100):
+            site.node.join(sock.getsockname())
+        assert tries == 2
+        assert (await site.headcount.stats()).partial
+        assert caplog.text.count("cannot find one another") == 1
+        full, ahead = False, ahead + 2.0
+        site.node.join(sock.getsockname())
+        await until(lambda: other.node.id in _links(site))
+        stats = await site.headcount.stats()
+        assert (stats.total, stats.partial) == (1, False)
+
+
+async def test_of_two_requests_that_come_at_once_in_two_threads_one_joins(
+    sites: Callable[[], Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = sites()
+    started: list[LocalBackend] = []
+    joined: list[bool] = []
+    start, find_listener = LocalBackend.start, site.node.admission.find_listener
+    inside, done = threading.Barrier(2), threading.Barrier(2)
+
+    def find_together(server: Any) -> Any:
+        with suppress(threading.BrokenBarrierError):  # the other one waits outside, as it should
+            inside.wait(0.5)
+        return find_listener(server)
+
+    def note(backend: LocalBackend, receiver: Any) -> None:
+        started.append(backend)
+        start(backend, receiver)
+
+    monkeypatch.setattr(site.node.admission, "find_listener", find_together)
+    monkeypatch.setattr(LocalBackend, "start", note)
+    with listen() as sock:
+
+        async def join() -> None:
+            site.node.join(sock.getsockname())
+            joined.append(site.node.membership.view.active)
+            await asyncio.to_thread(done.wait, 10)
+
+        await asyncio.gather(*(asyncio.to_thread(asyncio.run, join()) for _ in range(2)))
+    assert joined == [True, True], "nobody goes on before this node has joined"
+    assert len(started) == 1
 
 
 def test_figures_go_on_where_no_fleet_is_found_after_the_loop_of_the_first_has_closed() -> None:

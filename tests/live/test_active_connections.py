@@ -81,9 +81,6 @@ async def test_value_is_computed_once_for_each_state() -> None:
     assert computed == [0, 1]
 
 
-# ---- the examples of the seed
-
-
 @asynchronous
 async def test_example_one_widget_of_active_users() -> None:
     site, live = make()
@@ -150,9 +147,6 @@ async def test_example_three_tells_how_many_are_up_to_date() -> None:
     assert stats.value == {"current": 2, "outdated": 1, "percent_current": 67}
 
 
-# ---- watching
-
-
 @asynchronous
 async def test_subscriber_is_called_with_each_new_value_until_it_ends_that() -> None:
     site, live = make()
@@ -187,7 +181,7 @@ async def test_subscriber_that_fails_disturbs_no_other(caplog: pytest.LogCapture
     await site.stranger.open("ws")
     await figures.total(1)
     await until(lambda: totals == [1])
-    assert site.node.counters["watcher_errors"] == 1
+    assert site.node.counters["observer_errors"] == 1
     assert "other subscribers are not affected" in caplog.text
     for stop in stops:
         stop()
@@ -208,7 +202,7 @@ async def test_subscriber_may_end_itself_and_others_while_it_is_called() -> None
     await site.stranger.open("ws")
     await site.settled()
     assert totals == [1]
-    assert not site.node.viewers.watchers
+    assert not site.node.viewers.observers
 
 
 @asynchronous
@@ -219,17 +213,17 @@ async def test_changed_waits_for_the_next_value() -> None:
     assert not waiting.done()
     await site.stranger.open("ws")
     assert await waiting == 1
-    assert not site.node.viewers.watchers
+    assert not site.node.viewers.observers
 
 
 @asynchronous
 async def test_changed_that_is_cancelled_leaves_nothing() -> None:
     site, live = make()
     waiting = asyncio.ensure_future(live.total.changed())
-    await until(lambda: site.node.viewers.watchers)
+    await until(lambda: site.node.viewers.observers)
     waiting.cancel()
     await asyncio.wait([waiting])
-    assert not site.node.viewers.watchers
+    assert not site.node.viewers.observers
 
 
 @asynchronous
@@ -251,7 +245,7 @@ async def test_iterating_gives_the_figures_now_and_then_the_newest_after_each_ch
     await reader
     assert seen == [0, 1, 2, 3]
     await turns()
-    assert not site.node.viewers.watchers
+    assert not site.node.viewers.observers
 
 
 @asynchronous
@@ -308,7 +302,7 @@ async def test_wait_for_returns_the_figures_for_which_it_holds() -> None:
         await site.stranger.open("ws", f"?version={version}")
     stats = await waiting
     assert stats.versions == {"new": 2, "old": 1}
-    assert not site.node.viewers.watchers
+    assert not site.node.viewers.observers
 
 
 @asynchronous
@@ -319,7 +313,7 @@ async def test_wait_for_can_be_given_up_and_its_condition_may_fail() -> None:
             await live.wait_for(lambda stats: stats.total == 99)
     with pytest.raises(ZeroDivisionError):
         await live.wait_for(lambda stats: 1 / stats.total)
-    assert not site.node.viewers.watchers
+    assert not site.node.viewers.observers
 
 
 @asynchronous

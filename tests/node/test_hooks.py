@@ -242,9 +242,6 @@ async def test_page_that_navigates_faster_than_the_hook_runs_costs_a_bounded_amo
     assert not site.headcount._hooks._last
 
 
-# ---- messages
-
-
 @every_way
 @both
 @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -354,9 +351,6 @@ async def test_broadcast_by_label_reaches_pages_that_are_counted_under_other(tra
     await page.next("news")
 
 
-# ---- without a stream
-
-
 def test_asynchronous_hook_without_a_loop_is_an_error_and_not_a_forgotten_coroutine() -> None:
     hooks = Hooks(1.0)
 
@@ -399,8 +393,6 @@ def test_loop_that_closes_while_hooks_wait_leaves_no_forgotten_coroutine() -> No
     assert begun == ["open"]
     assert not site.headcount._hooks._last
 
-
-# ---- what can be a hook
 
 REGISTRARS = {
     "authorize_stats": "(request)",

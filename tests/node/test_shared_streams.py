@@ -5,10 +5,18 @@ from typing import Any
 import pytest
 
 from asgi.asgi_client import TRANSPORTS, Client, Clock, Site, Stream, WebSocket, asynchronous, problem, turns, until
-from headcount.node import timers
+from headcount.core import messages
+from headcount.node import shared_streams, timers
 from headcount.node.shared_streams import MAX_TABS
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
+
+
+@pytest.fixture(autouse=True)
+def _no_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held, and for how long, is tested in test_handing_over.py."""
+    monkeypatch.setattr(shared_streams, "HOLD", 0.0)
+    monkeypatch.setattr(timers, "TICK", 0.002)
 
 
 def key(name: str) -> str:
@@ -42,8 +50,8 @@ async def test_tabs_are_counted_and_their_stream_is_not(transport: str) -> None:
     assert await report(site.visitor, stream, remove=("a",)) == {}
     assert site.node.figures.stats().versions == {"v2": 1}
     await stream.leave()
-    assert site.total == 0
-    assert len(site.node.tabs) == 0
+    await until(lambda: site.total == 0, "its tabs are gone")
+    assert len(site.node.shared_streams) == 0
 
 
 @both
@@ -125,7 +133,7 @@ async def test_a_tab_moves_with_the_leadership_and_is_never_counted_twice(transp
     await report(site.visitor, old, remove=("a",))
     assert site.total == 3
     await old.leave()
-    assert site.node.figures.stats().routes == {"/": 1, "/a": 1}
+    await until(lambda: site.node.figures.stats().routes == {"/": 1, "/a": 1}, "the leader's tab has gone")
     assert told == [
         ("open", ids[key("leader")]),
         ("open", ids[key("a")]),
@@ -204,8 +212,7 @@ async def test_a_shared_stream_may_watch_and_its_right_can_be_withdrawn_by_a_tab
 
 @both
 @asynchronous
-async def test_a_refused_viewer_s_tabs_stay(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timers, "TICK", 0.002)
+async def test_a_refused_viewer_s_tabs_stay(transport: str) -> None:
     clock = Clock()
     site = Site(clock=clock)
     stream = await site.visitor.open(transport, "?shared=1")
@@ -221,8 +228,7 @@ async def test_a_refused_viewer_s_tabs_stay(transport: str, monkeypatch: pytest.
 
 @both
 @asynchronous
-async def test_a_shared_stream_without_tabs_is_closed(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timers, "TICK", 0.002)
+async def test_a_shared_stream_without_tabs_is_closed(transport: str) -> None:
     clock = Clock()
     site = Site(clock=clock)
     never = await site.visitor.open(transport, "?shared=1")
@@ -252,7 +258,7 @@ async def test_more_tabs_than_a_browser_has_are_refused(transport: str) -> None:
         stream.say({"type": "tabs", **too_many})
         code, reason = await stream.closed()
         assert (code, "64 tabs" in reason) == (4400, True)
-        assert site.total == 0
+        await until(lambda: site.total == 0, "its tabs are gone")
     else:
         answer = await site.visitor.post("/tabs", {"connectionId": stream.handle, **too_many})
         problem(answer, 400, "64 tabs")
@@ -308,3 +314,20 @@ async def test_without_tracking_tabs_get_messages_and_are_not_counted() -> None:
     assert site.total == 0
     assert await site.headcount.broadcast({"type": "sale"}) == 1
     assert (await stream.next("to"))["tabs"] == [key("a")]
+
+
+@asynchronous
+async def test_reports_that_were_checked_before_either_was_applied_do_not_add_up_past_the_limit() -> None:
+    """A POST is checked in its own loop, and applied in that of the stream."""
+    site = Site()
+    stream = await site.visitor.open("ws", "?shared=1")
+    session = site.node.sessions[stream.public]
+    reports = [
+        messages.checked_tabs(tuple(messages.Tab(key(f"{part}-{n}"), "v1") for n in range(MAX_TABS)), ())
+        for part in "ab"
+    ]
+    for each in reports:
+        site.node.shared_streams.check_report(session, each)
+    for each in reports:
+        site.node.shared_streams.apply_report(session, each)
+    assert site.total == MAX_TABS

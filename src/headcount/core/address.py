@@ -6,12 +6,101 @@ the rightmost address that is not a trusted proxy, because everything to its lef
 them are ours, the request began inside: then it is the leftmost.
 """
 
+import enum
 import ipaddress
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class AddressGap(enum.Enum):
+    """Why the address of a client is not known, and what to do; shown to operators."""
+
+    REWRITTEN = (
+        "The server replaces client addresses with the value of X-Forwarded-For, which visitors can send if a proxy "
+        "passes it on. Does your proxy set or append to X-Forwarded-For? Then set trusted_proxies='server'. Else "
+        "start uvicorn with --no-proxy-headers."
+    )
+    UNIX_SOCKET = (
+        "Connections arrive over a Unix socket, so the proxy must send client addresses. Let it set X-Forwarded-For, "
+        "and set trusted_proxies='*': only the proxy reaches the socket."
+    )
+    NO_ADDRESS = (
+        "trusted_proxies is 'server', but the server passes on no client address. Check which proxies the server "
+        "trusts (uvicorn: --forwarded-allow-ips)."
+    )
+
+
+NEWEST_STREAMS: Final = 32
+"""Streams of which `AddressGaps` knows whether their address is known."""
+
+
+class AddressGaps:
+    """
+    Why the addresses of the newest streams are not known.
+
+    A visitor can send headers that make the address of their own stream unknown. So a reason holds only while at least
+    half of the newest streams have no address.
+    """
+
+    __slots__ = ("_newest",)
+
+    def __init__(self) -> None:
+        self._newest: deque[AddressGap | None] = deque(maxlen=NEWEST_STREAMS)
+
+    def add(self, gap: AddressGap | None) -> None:
+        """Add a stream; None: its address is known. O(1)."""
+        self._newest.append(gap)
+
+    def reason(self) -> AddressGap | None:
+        """Return the most frequent reason; None: most addresses are known. O(streams)."""
+        gaps = Counter(gap for gap in self._newest if gap is not None)
+        return gaps.most_common(1)[0][0] if gaps and 2 * gaps.total() >= len(self._newest) else None
+
+
+def locate_client(
+    client: tuple[object, object] | None,
+    headers: Mapping[str, str],
+    trusted: Iterable[IPNetwork],
+    *,
+    trusts_server: bool = False,
+) -> tuple[str | None, AddressGap | None]:
+    """
+    Find the address of the client in what an ASGI server passes on.
+
+    uvicorn's `proxy_headers`, on by default, replaces the peer with an address from X-Forwarded-For when the peer is
+    on the same machine. It can be detected: the port is 0, or the address stands in that header. The proxy or the
+    visitor may have written the address, and nothing shows which: without a line in its configuration, nginx passes on
+    the header of the visitor. So it is believed only on request (`trusts_server`), or when such a peer is one of our
+    proxies, whose header is then read by our own rules.
+
+    Args:
+        client: `client` of the ASGI scope.
+        headers: As for `client_address`.
+        trusted: Networks of our proxies.
+        trusts_server: `client` is the address of the client, whatever the server made it of.
+
+    Returns:
+        The address or None, and why it is not known.
+    """
+    host, port = client or (None, None)
+    peer = None if host is None else str(host)
+    if trusts_server:
+        address = _parse(peer)
+        return (None, AddressGap.NO_ADDRESS) if address is None else (str(address), None)
+    networks, forwarded = tuple(trusted), headers.get("x-forwarded-for", "")
+    if peer is not None and str(port) == "0":
+        peer = next((local for local in ("127.0.0.1", "::1") if is_trusted(local, networks)), None)
+        if peer is None:
+            return None, AddressGap.REWRITTEN
+    elif peer is not None and forwarded and is_forwarded(peer, forwarded) and not is_trusted(peer, networks):
+        return None, AddressGap.REWRITTEN
+    found = client_address(peer, headers, networks)
+    # A name, as test clients have one, is no Unix socket.
+    return found, AddressGap.UNIX_SOCKET if found is None and _parse(peer) is None and port is None else None
 
 
 def client_address(peer: str | None, headers: Mapping[str, str], trusted: Iterable[IPNetwork]) -> str | None:
@@ -33,18 +122,18 @@ def client_address(peer: str | None, headers: Mapping[str, str], trusted: Iterab
         for name in ("cf-connecting-ip", "x-forwarded-for", "x-real-ip"):
             hop: IPAddress | None = None
             for word in reversed(headers.get(name, "").split(",")):
-                told = _parse(word.strip())
-                if told is None:
+                found = _parse(word.strip())
+                if found is None:
                     break
-                if not _within(told, networks) or networks_are_everything(networks):
-                    return str(told)
-                hop = told
+                if not _within(found, networks) or networks_are_everything(networks):
+                    return str(found)
+                hop = found
             farthest = farthest or hop
         address = farthest or address
     return str(address) if address is not None else None
 
 
-def is_told(address: str, forwarded: str) -> bool:
+def is_forwarded(address: str, forwarded: str) -> bool:
     """Say whether an address stands in an `x-forwarded-for` header, however it is written."""
     parsed = _parse(address)
     return parsed is not None and any(_parse(word.strip()) == parsed for word in forwarded.split(","))
@@ -64,7 +153,7 @@ def anonymized(address: str) -> str:
 
 
 def networks_are_everything(networks: tuple[IPNetwork, ...]) -> bool:
-    """Say whether every peer is trusted, so that no address can be told from a proxy's."""
+    """Say whether every peer is trusted, so that no address can be distinguished from a proxy's."""
     return any(network.prefixlen == 0 for network in networks)
 
 

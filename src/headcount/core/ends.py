@@ -15,6 +15,20 @@ LOOP_CLOSED: Final = "loop closed"
 """Cause: the event loop of the stream was closed."""
 
 
+_PRIVATE: Final = 3000
+_STANDARD: Final = range(1001, 1100)
+
+
+def private_code(code: int) -> int:
+    """Return the close code to send instead where the server's library refuses to send this one, as daphne's does."""
+    return code + _PRIVATE if code in _STANDARD else code
+
+
+def standard_code(code: int) -> int:
+    """Return the close code that is meant by one that came."""
+    return code - _PRIVATE if code - _PRIVATE in _STANDARD else code
+
+
 class End(NamedTuple):
     """Why the server ends a stream, and what its client gets."""
 
@@ -45,15 +59,22 @@ BAD_FRAME: Final = End(1002, "malformed", "The WebSocket frame is malformed.")
 BROKEN: Final = End(1006, "broken", "Sending to the client failed.")
 """1006 is never sent: the connection is gone."""
 NOT_AUTHORISED: Final = End(1008, "denied", "This viewer is not authorised to see statistics.")
-CROSS_SITE: Final = End(1008, "denied", "The page is from another site; add its origin to allowed_origins.")
+CROSS_SITE: Final = End(
+    1008, "denied", "The page is from another site; add its origin to public_origins or allowed_origins."
+)
 NO_WEBSOCKET: Final = End(1008, "denied", "There is no WebSocket at this path.")
 GOING_AWAY: Final = End(1012, "drain", "This server is going away; reconnect later.")
 FULL: Final = End(1013, "full", "This server is full; reconnect later.")
 MALFORMED: Final = End(4400, "malformed", "The message is malformed.")
 NO_TABS: Final = End(4400, "no tabs", "This stream was opened with shared=1, but no tab was reported on it.")
 QUEUE_FULL: Final = End(4408, "slow", "Too many messages are waiting for this client to read them.")
+NO_ANSWER: Final = End(1006, "no answer", "The client did not say that it is still there.")
+"""Something keeps an SSE stream open that no page reads any more, such as a service worker. No code is sent."""
 STALLED: Final = End(4408, "slow", "The client read nothing for {seconds:g} s.")
 """To be completed by `lasting`."""
+
+UNANSWERED: Final = frozenset({NO_ANSWER.cause, STALLED.cause})
+"""Causes that do not tell whether the page has gone: a page that the browser froze neither answers nor reads."""
 
 ENDS: Final = (
     REPLACED,
@@ -67,6 +88,7 @@ ENDS: Final = (
     MALFORMED,
     NO_TABS,
     QUEUE_FULL,
+    NO_ANSWER,
     STALLED,
 )
 """All of them. `FULL`, `CROSS_SITE` and `NO_WEBSOCKET` refuse a stream that has not begun, so hooks never get those."""

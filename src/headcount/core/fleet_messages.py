@@ -3,8 +3,8 @@ The messages between the nodes of one fleet.
 
 Figures: a `Report` is a node's whole count at one sequence number; a `Delta` says in absolute counts what changed
 between two of them, so it may be applied to any state in between; a `Heartbeat` says that nothing did. All of them
-may be lost, repeated, late or out of order (core/fleet.py). No node sends figures unasked: `Interest` says that a
-viewer watches, and for how long that holds; `ReportRequest` asks one node for its report.
+may be lost, repeated, late or out of order (core/fleet_figures.py). No node sends figures unasked: `Interest` says that
+a viewer watches, and for how long that holds; `ReportRequest` asks one node for its report.
 
 Commands: each is sent to the node that owns the connection, carries a number `re`, and is answered by an `Answer` with
 the same number.
@@ -15,7 +15,7 @@ are checked here, labels where they are new (core/counts.py).
 
 Source: docs/adr/0012-fleet-reports.md
 
-Tests: tests/core/test_fleet.py, tests/fleet/backends/test_conformance.py.
+Tests: tests/core/test_fleet_figures.py, tests/fleet/backends/test_conformance.py.
 """
 
 from typing import Annotated, Any, Final, TypeAlias
@@ -36,8 +36,13 @@ MAX_ROWS: Final = 100_000
 MAX_NUMBER: Final = 2**53
 """Of a release; in ms since 1970 it is far away."""
 
+MAX_AWAY: Final = 32
+"""Versions of pages that a node told to reconnect; more are under `(other)`."""
+
 NodeId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NODE_ID, pattern=NODE_ID_PATTERN)]
 Version = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_VERSION)]
+Serves = Annotated[str, msgspec.Meta(max_length=MAX_VERSION)]
+"""The version that the node serves; empty: it is of a Headcount that does not say."""
 Route = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ROUTE)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -72,6 +77,7 @@ class Report(_Message, frozen=True, tag="report"):
     rows: Rows | None = None
     """As many as were wanted; None: rows were not wanted."""
     released: Released | None = None
+    serves: Serves = ""
 
 
 class Delta(_Message, frozen=True, tag="delta"):
@@ -99,12 +105,34 @@ class Leave(_Message, frozen=True, tag="leave"):
     """The node leaves; none of its earlier messages counts any more."""
 
     sequence: Sequence
+    away: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_AWAY)] = {}
+    """Pages that it told to reconnect, and that may be on their way."""
+    transit: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
+    """Seconds that they have."""
+
+
+class Away(_Message, frozen=True, tag="away"):
+    """The node ended streams of pages that may come back. It is published before the figures without them."""
+
+    away: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_AWAY)]
+    """How many may be on their way, by version."""
+    transit: Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+    """Seconds that they have."""
+    unanswered: bool = False
+    """None of them was told to reconnect elsewhere; they did not answer."""
+
+
+class Forget(_Message, frozen=True, tag="forget"):
+    """An operator says that a node is gone: nothing of it is unaccounted for any more."""
+
+    gone: NodeId
 
 
 class Join(_Message, frozen=True, tag="hello"):
-    """The node is new, or has been out of touch: each node that watches sends it an `Interest`."""
+    """The node is new, or has been out of touch: each node with viewers sends it an `Interest`."""
 
     released: Released | None = None
+    serves: Serves = ""
 
 
 class Interest(_Message, frozen=True, tag="interest"):
@@ -158,6 +186,8 @@ class Replace(_Message, frozen=True, tag="replace"):
 
     handle: Handle
     re: Sequence = 0
+    cut: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
+    """Seconds after which something ends the client's streams, as it reports (core/cut_reports.py); 0: no report."""
 
 
 class Subscribe(_Message, frozen=True, tag="subscribe"):
@@ -282,6 +312,8 @@ FleetMessage: TypeAlias = (
     | Delta
     | Heartbeat
     | Leave
+    | Away
+    | Forget
     | Join
     | Interest
     | ReportRequest

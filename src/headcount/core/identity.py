@@ -2,12 +2,17 @@
 Ids of nodes, and two ids for each connection.
 
 `id` is public: viewers see it in the list. The *handle* is secret: a page's POSTs name their connection by it, and only
-that page ever gets it. A handle is the id and a keyed hash of it, so it is checked without remembering anything, and
-knowing every id gives no power over a connection. Both begin with the id of the node that owns the connection.
+that page ever gets it. A handle is the id and two keyed hashes of it, so it is checked without remembering anything,
+and knowing every id gives no power over a connection. Both begin with the id of the node that owns the connection.
+
+The first hash needs the key, which never leaves the node. The second one needs only the *return key*: other nodes have
+it, so that they can tell a page of a node that is gone from somebody who knows the node's id. It gives no power over a
+connection that is open.
 
 Source: docs/adr/0004-two-ids.md
 """
 
+from functools import lru_cache
 from hashlib import blake2b
 from hmac import compare_digest
 from typing import Final
@@ -48,7 +53,7 @@ def owner_of(connection_id: str) -> str | None:
 
 def handle_for(public: str, key: bytes) -> str:
     """Make the secret handle of a connection."""
-    return f"{public}.{_mac(public, key)}"
+    return f"{public}.{_mac(public, key, _OWN_BYTES)}{_mac(public, return_key(key), _RETURN_BYTES)}"
 
 
 def id_of(handle: str, key: bytes) -> str | None:
@@ -57,11 +62,35 @@ def id_of(handle: str, key: bytes) -> str | None:
 
     The comparison takes the same time whatever the guess.
     """
-    public, dot, mac = handle.partition(".")
-    if not dot or not compare_digest(mac.encode("utf-8", "surrogatepass"), _mac(public, key).encode()):
+    public, dot, _ = handle.partition(".")
+    if not dot or not compare_digest(_bytes(handle), _bytes(handle_for(public, key))):
         return None
     return public
 
 
-def _mac(public: str, key: bytes) -> str:
-    return blake2b(public.encode("utf-8", "surrogatepass"), key=key, digest_size=16).hexdigest()
+@lru_cache(maxsize=16)
+def return_key(key: bytes) -> bytes:
+    """Return the key by which other nodes check a handle of this node, after it is gone. It does not reveal `key`."""
+    return blake2b(b"return", key=key, digest_size=16).digest()
+
+
+def returning_id(handle: str, key: bytes) -> str | None:
+    """Return the public id of a connection of the node whose return key is `key`; None: that node never made it."""
+    public, dot, mac = handle.partition(".")
+    if not dot or not key or len(mac) != 2 * (_OWN_BYTES + _RETURN_BYTES):
+        return None
+    found = _bytes(mac[2 * _OWN_BYTES :])
+    return public if compare_digest(found, _bytes(_mac(public, key, _RETURN_BYTES))) else None
+
+
+_OWN_BYTES: Final = 12
+_RETURN_BYTES: Final = 4
+"""32 bits, for as long as a node's grace lasts: guessing one handle takes two billion streams."""
+
+
+def _mac(public: str, key: bytes, size: int) -> str:
+    return blake2b(_bytes(public), key=key, digest_size=size).hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

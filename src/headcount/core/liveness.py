@@ -212,7 +212,7 @@ class Liveness:
             del self.tombstones[next(iter(self.tombstones))]
 
 
-class TickWatch:
+class LatenessMonitor:
     """
     Notices when a regular tick comes late, because this process was stopped or very busy.
 

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
+from msgspec import UNSET
 
 from ..errors import Malformed, TooLarge
 from .labels import ROOT, parse_route, parse_version
-from .stats import ConnectionInfo, Stats, StatsDelta
+from .stats import ConnectionInfo, Stats, StatsDelta, unaccounted_fields
 
 MAX_MESSAGE: Final = 4_096
 """Bytes of one message or POST body from a client."""
@@ -178,7 +179,7 @@ def checked_tabs(tabs: tuple[Tab, ...], remove: tuple[str, ...]) -> Tabs:
     )
 
 
-def greeting(version: str, keepalive: int, update_strategy: str, current: str) -> bytes:
+def greeting(version: str, keepalive: int, update_strategy: str, current: str | None) -> bytes:
     """
     Encode the first message of a stream, but for what is each connection's own.
 
@@ -188,7 +189,7 @@ def greeting(version: str, keepalive: int, update_strategy: str, current: str) -
         version: The server's.
         keepalive: In ms.
         update_strategy: What the server would like clients to use.
-        current: The version that was declared current, else the server's.
+        current: The current version; None: it is not known.
     """
     whole = _encode(
         {
@@ -198,7 +199,7 @@ def greeting(version: str, keepalive: int, update_strategy: str, current: str) -
             "timestamp": 0,
             "keepaliveMs": keepalive,
             "updateStrategy": update_strategy,
-            "currentVersion": current,
+            **({} if current is None else {"currentVersion": current}),
         }
     )
     # In a version, a quotation mark stands behind a backslash, so this is found where it was put.
@@ -224,6 +225,8 @@ def stats(figures: Stats, *, routes: bool = True, connections: bool = True, ips:
             "connectionsTruncated": figures.connections_truncated,
             "nodes": figures.nodes,
             "partial": figures.partial,
+            **({} if figures.current_version is None else {"currentVersion": figures.current_version}),
+            **unaccounted_fields(figures.absences),
         }
     )
 
@@ -255,6 +258,10 @@ def stats_delta(delta: StatsDelta, *, routes: bool = True, connections: bool = T
         message["nodes"] = delta.nodes
     if delta.partial is not None:
         message["partial"] = delta.partial
+    if delta.current_version is not UNSET:
+        message["currentVersion"] = delta.current_version
+    if delta.absences is not None:
+        message |= {"unaccounted": 0, "absences": [], **unaccounted_fields(delta.absences)}
     return _encode(message)
 
 
@@ -295,6 +302,7 @@ def to_tabs(keys: list[str], message: bytes) -> bytes:
 
 STATS_UNAUTHORIZED: Final = _encode({"type": "stats-unauthorized"})
 KEEPALIVE: Final = _encode({"type": "keepalive"})
+ARE_YOU_THERE: Final = _encode({"type": "are-you-there"})
 PONG: Final = _encode({"type": "pong"})
 
 

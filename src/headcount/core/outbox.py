@@ -47,7 +47,7 @@ class Outbox:
         """End the stream from this side. Idempotent."""
         raise NotImplementedError
 
-    def post(self, payload: Payload) -> None:
+    def send(self, payload: Payload) -> None:
         """Send now or, while busy, after what is on its way. A full queue ends the stream."""
         if self.over:
             return

@@ -69,6 +69,9 @@ class _Comment(Payload):
 KEEPALIVE: Final = Payload(messages.KEEPALIVE)
 """For WebSockets, whose pages cannot see the protocol's own pings, and for SSE clients that cannot see comments."""
 
+ARE_YOU_THERE: Final = Payload(messages.ARE_YOU_THERE)
+"""For SSE clients that said that they answer it."""
+
 COMMENT: Final = _Comment(b"")
 """The keepalive of an SSE stream."""
 

@@ -12,7 +12,7 @@ from .stats import Stats, StatsDelta
 
 class Publication:
     """
-    The chain of deltas. Must be given every change of the registry, by `absorb` or `skip`.
+    The chain of deltas. Must be given every change of the registry, by `add` or `skip`.
 
     Args:
         node: Id of this node.
@@ -27,7 +27,7 @@ class Publication:
         self._total = 0
         self._versions: dict[str, int] = {}
         self._routes: dict[str, int] = {}
-        self._window: Rows | None = None
+        self._published_rows: Rows | None = None
 
     @property
     def pending(self) -> bool:
@@ -37,19 +37,19 @@ class Publication:
     @property
     def rows(self) -> int:
         """How many rows are published at most; 0: none."""
-        return self._window.limit if self._window is not None else 0
+        return self._published_rows.limit if self._published_rows is not None else 0
 
-    def absorb(self, change: StatsDelta) -> None:
+    def add(self, change: StatsDelta) -> None:
         """Add what changed in the registry to the next delta. O(changes)."""
         self.sequence += 1
         self._total = change.total
         self._versions.update(change.versions)
         self._routes.update(change.routes)
-        if self._window is not None:
+        if self._published_rows is not None:
             for connection_id in change.removed:
-                self._window.pop(connection_id)
+                self._published_rows.pop(connection_id)
             for row in change.set:
-                self._window.put(row)
+                self._published_rows.put(row)
 
     def skip(self, total: int) -> None:
         """Note a change that is not published: a new chain starts after it."""
@@ -64,29 +64,30 @@ class Publication:
     def show_rows(self, limit: int, now: Stats) -> None:
         """Publish up to `limit` rows from now on, or more than so far; 0: none."""
         if not limit:
-            if self._window is not None:
-                self._window = None
+            if self._published_rows is not None:
+                self._published_rows = None
                 self.sequence += 1
-        elif self._window is None:
-            self._window = Rows(limit, self._max_listed)
-            self._window.note_changes(on=True)
+        elif self._published_rows is None:
+            self._published_rows = Rows(limit, self._max_listed)
+            self._published_rows.note_changes(on=True)
             for row in now.connections:
-                self._window.put(row)
+                self._published_rows.put(row)
             self.start(now)
         else:
-            self._window.grow(limit)
+            self._published_rows.grow(limit)
             self.sequence += 1
 
-    def report(self, now: Stats, *, rows: bool, released: Released | None = None) -> Report:
+    def report(self, now: Stats, *, rows: bool, released: Released | None = None, serves: str = "") -> Report:
         """
         Make a whole report.
 
         Args:
-            now: The registry's figures, with all changes absorbed.
+            now: The registry's figures, after all its changes were added.
             rows: With the rows that are published at present.
             released: The version that was declared current, as far as this node knows.
+            serves: The version that this node serves.
         """
-        shown = tuple(self._window.shown.values()) if rows and self._window is not None else None
+        shown = tuple(self._published_rows.shown.values()) if rows and self._published_rows is not None else None
         return Report(
             node=self.node,
             sequence=self.sequence,
@@ -95,13 +96,14 @@ class Publication:
             routes=dict(now.routes),
             rows=shown,
             released=released,
+            serves=serves,
         )
 
     def drain_changes(self) -> Delta | None:
         """Return what changed since the last delta, or None. O(changes)."""
         if not self.pending:
             return None
-        changed, removed = self._window.drain_touched() if self._window is not None else (None, [])
+        changed, removed = self._published_rows.drain_touched() if self._published_rows is not None else (None, [])
         delta = Delta(
             node=self.node,
             base=self._base,
@@ -117,5 +119,5 @@ class Publication:
 
     def _clear(self) -> None:
         self._versions, self._routes, self._base = {}, {}, self.sequence
-        if self._window is not None:
-            self._window.note_changes(on=True)
+        if self._published_rows is not None:
+            self._published_rows.note_changes(on=True)

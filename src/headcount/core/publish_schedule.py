@@ -1,25 +1,25 @@
 """
 To whom a node publishes its figures, and when.
 
-A node that watches says so every heartbeat, and for how long that holds. While there is such a watcher, this node
-publishes a delta at once when something changed, then as often as the watchers ask for, and a heartbeat when nothing
-did. Without a watcher it publishes nothing. Time is an argument, in seconds.
+A node with viewers sends an `Interest` every heartbeat, which says for how long it holds. While there is one, this node
+publishes a delta at once when something changed, then as often as the interested nodes ask for, and a heartbeat when
+nothing did. Otherwise it publishes nothing. Time is an argument, in seconds.
 """
 
 from typing import Final
 
 from .fleet_messages import Interest
 
-MAX_WATCHERS: Final = 4_096
-"""Nodes that watch at the same time; more are not served."""
+MAX_INTERESTED_NODES: Final = 4_096
+"""Nodes that are served at the same time; more are not."""
 
 QUIET_AFTER: Final = 1.0
 """Seconds after the last delta in which a quiet node sends a heartbeat, and once more after as many: should the delta
-have been lost, no watcher waits a whole heartbeat for it, even if one of these is lost, too."""
+have been lost, no node waits a whole heartbeat for it, even if one of these is lost, too."""
 
 MIN_PUBLISH_INTERVAL: Final = 0.025
 """Seconds between two deltas of a node in a small fleet: then a viewer waits for the next push of its own node, and not
-for that of another before. A watcher cannot ask for less."""
+for that of another before. No node can ask for less."""
 
 MAX_PUBLISH_INTERVAL: Final = 60.0
 """Seconds; longer ones are not valid in an `Interest`."""
@@ -39,11 +39,11 @@ def publish_interval(nodes: int, stats_interval: float) -> float:
 
 
 class PublishSchedule:
-    """The nodes that watch this one, and the schedule of what it publishes for them."""
+    """The nodes that ask for the figures of this one, and the schedule of what it publishes for them."""
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[Interest, float]] = {}
-        """What each watcher asks for, and until when that holds."""
+        """What each node asks for, and until when that holds."""
         self._published_at = float("-inf")
         self._quiet_heartbeats = 0
         """Heartbeats since the last delta, up to 2."""
@@ -56,30 +56,30 @@ class PublishSchedule:
 
     @property
     def rows(self) -> int:
-        """How many rows the watcher with the most can use; 0: none. O(watchers)."""
+        """How many rows the node that asks for the most can use; 0: none. O(interested nodes)."""
         return max((interest.rows for interest, _ in self._held.values()), default=0)
 
     def receive(self, interest: Interest, now: float) -> bool:
-        """Take note of a watcher's interest, or of its end. Returns whether the watchers changed."""
+        """Receive the interest of a node, or its end. Returns whether the interested nodes changed."""
         if not interest.ttl:
             return self.remove(interest.node)
-        if interest.node not in self._held and len(self._held) >= MAX_WATCHERS:
+        if interest.node not in self._held and len(self._held) >= MAX_INTERESTED_NODES:
             return False
         self._held[interest.node] = (interest, now + interest.ttl)
         return True
 
     def remove(self, node: str) -> bool:
-        """Forget a watcher. Returns whether it was one."""
+        """Forget a node. Returns whether it was interested."""
         return self._held.pop(node, None) is not None
 
     def clear(self) -> bool:
-        """Forget all watchers. Returns whether there were any."""
+        """Forget all nodes. Returns whether there were any."""
         had = bool(self._held)
         self._held.clear()
         return had
 
     def expire(self, now: float) -> bool:
-        """Forget the watchers whose interest does not hold any more. Returns whether there were any."""
+        """Forget the nodes whose interest does not hold any more. Returns whether there were any."""
         over = [node for node, (_, until) in self._held.items() if now >= until]
         for node in over:
             del self._held[node]
@@ -90,7 +90,7 @@ class PublishSchedule:
         self._held = {node: (interest, until + seconds) for node, (interest, until) in self._held.items()}
 
     def delay(self, now: float) -> float:
-        """Return after how many seconds the next delta may be published; 0.0: now. O(watchers)."""
+        """Return after how many seconds the next delta may be published; 0.0: now. O(interested nodes)."""
         intervals = (interest.interval for interest, _ in self._held.values())
         interval = max(MIN_PUBLISH_INTERVAL, min(intervals, default=0.0))
         return max(0.0, self._published_at + interval - now)
@@ -101,7 +101,7 @@ class PublishSchedule:
         self._quiet_heartbeats = 0
 
     def is_quiet(self, now: float, heartbeat: float) -> bool:
-        """Say whether the watchers have had nothing from this node for so long that it must say something."""
+        """Say whether the interested nodes have had nothing from this node for so long that it must say something."""
         quiet = heartbeat if self._quiet_heartbeats == 2 else min(QUIET_AFTER, heartbeat)
         return bool(self._held) and now - self._published_at >= quiet
 

@@ -1,11 +1,15 @@
 """
-When a client opens its next stream. protocol/README.md, "Reconnecting", has the rule; web/client/src/backoff.ts is the
-same in TypeScript, and protocol/fixtures/reconnect.json tests both.
+When a client opens its next stream, and of which kind. protocol/README.md, "Reconnecting", has the rule;
+web/client/src/backoff.ts is the same in TypeScript, and protocol/fixtures/reconnect.json tests both.
 
 Every function takes a random number and returns a delay. The caller has the clock, the stream and the attempt count.
 """
 
-from typing import Final, NamedTuple
+from math import nan
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+Way: TypeAlias = Literal["sse", "ws"]
+"""A kind of stream."""
 
 BASE: Final = 1.0
 """Seconds: upper bound of the first delay; it doubles with every further attempt."""
@@ -19,8 +23,48 @@ FLOOR: Final = 0.1
 LONGEST: Final = 3_600.0
 """Seconds. A server that asks for a longer delay is mistaken."""
 
-STABLE: Final = 30.0
-"""Seconds. A stream that was open this long was no part of a crash loop."""
+STABLE: Final = 2.0
+"""
+Seconds. A stream that delivered and was open this long was no part of a crash loop. If it ends, the server or a proxy
+ended it; load balancers end streams after 10 s and more, and a page that waits longer each time is hardly counted.
+"""
+
+FAULT_STABLE: Final = 30.0
+"""Seconds: the same for a stream that ends with a close code that reports a fault, such as 1011 or 4400."""
+
+LAST_ORDINARY_CODE: Final = 1006
+"""Close codes up to here are ordinary ends: 1000, 1001 (a proxy's limit), 1005 and 1006 (the connection broke off)."""
+
+REFUSED: Final = 30.0
+"""Seconds. What refused a client twice, such as a wrong path, is asked again no sooner than this."""
+
+TOLERANCE: Final = 0.5
+"""
+Seconds by which lives may differ and still be equal. A proxy's limit is exact; the time until its end is noticed, and
+a busy client, add some 100 ms.
+"""
+
+OUTLIVED: Final = 1.25
+"""
+A limit is forgotten when a stream lives longer than this many times the limit and `TOLERANCE`. Less may be a client
+that was busy when its stream was ended.
+"""
+
+LEAD: Final = 1.0
+LEAD_PART: Final = 0.1
+"""
+A stream is renewed this many seconds before a known limit, or this part of the limit if that is longer, and up to twice
+as early: pages that were opened together should not come in step.
+"""
+
+RENEWALS: Final = 10
+"""After so many renewals, one stream runs on to its end, because nothing else shows that the limit is gone."""
+
+MISSES: Final = 2
+"""A kind of stream is avoided after so many times in a row that it did not deliver though the server was up."""
+
+OTHER_WAY: Final = 0.1
+"""Seconds: after the first failure in a row, the other kind is tried this soon."""
 
 RESTART_ATTEMPT: Final = 2
 """
@@ -65,7 +109,13 @@ def backoff(attempt: int, random: float) -> float:
 
 
 def after_end(
-    attempt: int, random: float, *, lasted: float | None, code: int | None = None, named: float = 0.0
+    attempt: int,
+    random: float,
+    *,
+    lasted: float | None,
+    code: int | None = None,
+    named: float = 0.0,
+    refused: bool = False,
 ) -> Reconnect | None:
     """
     Return what follows the end of a stream, or a failure to open one. None: do not come back.
@@ -78,11 +128,15 @@ def after_end(
         lasted: For how long the stream was open, in seconds; None: it never opened.
         code: A WebSocket's close code; None: there is none.
         named: Seconds that the server named in Retry-After or `retry:`; 0: it named none.
+        refused: What answered refused the stream for a reason that does not pass (`is_refusal`), and this client has
+            never had one. A client that had one meets a server that restarts.
     """
     if code == DENIED:
         return None
-    if lasted is not None and lasted >= STABLE:
+    if lasted is not None and lasted >= (FAULT_STABLE if _is_fault(code) else STABLE):
         attempt = 0
+    if refused and attempt:
+        named = max(named, REFUSED)
     if code == OVERLOADED:
         attempt = max(attempt, OVERLOAD_ATTEMPT)
     drawn_as = max(attempt, RESTART_ATTEMPT) if code == RESTARTING or named else attempt
@@ -100,3 +154,137 @@ def after_drain(reconnect: float | None, random: float) -> float:
     if reconnect is None:
         return backoff(RESTART_ATTEMPT, random)
     return max(FLOOR, min(LONGEST, reconnect))
+
+
+def is_refusal(status: int) -> bool:
+    """
+    Say whether an answer without a stream would be the same the next time: a wrong path, a page in place of a stream.
+
+    Args:
+        status: Its HTTP status; 200 means that it was no event stream.
+    """
+    return status < 500 and status not in (401, 408, 425, 429)
+
+
+class Limit(NamedTuple):
+    """
+    What the ends of a client's streams say about a limit between it and the server. Times are seconds.
+
+    Attributes:
+        cut_after: The known limit: streams are ended after this time; 0: none is known.
+        equal: Lives in a row that were equal to the one before.
+        life: The last life; 0: that stream did not open, or was ended by the server or by the client itself.
+        period: From the end before the last one to the last end; NaN: there was none.
+        ended_at: When the last stream ended; NaN: none has.
+        renewals: Streams since one ran on to its end.
+    """
+
+    cut_after: float = 0.0
+    equal: int = 0
+    life: float = 0.0
+    period: float = nan
+    ended_at: float = nan
+    renewals: int = 0
+
+
+def is_cut(code: int | None) -> bool:
+    """Say whether a stream that ended with this close code (None: none) may have been ended from outside."""
+    return not _is_fault(code)
+
+
+def after_life(limit: Limit, ended_at: float, lasted: float) -> Limit:
+    """
+    Learn from the end of a stream. Three lives in a row that are equal show a limit.
+
+    A server that restarts regularly is no limit. Then all streams end at the same time, whenever they were opened: the
+    times from end to end are equal, and lives differ by the jitter of reconnecting. With a limit it is the other way
+    round.
+
+    Args:
+        limit: What is known.
+        ended_at: Now.
+        lasted: For how long the stream was open; 0 if it did not open, or was not cut (`is_cut`).
+    """
+    period, apart = ended_at - limit.ended_at, abs(lasted - limit.life)
+    cut_after = 0.0 if lasted > limit.cut_after * OUTLIVED + TOLERANCE else limit.cut_after
+    equal = limit.equal + 1 if lasted >= STABLE and apart <= TOLERANCE else 0
+    if equal > 1 and apart < abs(period - limit.period):
+        cut_after = lasted
+    return Limit(cut_after, equal, lasted, period, ended_at, limit.renewals)
+
+
+def after_opening(limit: Limit, random: float) -> tuple[Limit, float | None]:
+    """
+    Return when to open the stream after one that has just opened, in seconds from now. None: when it has ended.
+
+    Args:
+        limit: What is known.
+        random: From 0 to 1.
+    """
+    if not limit.cut_after or limit.renewals >= RENEWALS:
+        return limit._replace(renewals=0), None
+    return limit._replace(renewals=limit.renewals + 1), _renewal(limit.cut_after, random)
+
+
+def earliest_renewal(cut_after: float) -> float:
+    """Return the age at which a client that knows of a limit may renew its stream, at the earliest."""
+    return _renewal(cut_after, 1.0)
+
+
+def _renewal(cut_after: float, random: float) -> float:
+    return max(cut_after / 2, cut_after - max(LEAD, cut_after * LEAD_PART) * (1 + random))
+
+
+class Ways(NamedTuple):
+    """
+    Which kind of stream gets through.
+
+    Attributes:
+        misses: Times in a row that the preferred kind did not deliver though the server was up. Once may be chance.
+        failed: The kind that was tried last, if it did not deliver; None: it did, or none was tried.
+        due_to_kind: That failure is due to its kind if the next stream delivers. Otherwise the server may have been
+            away, and have returned in between.
+    """
+
+    misses: int = 0
+    failed: Way | None = None
+    due_to_kind: bool = False
+
+
+def next_way(ways: Ways, prefers: Way) -> Way:
+    """Return the kind of the next stream: in turn until one delivers, then the preferred kind unless it is avoided."""
+    if ways.failed is not None:
+        return _other(ways.failed)
+    return _other(prefers) if ways.misses >= MISSES else prefers
+
+
+def after_failure(ways: Ways, way: Way, *, opened: bool, named: float = 0.0) -> tuple[Ways, bool]:
+    """
+    Learn that a stream of this kind did not deliver `connected`.
+
+    Returns also whether to try the other kind at once, `OTHER_WAY` from now: after the first failure in a row. The
+    other kind then delivers if the server is up; after a restart both fail, which says nothing about either.
+
+    Args:
+        ways: What is known.
+        way: The kind of the stream.
+        opened: The stream had opened, so that the server or something before it is up.
+        named: The delay that the server named, in seconds.
+    """
+    first = ways.failed is None and not named
+    return Ways(ways.misses, way, first or opened), first
+
+
+def after_delivery(ways: Ways, prefers: Way, way: Way) -> Ways:
+    """Learn that a stream of this kind delivered `connected`."""
+    if way == prefers:
+        return Ways()
+    return Ways(ways.misses + ways.due_to_kind)
+
+
+def _other(way: Way) -> Way:
+    return "sse" if way == "ws" else "ws"
+
+
+def _is_fault(code: int | None) -> bool:
+    return code is not None and code > LAST_ORDINARY_CODE

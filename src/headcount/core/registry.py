@@ -11,17 +11,19 @@ it had before is noted. `drain_changes()` turns those notes into a delta, so the
 Invariants: `total == len(rows) == sum(versions)`, and `== sum(routes)` with route tracking.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 from types import MappingProxyType
 
 import msgspec
+from msgspec import UNSET
 
 from ..errors import UnknownConnection
 from .counts import LabelCounts
+from .current_version import count_versions, current_version
 from .labels import OTHER, ROOT
 from .rows import RowChoice
-from .stats import ConnectionInfo, Stats, StatsDelta
+from .stats import Absence, ConnectionInfo, Nodes, Stats, StatsDelta
 
 
 class Record(msgspec.Struct, gc=False):
@@ -60,6 +62,7 @@ class Registry:
         max_routes: Routes counted apart.
         reserved_versions: Versions that are counted apart whatever arrived before them, so that no stranger can push
             the real ones into `(other)` by opening a thousand connections with made-up build ids.
+        serves: The version that this node serves; empty: it does not say.
     """
 
     def __init__(
@@ -70,7 +73,12 @@ class Registry:
         max_versions: int = 1_000,
         max_routes: int = 10_000,
         reserved_versions: Iterable[str] = (),
+        serves: str = "",
     ) -> None:
+        self._nodes = Nodes(1, 1, {serves: 1}) if serves else Nodes(1, 1)
+        self._serving = count_versions((serves,))
+        self._declared: str | None = None
+        self._current_before = self._current
         self._route_tracking = route_tracking
         self._rows = _Records(max_listed, None)
         self._versions = LabelCounts(max_versions, reserved_versions)
@@ -80,6 +88,8 @@ class Registry:
         """Changes are noted for `drain_changes()`."""
         self._base = 0
         self._truncated_before = False
+        self._absences: tuple[Absence, ...] = ()
+        self._absences_before: tuple[Absence, ...] = ()
         self.revision = 0
         """Number of changes so far."""
 
@@ -90,6 +100,17 @@ class Registry:
 
     def __contains__(self, connection_id: object) -> bool:
         return connection_id in self._rows
+
+    def ids(self) -> dict[str, list[str]]:
+        """Return the ids of all connections by the label of their version. O(connections)."""
+        shown, spare = self._rows.shown, self._rows.spare
+        if len(self._versions.counts) == 1:  # mostly, and then it costs a fifth
+            return {version: [*shown, *spare] for version in self._versions.counts}
+        found: dict[str, list[str]] = {version: [] for version in self._versions.counts}
+        for rows in (shown, spare):
+            for connection_id, record in rows.items():
+                found[record.version_label].append(connection_id)
+        return found
 
     def info(self, connection_id: str) -> ConnectionInfo:
         """
@@ -155,7 +176,7 @@ class Registry:
         self._replace(record, ConnectionInfo(connection_id, before.version, route, before.ip, before.hidden))
         return before.route
 
-    def hide(self, connection_id: str, hidden: bool) -> bool:
+    def set_hidden(self, connection_id: str, hidden: bool) -> bool:
         """
         Say whether a page is in the background. Counts do not change.
 
@@ -195,9 +216,11 @@ class Registry:
         self.revision += 1
         return record.info
 
-    def reserve_version(self, version: str) -> None:
-        """Count a version apart from now on, as those of `reserved_versions` are: one that was declared current."""
+    def declare(self, version: str) -> None:
+        """Take a version for current: count it apart from now on, as those of `reserved_versions` are."""
         self._versions.reserve(version)
+        self._declared = version
+        self.revision += 1
 
     def snapshot(self) -> Stats:
         """Return the figures now. O(versions + routes + rows listed)."""
@@ -208,19 +231,58 @@ class Registry:
             connections=tuple([record.info for record in self._rows.shown.values()]),
             revision=self.revision,
             connections_truncated=bool(self._rows.spare),
+            partial=bool(self._absences),
+            absences=self._absences,
+            nodes=self._nodes,
+            current_version=self._current,
         )
 
-    def watch(self) -> None:
-        """Start to note changes for `drain_changes()`; the first delta starts at the present revision."""
-        self._note_changes(on=True)
+    def set_absence(self, absence: Absence | None) -> bool:
+        """
+        Say which connections of this node are unaccounted for. A fleet has its own knowledge of them.
 
-    def unwatch(self) -> None:
-        """Stop noting changes: without a viewer, events leave no trace but the counts."""
-        self._note_changes(on=False)
+        Returns:
+            True if that is news; the caller must then schedule a flush.
+        """
+        absences = () if absence is None else (absence,)
+        if absences == self._absences:
+            return False
+        self._absences = absences
+        self.revision += 1
+        return True
+
+    @property
+    def absence(self) -> Absence | None:
+        """The connections of this node that are unaccounted for."""
+        return self._absences[0] if self._absences else None
+
+    @property
+    def _current(self) -> str | None:
+        return current_version(self._declared, self._serving)
+
+    @property
+    def versions(self) -> Mapping[str, int]:
+        """Return the counts by version now. O(1); not to be kept or changed."""
+        return self._versions.counts
+
+    def note_changes(self, *, on: bool) -> None:
+        """
+        Start or stop noting changes for `drain_changes()`; the first delta starts at the present revision.
+
+        While they are not noted, as without a viewer, events leave no trace but the counts.
+        """
+        self.noting = on
+        self._rows.note_changes(on=on)
+        self._versions.note_changes(on=on)
+        self._routes.note_changes(on=on)
+        self._base = self.revision
+        self._truncated_before = bool(self._rows.spare)
+        self._absences_before = self._absences
+        self._current_before = self._current
 
     def drain_changes(self) -> StatsDelta | None:
         """
-        Return what changed since the last `drain_changes()` or `watch()`, and start over.
+        Return what changed since the last `drain_changes()`, or since noting began, and start over.
 
         Returns:
             None when no event came. Events that cancel one another give a delta without keys, because the revision
@@ -232,7 +294,8 @@ class Registry:
         if not self.noting or self._base == self.revision:
             return None
         rows = self._rows.drain_changes()
-        truncated = bool(self._rows.spare)
+        truncated, current = bool(self._rows.spare), self._current
+        absences, before = self._absences, self._absences_before
         delta = StatsDelta(
             base=self._base,
             revision=self.revision,
@@ -242,10 +305,14 @@ class Registry:
             set=rows.set,
             removed=rows.removed,
             connections_truncated=truncated if truncated != self._truncated_before else None,
+            partial=bool(absences) if bool(absences) != bool(before) else None,
             moved=rows.moved,
+            absences=absences if absences != before else None,
+            current_version=current if current != self._current_before else UNSET,
         )
         self._base = self.revision
-        self._truncated_before = truncated
+        self._truncated_before, self._current_before = truncated, current
+        self._absences_before = absences
         return delta
 
     def page(
@@ -291,14 +358,6 @@ class Registry:
             self._rows.note(info.id, record)
         record.info = info
         self.revision += 1
-
-    def _note_changes(self, *, on: bool) -> None:
-        self.noting = on
-        self._rows.note_changes(on=on)
-        self._versions.note_changes(on=on)
-        self._routes.note_changes(on=on)
-        self._base = self.revision
-        self._truncated_before = bool(self._rows.spare)
 
 
 def matches(row: ConnectionInfo, version: str | None, route: str | None) -> bool:

@@ -1,5 +1,5 @@
 """
-Whom a node that watches asks for figures, when it asks again, and for how many rows.
+Which nodes a node with viewers asks for their reports, when it asks again, and for how many rows.
 
 Reports are large, so only a few are asked for at the same time, and the answers are not lost in a flood of them. Time
 is an argument, in seconds.

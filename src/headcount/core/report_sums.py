@@ -2,9 +2,9 @@
 The sums of what the nodes of a fleet report: totals, labels and rows.
 
 What each node reported is kept beside the sums, so that a newer report replaces it: O(labels that changed), whatever
-the number of nodes. Which reports are applied, core/fleet.py decides.
+the number of nodes. Which reports are applied, core/fleet_figures.py decides.
 
-Tests: tests/core/test_fleet.py.
+Tests: tests/core/test_fleet_figures.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -36,6 +36,8 @@ class NodeReport(msgspec.Struct):
     """Ids of its rows that are kept; None: its rows are not known."""
     rows_dropped: bool = False
     """Some of its rows found no place."""
+    serves: str = ""
+    """The version that it serves; empty: it has not said."""
     truncated: bool = False
     """It reported more labels than are held; the rest is under `(other)`."""
 

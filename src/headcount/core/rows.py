@@ -7,7 +7,7 @@ A bounded choice of rows out of many, kept up to date in O(1) for each row that 
 An entry is a row (`Rows`), or something that has one (`Registry`). A row beyond both is not kept, and `overflowed` says
 so: only its owner can name it again.
 
-Tests: tests/core/test_registry.py, tests/core/test_fleet.py, tests/core/test_publication.py.
+Tests: tests/core/test_registry.py, tests/core/test_fleet_figures.py, tests/core/test_publication.py.
 """
 
 from typing import Generic, NamedTuple, TypeVar

@@ -9,11 +9,24 @@ Source: protocol/README.md#stats-delta
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+
+AbsenceState: TypeAlias = Literal["vanished", "cut-off", "leaving", "unanswered"]
+"""
+Why connections are unaccounted for. `vanished`: the node fell silent and may have died. `cut-off`: the node is known to
+live, and cannot be heard. `leaving`: the node left properly and told its pages to reconnect. `unanswered`: the node
+lives and ended the streams of pages that did not answer or read, and may be frozen.
+"""
+
+
+ABSENCE_STATES: Final[tuple[AbsenceState, ...]] = ("vanished", "cut-off", "leaving", "unanswered")
+
+ENDED_STATES: Final = frozenset({"leaving", "unanswered"})
+"""The node itself ended the streams, so these connections are not in its report."""
 
 
 class ConnectionInfo(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -29,11 +42,15 @@ class ConnectionInfo(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     hidden: bool = False
 
 
-class Nodes(msgspec.Struct, frozen=True, gc=False):
-    """How many nodes report, of how many that should."""
+class Nodes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """
+    How many nodes report, of how many that should. `versions` says how many serve which version, as far as they say;
+    None: the server is older than that.
+    """
 
     reporting: int
     expected: int
+    versions: Mapping[str, int] | None = None
 
 
 class NodeShare(msgspec.Struct, frozen=True, gc=False):
@@ -53,6 +70,35 @@ class NodeShare(msgspec.Struct, frozen=True, gc=False):
     silent: float
 
 
+class Absence(msgspec.Struct, frozen=True, gc=False):
+    """
+    The unaccounted connections of one node.
+
+    Attributes:
+        node: Its id.
+        total: How many have not come back; None: nobody knows.
+        versions: `{version: count}` of those, as far as they are known.
+        state: Why.
+        since: When the node was heard last, in ms since 1970 by the clock of the node that answers.
+    """
+
+    node: str
+    total: int | None = None
+    versions: Mapping[str, int] = MappingProxyType({})
+    state: AbsenceState = "vanished"
+    since: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the wire's shape."""
+        return {
+            "node": self.node,
+            "total": self.total,
+            "versions": dict(self.versions),
+            "state": self.state,
+            "since": self.since,
+        }
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """
     The figures at one revision. Immutable: maps are read-only views, the list is a tuple.
@@ -65,7 +111,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         revision: Grows with every change.
         connections_truncated: There are more connections than rows.
         nodes: Whose share is in the figures.
-        partial: Somebody's share is missing.
+        partial: Connections of at least one node are missing, or unaccounted for.
+        absences: Nodes whose connections are unaccounted for. The totals do not contain those.
+        current_version: The version that was declared current, else the one that all nodes serve; None: not known.
     """
 
     total: int = 0
@@ -76,6 +124,17 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     connections_truncated: bool = False
     nodes: Nodes = Nodes(1, 1)
     partial: bool = False
+    absences: tuple[Absence, ...] = ()
+    current_version: str | None = None
+
+    @property
+    def unaccounted(self) -> int:
+        """Connections that are unaccounted for, as far as their number is known."""
+        return sum(absence.total or 0 for absence in self.absences)
+
+    def known_version(self, told: str | None) -> str | None:
+        """Return the current version, None if it is not known; `told` if the server's figures do not say."""
+        return told if self.nodes.versions is None else self.current_version
 
     def to_dict(self) -> dict[str, Any]:
         """Return the wire's shape: plain JSON values, camelCase keys. O(size)."""
@@ -88,6 +147,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
             "connectionsTruncated": self.connections_truncated,
             "nodes": msgspec.to_builtins(self.nodes),
             "partial": self.partial,
+            **({} if self.current_version is None else {"currentVersion": self.current_version}),
+            **unaccounted_fields(self.absences),
         }
 
 
@@ -97,7 +158,8 @@ class StatsDelta(NamedTuple):
 
     `removed` ids are taken out before `set` rows are put in. `moved` are the ids of those rows in `set` that were there
     before and have only another route: for a viewer that does not see routes, they did not change.
-    `connections_truncated`, `nodes` and `partial` are None when they did not change.
+    `connections_truncated`, `nodes`, `partial` and `absences` are None when they did not change, `current_version` is
+    UNSET.
     """
 
     base: int
@@ -111,6 +173,18 @@ class StatsDelta(NamedTuple):
     nodes: Nodes | None = None
     partial: bool | None = None
     moved: frozenset[str] = frozenset()
+    absences: tuple[Absence, ...] | None = None
+    current_version: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+def unaccounted_fields(absences: tuple[Absence, ...]) -> dict[str, Any]:
+    """Return the fields of the wire that say which connections are unaccounted for; none without any."""
+    if not absences:
+        return {}
+    return {
+        "unaccounted": sum(absence.total or 0 for absence in absences),
+        "absences": [absence.to_dict() for absence in absences],
+    }
 
 
 def is_move(before: ConnectionInfo | None, after: ConnectionInfo) -> bool:
@@ -147,6 +221,10 @@ def apply(stats: Stats, delta: StatsDelta) -> Stats:
         connections_truncated=_or(delta.connections_truncated, stats.connections_truncated),
         nodes=_or(delta.nodes, stats.nodes),
         partial=_or(delta.partial, stats.partial),
+        absences=_or(delta.absences, stats.absences),
+        current_version=(
+            stats.current_version if isinstance(delta.current_version, msgspec.UnsetType) else delta.current_version
+        ),
     )
 
 

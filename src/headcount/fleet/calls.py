@@ -38,6 +38,19 @@ CommandHandler: TypeAlias = Callable[[fleet_messages.Command], Awaitable[fleet_m
 """Runs another node's command. Never raises."""
 
 
+class Answers(NamedTuple):
+    """
+    What came of a question to all nodes.
+
+    Attributes:
+        answers: Those that came in time.
+        asked: How many other nodes were asked; None: the backend cannot tell at the moment who there is.
+    """
+
+    answers: list[fleet_messages.Answer]
+    asked: int | None
+
+
 class NoAnswer(UnknownConnection):
     """The other node may live, and was not reached or did not answer. Clients take it for gone, and open a stream."""
 
@@ -72,13 +85,19 @@ class Caller(Protocol):
             Busy: Too many questions wait already.
         """
 
-    async def call_all(
-        self, make: Callable[[int], fleet_messages.Command], timeout: float
-    ) -> list[fleet_messages.Answer]:
+    async def call_all(self, make: Callable[[int], fleet_messages.Command], timeout: float) -> Answers:
         """Send all nodes a command, and return the answers that came in time."""
 
-    async def other_nodes(self) -> list[str]:
-        """Return the ids of all other nodes that seem to live."""
+    async def other_nodes(self) -> list[str] | None:
+        """Return the ids of all other nodes that seem to live; None: the backend cannot tell at the moment."""
+
+    async def may_live(self, node: str) -> bool:
+        """
+        Say whether a node that was not found may be there all the same.
+
+        It may unless the backend says for certain that it is not: that it left, was forgotten, or never was there. A
+        node that the backend has lost may go on to serve its streams.
+        """
 
 
 class NoCaller:
@@ -105,13 +124,47 @@ class NoCaller:
         self,
         make: Callable[[int], fleet_messages.Command],  # noqa: ARG002
         timeout: float,  # noqa: ARG002
-    ) -> list[fleet_messages.Answer]:
+    ) -> Answers:
         """Return no answer."""
-        return []
+        return Answers([], 0)
 
-    async def other_nodes(self) -> list[str]:
+    async def other_nodes(self) -> list[str] | None:
         """Return no node."""
         return []
+
+    async def may_live(self, node: str) -> bool:  # noqa: ARG002
+        """Return False: there are no other nodes."""
+        return False
+
+
+class NotJoined(NoCaller):
+    """A `Caller` of a node that has other nodes and has not joined them yet: nothing about them is known."""
+
+    async def call(
+        self,
+        node: str,  # noqa: ARG002
+        make: Callable[[int], fleet_messages.Command],  # noqa: ARG002
+        timeout: float = TIMEOUT,  # noqa: ARG002
+        number: int | None = None,  # noqa: ARG002
+    ) -> fleet_messages.Answer:
+        """Raise NoAnswer: there may be such a node."""
+        raise NoAnswer(UNKNOWN_HANDLE)
+
+    async def call_all(
+        self,
+        make: Callable[[int], fleet_messages.Command],  # noqa: ARG002
+        timeout: float,  # noqa: ARG002
+    ) -> Answers:
+        """Return no answer, of nobody knows how many nodes."""
+        return Answers([], None)
+
+    async def other_nodes(self) -> list[str] | None:
+        """Return None."""
+        return None
+
+    async def may_live(self, node: str) -> bool:  # noqa: ARG002
+        """Return True."""
+        return True
 
 
 _Outcome: TypeAlias = fleet_messages.Answer | UnknownConnection
@@ -130,12 +183,12 @@ class Calls:
 
     Args:
         channel: To the other nodes.
-        handle_command: Runs another node's command.
+        run_command: Runs another node's command.
     """
 
-    def __init__(self, channel: Channel, handle_command: CommandHandler) -> None:
+    def __init__(self, channel: Channel, run_command: CommandHandler) -> None:
         self._channel = channel
-        self._handle_command = handle_command
+        self._run_command = run_command
         self._numbers = itertools.count(1)
         self._open: dict[int, _Open] = {}
         self._running = Tasks()
@@ -165,17 +218,21 @@ class Calls:
         self,
         make: Callable[[int], fleet_messages.Command],
         timeout: float,
-    ) -> list[fleet_messages.Answer]:
+    ) -> Answers:
         """See `Caller`."""
         if not self._channel.active:
-            return []
+            return Answers([], None)
         return await self._channel.run(self._call_all(make, timeout))
 
-    async def other_nodes(self) -> list[str]:
+    async def other_nodes(self) -> list[str] | None:
         """See `Caller`."""
         if not self._channel.active:
-            return []
+            return None
         return await self._channel.run(self._other_nodes())
+
+    async def may_live(self, node: str) -> bool:
+        """See `Caller`."""
+        return not self._channel.active or await self._channel.run(self._may_live(node))
 
     async def call_some(
         self,
@@ -201,7 +258,7 @@ class Calls:
         if isinstance(message, fleet_messages.Answer):
             question = self._open.get(message.re)
             if question is not None and question.node == message.node:
-                self._settle(message.re, message)
+                self._resolve(message.re, message)
         elif len(self._running) < MAX_RUNNING:  # else the other node gives up by itself
             self._running.start(self._serve(message))
 
@@ -209,7 +266,7 @@ class Calls:
         """Give up the questions to a node that is gone. In the backend's loop."""
         for number, question in list(self._open.items()):
             if question.node == node:
-                self._settle(number, UnknownConnection(UNKNOWN_HANDLE))
+                self._resolve(number, UnknownConnection(UNKNOWN_HANDLE))
 
     def _notify(self, node: str, message: fleet_messages.Command) -> None:
         if len(self._notices) < MAX_NOTICES:
@@ -219,9 +276,20 @@ class Calls:
         if await self._channel.knows(node):
             self._channel.send(node, message)
 
-    async def _other_nodes(self) -> list[str]:
+    async def _other_nodes(self) -> list[str] | None:
         members = await self._channel.members()
-        return sorted(node for node in members or () if node != self._channel.node)
+        return None if members is None else sorted(node for node in members if node != self._channel.node)
+
+    async def _may_live(self, node: str) -> bool:
+        others, backend = await self._other_nodes(), self._channel.backend
+        if others is None or node in others or backend is None:
+            return True
+        # Its sign of life is gone. Its tally stays until it leaves, or counts as gone.
+        entries = await backend.tallies.entries((node,))
+        if entries is None or not backend.tallies.complete:
+            return True
+        entry = entries.get(node)
+        return entry is not None and entry.lives is not False and not (entry.tally.left or entry.tally.forgotten)
 
     async def _call(
         self, node: str, make: Callable[[int], fleet_messages.Command], limit: float, number: int | None
@@ -230,10 +298,9 @@ class Calls:
             raise Busy("Too many requests for connections of other servers are waiting; try again.")
         return await self._ask(node, make, limit, self.next_number() if number is None else number)
 
-    async def _call_all(
-        self, make: Callable[[int], fleet_messages.Command], limit: float
-    ) -> list[fleet_messages.Answer]:
-        return await self.call_some(await self._other_nodes(), make, limit)
+    async def _call_all(self, make: Callable[[int], fleet_messages.Command], limit: float) -> Answers:
+        others = await self._other_nodes()
+        return Answers(await self.call_some(others or (), make, limit), None if others is None else len(others))
 
     async def _ask(
         self, node: str, make: Callable[[int], fleet_messages.Question], limit: float, number: int
@@ -242,9 +309,10 @@ class Calls:
         self._open[number] = _Open(node, future)
         try:
             async with asyncio.timeout(limit):
-                if not await self._channel.knows(node):
-                    raise UnknownConnection(UNKNOWN_HANDLE)
-                self._channel.send(node, make(number), lambda: self._settle(number, NoAnswer(UNKNOWN_HANDLE)))
+                known = await self._channel.knows(node)
+                if not known:
+                    raise (NoAnswer if known is None else UnknownConnection)(UNKNOWN_HANDLE)
+                self._channel.send(node, make(number), lambda: self._resolve(number, NoAnswer(UNKNOWN_HANDLE)))
                 outcome = await future
         except TimeoutError:
             raise NoAnswer(UNKNOWN_HANDLE) from None
@@ -254,12 +322,12 @@ class Calls:
             raise outcome
         return outcome
 
-    def _settle(self, number: int, outcome: _Outcome) -> None:
+    def _resolve(self, number: int, outcome: _Outcome) -> None:
         question = self._open.get(number)
         if question is not None and not question.outcome.done():
             question.outcome.set_result(outcome)
 
     async def _serve(self, command: fleet_messages.Command) -> None:
-        answer = await self._handle_command(command)
+        answer = await self._run_command(command)
         if command.re:
             self._channel.send(command.node, answer)

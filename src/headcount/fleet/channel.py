@@ -84,9 +84,9 @@ class Channel:
         """Return the ids of all other nodes that seem to live, or None when the backend cannot tell at the moment."""
         return None if self.backend is None else await self.backend.members()
 
-    async def knows(self, node: str) -> bool:
-        """Say whether there is another node with this id."""
-        return self.backend is not None and node != self.node and await self.backend.knows(node)
+    async def knows(self, node: str) -> bool | None:
+        """Say whether there is another node with this id, or None when the backend cannot tell at the moment."""
+        return await self.backend.knows(node) if self.backend is not None and node != self.node else False
 
     def call(self, call: Callable[[], object]) -> None:
         """Call a function in the backend's loop: at once if that is the running one. A closed loop drops the call."""
@@ -98,6 +98,6 @@ class Channel:
         assert self.loop is not None
         return await run_in_loop(self.loop, coroutine)
 
-    def start_task(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def start_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine in a task of its own. In the backend's loop."""
-        self.tasks.start(coroutine, self.loop)
+        return self.tasks.start(coroutine, self.loop)

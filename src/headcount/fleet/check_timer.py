@@ -7,7 +7,7 @@ Tests: tests/fleet/backends/test_conformance.py, tests/core/test_liveness.py.
 import asyncio
 from collections.abc import Callable
 
-from ..core.liveness import TickWatch
+from ..core.liveness import LatenessMonitor
 from .channel import Channel
 
 
@@ -25,7 +25,7 @@ class CheckTimer:
         self._channel = channel
         self._clock = clock
         self._tick = tick
-        self._watch = TickWatch()
+        self._lateness = LatenessMonitor()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -37,7 +37,7 @@ class CheckTimer:
         """Begin to tick. Idempotent. In the backend's loop."""
         if self._timer is None and self._channel.backend is not None and self._channel.loop is not None:
             step = min(0.25, self._channel.heartbeat / 4)
-            self._watch.expect(self._clock() + step)
+            self._lateness.expect(self._clock() + step)
             self._timer = self._channel.loop.call_later(step, self._run)
 
     def stop(self) -> None:
@@ -45,16 +45,16 @@ class CheckTimer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._watch.stop()
+        self._lateness.stop()
 
     def lateness(self) -> float:
         """Return by how many seconds the tick is late, once; 0.0 for what is tolerated."""
-        return self._watch.lateness(self._clock())
+        return self._lateness.lateness(self._clock())
 
     def _run(self) -> None:
         self._timer = None
-        # The watch goes on until the tick is over: `tick` asks for the lateness first.
+        # Not stopped before the tick is over: `tick` asks for the lateness first.
         if self._tick(self._clock()):
             self.start()
         else:
-            self._watch.stop()
+            self._lateness.stop()

@@ -47,7 +47,7 @@ class CommandHandlers:
         self._pending = pending
         self._check_from_description = check_from_description
 
-    async def handle_command(self, command: fleet_messages.Command) -> fleet_messages.Answer:
+    async def run_command(self, command: fleet_messages.Command) -> fleet_messages.Answer:
         """Run another node's command. Never raises but for cancellation."""
         try:
             return await self._dispatch(command)
@@ -64,16 +64,18 @@ class CommandHandlers:
         ok, count = True, 0
         match command:
             case fleet_messages.Navigate(handle=handle, route=route):
-                node.handle(node.find(handle), messages.RouteUpdate(messages.checked_route(route)), _no_check)
+                node.on_message(node.find(handle), messages.RouteUpdate(messages.checked_route(route)), _no_check)
             case fleet_messages.ReportTabs(handle=handle, set=tabs, remove=remove):
-                node.handle(node.find(handle), messages.checked_tabs(tabs, remove), _no_check)
+                report = messages.checked_tabs(tabs, remove)
+                if not node.remove_held_tabs(handle, report):
+                    node.on_message(node.find(handle), report, _no_check)
             case fleet_messages.Unsubscribe(handle=handle):
-                node.handle(node.find(handle), messages.UnsubscribeStats(), _no_check)
-            case fleet_messages.Replace(handle=handle):
-                ok = node.replace_here(handle)
+                node.on_message(node.find(handle), messages.UnsubscribeStats(), _no_check)
+            case fleet_messages.Replace(handle=handle, cut=cut_after):
+                ok = node.replace_here(handle, cut_after)
             case fleet_messages.Subscribe(handle=handle, deltas=deltas):
                 check = RemoteCheck(self._remote, command.node, command.re, self._check_from_description)
-                deciding = node.handle(node.find(handle), messages.SubscribeStats(deltas), lambda: check)
+                deciding = node.on_message(node.find(handle), messages.SubscribeStats(deltas), lambda: check)
                 if deciding is not None:
                     await deciding
                     count = 1
@@ -86,14 +88,14 @@ class CommandHandlers:
             case fleet_messages.Release(version=version, number=number):
                 count = node.release_here(parse_version(version), number)
             case fleet_messages.Revoke(id=connection_id):
-                ok = node.revoke_here(connection_id)
+                ok = await node.revoke_here(connection_id)
             case fleet_messages.Page(version=version, route=route, limit=limit, after=after):
                 limit = min(limit, MAX_PAGE)
-                page = node.listing.page(version=version, route=route, limit=limit, after=after)
+                page = node.page_here(version=version, route=route, limit=limit, after=after)
                 return fleet_messages.Answer(node=node.id, re=command.re, rows=tuple(page.rows), next=page.next)
             case fleet_messages.SortedPage(sort=sort, version=version, route=route, limit=limit, after=position):
                 order = paging.parse_order(sort)
-                found = await node.listing.sorted_page(
+                found = await node.sorted_page_here(
                     order, version=version, route=route, limit=min(limit, MAX_PAGE), after=position
                 )
                 following = 1 if found.more else None

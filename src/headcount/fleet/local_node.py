@@ -4,7 +4,7 @@ What the fleet needs of the node that it belongs to, as protocols: fleet/ import
 Tests: tests/fleet/backends/test_two_sites.py.
 """
 
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from ..authorization.authorizer import AuthorizationCheck, Grant
@@ -33,35 +33,14 @@ class FigureSource(Protocol):
     def revision(self) -> int:
         """Number of changes so far."""
 
-    def watch(self) -> None:
-        """Start to note changes for `drain_changes()`."""
-
-    def unwatch(self) -> None:
-        """Stop noting changes."""
+    def note_changes(self, *, on: bool) -> None:
+        """Start or stop noting changes for `drain_changes()`."""
 
     def drain_changes(self) -> StatsDelta | None:
         """Return what changed since the last time, or None."""
 
     def snapshot(self) -> Stats:
         """Return the figures now."""
-
-
-class Listing(Protocol):
-    """The connections of one node as pages."""
-
-    def page(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
-        """Return a page, oldest first."""
-
-    async def sorted_page(
-        self,
-        order: paging.Order,
-        *,
-        version: str | None,
-        route: str | None,
-        limit: int,
-        after: paging.Position | None,
-    ) -> paging.SortedRows:
-        """Return the first connections after a position in an order."""
 
 
 class CommandTarget(Protocol):
@@ -74,7 +53,7 @@ class CommandTarget(Protocol):
     def find(self, handle: str) -> Any:
         """Return the stream that a secret handle names; raises UnknownConnection."""
 
-    def handle(
+    def on_message(
         self, session: Any, message: messages.ClientMessage, make_check: Callable[[], AuthorizationCheck], /
     ) -> Coroutine[Any, Any, None] | None:
         """Do what a client asks on its stream; the coroutine, if any, decides a subscription."""
@@ -85,14 +64,27 @@ class CommandTarget(Protocol):
     def deliver_all(self, payload: Payload, *, version: str | None, route: str | None) -> int:
         """Send all connections a message, or those of one version or route. Returns to how many."""
 
-    @property
-    def listing(self) -> Listing:
-        """The node's connections as pages."""
+    def page_here(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
+        """Return a page of the node's connections, oldest first."""
 
-    def replace_here(self, handle: str) -> bool:
-        """End a stream because a new one takes its place. Returns whether there was one."""
+    async def sorted_page_here(
+        self,
+        order: paging.Order,
+        *,
+        version: str | None,
+        route: str | None,
+        limit: int,
+        after: paging.Position | None,
+    ) -> paging.SortedRows:
+        """Return the node's first connections after a position in an order."""
 
-    def revoke_here(self, connection_id: str) -> bool:
+    def remove_held_tabs(self, handle: str, report: messages.Tabs) -> bool:
+        """Do what the last report of a shared stream says after its end. Returns False if it left no tabs here."""
+
+    def replace_here(self, handle: str, cut_after: float = 0.0) -> bool:
+        """End a stream because a new one takes its place; note what its client reports. Returns if there was one."""
+
+    async def revoke_here(self, connection_id: str) -> bool:
         """Withdraw a viewer's right. Returns whether it had one."""
 
     def release_here(self, version: str, number: int) -> int:
@@ -110,20 +102,6 @@ class ListeningSocket(Protocol):
         """It still listens."""
 
 
-class Admission(Protocol):
-    """Whether a node admits streams, and by which sockets they come."""
-
-    @property
-    def draining(self) -> bool:
-        """The application drains all streams."""
-
-    def adopt(self, server: tuple[Any, ...] | None) -> ListeningSocket | None:
-        """Return the listening socket behind an ASGI scope's `server` value, if it can be found."""
-
-    def addresses(self, server: tuple[Any, ...]) -> list[str]:
-        """Return the addresses of the listening sockets behind an ASGI scope's `server` value."""
-
-
 class LocalNode(CommandTarget, Protocol):
     """What membership uses of a node, beside what the command handlers do."""
 
@@ -132,18 +110,31 @@ class LocalNode(CommandTarget, Protocol):
         """Checked settings."""
 
     @property
+    def clock(self) -> Callable[[], float]:
+        """Returns monotonic seconds."""
+
+    @property
     def ordinal(self) -> int:
         """Which of the nodes of one base path in one process it is."""
 
-    @property
-    def admission(self) -> Admission:
-        """Whether it admits streams, and by which sockets they come."""
+    def refresh_absences(self) -> None:
+        """Let the registry say which connections of this node are unaccounted for. The lock is held."""
 
     @property
-    def sessions(self) -> Collection[object]:
-        """The open streams."""
+    def draining(self) -> bool:
+        """The application drains all streams."""
 
-    def use(self, figures: FigureSource | None) -> None:
+    def find_listener(self, server: tuple[Any, ...] | None) -> ListeningSocket | None:
+        """Return the listening socket behind an ASGI scope's `server` value, if it can be found."""
+
+    def addresses(self, server: tuple[Any, ...]) -> list[str]:
+        """Return the addresses of the listening sockets behind an ASGI scope's `server` value."""
+
+    @property
+    def is_idle(self) -> bool:
+        """No stream is open."""
+
+    def use_figures(self, figures: FigureSource | None) -> None:
         """Take the figures from another source from now on; None: from this node's connections."""
 
     @property

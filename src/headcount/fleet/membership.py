@@ -9,13 +9,14 @@ import multiprocessing
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ..config import without_password
 from ..errors import ConfigError
-from .calls import CommandHandler
+from .calls import CommandHandler, NotJoined
 from .command_handlers import CommandHandlers
 from .local_node import ListeningSocket, LocalNode
 from .no_fleet import NoFleet
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 LISTENER_INTERVAL: Final = 0.05
 """Seconds between two looks at the listening socket while there is no page."""
+
+RETRY_AFTER: Final = 1.0
+"""Seconds after which a node that could not meet the other workers tries again, with the next request; then twice as
+many each time, because a try looks at all open files."""
 
 logger = logging.getLogger("headcount")
 
@@ -41,7 +46,7 @@ class Membership:
     """
 
     def __init__(self, node: LocalNode, make_view: Callable[[CommandHandler], FleetView]) -> None:
-        self.view: FleetView | NoFleet = NoFleet()
+        self.view: FleetView | NoFleet = NoFleet(node.refresh_absences)
         """The fleet as this node sees it."""
         self.among_workers = False
         """The starter of this process says that it is one of several workers, should that not be visible."""
@@ -53,6 +58,11 @@ class Membership:
         self._handlers = CommandHandlers(node, self.remote, pending, node.check_from_description)
         self._seen: dict[Any, ListeningSocket | None] = {}
         """`server` values of the requests so far, and the listening socket that was found behind each."""
+        self._lock = threading.Lock()
+        """Held by the request that joins: others may come at the same time, in other loops."""
+        self._retry_at: float | None = None
+        """When to try again to meet the other workers; None: they were met, or nobody has tried."""
+        self._retry_after = RETRY_AFTER
         backend = node.config.backend
         self._single = backend == "memory" or not node.config.connection_tracking
         if not self._single and backend not in ("auto", "local"):
@@ -62,6 +72,13 @@ class Membership:
             except ImportError:
                 raise ConfigError("The backend needs redis; run: pip install 'headcount[redis]'") from None
             check(backend, without_password(backend))
+        if not self._single and (backend != "auto" or several_workers()):
+            self.remote.calls = NotJoined()
+
+    @property
+    def is_to_join(self) -> bool:
+        """There are other nodes, and no request has shown yet how to join them."""
+        return isinstance(self.remote.calls, NotJoined)
 
     def join(self, server: Any) -> None:
         """
@@ -72,17 +89,35 @@ class Membership:
         """
         if self._single:
             return
-        key = tuple(server) if server else None
-        loop_closed = isinstance(self.view, FleetView) and self.view.loop is not None and self.view.loop.is_closed()
-        if key in self._seen and not loop_closed and (self.view.active or not self._listens_anew(key)):
+        key = tuple(server or ())
+        if self._has_joined(key):
             return
-        if loop_closed:
+        with self._lock:
+            if not self._has_joined(key):
+                self._join(key)
+
+    def _has_joined(self, key: Any) -> bool:
+        """Say whether a request by an address that is known, or not, changes nothing."""
+        if key not in self._seen or self._loop_closed():
+            return False
+        if self.view.active:
+            return True
+        if self._retry_at is not None and self._node.clock() >= self._retry_at:
+            return False
+        return not self._listens_anew(key)
+
+    def _loop_closed(self) -> bool:
+        return isinstance(self.view, FleetView) and self.view.loop is not None and self.view.loop.is_closed()
+
+    def _join(self, key: Any) -> None:
+        if self._loop_closed():
             self._seen.clear()
-        self._seen[key] = self._node.admission.adopt(key)
+        listener = self._node.find_listener(key)
         if self._node.config.backend in ("auto", "local"):
-            self._join_workers(self._node.admission.addresses(key) if key is not None else [])
+            self._join_workers(self._node.addresses(key))
         elif not self.view.active:
             self._join_redis()
+        self._seen[key] = listener  # last: who comes meanwhile waits until this node has joined
 
     async def leave(self) -> None:
         """Leave the fleet."""
@@ -111,11 +146,14 @@ class Membership:
                 name = f"{self._fleet_name}\n{self._node.ordinal}"
                 backend = LocalBackend(self._node.id, name, addresses[0])
                 view.start(backend)
-                self._node.use(view)
+                self._node.use_figures(view)
+            self._retry_at, self._retry_after = None, RETRY_AFTER
             for address in addresses:
                 view.channel.call(partial(self._meet, backend, address))
         except OSError as error:
             self._cannot_meet(error)
+            self._retry_at = self._node.clock() + self._retry_after
+            self._retry_after *= 2
 
     def _meet(self, backend: "LocalBackend", address: str) -> None:
         """Meet the workers of another address, in the backend's loop."""
@@ -131,18 +169,19 @@ class Membership:
             logger.debug("Fleet: not looking for other workers: %s", error)
             if isinstance(self.view, FleetView) and not self.view.active:
                 self.view.abandon()
-                self._set_view(NoFleet())
-                self._node.use(None)
+                self._set_view(NoFleet(self._node.refresh_absences))
+                self._node.use_figures(None)
             return False
-        logger.error(
-            "Fleet: the workers of this machine cannot find one another, so each counts its own pages only and marks "
-            "its figures partial: %s. Give them a directory that they share, by XDG_RUNTIME_DIR or TMPDIR; or set "
-            "backend='redis://…'; or, if there is only one worker, backend='memory'.",
-            error,
-        )
+        if self._retry_at is None:  # else that was said at the first try
+            logger.error(
+                "Fleet: the workers of this machine cannot find one another, so each counts its own pages only and "
+                "marks its figures partial: %s. Give them a directory that they share, by XDG_RUNTIME_DIR or TMPDIR; "
+                "or set backend='redis://…'; or, if there is only one worker, backend='memory'.",
+                error,
+            )
         view = self._ensure_view()
-        view.cut_off()
-        self._node.use(view)
+        view.mark_disconnected()
+        self._node.use_figures(view)
         return True
 
     def _join_redis(self) -> None:
@@ -151,8 +190,8 @@ class Membership:
         config = self._node.config
         view = self._ensure_view()
         view.start(RedisBackend(self._node.id, config.backend, self._fleet_name, without_password(config.backend)))
-        self._node.use(view)
-        self._watch_listener()
+        self._node.use_figures(view)
+        self._check_listener()
 
     @property
     def _fleet_name(self) -> str:
@@ -161,7 +200,7 @@ class Membership:
     def _ensure_view(self) -> FleetView:
         if isinstance(self.view, FleetView):
             return self.view
-        view = self._make_view(self._handlers.handle_command)
+        view = self._make_view(self._handlers.run_command)
         self._set_view(view)
         return view
 
@@ -171,24 +210,24 @@ class Membership:
 
     def _is_ending(self) -> bool:
         """Say whether no server of this process accepts connections any more."""
-        if self._node.admission.draining:
+        if self._node.draining:
             return True
         # Asked anew: a server may have been started again at the address of one that stopped.
-        listeners = [each for each in map(self._node.admission.adopt, list(self._seen)) if each is not None]
+        listeners = [each for each in map(self._node.find_listener, list(self._seen)) if each is not None]
         return bool(listeners) and not any(each.open for each in listeners)
 
     def _listens_anew(self, key: Any) -> bool:
         """Say whether another server listens where the one did that this node left the fleet with."""
-        listener = self._node.admission.adopt(key)
-        return listener is not None and listener is not self._seen[key] and not self._node.admission.draining
+        listener = self._node.find_listener(key)
+        return listener is not None and listener is not self._seen[key] and not self._node.draining
 
-    def _watch_listener(self) -> None:
+    def _check_listener(self) -> None:
         # With pages, their timers notice. Without any, a server that stops gives no sign, and a tenth of a second.
         if not isinstance(self.view, FleetView) or not self.view.active or self.view.loop is None:
             return
-        if not self._node.sessions:
+        if self._node.is_idle:
             self.leave_if_ending()
-        self.view.loop.call_later(LISTENER_INTERVAL, self._watch_listener)
+        self.view.loop.call_later(LISTENER_INTERVAL, self._check_listener)
 
 
 def several_workers() -> bool:

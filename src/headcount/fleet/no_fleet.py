@@ -4,30 +4,55 @@ The fleet of a node that knows of no other nodes: nothing to ask, no node to tel
 Tests: tests/asgi/test_figures.py.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from ..core.stats import NodeShare
 from .calls import NoCaller
 
 
 class NoFleet:
-    """The view of a node that knows of no other nodes: its own registry is all there is."""
+    """
+    The view of a node that knows of no other nodes: its own registry is all there is.
+
+    Args:
+        refresh_absences: Brings the registry's absences up to date.
+    """
 
     active = False
     ready = True
-    knows_the_fleet = True
+    was_connected = True
+    current_version: str | None = None
     report_age = 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, refresh_absences: Callable[[], None] = lambda: None) -> None:
         self.calls = NoCaller()
+        self._refresh_absences = refresh_absences
 
     def shares(self) -> list[NodeShare]:
         """Return nothing: the node's own share is in its registry."""
         return []
 
-    def listen_if_cheap(self) -> None:
+    def sync(self) -> None:
+        """Bring the node's own absences up to date. The lock is held."""
+        self._refresh_absences()
+
+    def publish_departures_soon(self) -> None:
         """Do nothing."""
 
-    def absorb(self) -> None:
+    def gave_up(self) -> None:
+        """Do nothing: the node's registry says so."""
+
+    def page_returned(self, handle: str, version: str) -> None:
         """Do nothing."""
+
+    async def forget(self, node: str) -> bool:  # noqa: ARG002
+        """Return False: there is no such node."""
+        return False
+
+    async def history(self) -> dict[str, Any] | None:
+        """Return None: this node keeps its own."""
+        return None
 
     def publish_soon(self) -> None:
         """Do nothing."""
@@ -35,7 +60,7 @@ class NoFleet:
     def touch(self, *, rows: bool, linger: float | None = None) -> None:
         """Do nothing."""
 
-    def reserve_version(self, version: str) -> None:
+    def declare(self, version: str) -> None:
         """Do nothing."""
 
     def viewers_changed(self) -> None:
@@ -48,4 +73,7 @@ class NoFleet:
         """Do nothing."""
 
     def leave_soon(self) -> None:
+        """Do nothing."""
+
+    async def wait_left(self) -> None:
         """Do nothing."""

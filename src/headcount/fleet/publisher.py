@@ -1,5 +1,5 @@
 """
-To whom this node publishes its figures: the nodes that watch it, for as long as they do.
+To whom this node publishes its figures: the nodes with viewers, for as long as those watch.
 
 core/publish_schedule.py says who and when, core/publication.py says what; here are the timer and the messages.
 
@@ -32,10 +32,12 @@ class Publisher:
         channel: To the other nodes.
         own_share: Where the changes come from.
         publication: What the other nodes get.
+        version: The version that this node serves.
         releases: Which version was declared current.
         lock: The node's.
         clock: Monotonic seconds.
-        start_ticking: Called when there is a watcher, so that `tick` is called from then on.
+        start_ticking: Called when another node has asked for figures, so that `tick` is called from then on.
+        publish_first: Publishes what must be known before figures go down.
     """
 
     def __init__(
@@ -43,29 +45,33 @@ class Publisher:
         channel: Channel,
         own_share: OwnShare,
         publication: Publication,
+        version: str,
         releases: Releases,
         lock: threading.RLock,
         clock: Callable[[], float],
         start_ticking: Callable[[], None],
+        publish_first: Callable[[], None],
     ) -> None:
         self.schedule = PublishSchedule()
         self.publication = publication
         self._channel = channel
         self._own_share = own_share
+        self._version = version
         self._releases = releases
         self._lock = lock
         self._clock = clock
         self._start_ticking = start_ticking
+        self._publish_first = publish_first
         self._timer: asyncio.TimerHandle | None = None
         self._logged_too_large = False
 
     def publish_soon(self) -> None:
-        """Publish what changed here, if anything did and another node watches. From any loop, after every change."""
+        """Publish what changed here, if another node has asked for it. From any loop, after every change."""
         if self.schedule and self._own_share.pending:
             self._channel.call(self._schedule)
 
     def on_interest(self, interest: fleet_messages.Interest) -> None:
-        """Note that a node watches this one, or does not any more."""
+        """Note that a node asks for the figures of this one, or does not any more."""
         if self.schedule.receive(interest, self._clock()):
             self._interests_changed()
 
@@ -77,14 +83,17 @@ class Publisher:
     def on_report_request(self, request: fleet_messages.ReportRequest) -> None:
         """Send a node the whole report."""
         if request.node not in self.schedule and self._channel.backend is not None:
-            # The node watches, so its interest was lost, or is still on its way.
+            # Its interest was lost, or is still on its way.
             ttl = 3 * self._channel.heartbeat
             self.on_interest(fleet_messages.Interest(node=request.node, ttl=ttl, interval=1.0, rows=request.rows))
-        self._own_share.absorb()
+        self._own_share.sync()
         if request.rows > self.publication.rows:
             self._show_rows(request.rows)
         report = self.publication.report(
-            self._own_share.registry.snapshot(), rows=request.rows > 0, released=self._releases.released
+            self._own_share.registry.snapshot(),
+            rows=request.rows > 0,
+            released=self._releases.released,
+            serves=self._version,
         )
         data = fleet_messages.encode(report)
         while report.rows and len(data) > fleet_messages.MAX_BYTES:
@@ -102,20 +111,22 @@ class Publisher:
 
     def on_flush_request(self, request: fleet_messages.FlushRequest) -> None:
         """Publish now what is pending, and answer with its sequence number."""
-        self._own_share.absorb()
+        self._own_share.sync()
         self._publish()
         self._channel.send(
             request.node,
             fleet_messages.Heartbeat(node=self._channel.node, sequence=self.publication.sequence, re=request.re),
         )
 
-    def leave_message(self) -> bytes:
-        """Return the last message of this node."""
-        leave = fleet_messages.Leave(node=self._channel.node, sequence=self.publication.sequence)
+    def leave_message(self, away: dict[str, int], transit: float) -> bytes:
+        """Return the last message of this node, with the pages that must reconnect and the seconds that they have."""
+        leave = fleet_messages.Leave(
+            node=self._channel.node, sequence=self.publication.sequence, away=away, transit=transit
+        )
         return fleet_messages.encode(leave)
 
     def tick(self, now: float) -> None:
-        """Forget watchers that are gone, and send a heartbeat after a quiet time."""
+        """Forget the interest of nodes that are gone, and send a heartbeat after a quiet time."""
         if self.schedule.expire(now):
             self._interests_changed()
         if not self.schedule.is_quiet(now, self._channel.heartbeat):
@@ -127,7 +138,7 @@ class Publisher:
             self._channel.publish(fleet_messages.encode(heartbeat))
 
     def stop(self) -> None:
-        """Forget all watchers, and the timer of a loop that is over."""
+        """Forget all interests, and the timer of a loop that is over."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -137,9 +148,9 @@ class Publisher:
     def _interests_changed(self) -> None:
         if not self.schedule:
             self.publication.show_rows(0, Stats())
-            self._own_share.set_published(False)
+            self._own_share.set_publishing(False)
             return
-        self._own_share.set_published(True)
+        self._own_share.set_publishing(True)
         self._show_rows(self.schedule.rows)
         self._start_ticking()
 
@@ -165,7 +176,8 @@ class Publisher:
     def _publish(self) -> None:
         if self._channel.backend is None or not self.schedule:
             return
-        self._own_share.absorb()
+        self._publish_first()
+        self._own_share.sync()
         delta = self.publication.drain_changes()
         if delta is not None:
             self.schedule.published(self._clock())

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..core import fleet_messages
-from ..core.fleet import Fleet
+from ..core.fleet_figures import FleetFigures
 from ..core.report_requests import FlushRound
 from .channel import Channel
-from .watcher import CATCH_UP, Watcher
+from .report_collector import CATCH_UP, ReportCollector
 
 
 class Refresher:
@@ -23,8 +23,8 @@ class Refresher:
 
     Args:
         channel: To the other nodes.
-        fleet: What is held of them.
-        watcher: Listens to them.
+        figures: What is held of them.
+        collector: Listens to them.
         lock: The node's.
         clock: Monotonic seconds.
         changed: Schedules a push to the viewers.
@@ -33,15 +33,15 @@ class Refresher:
     def __init__(
         self,
         channel: Channel,
-        fleet: Fleet,
-        watcher: Watcher,
+        figures: FleetFigures,
+        collector: ReportCollector,
         lock: threading.RLock,
         clock: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
         self._channel = channel
-        self._fleet = fleet
-        self._watcher = watcher
+        self._figures = figures
+        self._collector = collector
         self._lock = lock
         self._clock = clock
         self._changed = changed
@@ -60,7 +60,7 @@ class Refresher:
             rows: With connections.
         """
         with self._lock:
-            self._watcher.touch(rows=rows)
+            self._collector.touch(rows=rows)
         if self._turn is None:
             self._turn = asyncio.Lock()
         async with self._turn:
@@ -70,9 +70,9 @@ class Refresher:
             deadline = self._clock() + CATCH_UP
             with suppress(TimeoutError):
                 async with asyncio.timeout(CATCH_UP):
-                    await self._watcher.learn_members()
+                    await self._collector.learn_members()
             await self._flush_all(deadline)
-            await self._watcher.wait_complete(max(0.0, deadline - self._clock()))
+            await self._collector.wait_complete(max(0.0, deadline - self._clock()))
 
     def on_heartbeat(self, heartbeat: fleet_messages.Heartbeat) -> None:
         """Note the sequence number up to which a node has published. The lock is held."""
@@ -82,7 +82,7 @@ class Refresher:
     def on_applied(self, node: str) -> None:
         """Note that something of a node was applied. The lock is held."""
         if self._round is not None:
-            self._round[0].arrived(node, self._fleet.sequence(node))
+            self._round[0].arrived(node, self._figures.sequence(node))
             self._end_complete_round()
 
     def on_left(self, node: str) -> None:
@@ -103,7 +103,7 @@ class Refresher:
 
     async def _flush_all(self, deadline: float) -> None:
         with self._lock:
-            others = [node for node in self._fleet.responsive_nodes() if node != self._channel.node]
+            others = [node for node in self._figures.responsive_nodes() if node != self._channel.node]
             if not others or not self._channel.active or self._channel.loop is None:
                 return
             asked = self._clock()
@@ -117,7 +117,7 @@ class Refresher:
             # What these nodes reported before may be old by now, and a caller that wants the figures of this moment
             # should know. Where the store took the time to list the nodes, they had none to answer.
             with self._lock:
-                if patience >= CATCH_UP / 2 and self._fleet.mark_silent(flush.pending, asked):
+                if patience >= CATCH_UP / 2 and self._figures.mark_silent(flush.pending, asked):
                     self._changed()
         finally:
             self._round = None

@@ -53,7 +53,7 @@ class ReleaseExchange:
 
     async def ask(self) -> None:
         """Ask a few other nodes, until one answers."""
-        others = await self._calls.other_nodes()
+        others = await self._calls.other_nodes() or []
         random.shuffle(others)
         for begin in range(0, min(len(others), MAX_ASKED), FANOUT):
             answers = await self._calls.call_some(

@@ -15,7 +15,7 @@ from ..core import fleet_messages, identity, messages, paging
 from ..core.fleet_messages import Released
 from ..core.rows import is_valid_row
 from ..errors import UNKNOWN_HANDLE, Busy, Malformed, UnknownConnection
-from .calls import Caller, NoAnswer, NoCaller
+from .calls import Answers, Caller, NoAnswer, NoCaller
 from .local_node import CommandTarget
 
 MAX_PENDING: Final = 256
@@ -35,6 +35,12 @@ NOT_REVOKED: Final = (
     "Its viewer may still be watching; try again."
 )
 """The text of the `Busy` that `revoke` raises."""
+
+NOT_SENT: Final = (
+    "The message may not have arrived: the server that has this connection did not answer. "
+    "The connection may still be open; try again."
+)
+"""The text of the `Busy` that `send` raises."""
 
 SUBSCRIBE_SLACK: Final = 5.0
 """Seconds that a subscription may take in addition to the two checks of the right."""
@@ -122,14 +128,20 @@ class RemoteCommands:
         if not answer.ok:
             raise UnknownConnection(UNKNOWN_HANDLE)
 
-    def replace(self, handle: str) -> None:
-        """Have the owner of a stream end it, because a new one here takes its place. Does not wait for it."""
+    def replace(self, handle: str, cut_after: float = 0.0) -> None:
+        """
+        Have the owner of a stream end it, because a new one here takes its place. Does not wait for it.
+
+        Args:
+            handle: Secret handle of the stream.
+            cut_after: What the client reports about a limit, in seconds; the owner can check it. 0: nothing.
+        """
         try:
             owner = self._owner_of(handle)
         except UnknownConnection:
             return
         if len(handle) <= identity.MAX_HANDLE:
-            self.calls.notify(owner, fleet_messages.Replace(node=self._node.id, handle=handle))
+            self.calls.notify(owner, fleet_messages.Replace(node=self._node.id, handle=handle, cut=cut_after))
 
     async def send(self, connection_id: str, message: bytes) -> None:
         """
@@ -137,60 +149,48 @@ class RemoteCommands:
 
         Raises:
             UnknownConnection: No node owns it.
-            Busy: Too many questions wait already.
+            Busy: The owner did not answer, or cannot be looked for; or too many questions wait already.
         """
-        try:
-            answer = await self.calls.call(
-                self._owner_of(connection_id),
-                lambda re: fleet_messages.Send(node=self._node.id, re=re, id=connection_id, message=message),
-            )
-        except UnknownConnection:
-            answer = None
+        answer = await self._ask_owner(
+            connection_id,
+            lambda re: fleet_messages.Send(node=self._node.id, re=re, id=connection_id, message=message),
+            NOT_SENT,
+        )
         if answer is None or not answer.ok:
             raise UnknownConnection(f"No open connection has the id {connection_id.partition('.')[0]}.")
 
     async def broadcast(self, message: bytes, version: str | None, route: str | None) -> int:
         """Have all other nodes send a message. Returns to how many connections they handed it."""
-        answers = await self.calls.call_all(
+        found = await self.calls.call_all(
             lambda re: fleet_messages.Broadcast(
                 node=self._node.id, re=re, message=message, version=version, route=route
             ),
             ALL_TIMEOUT,
         )
-        return sum(answer.count for answer in answers)
+        return sum(answer.count for answer in found.answers)
 
-    async def release(self, released: Released) -> int:
-        """Have all other nodes declare a version current. Returns to how many streams they handed it."""
-        answers = await self.calls.call_all(
+    async def release(self, released: Released) -> Answers:
+        """Have all other nodes declare a version current. The `count` of an answer is of streams that were told."""
+        return await self.calls.call_all(
             lambda re: fleet_messages.Release(
                 node=self._node.id, re=re, version=released.version, number=released.number
             ),
             ALL_TIMEOUT,
         )
-        return sum(answer.count for answer in answers)
 
     async def revoke(self, connection_id: str) -> bool:
         """
         Have the owner of a connection withdraw its right. Returns False if it had none.
 
         Raises:
-            Busy: The owner did not answer, or too many questions wait already.
+            Busy: The owner did not answer, or cannot be looked for; or too many questions wait already.
         """
-        try:
-            owner = self._owner_of(connection_id)
-        except UnknownConnection:
-            return False
-        try:
-            answer = await self.calls.call(
-                owner, lambda re: fleet_messages.Revoke(node=self._node.id, re=re, id=connection_id)
-            )
-        except NoAnswer:
-            raise Busy(NOT_REVOKED) from None
-        except UnknownConnection:
-            if owner in await self.calls.other_nodes():  # it is there, and has not said yet who it is
-                raise Busy(NOT_REVOKED) from None
-            return False
-        return answer.ok
+        answer = await self._ask_owner(
+            connection_id,
+            lambda re: fleet_messages.Revoke(node=self._node.id, re=re, id=connection_id),
+            NOT_REVOKED,
+        )
+        return answer is not None and answer.ok
 
     async def page(
         self, *, version: str | None, route: str | None, limit: int, cursor: paging.Cursor
@@ -205,8 +205,8 @@ class RemoteCommands:
             cursor: Where the page begins.
         """
         others = await self.calls.other_nodes()
-        nodes = sorted(node for node in {self._node.id, *others} if node >= cursor.node)
-        found = paging.ConnectionPage([], None, partial=False)
+        nodes = sorted(node for node in {self._node.id, *(others or ())} if node >= cursor.node)
+        found = paging.ConnectionPage([], None, partial=others is None)
         for index, node in enumerate(nodes):
             after = cursor.after if node == cursor.node else 0
             limit_here = limit - len(found.rows)
@@ -242,9 +242,9 @@ class RemoteCommands:
             Busy: Too many questions wait already.
         """
         others = await self.calls.other_nodes()
-        asked: dict[str, paging.Position | None] = dict.fromkeys([self._node.id, *others], after)
+        asked: dict[str, paging.Position | None] = dict.fromkeys([self._node.id, *(others or ())], after)
         portion = min(limit, max(MIN_PORTION, 2 * limit // len(asked)))
-        merge, partial = paging.Merge(order, limit), False
+        merge, partial = paging.Merge(order, limit), others is None
         places = asyncio.Semaphore(MAX_CONCURRENT_PORTIONS)
 
         async def ask(node: str, after: paging.Position | None) -> paging.SortedRows | None:
@@ -277,6 +277,36 @@ class RemoteCommands:
             raise UnknownConnection(UNKNOWN_HANDLE)
         return owner
 
+    async def _ask_owner(
+        self, connection_id: str, make: Callable[[int], fleet_messages.Command], unknown: str
+    ) -> fleet_messages.Answer | None:
+        """
+        Ask the node that owns a connection.
+
+        Args:
+            connection_id: Public id or secret handle.
+            make: Makes the command with its number.
+            unknown: Text of the error when it is not known whether there is such a node.
+
+        Returns:
+            Its answer; None: it is certain that no node owns the connection.
+
+        Raises:
+            Busy: It is not known, the owner did not answer, or too many questions wait already.
+        """
+        try:
+            owner = self._owner_of(connection_id)
+        except UnknownConnection:
+            return None
+        try:
+            return await self.calls.call(owner, make)
+        except NoAnswer:
+            raise Busy(unknown) from None
+        except UnknownConnection:
+            if await self.calls.may_live(owner):
+                raise Busy(unknown) from None
+            return None
+
     async def _subscribe(
         self, owner: str, handle: str, make_check: Callable[[], AuthorizationCheck], *, deltas: bool
     ) -> fleet_messages.Answer:
@@ -301,7 +331,7 @@ class RemoteCommands:
     ) -> paging.LocalPage | None:
         """Return a page of one node; None: it did not answer."""
         if node == self._node.id:
-            return self._node.listing.page(version=version, route=route, limit=limit, after=after)
+            return self._node.page_here(version=version, route=route, limit=limit, after=after)
         try:
             answer = await self.calls.call(
                 node,
@@ -325,7 +355,7 @@ class RemoteCommands:
     ) -> paging.SortedRows | None:
         """Return the first rows of one node; None: it did not answer."""
         if node == self._node.id:
-            return await self._node.listing.sorted_page(order, version=version, route=route, limit=limit, after=after)
+            return await self._node.sorted_page_here(order, version=version, route=route, limit=limit, after=after)
         try:
             answer = await self.calls.call(
                 node,

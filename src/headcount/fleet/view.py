@@ -1,12 +1,13 @@
 """
 A node among the others: the figures of all nodes as they are known here.
 
-    Watcher        whose figures this node asks for
-    Publisher      to whom it publishes its own
-    OwnShare       its own share, from the registry
-    Refresher      figures of this moment
-    Calls          questions to other nodes, and their commands
-    Channel        the backend that carries all of it
+    ReportCollector  the reports of the other nodes
+    Publisher        to whom it publishes its own
+    OwnShare         its own share, from the registry
+    Refresher        figures of this moment
+    Accounting       connections of nodes that are gone, and have not come back yet
+    Calls            questions to other nodes, and their commands
+    Channel          the backend that carries all of it
 
 No node sends figures unasked. While no viewer watches anywhere, nodes exchange nothing. `FleetView` starts and stops
 these parts, hands each the messages that concern it, and is a source of figures for the node, as a registry is. Its
@@ -19,27 +20,44 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
 
 from ..config import Config
 from ..core import fleet_messages
-from ..core.fleet import Fleet
+from ..core.departures import Departures
+from ..core.fleet_figures import FleetFigures
+from ..core.identity import owner_of
 from ..core.labels import UNKNOWN
 from ..core.publication import Publication
 from ..core.registry import Registry
-from ..core.report_requests import SMALL_FLEET
 from ..core.stats import NodeShare, Stats, StatsDelta
+from ..core.tallies import Tally
+from ..errors import Busy
+from .accounting import NOT_FORGOTTEN, Accounting
 from .backends import Backend
 from .calls import Calls, CommandHandler
 from .channel import Channel
 from .check_timer import CheckTimer
 from .local_node import Releases
 from .own_share import OwnShare
+from .own_tally import OwnTally, TabVersions
 from .publisher import Publisher
 from .refresher import Refresher
 from .release_exchange import ReleaseExchange
-from .watcher import Watcher
+from .report_collector import ReportCollector
+
+DEPARTURES_GATHERED: Final = 0.02
+"""Seconds for which departures are gathered into one message to the other nodes."""
+
+LEAVE_PATIENCE: Final = 2.0
+"""Seconds that the last stream of a server that stops waits for the leave message: twice what Redis gets for it."""
 
 logger = logging.getLogger("headcount")
+
+
+async def _wait(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task], timeout=LEAVE_PATIENCE)
 
 
 class FleetView:
@@ -55,7 +73,10 @@ class FleetView:
         releases: Which version was declared current.
         changed: Schedules a push to the viewers; called with the lock held.
         shows_rows: Says whether a viewer here sees connections.
-        handle_command: Runs another node's command.
+        run_command: Runs another node's command.
+        departures: Pages whose streams this node ended.
+        return_key: Proves to other nodes which handles are this node's.
+        tab_versions: Returns the streams that tabs share, and the version of one tab of each.
     """
 
     def __init__(
@@ -69,31 +90,53 @@ class FleetView:
         releases: Releases,
         changed: Callable[[], None],
         shows_rows: Callable[[], bool],
-        handle_command: CommandHandler,
+        run_command: CommandHandler,
+        departures: Departures,
+        return_key: bytes,
+        tab_versions: TabVersions = dict,
     ) -> None:
         self.node = node
         self.channel = Channel(node)
-        self.calls = Calls(self.channel, handle_command)
+        self.calls = Calls(self.channel, run_command)
         self._lock = lock
         self._clock = clock
         self._changed = changed
         self._releases = releases
-        self._fleet = Fleet(
+        self._registry = registry
+        self._version = config.version
+        self._departures = departures
+        self._departed = 0
+        """Revision of the departures that the other nodes were told."""
+        self._departures_timer: asyncio.TimerHandle | None = None
+        self._own_tally = OwnTally(registry, departures, lock, clock, config.version, return_key, tab_versions)
+        self._leaving: asyncio.Task[None] | None = None
+        self._figures = FleetFigures(
             node,
             max_listed=config.max_listed_connections,
             max_versions=config.max_versions,
             max_routes=config.max_routes,
             reserved_versions=(config.version, UNKNOWN),
+            grace=config.unaccounted_grace,
+            serves=config.version,
         )
         self._check_timer = CheckTimer(self.channel, clock, self._tick)
         publication = Publication(node, config.max_listed_connections)
-        self._own_share = OwnShare(registry, self._fleet, publication, clock)
+        self._own_share = OwnShare(registry, self._figures, publication, clock)
         self._publisher = Publisher(
-            self.channel, self._own_share, publication, releases, lock, clock, self._check_timer.start
-        )
-        self._watcher = Watcher(
             self.channel,
-            self._fleet,
+            self._own_share,
+            publication,
+            config.version,
+            releases,
+            lock,
+            clock,
+            self._check_timer.start,
+            self._publish_departures,
+        )
+        self.accounting = Accounting(self.channel, self._figures, lock, clock, config, changed)
+        self._collector = ReportCollector(
+            self.channel,
+            self._figures,
             self._own_share,
             releases,
             config,
@@ -102,8 +145,11 @@ class FleetView:
             changed=changed,
             shows_rows=shows_rows,
             start_ticking=self._check_timer.start,
+            read_tallies=self.accounting.read_tallies,
         )
-        self._refresher = Refresher(self.channel, self._fleet, self._watcher, lock, clock, changed)
+        self._refresher = Refresher(self.channel, self._figures, self._collector, lock, clock, changed)
+        self.was_connected = False
+        """The backend has reached the other nodes, if only once."""
         self._release_exchange = ReleaseExchange(self.channel, self.calls, releases)
 
     @property
@@ -124,7 +170,7 @@ class FleetView:
     @property
     def ready(self) -> bool:
         """The reports of all nodes are here, or had time to come; until then viewers get no figures."""
-        return self._watcher.ready
+        return self._collector.ready
 
     def start(self, backend: Backend) -> None:
         """
@@ -135,20 +181,21 @@ class FleetView:
         """
         with self._lock:
             self._forget_loop()
+            self._leaving = None
             self.channel.open(backend)
-            self._watcher.set_connected(False)
+            self._collector.set_connected(False)
             try:
                 backend.start(self)
             except OSError:
                 self.channel.close()
                 raise
-            if self._watcher.watching:
-                self._watcher.begin()
+            if self._collector.listening:
+                self._collector.begin()
 
-    def cut_off(self) -> None:
-        """Know that there are other nodes out of reach: figures are partial until the backend reaches them."""
+    def mark_disconnected(self) -> None:
+        """Note that there are other nodes out of reach: figures are partial until the backend reaches them."""
         with self._lock:
-            self._watcher.set_connected(False)
+            self._collector.set_connected(False)
 
     async def stop(self) -> None:
         """Leave the fleet: for the other nodes, this one is gone at once. Idempotent. In the backend's loop."""
@@ -163,7 +210,7 @@ class FleetView:
         with self._lock:
             self.channel.close()
             self._forget_loop()
-            self._watcher.abandon()
+            self._collector.abandon()
 
     async def leave(self) -> None:
         """Leave the fleet, from any loop."""
@@ -171,92 +218,134 @@ class FleetView:
             await self.channel.run(self.stop())
 
     def leave_soon(self) -> None:
-        """Leave the fleet, from any loop, without waiting for it."""
-        self.channel.call(lambda: self.channel.start_task(self.stop()))
+        """Leave the fleet, from any loop, without waiting for it; see `wait_left`."""
+        self.channel.call(self._start_leaving)
+
+    async def wait_left(self) -> None:
+        """
+        Wait until the leave message is out, from any loop.
+
+        A server that stops waits for its streams, and then ends the process at once: uvicorn raises the signal again
+        that it caught. So the end of a stream waits for the leave message.
+        """
+        leaving = self._leaving
+        if leaving is not None and not leaving.done() and self.channel.loop is not None:
+            with suppress(TimeoutError, RuntimeError):
+                await self.channel.run(_wait(leaving))
+
+    def _start_leaving(self) -> None:
+        if self._leaving is None or self._leaving.done():
+            self._leaving = self.channel.start_task(self.stop())
 
     @property
     def report_age(self) -> float:
         """For how many seconds the most silent node has been silent. The lock is held."""
-        return self._fleet.longest_silence(self._clock())
-
-    @property
-    def knows_the_fleet(self) -> bool:
-        """The figures here are the fleet's. The lock is held."""
-        if not self.active:
-            return not self._fleet.disconnected
-        alone = len(self._fleet) == 1 and not self._fleet.disconnected
-        return alone or (self._watcher.watching and self.ready)
+        return self._figures.longest_silence(self._clock())
 
     def shares(self) -> list[NodeShare]:
-        """Return what each expected node has reported, this one first. The lock is held; see `absorb`."""
-        return self._fleet.shares(self._clock())
+        """Return what each expected node has reported, this one first. The lock is held; see `sync`."""
+        return self._figures.shares(self._clock())
 
-    def listen_if_cheap(self) -> None:
-        """
-        Listen to the other workers of one machine, if they are few: it costs next to nothing. The lock is held.
-
-        In a large fleet a node listens only while a viewer watches there: that every node listens to all others does
-        not scale.
-        """
-        if self.channel.detects_failures and 1 < len(self._fleet) <= SMALL_FLEET:
-            self.touch(rows=False)
-
-    def absorb(self) -> None:
+    def sync(self) -> None:
         """Bring the figures up to what is known now; to be called before they are read. The lock is held."""
         if self._extend_deadlines():
             self._changed()
-        self._own_share.absorb()
+        self._own_share.sync()
+
+    def publish_departures_soon(self) -> None:
+        """Tell the other nodes, soon, that this one ended streams whose pages may come back. From any loop."""
+        if self.active and self._departures_timer is None:
+            self.channel.call(self._gather_departures)
+
+    def gave_up(self) -> None:
+        """Say at once that pages are unaccounted for because they did not answer. From any loop; the lock is held."""
+        if not self.active:
+            return
+        now = self._clock()
+        if self._collector.listening:
+            away, transit = self._departures.counts(now), self._departures.transit(now)
+            unanswered = self._departures.only_unanswered(now)
+            self._figures.receive_away(self.node, away, transit, now, unanswered=unanswered)
+        self.channel.call(self._publish_departures)
+
+    def page_returned(self, handle: str, version: str) -> None:
+        """Note a page that names a stream of another node, which may be gone. From any loop."""
+        owner = owner_of(handle)
+        if self.active and owner is not None and owner != self.node:
+            self.accounting.page_returned(owner, handle, version)
+
+    async def forget(self, node: str) -> bool:
+        """
+        End the doubt about a node that is gone, on all nodes. Returns whether there was any. From any loop.
+
+        Raises:
+            Busy: The backend cannot be asked.
+        """
+        if not self.active:
+            raise Busy(NOT_FORGOTTEN)
+        return await self.channel.run(self.accounting.forget(node))
 
     @property
     def revision(self) -> int:
         """Number of changes so far."""
-        return self._fleet.revision
+        return self._figures.revision
 
-    def watch(self) -> None:
-        """Start to note changes for `drain_changes()`, and to listen to the other nodes."""
-        self._watcher.watch()
-        self._own_share.absorb()
-        self._fleet.watch()
+    def note_changes(self, *, on: bool) -> None:
+        """
+        Start or stop noting changes for `drain_changes()`.
 
-    def unwatch(self) -> None:
-        """Stop noting changes. This node listens to the others a little longer."""
-        self._fleet.unwatch()
-        self._watcher.unwatch()
+        While they are noted, this node listens to the others, and for a little longer.
+        """
+        if on:
+            self._collector.start()
+            self._own_share.sync()
+            self._figures.note_changes(on=True)
+        else:
+            self._figures.note_changes(on=False)
+            self._collector.stop_soon()
 
     def drain_changes(self) -> StatsDelta | None:
-        """Return what changed since the last `drain_changes()` or `watch()`, or None."""
+        """Return what changed since the last `drain_changes()`, or since noting began; None: nothing."""
         self._extend_deadlines()
-        self._own_share.absorb()
-        return self._fleet.drain_changes()
+        self._own_share.sync()
+        return self._figures.drain_changes()
 
     def snapshot(self) -> Stats:
-        """Return the figures as they are known; see `absorb`."""
-        return self._fleet.snapshot()
+        """Return the figures as they are known; see `sync`."""
+        return self._figures.snapshot()
 
     def publish_soon(self) -> None:
-        """Tell the nodes that watch what changed here, if anything did. To be called after every change."""
+        """Tell the nodes with viewers what changed here, if anything did. To be called after every change."""
         self._publisher.publish_soon()
 
     def touch(self, *, rows: bool, linger: float | None = None) -> None:
         """
-        Listen to the other nodes for a while, because a caller looks at the figures without watching them.
+        Listen to the other nodes for a while, because a caller reads the figures once.
 
         Args:
             rows: It may see connections, so that those of other nodes are asked for.
-            linger: Seconds; None: `watcher.LINGER`.
+            linger: Seconds; None: `report_collector.LINGER`.
         """
         if self.active:
-            self._watcher.touch(rows=rows, linger=linger)
+            self._collector.touch(rows=rows, linger=linger)
 
-    def reserve_version(self, version: str) -> None:
-        """Count a version apart from now on, here as in the registry: it was declared current. The lock is held."""
-        self._own_share.absorb()
-        if self._fleet.reserve_version(version):
+    @property
+    def current_version(self) -> str | None:
+        """The current version; None: it is not known. The lock is held."""
+        released = self._releases.released
+        if released is not None or self._collector.listening:
+            return self._figures.current_version
+        return self.accounting.current_version
+
+    def declare(self, version: str) -> None:
+        """Take a version for current, here as in the registry. The lock is held."""
+        self._own_share.sync()
+        if self._figures.declare(version):
             self._changed()
 
     def viewers_changed(self) -> None:
         """Ask the other nodes for what the viewers here may see now. The lock is held."""
-        self._watcher.viewers_changed()
+        self._collector.viewers_changed()
 
     async def refresh(self, *, rows: bool = True) -> None:
         """
@@ -286,48 +375,83 @@ class FleetView:
         """Learn that a node is there."""
         with self._lock:
             if node != self.node:
-                self._watcher.on_joined(node)
+                self._collector.on_joined(node)
 
     def left(self, node: str) -> None:
         """Learn that a node is certainly gone."""
         with self._lock:
+            if self._figures.drop_vanished(node, self._clock()):
+                self._changed()
             self._on_left(node, None)
+            if self._collector.listening:
+                self.channel.start_task(self._collector.learn_members())
+
+    async def history(self) -> dict[str, Any] | None:
+        """Return the fleet's history in the wire's shape; None without a backend. From any loop."""
+        return await self.channel.run(self.accounting.history()) if self.active else None
 
     def leave_message(self) -> bytes:
         """Return the last message of this node."""
-        return self._publisher.leave_message()
+        tally = self.tally(leaving=True)
+        with self._lock:
+            return self._publisher.leave_message(tally.away, tally.transit)
+
+    def tally(self, *, leaving: bool) -> Tally:
+        """Return what this node says about itself now. See `Receiver`."""
+        return self._own_tally.make(leaving=leaving)
+
+    def page_list(self) -> bytes:
+        """Return the list of pages that belongs to the last tally."""
+        return self._own_tally.pages
+
+    def heartbeat_sent(self) -> None:
+        """See `Receiver`."""
+        self.accounting.heartbeat_sent()
 
     def connectivity_changed(self, *, connected: bool) -> None:
         """Learn whether the other nodes can be reached at all."""
         with self._lock:
             if self.channel.backend is None:
                 return
-            self._watcher.set_connected(connected)
+            self._collector.set_connected(connected)
             if not connected:
                 return
-            self.channel.announce(fleet_messages.Join(node=self.node, released=self._releases.released))
+            self.was_connected = True
+            self.channel.announce(
+                fleet_messages.Join(node=self.node, released=self._releases.released, serves=self._version)
+            )
             self.channel.start_task(self._release_exchange.ask())
-            if self._watcher.watching:
-                self._watcher.begin()
+            if self._collector.listening:
+                self._collector.begin()
 
     def _dispatch(self, message: fleet_messages.FleetMessage) -> None:
         if isinstance(message, fleet_messages.Report | fleet_messages.Join | fleet_messages.Interest):
             self._release_exchange.on_released(message.released)
         match message:
             case fleet_messages.Report():
-                self._watcher.on_report(message)
+                self._collector.on_report(message)
                 self._refresher.on_applied(message.node)
             case fleet_messages.Delta():
-                self._watcher.on_delta(message)
+                self._collector.on_delta(message)
                 self._refresher.on_applied(message.node)
             case fleet_messages.Heartbeat():
-                self._watcher.on_heartbeat(message)
+                self._collector.on_heartbeat(message)
                 self._refresher.on_heartbeat(message)
                 self._refresher.on_applied(message.node)
             case fleet_messages.Leave():
+                now = self._clock()
+                if self._figures.receive_leave(message.node, message.sequence, message.away, message.transit, now):
+                    self._changed()
                 self._on_left(message.node, message.sequence)
+            case fleet_messages.Away():
+                if self._collector.listening and self._figures.receive_away(
+                    message.node, message.away, message.transit, self._clock(), unanswered=message.unanswered
+                ):
+                    self._changed()
+            case fleet_messages.Forget():
+                self.accounting.settle(message.gone)
             case fleet_messages.Join():
-                self._watcher.on_joined(message.node)
+                self._collector.on_joined(message.node, message.serves)
             case fleet_messages.Interest():
                 self._publisher.on_interest(message)
             case fleet_messages.ReportRequest():
@@ -342,8 +466,33 @@ class FleetView:
     def _on_left(self, node: str, sequence: int | None) -> None:
         self._publisher.on_left(node)
         self.calls.node_left(node)
-        self._watcher.on_left(node, sequence)
+        self._collector.on_left(node, sequence)
         self._refresher.on_left(node)
+
+    def _gather_departures(self) -> None:
+        if self._departures_timer is None and self.channel.loop is not None:
+            self._departures_timer = self.channel.loop.call_later(DEPARTURES_GATHERED, self._publish_departures)
+
+    def _publish_departures(self) -> None:
+        """Say which pages were told to reconnect, before the figures without them are published. In the loop."""
+        with self._lock:
+            if self._departures_timer is not None:
+                self._departures_timer.cancel()
+                self._departures_timer = None
+            if self._departed == self._departures.revision or self.channel.backend is None:
+                return
+            self._departed = self._departures.revision
+            self.channel.backend.write_tally()
+            now = self._clock()
+            away, transit = self._departures.counts(now), self._departures.transit(now)
+            unanswered = self._departures.only_unanswered(now)
+            if self._collector.listening and self._figures.receive_away(
+                self.node, away, transit, now, unanswered=unanswered
+            ):
+                self._changed()
+            if self._publisher.schedule:
+                message = fleet_messages.Away(node=self.node, away=away, transit=transit, unanswered=unanswered)
+                self.channel.publish(fleet_messages.encode(message))
 
     def _tick(self, now: float) -> bool:
         with self._lock:
@@ -352,8 +501,8 @@ class FleetView:
             if self.channel.backend is None:
                 return False
             self._publisher.tick(now)
-            self._watcher.tick(now)
-            return self._watcher.watching or len(self._publisher.schedule) > 0
+            self._collector.tick(now)
+            return self._collector.listening or len(self._publisher.schedule) > 0
 
     def _extend_deadlines(self) -> bool:
         """
@@ -367,11 +516,14 @@ class FleetView:
             return False
         # This process was stopped or very busy: what the others said meanwhile still waits to be read.
         self._publisher.schedule.extend(late)
-        return self._fleet.extend_deadlines(late)
+        return self._figures.extend_deadlines(late)
 
     def _forget_loop(self) -> None:
         """Drop what belonged to a loop that is over, or to the fleet that this node leaves."""
+        if self._departures_timer is not None:
+            self._departures_timer.cancel()
+            self._departures_timer = None
         self._check_timer.stop()
-        self._watcher.forget_loop()
+        self._collector.forget_loop()
         self._refresher.forget_loop()
         self._publisher.stop()

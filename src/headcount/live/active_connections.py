@@ -29,7 +29,7 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
         status: Of the stream; `closed` is for good.
         error: A sentence, while something is wrong.
         is_stale: The figures are old: those of a stream that was lost, or of before a gap.
-        current_version: The version that was declared current, else the server's own; None while unknown.
+        current_version: The version that was declared current, else the one that all nodes serve; None: not known.
     """
 
     stats: Stats = Stats()
@@ -58,7 +58,7 @@ class ActiveConnections:
         error: A sentence while something is wrong, else None.
         is_stale: The figures are old: those of a stream that was lost, or of before a gap.
         partial: A node is missing from the figures.
-        current_version: The version that was declared current, else the server's own; None while unknown.
+        current_version: The version that was declared current, else the one that all nodes serve; None: not known.
         state: All of it at one moment.
     """
 

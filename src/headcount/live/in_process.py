@@ -30,11 +30,12 @@ class _NodeStore:
         self._state = LiveState()
 
     def read(self) -> LiveState:
-        stats, current = self._node.figures.stats(), self._node.releases.current
+        stats = self._node.stats()
         state = self._state
-        if state.stats is not stats or state.current_version != current:
+        if state.stats is not stats:
+            current = stats.current_version
             self._state = state = LiveState(stats=stats, authorized=True, status="open", current_version=current)
         return state
 
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
-        return self._node.viewers.watch(callback)
+        return self._node.observe(callback)

@@ -30,20 +30,24 @@ class Admission:
         self._open_streams = open_streams
         self._listeners = Listeners(config.peer_timeout)
 
-    def adopt(self, server: Any) -> Listener | None:
+    def find_listener(self, server: Any) -> Listener | None:
         """Return the listening socket behind an ASGI scope's `server` value, if it can be found."""
-        return self._listeners.adopt(server)
+        return self._listeners.find(server)
 
     def addresses(self, server: Any) -> list[str]:
         """Return the addresses of the listening sockets behind an ASGI scope's `server` value."""
         return addresses_of(server)
+
+    def is_stopping(self) -> bool:
+        """Say whether streams end because a server of this process stops. O(listening sockets)."""
+        return self.draining or self._listeners.any_closed()
 
     def refusal(self, listener: Listener | None) -> End | None:
         """
         Say why a stream cannot be opened now.
 
         Args:
-            listener: The stream came in by it, as it was adopted; None: not known.
+            listener: The stream came in by it, from `find_listener`; None: not known.
 
         Returns:
             `GOING_AWAY` or `FULL`; None: it is admitted.

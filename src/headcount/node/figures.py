@@ -6,7 +6,9 @@ Tests: tests/asgi/test_figures.py, tests/asgi/test_dashboard.py, tests/test_metr
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from ..core.history import History
 from ..core.registry import Registry
@@ -54,6 +56,7 @@ class FigureReader:
         tidy: Callable[[], None],
     ) -> None:
         self.history = History()
+        """Of a node that is alone."""
         self._host = host
         self._registry = registry
         self._lock = lock
@@ -73,7 +76,8 @@ class FigureReader:
         self._tidy()
         with self._lock:
             self._host.membership.view.touch(rows=rows, linger=linger)
-            return self._viewers.stats()
+            stats = self._viewers.stats()
+            return msgspec.structs.replace(stats, partial=True) if self._host.membership.is_to_join else stats
 
     async def fresh_stats(self, *, rows: bool = True) -> Stats:
         """Return the figures as all nodes have them now; they get a second to answer. See `stats`."""
@@ -96,12 +100,12 @@ class FigureReader:
         membership = self._host.membership
         await membership.view.refresh(rows=False)
         with self._lock:
-            membership.view.absorb()
+            membership.view.sync()
             return membership.view.shares() or [NodeShare(self._host.id, self._registry.total, True, 0.0)]
 
     def keep_sample(self, now: float, timestamp: Callable[[], int]) -> None:
         """
-        Keep a sample of the figures in the history, if one is due and the figures are the fleet's.
+        Keep a sample of the figures in the history, if one is due and this node is alone.
 
         Args:
             now: Monotonic seconds.
@@ -110,9 +114,11 @@ class FigureReader:
         if not self.history.is_due(now):
             return
         with self._lock:
-            view = self._host.membership.view
-            view.listen_if_cheap()
-            if not view.knows_the_fleet:
-                return
-            stats = self._viewers.stats()
-        self.history.add(now, timestamp(), stats.total, stats.versions)
+            if self._host.membership.view.active:
+                return  # the fleet's history is in the backend's store
+            versions = dict(self._registry.versions)
+        self.history.add(now, timestamp(), versions)
+
+    async def whole_history(self) -> dict[str, Any]:
+        """Return the history of the fleet, or of this node if it is alone, in the wire's shape."""
+        return await self._host.membership.view.history() or self.history.to_dict()

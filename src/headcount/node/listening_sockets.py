@@ -12,21 +12,30 @@ without touching the server's code:
 A process may hold the socket without accepting from it: uvicorn --fd keeps the one that it was given, and listens on a
 copy. Where the kernel shows it (Linux), only the copy that an event loop waits for counts.
 
-Where file descriptors cannot be listed, or requests do not come over TCP, no socket is found and nothing is done.
+For a Unix socket, some servers leave `server` out of the scope (uvicorn before 0.41, hypercorn). Then the named Unix
+sockets that this process listens on count, other than those by which the workers of one machine meet.
 
-Tests: tests/server/test_stopping.py, tests/server/test_restarting.py.
+Tests: tests/node/test_listening_sockets.py, tests/server/test_stopping.py, tests/server/test_unix_sockets.py.
 """
 
-import logging
 import os
 import socket
 import stat
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-logger = logging.getLogger("headcount")
+from ..fleet.backends.meeting_directory import is_meeting_place
+
+HIGHEST_GUESSED: Final = 1_024
+"""File descriptors that are tried where the open ones cannot be listed. One takes about a microsecond."""
+
+SEARCH_AGAIN_AFTER: Final = 1.0
+"""Seconds after which a socket that was not found is searched for again, because the process may have been out of file
+descriptors; then twice as many each time, because some are never found."""
 
 
 class _Socket(NamedTuple):
@@ -42,7 +51,7 @@ class Listener:
     def __init__(self, sockets: tuple[_Socket, ...]) -> None:
         self.sockets = sockets
         self.closed = False
-        """It was closed when `open` was last read, which takes a system call; `Listeners.adopt` reads it."""
+        """It was closed when `open` was last read, which takes a system call; `Listeners.find` reads it."""
 
     @property
     def open(self) -> bool:
@@ -57,45 +66,64 @@ class Listeners:
 
     Args:
         peer_timeout: Seconds for TCP_USER_TIMEOUT, or None to leave sockets alone.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, peer_timeout: float | None) -> None:
+    def __init__(self, peer_timeout: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._peer_timeout = peer_timeout
+        self._clock = clock
+        self._lock = threading.Lock()
+        """Held while a socket is searched for: requests may come in several threads."""
+        self._search_at = 0.0
+        """When sockets that were not found are searched for again."""
+        self._search_after = SEARCH_AGAIN_AFTER
         self._known: dict[Any, Listener | None] = {}
         self._waited_for: set[int] = set()
         """Inodes of the sockets that an event loop has waited for."""
 
-    def adopt(self, server: Any) -> Listener | None:
+    def find(self, server: Any) -> Listener | None:
         """
-        Find the listener behind an ASGI scope's `server` value, `(host, port)` or `(path, None)`.
+        Find the listener behind an ASGI scope's `server` value, `(host, port)`, `(path, None)` or None.
 
-        O(open file descriptors) for the first request by an address and after its server has stopped, O(1) otherwise.
+        O(open file descriptors) for the first request by an address, after its server has stopped, and now and then
+        for an address that is not found; O(1) otherwise.
 
         Returns:
             None when no socket is found. A closed one when it was closed and no other server replaced it.
         """
-        if not server:
-            return None
-        key = tuple(server)
+        key = tuple(server or ())
         known = self._known.get(key, _NEVER_SEEN)
-        if known is None or (known is not _NEVER_SEEN and known.open):
+        if self._is_settled(known):
             return known
+        with self._lock:
+            known = self._known.get(key, _NEVER_SEEN)
+            return known if self._is_settled(known) else self._find(key, known)
+
+    def _is_settled(self, known: Listener | None) -> bool:
+        if known is None:
+            return self._clock() < self._search_at
+        return known is not _NEVER_SEEN and known.open
+
+    def _find(self, key: Any, known: Listener | None) -> Listener | None:
         found = self._search(key)
         if found:
             # One that listens on all addresses may be known by another of them.
             known = next((each for each in self._known.values() if each and each.sockets == found), Listener(found))
-        elif known is _NEVER_SEEN:
+        elif known is _NEVER_SEEN or known is None:
             known = None
+            self._search_at = self._clock() + self._search_after
+            self._search_after *= 2
         self._known[key] = known
         return known
 
+    def any_closed(self) -> bool:
+        """Say whether a listener that requests came in by is closed now, and no other server replaced it."""
+        return any(known is not None and not known.open for known in list(self._known.values()))
+
     def _search(self, server: tuple[Any, ...]) -> tuple[_Socket, ...]:
         found: list[_Socket] = []
-        try:
-            for fd in _socket_descriptors():
-                self._consider(fd, server, found)
-        except OSError as error:
-            logger.debug("Cannot list file descriptors: %s", error)
+        for fd in _socket_descriptors():
+            self._consider(fd, server, found)
         if not found:
             return ()
         waiting = _waited_for()
@@ -106,12 +134,10 @@ class Listeners:
         try:
             inode = os.fstat(fd).st_ino
             with socket.socket(fileno=os.dup(fd)) as sock:
-                name = sock.getsockname()
-                # As text: granian gives the port as a string.
-                mine = str(name[1]) == str(server[1]) if isinstance(name, tuple) else name == server[0]
-                if not mine or sock.type != socket.SOCK_STREAM:
+                if not _is_behind(sock, server):
                     return
-                if self._peer_timeout is not None and isinstance(name, tuple) and hasattr(socket, "TCP_USER_TIMEOUT"):
+                is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+                if self._peer_timeout is not None and is_tcp and hasattr(socket, "TCP_USER_TIMEOUT"):
                     # On streams that were accepted before us, too: they do not inherit any more.
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._peer_timeout * 1000))
                 if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -121,13 +147,20 @@ class Listeners:
 
 
 def _socket_descriptors() -> Iterator[int]:
-    for name in os.listdir("/dev/fd"):
-        fd = int(name)
+    for fd in _descriptors():
         try:
             if stat.S_ISSOCK(os.fstat(fd).st_mode):
                 yield fd
         except OSError:
-            continue  # the descriptor of the listing itself
+            continue  # it is closed
+
+
+def _descriptors() -> Iterable[int]:
+    for folder in ("/dev/fd", "/proc/self/fd"):
+        with suppress(OSError):
+            return [int(name) for name in os.listdir(folder)]
+    # A sandbox without both: servers open their sockets early, when the numbers are low.
+    return range(HIGHEST_GUESSED)
 
 
 def _waited_for() -> set[int]:
@@ -157,16 +190,13 @@ def addresses_of(server: Any) -> list[str]:
     One for each: `inet:0.0.0.0:8000`, `inet6:::1:8000` or `unix:/run/app.sock`. O(open file descriptors).
     """
     found: list[str] = []
-    try:
-        for fd in _socket_descriptors():
-            try:
-                with socket.socket(fileno=os.dup(fd)) as sock:
-                    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and _is_behind(sock, server):
-                        found.append(address_of(sock))
-            except OSError:
-                continue  # closed meanwhile, or no socket that answers such questions
-    except OSError as error:
-        logger.debug("Cannot list file descriptors: %s", error)
+    for fd in _socket_descriptors():
+        try:
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and _is_behind(sock, server):
+                    found.append(address_of(sock))
+        except OSError:
+            continue  # closed meanwhile, or no socket that answers such questions
     return sorted(set(found))
 
 
@@ -180,11 +210,15 @@ def address_of(sock: socket.socket) -> str:
 
 
 def _is_behind(sock: socket.socket, server: Any) -> bool:
+    if sock.type != socket.SOCK_STREAM:
+        return False
     name = sock.getsockname()
-    if not isinstance(name, tuple):
-        return bool(name) and name == server[0]
-    # As text: granian gives the port as a string. An unknown address comes from a header that a proxy wrote.
-    return sock.type == socket.SOCK_STREAM and str(name[1]) == str(server[1])
+    if isinstance(name, tuple):
+        # As text: granian gives the port as a string. An unknown address comes from a header that a proxy wrote.
+        return bool(server) and str(name[1]) == str(server[1])
+    if sock.family != getattr(socket, "AF_UNIX", None) or not isinstance(name, str) or not name:
+        return False
+    return name == server[0] if server else not is_meeting_place(name)
 
 
 _NEVER_SEEN: Final = Listener(())

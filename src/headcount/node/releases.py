@@ -8,6 +8,7 @@ and whichever of two declarations is newer wins on all nodes.
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 from ..core.fleet_messages import MAX_NUMBER, Released
 from ..core.labels import parse_version
@@ -17,6 +18,25 @@ from ..errors import Malformed
 def timestamp() -> int:
     """Return wall-clock milliseconds since 1970, for clients and other nodes; nothing is measured with it."""
     return time.time_ns() // 1_000_000
+
+
+class ReleaseOutcome(NamedTuple):
+    """
+    What came of a declaration.
+
+    Attributes:
+        streams: How many it was sent to; 0 if the version was current already.
+        reached: Nodes that declared it, this one included.
+        expected: Nodes of the fleet, as far as is known.
+        partial: A node was not reached, or it is not known which nodes there are.
+        already_current: The version had been declared before, so that no stream had to be told.
+    """
+
+    streams: int
+    reached: int
+    expected: int
+    partial: bool
+    already_current: bool
 
 
 class Releases:

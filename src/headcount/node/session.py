@@ -18,7 +18,7 @@ class Session(Protocol):
 
     id: str
     deadline: float | None
-    """When a viewer must be authorised, or a shared stream have a tab; None: it is or has, or is a counted page."""
+    """When the stream is ended unless its viewer is authorised, or a tab is reported on it; None: never."""
     slot: int
     """Its place in the keepalive wheel of `LoopTimers`."""
 
@@ -37,11 +37,19 @@ class Session(Protocol):
     def transmit(self, payload: Payload) -> None:
         """Send now; must not be called while busy."""
 
-    def post(self, payload: Payload) -> None:
+    def send(self, payload: Payload) -> None:
         """Send now or, while busy, after what is on its way; a full queue drops the peer."""
 
-    def keepalive(self) -> None:
-        """Send the smallest thing that keeps the stream open."""
+    def keepalive(self, ask: bool = False) -> bool:
+        """
+        Send the smallest thing that keeps the stream open.
+
+        Args:
+            ask: Ask the client whether it is there, if it is one that answers and whose socket does not tell.
+
+        Returns:
+            Whether the client was asked, and must answer.
+        """
 
     def end(self, end: End) -> None:
         """End the stream from this side. Idempotent."""

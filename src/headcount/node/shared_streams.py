@@ -6,23 +6,30 @@ loading. One of them, the leader, opens a stream with `shared=1` instead and rep
 is not counted; each tab is a `Session` of the node like any other, with a public id, a version, a route and hooks of
 its own, but messages to it travel on the shared stream.
 
-    _streams {stream id: Stream}   shared streams, each with `{key: TabSession}`, at most `MAX_TABS`
-    _by_key  {key: TabSession}     every tab once, whichever stream it is on
+    _streams {stream id: SharedStream}  shared streams, each with `{key: TabSession}`, at most `MAX_TABS`
+    _by_key  {key: TabSession}          every tab once, whichever stream it is on
+    _held    {stream id: SharedStream}  streams with tabs that wait for the next leader to report them, oldest first
 
 The second map is why leadership may move: a tab that another stream reports is moved there, never counted again. What
 the old stream still says of it, or its end, does not touch it any more.
+
+When a stream ends and its browser has other tabs, one of those opens the next stream in a moment. Until then the tabs
+are held: they stay counted, for `HOLD` seconds. The next stream names the ended one by its secret handle and takes its
+tabs at once, each with its public id, without a hook and without a change of a figure. Tabs that it does not report
+within `HOLD` seconds are dropped: the tab that led, for one.
 
 Source: protocol/README.md#tabs-that-share-a-stream, docs/adr/0010-one-stream-per-browser.md
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 import msgspec
 
 from ..core import messages
-from ..core.ends import CLIENT, LOOP_CLOSED, REPLACED, End
+from ..core.ends import BROKEN, CANCELLED, CLIENT, LOOP_CLOSED, REPLACED, STALLED, UNANSWERED, End
 from ..core.payload import Payload
 from ..errors import Malformed
 from ..loops import call_in_loop
@@ -30,6 +37,18 @@ from .session import Session
 
 MAX_TABS: Final = 64
 """Tabs of one stream. A browser with more gives the rest streams of their own."""
+
+HOLD: Final = 1.5
+"""Seconds for which tabs are held. Timers notice half a second late at most, so nobody is counted 2 s after leaving."""
+
+MAX_HELD: Final = 1_000
+"""Streams whose tabs a node holds at the same time. Above it, the tabs of those that ended first are dropped."""
+
+MAX_WAITING: Final = 16
+"""Messages that wait for the next stream of tabs that are held; further ones are lost."""
+
+_FOLLOWED: Final = frozenset({CLIENT, CANCELLED, BROKEN.cause, REPLACED.cause, STALLED.cause})
+"""Causes after which the browser's next leader is expected here. After a drain it goes to another server."""
 
 
 class TabHost(Protocol):
@@ -51,11 +70,14 @@ class TabHost(Protocol):
     def navigate(self, session: Session, route: str) -> None:
         """Move a page to another route."""
 
-    def hide(self, session: Session, hidden: bool) -> None:
+    def page_returned(self, handle: str, version: str) -> None:
+        """Note a page whose stream before was on a node that may be gone."""
+
+    def set_hidden(self, session: Session, hidden: bool) -> None:
         """Note that a page went to the background or came back."""
 
 
-class Stream(msgspec.Struct):
+class SharedStream(msgspec.Struct):
     """One shared stream: what its tabs have from it, and who they are."""
 
     session: Session
@@ -63,16 +85,37 @@ class Stream(msgspec.Struct):
     """Of tabs that do not say theirs: the cookie's, or `unknown`."""
     ip: str | None
     tabs: "dict[str, TabSession]" = msgspec.field(default_factory=dict)
-    together: tuple[Payload, list[str]] | None = None
-    """Keys of tabs that were just handed the same message, which then goes out once."""
+    batch: tuple[Payload, list[str]] | None = None
+    """A message that goes out in this turn of the loop, and the keys of the tabs that it is for."""
+    left_at: float = float("-inf")
+    """When a tab left last. The leader's farewell may come just before the end of its stream."""
+    unconfirmed: set[str] = msgspec.field(default_factory=set)
+    """Keys of the tabs that are held: counted, and not reported on this stream."""
+    held_until: float = 0.0
+    """When the unconfirmed tabs are dropped."""
+    ended: bool = False
+    """All its tabs are held, until another stream takes them."""
+    cause: str = CLIENT
+    """Why it ended: what its tabs are closed with that no other stream takes."""
+    foreign_handle: str = ""
+    """Secret handle of a stream of another node that this one replaces, until a tab is reported; "" for none."""
+    waiting: list[tuple[list[str], Payload]] = msgspec.field(default_factory=list)
+    """Messages that came after its end, with the keys of their tabs, at most `MAX_WAITING`."""
 
 
 class TabSession:
     """One tab. A `headcount.node.session.Session`: to the node it is a stream like any other."""
 
-    __slots__ = ("_tabs", "counted", "deadline", "id", "key", "loop", "session", "slot", "stream", "version")
+    __slots__ = ("_shared_streams", "counted", "deadline", "id", "key", "loop", "session", "slot", "stream", "version")
 
-    def __init__(self, tabs: "Tabs", stream: Stream, session: Session, connection_id: str, tab: messages.Tab) -> None:
+    def __init__(
+        self,
+        shared_streams: "SharedStreams",
+        stream: SharedStream,
+        session: Session,
+        connection_id: str,
+        tab: messages.Tab,
+    ) -> None:
         self.id = connection_id
         self.key = tab.key
         self.version = tab.version
@@ -82,7 +125,7 @@ class TabSession:
         self.counted = True
         self.slot = 0
         self.deadline: float | None = None
-        self._tabs = tabs
+        self._shared_streams = shared_streams
 
     @property
     def busy(self) -> bool:
@@ -91,26 +134,27 @@ class TabSession:
 
     def transmit(self, payload: Payload) -> None:
         """Send the tab a message."""
-        self.post(payload)
+        self.send(payload)
 
-    def post(self, payload: Payload) -> None:
+    def send(self, payload: Payload) -> None:
         """Send the tab a message, with those of its neighbours that get the same one."""
-        self._tabs.post(self, payload)
+        self._shared_streams.send(self, payload)
 
-    def keepalive(self) -> None:
-        """Do nothing: the stream is kept open by itself."""
+    def keepalive(self, ask: bool = False) -> bool:  # noqa: ARG002
+        """Do nothing: the stream is kept open by itself, and its leader is asked."""
+        return False
 
     def end(self, end: End) -> None:
         """Do nothing: a tab ends with its stream, or when the leader says so."""
 
 
-class Tabs:
+class SharedStreams:
     """
     The shared streams of a node.
 
     Args:
-        host: The node, which counts the tabs. Everything but `check` and `stream_of` is to be called in the loop of the
-            stream, and not under the node's lock, because the application's hooks run.
+        host: The node, which counts the tabs. Everything but `check_report`, `stream_of` and `drop_held` is called in
+            the loop of the stream, and not under the node's lock, because the application's hooks run.
         viewer_timeout: Seconds for which a stream without tabs stays open.
         clock: Monotonic seconds.
     """
@@ -119,8 +163,11 @@ class Tabs:
         self._host = host
         self._viewer_timeout = viewer_timeout
         self._clock = clock
-        self._streams: dict[str, Stream] = {}
+        self._streams: dict[str, SharedStream] = {}
         self._by_key: dict[str, TabSession] = {}
+        self._held: dict[str, SharedStream] = {}
+        self._lock = threading.Lock()
+        """A tab may move from the stream of one loop to that of another, and each loop runs in its thread."""
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -129,23 +176,126 @@ class Tabs:
         """Say whether an id is a shared stream's."""
         return connection_id in self._streams
 
-    def expect(self, session: Session, version: str, ip: str | None) -> None:
-        """Take a stream for a shared one. It must be opened in the node at once."""
-        self._streams[session.id] = Stream(session, version, ip)
+    def tab_versions(self) -> dict[str, str]:
+        """Return the version of one tab of each stream that has tabs, by the id of the stream. O(shared streams)."""
+        streams = [*self._streams.items(), *self._held.items()]
+        return {
+            stream_id: tab.version or stream.version
+            for stream_id, stream in streams
+            for tab in list(stream.tabs.values())[:1]
+        }
 
-    def closed(self, session: Session, reason: str) -> None:
-        """Take the tabs of a stream that ended out of the figures."""
+    def add(
+        self, session: Session, version: str, ip: str | None, replaced: str | None = None, foreign_handle: str = ""
+    ) -> None:
+        """
+        Add a shared stream. It must be opened in the node at once.
+
+        Args:
+            session: The stream.
+            version: Of tabs that do not say theirs.
+            ip: Of its tabs.
+            replaced: Id of the stream that it replaces, which its client proved by the secret handle.
+            foreign_handle: Secret handle of the stream of another node that it replaces; "" for none.
+        """
+        stream = self._streams[session.id] = SharedStream(session, version, ip, foreign_handle=foreign_handle)
+        old = self._held.get(replaced) if replaced is not None else None
+        # Timers and hooks of a tab stay in their loop; in another one, its tabs are reported as new ones.
+        if old is None or not old.ended or old.session.loop is not session.loop:
+            return
+        with self._lock:
+            self._held.pop(old.session.id, None)
+            stream.tabs, old.tabs, old.unconfirmed = old.tabs, {}, set()
+            for tab in stream.tabs.values():
+                tab.stream, tab.session = stream, session
+        self._hold(stream)
+        for keys, payload in old.waiting:
+            session.send(Payload(messages.to_tabs(keys, payload.json)))
+
+    def on_closed(self, session: Session, reason: str) -> None:
+        """Hold the tabs of a stream that ended, or take them out of the figures."""
         stream = self._streams.pop(session.id, None)
-        if stream is not None:
-            for tab in list(stream.tabs.values()):
-                self._drop(tab, reason)
+        if stream is None:
+            return
+        if len(stream.tabs) > MAX_TABS:
+            self._drop_unconfirmed(stream)  # else a client that opens stream after stream collects tabs
+        self._held.pop(session.id, None)
+        # A lone tab is its own leader, and has left, unless its next stream is here already.
+        others = len(stream.tabs) > 1 or reason == REPLACED.cause or self._clock() < stream.left_at + HOLD
+        if stream.tabs and others and reason in _FOLLOWED:
+            stream.ended = True
+            if reason in UNANSWERED:
+                stream.cause = reason  # else the tabs that are held have left with it
+            self._hold(stream)
+            return
+        for tab in list(stream.tabs.values()):
+            self._drop(tab, reason)
+
+    def _hold(self, stream: SharedStream) -> None:
+        with self._lock:
+            stream.unconfirmed = set(stream.tabs)
+            stream.held_until = self._clock() + HOLD
+            self._held[stream.session.id] = stream
+            oldest = next(iter(self._held.values())) if len(self._held) > MAX_HELD else None
+        if oldest is not None:
+            self._drop_unconfirmed_in_loop(oldest)
+
+    def expire(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        """Drop the tabs of a loop that nobody has reported in time. O(held streams)."""
+        for stream in list(self._held.values()):
+            if stream.session.loop is loop and now >= stream.held_until:
+                self._drop_unconfirmed(stream)
+
+    def drop_held(self, stream_id: str | None = None) -> None:
+        """Drop the tabs that an ended stream left behind; None: those of all ended streams. Thread-safe."""
+        held = list(self._held.values()) if stream_id is None else [self._held.get(stream_id)]
+        for stream in held:
+            if stream is not None and stream.ended:
+                self._drop_unconfirmed_in_loop(stream)
+
+    def forget_closed_loops(self) -> None:
+        """Drop the tabs that were held in loops that are closed. O(held streams)."""
+        for stream in list(self._held.values()):
+            if stream.session.loop.is_closed():
+                self._drop_unconfirmed(stream, LOOP_CLOSED)
+
+    def _drop_unconfirmed_in_loop(self, stream: SharedStream) -> None:
+        if not call_in_loop(stream.session.loop, self._drop_unconfirmed, stream):
+            self._drop_unconfirmed(stream, LOOP_CLOSED)
+
+    def _drop_unconfirmed(self, stream: SharedStream, reason: str = "") -> None:
+        with self._lock:
+            left = [stream.tabs[key] for key in stream.unconfirmed if key in stream.tabs]
+        for tab in left:
+            self._drop(tab, reason or stream.cause)
+
+    def remove_held(self, stream_id: str | None, keys: Iterable[str]) -> bool:
+        """
+        Remove tabs from a stream that has ended: the leader's farewell may come after the end of its stream.
+
+        Args:
+            stream_id: Of the ended stream, proven by its handle; None: none.
+            keys: Of the tabs.
+
+        Returns:
+            False if the stream holds no tabs.
+        """
+        stream = self._held.get(stream_id) if stream_id is not None else None
+        if stream is None or not stream.ended:
+            return False
+        with self._lock:
+            left = [stream.tabs[key] for key in keys if key in stream.tabs]
+        for tab in left:
+            if not call_in_loop(tab.loop, self._drop, tab, CLIENT):
+                self._drop(tab, LOOP_CLOSED)
+        return True
 
     def stream_of(self, connection_id: str) -> str:
         """Return the id of the stream that a tab is on; any other id as it is."""
         session = self._host.sessions.get(connection_id)
         return session.session.id if isinstance(session, TabSession) else connection_id
 
-    def check(self, session: Session, report: messages.Tabs) -> None:
+    def check_report(self, session: Session, report: messages.Tabs) -> None:
         """
         Say whether a stream may report this.
 
@@ -155,66 +305,100 @@ class Tabs:
         stream = self._streams.get(session.id)
         if stream is None:
             raise Malformed("Tabs are reported on a stream that was opened with shared=1; this one is its page's own.")
-        keys = stream.tabs.keys() - set(report.remove) | {tab.key for tab in report.set}
+        with self._lock:
+            confirmed = stream.tabs.keys() - stream.unconfirmed
+        keys = confirmed - set(report.remove) | {tab.key for tab in report.set}
         if len(keys) > MAX_TABS:
             raise Malformed(f"A shared stream carries at most {MAX_TABS} tabs; open another stream for the others.")
 
-    def report(self, session: Session, report: messages.Tabs) -> None:
+    def apply_report(self, session: Session, report: messages.Tabs) -> None:
         """Bring the figures up to date with a checked report, and tell the stream the public ids of its tabs."""
         stream = self._streams.get(session.id)
         if stream is None:
             return  # it ended meanwhile
+        try:
+            self.check_report(session, report)
+        except Malformed:
+            return  # another loop checked several reports before the first of them came here
         for key in report.remove:
             gone = stream.tabs.get(key)
             if gone is not None:
+                stream.left_at = self._clock()
                 self._drop(gone, CLIENT)
         ids: dict[str, str] = {}
         for tab in report.set:
-            ids[tab.key] = self._set(stream, session, tab)
+            ids[tab.key] = self._set_tab(stream, session, tab)
+            with self._lock:
+                self._confirm(stream, tab.key)
+        if stream.foreign_handle and report.set:
+            # One handle proves one page. How many tabs the old stream had, only its node knew.
+            self._host.page_returned(stream.foreign_handle, report.set[0].version or stream.version)
+            stream.foreign_handle = ""
         session.deadline = None if stream.tabs else self._clock() + self._viewer_timeout
-        session.post(Payload(messages.tabs(ids)))
+        session.send(Payload(messages.tabs(ids)))
 
-    def post(self, tab: TabSession, payload: Payload) -> None:
+    def send(self, tab: TabSession, payload: Payload) -> None:
         """Send one tab a message. Called for many tabs of one stream in a row, it goes out once."""
         stream = tab.stream
-        if stream.together is not None and stream.together[0] is payload:
-            stream.together[1].append(tab.key)
+        if stream.batch is not None and stream.batch[0] is payload:
+            stream.batch[1].append(tab.key)
             return
-        stream.together = (payload, [tab.key])
-        tab.loop.call_soon(self._post, stream, *stream.together)
+        stream.batch = (payload, [tab.key])
+        tab.loop.call_soon(self._send_batch, stream, *stream.batch)
 
-    def _post(self, stream: Stream, payload: Payload, keys: list[str]) -> None:
-        if stream.together is not None and stream.together[1] is keys:
-            stream.together = None
+    def _send_batch(self, stream: SharedStream, payload: Payload, keys: list[str]) -> None:
+        if stream.batch is not None and stream.batch[1] is keys:
+            stream.batch = None
         if stream.session.id in self._streams:
-            stream.session.post(Payload(messages.to_tabs(keys, payload.json)))
+            stream.session.send(Payload(messages.to_tabs(keys, payload.json)))
+        elif len(stream.waiting) < MAX_WAITING:
+            stream.waiting.append((keys, payload))
 
-    def _set(self, stream: Stream, session: Session, tab: messages.Tab) -> str:
+    def _set_tab(self, stream: SharedStream, session: Session, tab: messages.Tab) -> str:
         host = self._host
         known = self._by_key.get(tab.key)
         if known is not None and (known.version != tab.version or known.loop is not session.loop):
             # A page does not change its version while it is open, and timers stay in their loop: this is another one.
-            if not call_in_loop(known.loop, self._drop, known, REPLACED.cause):
-                self._drop(known, LOOP_CLOSED)
             known = None
         if known is None:
             known = TabSession(self, stream, session, host.identify()[0], tab)
-            self._by_key[tab.key] = stream.tabs[tab.key] = known
+            with self._lock:
+                # The one above, or one that another loop has reported since.
+                before = self._by_key.get(tab.key)
+                self._by_key[tab.key] = stream.tabs[tab.key] = known
+            if before is not None and not call_in_loop(before.loop, self._drop, before, REPLACED.cause):
+                self._drop(before, LOOP_CLOSED)
             host.open(known, tab.version or stream.version, tab.route, stream.ip)
         else:
             if known.stream is not stream:
-                del known.stream.tabs[tab.key]
+                with self._lock:
+                    self._detach(known)
                 if not known.stream.tabs:
                     known.session.deadline = self._clock() + self._viewer_timeout
-                known.stream, known.session = stream, session
-                stream.tabs[tab.key] = known
+                with self._lock:
+                    known.stream, known.session = stream, session
+                    stream.tabs[tab.key] = known
             host.navigate(known, tab.route)
-        host.hide(known, tab.hidden)
+        host.set_hidden(known, tab.hidden)
         return known.id
+
+    def _detach(self, tab: TabSession) -> None:
+        stream = tab.stream
+        if stream.tabs.get(tab.key) is tab:
+            del stream.tabs[tab.key]
+            self._confirm(stream, tab.key)
+
+    def _confirm(self, stream: SharedStream, key: str) -> None:
+        """Hold a tab no longer: it was reported, moved or dropped. Under the lock."""
+        if key in stream.unconfirmed:
+            stream.unconfirmed.discard(key)
+            if not stream.unconfirmed:
+                self._held.pop(stream.session.id, None)
 
     def _drop(self, tab: TabSession, reason: str) -> None:
         # Another loop may have dropped it later than it was asked to: the key may be a newer tab's by now.
-        for tabs in (self._by_key, tab.stream.tabs):
-            if tabs.get(tab.key) is tab:
-                del tabs[tab.key]
+        with self._lock:
+            if self._by_key.get(tab.key) is tab:
+                del self._by_key[tab.key]
+            self._detach(tab)
         self._host.close(tab, reason)

@@ -9,16 +9,24 @@ Tests: tests/asgi/test_slow_peers.py, tests/asgi/test_isolation.py.
 
 import asyncio
 import math
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NamedTuple
 
 from ..config import Config
-from ..core.ends import NO_TABS, NOT_AUTHORISED, STALLED, End
+from ..core.ends import NO_ANSWER, NO_TABS, NOT_AUTHORISED, STALLED, End
 from .listening_sockets import Listener
 from .session import Session
+from .twisted_reactor import ReactorShutdown
 
 TICK: Final = 0.5
 """Seconds. Also how soon a server that stops is noticed, which has 3 s in all."""
+
+
+ASK_TURNS: Final = 3
+"""Keepalive intervals after which a client is asked again whether it is there: 45 s by default."""
+
+ANSWER_TURNS: Final = 2
+"""Keepalive intervals that it has to answer."""
 
 
 class Duties(NamedTuple):
@@ -30,6 +38,10 @@ class Duties(NamedTuple):
     """Makes the end of one stream of a server that stops."""
     on_tick: Callable[[asyncio.AbstractEventLoop, float], None]
     """Does what else is due regularly: in the running loop, at a time."""
+    before_drain: Callable[[], Coroutine[Any, Any, None]]
+    """Does what must be done before the streams of a server that stops are ended: then its process may end at once."""
+    shut_down: Callable[[], Coroutine[Any, Any, None]]
+    """Ends all streams at once, because the event loop is about to stop; the loop may stop when it has been awaited."""
 
 
 class LoopTimers:
@@ -48,7 +60,7 @@ class LoopTimers:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, config: Config, clock: Callable[[], float], duties: Duties
     ) -> None:
-        self.stalled: dict[Session, float] = {}
+        self.busy_deadlines: dict[Session, float] = {}
         """Busy sessions, and when they are dropped."""
         self._duties = duties
         self._clock = clock
@@ -65,9 +77,15 @@ class LoopTimers:
         self._count = 0
         self._viewers: set[Session] = set()
         self._hand = 0
+        self._turns = 0
+        """Of the hand, so far."""
+        self._answer_time = ANSWER_TURNS * config.keepalive_interval
+        self.asked: dict[Session, float] = {}
+        """Sessions that were asked whether they are there, and when they are dropped. Oldest first."""
         self._next = 0
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
+        self._shutdown = ReactorShutdown(duties.shut_down)
 
     def add(self, session: Session, listener: Listener | None) -> None:
         """Serve a session, until the listener that it came in by is closed."""
@@ -93,12 +111,14 @@ class LoopTimers:
             slot.discard(session)
             self._count -= 1
         self._viewers.discard(session)
-        self.stalled.pop(session, None)
+        self.busy_deadlines.pop(session, None)
+        self.asked.pop(session, None)
         if self._count:
             return False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._shutdown.forget()
         return True
 
     def _tick(self) -> None:
@@ -109,15 +129,21 @@ class LoopTimers:
     async def _serve(self) -> None:
         now = self._clock()
         self._hand = (self._hand + 1) % self._turn
+        self._turns += not self._hand
         for listener, begin in list(self._wheels.items()):
             if listener is not None and not listener.open:
+                await self._duties.before_drain()
                 self._drain(self._slots[begin : begin + self._turn])
                 continue
             for session in list(self._slots[begin + self._hand]):
-                if not session.busy:
-                    session.keepalive()
-        for session in [session for session, deadline in self.stalled.items() if now >= deadline]:
+                # Streams of one slot are asked in one turn, those of the next slot in the next.
+                ask = (self._turns + session.slot) % ASK_TURNS == 0
+                if not session.busy and session.keepalive(ask):
+                    self.asked.setdefault(session, now + self._answer_time)
+        for session in [session for session, deadline in self.busy_deadlines.items() if now >= deadline]:
             session.end(STALLED.lasting(self._send_timeout))
+        for session in [session for session, deadline in list(self.asked.items()) if now >= deadline]:
+            session.end(NO_ANSWER)
         for session in list(self._viewers):
             if session.deadline is not None and now >= session.deadline:
                 session.end(NO_TABS if self._duties.is_shared(session.id) else NOT_AUTHORISED)
@@ -155,15 +181,21 @@ class Timers:
         if timers is not None and timers.discard(session):
             del self.by_loop[session.loop]
 
-    def stalled(self, session: Session) -> None:
+    def mark_busy(self, session: Session) -> None:
         """Note that a session is busy, perhaps before it was added; it is dropped after `send_timeout`."""
-        self._of(session.loop).stalled.setdefault(session, self._clock() + self._config.send_timeout)
+        self._of(session.loop).busy_deadlines.setdefault(session, self._clock() + self._config.send_timeout)
 
-    def writable_again(self, session: Session) -> None:
-        """Note that a session's message went out after all."""
+    def mark_writable(self, session: Session) -> None:
+        """Note that a session is busy no longer: its message went out after all."""
         timers = self.by_loop.get(session.loop)
         if timers is not None:
-            timers.stalled.pop(session, None)
+            timers.busy_deadlines.pop(session, None)
+
+    def heard(self, session: Session) -> None:
+        """Note that a session's client is there: a POST of it came. From any loop."""
+        timers = self.by_loop.get(session.loop)
+        if timers is not None:
+            timers.asked.pop(session, None)
 
     def is_only(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Say whether all sessions are in one loop, this one."""

@@ -35,8 +35,8 @@ from .session import Session
 
 Ts = TypeVarTuple("Ts")
 
-Unlocked: TypeAlias = Callable[[], object]
-"""What is to be called without the node's lock, in the running loop."""
+UnlockedCall: TypeAlias = Callable[[], object]
+"""A call that must wait until the node's lock is released; in the running loop."""
 
 logger = logging.getLogger("headcount")
 
@@ -50,7 +50,7 @@ class OtherNodes(Protocol):
     def ready(self) -> bool:
         """The other nodes have reported, or had time to; until then viewers are sent nothing."""
 
-    def absorb(self) -> None:
+    def sync(self) -> None:
         """Bring the figures up to what is known now; to be called before they are read."""
 
     def publish_soon(self) -> None:
@@ -60,8 +60,8 @@ class OtherNodes(Protocol):
         """Ask the other nodes for more, if the viewers here may see more than before."""
 
 
-class Fleet(Protocol):
-    """The fleet of the node, which may find other nodes, and lose them."""
+class Membership(Protocol):
+    """The node's place in its fleet, as fleet/membership.py has it: it may find other nodes, and lose them."""
 
     @property
     def view(self) -> OtherNodes:
@@ -87,7 +87,7 @@ class Subscription:
 
 class Viewers:
     """
-    The subscriptions of one node, and the watchers inside its process.
+    The subscriptions of one node, and the observers: functions of the application that are called after each push.
 
     Args:
         config: Checked settings.
@@ -95,7 +95,7 @@ class Viewers:
         lock: The node's, which guards the figures too.
         counters: The node's.
         figures: Where the figures come from at first.
-        fleet: The node's.
+        membership: The node's.
         shared_streams: Ids of streams that tabs share, which need no right to stay open.
     """
 
@@ -106,13 +106,13 @@ class Viewers:
         lock: threading.RLock,
         counters: Counter[str],
         figures: FigureSource,
-        fleet: Fleet,
+        membership: Membership,
         shared_streams: Container[object],
     ) -> None:
         self.subscriptions: dict[str, Subscription] = {}
         """By public id."""
-        self.watchers: dict[object, tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = {}
-        """Functions that are called after every flush, and in which loop."""
+        self.observers: dict[object, tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = {}
+        """Functions of the application that are called after every flush, and in which loop."""
         self.pending: dict[str, PendingSubscription | None] = {}
         """The newest undecided subscription of each session whose right is being checked; None: it was cancelled."""
         self._config = config
@@ -120,7 +120,7 @@ class Viewers:
         self._lock = lock
         self._counters = counters
         self._figures = figures
-        self._fleet = fleet
+        self._membership = membership
         self._shared_streams = shared_streams
         self._policy: PushPolicy[Subscription] = PushPolicy(config.reauthorize_interval)
         self._log_throttle = LogThrottle()
@@ -128,29 +128,29 @@ class Viewers:
         self._flush_loop: asyncio.AbstractEventLoop | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
         self._last_flush = float("-inf")
-        self._stats = Stats()
+        self._stats = Stats(revision=-1)
         self._snapshots: dict[Variant, bytes] = {}
         """Encoded since the last flush."""
 
-    def use(self, figures: FigureSource) -> None:
+    def use_figures(self, figures: FigureSource) -> None:
         """Read figures from another source from now on."""
         with self._lock:
             if self._figures is figures:
                 return
-            watched = bool(self.subscriptions or self.watchers)
+            watched = bool(self.subscriptions or self.observers)
             if watched:
-                self._figures.unwatch()
+                self._figures.note_changes(on=False)
             self._figures = figures
             self._stats = Stats(revision=-1)
             self._snapshots.clear()
             if watched:
-                figures.watch()
+                figures.note_changes(on=True)
                 self._policy.reset(figures.revision)
                 self.changed()
 
-    def join(self, fleet: Fleet) -> None:
-        """Belong to another fleet from now on, as after a fork."""
-        self._fleet = fleet
+    def use_membership(self, membership: Membership) -> None:
+        """Reach the other nodes by another membership from now on, as after a fork."""
+        self._membership = membership
 
     def stats(self) -> Stats:
         """Return the figures now. O(1) when nothing changed since the last call."""
@@ -161,9 +161,9 @@ class Viewers:
 
     def shows_rows(self) -> bool:
         """Say whether anybody who watches here sees connections. The lock is held. O(viewers)."""
-        return bool(self.watchers) or self._policy.shows_connections
+        return bool(self.observers) or self._policy.shows_connections
 
-    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+    def observe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """
         Call `callback` in the running loop after every flush.
 
@@ -173,18 +173,18 @@ class Viewers:
         key, loop = object(), asyncio.get_running_loop()
         with self._lock:
             self._start_noting()
-            self.watchers[key] = (loop, callback)
+            self.observers[key] = (loop, callback)
 
-        def unwatch() -> None:
+        def end() -> None:
             with self._lock:
-                self.watchers.pop(key, None)
+                self.observers.pop(key, None)
                 self._stop_noting()
 
-        return unwatch
+        return end
 
-    def notify_watchers(self) -> None:
-        """Call the watchers, each in its loop: something has changed that is not among the figures."""
-        for key, (loop, _) in list(self.watchers.items()):
+    def notify_observers(self) -> None:
+        """Call the observers, each in its loop: something has changed that is not among the figures."""
+        for key, (loop, _) in list(self.observers.items()):
             call_in_loop(loop, self._notify, key)
 
     def subscribe(self, session: Session, pending: PendingSubscription) -> Coroutine[Any, Any, None] | None:
@@ -211,8 +211,8 @@ class Viewers:
         with self._lock:
             if not self._cancel_pending(session.id) and session.id not in self.subscriptions:
                 return False
-            post = self._withdraw(session)
-        post()
+            send = self._withdraw(session)
+        send()
         return True
 
     def drop(self, connection_id: str) -> None:
@@ -223,8 +223,12 @@ class Viewers:
     async def authorize(self, check: AuthorizationCheck) -> Grant | None:
         """Check a right. Whatever goes wrong denies it. Raises nothing but the caller's own cancellation."""
         try:
-            with anyio.fail_after(2 * self._config.authorize_timeout):
-                return await check()
+            with anyio.fail_after(2 * self._config.authorize_timeout) as limit:
+                grant = await check()
+                # The hook caught the cancellation of this limit, because the time was over before its own had begun.
+                if anyio.current_time() >= limit.deadline:
+                    raise TimeoutError
+                return grant
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -241,9 +245,9 @@ class Viewers:
             return
         with self._lock:
             rechecks = self._policy.rechecks(now, lambda subscription: subscription.session.loop is loop)
-            posts = [self._withdraw(subscription.session) for subscription in rechecks.expired]
-        for post in posts:
-            post()
+            sends = [self._withdraw(subscription.session) for subscription in rechecks.expired]
+        for send in sends:
+            send()
         for subscription in rechecks.due:
             self._tasks.start(self._recheck(subscription), loop)
 
@@ -257,8 +261,8 @@ class Viewers:
 
     def changed(self) -> None:
         """Schedule a flush, in a loop in which somebody waits for it, and tell the other nodes. The lock is held."""
-        self._fleet.view.publish_soon()
-        if not self.subscriptions and not self.watchers:
+        self._membership.view.publish_soon()
+        if not self.subscriptions and not self.observers:
             return
         if self._flush_loop is not None and not self._flush_loop.is_closed():
             return
@@ -270,15 +274,15 @@ class Viewers:
                 return
 
     def forget_closed_loops(self) -> None:
-        """Forget watchers in closed loops, and flush elsewhere what was to be flushed in one. The lock is held."""
-        for key in [key for key, (loop, _) in self.watchers.items() if loop.is_closed()]:
-            del self.watchers[key]
+        """Forget observers in closed loops, and flush elsewhere what was to be flushed in one. The lock is held."""
+        for key in [key for key, (loop, _) in self.observers.items() if loop.is_closed()]:
+            del self.observers[key]
             self._stop_noting()
         if self._flush_loop is not None and self._flush_loop.is_closed():
             self.changed()
 
     def _revision(self) -> int:
-        self._fleet.view.absorb()
+        self._membership.view.sync()
         return self._figures.revision
 
     async def _decide(self, session: Session) -> None:
@@ -299,15 +303,15 @@ class Viewers:
                         send = self._apply_verdict(session, pending, grant)
                 send()
         except BaseException:
-            post = _nothing
+            send = _nothing
             with self._lock:
                 left = self.pending.pop(session.id, None)
                 if left is not None and left is not pending:
-                    post = self._withdraw(session)  # nobody decides it now that the request before it was broken off
-            post()
+                    send = self._withdraw(session)  # nobody decides it now that the request before it was broken off
+            send()
             raise
 
-    def _apply_verdict(self, session: Session, pending: PendingSubscription, grant: Grant | None) -> Unlocked:
+    def _apply_verdict(self, session: Session, pending: PendingSubscription, grant: Grant | None) -> UnlockedCall:
         """Start or refuse a subscription. Returns what the caller must call without the lock."""
         if grant is None:
             return self._withdraw(session)
@@ -319,7 +323,7 @@ class Viewers:
         self._policy.add(
             subscription, grant, deltas=pending.deltas, now=self._clock(), recheck_after=self._recheck_delay()
         )
-        self._fleet.view.viewers_changed()
+        self._membership.view.viewers_changed()
         if session.id not in self._shared_streams:
             session.deadline = None
         return _call_unlocked(session.loop, self._send_snapshot, subscription)
@@ -358,16 +362,19 @@ class Viewers:
         if (suppressed := self._log_throttle.allow(sys.exc_info()[0])) is not None:
             logger.exception("Authorization check failed; viewer denied%s.", suppressed)
 
-    def _withdraw(self, session: Session) -> Unlocked:
+    def _withdraw(self, session: Session) -> UnlockedCall:
         """
-        Withdraw a right or deny it. Here and now, whichever loop the session is in: no figure follows.
+        Withdraw a right or deny it. Here and now, whichever loop the session is in: no figure is chosen any more.
+
+        In another loop, figures that were chosen before may just be sent. They come before `stats-unauthorized`, and
+        whoever waits for that loop (`loops.catch_up_with`) has waited for them.
 
         The lock is held. Returns what the caller must call without it, which tells the session.
         """
         self._drop_subscription(session.id)
         if not session.counted and session.id not in self._shared_streams and session.deadline is None:
             session.deadline = self._clock() + self._config.viewer_timeout
-        return _call_unlocked(session.loop, session.post, _UNAUTHORIZED)
+        return _call_unlocked(session.loop, session.send, _UNAUTHORIZED)
 
     def _drop_subscription(self, connection_id: str) -> None:
         with self._lock:
@@ -377,13 +384,13 @@ class Viewers:
                 self._stop_noting()
 
     def _start_noting(self) -> None:
-        if not self.subscriptions and not self.watchers:
-            self._figures.watch()
+        if not self.subscriptions and not self.observers:
+            self._figures.note_changes(on=True)
             self._policy.reset(self._figures.revision)
 
     def _stop_noting(self) -> None:
-        if not self.subscriptions and not self.watchers:
-            self._figures.unwatch()
+        if not self.subscriptions and not self.observers:
+            self._figures.note_changes(on=False)
             self._snapshots.clear()
             if self._flush_timer is not None and self._flush_loop is not None:
                 call_in_loop(self._flush_loop, self._flush_timer.cancel)
@@ -392,7 +399,7 @@ class Viewers:
     def _waiting_loops(self) -> Iterator[asyncio.AbstractEventLoop]:
         for subscription in self.subscriptions.values():
             yield subscription.session.loop
-        for loop, _ in self.watchers.values():
+        for loop, _ in self.observers.values():
             yield loop
 
     def _flush_after(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
@@ -414,20 +421,20 @@ class Viewers:
                 self._last_flush = self._clock()
                 self._snapshots.clear()
                 self._counters["flushes"] += 1
-            chosen, posts = self._choose(delta)
-            watchers = list(self.watchers.items()) if delta is not None else []
-        for post in posts:
-            post()
+            chosen, sends = self._choose(delta)
+            observers = list(self.observers.items()) if delta is not None else []
+        for send in sends:
+            send()
         for push, payload in chosen:
             call_in_loop(push.key.session.loop, self._push, push, payload)
-        for key, (loop, _) in watchers:
+        for key, (loop, _) in observers:
             call_in_loop(loop, self._notify, key)
 
-    def _choose(self, delta: StatsDelta | None) -> tuple[list[tuple[Push[Subscription], Payload]], list[Unlocked]]:
+    def _choose(self, delta: StatsDelta | None) -> tuple[list[tuple[Push[Subscription], Payload]], list[UnlockedCall]]:
         """Return what each subscriber is sent, encoded once a variant, and what tells those whose right is over."""
         base, revision = (None, None) if delta is None else (delta.base, delta.revision)
-        flush = self._policy.flush(base, revision, self._clock(), _is_busy, ready=self._fleet.view.ready)
-        posts = [self._withdraw(subscription.session) for subscription in flush.expired]
+        flush = self._policy.flush(base, revision, self._clock(), _is_busy, ready=self._membership.view.ready)
+        sends = [self._withdraw(subscription.session) for subscription in flush.expired]
         if flush.withheld:
             self._counters["withheld"] += flush.withheld
         if flush.conflated:
@@ -444,7 +451,7 @@ class Viewers:
             else:
                 payload = self._snapshot(push.key, push.variant)
             chosen.append((push, payload))
-        return chosen, posts
+        return chosen, sends
 
     def _push(self, push: Push[Subscription], payload: Payload) -> None:
         # For a session of another loop, time has passed since the choice.
@@ -470,7 +477,7 @@ class Viewers:
                 return
             session = subscription.session
             due = self._policy.restart(
-                subscription, self._revision(), self._clock(), busy=session.busy, ready=self._fleet.view.ready
+                subscription, self._revision(), self._clock(), busy=session.busy, ready=self._membership.view.ready
             )
             if due is Due.SNAPSHOT:
                 send = partial(session.transmit, self._snapshot(subscription, self._policy.variant(subscription)))
@@ -489,17 +496,17 @@ class Viewers:
         return Payload(messages.addressed(body, subscription.session.id))
 
     def _notify(self, key: object) -> None:
-        watcher = self.watchers.get(key)
-        if watcher is None:
+        observer = self.observers.get(key)
+        if observer is None:
             return  # it ended meanwhile
         try:
-            watcher[1]()
+            observer[1]()
         except Exception:  # the application's own function; those after it are still called
-            self._counters["watcher_errors"] += 1
+            self._counters["observer_errors"] += 1
             logger.exception("A subscriber of use_active_connections() raised; other subscribers are not affected.")
 
 
-def _call_unlocked(loop: asyncio.AbstractEventLoop, call: Callable[[*Ts], object], *args: *Ts) -> Unlocked:
+def _call_unlocked(loop: asyncio.AbstractEventLoop, call: Callable[[*Ts], object], *args: *Ts) -> UnlockedCall:
     """
     Call a function in a loop soon; for the running loop, return the call, for when the lock is released.
 

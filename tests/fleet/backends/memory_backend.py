@@ -5,8 +5,13 @@ A backend for several nodes in one event loop.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 
+import msgspec
+
+from headcount.core.tallies import Doubt, Entry, Tally
 from headcount.fleet.backends import Receiver
 
 
@@ -15,6 +20,86 @@ class Hub:
 
     def __init__(self) -> None:
         self.backends: dict[str, MemoryBackend] = {}
+        self.tallies: dict[str, Tally] = {}
+        self.doubts: dict[str, Doubt] = {}
+        self.pages: dict[str, bytes] = {}
+        self.back: dict[str, dict[str, str]] = {}
+        self.turns: set[int] = set()
+        self.fine: list[bytes] = []
+        self.minutes: list[bytes] = []
+
+
+class MemoryTallies:
+    """Implements `TallyStore` in the hub."""
+
+    complete = True
+
+    def __init__(self, node: str, hub: Hub) -> None:
+        self._node = node
+        self._hub = hub
+
+    def write(self, tally: Tally, pages: bytes) -> None:
+        """Write this node's tally."""
+        self._hub.pages[self._node] = pages
+        self._hub.tallies[self._node] = msgspec.structs.replace(tally, at=self.now())
+
+    async def entries(self, nodes: Collection[str] | None = None) -> Mapping[str, Entry] | None:
+        """Return the tallies of all nodes, or of some."""
+        hub = self._hub
+        return {
+            node: Entry(
+                tally,
+                self.now(),
+                node in hub.backends,
+                None,
+                hub.doubts.get(node),
+                Counter(hub.back.get(node, {}).values()),
+            )
+            for node, tally in hub.tallies.items()
+            if nodes is None or node in nodes
+        }
+
+    async def pages(self, node: str) -> bytes | None:
+        """Return a node's list of pages."""
+        return self._hub.pages.get(node) or None
+
+    async def add_back(self, node: str, pages: Mapping[str, str]) -> None:
+        """Note pages that came back."""
+        self._hub.back.setdefault(node, {}).update(pages)
+
+    async def keep_doubt(self, node: str, doubt: Doubt) -> None:
+        """Keep a doubt."""
+        self._hub.doubts[node] = doubt
+
+    async def drop(self, node: str) -> None:
+        """Remove what is kept of a node."""
+        for kept in (self._hub.tallies, self._hub.pages, self._hub.doubts, self._hub.back):
+            kept.pop(node, None)
+
+    async def forget(self, node: str) -> bool:
+        """End a doubt."""
+        self._hub.tallies[node] = Tally(at=self.now(), forgotten=True)
+        return True
+
+    def now(self) -> int:
+        """Return the time in ms."""
+        return time.time_ns() // 1_000_000
+
+    async def claim_sample(self, slot: int) -> bool:
+        """Say whether this node is the first to ask."""
+        first = slot not in self._hub.turns
+        self._hub.turns.add(slot)
+        return first
+
+    async def add_sample(self, data: bytes, *, minute: bool) -> None:
+        """Add a sample."""
+        self._hub.fine.append(data)
+        if minute:
+            self._hub.minutes.append(data)
+
+    async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
+        """Return the samples."""
+        return self._hub.fine, self._hub.minutes
 
 
 class MemoryBackend:
@@ -36,6 +121,8 @@ class MemoryBackend:
         self._listens = False
         self._receiver: Receiver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.tallies = MemoryTallies(node, hub)
+        self._heartbeat_timer: asyncio.TimerHandle | None = None
 
     def start(self, receiver: Receiver) -> None:
         """Begin to reach and to be reached."""
@@ -46,13 +133,28 @@ class MemoryBackend:
             other.meet(self._node)
         self._hub.backends[self._node] = self
         receiver.connectivity_changed(connected=True)
+        self._beat()
+
+    def _beat(self) -> None:
+        if self._receiver is not None and self._loop is not None:
+            self._heartbeat_timer = self._loop.call_later(self.heartbeat, self._beat)
+            self.write_tally()
+            self._receiver.heartbeat_sent()
+
+    def write_tally(self) -> None:
+        """Write this node's tally now."""
+        if self._receiver is not None:
+            self.tallies.write(self._receiver.tally(leaving=False), self._receiver.page_list())
 
     async def stop(self) -> None:
         """Publish a last message and be gone."""
         if self._hub.backends.get(self._node) is not self:
             return
         assert self._receiver is not None
-        self.publish(self._receiver.leave_message())
+        self.announce(self._receiver.leave_message())
+        self.tallies.write(self._receiver.tally(leaving=True), self._receiver.page_list())
+        if self._heartbeat_timer is not None:
+            self._heartbeat_timer.cancel()
         del self._hub.backends[self._node]
         for other in self._others():
             other.lose(self._node)

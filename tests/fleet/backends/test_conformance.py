@@ -21,9 +21,11 @@ import pytest
 
 from headcount.config import Config
 from headcount.core import fleet_messages
+from headcount.core.departures import Departures
 from headcount.core.registry import Registry
 from headcount.core.stats import Stats
-from headcount.fleet.backends import Backend, Receiver
+from headcount.core.tallies import Tally
+from headcount.fleet.backends import Backend, Receiver, TallyStore
 from headcount.fleet.backends.local import LocalBackend
 from headcount.fleet.backends.redis import RedisBackend
 from headcount.fleet.view import FleetView
@@ -124,6 +126,15 @@ class Ear:
     def leave_message(self) -> bytes:
         return b"leave"
 
+    def tally(self, *, leaving: bool) -> Tally:
+        return Tally(left=leaving)
+
+    def page_list(self) -> bytes:
+        return b""
+
+    def heartbeat_sent(self) -> None:
+        pass
+
     def connectivity_changed(self, *, connected: bool) -> None:
         self.connected = connected
 
@@ -155,9 +166,6 @@ async def _eventually(ask: Callable[[], Awaitable[Any]], condition: Callable[[An
         while not condition(answer := await ask()):
             await asyncio.sleep(0.01)
         return answer
-
-
-# ---- bytes
 
 
 async def test_announcements_reach_everybody_else(make: Make) -> None:
@@ -307,7 +315,8 @@ def test_a_loop_that_ends_without_a_word_takes_the_node_out(make: Make) -> None:
     assert b"leave" in ear.messages or ear.gone
 
 
-# ---- nodes
+TRANSIT = 0.3
+"""Seconds for which the pages of a node that leaves are on their way to others."""
 
 
 class Site:
@@ -318,6 +327,7 @@ class Site:
         self.config = Config.load({"version": "v1", "stats_interval": 0.02, **settings}, {})
         self.lock = threading.RLock()
         self.registry = Registry(max_listed=self.config.max_listed_connections)
+        self.departures = Departures(TRANSIT)
         self.view = FleetView(
             self.id,
             self.config,
@@ -327,7 +337,9 @@ class Site:
             releases=self,
             changed=self._changed,
             shows_rows=lambda: True,
-            handle_command=self._handle_command,
+            run_command=self._run_command,
+            departures=self.departures,
+            return_key=b"k" * 16,
         )
         self.released: fleet_messages.Released | None = None
         self.ahead = 0.0
@@ -343,19 +355,19 @@ class Site:
 
     def watch(self) -> None:
         with self.lock:
-            self.view.watch()
+            self.view.note_changes(on=True)
 
     def unwatch(self) -> None:
         with self.lock:
-            self.view.unwatch()
+            self.view.note_changes(on=False)
 
     @property
     def figures(self) -> Stats:
         with self.lock:
-            self.view.absorb()
+            self.view.sync()
             return self.view.snapshot()
 
-    def come(self, version: str = "v1", route: str = "/") -> str:
+    def open_page(self, version: str = "v1", route: str = "/") -> str:
         self._number += 1
         connection_id = f"{self.id}{self._number:020x}"
         self.registry.open(connection_id, version, route)
@@ -386,7 +398,7 @@ class Site:
         if self.released is None or self.released < released:
             self.released = released
 
-    async def _handle_command(self, command: fleet_messages.Command) -> fleet_messages.Answer:
+    async def _run_command(self, command: fleet_messages.Command) -> fleet_messages.Answer:
         self.asked.append(command)
         return fleet_messages.Answer(node=self.id, re=command.re, count=len(self.open))
 
@@ -409,10 +421,10 @@ async def sites(make: Make) -> AsyncIterator[Callable[..., Site]]:
         await one.view.stop()
 
 
-def is_sum(watcher: Site, *sites: Site) -> bool:
+def is_sum(viewer: Site, *sites: Site) -> bool:
     """Compare a node's figures with a count of its own."""
     pages = [page for site in sites for page in site.open.values()]
-    figures = watcher.figures
+    figures = viewer.figures
     return (
         (figures.total, figures.partial, figures.nodes.reporting) == (len(pages), False, len(sites))
         and figures.versions == Counter(version for version, _ in pages)
@@ -422,13 +434,13 @@ def is_sum(watcher: Site, *sites: Site) -> bool:
     )
 
 
-async def test_a_watcher_sees_the_sum_of_all_and_every_change(sites: Callable[..., Site]) -> None:
+async def test_a_viewer_sees_the_sum_of_all_and_every_change(sites: Callable[..., Site]) -> None:
     one, two, three = sites(), sites(), sites()
     for number in range(10):
-        (one, two, three)[number % 3].come(f"v{number % 2}", f"/{number % 4}")
+        (one, two, three)[number % 3].open_page(f"v{number % 2}", f"/{number % 4}")
     one.watch()
     await until(lambda: is_sum(one, one, two, three), "one sees all")
-    page = two.come("v9", "/new")
+    page = two.open_page("v9", "/new")
     await until(lambda: is_sum(one, one, two, three))
     two.navigate(page, "/moved")
     await until(lambda: is_sum(one, one, two, three))
@@ -436,13 +448,13 @@ async def test_a_watcher_sees_the_sum_of_all_and_every_change(sites: Callable[..
     await until(lambda: is_sum(one, one, two, three))
     three.watch()
     await until(lambda: is_sum(three, one, two, three), "and so does another")
-    one.come()
+    one.open_page()
     await until(lambda: is_sum(three, one, two, three) and is_sum(one, one, two, three))
 
 
 async def test_a_change_does_not_wait_for_the_pushes_of_its_own_node(sites: Callable[..., Site]) -> None:
     one, two = sites(stats_interval=30.0), sites(stats_interval=30.0)
-    page = two.come()
+    page = two.open_page()
     one.watch()
     await until(lambda: is_sum(one, one, two))
     for number in range(20):
@@ -452,7 +464,7 @@ async def test_a_change_does_not_wait_for_the_pushes_of_its_own_node(sites: Call
 
 async def test_fresh_figures_are_there_when_asked_for_with_nobody_watching(sites: Callable[..., Site]) -> None:
     one, two, three = sites(), sites(), sites()
-    pages = [site.come() for site in (two, three) for _ in range(5)]
+    pages = [site.open_page() for site in (two, three) for _ in range(5)]
     async with asyncio.timeout(15):
         await one.view.refresh()
         while not is_sum(one, one, two, three):  # a node that has just been started may still be on its way
@@ -472,7 +484,7 @@ async def test_a_random_history_ends_exact(sites: Callable[..., Site]) -> None:
     for step in range(600):
         site = chance.choice(all_sites)
         if not site.open or chance.random() < 0.5:
-            site.come(f"v{chance.randrange(5)}", f"/{chance.randrange(20)}")
+            site.open_page(f"v{chance.randrange(5)}", f"/{chance.randrange(20)}")
         elif chance.random() < 0.5:
             site.navigate(chance.choice(list(site.open)), f"/{chance.randrange(20)}")
         else:
@@ -484,9 +496,9 @@ async def test_a_random_history_ends_exact(sites: Callable[..., Site]) -> None:
         elif step % 150 == 120:
             all_sites[1].watch()
     all_sites[1].watch()
-    for watcher in all_sites[:2]:
-        await until(lambda watcher=watcher: is_sum(watcher, *all_sites), "exact")  # type: ignore[misc]
-        assert min(watcher.total_seen) >= 0
+    for viewer in all_sites[:2]:
+        await until(lambda viewer=viewer: is_sum(viewer, *all_sites), "exact")  # type: ignore[misc]
+        assert min(viewer.total_seen) >= 0
 
 
 async def test_lost_messages_heal_within_a_heartbeat(
@@ -494,14 +506,14 @@ async def test_lost_messages_heal_within_a_heartbeat(
 ) -> None:
     one, two = sites(), sites()
     one.watch()
-    two.come()
+    two.open_page()
     await until(lambda: is_sum(one, one, two))
     backend = two.view.backend
     assert backend is not None
     with monkeypatch.context() as lossy:
         lossy.setattr(backend, "publish", lambda _: None)
         for _ in range(20):
-            two.come()
+            two.open_page()
             await asyncio.sleep(0.002)
     await until(lambda: is_sum(one, one, two), "healed", backend.heartbeat * 1.5 + 1)
 
@@ -511,15 +523,15 @@ async def test_who_has_not_found_back_to_an_emptied_store_yet_is_expected() -> N
     one, two = sites = [Site(lambda node: MemoryBackend(node, hub)) for _ in range(2)]
     for site in sites:
         site.start()
-        site.come()
+        site.open_page()
     one.watch()
     await until(lambda: is_sum(one, *sites))
     lost = hub.backends.pop(two.id)  # as a store that was emptied does not list it
     one.view.connectivity_changed(connected=False)
     with one.lock:
-        one.view._fleet.expire(time.monotonic() + 20)
+        one.view._figures.expire(time.monotonic() + 20)
     one.view.connectivity_changed(connected=True)
-    await one.view._watcher.learn_members()
+    await one.view._collector.learn_members()
     assert (one.figures.total, one.figures.partial, one.figures.nodes.expected) == (1, True, 2)
     hub.backends[two.id] = lost
     two.view.connectivity_changed(connected=True)
@@ -531,12 +543,12 @@ async def test_who_has_not_found_back_to_an_emptied_store_yet_is_expected() -> N
 async def test_a_node_that_leaves_is_out_at_once_and_one_that_comes_is_in(sites: Callable[..., Site]) -> None:
     one, two = sites(), sites()
     one.watch()
-    two.come()
+    two.open_page()
     await until(lambda: is_sum(one, one, two))
     await two.view.stop()
-    await until(lambda: is_sum(one, one), "gone", 2)
+    await until(lambda: is_sum(one, one), "gone", 6)
     three = sites()
-    three.come()
+    three.open_page()
     await until(lambda: is_sum(one, one, three), "here", 5)
 
 
@@ -546,37 +558,37 @@ async def test_nobody_listens_or_publishes_while_nobody_watches(
     one, two = sites(), sites()
     one.watch()
     await until(lambda: is_sum(one, one, two))
-    monkeypatch.setattr("headcount.fleet.watcher.LINGER", 0.0)
+    monkeypatch.setattr("headcount.fleet.report_collector.LINGER", 0.0)
     one.unwatch()
-    await until(lambda: not one.view._watcher.watching and not two.view._publisher.schedule)
+    await until(lambda: not one.view._collector.listening and not two.view._publisher.schedule)
     assert not two.registry.noting, "changes are not even noted"
-    two.come()
+    two.open_page()
     two.flush()
     await until(lambda: not one.view._check_timer.running and not two.view._check_timer.running, "no timer is left")
     one.watch()
     await until(lambda: is_sum(one, one, two))
 
 
-async def test_nothing_is_kept_for_a_watcher_that_is_gone(sites: Callable[..., Site]) -> None:
+async def test_nothing_is_kept_for_a_node_that_is_gone(sites: Callable[..., Site]) -> None:
     one, two = sites(), sites()
     one.watch()
-    two.come()
+    two.open_page()
     await until(lambda: is_sum(one, one, two))
     await one.view.stop()
     await until(lambda: not two.registry.noting, "changes are noted for nobody")
     await until(lambda: not two.view._check_timer.running)
 
 
-async def test_rows_told_to_a_watcher_that_is_gone_are_not_told_to_the_next(sites: Callable[..., Site]) -> None:
+async def test_rows_told_to_a_node_that_is_gone_are_not_told_to_the_next(sites: Callable[..., Site]) -> None:
     one, two = sites(), sites()
     one.watch()
     two.watch()
-    page = two.come()
+    page = two.open_page()
     await until(lambda: is_sum(one, one, two) and is_sum(two, one, two))
     await one.view.stop()
     await until(lambda: is_sum(two, two))
     two.go(page)
-    two.come("v2", "/new")
+    two.open_page("v2", "/new")
     three = sites()
     three.watch()
     await until(lambda: is_sum(three, two, three), "it has the rows that there are")
@@ -586,12 +598,12 @@ async def test_who_watches_again_after_a_while_waits_for_the_slow(
     sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = sites(), sites()
-    two.come()
+    two.open_page()
     one.watch()
     await until(lambda: is_sum(one, one, two))
-    monkeypatch.setattr("headcount.fleet.watcher.LINGER", 0.0)
+    monkeypatch.setattr("headcount.fleet.report_collector.LINGER", 0.0)
     one.unwatch()
-    await until(lambda: not one.view._watcher.watching)
+    await until(lambda: not one.view._collector.listening)
     one.ahead = 60.0
     backend = two.view.backend
     assert backend is not None
@@ -616,8 +628,8 @@ async def test_who_looks_now_and_then_is_told_in_between(
 ) -> None:
     """As a scrape of an application's own registry does, which cannot wait for others."""
     one, two = sites(), sites()
-    monkeypatch.setattr("headcount.fleet.watcher.LINGER", 0.0)
-    monkeypatch.setattr(one.view._watcher, "_shows_rows", lambda: False)
+    monkeypatch.setattr("headcount.fleet.report_collector.LINGER", 0.0)
+    monkeypatch.setattr(one.view._collector, "_shows_rows", lambda: False)
     with one.lock:
         one.view.touch(rows=True, linger=60.0)
         one.view.touch(rows=True)
@@ -632,7 +644,7 @@ async def test_who_looks_now_and_then_is_told_in_between(
     monkeypatch.setattr(one.view._check_timer, "_tick", ticked)
     await until(lambda: is_sum(one, one, two))
     await until(lambda: ticks > 2, "at each of which it could have stopped to listen")
-    two.come()
+    two.open_page()
     await until(lambda: is_sum(one, one, two))
     await until(lambda: len(one.figures.connections) == 1)
 
@@ -644,8 +656,8 @@ async def test_reports_are_requested_under_the_lock_whichever_loop_a_viewer_is_i
     one.watch()
     await until(lambda: is_sum(one, one, two))
     locked: list[bool] = []
-    monkeypatch.setattr(one.view._watcher, "_row_quota", lambda: 3)
-    monkeypatch.setattr(one.view._watcher, "_request", lambda _: locked.append(one.lock._is_owned()))  # type: ignore[attr-defined]
+    monkeypatch.setattr(one.view._collector, "_row_quota", lambda: 3)
+    monkeypatch.setattr(one.view._collector, "_request", lambda _: locked.append(one.lock._is_owned()))  # type: ignore[attr-defined]
 
     def see_more() -> None:
         with one.lock:
@@ -660,12 +672,12 @@ async def test_looking_again_does_not_shorten_the_silence_of_those_who_cannot_be
     sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = sites(), sites()
-    monkeypatch.setattr("headcount.fleet.watcher.LINGER", 0.0)
+    monkeypatch.setattr("headcount.fleet.report_collector.LINGER", 0.0)
     one.view.touch(rows=True, linger=60.0)
     await until(lambda: is_sum(one, one, two))
     one.view.connectivity_changed(connected=False)
-    one.view._watcher._lingers_until = 0.0
-    await until(lambda: not one.view._watcher.watching)
+    one.view._collector._lingers_until = 0.0
+    await until(lambda: not one.view._collector.listening)
     before = one.view.report_age
     one.view.touch(rows=True)
     assert one.view.report_age >= before > 0
@@ -674,8 +686,8 @@ async def test_looking_again_does_not_shorten_the_silence_of_those_who_cannot_be
 async def test_rows_are_told_as_many_as_are_shown(sites: Callable[..., Site]) -> None:
     one, two, three = (sites(max_listed_connections=10) for _ in range(3))
     for _ in range(20):
-        two.come()
-        three.come()
+        two.open_page()
+        three.open_page()
     one.watch()
     await until(lambda: (one.figures.total, one.figures.partial) == (40, False))
     await until(lambda: len(one.figures.connections) == 10)
@@ -692,7 +704,7 @@ async def test_limits_beyond_what_one_message_holds_cost_rows_and_no_figures(
     monkeypatch.setattr(fleet_messages, "MAX_BYTES", 4_000)
     one, two = (sites(max_listed_connections=200_000) for _ in range(2))
     for number in range(200):
-        two.come(f"v{number % 3}")
+        two.open_page(f"v{number % 3}")
     one.watch()
     await until(lambda: (one.figures.total, one.figures.partial) == (200, False))
     await until(lambda: 10 < len(one.figures.connections) < 200, "rows may come after the counts")
@@ -703,7 +715,7 @@ async def test_limits_beyond_what_one_message_holds_cost_rows_and_no_figures(
 
 async def test_a_command_is_answered_by_its_owner(sites: Callable[..., Site]) -> None:
     one, two = sites(), sites()
-    two.come()
+    two.open_page()
     answer = await _answered(
         one, two.id, lambda re: fleet_messages.Navigate(node=one.id, re=re, handle="h", route="/r")
     )
@@ -720,16 +732,16 @@ async def test_what_concerns_all_is_told_to_all_however_many(
     one, *others = [sites() for _ in range(6)]
     names = {site.id for site in others}
     await _eventually(one.view.calls.other_nodes, lambda found: set(found) == names)
-    answers = await one.view.calls.call_all(
+    found = await one.view.calls.call_all(
         lambda re: fleet_messages.Broadcast(node=one.id, re=re, message=b"{}"), timeout=10
     )
-    assert {answer.node for answer in answers} == names
+    assert {answer.node for answer in found.answers} == names
     assert [len(site.asked) for site in others] == [1] * 5
 
 
 async def test_the_wall_clock_may_jump(sites: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = sites(), sites()
-    two.come()
+    two.open_page()
     one.watch()
     await until(lambda: is_sum(one, one, two))
     chance, real = random.Random(7), time.time
@@ -739,7 +751,7 @@ async def test_the_wall_clock_may_jump(sites: Callable[..., Site], monkeypatch: 
     before = len(one.total_seen)
     heartbeats = time.monotonic() + 2 * one.view.backend.heartbeat
     while time.monotonic() < heartbeats:
-        two.come()
+        two.open_page()
         await until(lambda: is_sum(one, one, two), "at once, as ever", 1)
     assert min(one.total_seen[before:]) > 0, "nobody was dropped meanwhile"
 
@@ -765,9 +777,6 @@ async def test_who_watches_learns_of_a_release_from_reports_and_tells_all(sites:
     two.released = fleet_messages.Released(5, "v2")  # all messages about it were lost
     one.watch()
     await until(lambda: one.released == three.released == two.released)
-
-
-# ---- two versions of the program in one fleet, during its own upgrade
 
 
 class Next:
@@ -804,11 +813,18 @@ class Next:
     async def members(self) -> Collection[str] | None:
         return await self._backend.members()
 
-    async def knows(self, node: str) -> bool:
+    async def knows(self, node: str) -> bool | None:
         return await self._backend.knows(node)
 
     def forget(self, node: str) -> None:
         self._backend.forget(node)
+
+    @property
+    def tallies(self) -> TallyStore:
+        return self._backend.tallies
+
+    def write_tally(self) -> None:
+        self._backend.write_tally()
 
     def hearing(self, receiver: Receiver) -> Receiver:
         return receiver
@@ -827,7 +843,7 @@ class Previous(Next):
 
     def say(self, message: bytes) -> list[bytes]:
         told = msgspec.msgpack.decode(message)
-        for field in ("released", "number", "malformed"):
+        for field in ("released", "number", "malformed", "away", "transit"):
             told.pop(field, None)
         return [] if told["t"] in NEW else [msgspec.msgpack.encode(told)]
 
@@ -835,7 +851,7 @@ class Previous(Next):
         return Deaf(receiver)
 
 
-NEW = ("current", "tabs", "replace")
+NEW = ("current", "tabs", "replace", "away", "forget")
 
 
 class Deaf:
@@ -843,8 +859,14 @@ class Deaf:
 
     def __init__(self, receiver: Receiver) -> None:
         self.joined, self.left, self.leave_message = receiver.joined, receiver.left, receiver.leave_message
-        self.connectivity_changed = receiver.connectivity_changed
+        self.connectivity_changed, self.heartbeat_sent = receiver.connectivity_changed, receiver.heartbeat_sent
         self._receiver = receiver
+
+    def tally(self, *, leaving: bool) -> Tally:
+        return msgspec.structs.replace(self._receiver.tally(leaving=leaving), pages=0)
+
+    def page_list(self) -> bytes:
+        return b""
 
     def received(self, message: bytes) -> None:
         if msgspec.msgpack.decode(message)["t"] not in NEW:
@@ -858,13 +880,13 @@ Program = type[Next]
 async def test_two_versions_of_the_program_are_one_fleet(sites: Callable[..., Site], program: Program) -> None:
     one, other, three = sites(), sites(program=program), sites()
     for site in (one, other, three):
-        site.come()
+        site.open_page()
     one.watch()
     await until(lambda: is_sum(one, one, other, three))
     other.watch()
     await until(lambda: is_sum(other, one, other, three))
-    page = other.come("v2", "/new")
-    gone = three.come("v2", "/new")
+    page = other.open_page("v2", "/new")
+    gone = three.open_page("v2", "/new")
     await until(lambda: is_sum(one, one, other, three) and is_sum(other, one, other, three))
     other.navigate(page, "/moved")
     three.go(gone)

@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from headcount.fleet.backends.redis import DEFAULT_TIMING, RedisBackend, Timing
+from headcount.fleet.backends.redis import RedisBackend
+from headcount.fleet.backends.redis_address import database
+from headcount.fleet.backends.redis_timing import DEFAULT_TIMING, Timing
 from kit.stores import Store
 
 from .test_conformance import Ear, named, until
@@ -63,6 +65,43 @@ async def test_a_node_that_the_store_forgot_is_known_again_although_its_sign_of_
         async with asyncio.timeout(10):
             while not await both.one.knows(both.names[1]):
                 await asyncio.sleep(0.02)
+
+
+async def test_fleets_of_one_name_in_two_databases_do_not_hear_one_another(store: Store) -> None:
+    """Redis's channels belong to no database: pages of production were told a release of staging."""
+    fleet = os.urandom(4).hex()
+    ears = [Ear(), Ear(), Ear()]
+    urls = [store.url, store.url.removesuffix("/0") + "/1", store.url.removesuffix("/0") + "/1"]
+    backends = [RedisBackend(named(), url, fleet, url) for url in urls]
+    for backend, ear in zip(backends, ears, strict=True):
+        backend.start(ear)
+        backend.listen(on=True)
+    try:
+        await until(lambda: all(ear.connected for ear in ears))
+        backends[1].announce(b"a release")
+        await until(lambda: b"a release" in ears[2].messages)
+        backends[0].announce(b"another release")
+        await until(lambda: b"another release" in ears[0].messages)
+        assert b"a release" not in ears[0].messages
+        assert b"another release" not in ears[2].messages
+    finally:
+        for backend in backends:
+            await backend.stop()
+
+
+@pytest.mark.parametrize(
+    ("url", "number"),
+    [
+        ("redis://host:6379", 0),
+        ("redis://host:6379/3", 3),
+        ("redis://host?db=2", 2),
+        ("unix:///run/redis.sock?db=4", 4),
+        ("redis+sentinel://one:26379,[::1]:26379/shop/5", 5),
+        ("redis+sentinel://one:26379/shop", 0),
+    ],
+)
+def test_the_database_of_a_url(url: str, number: int) -> None:
+    assert database(url) == number
 
 
 async def test_while_the_store_is_away_nobody_waits_to_hear_that_nobody_is_known() -> None:

@@ -1,6 +1,7 @@
 """Two processes of one application, as far as they can know: what comes to one and concerns the other."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -11,9 +12,10 @@ from starlette.requests import HTTPConnection
 
 from asgi.asgi_client import WAYS, Client, Site, asynchronous, problem, sorted_connections, until
 from headcount import Busy, Grant, UnknownConnection
-from headcount.core.paging import LocalPage, SortedRows
+from headcount.core.paging import LocalPage, SortedRows, parse_order
 from headcount.core.stats import ConnectionInfo
 from headcount.fleet import remote_commands
+from headcount.fleet.backends.redis import RedisBackend
 from headcount.fleet.view import FleetView
 from kit.stores import Store
 
@@ -213,6 +215,132 @@ def test_who_revokes_a_right_is_told_when_its_owner_did_not_do_it(
     check()
 
 
+def test_a_right_that_may_exist_while_the_store_is_away_is_not_called_withdrawn() -> None:
+    @asynchronous
+    async def check() -> None:
+        with Store("valkey") as own:
+            async with both(own) as (owner, other):
+                viewer = await owner.admin.open("ws", "?viewer=1")
+                await owner.admin.watch(viewer)
+                view = other.node.membership.view
+                assert isinstance(view, FleetView)
+                backend = view.backend
+                assert isinstance(backend, RedisBackend)
+                own.kill()
+                await until(lambda: backend._commands is None)
+                backend._members.clear()  # the owner has joined since this node last looked
+                with pytest.raises(Busy, match="may still be watching"):
+                    await other.headcount.revoke(viewer.public)
+                assert owner.node.viewers.subscriptions
+
+    check()
+
+
+def _redis_of(site: Site) -> RedisBackend:
+    view = site.node.membership.view
+    assert isinstance(view, FleetView)
+    assert isinstance(view.backend, RedisBackend)
+    return view.backend
+
+
+@pytest.mark.parametrize("how", ["killed", "emptied", "expired", "taken out"])
+def test_what_cannot_be_known_of_the_owner_is_no_answer_about_its_viewer(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner serves its viewer, and Redis does not say so: it is away, was emptied, or took the owner for dead."""
+
+    @asynchronous
+    async def check() -> None:
+        with Store("valkey") as own:
+            async with both(own) as (owner, other):
+                viewer = await owner.admin.open("ws", "?viewer=1")
+                await owner.admin.watch(viewer)
+                await owner.stranger.open("ws")
+                backend, keys = _redis_of(other), "{headcount:two}"
+                _redis_of(owner).write_tally()
+                await until(lambda: own.ask("HEXISTS", f"{keys}:tallies", owner.node.id) == b":1")
+                monkeypatch.setattr(_redis_of(owner), "_put", lambda *_, **__: None)  # it gives no sign any more
+                await asyncio.sleep(0)
+                match how:
+                    case "killed":
+                        # Redis said that it knew no such node, and went away before it could be asked again.
+                        monkeypatch.setattr(backend, "knows", AsyncMock(return_value=False))
+                        own.kill()
+                        await until(lambda: backend._commands is None)
+                    case "emptied":
+                        own.ask("FLUSHALL")
+                    case "expired":
+                        own.ask("DEL", f"{keys}:node:{owner.node.id}")
+                    case "taken out":
+                        own.ask("SREM", f"{keys}:nodes", owner.node.id)
+                backend._members.clear()  # the owner has joined since this node last looked
+                with pytest.raises(Busy, match="may still be watching"):
+                    await other.headcount.revoke(viewer.public)
+                with pytest.raises(Busy, match="may not have arrived"):
+                    await other.headcount.send(viewer.public, {"type": "lost"})
+                assert owner.node.viewers.subscriptions
+
+    check()
+
+
+def test_a_node_that_has_not_met_its_fleet_knows_of_no_connection_whether_it_is_open(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        site = Site(backend=store.url)
+        with pytest.raises(Busy, match="may still be watching"):
+            await site.headcount.revoke("ab" * 16)
+        with pytest.raises(Busy, match="may not have arrived"):
+            await site.headcount.send("ab" * 16, {"type": "lost"})
+        assert (await site.node.release("v2")).partial
+        assert (await site.headcount.stats()).partial
+        assert (await site.stranger.get("/health")).status == 200
+        await until(lambda: not site.node.stats().partial)
+        await site.node.leave()
+
+    check()
+
+
+def test_a_node_that_left_its_fleet_does_not_say_that_it_is_all_of_it(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (_, other):
+            await other.node.leave()
+            assert (await other.node.release("v2")).partial
+
+    check()
+
+
+def test_pages_of_connections_are_partial_when_nobody_knows_which_nodes_there_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            await owner.stranger.open("ws")
+            monkeypatch.setattr(_redis_of(other), "members", AsyncMock(return_value=None))
+            page = await other.node.page(version=None, route=None, limit=10)
+            assert (page.rows, page.partial) == ([], True)
+            order = parse_order("id")
+            rows = await other.node.sorted_page(order, version=None, route=None, limit=10)
+            assert (rows.rows, rows.partial) == ([], True)
+
+    check()
+
+
+def test_a_node_is_not_forgotten_while_the_store_is_away() -> None:
+    @asynchronous
+    async def check() -> None:
+        with Store("valkey") as own:
+            async with both(own, admin_token="t" * 16) as (owner, other):
+                own.kill()
+                await until(lambda: _redis_of(other)._commands is None)
+                body, token = {"node": owner.node.id}, {"authorization": f"Bearer {'t' * 16}"}
+                answer = await other.stranger.post("/admin/nodes/forget", body, token)
+                problem(answer, 503, "not forgotten")
+
+    check()
+
+
 def test_tabs_that_are_reported_to_the_other_are_counted_at_the_owner(store: Store) -> None:
     @asynchronous
     async def check() -> None:
@@ -248,6 +376,25 @@ def test_a_stream_takes_the_place_of_one_at_the_other(store: Store) -> None:
             for guess in (old.public, f"{old.handle}x", "0" * 12, "." * 500):
                 await other.visitor.open("sse", f"?route=/b&replaces={guess}")
             await figures.total(5)
+
+    check()
+
+
+def test_a_limit_is_proven_by_streams_of_the_other(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as sites:
+            ahead = 0.0
+            for site in sites:
+                site.node.clock = lambda: time.monotonic() + ahead
+            streams = [await sites[0].visitor.open("sse", "?version=v1&cutAfter=600000") for _ in range(3)]
+            assert sites[0].node.cut_after is None
+            ahead = 550.0
+            for stream in streams:
+                await sites[1].visitor.open("ws", f"?version=v1&cutAfter=600000&replaces={stream.handle}")
+                await stream.ended()
+            await until(lambda: sites[0].node.cut_after == 600.0, "the node that had the streams knows it")
+            assert sites[1].node.cut_after is None
 
     check()
 
@@ -336,7 +483,7 @@ def test_lists_of_connections_are_asked_for_only_by_who_may_see_them(store: Stor
             view, one_view = two.node.membership.view, one.node.membership.view
             assert isinstance(view, FleetView)
             assert isinstance(one_view, FleetView)
-            one_view._watcher._rows_until = 0.0
+            one_view._collector._rows_until = 0.0
             while (await one.admin.get("/admin/stats")).json["total"] != 1:
                 await asyncio.sleep(0.01)
             scrape = {"authorization": "Bearer scrape"}
@@ -355,6 +502,52 @@ def test_lists_of_connections_are_asked_for_only_by_who_may_see_them(store: Stor
             await two.node.leave()
 
     store.ask("FLUSHALL")
+    check()
+
+
+def test_the_history_of_a_day_is_the_same_whichever_node_is_asked(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store, "mounted", lambda _: True) as (one, other):
+            await one.stranger.open("sse", "?version=v1")
+            await other.stranger.open("ws", "?version=v2")
+            for site, slot in ((one, 600), (other, 601), (other, 606), (one, 607)):
+                view = site.node.membership.view
+                assert isinstance(view, FleetView)
+                backend = view.backend
+                assert backend is not None
+                async with asyncio.timeout(10):
+                    while (entries := await backend.tallies.entries()) is None or sum(
+                        sum(each.tally.versions.values()) for each in entries.values() if each.present
+                    ) < 2:
+                        await asyncio.sleep(0.01)
+                await view.accounting._begin_interval(backend, slot, first=False)
+            for site in (one, other):
+                told = (await site.stranger.get("/admin/history")).json
+                # Each node adds samples of its own, too, which are of this year.
+                fine, minutes = (
+                    [each for each in samples if each["at"] < 10_000_000]
+                    for samples in (told["samples"], told["minutes"]["samples"])
+                )
+                assert [each["at"] for each in fine] == [6_000_000, 6_010_000, 6_060_000, 6_070_000]
+                assert [each["at"] for each in minutes] == [6_000_000, 6_060_000]
+                for each in (*fine, *minutes):
+                    assert (each["total"], each["versions"]) == (2, {"v1": 1, "v2": 1})
+
+    check()
+
+
+def test_a_vanished_node_s_pages_are_unaccounted_for_as_long_as_the_setting_says(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        for settings, seconds in (({}, 120.0), ({"unaccounted_grace": 7.0}, 7.0)):
+            async with both(store, "mounted", lambda _: True, **settings) as (one, _):
+                await one.stranger.get("/admin/stats")
+                view = one.node.membership.view
+                assert isinstance(view, FleetView)
+                # How it ends is in tests/server/test_unaccounted.py, with seconds that a test can wait for.
+                assert (view.accounting._grace, view._figures._unaccounted._grace) == (seconds, seconds)
+
     check()
 
 

@@ -10,8 +10,10 @@ One conformance suite tests all of them.
 Tests: tests/fleet/backends/test_conformance.py.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
+
+from ...core.tallies import Doubt, Entry, Tally
 
 
 class Receiver(Protocol):
@@ -29,8 +31,65 @@ class Receiver(Protocol):
     def leave_message(self) -> bytes:
         """Return the last message of this node."""
 
+    def tally(self, *, leaving: bool) -> Tally:
+        """
+        Return what this node says about itself now.
+
+        Args:
+            leaving: For the last time: all of its pages will have to reconnect.
+        """
+
+    def page_list(self) -> bytes:
+        """Return the list of pages that belongs to the last tally (core/page_lists.py); empty if it has none."""
+
+    def heartbeat_sent(self) -> None:
+        """Do what is due with each heartbeat of this node, which has just been sent."""
+
     def connectivity_changed(self, *, connected: bool) -> None:
         """Learn whether the other nodes can be reached at all. A backend starts disconnected."""
+
+
+class TallyStore(Protocol):
+    """The tallies of all nodes, which outlast them. The backend writes that of its own node."""
+
+    @property
+    def complete(self) -> bool:
+        """What any node knows of nodes that are gone is in the store. False while a store that was emptied fills."""
+
+    async def entries(self, nodes: Collection[str] | None = None) -> Mapping[str, Entry] | None:
+        """
+        Return the tallies of all nodes, this one and dead ones included, or of some.
+
+        Returns:
+            None when the store does not answer.
+        """
+
+    async def pages(self, node: str) -> bytes | None:
+        """Return the list of pages that a node wrote with its tally; None: there is none, or no answer."""
+
+    async def add_back(self, node: str, pages: Mapping[str, str]) -> None:
+        """Note pages of a node that came to this one: `{public id: version}`. Each counts once, whoever notes it."""
+
+    async def keep_doubt(self, node: str, doubt: Doubt) -> None:
+        """Keep that a silent node was seen to live."""
+
+    async def drop(self, node: str) -> None:
+        """Remove what is kept of a node: nothing follows from it any more."""
+
+    async def forget(self, node: str) -> bool:
+        """End the doubt about a node, for all nodes that look. Returns False when the store did not note it."""
+
+    def now(self) -> int | None:
+        """Return the time that all nodes share, in ms since 1970; None: it is not known."""
+
+    async def claim_sample(self, slot: int) -> bool:
+        """Say whether this node adds the sample of an interval. True on one node at most."""
+
+    async def add_sample(self, data: bytes, *, minute: bool) -> None:
+        """Add an encoded sample to the history; with `minute`, also to that of the last day. Its length is bounded."""
+
+    async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
+        """Return the encoded samples of the last hour and of the last day; None: the store does not answer."""
 
 
 class Backend(Protocol):
@@ -41,6 +100,10 @@ class Backend(Protocol):
 
     detects_failures: bool
     """The backend reports every node that joins and leaves, also while it does not listen."""
+
+    @property
+    def tallies(self) -> TallyStore:
+        """The tallies of all nodes."""
 
     def start(self, receiver: Receiver) -> None:
         """Begin to reach the other nodes and to be reached."""
@@ -67,8 +130,16 @@ class Backend(Protocol):
     async def members(self) -> Collection[str] | None:
         """Return the ids of all other nodes that seem to live, or None when the backend cannot tell at the moment."""
 
-    async def knows(self, node: str) -> bool:
-        """Say whether there is a node with this id. Clients can cause the question, so it must be cheap and bounded."""
+    async def knows(self, node: str) -> bool | None:
+        """
+        Say whether there is a node with this id, or None when the backend cannot tell at the moment.
+
+        A node that joined before the call, and that others can find, is not overlooked. Clients can cause the
+        question, so it must be cheap and bounded.
+        """
 
     def forget(self, node: str) -> None:
         """Remove the sign of life of a node that has been silent for too long. If the node lives, it gives another."""
+
+    def write_tally(self) -> None:
+        """Write this node's tally now, before anything that is published after this call."""

@@ -7,7 +7,8 @@ can. So each binds a Unix socket, named by its node id, in a private directory t
     {runtime directory}/headcount-{uid}/{hash of namespace, address and fleet}/{node id}
 
 A newcomer connects to every socket that it finds there, which makes a full mesh, and the end of a connection is the end
-of a worker, however it died. A socket that nobody answers is a dead worker's, and removed.
+of a worker, however it died. A socket that nobody answers is a dead worker's, and removed. Beside the sockets lie the
+workers' tallies (local_tallies.py).
 
 A frame is a length (4 bytes, of what follows), a kind (1 byte), and a body. Kinds that are not known are passed over.
 
@@ -20,6 +21,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +31,7 @@ from ...core.fleet_messages import MAX_BYTES
 from ...core.identity import is_node_id
 from ...loops import Tasks
 from . import Receiver
+from .local_tallies import TallyFiles, remove_forgotten
 from .meeting_directory import meeting_directory, remove
 
 HELLO_TIMEOUT: Final = 0.5
@@ -90,8 +93,10 @@ class LocalBackend:
         self._guard: asyncio.Task[None] | None = None
         self._awaited: dict[str, list[asyncio.Future[None]]] = {}
         """By node: who waits for it to say who it is."""
-        self._strangers: set[_Link] = set()
+        self._unidentified: set[_Link] = set()
         """Connections whose other end has not said who it is."""
+        self.tallies = TallyFiles(node, self._directories, self._linked)
+        self._heartbeat_timer: asyncio.TimerHandle | None = None
 
     def start(self, receiver: Receiver) -> None:
         """
@@ -105,6 +110,9 @@ class LocalBackend:
         self._bind(self._first)
         self._opening = self._run(self._open(self._first))
         self._guard = _guards.start(self._leave_with_the_loop(), self._loop)
+        remove_forgotten(self._directories()[0].parent, time.time())
+        self.tallies.clear_own()
+        self._send_heartbeat()
 
     def meet(self, address: str) -> None:
         """
@@ -140,8 +148,12 @@ class LocalBackend:
     def _leave(self) -> None:
         if self.receiver is None:
             return
-        self.publish(self.receiver.leave_message())
+        # To all, also to those that do not listen: to them the end of a connection without it is a death.
+        self.announce(self.receiver.leave_message())
+        self.tallies.leave(self.receiver.tally(leaving=True), self.receiver.page_list())
         self.receiver = None
+        if self._heartbeat_timer is not None:
+            self._heartbeat_timer.cancel()
         if self._rescan is not None:
             self._rescan.cancel()
         for task in self._tasks:
@@ -154,10 +166,10 @@ class LocalBackend:
             with suppress(OSError):  # others are still there
                 path.parent.rmdir()
         self._meeting_places.clear()
-        for link in [*self._strangers, *(link for links in self.links.values() for link in links)]:
+        for link in [*self._unidentified, *(link for links in self.links.values() for link in links)]:
             link.transport.close()  # what was written is still sent
         self.links.clear()
-        self._strangers.clear()
+        self._unidentified.clear()
 
     def listen(self, *, on: bool) -> None:
         """Receive what others publish, or no more."""
@@ -205,7 +217,7 @@ class LocalBackend:
             # Somebody may have come whose connection waits to be accepted here.
             await self._connect_all(path.parent)
         # Those that have not said who they are yet are busy or stopped, and there all the same.
-        return set(self.links) | {link.expected for link in self._strangers if link.expected is not None}
+        return self._linked()
 
     async def knows(self, node: str) -> bool:
         """Say whether there is a worker of that id."""
@@ -233,9 +245,14 @@ class LocalBackend:
     def forget(self, node: str) -> None:
         """Nothing outlives a worker here: its connections are the sign that it lives."""
 
-    def introduced(self, link: "_Link", node: str) -> None:
-        """Take in a connection whose other end has said who it is."""
-        self._strangers.discard(link)
+    def write_tally(self) -> None:
+        """Write this worker's tally now."""
+        if self.receiver is not None:
+            self.tallies.write(self.receiver.tally(leaving=False), self.receiver.page_list())
+
+    def identified(self, link: "_Link", node: str) -> None:
+        """Use a connection whose other end has said who it is."""
+        self._unidentified.discard(link)
         if node == self.node or self.receiver is None:
             link.transport.close()
             return
@@ -249,7 +266,7 @@ class LocalBackend:
 
     def lost(self, link: "_Link") -> None:
         """Learn that a connection has ended."""
-        self._strangers.discard(link)
+        self._unidentified.discard(link)
         links = self.links.get(link.node or "", [])
         if link in links:
             links.remove(link)
@@ -259,6 +276,20 @@ class LocalBackend:
                     self.receiver.left(link.node)
         if self.receiver is not None and self._rescan is None and self._loop is not None:
             self._rescan = self._loop.call_later(RESCAN_AFTER, self._scan_again)
+
+    def _send_heartbeat(self) -> None:
+        """Write a new tally, which is this worker's sign of life, and do what is due with it."""
+        if self.receiver is not None and self._loop is not None:
+            self._heartbeat_timer = self._loop.call_later(self.heartbeat, self._send_heartbeat)
+            self.write_tally()
+            self.receiver.heartbeat_sent()
+
+    def _directories(self) -> list[Path]:
+        return [path.parent for path, _, _ in self._meeting_places.values()]
+
+    def _linked(self) -> set[str]:
+        """Return the workers that there is a connection to, those included that have not said who they are."""
+        return set(self.links) | {link.expected for link in self._unidentified if link.expected is not None}
 
     def _bind(self, address: str) -> None:
         directory = meeting_directory(address, self._fleet)
@@ -295,7 +326,7 @@ class LocalBackend:
         self._meeting_places[address] = (path, sock, server)
         found = await self._connect_all(path.parent)
         waited = 0.0
-        while waited < HELLO_TIMEOUT and any(link in self._strangers for link in found):
+        while waited < HELLO_TIMEOUT and any(link in self._unidentified for link in found):
             await asyncio.sleep(0.005)
             waited += 0.005
         if self.receiver is not None:
@@ -319,7 +350,7 @@ class LocalBackend:
         for name in names:
             if name == self.node or not is_node_id(name) or name in self.links:
                 continue
-            if any(link.expected == name for link in self._strangers):
+            if any(link.expected == name for link in self._unidentified):
                 continue
             path = directory / name
             try:
@@ -336,9 +367,9 @@ class LocalBackend:
                 self.receiver.joined(name)
         return found
 
-    def stranger(self, link: "_Link") -> None:
+    def connected(self, link: "_Link") -> None:
         """Keep a connection whose other end has not said who it is."""
-        self._strangers.add(link)
+        self._unidentified.add(link)
 
     def _scan_again(self) -> None:
         self._rescan = None
@@ -373,8 +404,8 @@ class _Link(asyncio.Protocol):
         """Say who we are."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
-        self._backend.stranger(self)
-        self._watch_process()
+        self._backend.connected(self)
+        self._await_process_end()
         self.transport.write(_frame(_HELLO, _FORMAT + self._backend.node.encode()))
 
     def write(self, kind: int, body: bytes = b"") -> bool:
@@ -419,7 +450,7 @@ class _Link(asyncio.Protocol):
             self._process = None
         self._backend.lost(self)
 
-    def _watch_process(self) -> None:
+    def _await_process_end(self) -> None:
         """
         Learn of the end of the worker itself, where the kernel tells that.
 
@@ -453,7 +484,7 @@ class _Link(asyncio.Protocol):
                 self.transport.abort()
                 return
             self.node = node
-            self._backend.introduced(self, node)
+            self._backend.identified(self, node)
         elif self.node is None:
             self.transport.abort()
         elif kind == _MESSAGE:

@@ -13,6 +13,10 @@ import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
+
+_NAME: Final = "headcount-"
+"""The directory of all meeting places of a user has this name and their number."""
 
 
 def meeting_directory(address: str, fleet: str) -> Path:
@@ -23,6 +27,11 @@ def meeting_directory(address: str, fleet: str) -> Path:
         OSError: It is somebody else's, open to others, or cannot be made.
     """
     return _private(_directory() / _key(address, fleet))
+
+
+def is_meeting_place(path: str) -> bool:
+    """Say whether a Unix socket is one by which workers meet, from its path alone."""
+    return Path(path).parent.parent.name.startswith(_NAME)
 
 
 def _key(address: str, fleet: str) -> str:
@@ -37,7 +46,7 @@ def _directory() -> Path:
     """Return the directory of all our meeting places; the same for all processes of one user and environment."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     base = Path(runtime) if runtime and os.access(runtime, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
-    return _private(base / f"headcount-{os.geteuid()}")
+    return _private(base / f"{_NAME}{os.geteuid()}")
 
 
 def _private(directory: Path) -> Path:
@@ -55,7 +64,8 @@ def _private(directory: Path) -> Path:
     return directory
 
 
-def remove(path: Path) -> None:
-    """Remove a socket, if it is still there and may be removed."""
-    with suppress(OSError):
-        path.unlink()
+def remove(*paths: Path) -> None:
+    """Remove files, if they are still there and may be removed."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()

@@ -3,11 +3,15 @@ Nodes of many machines, by Redis 7+ or Valkey 7+.
 
     {headcount:NAME}:nodes       SET     ids of nodes that have been there
     {headcount:NAME}:node:ID     "1"     that node lives; expires by itself (`Timing.expiry`)
+    {headcount:NAME}:tallies     the tallies of all nodes, and further keys; see redis_tallies.py
     {headcount:NAME}:1:all       channel for everybody
     {headcount:NAME}:1:figures   channel for those who listen
     {headcount:NAME}:1:to:ID     channel for one node
 
-Nothing else is stored: no figure, no label, no address. Figures and commands pass through channels only. The braces
+Keys belong to a database, channels do not: in another database than 0, `1` in the name of a channel is `1@NUMBER`, so
+that fleets of one name in two databases do not hear one another.
+
+Nothing else is stored: no route, no address. Figures and commands pass through channels only. The braces
 keep all of it in one slot, so that in a cluster one shard has it, and its sharded channels reach nobody else.
 
 A node keeps two connections. Commands go out in batches on one, whatever has gathered while the batch before was under
@@ -23,18 +27,22 @@ import asyncio
 import itertools
 import logging
 import random
+import secrets
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from redis.asyncio.connection import Connection
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from . import Receiver
-from .redis_address import NoShardError, advice_for, connect, find_shard, resolve
+from .redis_address import NoShardError, advice_for, connect, database, find_shard, resolve
 from .redis_queue import NO_ANSWER, CommandQueue, OnAnswer, Queued
+from .redis_tallies import RedisTallies
+from .redis_timing import DEFAULT_TIMING, Timing
 
-BEATS: Final = 3
+HEARTBEATS_PER_SET_CHECK: Final = 3
 """Heartbeats from one check that a node is in the set of nodes to the next."""
 
 MEMBERS_FOR: Final = 0.25
@@ -44,26 +52,6 @@ LEAVE_TIMEOUT: Final = 1.0
 """Seconds that a node which stops gives Redis to carry out its leave message."""
 
 logger = logging.getLogger("headcount")
-
-
-class Timing(NamedTuple):
-    """Seconds that decide how soon a fault is noticed and healed. Tests of faults run with a fraction of them."""
-
-    heartbeat: float = 3.0
-    """Between two signs of life."""
-    expiry: float = 9.0
-    """After the last heartbeat at which a node is gone: three heartbeats."""
-    store_timeout: float = 3.0
-    """In which Redis must answer, and be connected to."""
-    longest_wait: float = 5.0
-    """Between two attempts to connect, at most and on average."""
-
-    def scaled(self, factor: float) -> "Timing":
-        """Return all of them times a factor."""
-        return Timing(*(seconds * factor for seconds in self))
-
-
-DEFAULT_TIMING: Final = Timing()
 
 
 class _Lost(Exception):  # noqa: N818  a state, not a mistake
@@ -91,6 +79,8 @@ class RedisBackend:
         self._url = url
         self._shown = shown
         self._prefix = f"{{headcount:{fleet}}}"
+        number = database(url)
+        self._channels = f"{self._prefix}:1@{number}" if number else f"{self._prefix}:1"
         self._receiver: Receiver | None = None
         self._task: asyncio.Task[None] | None = None
         self._listens = False
@@ -108,7 +98,13 @@ class RedisBackend:
         self._heard = 0.0
         self._members: set[str] = set()
         self._members_at = float("-inf")
+        """When `_members` was learned."""
+        self._members_asked = float("-inf")
+        """When Redis was asked for it: who joined later is not in it."""
         self._asking_members: asyncio.Future[set[str] | None] | None = None
+        self._asking_since = float("-inf")
+        patience = 1.5 * timing.longest_wait + timing.store_timeout + 2 * timing.heartbeat
+        self.tallies = RedisTallies(node, self._prefix, self._ask, time.monotonic, patience)
 
     def start(self, receiver: Receiver) -> None:
         """Begin to reach and to be reached, as soon as Redis can be."""
@@ -153,6 +149,7 @@ class RedisBackend:
             return None  # it is away, and nobody knows for how long
         if self._asking_members is None:
             self._asking_members = asyncio.get_running_loop().create_future()
+            self._asking_since = asyncio.get_running_loop().time()
             self._put(("SMEMBERS", f"{self._prefix}:nodes"), self._on_members)
         future = self._asking_members
         try:
@@ -160,22 +157,59 @@ class RedisBackend:
         except TimeoutError:
             return None
 
-    async def knows(self, node: str) -> bool:
-        """Say whether there is a node of that id; asks Redis at most once in a while, whoever asks."""
+    async def knows(self, node: str) -> bool | None:
+        """
+        Say whether there is a node of that id. Asks Redis at most once in a while.
+
+        Returns:
+            None: Redis is away, or does not know all nodes. False only after a look that began after the call.
+        """
         loop = asyncio.get_running_loop()
-        if node in self._members and loop.time() - self._members_at < self._timing.expiry:
+        called = loop.time()
+        if node in self._members and called - self._members_at < self._timing.expiry:
             return True
-        wait = self._members_at + MEMBERS_FOR - loop.time()
-        if wait > 0:
-            await asyncio.sleep(wait)
-        if loop.time() - self._members_at >= MEMBERS_FOR:
-            await self.members()
-        return node in self._members
+        while self._members_asked < called:
+            await asyncio.sleep(self._members_at + MEMBERS_FOR - loop.time())
+            if self._members_asked < called and await self.members() is None:
+                return None
+        if node in self._members:
+            return True
+        return False if self.tallies.complete else None
 
     def forget(self, node: str) -> None:
         """Let no sign remain that a node lives: it would stay for as long as Redis's clock has jumped backwards."""
         self._members.discard(node)
         self._put(("DEL", f"{self._prefix}:node:{node}"), None)
+
+    def write_tally(self) -> None:
+        """Write this node's tally now, before anything that is published after this call."""
+        if self._receiver is not None and self._commands is not None:
+            for command in self.tallies.write(self._receiver.tally(leaving=False), self._receiver.page_list()):
+                size = sum(len(word) for word in command if isinstance(word, bytes))
+                self._put(command, None, 100 + size, optional=True)
+
+    def _ask_store(self) -> None:
+        """Learn whether Redis was emptied."""
+        proposed = secrets.token_hex(8)
+
+        def answered(answer: Any) -> None:
+            for command in self.tallies.on_store(proposed, answer):
+                self._put(command, None, 100 + len(command[-1]), optional=True)
+
+        self._put(self.tallies.ask_store(proposed), answered)
+
+    async def _ask(self, *command: Any) -> Any:
+        """Send a command; return the answer, or None when there is none or the command is refused."""
+        if self._commands is None:
+            return None
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Any) -> None:
+            if not future.done():
+                future.set_result(None if answer is NO_ANSWER or isinstance(answer, Exception) else answer)
+
+        self._put(command, answered, 100 + sum(len(word) for word in command if isinstance(word, bytes)), optional=True)
+        return await future
 
     async def _run(self) -> None:
         attempt = 0
@@ -208,6 +242,7 @@ class RedisBackend:
             arguments, self._sharded = await find_shard(arguments, f"{self._prefix}:nodes", timeout)
             self._commands = await connect(arguments, timeout)
             self._subscriber = await connect(arguments, timeout)
+            await self.tallies.introduce((self._commands, self._subscriber))
         self._heard = loop.time()
         subscribed = asyncio.Event()
         jobs = [
@@ -274,11 +309,14 @@ class RedisBackend:
         connection, receiver = self._commands, self._receiver
         if connection is None or receiver is None:
             return
-        packed = [
-            *connection.pack_command(self._publishing, self._channel("figures"), receiver.leave_message()),
-            *connection.pack_command("SREM", f"{self._prefix}:nodes", self._node),
-            *connection.pack_command("DEL", f"{self._prefix}:node:{self._node}"),
+        commands = [
+            *self.tallies.write(receiver.tally(leaving=True), receiver.page_list()),
+            (self._publishing, self._channel("figures"), receiver.leave_message()),
+            *self.tallies.keep(),
+            ("SREM", f"{self._prefix}:nodes", self._node),
+            ("DEL", f"{self._prefix}:node:{self._node}"),
         ]
+        packed = [part for command in commands for part in connection.pack_command(*command)]
         for _ in range(2):
             with suppress(Exception):
                 try:
@@ -293,11 +331,16 @@ class RedisBackend:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._timing.store_timeout):
             await subscribed.wait()  # whoever learns of us may speak to us at once
-        for number in itertools.count(random.randrange(BEATS)):  # noqa: S311  not a secret
-            if number % BEATS == 0:
+        self._ask_store()  # before it is known that Redis can be used again
+        for command in self.tallies.clear_own():  # what others noted while this node was silent
+            self._put(command, None, optional=True)
+        for number in itertools.count(random.randrange(HEARTBEATS_PER_SET_CHECK)):  # noqa: S311  not a secret
+            if number % HEARTBEATS_PER_SET_CHECK == 0:
                 # Somebody may have taken us for dead and out of the set just as we gave a sign of life, or Redis may
                 # have evicted the set and not the key; then posts for our pages would be nobody's.
                 self._put(("SADD", f"{self._prefix}:nodes", self._node), None)
+                for command in self.tallies.keep():
+                    self._put(command, None, optional=True)
             self._put(
                 (
                     *("SET", f"{self._prefix}:node:{self._node}", "1"),
@@ -305,6 +348,10 @@ class RedisBackend:
                 ),
                 self._on_heartbeat_answer,
             )
+            self._put(("TIME",), self.tallies.set_time, optional=True)
+            self.write_tally()
+            if self._receiver is not None:
+                self._receiver.heartbeat_sent()
             # Jittered, so that nodes that came together do not stay together.
             await asyncio.sleep(self.heartbeat * random.uniform(0.9, 1.0))  # noqa: S311  not a secret
             if loop.time() - self._heard > self.heartbeat + self._timing.store_timeout:
@@ -323,7 +370,8 @@ class RedisBackend:
                 )
             return
         if before is None:
-            # New, too long silent, or forgotten by a Redis that was started empty.
+            # New, too long silent, or forgotten by a Redis that was emptied.
+            self._ask_store()
             self._put(("SADD", f"{self._prefix}:nodes", self._node), self._on_first_answer)
         elif before is not NO_ANSWER:
             self._set_connected(connected=True)
@@ -337,7 +385,7 @@ class RedisBackend:
         return "SPUBLISH" if self._sharded else "PUBLISH"
 
     def _channel(self, name: str) -> str:
-        return f"{self._prefix}:1:{name}"
+        return f"{self._channels}:{name}"
 
     def _publish(self, channel: str, message: bytes, answer: OnAnswer | None = None) -> None:
         if self._commands is None:
@@ -346,8 +394,10 @@ class RedisBackend:
             return
         self._put((None, self._channel(channel), message), answer, len(message))
 
-    def _put(self, command: tuple[Any, ...], answer: OnAnswer | None, size: int = 100) -> None:
-        self._queue.put(command, answer, size)
+    def _put(
+        self, command: tuple[Any, ...], answer: OnAnswer | None, size: int = 100, *, optional: bool = False
+    ) -> None:
+        self._queue.put(command, answer, size, optional=optional)
         self._wake()
 
     def _wake(self) -> None:
@@ -356,7 +406,7 @@ class RedisBackend:
 
     def _fail_all(self) -> None:
         self._queue.fail_all()
-        self._settle_members(None)
+        self._resolve_members(None)
 
     async def _write(self) -> None:
         """Send what has gathered, read the answers, and start over."""
@@ -386,7 +436,7 @@ class RedisBackend:
                     packed += connection.pack_command(queued.command[0] or self._publishing, *queued.command[1:])
                 await connection.send_packed_command(packed, check_health=False)
                 for queued in batch:
-                    result = await self._answer_of(connection)
+                    result = await self._answer_of(connection, optional=queued.optional)
                     answered += 1
                     queued.answer(result)
         except TimeoutError:
@@ -395,12 +445,14 @@ class RedisBackend:
             for queued in batch[answered:]:
                 queued.answer(NO_ANSWER)
 
-    async def _answer_of(self, connection: Connection) -> Any:
+    async def _answer_of(self, connection: Connection, *, optional: bool) -> Any:
         try:
             return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
         except ResponseError as error:
             if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
                 return error if isinstance(error, OutOfMemoryError) else OutOfMemoryError(str(error))
+            if optional:
+                return None
             # READONLY, MOVED, NOPERM, LOADING: not this command alone, and perhaps not this server.
             raise _Lost(str(error)) from None
 
@@ -444,11 +496,17 @@ class RedisBackend:
 
     def _on_members(self, ids: Any) -> None:
         if not isinstance(ids, list | set):
-            self._settle_members(None)
+            self._resolve_members(None)
             return
         names = [name.decode("ascii", "replace") for name in ids if isinstance(name, bytes)]
+        if self._connected and self._node not in names:
+            # This node is there, so others may be there, too: the set was lost, with or without the rest of the store.
+            self._ask_store()
+            self._put(("SADD", f"{self._prefix}:nodes", self._node), None)
+            self._resolve_members(None)
+            return
         if not names:
-            self._settle_members(set())
+            self._resolve_members(set())
             return
         self._put(
             ("MGET", *(f"{self._prefix}:node:{name}" for name in names)),
@@ -457,17 +515,20 @@ class RedisBackend:
 
     def _on_signs_of_life(self, names: list[str], lives: Any) -> None:
         if not isinstance(lives, list) or len(lives) != len(names):
-            self._settle_members(None)
+            self._resolve_members(None)
             return
         dead = [name for name, life in zip(names, lives, strict=True) if life is None]
         if dead:
+            # Nodes of an older version wrote no tally. A node that joins later would not know that they were there.
+            for command in self.tallies.unknown(dead):
+                self._put(command, None, optional=True)
             self._put(("SREM", f"{self._prefix}:nodes", *dead), None)
-        self._settle_members({name for name, life in zip(names, lives, strict=True) if life is not None})
+        self._resolve_members({name for name, life in zip(names, lives, strict=True) if life is not None})
 
-    def _settle_members(self, found: set[str] | None) -> None:
+    def _resolve_members(self, found: set[str] | None) -> None:
         if found is not None:
             found.discard(self._node)
-            self._members = found
+            self._members, self._members_asked = found, self._asking_since
             self._members_at = asyncio.get_running_loop().time()
         future, self._asking_members = self._asking_members, None
         if future is not None and not future.done():

@@ -5,7 +5,7 @@ Tests: tests/fleet/backends/test_redis.py, tests/server/test_fleet.py, tests/tes
 """
 
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlunsplit
 
 from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.sentinel import Sentinel
@@ -13,6 +13,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
+from ...core.redis_url import split_redis_url
 from ...errors import ConfigError
 
 
@@ -28,7 +29,7 @@ async def resolve(url: str, timeout: float) -> dict[str, Any]:
         url: As `RedisBackend` takes it.
         timeout: Seconds for each sentinel.
     """
-    parts = urlsplit(url)
+    parts = split_redis_url(url)
     if not parts.scheme.endswith("+sentinel"):
         return dict(parse_url(url))
     scheme = parts.scheme.removesuffix("+sentinel")
@@ -51,6 +52,21 @@ async def resolve(url: str, timeout: float) -> dict[str, Any]:
         for one in sentinel.sentinels:
             await one.aclose()
     return {**arguments, "host": host, "port": int(port)}
+
+
+def database(url: str) -> int:
+    """
+    Return the number of the database that a URL names; 0 by default.
+
+    Args:
+        url: As `RedisBackend` takes it.
+    """
+    parts = split_redis_url(url)
+    if parts.scheme.endswith("+sentinel"):
+        number = parts.path.strip("/").partition("/")[2] or dict(parse_qsl(parts.query)).get("db", "0")
+        return int(number) if number.isdecimal() else 0
+    arguments: dict[str, Any] = dict(parse_url(url))
+    return arguments.get("db") or 0
 
 
 async def find_shard(arguments: dict[str, Any], key: str, timeout: float) -> tuple[dict[str, Any], bool]:
@@ -99,7 +115,7 @@ def check(url: str, shown: str) -> None:
     Raises:
         ConfigError: The URL has an unknown option, or a value that its option does not accept.
     """
-    parts = urlsplit(url)
+    parts = split_redis_url(url)
     asked = [(name, value) for name, value in parse_qsl(parts.query) if not _is_of_sentinels(parts.scheme, name)]
     scheme = parts.scheme.removesuffix("+sentinel")
     host = "" if scheme == "unix" else "x"
@@ -148,7 +164,7 @@ def advice_for(error: Exception, url: str) -> tuple[str, bool]:
     for words, sentence in _ADVICE:
         if any(word.casefold() in said for word in words):
             return sentence, True
-    scheme = urlsplit(url).scheme.partition("+")[0]
+    scheme = split_redis_url(url).scheme.partition("+")[0]
     if scheme == "rediss" and ("ssl" in said or "timeout" in said or isinstance(error, TimeoutError | RedisTimeout)):
         return "Check that it runs and can be reached from here; if it does not use TLS, write redis://.", False
     if scheme == "redis" and "closed by server" in said:

@@ -36,6 +36,8 @@ class Queued(NamedTuple):
     command: tuple[Any, ...]
     size: int
     on_answer: OnAnswer | None
+    optional: bool = False
+    """A refusal concerns this command alone, and is answered with None."""
 
     def answer(self, answer: Any) -> None:
         """Hand over the answer of Redis, or `NO_ANSWER`."""
@@ -53,11 +55,11 @@ class CommandQueue:
     def __bool__(self) -> bool:
         return bool(self._queue)
 
-    def put(self, command: tuple[Any, ...], on_answer: OnAnswer | None, size: int) -> None:
+    def put(self, command: tuple[Any, ...], on_answer: OnAnswer | None, size: int, *, optional: bool = False) -> None:
         """Add a command of about `size` bytes."""
         while self._queue and (len(self._queue) >= MAX_QUEUED or self._bytes + size > MAX_QUEUED_BYTES):
             self._pop().answer(NO_ANSWER)
-        self._queue.append(Queued(command, size, on_answer))
+        self._queue.append(Queued(command, size, on_answer, optional))
         self._bytes += size
 
     def next_batch(self) -> list[Queued]:

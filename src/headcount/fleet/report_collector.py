@@ -1,22 +1,24 @@
 """
-Whose figures this node asks for: while a viewer watches here, those of all nodes.
+The reports of the other nodes, which this node requests while a viewer watches here.
 
 This node then listens, says so every heartbeat (`Interest`), and asks each node whose report is missing
-(`ReportRequest`). core/fleet.py holds what comes, core/report_requests.py says whom to ask and for how many rows.
+(`ReportRequest`). core/fleet_figures.py holds what comes; core/report_requests.py says which nodes to ask, and for how
+many rows.
 
 Tests: tests/fleet/backends/test_conformance.py, tests/core/test_report_requests.py.
 """
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from ..config import Config
 from ..core import fleet_messages
-from ..core.fleet import Fleet
+from ..core.fleet_figures import FleetFigures
 from ..core.publish_schedule import publish_interval
 from ..core.report_requests import SMALL_FLEET, ReportRequests, row_quota
+from .backends import Backend
 from .channel import Channel
 from .local_node import Releases
 from .own_share import OwnShare
@@ -28,13 +30,13 @@ CATCH_UP: Final = 1.0
 """Seconds that a viewer waits for the figures of nodes that do not answer, before it gets partial ones."""
 
 
-class Watcher:
+class ReportCollector:
     """
     Listens to the other nodes. Called with the node's lock held; what sends runs in the backend's loop.
 
     Args:
         channel: To the other nodes.
-        fleet: Where their reports go.
+        figures: Where their reports go.
         own_share: This node's own part of it.
         releases: Which version was declared current.
         config: Checked settings.
@@ -43,12 +45,13 @@ class Watcher:
         changed: Schedules a push to the viewers.
         shows_rows: Says whether a viewer here sees connections.
         start_ticking: Called when this node begins to listen, so that `tick` is called from then on.
+        read_tallies: Asks the backend's store which connections are unaccounted for.
     """
 
     def __init__(
         self,
         channel: Channel,
-        fleet: Fleet,
+        figures: FleetFigures,
         own_share: OwnShare,
         releases: Releases,
         config: Config,
@@ -58,13 +61,14 @@ class Watcher:
         changed: Callable[[], None],
         shows_rows: Callable[[], bool],
         start_ticking: Callable[[], None],
+        read_tallies: Callable[[Backend], Awaitable[bool]],
     ) -> None:
         self.ready = True
         """The reports of all nodes are here, or had time to come; until then viewers get no figures."""
-        self.watching = False
+        self.listening = False
         """This node listens to the others."""
         self._channel = channel
-        self._fleet = fleet
+        self._figures = figures
         self._own_share = own_share
         self._releases = releases
         self._config = config
@@ -73,7 +77,8 @@ class Watcher:
         self._changed = changed
         self._shows_rows = shows_rows
         self._start_ticking = start_ticking
-        self._watched = False
+        self._read_tallies = read_tallies
+        self._has_viewers = False
         """A viewer watches here."""
         self._lingers_until = 0.0
         self._rows_until = 0.0
@@ -90,18 +95,18 @@ class Watcher:
     @property
     def complete(self) -> bool:
         """The report of every node is here that can be expected to send one."""
-        if not self.watching or not self._channel.active:
+        if not self.listening or not self._channel.active:
             return True
-        return self._members_known and not self._fleet.is_incomplete(rows=self._rows > 0)
+        return self._members_known and not self._figures.is_incomplete(rows=self._rows > 0)
 
-    def watch(self) -> None:
-        """Listen to the others until `unwatch`, because a viewer watches here."""
-        self._watched = True
+    def start(self) -> None:
+        """Listen to the others until `stop_soon`, because a viewer watches here."""
+        self._has_viewers = True
         self._start()
 
-    def unwatch(self) -> None:
+    def stop_soon(self) -> None:
         """Listen a little longer, and then no more."""
-        self._watched = False
+        self._has_viewers = False
         self._lingers_until = self._clock() + LINGER
 
     def touch(self, *, rows: bool, linger: float | None = None) -> None:
@@ -114,7 +119,7 @@ class Watcher:
 
     def viewers_changed(self) -> None:
         """Ask for as many rows as the viewers here may see now."""
-        if self.watching and self._channel.active and self._row_quota() != self._rows:
+        if self.listening and self._channel.active and self._row_quota() != self._rows:
             self._channel.call(self._announce_interest)
             self._channel.call(self._request_reports)
 
@@ -122,12 +127,12 @@ class Watcher:
         """Listen by the backend, which runs now. In its loop."""
         with self._lock:
             loop = self._channel.loop
-            if self._channel.backend is None or loop is None or not self.watching:
+            if self._channel.backend is None or loop is None or not self.listening:
                 return
             self._channel.listen(on=True)
             if self._connected:
                 # While the others cannot be reached, their silence lasts as long as that, however often a viewer looks.
-                self._fleet.restart_deadlines(self._clock())
+                self._figures.restart_deadlines(self._clock())
             self._announce_interest()
             self._start_ticking()
             if not self.ready and self._ready_timer is None:
@@ -136,7 +141,7 @@ class Watcher:
 
     def abandon(self) -> None:
         """Listen no more, whoever watches."""
-        if self.watching:
+        if self.listening:
             self._stop()
 
     def forget_loop(self) -> None:
@@ -153,12 +158,12 @@ class Watcher:
         self._connected = connected
         self._update_connectivity()
 
-    def on_joined(self, node: str) -> None:
-        """Note that a node is there, and ask for its report."""
-        if self._channel.backend is None or not (self.watching or self._channel.detects_failures):
+    def on_joined(self, node: str, serves: str = "") -> None:
+        """Note that a node is there, and which version it serves if it says so, and ask for its report."""
+        if self._channel.backend is None or not (self.listening or self._channel.detects_failures):
             return
-        new = self._fleet.expect(node, self._clock())
-        if not self.watching:
+        new = self._figures.expect(node, self._clock()) | self._figures.serves(node, serves)
+        if not self.listening:
             return
         if new:
             self._changed()
@@ -169,38 +174,38 @@ class Watcher:
     def on_left(self, node: str, sequence: int | None) -> None:
         """Note that a node is gone."""
         self._requests.close(node)
-        if self._fleet.leave(node, sequence):
+        if self._figures.drop(node, sequence):
             self._changed()
         self.check_complete()
 
     def on_report(self, report: fleet_messages.Report) -> None:
         """Receive a node's whole report."""
         self._requests.close(report.node)
-        if self.watching:
-            self._applied(report.node, changed=self._fleet.receive(report, self._clock()))
+        if self.listening:
+            self._applied(report.node, changed=self._figures.receive(report, self._clock()))
             self._request_reports()
 
     def on_delta(self, delta: fleet_messages.Delta) -> None:
         """Receive what changed at a node."""
-        if self.watching:
-            self._applied(delta.node, changed=self._fleet.update(delta, self._clock()))
+        if self.listening:
+            self._applied(delta.node, changed=self._figures.update(delta, self._clock()))
 
     def on_heartbeat(self, heartbeat: fleet_messages.Heartbeat) -> None:
         """Receive a node's sign of life."""
-        if self.watching:
+        if self.listening:
             node = heartbeat.node
-            self._applied(node, changed=self._fleet.heartbeat(node, heartbeat.sequence, self._clock()))
+            self._applied(node, changed=self._figures.heartbeat(node, heartbeat.sequence, self._clock()))
 
     def tick(self, now: float) -> None:
         """Suspect silent nodes, ask again, and stop to listen when no viewer has looked for long."""
-        if not self.watching:
+        if not self.listening:
             return
-        if not self._watched and now >= self._lingers_until:
+        if not self._has_viewers and now >= self._lingers_until:
             self._stop()
             return
-        if not self._watched:
-            self._own_share.absorb()  # else the viewers' pushes do
-        expired = self._fleet.expire(now, drop=not self._channel.detects_failures)
+        if not self._has_viewers:
+            self._own_share.sync()  # else the viewers' pushes do
+        expired = self._figures.expire(now, drop=not self._channel.detects_failures)
         if expired.changed:
             self._changed()
         if self._channel.backend is not None:
@@ -219,17 +224,19 @@ class Watcher:
         if backend is None:
             return
         members = await backend.members()
+        if members is not None:
+            await self._read_tallies(backend)  # without an answer, what this node knows by itself stands
         with self._lock:
-            if members is None or not self.watching or self._channel.backend is not backend:
+            if members is None or not self.listening or self._channel.backend is not backend:
                 return
             now = self._clock()
             changed = False
             for node in members:
                 if node != self._channel.node:
-                    changed |= self._fleet.expect(node, now)
+                    changed |= self._figures.expect(node, now)
             # A store that was emptied does not list a node that has not found back to it; one that spoke stays.
-            for node in self._fleet.never_reported() - set(members):
-                changed |= self._fleet.leave(node)
+            for node in self._figures.never_reported() - set(members):
+                changed |= self._figures.drop(node)
             self._members_known = True
             self._update_connectivity()
             if changed:
@@ -263,30 +270,30 @@ class Watcher:
                 future.set_result(None)
 
     def _start(self) -> None:
-        if self.watching:
+        if self.listening:
             return
-        self.watching = True
-        self._own_share.set_watched(True)
+        self.listening = True
+        self._own_share.set_collecting(True)
         if self._channel.active:
             self.ready = False
             self._channel.call(self.begin)
 
     def _stop(self) -> None:
-        self.watching = False
+        self.listening = False
         self._members_known = False
         self._update_connectivity()
         self.ready = True
         self._requests.clear()
-        self._fleet.forget_others()
+        self._figures.forget_others()
         self._channel.listen(on=False)
         self._channel.announce(fleet_messages.Interest(node=self._channel.node, ttl=0.0))
         self._rows = 0
-        self._own_share.set_watched(False)
+        self._own_share.set_collecting(False)
 
     def _applied(self, node: str, *, changed: bool) -> None:
         if changed:
             self._changed()
-        if self._fleet.is_stale(node):
+        if self._figures.is_stale(node):
             self._request([node])
         self.check_complete()
 
@@ -304,8 +311,9 @@ class Watcher:
         return self._channel.backend is None or self._channel.detects_failures or self._members_known
 
     def _update_connectivity(self) -> None:
-        connected = self._connected and self._members_are_known()
-        if self._fleet.set_disconnected(disconnected=not connected, now=self._clock()):
+        backend = self._channel.backend
+        connected = self._connected and self._members_are_known() and (backend is None or backend.tallies.complete)
+        if self._figures.set_disconnected(disconnected=not connected, now=self._clock()):
             self._changed()
 
     def _interest(self) -> fleet_messages.Interest:
@@ -313,14 +321,14 @@ class Watcher:
         return fleet_messages.Interest(
             node=self._channel.node,
             ttl=3 * self._channel.heartbeat,
-            interval=publish_interval(len(self._fleet), self._config.stats_interval),
+            interval=publish_interval(len(self._figures), self._config.stats_interval),
             rows=self._rows,
             released=self._releases.released,
         )
 
     def _announce_interest(self) -> None:
         with self._lock:
-            if self._channel.backend is not None and self.watching:
+            if self._channel.backend is not None and self.listening:
                 self._interest_due = self._clock() + self._channel.heartbeat
                 self._channel.announce(self._interest())
 
@@ -328,22 +336,22 @@ class Watcher:
         if not (self._shows_rows() or self._clock() < self._rows_until) or not self._members_are_known():
             return 0
         limit = min(self._config.max_listed_connections, fleet_messages.MAX_ROWS)
-        if len(self._fleet) <= SMALL_FLEET:
+        if len(self._figures) <= SMALL_FLEET:
             return limit
-        return row_quota(self._fleet.totals(), limit, unreported=len(self._fleet.unreported()), before=self._rows)
+        return row_quota(self._figures.totals(), limit, unreported=len(self._figures.unreported()), before=self._rows)
 
     def _request_reports(self) -> None:
         """Ask for all reports that are missing. Takes the lock itself, because `viewers_changed` calls it in a loop."""
         with self._lock:
-            if self._requests.idle and self.watching:
-                missing = self._fleet.missing_nodes(rows=self._rows > 0)
+            if self._requests.idle and self.listening:
+                missing = self._figures.missing_nodes(rows=self._rows > 0)
                 self._request(node for node in missing if node != self._channel.node)
             else:
                 self._request(())
 
     def _request(self, nodes: Iterable[str]) -> None:
-        if self._channel.backend is None or not self.watching:
+        if self._channel.backend is None or not self.listening:
             return
         self._requests.add(nodes)
-        for node in self._requests.drain_due(self._clock(), self._fleet):
+        for node in self._requests.drain_due(self._clock(), self._figures):
             self._channel.send(node, fleet_messages.ReportRequest(node=self._channel.node, rows=self._rows))

@@ -4,6 +4,7 @@ The fleet's figures: the newest report of each node, summed.
     liveness  Liveness            which nodes are expected, suspect or dead
     reports   {node: NodeReport}  what each expected node reported last
     sums      ReportSums          their sums, kept as reports come
+    unaccounted  Unaccounted      connections of nodes that are gone, and have not come back yet
 
 Rules:
 
@@ -13,24 +14,32 @@ Rules:
    node is *stale* until a newer report or the missing deltas have come. A suspect node is stale, too.
 3. A dead node is dropped with its figures. A node that expired without being dropped (core/liveness.py) loses its
    figures and stays expected.
+4. The connections of a node that was dropped or lost its figures are unaccounted for (core/unaccounted.py). The sums do
+   not contain them. What is in the sums is accounted for, whatever anybody claims.
 
-`partial` is true while an expected node is stale, or while this node is disconnected.
+`partial` is true while an expected node is stale, while this node is disconnected, and while connections are
+unaccounted for. Which version is current, core/current_version.py judges by what the nodes serve.
 
-Source: docs/adr/0012-fleet-reports.md
+Source: docs/adr/0012-fleet-reports.md, docs/adr/0017-unaccounted.md
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from msgspec import UNSET
+
+from .current_version import current_version
 from .fleet_messages import Delta, Report
-from .liveness import Liveness
+from .liveness import MAX_TOMBSTONES, Liveness
 from .report_sums import NodeReport, ReportSums
-from .stats import Nodes, NodeShare, Stats, StatsDelta
+from .stats import ENDED_STATES, Absence, Nodes, NodeShare, Stats, StatsDelta
+from .tallies import limited
+from .unaccounted import Found, Unaccounted
 
 
 class Expired(NamedTuple):
-    """What `Fleet.expire` did."""
+    """What `FleetFigures.expire` did."""
 
     changed: bool
     dropped: list[str]
@@ -41,9 +50,11 @@ class _Outline(NamedTuple):
     truncated: bool
     nodes: Nodes
     partial: bool
+    absences: tuple[Absence, ...]
+    current: str | None
 
 
-class Fleet:
+class FleetFigures:
     """
     The newest report of each node, and their sum. Not thread-safe.
 
@@ -53,6 +64,8 @@ class Fleet:
         max_versions: Versions counted apart.
         max_routes: Routes counted apart.
         reserved_versions: Versions that are always counted apart.
+        grace: Seconds after which connections of a node that vanished count as gone.
+        serves: The version that the node `own` serves; empty: it does not say.
     """
 
     def __init__(
@@ -63,15 +76,29 @@ class Fleet:
         max_versions: int = 1_000,
         max_routes: int = 10_000,
         reserved_versions: Iterable[str] = (),
+        grace: float = 120.0,
+        serves: str = "",
     ) -> None:
         self.own = own
         self.revision = 0
         """Number of changes so far."""
+        self.wall_offset = 0.0
+        """Milliseconds since 1970 at second 0 of the caller's clock."""
+        self._unaccounted = Unaccounted(grace)
+        self._absences: tuple[Absence, ...] = ()
+        self._left_properly: dict[str, None] = {}
+        """Nodes whose leave message came; a backend may list them for a moment after that."""
         self._liveness = Liveness(own)
         self._reports: dict[str, NodeReport] = {own: NodeReport(sequence=0, latest=0, rows=set())}
+        self._serving: dict[str, int] = {}
+        """How many nodes serve which version, as far as they say."""
+        self._mute: set[str] = set()
+        """Nodes whose report does not say which version they serve."""
+        self._declared: str | None = None
+        self._set_serves(own, serves)
         self._stale: set[str] = set()
         self._sums = ReportSums(max_listed, max_versions, max_routes, reserved_versions)
-        self._watching = False
+        self._noting = False
         self._base = 0
         self._outline_before = self._outline()
 
@@ -160,12 +187,28 @@ class Fleet:
         """Return the nodes' own totals."""
         return [report.total for report in self._reports.values()]
 
-    def reserve_version(self, version: str) -> bool:
-        """Count a version apart from now on, however many others there are. Returns whether anything changed."""
-        if not self._sums.versions.reserve(version):
-            return False
+    @property
+    def current_version(self) -> str | None:
+        """The current version; None: it is not known."""
+        return current_version(self._declared, self._serving, len(self._mute))
+
+    def declare(self, version: str) -> bool:
+        """
+        Take a version for current: count it apart from now on, however many others there are.
+
+        Returns:
+            Whether anything changed.
+        """
         before = self.revision
-        self.revision += 1
+        if self._sums.versions.reserve(version) or self._declared != version:
+            self.revision += 1
+        self._declared = version
+        return self._noted(before)
+
+    def serves(self, node: str, version: str) -> bool:
+        """Note which version an expected node serves; empty: it does not say. Returns whether anything changed."""
+        before = self.revision
+        self._set_serves(node, version)
         return self._noted(before)
 
     def receive(self, report: Report, now: float) -> bool:
@@ -175,8 +218,16 @@ class Fleet:
             return False
         before = self.revision
         self._heard(report.node, held, report.sequence, now)
+        returned = held.sequence < 0
+        if report.node != self.own and not (report.serves or held.serves) and report.node not in self._mute:
+            self._mute.add(report.node)
+            self.revision += 1
+        self._set_serves(report.node, report.serves)
         if self._sums.replace(held, report):
             self.revision += 1
+        if returned and self._unaccounted:
+            self._unaccounted.settle(report.node)
+            self._update_absences()
         self._update_stale(report.node)
         return self._noted(before)
 
@@ -202,9 +253,95 @@ class Fleet:
         self._update_stale(node)
         return self._noted(before)
 
-    def leave(self, node: str, sequence: int | None = None) -> bool:
+    def drop_vanished(self, node: str, now: float) -> bool:
+        """Drop a node that is gone without a leave message. Returns whether anything changed."""
+        held = self._reports.get(node)
+        if node == self.own or held is None:
+            return False  # it left properly, or nothing was ever expected of it
+        before = self.revision
+        if node not in self._left_properly or held.sequence >= 0:
+            self._claim_vanished(node, held, now)
+        self.drop(node)
+        self._update_absences()
+        return self._noted(before)
+
+    def receive_leave(self, node: str, sequence: int, away: Mapping[str, int], transit: float, now: float) -> bool:
         """
-        Drop a node that is gone.
+        Drop a node that said that it leaves.
+
+        Args:
+            node: Not this one.
+            sequence: Its last.
+            away: Pages that it told to reconnect, by version.
+            transit: Seconds that they have.
+            now: Seconds.
+
+        Returns:
+            Whether anything changed.
+        """
+        held = self._reports.get(node)
+        if node == self.own or (held is not None and sequence < held.sequence):
+            return False
+        self._unaccounted.left(node, away, transit, now, self._wall(now))
+        self._left_properly[node] = None
+        while len(self._left_properly) > MAX_TOMBSTONES:
+            del self._left_properly[next(iter(self._left_properly))]
+        before = self.revision
+        self.drop(node, sequence)
+        self._update_absences()
+        return self._noted(before)
+
+    def receive_away(
+        self, node: str, away: Mapping[str, int], transit: float, now: float, *, unanswered: bool = False
+    ) -> bool:
+        """
+        Note that a node, perhaps this one, ended the streams of pages that may come back.
+
+        Args:
+            node: Its id.
+            away: All such pages, by version.
+            transit: Seconds that they have.
+            now: Seconds.
+            unanswered: None of them was told to reconnect; they did not answer.
+
+        Returns:
+            Whether anything changed.
+        """
+        before = self.revision
+        self._unaccounted.left(node, away, transit, now, self._wall(now), "unanswered" if unanswered else "leaving")
+        self._update_absences()
+        return self._noted(before)
+
+    def apply_tallies(self, found: Mapping[str, Found], asked: float, now: float) -> bool:
+        """
+        Apply what follows from the tallies in the backend's store.
+
+        Args:
+            found: See `Unaccounted.apply_tallies`.
+            asked: When the store was asked.
+            now: Seconds.
+
+        Returns:
+            Whether anything changed.
+        """
+        before = self.revision
+        self._unaccounted.apply_tallies(found, asked)
+        self._unaccounted.expire(now)
+        self._update_absences()
+        for node, what in found.items():
+            self._set_serves(node, what.serves)
+        return self._noted(before)
+
+    def settle(self, node: str) -> bool:
+        """End the doubt about a node, because an operator says that it is gone. Returns whether anything changed."""
+        before = self.revision
+        self._unaccounted.settle(node)
+        self._update_absences()
+        return self._noted(before)
+
+    def drop(self, node: str, sequence: int | None = None) -> bool:
+        """
+        Drop a node that is gone, and whose connections are accounted for.
 
         Args:
             node: Not this one.
@@ -222,6 +359,8 @@ class Fleet:
             return False
         before = self.revision
         self._sums.forget(held)
+        self._forget_serves(held)
+        self._mute.discard(node)
         del self._reports[node]
         self._stale.discard(node)
         self.revision += 1
@@ -233,15 +372,20 @@ class Fleet:
 
         Args:
             now: Seconds.
-            drop: Silence means that a node is dead. False: `leave` is called for every node that is.
+            drop: Silence means that a node is dead. False: `drop` is called for every node that is.
         """
         before = self.revision
         expiry = self._liveness.expire(now, drop=drop)
         for node in expiry.dead:
-            self.leave(node)
+            self.drop_vanished(node, now)
         for node in expiry.expired:
             held = self._reports[node]
             if held.sequence >= 0:
+                if drop:  # this node hears nobody
+                    self._claim_vanished(node, held, now)
+                else:  # the link to it is whole, so it lives, and its pages with it
+                    heard = now - self._liveness.silence(node, now)
+                    self._unaccounted.cut_off(node, held.versions, now, self._wall(heard))
                 self._sums.forget(held)
                 self.revision += 1
                 self._update_stale(node)
@@ -250,6 +394,8 @@ class Fleet:
                 self._update_stale(node)
         if self._liveness.admit_rejected():
             self.revision += 1
+        self._unaccounted.expire(now)
+        self._update_absences()
         return Expired(self._noted(before), expiry.dead)
 
     def extend_deadlines(self, seconds: float) -> bool:
@@ -285,19 +431,14 @@ class Fleet:
         self.revision += 1
         self._noted(self.revision)
 
-    def watch(self) -> None:
-        """Start to note changes for `drain_changes()`; the first delta starts at the present revision."""
-        self._watching = True
-        self._start_over()
-
-    def unwatch(self) -> None:
-        """Stop noting changes."""
-        self._watching = False
+    def note_changes(self, *, on: bool) -> None:
+        """Start or stop noting changes for `drain_changes()`; the first delta starts at the present revision."""
+        self._noting = on
         self._start_over()
 
     def drain_changes(self) -> StatsDelta | None:
-        """Return what changed since the last `drain_changes()` or `watch()`, or None. O(changes)."""
-        if not self._watching or self._base == self.revision:
+        """Return what changed since the last `drain_changes()`, or since noting began; None: nothing. O(changes)."""
+        if not self._noting or self._base == self.revision:
             return None
         sums = self._sums
         rows = sums.rows.drain_changes()
@@ -314,6 +455,8 @@ class Fleet:
             nodes=now.nodes if now.nodes != before.nodes else None,
             partial=now.partial if now.partial != before.partial else None,
             moved=rows.moved,
+            absences=now.absences if now.absences != before.absences else None,
+            current_version=now.current if now.current != before.current else UNSET,
         )
         self._base = self.revision
         self._outline_before = now
@@ -321,7 +464,7 @@ class Fleet:
 
     def snapshot(self) -> Stats:
         """Return the figures now. O(versions + routes + rows listed)."""
-        truncated, nodes, partial = self._outline()
+        truncated, nodes, partial, absences, current = self._outline()
         return Stats(
             total=self._sums.total,
             versions=MappingProxyType(self._sums.versions.counts.copy()),
@@ -331,20 +474,61 @@ class Fleet:
             connections_truncated=truncated,
             nodes=nodes,
             partial=partial,
+            absences=absences,
+            current_version=current,
         )
 
     def _outline(self) -> _Outline:
-        nodes = Nodes(len(self._reports) - len(self._stale), self._liveness.expected)
-        partial = self._liveness.disconnected or nodes.reporting < nodes.expected
-        return _Outline(len(self._sums.rows.shown) < self._sums.total, nodes, partial)
+        versions = limited(self._serving) if self._serving else None
+        nodes = Nodes(len(self._reports) - len(self._stale), self._liveness.expected, versions)
+        partial = self._liveness.disconnected or nodes.reporting < nodes.expected or bool(self._absences)
+        return _Outline(
+            len(self._sums.rows.shown) < self._sums.total, nodes, partial, self._absences, self.current_version
+        )
+
+    def _set_serves(self, node: str, version: str) -> None:
+        """Note which version a node serves, if it is expected. It keeps that version as long as it lives."""
+        held = self._reports.get(node)
+        if held is not None and version and version != held.serves:
+            self._forget_serves(held)
+            held.serves = version
+            self._serving[version] = self._serving.get(version, 0) + 1
+            self._mute.discard(node)
+            self.revision += 1
+
+    def _forget_serves(self, held: NodeReport) -> None:
+        if held.serves:
+            self._serving[held.serves] -= 1
+            if not self._serving[held.serves]:
+                del self._serving[held.serves]
+            held.serves = ""
+
+    def _wall(self, now: float) -> int:
+        return max(0, round(self.wall_offset + now * 1000))
+
+    def _claim_vanished(self, node: str, held: NodeReport, now: float) -> None:
+        heard = now - self._liveness.silence(node, now)
+        versions = held.versions if held.sequence >= 0 else None
+        self._unaccounted.vanished(node, versions, now, heard, self._wall(heard))
+
+    def _update_absences(self) -> None:
+        """Note what is unaccounted for now. What is in the sums is not, unless its node sent it away."""
+        absences = tuple(
+            absence
+            for node, absence in sorted(self._unaccounted.absences().items())
+            if absence.state in ENDED_STATES or (held := self._reports.get(node)) is None or held.sequence < 0
+        )
+        if absences != self._absences:
+            self._absences = absences
+            self.revision += 1
 
     def _start_over(self) -> None:
-        self._sums.note_changes(on=self._watching)
+        self._sums.note_changes(on=self._noting)
         self._base = self.revision
         self._outline_before = self._outline()
 
     def _noted(self, before: int) -> bool:
-        if not self._watching:
+        if not self._noting:
             self._start_over()
         return self.revision != before
 
@@ -364,6 +548,7 @@ class Fleet:
 
     def _heard(self, node: str, held: NodeReport, sequence: int, now: float) -> None:
         held.latest = max(held.latest, sequence)
+        self._left_properly.pop(node, None)
         self._liveness.heard(node, now)
 
     def _update_stale(self, node: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import pytest
@@ -11,12 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from headcount.core import liveness
 from headcount.core.counts import LabelSums
-from headcount.core.fleet import Fleet
+from headcount.core.fleet_figures import FleetFigures
 from headcount.core.fleet_messages import Delta, Heartbeat, Leave, Report, decode, encode
 from headcount.core.labels import OTHER, parse_version
 from headcount.core.publication import Publication
 from headcount.core.registry import Registry
-from headcount.core.stats import ConnectionInfo, NodeShare, Stats, apply
+from headcount.core.stats import Absence, ConnectionInfo, NodeShare, Stats, apply
+from headcount.core.unaccounted import Found
 
 OWN = "00"
 NODES = ("aa", "bb", "cc")
@@ -42,7 +44,7 @@ class Node:
         self.name = name
         self.registry = Registry(max_listed=6)
         self.publication = Publication(name, 6)
-        self.registry.watch()
+        self.registry.note_changes(on=True)
         self.publication.start(self.registry.snapshot())
         self.publication.show_rows(4, self.registry.snapshot())
         self.states: dict[int, Stats] = {}
@@ -51,7 +53,7 @@ class Node:
 
     def remember(self) -> None:
         if (change := self.registry.drain_changes()) is not None:
-            self.publication.absorb(change)
+            self.publication.add(change)
         self.states[self.publication.sequence] = self.registry.snapshot()
 
     @property
@@ -70,17 +72,19 @@ class Network(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 100.0
-        self.fleet = Fleet(OWN, max_listed=8, max_versions=3, max_routes=3, reserved_versions=("v1",))
+        self.fleet = FleetFigures(OWN, max_listed=8, max_versions=3, max_routes=3, reserved_versions=("v1",))
         self.nodes = {name: Node(name) for name in NODES}
         self.dead: set[str] = set()
         self.wire: list[tuple[Node, bytes]] = []
         self.known: dict[str, Node] = dict(self.nodes)
         """By name, the incarnation whose messages count."""
         self.view: Stats | None = None
+        self.doubts: dict[str, tuple[int | None, float]] = {}
+        """What must be unaccounted for: how many connections (None: unknown), and until when."""
 
     @initialize()
     def begin(self) -> None:
-        self.fleet.watch()
+        self.fleet.note_changes(on=True)
         self.view = self.fleet.snapshot()
 
     @rule(name=st.sampled_from(NODES), version=st.sampled_from(VERSIONS), route=st.sampled_from(ROUTES))
@@ -107,7 +111,7 @@ class Network(RuleBasedStateMachine):
             self.wire.append((node, encode(delta)))
 
     @rule(name=st.sampled_from(NODES))
-    def beat(self, name: str) -> None:
+    def heartbeat_sent(self, name: str) -> None:
         node = self.nodes[name]
         node.remember()
         self.wire.append((node, encode(Heartbeat(node=name, sequence=node.publication.sequence))))
@@ -148,7 +152,7 @@ class Network(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NODES), rows=st.booleans())
     def want(self, name: str, rows: bool) -> None:
-        """What a watcher does that misses something."""
+        """What a node does that misses something."""
         self.tell_all(name, rows)
         self.deliver_newest(1)
 
@@ -164,19 +168,49 @@ class Network(RuleBasedStateMachine):
             case Heartbeat():
                 self.fleet.heartbeat(message.node, message.sequence, self.now)
             case Leave():
-                self.fleet.leave(message.node, message.sequence)
+                counts = self.fleet.sequence(message.node) <= message.sequence
+                self.fleet.receive_leave(message.node, message.sequence, message.away, message.transit, self.now)
+                if counts:
+                    away = sum(message.away.values())
+                    self.doubts[message.node] = (away, self.now + message.transit if away else 0.0)
             case _:
                 raise AssertionError(message)
+        if self.fleet.sequence(node.name) >= 0 and not isinstance(message, Leave):
+            self.doubts.pop(node.name, None)
 
     @rule(name=st.sampled_from(NODES))
     def leaves(self, name: str) -> None:
         node = self.nodes[name]
         node.remember()
-        self.wire.append((node, encode(Leave(node=name, sequence=node.publication.sequence))))
+        away = dict(node.registry.versions)
+        leave = Leave(node=name, sequence=node.publication.sequence, away=away, transit=8.0)
+        self.wire.append((node, encode(leave)))
 
     @rule(name=st.sampled_from(NODES))
     def is_lost(self, name: str) -> None:
-        self.fleet.leave(name)
+        before = self.held()
+        self.fleet.drop_vanished(name, self.now)
+        self.note_losses(before)
+
+    def held(self) -> dict[str, tuple[int | None, float]]:
+        """Return what is held of each other node: its total, or None where nothing is, and when it was heard."""
+        return {
+            name: (
+                report.total if report.sequence >= 0 else None,
+                self.now - self.fleet._liveness.silence(name, self.now),
+            )
+            for name, report in self.fleet._reports.items()
+            if name != OWN
+        }
+
+    def note_losses(self, before: dict[str, tuple[int | None, float]]) -> None:
+        """What was held, and is not any more, is unaccounted for."""
+        after = self.held()
+        for name, (total, heard) in before.items():
+            if total is None and name in self.fleet._left_properly:
+                continue  # it was only listed once more
+            if name not in after or (total is not None and after[name][0] is None):
+                self.doubts[name] = (total, heard + 120.0 if total != 0 else 0.0)
 
     @rule(name=st.sampled_from(NODES))
     def is_expected(self, name: str) -> None:
@@ -185,7 +219,9 @@ class Network(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from((0.5, 3.0, 6.0, 20.0)))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
+        before = self.held()
         self.fleet.expire(self.now)
+        self.note_losses(before)
 
     @rule(disconnected=st.booleans())
     def lose_connection(self, disconnected: bool) -> None:
@@ -241,8 +277,19 @@ class Network(RuleBasedStateMachine):
         ]
         assert figures.nodes.reporting == len(current)
         assert figures.nodes.expected == len(list(self.fleet.members))
-        assert figures.partial is (self.fleet.disconnected or figures.nodes.reporting < figures.nodes.expected)
+        assert figures.partial is (
+            self.fleet.disconnected or figures.nodes.reporting < figures.nodes.expected or bool(figures.absences)
+        )
         assert set(self.fleet.missing_nodes(rows=False)) == set(self.fleet.members) - set(current)
+
+    @invariant()
+    def whoever_is_gone_is_unaccounted_for_until_they_return_or_the_time_is_over(self) -> None:
+        shown = {absence.node: absence for absence in self.fleet.snapshot().absences}
+        for name, (total, ends) in self.doubts.items():
+            if self.now < ends:
+                assert shown.pop(name).total == total, name
+        assert all(self.now <= self.doubts[name][1] + 20.0 for name in shown), "until the next tick at most"
+        assert all(shown[name].state == "leaving" or self.fleet.sequence(name) < 0 for name in shown)
 
     @invariant()
     def deltas_lead_to_the_same_figures(self) -> None:
@@ -254,7 +301,7 @@ class Network(RuleBasedStateMachine):
         now = self.fleet.snapshot()
         assert self.view.revision == now.revision
         assert (self.view.total, self.view.versions, self.view.routes) == (now.total, now.versions, now.routes)
-        assert (self.view.nodes, self.view.partial) == (now.nodes, now.partial)
+        assert (self.view.nodes, self.view.partial, self.view.absences) == (now.nodes, now.partial, now.absences)
         assert self.view.connections_truncated == now.connections_truncated
         assert {row.id: row for row in self.view.connections} == {row.id: row for row in now.connections}
 
@@ -267,6 +314,8 @@ class Network(RuleBasedStateMachine):
             node.publication.show_rows(6, node.registry.snapshot())
             self.fleet.expect(name, self.now)
             self.fleet.receive(node.publication.report(node.registry.snapshot(), rows=True), self.now)
+        self.now += 20.0  # what was told to come back has
+        self.fleet.apply_tallies({}, self.now, self.now)
         figures = self.fleet.snapshot()
         states = [node.registry.snapshot() for node in self.nodes.values()]
         assert figures.total == sum(state.total for state in states)
@@ -280,19 +329,19 @@ TestNetwork.settings = settings(settings(), stateful_step_count=60)
 
 
 @pytest.fixture
-def fleet() -> Fleet:
-    return Fleet(OWN)
+def fleet() -> FleetFigures:
+    return FleetFigures(OWN)
 
 
-def test_one_node_alone_is_whole(fleet: Fleet) -> None:
+def test_one_node_alone_is_whole(fleet: FleetFigures) -> None:
     fleet.receive(report(OWN, 1, {"v1": 2}), 0.0)
     figures = fleet.snapshot()
     assert (figures.total, figures.partial, figures.nodes.reporting, figures.nodes.expected) == (2, False, 1, 1)
 
 
-def test_a_late_report_of_a_node_that_left_does_not_revive_it(fleet: Fleet) -> None:
+def test_a_late_report_of_a_node_that_left_does_not_revive_it(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 5, {"v1": 3}), 0.0)
-    assert fleet.leave("aa", 7)
+    assert fleet.drop("aa", 7)
     assert not fleet.receive(report("aa", 6, {"v1": 3}), 1.0)
     assert not fleet.heartbeat("aa", 7, 1.0)
     assert "aa" not in fleet
@@ -301,19 +350,19 @@ def test_a_late_report_of_a_node_that_left_does_not_revive_it(fleet: Fleet) -> N
     assert fleet.snapshot().total == 1
 
 
-def test_a_farewell_that_comes_after_the_return_changes_nothing(fleet: Fleet) -> None:
+def test_a_farewell_that_comes_after_the_return_changes_nothing(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 9, {"v1": 3}), 0.0)
-    assert not fleet.leave("aa", 7)
+    assert not fleet.drop("aa", 7)
     assert fleet.snapshot().total == 3
 
 
-def test_a_repeated_report_is_counted_once(fleet: Fleet) -> None:
+def test_a_repeated_report_is_counted_once(fleet: FleetFigures) -> None:
     for now in range(5):
         fleet.receive(report("aa", 5, {"v1": 3}), float(now))
     assert fleet.snapshot().total == 3
 
 
-def test_silence_makes_partial_and_then_drops(fleet: Fleet) -> None:
+def test_silence_makes_partial_and_then_drops(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     assert not fleet.expire(14.0).changed
     assert fleet.expire(14.6).changed
@@ -323,10 +372,118 @@ def test_silence_makes_partial_and_then_drops(fleet: Fleet) -> None:
     assert not fleet.snapshot().partial
     assert fleet.expire(23.8).changed
     figures = fleet.snapshot()
-    assert (figures.total, figures.partial, figures.nodes.expected) == (0, False, 1)
+    assert (figures.total, figures.partial, figures.nodes.expected) == (0, True, 1)
+    assert [(one.node, one.total, one.versions, one.state) for one in figures.absences] == [
+        ("aa", 3, {"v1": 3}, "vanished")
+    ]
+    assert figures.unaccounted == 3
+    assert not fleet.expire(134.6).changed
+    assert fleet.expire(134.8).changed, "120 s after it was heard last"
+    assert (fleet.snapshot().partial, fleet.snapshot().unaccounted) == (False, 0)
 
 
-def test_who_does_not_answer_is_behind_until_it_speaks(fleet: Fleet) -> None:
+def test_a_node_that_returns_is_not_unaccounted_for_and_counted_once(fleet: FleetFigures) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.expire(20.0)
+    assert fleet.snapshot().unaccounted == 3
+    fleet.heartbeat("aa", 2, 30.0)
+    assert fleet.snapshot().unaccounted == 3, "it lives, and nobody knows yet how many it has"
+    fleet.receive(report("aa", 2, {"v1": 2}), 31.0)
+    figures = fleet.snapshot()
+    assert (figures.total, figures.unaccounted, figures.partial) == (2, 0, False)
+
+
+def test_a_node_that_left_hands_its_pages_over(fleet: FleetFigures) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.receive_leave("aa", 2, {"v1": 3}, 8.0, 11.0)
+    figures = fleet.snapshot()
+    assert (figures.total, figures.unaccounted, figures.partial) == (0, 3, True)
+    assert figures.absences[0].state == "leaving"
+    assert not fleet.drop_vanished("aa", 11.0), "the end of its connection says nothing new"
+    fleet.expect("aa", 11.1)  # the backend lists it for a moment longer
+    fleet.drop_vanished("aa", 11.2)
+    assert fleet.snapshot().unaccounted == 3
+    fleet.expire(19.0)
+    assert (fleet.snapshot().unaccounted, fleet.snapshot().partial) == (0, False)
+
+
+def test_a_node_that_sends_pages_away_is_still_counted(fleet: FleetFigures) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.receive_away("aa", {"v1": 2}, 8.0, 11.0)
+    figures = fleet.snapshot()
+    assert (figures.total, figures.unaccounted, figures.partial) == (3, 2, True)
+
+
+def test_pages_that_did_not_answer_are_unaccounted_for_since_the_first_of_them(fleet: FleetFigures) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.receive_away("aa", {"v1": 1}, 120.0, 11.0, unanswered=True)
+    figures = fleet.snapshot()
+    assert (figures.total, figures.unaccounted, figures.absences[0].state) == (3, 1, "unanswered")
+    first = figures.absences[0].since
+    # The node writes its tally again and again.
+    fleet.apply_tallies(
+        {"aa": Found(Absence("aa", 1, {"v1": 1}, "unanswered", first + 60_000), 59.0, present=True)}, 71.0, 71.1
+    )
+    assert fleet.snapshot().absences[0].since == first
+    fleet.apply_tallies({"aa": Found(None, inf, present=True)}, 80.0, 80.1)
+    assert (fleet.snapshot().unaccounted, fleet.snapshot().partial) == (0, False), "it came back"
+
+
+def test_the_store_decides_about_what_was_claimed_before_it_was_asked(fleet: FleetFigures) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.receive(report("bb", 1, {"v1": 4}), 10.0)
+    fleet.drop_vanished("aa", 20.0)
+    nothing = Found(None, inf)
+    fleet.apply_tallies({"aa": Found(Absence("aa", 1, {"v1": 1}, "vanished", 10_000), 50.0), "bb": nothing}, 20.5, 20.6)
+    assert fleet.snapshot().unaccounted == 1, "two have come back elsewhere"
+    fleet.drop_vanished("bb", 21.0)
+    fleet.apply_tallies({"aa": nothing, "bb": nothing}, 20.9, 21.1)
+    assert [one.node for one in fleet.snapshot().absences] == ["bb"], "when it was asked, it lived"
+    fleet.apply_tallies({}, 22.0, 22.1)
+    assert [one.node for one in fleet.snapshot().absences] == ["bb"], "the store does not know of it"
+    assert fleet.settle("bb")
+    assert fleet.snapshot().absences == ()
+
+
+def test_a_sign_of_life_that_outlasts_its_node_does_not_account_for_its_pages(fleet: FleetFigures) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.drop_vanished("aa", 20.0)
+    present = Found(None, inf, present=True)
+    fleet.apply_tallies({"aa": present}, 20.5, 20.6)
+    assert (fleet.snapshot().unaccounted, fleet.snapshot().partial) == (3, True)
+    # The sign expires, and the store knows that one page came back.
+    fleet.apply_tallies({"aa": Found(Absence("aa", 2, {"v1": 2}, "vanished", 10_000), 50.0)}, 21.5, 21.6)
+    assert fleet.snapshot().unaccounted == 2
+    # Another one lives after all, and speaks.
+    fleet.receive(report("bb", 1, {"v1": 4}), 22.0)
+    fleet.drop_vanished("bb", 22.1)
+    fleet.apply_tallies({"bb": present}, 22.5, 22.6)
+    assert fleet.snapshot().unaccounted == 4
+    fleet.receive(report("bb", 9, {"v1": 4}), 23.0)
+    assert (fleet.snapshot().total, fleet.snapshot().unaccounted) == (4, 0)
+    # A node reports itself which pages it sent away, so its tally is newer than the claim.
+    fleet.receive_away("bb", {"v1": 2}, 8.0, 24.0)
+    fleet.apply_tallies({"bb": Found(Absence("bb", 1, {"v1": 1}, "leaving", 24_000), 7.0, present=True)}, 24.5, 24.6)
+    assert fleet.snapshot().unaccounted == 1
+
+
+def test_what_is_in_the_sums_is_accounted_for_whatever_the_store_says(fleet: FleetFigures) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.apply_tallies({"aa": Found(Absence("aa", 3, {"v1": 3}, "vanished", 1), 9.0)}, 11.0, 11.0)
+    assert (fleet.snapshot().total, fleet.snapshot().unaccounted) == (3, 0)
+    fleet.drop_vanished("aa", 12.0)
+    assert fleet.snapshot().unaccounted == 3
+
+
+def test_what_the_store_said_ends_when_it_said_though_it_is_not_asked_again(fleet: FleetFigures) -> None:
+    fleet.apply_tallies({"aa": Found(Absence("aa", 3, {"v1": 3}, "leaving", 1), 5.0)}, 11.0, 11.1)
+    fleet.expire(15.9)
+    assert fleet.snapshot().unaccounted == 3
+    fleet.expire(16.0)
+    assert fleet.snapshot().unaccounted == 0
+
+
+def test_who_does_not_answer_is_behind_until_it_speaks(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.receive(report("bb", 1, {"v1": 2}), 11.5)
     assert fleet.mark_silent(["aa", "bb", "cc", fleet.own], 11.0)
@@ -339,7 +496,7 @@ def test_who_does_not_answer_is_behind_until_it_speaks(fleet: Fleet) -> None:
     assert not fleet.snapshot().partial
 
 
-def test_who_was_not_listened_to_has_been_silent_only_since(fleet: Fleet) -> None:
+def test_who_was_not_listened_to_has_been_silent_only_since(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.forget_others()
     fleet.restart_deadlines(100.0)
@@ -350,21 +507,24 @@ def test_who_was_not_listened_to_has_been_silent_only_since(fleet: Fleet) -> Non
     assert (fleet.snapshot().total, fleet.snapshot().partial) == (3, False)
 
 
-def test_silent_nodes_stay_expected_where_their_end_would_be_told(fleet: Fleet) -> None:
+def test_silent_nodes_stay_expected_where_their_end_would_be_told(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     for now in (14.6, 20.0, 80.0):
         fleet.expire(now, drop=False)
         figures = fleet.snapshot()
         assert (figures.total, figures.partial, figures.nodes.expected) == (3 if now < 19 else 0, True, 2)
-    fleet.heartbeat("aa", 1, 81.0)
+        assert [one.state for one in figures.absences] == ([] if now < 19 else ["cut-off"])
+    fleet.expire(500.0, drop=False)
+    assert fleet.snapshot().unaccounted == 3, "its pages can hold on for as long as they like"
+    fleet.heartbeat("aa", 1, 501.0)
     assert fleet.missing_nodes(rows=False) == ["aa"]
-    fleet.receive(report("aa", 1, {"v1": 3}), 81.1)
+    fleet.receive(report("aa", 1, {"v1": 3}), 501.1)
     assert not fleet.snapshot().partial
-    assert fleet.leave("aa")
+    assert fleet.drop("aa")
     assert not fleet.snapshot().partial
 
 
-def test_while_blind_silent_nodes_stay_expected(fleet: Fleet) -> None:
+def test_while_blind_silent_nodes_stay_expected(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.receive(report(OWN, 1, {"v1": 1}), 10.0)
     fleet.set_disconnected(disconnected=True, now=10.0)
@@ -379,7 +539,7 @@ def test_while_blind_silent_nodes_stay_expected(fleet: Fleet) -> None:
     assert (figures.total, figures.partial, figures.nodes.reporting) == (4, False, 2)
 
 
-def test_the_longest_silence_is_told_and_grows_while_nobody_can_be_heard(fleet: Fleet) -> None:
+def test_the_longest_silence_is_told_and_grows_while_nobody_can_be_heard(fleet: FleetFigures) -> None:
     assert fleet.longest_silence(100.0) == 0.0, "alone"
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.receive(report("bb", 1, {"v1": 1}), 12.0)
@@ -394,7 +554,7 @@ def test_the_longest_silence_is_told_and_grows_while_nobody_can_be_heard(fleet: 
     assert fleet.longest_silence(61.0) == 1.0
 
 
-def test_shares_tell_what_each_node_has(fleet: Fleet) -> None:
+def test_shares_tell_what_each_node_has(fleet: FleetFigures) -> None:
     fleet.receive(report(OWN, 1, {"v1": 2}), 0.0)
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.expect("bb", 11.0)
@@ -405,14 +565,14 @@ def test_shares_tell_what_each_node_has(fleet: Fleet) -> None:
     assert missing == NodeShare("bb", 0, reporting=False, silent=1.0)
 
 
-def test_a_node_that_slept_forgives_the_others(fleet: Fleet) -> None:
+def test_a_node_that_slept_forgives_the_others(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.extend_deadlines(60.0)
     assert not fleet.expire(71.0).changed
     assert fleet.snapshot().total == 3
 
 
-def test_what_a_node_that_slept_for_long_knows_of_the_others_is_not_the_whole(fleet: Fleet) -> None:
+def test_what_a_node_that_slept_for_long_knows_of_the_others_is_not_the_whole(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.extend_deadlines(2.0)
     assert not fleet.snapshot().partial, "anybody may be busy for a moment"
@@ -422,7 +582,7 @@ def test_what_a_node_that_slept_for_long_knows_of_the_others_is_not_the_whole(fl
     assert not fleet.snapshot().partial
 
 
-def test_a_dead_node_does_not_live_on_while_the_store_comes_and_goes(fleet: Fleet) -> None:
+def test_a_dead_node_does_not_live_on_while_the_store_comes_and_goes(fleet: FleetFigures) -> None:
     now = 10.0
     fleet.receive(report("aa", 1, {"v1": 3}), now)
     for _ in range(6):
@@ -435,7 +595,7 @@ def test_a_dead_node_does_not_live_on_while_the_store_comes_and_goes(fleet: Flee
     assert "aa" not in fleet
 
 
-def test_a_node_that_could_not_be_heard_is_let_off_each_time_it_has_spoken(fleet: Fleet) -> None:
+def test_a_node_that_could_not_be_heard_is_let_off_each_time_it_has_spoken(fleet: FleetFigures) -> None:
     for now in (10.0, 110.0, 210.0):
         fleet.receive(report("aa", int(now), {"v1": 3}), now)
         fleet.set_disconnected(disconnected=True, now=now + 1.0)
@@ -444,7 +604,7 @@ def test_a_node_that_could_not_be_heard_is_let_off_each_time_it_has_spoken(fleet
         assert "aa" in fleet, "silence counts from when it could be heard again"
 
 
-def test_what_is_known_from_before_a_long_blindness_is_not_the_whole(fleet: Fleet) -> None:
+def test_what_is_known_from_before_a_long_blindness_is_not_the_whole(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.set_disconnected(disconnected=True, now=11.0)
     fleet.set_disconnected(disconnected=False, now=13.0)
@@ -457,7 +617,7 @@ def test_what_is_known_from_before_a_long_blindness_is_not_the_whole(fleet: Flee
     assert not fleet.snapshot().partial
 
 
-def test_only_those_that_never_spoke_are_known_by_the_list_of_nodes_alone(fleet: Fleet) -> None:
+def test_only_those_that_never_spoke_are_known_by_the_list_of_nodes_alone(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.expect("bb", 10.0)
     assert fleet.never_reported() == {"bb"}
@@ -476,7 +636,7 @@ def test_cost_does_not_grow_with_nodes() -> None:
             touched[label] += 1
             super().change(label, by)
 
-    fleet = Fleet(OWN)
+    fleet = FleetFigures(OWN)
     fleet._sums.versions = Counting(1_000, parse_version)
     for number in range(200):
         fleet.receive(report(f"{number:04x}", 1, {f"v{label}": 1 for label in range(50)}), 0.0)
@@ -488,7 +648,7 @@ def test_cost_does_not_grow_with_nodes() -> None:
 def test_labels_and_nodes_are_bounded_whatever_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "MAX_NODES", 5)
     monkeypatch.setattr(liveness, "MAX_TOMBSTONES", 5)
-    fleet = Fleet(OWN, max_versions=10, max_routes=10, max_listed=10)
+    fleet = FleetFigures(OWN, max_versions=10, max_routes=10, max_listed=10)
     for number in range(50):
         node = f"{number:02x}aa"
         rows = tuple(ConnectionInfo(f"{node}{row:04}", "v", "/") for row in range(100))
@@ -504,7 +664,7 @@ def test_labels_and_nodes_are_bounded_whatever_is_sent(monkeypatch: pytest.Monke
     assert all(len(held.versions) <= 10 + 17 for held in fleet._reports.values())
     assert len(fleet._sums.rows.spare) <= 10
     for number in range(50):
-        fleet.leave(f"{number:02x}aa", 9)
+        fleet.drop(f"{number:02x}aa", 9)
     fleet.expire(0.0)
     assert len(fleet._liveness.tombstones) <= 5
     figures = fleet.snapshot()
@@ -513,7 +673,7 @@ def test_labels_and_nodes_are_bounded_whatever_is_sent(monkeypatch: pytest.Monke
 
 
 def test_folded_reports_are_never_added_to_by_deltas() -> None:
-    fleet = Fleet(OWN, max_versions=10)
+    fleet = FleetFigures(OWN, max_versions=10)
     labels = {f"v{label:03}": 1 for label in range(100)}
     fleet.receive(report("aa", 1, labels), 0.0)
     assert fleet.snapshot().total == 100
@@ -527,22 +687,22 @@ def test_folded_reports_are_never_added_to_by_deltas() -> None:
 
 
 def test_a_label_that_is_reserved_late_is_counted_apart_from_then_on() -> None:
-    fleet = Fleet(OWN, max_versions=2)
+    fleet = FleetFigures(OWN, max_versions=2)
     fleet.receive(report("aa", 1, {"v1": 1, "v2": 2, "v3": 3, "v4": 4}), 0.0)
-    fleet.watch()
+    fleet.note_changes(on=True)
     before = fleet.snapshot()
     assert before.versions == {"v1": 1, "v2": 2, OTHER: 7}
-    assert fleet.reserve_version("v4")
-    assert not fleet.reserve_version("v4")
+    assert fleet.declare("v4")
+    assert not fleet.declare("v4")
     delta = fleet.drain_changes()
     assert delta is not None
     assert apply(before, delta).versions == fleet.snapshot().versions == {"v1": 1, "v2": 2, "v4": 4, OTHER: 3}
-    fleet.leave("aa")
+    fleet.drop("aa")
     assert fleet.snapshot().versions == {}
 
 
 def test_what_was_folded_with_the_rest_is_not_taken_for_what_a_node_calls_the_rest() -> None:
-    fleet = Fleet(OWN, max_versions=10)
+    fleet = FleetFigures(OWN, max_versions=10)
     labels = {**{f"v{label:03}": 1 for label in range(100)}, OTHER: 5}
     fleet.receive(report("aa", 1, labels), 0.0)
     fleet.update(Delta(node="aa", base=1, sequence=2, total=106, versions={OTHER: 6}), 0.0)
@@ -552,7 +712,7 @@ def test_what_was_folded_with_the_rest_is_not_taken_for_what_a_node_calls_the_re
 
 
 def test_one_label_too_many_is_folded_like_hundreds() -> None:
-    fleet = Fleet(OWN, max_versions=10)
+    fleet = FleetFigures(OWN, max_versions=10)
     labels = {f"v{label:03}": 1 for label in range(27)}
     fleet.receive(report("aa", 1, labels), 0.0)
     gone = {"v000": 0, "v001": 0}
@@ -561,7 +721,7 @@ def test_one_label_too_many_is_folded_like_hundreds() -> None:
     assert sum(fleet.snapshot().versions.values()) == fleet.snapshot().total
 
 
-def test_rows_with_labels_that_no_page_may_have_are_not_shown(fleet: Fleet) -> None:
+def test_rows_with_labels_that_no_page_may_have_are_not_shown(fleet: FleetFigures) -> None:
     bad = (
         ConnectionInfo("aa01", "v\n1", "/"),
         ConnectionInfo("aa02", "v1", "/\x1b[2J"),
@@ -574,12 +734,12 @@ def test_rows_with_labels_that_no_page_may_have_are_not_shown(fleet: Fleet) -> N
     assert fleet.snapshot().connections == (good,)
 
 
-def test_labels_that_no_page_may_have_are_never_shown(fleet: Fleet) -> None:
+def test_labels_that_no_page_may_have_are_never_shown(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"bad\n": 2, "good": 1}), 0.0)
     assert fleet.snapshot().versions == {"good": 1, OTHER: 2}
 
 
-def test_rows_of_another_node_are_not_taken(fleet: Fleet) -> None:
+def test_rows_of_another_node_are_not_taken(fleet: FleetFigures) -> None:
     mine = ConnectionInfo("bb01", "v1", "/")
     fleet.receive(report("bb", 1, {"v1": 1}, (mine,)), 0.0)
     stolen = ConnectionInfo("bb01", "v1", "/stolen")

@@ -1,0 +1,276 @@
+"""
+Accounting for connections of nodes that are gone: what the backend's store says, and which pages came back here. And
+the history of the fleet, which comes from the same tallies.
+
+core/tallies.py says what follows from an entry of the store, core/unaccounted.py holds it for this node.
+
+Tests: tests/fleet/backends/test_tallies.py, tests/server/test_unaccounted.py.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from ..config import Config
+from ..core import fleet_messages, history, identity, page_lists
+from ..core.current_version import count_versions, current_version
+from ..core.fleet_figures import FleetFigures
+from ..core.page_lists import PageVersions
+from ..core.returned_pages import ReturnedPage, ReturnedPages
+from ..core.tallies import Entry, judge
+from ..core.unaccounted import Found
+from ..errors import Busy
+from .backends import Backend
+from .channel import Channel
+
+MAX_UNVERIFIED: Final = 64
+"""Nodes that only pages have named, and that are looked up with one heartbeat. Anybody can invent names."""
+
+NODES_PER_INTERVAL: Final = 100
+"""Nodes of a fleet in which each looks at all tallies in every interval of the history; in larger ones, less often."""
+
+NOT_FORGOTTEN: Final = "The node was not forgotten: the backend did not answer. Try again."
+"""The text of the `Busy` that `forget` raises."""
+
+
+class Accounting:
+    """
+    Reads the tallies in the backend's store, and notes there which pages came back.
+
+    In the backend's loop, unless a method says otherwise.
+
+    Args:
+        channel: To the other nodes.
+        figures: Holds what is unaccounted for.
+        lock: The node's.
+        clock: Monotonic seconds.
+        config: Checked settings.
+        changed: Schedules a push to the viewers.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        figures: FleetFigures,
+        lock: threading.RLock,
+        clock: Callable[[], float],
+        config: Config,
+        changed: Callable[[], None],
+    ) -> None:
+        self._channel = channel
+        self._figures = figures
+        self._lock = lock
+        self._clock = clock
+        self._grace = config.unaccounted_grace
+        self._version = config.version
+        self._serving = count_versions((config.version,))
+        """How many nodes served which version when the store was asked last."""
+        self._mute = 0
+        """Nodes that did not say which."""
+        self._versions_due = 0
+        """Interval of the history in which this node asks again, also if it is not its turn to add the sample."""
+        self._changed = changed
+        self._returns = ReturnedPages()
+        self._known: set[str] = set()
+        """Nodes that the store has, or had a moment ago."""
+        self._unverified: set[str] = set()
+        """Nodes that pages have named since the last heartbeat, and that are not known."""
+        self._settling = False
+        self._slot: int | None = None
+        """The last interval of the history in which this node asked whether it is its turn to add the sample."""
+        self._history: dict[str, Any] = history.to_dict((), ())
+        """As it was read last."""
+
+    def page_returned(self, node: str, handle: str, version: str) -> None:
+        """Note a page that names a stream of another node. From any loop."""
+        with self._lock:
+            if node not in self._known and node not in self._unverified:
+                if len(self._unverified) >= MAX_UNVERIFIED:
+                    return  # what it stands for stays unaccounted for until the grace is over
+                self._unverified.add(node)
+            self._returns.add(node, handle, version, self._clock())
+
+    def heartbeat_sent(self) -> None:
+        """Do what is due with each heartbeat. The lock is not held."""
+        if self._returns and not self._settling:
+            self._channel.start_task(self._settle_returns())
+        backend = self._channel.backend
+        now = None if backend is None else backend.tallies.now()
+        if backend is None or now is None:
+            return
+        slot = now // round(history.INTERVAL * 1000)
+        if slot != self._slot:
+            self._channel.start_task(self._begin_interval(backend, slot, first=self._slot is None))
+        self._slot = slot
+
+    @property
+    def current_version(self) -> str | None:
+        """The version that all nodes served when the store was asked last; None: they differed, or one did not say."""
+        return current_version(None, self._serving, self._mute)
+
+    async def history(self) -> dict[str, Any]:
+        """Return the fleet's history in the wire's shape; while the store does not answer, as it was read last."""
+        backend = self._channel.backend
+        found = None if backend is None else await backend.tallies.samples()
+        if found is not None:
+            fine, minutes = found
+            self._history = history.to_dict(
+                history.read_samples(fine, history.LENGTH), history.read_samples(minutes, history.MINUTES)
+            )
+        return self._history
+
+    async def read_tallies(self, backend: Backend) -> bool:
+        """Read the tallies and apply what follows. Returns whether the store answered. Takes the lock itself."""
+        asked = self._clock()
+        if self._returns:
+            await self._settle_returns()
+        entries = await backend.tallies.entries()
+        if entries is None:
+            return False
+        wall = time.time() * 1000
+        found = self._judge(backend, entries, wall)
+        self._note_versions(entries)
+        with self._lock:
+            self._known = set(entries)
+            if self._channel.backend is backend:
+                self._figures.wall_offset = wall - self._clock() * 1000
+                if self._figures.apply_tallies(found, asked, self._clock()):
+                    self._changed()
+        return True
+
+    def _judge(self, backend: Backend, entries: Mapping[str, Entry], wall: float) -> dict[str, Found]:
+        """Judge what the store holds, and tidy it up."""
+        found: dict[str, Found] = {}
+        for node, entry in entries.items():
+            judgement = judge(node, entry, self._grace)
+            absence = judgement.absence
+            if absence is not None:
+                absence = msgspec.structs.replace(absence, since=max(0, round(wall - entry.age * 1000)))
+            found[node] = Found(absence, judgement.left, entry.present, entry.tally.serves)
+            if judgement.over and node != self._channel.node:
+                self._channel.start_task(backend.tallies.drop(node))
+            elif judgement.doubt is not None and judgement.doubt != entry.doubt:
+                self._channel.start_task(backend.tallies.keep_doubt(node, judgement.doubt))
+        return found
+
+    def _note_versions(self, entries: Mapping[str, Entry]) -> None:
+        others = [
+            entry.tally.serves
+            for node, entry in entries.items()
+            if entry.present and node != self._channel.node and not (entry.tally.left or entry.tally.forgotten)
+        ]
+        self._serving, self._mute = count_versions((self._version, *others)), others.count("")
+
+    async def _begin_interval(self, backend: Backend, slot: int, *, first: bool) -> None:
+        """Look which versions the nodes serve, and add the fleet's figures to the history if it is this node's turn."""
+        turn = not first and await backend.tallies.claim_sample(slot)
+        if not turn and slot < self._versions_due:
+            return
+        entries = await backend.tallies.entries()
+        if entries is None:
+            return
+        self._note_versions(entries)
+        self._versions_due = slot + 1 + len(entries) // NODES_PER_INTERVAL
+        if not turn:
+            return
+        judged = self._judge(backend, entries, time.time() * 1000)  # nobody may have looked for long
+        with self._lock:
+            self._known = set(entries)
+        versions: Counter[str] = Counter()
+        for entry in entries.values():
+            if entry.present:
+                versions.update(entry.tally.versions)
+        partial = any(each.absence is not None for each in judged.values())
+        interval = round(history.INTERVAL * 1000)
+        data = history.encode_sample(history.sample(slot * interval, versions, partial=partial))
+        await backend.tallies.add_sample(data, minute=slot % round(history.MINUTE / history.INTERVAL) == 0)
+
+    async def forget(self, node: str) -> bool:
+        """
+        End the doubt about a node on all nodes. Returns whether there was any. Takes the lock itself.
+
+        Raises:
+            Busy: The store did not answer: it would bring the doubt back.
+        """
+        backend = self._channel.backend
+        entries = None if backend is None else await backend.tallies.entries((node,))
+        if backend is None or entries is None:
+            raise Busy(NOT_FORGOTTEN)
+        known = node in entries and not entries[node].tally.forgotten and not entries[node].present
+        if known and not await backend.tallies.forget(node):
+            raise Busy(NOT_FORGOTTEN)
+        self._channel.announce(fleet_messages.Forget(node=self._channel.node, gone=node))
+        return self.settle(node) or known
+
+    def settle(self, node: str) -> bool:
+        """End the doubt about a node here. Returns whether anything changed."""
+        with self._lock:
+            changed = self._figures.settle(node)
+            if changed:
+                self._changed()
+        return changed
+
+    async def _settle_returns(self) -> None:
+        """Note the pages in the store that came from nodes which are gone, or sent them away."""
+        backend = self._channel.backend
+        if backend is None or self._settling:
+            return
+        self._settling = True
+        try:
+            with self._lock:
+                self._returns.expire(self._clock())
+                nodes = self._returns.nodes
+            entries = await backend.tallies.entries(nodes) if nodes else None
+            if entries is not None:
+                with self._lock:
+                    self._unverified.clear()
+                    self._known.update(entries)
+                    for node in nodes:
+                        if node not in entries:
+                            self._returns.discard(node)
+            for node, entry in (entries or {}).items():
+                if _may_miss_pages(entry):
+                    await self._settle_returns_of(backend, node, entry)
+        finally:
+            self._settling = False
+
+    async def _settle_returns_of(self, backend: Backend, node: str, entry: Entry) -> None:
+        key, sent_away = entry.tally.key, _sent_away(entry)
+        data = await backend.tallies.pages(node) if entry.tally.pages else None
+        counted: PageVersions | None = None
+        if data is not None:
+            pages = page_lists.decode(data)
+            if pages is None or pages.number != entry.tally.pages:
+                return  # the node has just written another one
+            counted = pages.versions(away=sent_away)
+        with self._lock:
+            # A page may reconnect here before its old node has written that it sent the page away.
+            found = self._returns.drain(
+                node,
+                lambda page: _proof(page, key, counted),
+                float("-inf") if sent_away or counted is not None else self._clock() - entry.age,
+                keep=sent_away and counted is not None,
+            )
+        if found:
+            backend.write_tally()  # first, or a page that is lost now would be in no tally
+            await backend.tallies.add_back(node, found)
+
+
+def _proof(page: ReturnedPage, key: bytes, counted: PageVersions | None) -> tuple[str, str] | None:
+    """Return the public id that the handle of a page proves, and the version that the page is counted under."""
+    public = identity.returning_id(page.handle, key)
+    version = page.version if public is None or counted is None else counted.of(public)
+    return None if public is None or version is None else (public, version)
+
+
+def _sent_away(entry: Entry) -> bool:
+    """Say whether a node told pages to go, so that they may come before its last tally was written."""
+    return entry.tally.left or entry.present
+
+
+def _may_miss_pages(entry: Entry) -> bool:
+    return not entry.present or bool(entry.tally.away)

@@ -1,0 +1,348 @@
+"""
+The tallies of the workers of one machine, as files in the directory where they meet.
+
+    {node}.tally   when its writer last lived (8 bytes, monotonic ms), and its Tally
+    {node}.pages   the list of pages that belongs to its tally
+    {node}.doubt   Doubt: it fell silent, and was seen to live
+    {node}.back    one line for each page of it that came to another worker: public id, blank, version
+    history        one line for each sample of the last hour
+    minutes        one line for each sample of the last day
+
+Files and not messages, because all workers may die at once: those that are started in their place find what the dead
+ones had. Ages are measured by the machine's monotonic clock, which all processes share.
+
+Whether a silent worker lives, its process says: its number, and when it was started, because numbers are used again.
+
+Source: docs/adr/0017-unaccounted.md
+
+Tests: tests/fleet/backends/test_tallies.py, tests/server/test_unaccounted.py.
+"""
+
+import hashlib
+import os
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ...core import history, page_lists, tallies
+from ...core.identity import is_node_id
+from ...core.labels import may_be_shown
+from ...core.liveness import MAX_NODES
+from ...core.tallies import Doubt, Entry, Tally
+from .meeting_directory import remove
+
+SILENT: Final = 9.0
+"""Seconds without a sign of life after which a worker is not present. It gives one every second."""
+
+MAX_BACK_BYTES: Final = 8 * 2**20
+"""Of the pages of one worker that came back."""
+
+MAX_HISTORY_BYTES: Final = 8 * 2**20
+"""Of one file of samples."""
+
+FORGOTTEN_AFTER: Final = 24 * 3_600.0
+"""Seconds after which files in other meeting places are removed that nobody looks at."""
+
+_HEAD: Final = struct.Struct("!Q")
+
+
+def now_ms() -> int:
+    """Return the machine's monotonic clock, in ms."""
+    return time.monotonic_ns() // 1_000_000
+
+
+class TallyFiles:
+    """
+    The files of one worker's meeting places.
+
+    Args:
+        node: Id of this worker.
+        places: Returns the directories.
+        linked: Returns the workers that there is a connection to.
+    """
+
+    complete = True
+
+    def __init__(self, node: str, places: Callable[[], list[Path]], linked: Callable[[], Collection[str]]) -> None:
+        self._node = node
+        self._places = places
+        self._linked = linked
+        self._written: bytes | None = None
+        self._open: dict[Path, int] = {}
+        self._life = process_life(os.getpid())
+        self._sent_away = False
+        """The last tally said that pages were sent away."""
+
+    def write(self, tally: Tally, pages: bytes = b"") -> None:
+        """
+        Write this worker's tally, or only that it lives if nothing else changed.
+
+        When pages that were sent away are on their way no more, what others noted about them is removed.
+        """
+        if self._sent_away and not tally.away:
+            self.clear_own()
+        self._sent_away = bool(tally.away)
+        body = tallies.encode(msgspec.structs.replace(tally, life=self._life))
+        head = _HEAD.pack(now_ms())
+        for place in self._places():
+            with suppress(OSError):
+                # Another worker may have replaced or removed the file while this one was silent.
+                if body == self._written and place in self._open and os.fstat(self._open[place]).st_nlink:
+                    os.pwrite(self._open[place], head, 0)
+                else:
+                    if tally.pages:
+                        _write_whole(place / f"{self._node}.pages", pages)
+                    self._replace(place, head + body)
+        self._written = body
+
+    def leave(self, tally: Tally, pages: bytes = b"") -> None:
+        """Write the last tally; none when there is nothing to say."""
+        if tally.away:
+            self.write(tally, pages)
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+        self._written = None
+        if not tally.away:
+            self._drop(self._node)
+
+    def clear_own(self) -> None:
+        """Remove what others noted of this worker while it was silent."""
+        for place in self._places():
+            remove(place / f"{self._node}.back", place / f"{self._node}.doubt")
+
+    async def entries(self, nodes: Collection[str] | None = None) -> dict[str, Entry]:
+        """Return the tallies of all workers, or of some."""
+        now, linked = now_ms(), self._linked()
+        found: dict[str, Entry] = {}
+        for place in self._places():
+            for node in self._names(place) if nodes is None else nodes:
+                tally = _read(place / f"{node}.tally", self._life)
+                if tally is None or (node in found and found[node].tally.at >= tally.at) or len(found) >= MAX_NODES:
+                    continue
+                fresh = now - tally.at < SILENT * 1000
+                own = node == self._node
+                present = own or (fresh and node in linked)
+                lives = None if present or tally.left else _lives(tally.life, self._life)
+                found[node] = Entry(
+                    tally,
+                    now,
+                    present,
+                    lives,
+                    _read_doubt(place / f"{node}.doubt"),
+                    _read_back(place / f"{node}.back") if not present or tally.away else {},
+                )
+        return found
+
+    async def pages(self, node: str) -> bytes | None:
+        """Return the list of pages that a worker wrote with its tally, from the place with its newest tally."""
+        paths = [place / f"{node}.pages" for place in self._places()]
+        with suppress(OSError):
+            newest = max(
+                (path for path in paths if path.exists()), key=lambda path: path.stat().st_mtime_ns, default=None
+            )
+            if newest is not None:
+                with newest.open("rb") as file:
+                    return file.read(page_lists.MAX_LIST + 1)
+        return None
+
+    async def add_back(self, node: str, pages: Mapping[str, str]) -> None:
+        """Note pages of a worker that came to this one: `{public id: version}`."""
+        lines = "".join(f"{page} {version}\n" for page, version in pages.items()).encode("utf-8", "replace")
+        for place in self._places():
+            path = place / f"{node}.back"
+            with suppress(OSError):
+                if (place / f"{node}.tally").exists():
+                    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+                    try:
+                        if os.fstat(descriptor).st_size + len(lines) <= MAX_BACK_BYTES:
+                            os.write(descriptor, lines)
+                    finally:
+                        os.close(descriptor)
+
+    async def keep_doubt(self, node: str, doubt: Doubt) -> None:
+        """Keep that a silent worker was seen to live."""
+        for place in self._places():
+            if (place / f"{node}.tally").exists():
+                with suppress(OSError):
+                    _write_whole(place / f"{node}.doubt", tallies.encode(doubt))
+
+    async def drop(self, node: str) -> None:
+        """Remove what is kept of a worker: nothing follows from it any more."""
+        self._drop(node)
+
+    async def forget(self, node: str) -> bool:
+        """End the doubt about a worker, for all workers that look. Returns False when a file cannot be written."""
+        body, noted = tallies.encode(Tally(forgotten=True)), True
+        for place in self._places():
+            if (place / f"{node}.tally").exists():
+                try:
+                    _write_whole(place / f"{node}.tally", _HEAD.pack(now_ms()) + body)
+                except OSError:
+                    noted = False
+        return noted
+
+    def now(self) -> int:
+        """Return the machine's wall clock, in ms since 1970."""
+        return time.time_ns() // 1_000_000
+
+    async def claim_sample(self, slot: int) -> bool:  # noqa: ARG002
+        """Say whether this worker is the first of those that are present, in the order of their ids."""
+        return all(node >= self._node for node, entry in (await self.entries()).items() if entry.present)
+
+    async def add_sample(self, data: bytes, *, minute: bool) -> None:
+        """Add an encoded sample to the history."""
+        for place in self._places()[:1]:
+            with suppress(OSError):
+                _append_line(place / "history", data, history.LENGTH)
+                if minute:
+                    _append_line(place / "minutes", data, history.MINUTES)
+
+    async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
+        """Return the encoded samples of the last hour and of the last day."""
+        for place in self._places()[:1]:
+            return _lines(place / "history"), _lines(place / "minutes")
+        return None
+
+    def _replace(self, place: Path, data: bytes) -> None:
+        path = place / f"{self._node}.tally"
+        _write_whole(path, data)
+        before = self._open.pop(place, None)
+        if before is not None:
+            os.close(before)
+        self._open[place] = os.open(path, os.O_WRONLY)
+
+    def _drop(self, node: str) -> None:
+        for place in self._places():
+            remove(*(place / f"{node}.{kind}" for kind in ("tally", "pages", "doubt", "back")))
+
+    @staticmethod
+    def _names(place: Path) -> list[str]:
+        with suppress(OSError):
+            stems = (name[:-6] for name in os.listdir(place) if name.endswith(".tally"))
+            return [stem for stem in stems if is_node_id(stem)]
+        return []
+
+
+def process_life(process: int) -> tuple[int, ...]:
+    """Return what identifies a process of this machine: number, start, its namespace of numbers, and the boot."""
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+        boot = int.from_bytes(
+            hashlib.blake2b(Path("/proc/sys/kernel/random/boot_id").read_bytes(), digest_size=6).digest()
+        )
+    except OSError:
+        namespace = boot = 0
+    return process, _started(process) or 0, namespace, boot
+
+
+def remove_forgotten(root: Path, now: float) -> None:
+    """Remove files in all meeting places that have not been touched for long, and places that are then empty."""
+    with suppress(OSError):
+        for place in root.iterdir():
+            with suppress(OSError):
+                for path in place.iterdir():
+                    kept = path.suffix in (".tally", ".pages", ".doubt", ".back") or path.name in ("history", "minutes")
+                    if kept and now - path.stat().st_mtime > FORGOTTEN_AFTER:
+                        remove(path)
+                place.rmdir()  # refused while something is in it
+
+
+def _lives(life: tuple[int, ...], own: tuple[int, ...]) -> bool | None:
+    """Say whether a process lives; None: it cannot be told from here."""
+    if len(life) != 4 or life[2:] != own[2:] or life[0] == own[0]:
+        # Another container's or boot's numbers; or this very process, whose node left without a word.
+        return False if len(life) == 4 and life[3] != own[3] else None
+    process, started = life[:2]
+    if started:
+        return _started(process) == started
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return None
+    return None  # somebody lives under that number
+
+
+def _started(process: int) -> int | None:
+    """Return when a process was started, in the kernel's ticks; None: it has ended, or it cannot be told."""
+    try:
+        words = Path(f"/proc/{process}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        return None if words[0] in ("Z", "X") else int(words[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _read(path: Path, own: tuple[int, ...]) -> Tally | None:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_HEAD.size + tallies.MAX_TALLY + 1)
+            written = os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return None
+    tally = tallies.decode_tally(data[_HEAD.size :]) if len(data) > _HEAD.size else None
+    if tally is None:
+        return None
+    now = now_ms()
+    at = min(_HEAD.unpack_from(data)[0], now)
+    if len(tally.life) == 4 and tally.life[3] != own[3]:  # before the machine was started; its clock has begun anew
+        at = max(0, now - max(0, round((time.time() - written) * 1000)))
+    return msgspec.structs.replace(tally, at=at)
+
+
+def _read_doubt(path: Path) -> Doubt | None:
+    try:
+        return tallies.decode_doubt(path.read_bytes()[:256])
+    except OSError:
+        return None
+
+
+def _read_back(path: Path) -> dict[str, int]:
+    try:
+        with path.open("rb") as file:
+            lines = file.read(MAX_BACK_BYTES).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return {}
+    pages: dict[str, str] = {}
+    for line in lines:
+        page, blank, version = line.partition(" ")
+        if blank and version and may_be_shown(version):
+            pages.setdefault(page, version)
+    return dict(Counter(pages.values()))
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_HISTORY_BYTES).splitlines()
+    except OSError:
+        return []
+
+
+def _append_line(path: Path, line: bytes, limit: int) -> None:
+    """Append a line; when there are twice as many as wanted, only the newest stay."""
+    if path.exists() and path.stat().st_size > 2 * limit * (len(line) + 64):
+        _write_whole(path, b"".join(kept + b"\n" for kept in _lines(path)[-limit:]))
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, line + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that whoever reads it finds all of it, or what was there before."""
+    unnamed = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+    unnamed.replace(path)

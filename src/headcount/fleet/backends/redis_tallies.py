@@ -1,0 +1,414 @@
+"""
+The tallies of all nodes, in Redis.
+
+    {headcount:NAME}:tallies   HASH  {node: Tally}   written with each sign of life, removed when nothing follows
+    {headcount:NAME}:doubts    HASH  {node: Doubt}   silent nodes that were seen to live
+    {headcount:NAME}:pages:ID  the list of pages that belongs to its tally, written when it has changed
+    {headcount:NAME}:back:ID   HASH  {connection: version}   pages of that node that came to others
+    {headcount:NAME}:history   LIST  samples of the last hour
+    {headcount:NAME}:minutes   LIST  samples of the last day
+    {headcount:NAME}:store     random id of what is stored here
+    {headcount:NAME}:turn:N    id of the node that adds the sample of that interval; expires by itself
+
+Ages are measured by Redis's own clock alone. A node writes the time as Redis told it; a reader asks for the time again.
+
+Whether a silent node lives: Redis lists its connections as long as the kernel of the node's machine holds them, also
+while the process is stopped and while the network swallows packets. Each tally names the ids of both. Where
+`CLIENT LIST` is not permitted, nobody can tell, and the grace decides.
+
+A Redis that was started empty knows nothing of nodes that died before. A node notices because the id of the store is
+another one. It writes back what it read last, and takes its figures for partial until the others had time to do so.
+
+Source: docs/adr/0017-unaccounted.md
+
+Tests: tests/fleet/backends/test_tallies.py, tests/server/test_unaccounted.py.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from redis.asyncio.connection import Connection
+from redis.exceptions import ResponseError
+
+from ...core import history, tallies
+from ...core.identity import is_node_id
+from ...core.labels import may_be_shown
+from ...core.liveness import MAX_NODES
+from ...core.tallies import Doubt, Entry, Tally
+
+logger = logging.getLogger("headcount")
+
+REMEMBERED: Final = 75.0
+"""Seconds after a reading for which tallies are written back that Redis lost. Nodes that left are listed for longer."""
+
+KEPT: Final = 24 * 3_600
+"""Seconds after which Redis drops all of it, should no node remove it or live."""
+
+GIVEN_UP: Final = 240.0
+"""Seconds of silence after which Redis may have closed a connection because the network is gone (its `tcp-keepalive` is
+300 s). Before that, a connection whose end was seen means that its process has ended."""
+
+MAX_BACK: Final = 100_000
+"""Pages that are noted as returned, of one node."""
+
+Ask = Callable[..., Awaitable[Any]]
+"""Sends one command; returns the answer, or None when there is none or the command is refused."""
+
+
+class _Seen(NamedTuple):
+    at: int
+    now: int
+    here: float
+
+
+class RedisTallies:
+    """
+    Reads and writes them. In the backend's loop.
+
+    Args:
+        node: Id of this node.
+        prefix: Of all keys of the fleet.
+        ask: See `Ask`.
+        clock: Monotonic seconds.
+        patience: Seconds in which every node reconnects to a Redis that was away, and looks at the tallies.
+    """
+
+    def __init__(self, node: str, prefix: str, ask: Ask, clock: Callable[[], float], patience: float) -> None:
+        self._node = node
+        self._prefix = prefix
+        self._ask = ask
+        self._clock = clock
+        self._offset: float | None = None
+        """Redis's clock at second 0 of ours, in ms."""
+        self._clients: tuple[int, ...] = ()
+        self._patience = patience
+        self._complete_from = float("-inf")
+        """When the other nodes have written back what they know, since Redis was started empty."""
+        self._store: bytes | None = None
+        """Id of what Redis stores, as it was last."""
+        self._heard = float("-inf")
+        """When that was."""
+        self._remembered: dict[str, bytes] = {}
+        self._looked = float("-inf")
+        self._seen: dict[str, _Seen] = {}
+        self._sent_away = False
+        """The last tally said that pages were sent away."""
+        self._pages_written = 0
+        """Number of the list of pages that was written last."""
+        self._doubts: dict[str, bytes] = {}
+        """Doubts about nodes that are silent still; Redis may lose them."""
+        self._listed_before: set[str] = set()
+        """Silent nodes that Redis listed since this node's own connection was made."""
+
+    async def introduce(self, connections: Collection[Connection]) -> None:
+        """
+        Name this node's connections, so that others find them, and learn Redis's time.
+
+        Raises:
+            OSError: A connection is lost.
+        """
+        ids = []
+        for connection in connections:
+            await _direct(connection, "CLIENT", "SETNAME", f"headcount-{self._node}")
+            ids.append(await _direct(connection, "CLIENT", "ID"))
+        self._pages_written = 0  # Redis may have been started anew
+        self._clients = tuple(each for each in ids if isinstance(each, int))
+        # Whatever ended this node's connection, such as a restart of Redis, may have ended the others', too.
+        self._listed_before.clear()
+        for connection in list(connections)[:1]:
+            self.set_time(await _direct(connection, "TIME"))
+
+    @property
+    def complete(self) -> bool:
+        """What any node knows of nodes that are gone is in Redis, as far as this node can tell."""
+        return self._clock() >= self._complete_from
+
+    def ask_store(self, proposed: str) -> tuple[Any, ...]:
+        """Return the command that asks for the id of the store, and gives it one if it has none."""
+        return ("SET", f"{self._prefix}:store", proposed, "NX", "GET", "EX", KEPT)
+
+    def on_store(self, proposed: str, answer: Any) -> list[tuple[Any, ...]]:
+        """
+        Take the answer to `ask_store`.
+
+        Returns:
+            The commands that write back what Redis lost, if it is another store than before.
+        """
+        if answer is not None and not isinstance(answer, bytes):
+            return []
+        before, self._store = self._store, proposed.encode() if answer is None else answer
+        heard, self._heard = self._heard, self._clock()
+        if before is None or before == self._store:
+            return []
+        self._complete_from = self._heard + self._patience
+        known = self._remembered if heard - self._looked < REMEMBERED else {}
+        return [("HSETNX", f"{self._prefix}:tallies", node, data) for node, data in known.items()]
+
+    def set_time(self, answer: Any) -> None:
+        """Take over Redis's time from the answer to `TIME`."""
+        now = _milliseconds(answer)
+        if now is not None:
+            self._offset = now - self._clock() * 1000
+
+    def write(self, tally: Tally, pages: bytes = b"") -> list[tuple[Any, ...]]:
+        """
+        Return the commands that write this node's tally, as of now, and its list of pages if that has changed.
+
+        When pages that were sent away are on their way no more, what others noted about them is removed.
+        """
+        over = self.clear_own() if self._sent_away and not tally.away else []
+        self._sent_away = bool(tally.away)
+        if tally.pages != self._pages_written:
+            key = f"{self._prefix}:pages:{self._node}"
+            over.append(("SET", key, pages, "EX", KEPT) if tally.pages else ("DEL", key))
+        self._pages_written = tally.pages
+        data = tallies.encode(msgspec.structs.replace(tally, at=self._now(), life=self._clients))
+        return [*over, ("HSET", f"{self._prefix}:tallies", self._node, data)]
+
+    def keep(self) -> list[tuple[Any, ...]]:
+        """Return the commands that keep the tallies for another day: a fleet that is gone leaves nothing for ever."""
+        names = ("tallies", "doubts", "store", f"pages:{self._node}")
+        return [("EXPIRE", f"{self._prefix}:{name}", KEPT) for name in names]
+
+    def clear_own(self) -> list[tuple[Any, ...]]:
+        """Return the commands that remove what others noted of this node while it was silent."""
+        return [("DEL", f"{self._prefix}:back:{self._node}"), ("HDEL", f"{self._prefix}:doubts", self._node)]
+
+    async def entries(self, nodes: Collection[str] | None = None) -> Mapping[str, Entry] | None:
+        """
+        Return the tallies of all nodes, or of some. Returns None when Redis does not answer, or may not be asked.
+
+        Args:
+            nodes: Which; None: all.
+        """
+        key = f"{self._prefix}:tallies"
+        if nodes is None:
+            found, time = await asyncio.gather(self._ask("HGETALL", key), self._ask("TIME"))
+            raw = _pairs(found)
+        else:
+            names = [node for node in nodes if is_node_id(node)]
+            found, time = await asyncio.gather(self._ask("HMGET", key, *names), self._ask("TIME"))
+            raw = dict(zip(names, found, strict=True)) if isinstance(found, list) and len(found) == len(names) else None
+        now = _milliseconds(time)
+        if raw is None or now is None:
+            return None
+        if nodes is None:
+            await self._write_back(raw)
+        held = {node: tally for node, data in raw.items() if data and (tally := tallies.decode_tally(data)) is not None}
+        return await self._read_entries(held, now)
+
+    def unknown(self, nodes: Collection[str]) -> list[tuple[Any, ...]]:
+        """Return the commands that note nodes which are gone and wrote no tally: nobody knows what they had."""
+        if self._offset is None:
+            return []
+        data = tallies.encode(Tally(at=self._now(), unknown=True))
+        return [("HSETNX", f"{self._prefix}:tallies", node, data) for node in nodes if is_node_id(node)]
+
+    async def pages(self, node: str) -> bytes | None:
+        """Return the list of pages that a node wrote with its tally; None: there is none, or no answer."""
+        answer = await self._ask("MGET", f"{self._prefix}:pages:{node}")
+        found = answer[0] if isinstance(answer, list) and answer else None
+        return found if isinstance(found, bytes) else None
+
+    async def add_back(self, node: str, pages: Mapping[str, str]) -> None:
+        """Note pages of a node that came to this one: `{public id: version}`. The first to note one is right."""
+        key = f"{self._prefix}:back:{node}"
+        count = await self._ask("HLEN", key)
+        if isinstance(count, int) and count < MAX_BACK:
+            await asyncio.gather(*(self._ask("HSETNX", key, page, version) for page, version in pages.items()))
+            await self._ask("EXPIRE", key, KEPT)
+
+    async def keep_doubt(self, node: str, doubt: Doubt) -> None:
+        """Keep that a silent node was seen to live."""
+        self._doubts[node] = tallies.encode(doubt)
+        await self._ask("HSET", f"{self._prefix}:doubts", node, tallies.encode(doubt))
+
+    async def drop(self, node: str) -> None:
+        """Remove what is kept of a node: nothing follows from it any more."""
+        self._remembered.pop(node, None)
+        self._doubts.pop(node, None)
+        await asyncio.gather(
+            self._ask("HDEL", f"{self._prefix}:tallies", node),
+            self._ask("HDEL", f"{self._prefix}:doubts", node),
+            self._ask("DEL", f"{self._prefix}:back:{node}", f"{self._prefix}:pages:{node}"),
+            self._ask("SREM", f"{self._prefix}:nodes", node),
+        )
+
+    async def forget(self, node: str) -> bool:
+        """End the doubt about a node, for all nodes that look. Returns False when Redis did not note it."""
+        if self._offset is None:
+            return False
+        data = tallies.encode(Tally(at=self._now(), forgotten=True))
+        return await self._ask("HSET", f"{self._prefix}:tallies", node, data) is not None
+
+    def _now(self) -> int:
+        """Return Redis's time, in ms; 0: not known."""
+        return 0 if self._offset is None else max(0, round(self._offset + self._clock() * 1000))
+
+    def _steady(self, node: str, tally: Tally, now: int) -> int:
+        """
+        Return the time for an entry: Redis's when this tally was first seen, and what has passed here since.
+
+        So a jump of Redis's clock ends no grace.
+        """
+        seen = self._seen.get(node)
+        if seen is None or seen.at != tally.at:
+            self._seen[node] = _Seen(tally.at, max(now, tally.at), self._clock())
+            return max(now, tally.at)
+        return seen.now + round((self._clock() - seen.here) * 1000)
+
+    def now(self) -> int | None:
+        """Return Redis's time, in ms; None: not known."""
+        return None if self._offset is None else self._now()
+
+    async def claim_sample(self, slot: int) -> bool:
+        """Say whether this node is the first to ask in an interval of the history."""
+        key = f"{self._prefix}:turn:{slot}"
+        return await self._ask("SET", key, self._node, "NX", "PX", round(4_000 * history.INTERVAL)) is not None
+
+    async def add_sample(self, data: bytes, *, minute: bool) -> None:
+        """Add an encoded sample to the history."""
+        lists = [("history", history.LENGTH), *([("minutes", history.MINUTES)] if minute else [])]
+        for name, length in lists:
+            key = f"{self._prefix}:{name}"
+            await asyncio.gather(
+                self._ask("RPUSH", key, data),
+                self._ask("LTRIM", key, -length, -1),
+                self._ask("EXPIRE", key, 2 * KEPT),
+            )
+
+    async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
+        """Return the encoded samples of the last hour and of the last day."""
+        fine, minutes = await asyncio.gather(
+            *(self._ask("LRANGE", f"{self._prefix}:{name}", 0, -1) for name in ("history", "minutes"))
+        )
+        return (fine, minutes) if isinstance(fine, list) and isinstance(minutes, list) else None
+
+    async def _read_entries(self, held: dict[str, Tally], now: int) -> dict[str, Entry]:
+        names = list(held)
+        if not names:
+            return {}
+        signs, doubts = await asyncio.gather(
+            self._ask("MGET", *(f"{self._prefix}:node:{name}" for name in names)),
+            self._ask("HMGET", f"{self._prefix}:doubts", *names),
+        )
+        if not isinstance(signs, list) or len(signs) != len(names):
+            signs = [None] * len(names)
+        if not isinstance(doubts, list) or len(doubts) != len(names):
+            doubts = [None] * len(names)
+        for name, doubt in zip(names, doubts, strict=True):
+            if isinstance(doubt, bytes):
+                self._doubts[name] = doubt
+        present = {name for name, sign in zip(names, signs, strict=True) if sign is not None} | {self._node}
+        silent = [name for name in names if name not in present and not held[name].left]
+        for name in self._doubts.keys() - set(silent):
+            if name in held:
+                del self._doubts[name]
+        lost = [name for name, doubt in zip(names, doubts, strict=True) if doubt is None and name in self._doubts]
+        for name in lost:
+            await self._ask("HSETNX", f"{self._prefix}:doubts", name, self._doubts[name])
+        asked_back = [name for name in names if name in silent or held[name].away]
+        lives, *back = await asyncio.gather(
+            self._listed({name: held[name] for name in silent}, now),
+            *(self._ask("HVALS", f"{self._prefix}:back:{name}") for name in asked_back),
+        )
+        returned = {name: _count(values) for name, values in zip(asked_back, back, strict=True)}
+        return {
+            name: Entry(
+                held[name],
+                self._steady(name, held[name], now),
+                present=name in present,
+                lives=lives.get(name),
+                doubt=tallies.decode_doubt(doubt if doubt is not None else self._doubts.get(name)),
+                back=returned.get(name, {}),
+            )
+            for name, doubt in zip(names, doubts, strict=True)
+        }
+
+    async def _listed(self, silent: Mapping[str, Tally], now: int) -> dict[str, bool | None]:
+        """
+        Return which nodes' connections Redis still holds.
+
+        False means that Redis held them before, and that this node was connected ever since: the process has ended.
+        """
+        ids = [str(client) for tally in silent.values() for client in tally.life]
+        if not ids:
+            return {}
+        answer = await self._ask("CLIENT", "LIST", "ID", *ids)
+        if not isinstance(answer, bytes):
+            _say_that_lists_are_refused()
+            return {}
+        # After a restart of Redis, the same number is somebody else's; the name is not.
+        names = {word[5:] for word in answer.decode("utf-8", "replace").split() if word.startswith("name=")}
+        listed = {node for node in silent if f"headcount-{node}" in names}
+        self._listed_before |= listed
+        lives: dict[str, bool | None] = dict.fromkeys(listed, True)
+        for node, tally in silent.items():
+            if node in self._listed_before - listed and now - tally.at < GIVEN_UP * 1000:
+                lives[node] = False
+        return lives
+
+    async def _write_back(self, raw: dict[str, bytes]) -> None:
+        """Write back the tallies that Redis has lost since the last reading, and remember those that are there."""
+        if self._clock() - self._looked < REMEMBERED:
+            lost = {node: data for node, data in self._remembered.items() if node not in raw}
+            key = f"{self._prefix}:tallies"
+            await asyncio.gather(*(self._ask("HSETNX", key, node, data) for node, data in lost.items()))
+            raw |= lost
+        self._remembered = dict(list(raw.items())[:MAX_NODES])
+        self._looked = self._clock()
+        self._seen = {node: seen for node, seen in self._seen.items() if node in raw}
+        self._doubts = {node: doubt for node, doubt in self._doubts.items() if node in raw}
+        self._listed_before &= raw.keys()
+
+
+@cache
+def _say_that_lists_are_refused() -> None:
+    logger.warning(
+        "Redis refused CLIENT LIST, so a node that is stopped or cut off looks like one that has ended, and its "
+        "connections count as gone after unaccounted_grace. Allow `+client|list` to the Redis user of this node. "
+        "Each process logs this once."
+    )
+
+
+async def _direct(connection: Connection, *words: str) -> Any:
+    """Send a command on a connection that nothing else uses yet. Returns None if it is refused."""
+    await connection.send_command(*words, check_health=False)
+    try:
+        return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
+    except ResponseError:
+        return None
+
+
+def _milliseconds(answer: Any) -> int | None:
+    if not isinstance(answer, list) or len(answer) != 2:
+        return None
+    try:
+        return int(answer[0]) * 1000 + int(answer[1]) // 1000
+    except (TypeError, ValueError):
+        return None
+
+
+def _pairs(answer: Any) -> dict[str, bytes] | None:
+    if isinstance(answer, dict):
+        answer = [part for pair in answer.items() for part in pair]
+    if not isinstance(answer, list) or len(answer) % 2:
+        return None
+    found: dict[str, bytes] = {}
+    for name, data in zip(answer[::2], answer[1::2], strict=True):
+        node = name.decode("ascii", "replace") if isinstance(name, bytes) else ""
+        if is_node_id(node) and isinstance(data, bytes) and len(found) < MAX_NODES:
+            found[node] = data
+    return found
+
+
+def _count(versions: Any) -> dict[str, int]:
+    if not isinstance(versions, list):
+        return {}
+    words = (version.decode("utf-8", "replace") for version in versions if isinstance(version, bytes))
+    return dict(Counter(word for word in words if may_be_shown(word)))

@@ -1,0 +1,118 @@
+"""The tally of this node and the list of its pages, which the other nodes read once this one is gone."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from ..core import page_lists
+from ..core.departures import Departures
+from ..core.labels import OTHER
+from ..core.page_lists import PageList
+from ..core.registry import Registry
+from ..core.tallies import Tally, limited
+
+TabVersions = Callable[[], Mapping[str, str]]
+"""Returns the streams that tabs share, by public id, and the version of one tab of each."""
+
+_NUMBERS: Final = 2**31
+
+
+class OwnTally:
+    """
+    Makes the tallies of this node.
+
+    Args:
+        registry: This node's connections.
+        departures: Pages whose streams it ended.
+        lock: The node's.
+        clock: Monotonic seconds.
+        serves: Its version.
+        key: Proves to other nodes which handles are this node's.
+        tab_versions: See `TabVersions`.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        departures: Departures,
+        lock: threading.RLock,
+        clock: Callable[[], float],
+        serves: str,
+        key: bytes,
+        tab_versions: TabVersions,
+    ) -> None:
+        self._registry = registry
+        self._departures = departures
+        self._lock = lock
+        self._clock = clock
+        self._serves = serves
+        self._key = key
+        self._tab_versions = tab_versions
+        self._number = 0
+        self._groups: list[dict[str, bytes]] = []
+        """Marks of the last list."""
+        self._state: tuple[int, Mapping[str, str]] = (-1, {})
+        """Revision of the registry, and the shared streams, when the last list was made."""
+        self._had_away = False
+        self.pages = b""
+        """The encoded list that belongs to the last tally; empty if it has none."""
+
+    def make(self, *, leaving: bool) -> Tally:
+        """
+        Return the tally of this moment. O(connections) if any changed, about 150 ns each.
+
+        Args:
+            leaving: For the last time: all pages will have to reconnect.
+        """
+        with self._lock:
+            now = self._clock()
+            away, transit = self._departures.counts(now), self._departures.transit(now)
+            unanswered = not leaving and bool(away) and self._departures.only_unanswered(now)
+            versions = limited(self._registry.versions)
+            if leaving:
+                away = limited(Counter(away) + Counter(versions))
+                versions = {}
+            number = self._make_list(versions, away, leaving=leaving)
+        return Tally(
+            versions=versions,
+            away=away,
+            unanswered=unanswered,
+            transit=transit,
+            left=leaving,
+            serves=self._serves,
+            key=self._key,
+            pages=number,
+        )
+
+    def _make_list(self, versions: Mapping[str, int], away: Mapping[str, int], *, leaving: bool) -> int:
+        """Make the list of pages. Returns its number, a new one if it has changed; 0: it is empty or too long."""
+        here: dict[str, list[str]] = {}
+        gone: dict[str, list[str]] = {}
+        state = self._registry.revision, self._tab_versions()
+        if state == self._state and not (leaving or away or self._had_away):
+            return self._number if self.pages else 0
+        self._state, self._had_away = state, bool(leaving or away)
+        data = None
+        if self._registry.total <= page_lists.MAX_PAGES:
+            into, counts = (gone, away) if leaving else (here, versions)
+            _group(into, self._registry.ids(), counts)
+            for stream, version in state[1].items():
+                _group(into, {version: (stream,)}, counts)
+            _group(gone, self._departures.pages(self._clock()), away)
+            groups = [
+                {version: page_lists.marks(ids) for version, ids in group.items() if ids} for group in (here, gone)
+            ]
+            if self.pages and groups == self._groups:
+                return self._number
+            self._groups = groups
+            self._number = self._number % _NUMBERS + 1
+            data = page_lists.encode(PageList(self._number, *groups)) if any(groups) else None
+        self.pages = data or b""
+        return self._number if self.pages else 0
+
+
+def _group(into: dict[str, list[str]], ids: Mapping[str, Iterable[str]], counts: Mapping[str, int]) -> None:
+    """Add ids by the label under which the tally counts their version."""
+    for version, some in ids.items():
+        into.setdefault(version if version in counts else OTHER, []).extend(some)

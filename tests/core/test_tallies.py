@@ -1,0 +1,171 @@
+"""Whether connections of a node are unaccounted for: every rule of core/tallies.py."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headcount.core.labels import OTHER
+from headcount.core.tallies import (
+    LISTED,
+    MAX_TALLY,
+    MAX_VERSIONS,
+    Doubt,
+    Entry,
+    Tally,
+    decode_doubt,
+    decode_tally,
+    encode,
+    judge,
+    limited,
+    remaining,
+)
+
+NODE = "aaaaaaaaaaaa"
+GRACE = 120.0
+
+
+def entry(age: float, tally: Tally | None = None, **more: Any) -> Entry:
+    tally = tally or Tally(at=1_000_000, versions={"v1": 3, "v2": 1})
+    return Entry(tally, tally.at + round(age * 1000), more.pop("present", False), **more)
+
+
+def unaccounted(age: float, tally: Tally | None = None, **more: Any) -> tuple[int | None, str] | None:
+    absence = judge(NODE, entry(age, tally, **more), GRACE).absence
+    return None if absence is None else (absence.total, absence.state)
+
+
+def test_nothing_of_a_node_that_gives_signs_of_life_is_unaccounted_for() -> None:
+    assert unaccounted(3, present=True) is None
+    assert not judge(NODE, entry(3, present=True), GRACE).over
+
+
+@pytest.mark.parametrize("lives", [None, False])
+def test_a_node_that_vanished_is_unaccounted_for_until_the_grace_is_over(lives: bool | None) -> None:
+    assert unaccounted(9, lives=lives) == (4, "vanished")
+    assert unaccounted(119.9, lives=lives) == (4, "vanished")
+    assert unaccounted(120, lives=lives) is None
+    assert judge(NODE, entry(120, lives=lives), GRACE).over
+
+
+def test_a_node_that_is_known_to_live_is_unaccounted_for_however_long_it_takes() -> None:
+    for age in (9, 121, 86_400):
+        assert unaccounted(age, lives=True) == (4, "cut-off")
+        assert not judge(NODE, entry(age, lives=True), GRACE).over
+
+
+def test_the_grace_of_a_node_that_was_stopped_and_then_killed_begins_with_its_end() -> None:
+    stopped = judge(NODE, entry(200, lives=True), GRACE)
+    killed = judge(NODE, entry(203, lives=False, doubt=stopped.doubt), GRACE)
+    assert killed.absence is not None
+    assert killed.absence.state == "vanished"
+    assert unaccounted(319, lives=None, doubt=killed.doubt) == (4, "vanished"), "an end that was seen stays an end"
+    assert unaccounted(321, lives=None, doubt=killed.doubt) is None
+
+
+def test_a_connection_whose_end_nobody_saw_says_nothing_of_its_process() -> None:
+    listed = judge(NODE, entry(20, lives=True), GRACE)
+    for age in (21, 700, 86_400):
+        assert unaccounted(age, lives=None, doubt=listed.doubt) == (4, "cut-off")
+
+
+def test_however_many_come_back_a_node_that_lives_may_have_more() -> None:
+    assert unaccounted(9, lives=True, back={"v1": 1}) == (3, "cut-off")
+    assert unaccounted(9, lives=True, back={"v1": 3, "v2": 1}) == (None, "cut-off")
+    assert unaccounted(9, Tally(at=1_000_000), lives=True) == (None, "cut-off"), "it may have got pages since"
+    assert unaccounted(9, lives=None, doubt=Doubt(1_000_000), back={"v1": 3, "v2": 1}) == (None, "cut-off")
+
+
+def test_pages_of_a_node_that_left_are_on_their_way_for_as_long_as_they_were_told() -> None:
+    left = Tally(at=1_000_000, away={"v1": 3}, transit=8.0, left=True)
+    assert unaccounted(7.9, left) == (3, "leaving")
+    assert unaccounted(8, left) is None
+    assert not judge(NODE, entry(8, left), GRACE).over
+    assert judge(NODE, entry(LISTED, left), GRACE).over
+
+
+def test_pages_that_a_live_node_sends_away_are_on_their_way_too() -> None:
+    draining = Tally(at=1_000_000, versions={"v1": 5}, away={"v1": 3}, transit=8.0)
+    assert unaccounted(1, draining, present=True) == (3, "leaving")
+    assert unaccounted(1, draining, present=True, back={"v1": 3}) is None
+    assert unaccounted(9, draining) == (8, "vanished"), "it died while it drained"
+
+
+def test_pages_that_did_not_answer_a_live_node_may_be_frozen() -> None:
+    silent = Tally(at=1_000_000, versions={"v1": 5}, away={"v1": 3}, transit=100.0, unanswered=True)
+    assert unaccounted(1, silent, present=True) == (3, "unanswered")
+    assert unaccounted(1, silent, present=True, back={"v1": 3}) is None
+    assert unaccounted(100, silent, present=True) is None
+
+
+def test_pages_that_came_back_are_taken_off() -> None:
+    assert unaccounted(9, back={"v1": 1}) == (3, "vanished")
+    assert unaccounted(9, back={"v1": 3, "v2": 1}) is None
+    assert not judge(NODE, entry(9, back={"v1": 3, "v2": 1}), GRACE).over
+    assert unaccounted(9, back={"v2": 9}) == (3, "vanished"), "nobody can take off more than there were"
+
+
+def test_a_node_that_left_no_word_has_an_unknown_number() -> None:
+    assert unaccounted(9, Tally(at=1_000_000, unknown=True)) == (None, "vanished")
+    assert unaccounted(120, Tally(at=1_000_000, unknown=True)) is None
+
+
+def test_an_operator_ends_a_doubt() -> None:
+    assert unaccounted(9, Tally(at=1_000_000, forgotten=True), lives=True) is None
+    assert judge(NODE, entry(121, Tally(at=1_000_000, forgotten=True)), GRACE).over
+
+
+def test_a_clock_that_jumped_backwards_makes_no_negative_age() -> None:
+    assert entry(-3_600).age == 0
+    assert unaccounted(-3_600) == (4, "vanished")
+
+
+counts = st.dictionaries(st.sampled_from(["v1", "v2", "v3", OTHER]), st.integers(0, 5))
+
+
+@given(counts, counts)
+def test_what_remains_is_never_less_than_what_has_not_come_back(had: dict[str, int], back: dict[str, int]) -> None:
+    left = remaining(had, back)
+    assert all(count > 0 for count in left.values())
+    assert sum(had.values()) - sum(back.values()) <= sum(left.values()) <= sum(had.values())
+    for version, count in had.items():
+        if version != OTHER:
+            assert left.get(version, 0) == max(0, count - back.get(version, 0))
+
+
+@given(
+    st.floats(0, 1_000),
+    counts,
+    st.sampled_from([None, True, False]),
+    st.none() | st.builds(Doubt, st.integers(1_000_000, 2_000_000), st.booleans()),
+)
+def test_within_the_grace_nothing_is_ever_taken_for_gone(
+    age: float, had: dict[str, int], lives: bool | None, doubt: Doubt | None
+) -> None:
+    found = judge(NODE, entry(age, Tally(at=1_000_000, versions=had), lives=lives, doubt=doubt), GRACE)
+    if age < GRACE - 0.001:
+        assert not found.over
+        total = found.absence.total if found.absence else 0
+        assert total == sum(had.values()) or (total is None and not sum(had.values()))
+    if found.over:
+        assert found.absence is None
+
+
+def test_a_tally_survives_its_encoding_and_is_small() -> None:
+    many = limited({f"version-{n:03}": n for n in range(1, 200)})
+    assert len(many) == MAX_VERSIONS + 1
+    tally = Tally(at=5, versions=many, away=many, transit=8.0, serves="v1", key=b"k" * 16, life=(1, 2))
+    assert decode_tally(encode(tally)) == tally
+    assert len(encode(tally)) < 1_000
+    assert decode_doubt(encode(Doubt(7, ended=True))) == Doubt(7, ended=True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xc1", encode(Tally(versions={"v1": 1}))[:-1], b"x" * (MAX_TALLY + 1), b"\x81\xa2at\xff"],
+)
+def test_what_is_no_tally_is_none(data: bytes) -> None:
+    assert decode_tally(data) is None
+    assert decode_doubt(b"\xc1") is None
+    assert decode_doubt(None) is None

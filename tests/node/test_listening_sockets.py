@@ -1,0 +1,83 @@
+"""The listening socket of a server, found from inside; real servers are in tests/server/test_unix_sockets.py."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headcount.fleet.backends.meeting_directory import meeting_directory
+from headcount.node.listening_sockets import Listeners, addresses_of
+
+
+@pytest.fixture
+def listening() -> Iterator[tuple[socket.socket, str]]:
+    """A Unix socket that listens, and its path."""
+    with tempfile.TemporaryDirectory(prefix="headcount-test-") as folder, socket.socket(socket.AF_UNIX) as sock:
+        path = str(Path(folder, "socket"))
+        sock.bind(path)
+        sock.listen()
+        yield sock, path
+
+
+def test_a_scope_without_server_means_the_unix_socket(listening: tuple[socket.socket, str]) -> None:
+    sock, path = listening
+    assert f"unix:{os.path.realpath(path)}" in addresses_of(())
+    listener = Listeners(None).find(None)
+    assert listener is not None
+    assert sock.fileno() in [each.fd for each in listener.sockets]
+
+
+def test_a_meeting_place_of_workers_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as sock:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        path = meeting_directory("inet:127.0.0.1:80", "fleet") / "node"
+        sock.bind(str(path))
+        sock.listen()
+        assert f"unix:{os.path.realpath(path)}" not in addresses_of(())
+
+
+def test_where_descriptors_cannot_be_listed_the_first_ones_are_tried(
+    listening: tuple[socket.socket, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: str) -> list[str]:
+        raise FileNotFoundError(folder)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    sock, path = listening
+    assert sock.fileno() < 1_024
+    assert f"unix:{os.path.realpath(path)}" in addresses_of((path, None))
+    with socket.socket() as tcp:
+        tcp.bind(("127.0.0.1", 0))
+        tcp.listen()
+        listeners = Listeners(10.0)
+        listener = listeners.find(tcp.getsockname())
+        assert listener is not None
+        assert listener.open
+    assert not listener.open
+
+
+def test_a_socket_that_was_not_found_is_searched_for_again_at_growing_intervals(
+    listening: tuple[socket.socket, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is out of file descriptors finds nothing; the stop of its server would never be noticed."""
+    now, searches, dup = 100.0, 0, os.dup
+
+    def refuse(fd: int) -> int:
+        nonlocal searches
+        searches += fd == listening[0].fileno()
+        raise OSError("Too many open files")
+
+    monkeypatch.setattr(os, "dup", refuse)
+    listeners = Listeners(None, lambda: now)
+    for _ in range(1_000):
+        assert listeners.find((listening[1], None)) is None
+        now += 1.0
+    assert searches == 10
+    monkeypatch.setattr(os, "dup", dup)
+    now += 1_000.0
+    found = listeners.find((listening[1], None))
+    assert found is not None
+    assert found.open
