@@ -166,7 +166,7 @@ class Call:
         assert self.task is not None
         self._flows.set()
         if not self.task.done():
-            self.put(self._goodbye())
+            self.put(self._disconnect())
             await asyncio.wait([self.task], timeout=PATIENCE)
             if not self.task.done():
                 self.task.cancel()
@@ -175,7 +175,7 @@ class Call:
         if not self.task.cancelled():
             self.task.exception()
 
-    def _goodbye(self) -> Message:
+    def _disconnect(self) -> Message:
         return {"type": "http.disconnect"}
 
     async def _run(self) -> None:
@@ -247,9 +247,9 @@ class Figures:
 
     def __init__(self, stream: Stream, whole: dict[str, Any]) -> None:
         self.stream = stream
-        self.take(whole)
+        self.on_message(whole)
 
-    def take(self, message: dict[str, Any]) -> None:
+    def on_message(self, message: dict[str, Any]) -> None:
         """Apply a message as protocol/README.md has it, independently of `headcount.core.stats.apply`."""
         if message["type"] == "stats":
             self.now = {key: value for key, value in message.items() if key not in ("type", "yourId")}
@@ -270,14 +270,15 @@ class Figures:
         for row in message["connections"]["set"]:
             rows[row["id"]] = row
         self.now["connections"] = list(rows.values())
-        for name in ("total", "revision", "connectionsTruncated", "nodes", "partial"):
+        outline = ("connectionsTruncated", "nodes", "partial", "currentVersion", "unaccounted", "absences")
+        for name in ("total", "revision", *outline):
             if name in message:
                 self.now[name] = message[name]
 
     async def step(self, *types: str) -> dict[str, Any]:
         """Take the next message."""
         message = await self.stream.next(*(types or ("stats", "stats-delta")))
-        self.take(message)
+        self.on_message(message)
         return message
 
     async def until(self, condition: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
@@ -359,7 +360,7 @@ class WebSocket(Stream):
         assert self.close is not None, "the application returned without closing"
         return self.close
 
-    def _goodbye(self) -> Message:
+    def _disconnect(self) -> Message:
         return {"type": "websocket.disconnect", "code": 1005}
 
 

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from headcount import Headcount
+from kit.ports import free_port
 
 from .asgi_client import (
     ADMIN,
@@ -169,6 +170,34 @@ async def test_long_body_is_refused_before_it_is_read(path: str, announced: bool
         await call.ended()
         problem(answer_of(call), 413, "4096")
         assert call._incoming.qsize() >= (1_000 if announced else 990)
+
+
+H2C = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c"}
+
+
+@pytest.mark.parametrize("path", [*POSTS, "/tabs", "/admin/release", "/log-in"])
+@asynchronous
+async def test_body_that_the_server_has_dropped_is_said_to_be_missing(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with undisturbed(admin_token="s3cret") as scene:
+        for length in ({"content-length": "38"}, {"transfer-encoding": "chunked"}):
+            answer = await scene.site.admin.request("POST", path, b"", {**JSON, **length, **H2C})
+            problem(answer, 400, "the server dropped it because the request asks for Upgrade: h2c")
+            assert answer.header("connection") == "close"
+        assert caplog.text.count("Start it with --http app:headcount.protocol or --http h11.") == 1
+        answer = await scene.site.admin.request("POST", path, b"", {**JSON, "content-length": "38"})
+        problem(answer, 400, "The body is missing: Content-Length announces one, but nothing arrived.")
+
+
+@pytest.mark.parametrize("length", [{}, {"content-length": "0"}, {"transfer-encoding": "chunked"}])
+@asynchronous
+async def test_body_that_is_empty_is_not_said_to_be_missing(length: dict[str, str]) -> None:
+    async with undisturbed() as scene:
+        upgrade = {} if "transfer-encoding" in length else H2C
+        answer = await scene.site.stranger.request("POST", "/route", b"", {**JSON, **length, **upgrade})
+        problem(answer, 400, "not valid JSON")
+        assert answer.header("connection") is None
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "", "9" * 400, "²", "0x10", "1, 1"])
@@ -502,7 +531,9 @@ FOREIGN: list[dict[str, str]] = [
     {"origin": f"https://{HOST}.evil.example"},
     {"origin": f"https://evil.example/{HOST}"},
     {"origin": f"https://x{HOST}"},
-    {"origin": f"https://{HOST}:8443"},
+    {"origin": f"https://{HOST}:8443", "sec-fetch-site": "same-site"},
+    {"origin": f"https://{HOST}:8443", "host": f"{HOST}:80"},
+    {"origin": f"https://{HOST}", "sec-fetch-site": "cross-site"},
     {"origin": f"https://evil@{HOST}"},
     {"origin": HOST},
     {"origin": f"ftp://{HOST}"},
@@ -621,6 +652,26 @@ async def test_star_lets_every_page_be_counted_and_none_watch_by_its_visitors_co
 async def test_health_is_told_to_everybody(way: str) -> None:
     for headers in FOREIGN:
         assert (await Site(way).stranger.get("/health", headers)).status == 200
+
+
+@every_way
+@asynchronous
+async def test_a_server_that_drains_is_not_ready_and_says_so(way: str) -> None:
+    site = Site(way)
+    assert (await site.stranger.get("/health?ready=1")).status == 200
+    await site.headcount.drain()
+    answer = await site.stranger.get("/health?ready=1")
+    problem(answer, 503, "draining")
+    assert answer.headers["retry-after"] == "1"
+    assert (await site.stranger.get("/health")).status == 200, "the process lives"
+
+
+@asynchronous
+async def test_a_server_that_never_reached_its_backend_is_not_ready() -> None:
+    site = Site(backend=f"redis://127.0.0.1:{free_port()}")
+    problem(await site.stranger.get("/health?ready=1"), 503, "has not reached its backend")
+    assert (await site.stranger.get("/health")).status == 200
+    await site.node.leave()
 
 
 ADDRESS = "203.0.113.99"

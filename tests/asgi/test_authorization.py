@@ -237,7 +237,7 @@ async def test_hook_that_hangs_means_no_and_holds_nobody_up(way: str, transport:
         await asyncio.Event().wait()
         return True
 
-    site = Site(way, hangs, authorize_timeout=0.05)
+    site = Site(way, hangs, authorize_timeout=0.5)
     waiting = await site.visitor.open("ws")
     await site.visitor.say(waiting, SUBSCRIBE)
     await until(lambda: site.node.viewers.pending)
@@ -263,6 +263,21 @@ async def test_hook_that_catches_its_cancellation_and_allows_is_too_late(way: st
     site = Site(way, stubborn, authorize_timeout=0.02)
     await denied(site.visitor, transport)
     assert site.headcount._authorizer.errors == 1
+
+
+@asynchronous
+async def test_check_whose_time_is_over_before_the_hook_begins_is_denied() -> None:
+    class Stubborn:
+        async def __call__(self) -> Grant | None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return Grant()
+
+        def describe(self) -> None:
+            return None
+
+    site = Site(authorize_timeout=0.01)
+    assert await site.node.authorize(Stubborn()) is None
 
 
 @asynchronous
@@ -844,7 +859,7 @@ async def test_right_is_withdrawn_when_the_hook_fails_or_hangs(transport: str, q
             raise LookupError
         return True
 
-    site = Site(hook=hook, clock=clock, authorize_timeout=0.01)
+    site = Site(hook=hook, clock=clock, authorize_timeout=0.2)
     for how in ("hangs", "raises"):
         mood.clear()
         viewer = await site.admin.open(transport)

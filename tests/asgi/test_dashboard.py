@@ -96,7 +96,8 @@ async def test_the_last_hour_is_for_those_who_may_see_it(monkeypatch: pytest.Mon
     clock = Clock()
     site = Site(clock=clock)
     problem(await site.stranger.get("/admin/history"), 401)
-    assert (await site.admin.get("/admin/history")).json == {"intervalMs": 10_000, "samples": []}
+    empty = {"intervalMs": 10_000, "samples": [], "minutes": {"intervalMs": 60_000, "samples": []}}
+    assert (await site.admin.get("/admin/history")).json == empty
     await site.visitor.open("ws", "?version=v1")
     await until(lambda: site.node.figures.history.to_dict()["samples"], "a first sample")
     await site.visitor.open("ws", "?version=v2")

@@ -1,10 +1,12 @@
 """The route table: every endpoint is walked, and what follows from the table holds for each."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from headcount import Headcount
+from headcount import Grant, Headcount
 from headcount.asgi.app import endpoints_of
 from headcount.asgi.endpoints import Access
 from headcount.asgi.exchange import Exchange
@@ -25,7 +27,7 @@ def test_the_table_holds_what_is_served() -> None:
         *("GET /sse", "GET /ws", "POST /route", "POST /subscribe-stats", "POST /unsubscribe-stats", "POST /tabs"),
         *("GET /health", "GET /metrics", "GET /client.js", "GET /element.js", "GET /shared.js", "GET /dashboard/"),
         *("GET /admin/stats", "GET /admin/connections", "GET /admin/nodes", "GET /admin/history"),
-        *("POST /admin/release", "POST /log-in", "POST /log-out"),
+        *("POST /admin/release", "POST /admin/nodes/forget", "POST /log-in", "POST /log-out"),
     }
     assert {f"{route.method} {path}" for path, route in ROUTES.items()} == served
 
@@ -38,6 +40,7 @@ def test_access_is_that_of_the_contract() -> None:
         "/admin/nodes": Access.FIGURES,
         "/admin/history": Access.FIGURES,
         "/admin/release": Access.RELEASE,
+        "/admin/nodes/forget": Access.RELEASE,
         "/metrics": Access.METRICS,
         **dict.fromkeys(("/route", "/subscribe-stats", "/unsubscribe-stats", "/tabs"), Access.HANDLE),
     }
@@ -99,6 +102,146 @@ async def test_a_preflight_of_an_allowed_origin_names_the_method(way: str, endpo
     assert (answer.status, answer.body) == (204, b"")
     assert answer.header("access-control-allow-methods") == ROUTES[endpoint].method
     assert answer.header("access-control-allow-origin") == ORIGIN
+
+
+@pytest.mark.parametrize(
+    ("requested", "allowed"),
+    [
+        ("content-type,traceparent,baggage", "content-type,traceparent,baggage"),
+        ("x-tenant", "x-tenant"),
+        (" X-A , x-b,", "X-A , x-b"),
+        ("", "content-type, authorization"),
+        (None, "content-type, authorization"),
+        ("x" * 2_049, "content-type, authorization"),
+        ("x-a\r\nset-cookie: a=b", "content-type, authorization"),
+        ("x-a: b", "content-type, authorization"),
+        ("x-ä", "content-type, authorization"),
+        (" , ", "content-type, authorization"),
+        # Those that proxies set, and that are believed.
+        ("content-type,x-forwarded-host,traceparent", "content-type, traceparent"),
+        ("X-Forwarded-For", "content-type, authorization"),
+        ("forwarded, x-real-ip, cf-connecting-ip, x-a", "x-a"),
+        ("x-remote-user x-auth-request-email via", "content-type, authorization"),
+        ("x-amzn-trace-id, x-client-info", "x-amzn-trace-id, x-client-info"),
+    ],
+)
+@pytest.mark.parametrize("origin", [ORIGIN, "capacitor://localhost", "https://any.example"])
+@asynchronous
+async def test_a_preflight_allows_the_headers_that_the_page_s_scripts_add(
+    origin: str, requested: str | None, allowed: str
+) -> None:
+    listed = [ORIGIN, "capacitor://localhost", *(["*"] if "any" in origin else [])]
+    client: Client = Site(allowed_origins=listed).stranger
+    headers = {"origin": origin, "access-control-request-method": "POST"}
+    if requested is not None:
+        headers["access-control-request-headers"] = requested
+    answer = await client.request("OPTIONS", "/route", headers=headers)
+    assert answer.status == 204
+    assert answer.header("access-control-allow-headers") == allowed
+    assert answer.header("access-control-max-age") == "7200"
+    assert answer.header("access-control-allow-origin") == ("*" if "any" in origin else origin)
+
+
+@pytest.mark.parametrize("way", ["alone", "mounted", "wrapped"])
+@asynchronous
+async def test_a_page_on_http_opens_no_stream_of_an_application_on_https(way: str) -> None:
+    client: Client = Site(way).stranger
+    headers = {"origin": "http://shop.example", "x-forwarded-proto": "https"}
+    assert (await client.ws("", headers).closed())[0] == 1008
+    problem(await client.get("/sse", headers), 403, "http://shop.example")
+    secure = await client.open("ws", headers={**headers, "origin": "https://shop.example"})
+    assert not secure.done
+
+
+@asynchronous
+async def test_a_page_of_an_allowed_origin_may_read_when_to_come_back() -> None:
+    client: Client = Site(allowed_origins=[ORIGIN], max_connections=1).stranger
+    stream = await client.open("sse", headers={"origin": ORIGIN})
+    assert stream.headers["access-control-expose-headers"] == "retry-after"
+    full = await client.get("/sse", {"origin": ORIGIN})
+    assert (full.status, full.header("access-control-expose-headers")) == (503, "retry-after")
+    assert full.header("retry-after")
+
+
+@every_way
+@asynchronous
+async def test_a_page_that_is_refused_for_its_origin_is_logged_with_what_to_do(
+    way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client: Client = Site(way).stranger
+    for _ in range(3):
+        await client.get("/sse", {"origin": "https://www.example.com"})
+        assert (await client.ws("", {"origin": "https://www.example.com"}).closed())[0] == 1008
+    [record] = caplog.records
+    assert "Refused a page of 'https://www.example.com': Host is 'shop.example'" in record.getMessage()
+    assert "proxy_set_header Host $http_host" in record.getMessage()
+    assert "public_origins" in record.getMessage()
+
+
+@every_way
+@asynchronous
+async def test_doctor_s_page_of_no_site_is_refused_and_not_logged(way: str, caplog: pytest.LogCaptureFixture) -> None:
+    client: Client = Site(way).stranger
+    assert (await client.get("/sse", {"origin": "https://headcount-doctor.invalid"})).status == 403
+    assert caplog.records == []
+    await client.get("/sse", {"origin": "https://www.example.com"})
+    assert len(caplog.records) == 1, "the next page is still logged"
+
+
+@pytest.mark.parametrize("transport", ["sse", "ws"])
+@every_way
+@asynchronous
+async def test_addresses_that_are_not_known_have_a_reason_in_figures_and_log(
+    way: str, transport: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site(way, ip_tracking=True, hook=lambda request: Grant(ips="noips" not in request.headers))
+    rewritten = {"x-forwarded-for": "198.51.100.7"}
+    for _ in range(2):
+        await Client(site.app, rewritten, client="198.51.100.7").open(transport)
+    for path in ("/admin/stats", "/admin/connections"):
+        assert "trusted_proxies='server'" in (await site.stranger.get(path)).json["ipsUnknown"]
+        assert "ipsUnknown" not in (await site.stranger.get(path, {"noips": "1"})).json
+    [record] = caplog.records
+    assert record.getMessage().startswith("Client addresses are unknown. The server replaces client addresses")
+    for _ in range(3):
+        await Client(site.app, client="198.51.100.7").open(transport)
+    assert "ipsUnknown" not in (await site.stranger.get("/admin/stats")).json, "most addresses are known"
+
+
+@every_way
+@asynchronous
+async def test_one_visitor_cannot_make_figures_and_log_say_that_addresses_are_unknown(
+    way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site(way, ip_tracking=True, hook=lambda _: True)
+    for _ in range(3):
+        await Client(site.app, client="203.0.113.7").open("ws")
+    await Client(site.app, {"x-forwarded-for": "198.51.100.7"}, client="198.51.100.7").open("ws")
+    assert "ipsUnknown" not in (await site.stranger.get("/admin/stats")).json
+    assert not caplog.records
+
+
+@asynchronous
+async def test_the_address_that_the_server_found_is_listed_if_the_server_is_trusted() -> None:
+    site = Site(ip_tracking=True, trusted_proxies="server", hook=lambda _: True)
+    await Client(site.app, {"x-forwarded-for": "198.51.100.7"}, client="198.51.100.7").open("sse")
+    answer = (await site.stranger.get("/admin/stats")).json
+    assert [row["ip"] for row in answer["connections"]] == ["198.51.100.7"]
+    assert "ipsUnknown" not in answer
+
+
+@pytest.mark.parametrize("transport", ["sse", "ws"])
+@pytest.mark.parametrize(("peer", "listed"), [("203.0.113.7", "198.51.100.7"), ("203.0.114.7", "203.0.114.7")])
+@asynchronous
+async def test_uvicorn_finds_the_address_behind_proxies_elsewhere_that_it_trusts(
+    peer: str, listed: str, transport: str
+) -> None:
+    site = Site(ip_tracking=True, trusted_proxies="server", hook=lambda _: True)
+    app: Any = ProxyHeadersMiddleware(site.app, trusted_hosts="203.0.113.0/24")  # uvicorn --forwarded-allow-ips
+    await Client(app, {"x-forwarded-for": "192.0.2.66, 198.51.100.7"}, client=peer).open(transport)
+    answer = (await site.stranger.get("/admin/stats")).json
+    assert [row["ip"] for row in answer["connections"]] == [listed]
+    assert "ipsUnknown" not in answer
 
 
 @every_endpoint

@@ -94,8 +94,9 @@ async def test_subscriber_gets_whole_figures_at_once(way: str, transport: str) -
         ],
         "revision": figures.now["revision"],
         "connectionsTruncated": False,
-        "nodes": {"reporting": 1, "expected": 1},
+        "nodes": {"reporting": 1, "expected": 1, "versions": {"v1": 1}},
         "partial": False,
+        "currentVersion": "v1",
         "yourId": viewer.public,
     }
 
@@ -399,7 +400,7 @@ async def test_a_hundred_thousand_routes_leave_maps_and_messages_bounded() -> No
     from headcount.core.messages import RouteUpdate
 
     for number in range(100_000):
-        site.node.handle(sessions[number % 60], RouteUpdate(f"/made-up/{number}"), _no_ask)
+        site.node.on_message(sessions[number % 60], RouteUpdate(f"/made-up/{number}"), _no_ask)
         if number % 1_000 == 0:
             await turns(3)
     await site.settled()
@@ -548,7 +549,7 @@ async def test_a_node_alone_has_everything() -> None:
     assert (await site.stranger.get("/admin/nodes")).status == 401
     assert (await site.admin.get("/admin/nodes")).json == {
         "shares": [{"node": site.node.id, "total": 1, "reporting": True, "silentMs": 0}],
-        "nodes": {"reporting": 1, "expected": 1},
+        "nodes": {"reporting": 1, "expected": 1, "versions": {"v1": 1}},
         "partial": False,
     }
 

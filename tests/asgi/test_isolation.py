@@ -67,8 +67,8 @@ class Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
         self._context = contextvars.copy_context()
 
     def _serve(self) -> None:
@@ -89,7 +89,7 @@ class Loop:
     def break_off(self) -> None:
         """Close it in the middle of what it does."""
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(PATIENCE)
+        self.thread.join(PATIENCE)
         # Never collected: a coroutine that is closed after its loop complains in the middle of asyncio's own queues.
         _broken_off.extend(asyncio.all_tasks(self.loop))
         self.loop.close()
@@ -297,12 +297,67 @@ def test_right_revoked_from_another_thread_is_gone_at_once(loops: Callable[[], L
     here.run(site.admin.watch(viewer))
     for _ in range(20):
         page = there.run(site.stranger.open("ws"))
-        assert site.node.revoke_here(viewer.public)
+        assert there.run(site.headcount.revoke(viewer.public))
         assert not site.node.viewers.subscriptions
         there.run(page.leave())
         here.run(_withdrawn(viewer))
         here.run(_nothing_unread(viewer))
         here.run(site.admin.watch(viewer))
+
+
+def test_nothing_is_sent_after_a_revocation_in_another_thread_has_returned(
+    loops: Callable[[], Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of the stream has decided to send figures, and not sent them yet, when another one revokes."""
+    site = Site(stats_interval=0.001)
+    here, there = loops(), loops()
+    viewer = here.run(site.admin.open("ws"))
+    here.run(site.admin.watch(viewer))
+    viewers = site.node.viewers
+    session = site.node.sessions[viewer.public]
+    events: list[str] = []
+    deciding, revoked = threading.Event(), threading.Event()
+    is_current, transmit = viewers._policy.is_current, type(session).transmit
+
+    def hold(push: Any) -> bool:
+        current = is_current(push)
+        if current and threading.current_thread() is here.thread:
+            deciding.set()
+            revoked.wait(0.1)  # it waits for this thread, so this must end first
+        return current
+
+    def note(session: Any, payload: Payload) -> None:
+        if payload.json.startswith((b'{"type":"stats"', b'{"type":"stats-delta"')):
+            events.append("sent")
+        transmit(session, payload)
+
+    monkeypatch.setattr(viewers._policy, "is_current", hold)
+    monkeypatch.setattr(type(session), "transmit", note)
+    there.run(site.stranger.open("ws"))
+    assert deciding.wait(PATIENCE)
+    assert there.run(site.headcount.revoke(viewer.public))
+    events.append("revoked")
+    revoked.set()
+    here.run(_withdrawn(viewer))
+    here.run(_nothing_unread(viewer))
+    assert events[-2:] == ["sent", "revoked"]
+
+
+def test_a_revocation_does_not_wait_for_a_loop_that_does_not_run(
+    loops: Callable[[], Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headcount.node.node.REVOKE_TIMEOUT", 0.01)
+    site = Site()
+    here, there = loops(), loops()
+    viewer = here.run(site.admin.open("ws"))
+    here.run(site.admin.watch(viewer))
+    release = threading.Event()
+    here.loop.call_soon_threadsafe(release.wait, PATIENCE)
+    try:
+        assert there.run(site.headcount.revoke(viewer.public))
+    finally:
+        release.set()
+    here.run(_withdrawn(viewer))
 
 
 async def _withdrawn(stream: Stream) -> None:
@@ -313,6 +368,32 @@ async def _withdrawn(stream: Stream) -> None:
 async def _nothing_unread(stream: Stream) -> None:
     await turns(50)
     assert not stream.unread
+
+
+def test_a_tab_that_two_loops_report_at_the_same_moment_is_counted_once(
+    loops: Callable[[], Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site()
+    sides = loops(), loops()
+    streams = [side.run(site.visitor.open("ws", "?shared=1")) for side in sides]
+    both_looked, identify = threading.Barrier(2), site.node.identify
+
+    def identify_together() -> tuple[str, str]:
+        both_looked.wait(PATIENCE)  # neither has found the tab
+        return identify()
+
+    monkeypatch.setattr(site.node, "identify", identify_together)
+    tab = {"key": "key-of-the-only-tab", "version": "v1", "route": "/"}
+    said = [
+        asyncio.run_coroutine_threadsafe(site.visitor.say(stream, {"type": "tabs", "set": [tab]}), side.loop)
+        for side, stream in zip(sides, streams, strict=True)
+    ]
+    for each in said:
+        each.result(PATIENCE)
+    for side, stream in zip(sides, streams, strict=True):
+        side.run(stream.next("tabs"))
+    soon(lambda: site.total == 1)
+    assert len(site.node.shared_streams) == 1
 
 
 def test_hooks_of_a_page_run_in_order_although_its_posts_come_in_by_another_loop(loops: Callable[[], Loop]) -> None:
@@ -379,10 +460,10 @@ def test_tab_that_a_stream_of_another_loop_reports_is_closed_in_its_own(loops: C
     soon(lambda: told.count(("close", before)))
     assert told.index(("open", before)) < told.index(("close", before))
     assert threads["close"] == threads[stays.public]
-    assert len(site.node.tabs) == 1
+    assert len(site.node.shared_streams) == 1
     here.run(old.leave())
     assert site.total == 2
-    assert len(site.node.tabs) == 1, "the tab is the new stream's"
+    assert len(site.node.shared_streams) == 1, "the tab is the new stream's"
 
 
 def _hooks_that_wait(site: Site) -> tuple[list[tuple[str, str]], threading.Event, dict[str, int]]:
@@ -561,10 +642,10 @@ def test_whoever_watches_in_a_loop_that_is_closed_is_forgotten(loops: Callable[[
         live.total.subscribe(lambda _: None)
 
     doomed.run(watch())
-    assert site.node.viewers.watchers
+    assert site.node.viewers.observers
     doomed.break_off()
     pages = [here.run(site.stranger.open("ws")) for _ in range(3)]
-    assert not site.node.viewers.watchers
+    assert not site.node.viewers.observers
     assert not site.node._registry.noting, "nobody watches, so nothing is noted"
     assert len(pages) == 3
 
@@ -623,7 +704,7 @@ def _sizes(site: Site) -> dict[str, int]:
         "subscriptions": node.viewers.subscriptions,
         "asking": node.viewers.pending,
         "pulses": node.timers.by_loop,
-        "watchers": node.viewers.watchers,
+        "observers": node.viewers.observers,
         "wholes": node.viewers._snapshots,
         "tasks": node.viewers._tasks,
         "listed": registry._rows.shown,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .asgi_client import TRANSPORTS, WAYS, Site, WebSocket, asynchronous
+from .asgi_client import TRANSPORTS, WAYS, Site, WebSocket, asynchronous, until
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
 every_way = pytest.mark.parametrize("way", WAYS)
@@ -47,10 +47,11 @@ async def test_whoever_names_no_open_stream_replaces_none(transport: str) -> Non
 
 
 @asynchronous
-async def test_a_shared_stream_is_replaced_with_its_tabs() -> None:
+async def test_a_shared_stream_is_replaced_and_its_tabs_wait_to_be_reported() -> None:
     site = Site()
     old = await site.visitor.open("ws", "?shared=1")
     await site.visitor.say(old, {"type": "tabs", "set": [{"key": "a-tab-of-this-browser"}]})
     await old.next("tabs")
     await site.visitor.open("ws", f"?shared=1&replaces={old.handle}")
-    assert site.total == 0
+    assert site.total == 1
+    await until(lambda: site.total == 0, "nobody reported it")

@@ -11,7 +11,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
-from headcount.asgi.request_head import OriginVerdict, RequestHead, RequestRules, endpoint_of, parse_query
+from headcount.asgi.request_head import RequestHead, RequestRules, endpoint_of, parse_query
+from headcount.core.address import AddressGap
+from headcount.core.origin import OriginVerdict
 from headcount.errors import Malformed
 
 BASE = "/__skew"
@@ -313,6 +315,47 @@ def test_an_address_that_the_server_has_overwritten_is_not_believed(
     assert address_of(scope, True, trusted) == address
 
 
+def test_the_address_that_the_server_found_is_believed_when_the_server_is_trusted() -> None:
+    forwarded = [("x-forwarded-for", "198.51.100.7"), ("cf-connecting-ip", "198.51.100.8")]
+    gaps: list[AddressGap | None] = []
+
+    def found(client: Any) -> str | None:
+        scope = scope_of(headers=forwarded, client=client)
+        return head_of(scope, ip_tracking=True, trusts_server=True, note_gap=gaps.append).address
+
+    assert found(("198.51.100.7", 0)) == "198.51.100.7"
+    assert found(("203.0.113.9", 5123)) == "203.0.113.9"
+    assert found(("::ffff:203.0.113.9", 5123)) == "203.0.113.9"
+    assert gaps == [None, None, None]
+    assert found(None) is None
+    assert found(("unix:", 0)) is None
+    assert gaps[3:] == [AddressGap.NO_ADDRESS] * 2
+
+
+@pytest.mark.parametrize(
+    ("client", "forwarded", "trusted", "gap"),
+    [
+        (("203.0.113.9", 5123), "", (), None),
+        (("203.0.113.9", 0), "203.0.113.9", (), AddressGap.REWRITTEN),
+        (("203.0.113.9", 5123), "203.0.113.9", (), AddressGap.REWRITTEN),
+        (("203.0.113.9", 0), "203.0.113.9", LOCAL, None),
+        (None, "203.0.113.9", (), AddressGap.UNIX_SOCKET),
+        (("", None), "203.0.113.9", (), AddressGap.UNIX_SOCKET),
+        (("/run/app.sock", None), "203.0.113.9", (), AddressGap.UNIX_SOCKET),
+        (None, "203.0.113.9", LOCAL, None),
+        (("testclient", 50000), "", (), None),
+    ],
+)
+def test_an_address_that_is_not_known_has_a_reason(client: Any, forwarded: str, trusted: Any, gap: Any) -> None:
+    gaps: list[AddressGap | None] = []
+    headers = [("x-forwarded-for", forwarded)] if forwarded else []
+    head = head_of(
+        scope_of(headers=headers, client=client), ip_tracking=True, trusted_proxies=trusted, note_gap=gaps.append
+    )
+    assert head.address == ("203.0.113.9" if gap is None and client != ("testclient", 50000) else None)
+    assert gaps == [gap]
+
+
 def test_an_anonymized_address_is_cut_whoever_told_it() -> None:
     assert address_of(scope_of(), "anonymized", OURS) == "203.0.113.0"
     scope = scope_of(headers=[("x-real-ip", "2001:db8:1:2::3")], client=("10.0.0.1", 1))
@@ -322,10 +365,17 @@ def test_an_anonymized_address_is_cut_whoever_told_it() -> None:
     assert address_of(scope_of(client=("testclient", 1)), "anonymized", ()) is None
 
 
-def foreign(origin: str | None, host: str | None = "app.example", *allowed: str, site: str | None = None) -> str | None:
-    given = [("origin", origin), ("host", host), ("sec-fetch-site", site)]
+def foreign(
+    origin: str | None,
+    host: str | None = "app.example",
+    *allowed: str,
+    site: str | None = None,
+    forwarded: str | None = None,
+    public: tuple[str, ...] = (),
+) -> str | None:
+    given = [("origin", origin), ("host", host), ("sec-fetch-site", site), ("x-forwarded-host", forwarded)]
     scope = scope_of(headers=[(name, value) for name, value in given if value is not None])
-    head = head_of(scope, allowed_origins=allowed)
+    head = head_of(scope, allowed_origins=allowed, public_origins=public)
     origin = "another site" if head.origin is None else head.origin
     return origin if head.origin_verdict is OriginVerdict.FOREIGN else None
 
@@ -342,6 +392,11 @@ def foreign(origin: str | None, host: str | None = "app.example", *allowed: str,
         ("http://127.0.0.1:8000", "127.0.0.1:8000"),
         ("http://[::1]:8000", "[::1]:8000"),
         ("http://[::1]", "[::1]:80"),
+        # A proxy dropped the port.
+        ("http://app.example:8080", "app.example"),
+        ("https://app.example:8443", "APP.example"),
+        ("http://[::1]:8080", "[::1]"),
+        ("http://localhost:3000", "localhost"),
     ],
 )
 def test_a_page_of_the_same_host_may_ask(origin: str, host: str) -> None:
@@ -357,8 +412,14 @@ def test_a_page_of_the_same_host_may_ask(origin: str, host: str) -> None:
         ("https://evilapp.example", "app.example"),
         ("http://localhost:3000", "localhost:8000"),
         ("http://localhost", "localhost:8000"),
-        ("http://app.example:8080", "app.example"),
+        ("http://app.example:8080", "app.example:443"),
+        ("http://app.example:8080", "app.example:80"),
+        ("http://app.example:8080", "app.example:8081"),
         ("http://127.0.0.1:8000", "localhost:8000"),
+        ("http://[::1]:8080", "[::2]"),
+        ("http://app.example:8080", "example"),
+        ("http://app.example:80:80", "app.example"),
+        ("http://app.example:x", "app.example"),
         ("null", "app.example"),
         ("null", "null"),
         ("", "app.example"),
@@ -379,12 +440,112 @@ def test_a_page_of_any_other_origin_may_not(origin: str, host: str | None) -> No
     assert foreign(origin, host, "https://allowed.example") == origin
 
 
+TLS = [
+    {"scheme": "wss"},
+    {"scheme": "https"},
+    {"x-forwarded-proto": "https"},
+    {"x-forwarded-proto": "wss"},  # Traefik
+    {"x-forwarded-proto": "HTTPS, http"},
+    {"x-forwarded-protocol": "https"},
+    {"x-forwarded-scheme": "https"},
+    {"x-scheme": "https"},
+    {"x-url-scheme": "https"},
+    {"cloudfront-forwarded-proto": "https"},
+    {"x-forwarded-ssl": "on"},
+    {"front-end-https": "On"},
+    {"forwarded": "for=192.0.2.1;proto=https;host=app.example"},
+    {"forwarded": 'Proto="https", proto=http'},
+    {"x-forwarded-proto": "http", "x-forwarded-ssl": "on"},  # the inner proxy set one, the outer one the other
+]
+
+
+def verdict_of(origin: str, said: dict[str, str], host: str = "app.example", **settings: Any) -> OriginVerdict:
+    headers = {"origin": origin, "host": host, **said}
+    scheme = headers.pop("scheme", "ws")
+    scope = scope_of(headers=list(headers.items()))
+    scope["scheme"] = scheme
+    return head_of(scope, **settings).origin_verdict
+
+
+@pytest.mark.parametrize("said", TLS)
+def test_a_page_on_http_is_not_of_an_application_on_https(said: dict[str, str]) -> None:
+    for origin in ("http://app.example", "http://app.example:8080", "http://app.example:443"):
+        assert verdict_of(origin, said) is OriginVerdict.FOREIGN
+        assert verdict_of(origin, {**said, "x-forwarded-host": "app.example"}, "inner:8000") is OriginVerdict.FOREIGN
+        assert verdict_of(origin, said, allowed_origins=("*",)) is OriginVerdict.WILDCARD
+        assert verdict_of(origin, said, public_origins=("https://app.example",)) is OriginVerdict.FOREIGN
+        assert verdict_of(origin, said, public_origins=(origin,)) is OriginVerdict.OWN
+        assert verdict_of(origin, {**said, "sec-fetch-site": "same-origin"}) is OriginVerdict.OWN
+    for origin in ("https://app.example", "https://app.example:8443"):
+        assert verdict_of(origin, said) is OriginVerdict.OWN
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"scheme": "http"},
+        {"x-forwarded-proto": "http"},  # also what an inner nginx says behind a load balancer that ends TLS
+        {"x-forwarded-proto": "http, https"},
+        {"scheme": "wss", "x-forwarded-proto": "http"},  # a proxy that speaks TLS to the server only
+        {"x-forwarded-ssl": "off"},
+        {"forwarded": "for=192.0.2.1;proto=http"},
+        {"forwarded": "for=192.0.2.1;host=proto=https"},
+    ],
+)
+def test_where_tls_is_not_known_of_the_scheme_is_not_compared(said: dict[str, str]) -> None:
+    for origin in ("http://app.example", "https://app.example", "http://app.example:8080"):
+        assert verdict_of(origin, said) is OriginVerdict.OWN
+
+
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 def test_a_page_of_our_host_that_the_browser_calls_another_site_may_not(site: str) -> None:
     # http://app.example, made up by somebody on the way, on an application that is served over https.
     assert foreign("http://app.example", "app.example", site=site) == "http://app.example"
+    assert foreign("http://app.example:8080", "app.example", site=site) == "http://app.example:8080"
+    assert foreign("https://app.example", "other.example", site=site, forwarded="app.example") == "https://app.example"
     assert foreign("https://app.example", "app.example", site="same-origin") is None
     assert foreign("https://www.example.com", "app.example", "https://www.example.com", site=site) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "app_upstream", None])
+def test_a_browser_that_compared_the_origins_itself_is_believed(host: str | None) -> None:
+    """No page can set a header that begins with Sec-, and no proxy has changed what the browser compared."""
+    for origin in ("https://app.example", "http://app.example:8080", "null"):
+        assert foreign(origin, host) == origin
+        assert foreign(origin, host, site="same-origin") is None
+        for site in ("same-site", "cross-site", "none", "", "same-origin, same-origin", "Same-Origin"):
+            assert foreign(origin, host, site=site) == origin
+
+
+def test_a_host_that_a_proxy_passes_on_beside_its_own_is_compared() -> None:
+    origin = "https://app.example"
+    assert foreign(origin, "127.0.0.1:8000", forwarded="app.example") is None
+    assert foreign(origin, "127.0.0.1:8000", forwarded="app.example, inner.example:8080") is None
+    assert foreign("https://app.example:8443", "127.0.0.1:8000", forwarded="app.example") is None
+    assert foreign(origin, "127.0.0.1:8000", forwarded="inner.example, app.example") == origin
+    for other in ("", ",app.example", "evil.example", "app.example.evil.example"):
+        assert foreign(origin, "127.0.0.1:8000", forwarded=other) == origin
+
+
+def test_a_public_origin_may_whatever_proxies_made_of_the_host() -> None:
+    public = ("https://www.example.com", "https://example.com:8443")
+    for origin in public:
+        for site in (None, "same-origin", "same-site", "cross-site"):
+            assert foreign(origin, "127.0.0.1:8000", site=site, public=public) is None
+    for origin in ("http://www.example.com", "https://example.com", "https://evil.example"):
+        assert foreign(origin, "127.0.0.1:8000", public=public) == origin
+
+
+def test_with_public_origins_ports_are_not_guessed() -> None:
+    public = ("https://www.example.com",)
+    assert foreign("https://app.example:9999", "app.example") is None
+    assert foreign("https://app.example:9999", "app.example", public=public) == "https://app.example:9999"
+    assert (
+        foreign("https://app.example:9999", "x", public=public, forwarded="app.example") == "https://app.example:9999"
+    )
+    assert foreign("https://app.example", "app.example", public=public) is None
+    assert foreign("https://app.example:8443", "app.example:8443", public=public) is None
 
 
 def test_a_page_with_two_hosts_may_not() -> None:

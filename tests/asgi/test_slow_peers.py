@@ -374,7 +374,7 @@ async def test_message_whose_sending_had_not_begun_is_given_up_when_the_peer_lea
     stream.unblock()
     await stream.next("news")
     # From now on each message has a task of its own, and this one's is cancelled before it begins.
-    stream.put(stream._goodbye())
+    stream.put(stream._disconnect())
     await site.headcount.broadcast({"type": "late"})
     await stream.ended()
     assert not stream.unread
@@ -408,7 +408,7 @@ async def test_nothing_is_sent_while_the_node_is_locked(transport: str, monkeypa
 
         return checked
 
-    monkeypatch.setattr(Outbox, "post", watched("post", Outbox.post))
+    monkeypatch.setattr(Outbox, "send", watched("send", Outbox.send))
     monkeypatch.setattr(AsgiSession, "transmit", watched("transmit", AsgiSession.transmit))
     viewer = await site.admin.open(transport)
     figures = await site.admin.watch(viewer)
@@ -429,3 +429,75 @@ async def test_nothing_is_sent_while_the_node_is_locked(transport: str, monkeypa
     while (await viewer.next())["type"] != "stats-unauthorized":
         pass
     assert not locked
+
+
+@every_way
+@asynchronous
+async def test_a_stream_that_no_page_reads_any_more_is_found_by_asking(way: str) -> None:
+    """A service worker that copies responses keeps an event stream open after its page has gone."""
+    site = Site(way, keepalive_interval=0.05, route_tracking=True)
+    closed: list[str] = []
+    site.headcount.on_connection_close(lambda connection, reason: closed.append(reason))
+    ghost = await site.stranger.open("sse", "?answers=1")
+    old = await site.stranger.open("sse")
+    socket = await site.stranger.open("ws", "?answers=1")
+    page = await site.stranger.open("sse", "?answers=1&route=/a")
+    answers = 0
+    while not ghost.done or answers < 3:
+        message = await page.next("are-you-there")
+        answers += 1
+        await site.stranger.navigate(page, "/a")
+    assert message == {"type": "are-you-there"}
+    assert closed == ["no answer"]
+    assert [stream.done for stream in (page, old, socket)] == [False] * 3
+    assert [message["type"] for message in (*old.received, *socket.received)] == ["connected", "connected"]
+    assert site.node.counters["closed:no answer"] == 1
+    await page.leave()
+    await until(lambda: page.done)
+    assert not any(loop.asked for loop in site.node.timers.by_loop.values()), "nothing is kept of a stream that left"
+
+
+@every_way
+@pytest.mark.parametrize("back", [False, True], ids=["grace over", "comes back"])
+@asynchronous
+async def test_a_page_that_does_not_answer_may_be_frozen_and_is_unaccounted_for(way: str, back: bool) -> None:
+    clock = Clock()
+    site = Site(way, clock=clock, keepalive_interval=0.05, stats_interval=0.001, unaccounted_grace=60)
+    viewer = await site.admin.open("ws", "?viewer=1")
+    figures = await site.admin.watch(viewer)
+    seen: list[tuple[int, int]] = []
+    frozen = await site.stranger.open("sse", "?answers=1&version=v1")
+    await figures.total(1)
+    await frozen.next("are-you-there")
+    clock.advance(1)
+    while figures.now["total"]:
+        await figures.step()
+        seen.append((figures.now["total"], figures.now.get("unaccounted", 0)))
+    assert seen == [(0, 1)], "no figure ever says that the page has gone"
+    [absence] = figures.now["absences"]
+    assert (absence["total"], absence["versions"], absence["state"]) == (1, {"v1": 1}, "unanswered")
+    assert figures.now["partial"]
+    if back:
+        await site.stranger.open("sse", f"?version=v1&replaces={frozen.handle}")
+    else:
+        clock.advance(62)
+    await figures.until(lambda now: not now["partial"])
+    assert (figures.now["total"], figures.now.get("unaccounted", 0)) == (int(back), 0)
+
+
+@both
+@asynchronous
+async def test_a_page_that_does_not_read_may_be_frozen_too(transport: str) -> None:
+    clock = Clock()
+    site = Site(clock=clock, stats_interval=0.001)
+    page = await site.stranger.open(transport, "?version=v1")
+    page.block()
+    await site.headcount.broadcast({"type": "news"})
+    await until(lambda: site.node.sessions[page.public].busy)
+    clock.advance(10.1)
+    await page.ended()
+    stats = site.node.figures.stats()
+    assert (stats.total, stats.unaccounted, stats.partial) == (0, 1, True)
+    clock.advance(122)
+    stats = site.node.figures.stats()
+    assert (stats.unaccounted, stats.partial) == (0, False), "also where no stream is left that keeps a timer"

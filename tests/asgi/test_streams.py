@@ -199,9 +199,9 @@ async def test_drain_and_disconnect_in_the_same_moment_end_it_once(transport: st
         site.headcount.on_connection_close(lambda connection, reason: closed.append(reason))  # noqa: B023
         stream = await site.stranger.open(transport)
         if peer_first:
-            stream.put(stream._goodbye())
+            stream.put(stream._disconnect())
         await site.headcount.drain()
-        stream.put(stream._goodbye())
+        stream.put(stream._disconnect())
         await stream.ended()
         assert len(closed) == 1
         assert not site.node.sessions
@@ -344,7 +344,7 @@ async def test_everything_works_behind_http_middleware(way: str, transport: str,
 async def test_stream_that_ends_before_http_middleware_has_begun_it_leaves_nothing(transport: str) -> None:
     site = Site(middleware=[passes])
     stream: Stream = site.stranger.sse() if transport == "sse" else site.stranger.ws()
-    stream.put(stream._goodbye())
+    stream.put(stream._disconnect())
     await stream.ended()
     await turns()
     assert not site.node.sessions

@@ -37,7 +37,10 @@ def django_app(headcount: Headcount) -> ASGIApp:
             CACHES={"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}},
             INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth"],
             ROOT_URLCONF=(path(LOG_IN[1:], log_in),),
+            SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https"),
             MIDDLEWARE=[
+                "django.middleware.security.SecurityMiddleware",
+                "django.middleware.csrf.CsrfViewMiddleware",
                 "django.contrib.sessions.middleware.SessionMiddleware",
                 "django.contrib.auth.middleware.AuthenticationMiddleware",
                 "headcount.integrations.django.HeadcountMiddleware",
@@ -135,12 +138,13 @@ async def log_in(application: ASGIApp) -> str:
     return f"{morsel.key}={morsel.coded_value}"
 
 
-async def verdict_of(application: ASGIApp, cookie: str) -> str:
+async def verdict_of(application: ASGIApp, cookie: str, *headers: tuple[bytes, bytes]) -> str:
     """Ask for statistics over a WebSocket and return the type of the answer."""
     inbox: asyncio.Queue[Message] = asyncio.Queue()
     outbox: asyncio.Queue[Message] = asyncio.Queue()
     inbox.put_nowait({"type": "websocket.connect"})
     scope = scope_of("websocket", "/__skew/ws", cookie, subprotocols=[])
+    scope["headers"] += headers
     task = asyncio.ensure_future(application(scope, inbox.get, outbox.put))
     assert (await outbox.get())["type"] == "websocket.accept"
     assert json.loads((await outbox.get())["text"])["type"] == "connected"
@@ -172,3 +176,31 @@ def test_stranger_is_denied(application: ASGIApp) -> None:
 
 def test_forged_session_is_denied(application: ASGIApp) -> None:
     assert run(verdict_of(application, "session=eyJyb2xlIjoiYWRtaW4ifQ==; sessionid=admin")) == "stats-unauthorized"
+
+
+@pytest.mark.parametrize(
+    ("proto", "verdict"),
+    [(b"https", "stats"), (b"wss", "stats"), (b"http", "stats-unauthorized"), (b"ws", "stats-unauthorized")],
+)
+def test_django_that_redirects_to_tls_knows_a_websocket_over_tls(
+    proto: bytes, verdict: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Traefik sends `X-Forwarded-Proto: wss`."""
+    headcount = Headcount(version="v1")
+    headcount.authorize_stats(lambda request: request.session.get("role") == "admin")
+    application = django_app(headcount)
+    from django.test import override_settings
+
+    async def main() -> str:
+        cookie = await log_in(application)
+        with override_settings(SECURE_SSL_REDIRECT=True):
+            redirecting = django_app(headcount)
+        return await verdict_of(redirecting, cookie, (b"x-forwarded-proto", proto))
+
+    assert run(main()) == verdict
+    told = [record.getMessage() for record in caplog.records if record.name == "headcount"]
+    if verdict == "stats":
+        assert told == []
+    else:
+        assert "SECURE_PROXY_SSL_HEADER" in told[0]
+        assert "status 301 and a redirect to 'https://testserver/__skew/authorize'" in told[0]

@@ -12,7 +12,7 @@ import msgspec
 from ..authorization.authorizer import Authorizer, Grant
 from ..core import identity, messages, paging
 from ..core.labels import UNKNOWN, parse_version
-from ..core.stats import ConnectionInfo, Stats
+from ..core.stats import ConnectionInfo, Stats, unaccounted_fields
 from ..errors import Busy, Malformed
 from ..node.node import Node
 from .client_posts import read_json
@@ -31,14 +31,29 @@ class _Release(msgspec.Struct):
 _decode_release = msgspec.json.Decoder(_Release)
 
 
+class _Forget(msgspec.Struct):
+    node: str
+
+
+_decode_forget = msgspec.json.Decoder(_Forget)
+
+
 def health(node: Node, head: RequestHead) -> dict[str, Any]:
     """
     Return version and uptime, without figures: no right is needed.
 
     With `seen=1` it also holds how the request arrived, for `headcount doctor`: what a proxy made of it.
+
+    Raises:
+        Problem: 503, with `ready=1`: this server should get no traffic yet, or no more.
     """
+    query = head.query(("seen", "ready"))
+    if query.get("ready") == "1":
+        reason = node.unready_reason(node.find_listener(head.scope.get("server")))
+        if reason is not None:
+            raise Problem(503, reason, [(b"retry-after", b"1")])
     answer = {"ok": True, "version": node.config.version, "uptime": round(node.clock() - node.started, 3)}
-    if head.query(("seen",)).get("seen") == "1":
+    if query.get("seen") == "1":
         names = ("cf-connecting-ip", "x-forwarded-for", "x-real-ip", "forwarded")
         answer["seen"] = {
             "httpVersion": head.scope.get("http_version", ""),
@@ -88,7 +103,7 @@ async def connections(node: Node, head: RequestHead, grant: Grant) -> dict[str, 
         rows, cursor, partial = await (_page if "sort" not in query else _sorted_page)(node, grant, query)
     except Busy as error:
         raise Problem(503, str(error), [(b"retry-after", b"1")]) from None
-    stats = await node.figures.fresh_stats(rows=False)
+    stats = await node.fresh_stats(rows=False)
     return {
         "connections": messages.rows(rows, routes=grant.routes, ips=grant.ips),
         "cursor": cursor,
@@ -124,9 +139,16 @@ async def _sorted_page(
 
 
 async def nodes(node: Node) -> dict[str, Any]:
-    """Return the share of each node: `{shares, nodes, partial}`, this node first. Durations in ms."""
-    shares = await node.figures.shares()
-    stats = node.figures.stats(rows=False)
+    """
+    Return the share of each node: `{shares, nodes, partial}`, this node first; and `cutAfterMs`, if this node knows it.
+    Durations in ms.
+
+    With `{unaccounted, absences}`, if connections are unaccounted for.
+    """
+    shares = await node.shares()
+    stats = node.stats(rows=False)
+    cut_after = node.cut_after
+    limit = {} if cut_after is None else {"cutAfterMs": round(cut_after * 1000)}
     return {
         "shares": [
             {
@@ -139,12 +161,35 @@ async def nodes(node: Node) -> dict[str, Any]:
         ],
         "nodes": msgspec.to_builtins(stats.nodes),
         "partial": stats.partial,
+        **limit,
+        **unaccounted_fields(stats.absences),
     }
+
+
+async def forget_node(node: Node, exchange: Exchange) -> None:
+    """
+    End the doubt about the node in the body, and answer `{ok, node}`.
+
+    Raises:
+        Problem: 400, 413 or 415; 404 when nothing of that node is unaccounted for; 503 when the
+            backend does not answer.
+        Malformed: It is no node id.
+    """
+    gone = (await read_json(node, exchange.head, exchange.receive, _decode_forget)).node
+    if not identity.is_node_id(gone):
+        raise Malformed(f"node is {gone[:40]!r}; send the id of a node as GET /admin/nodes lists it.")
+    try:
+        forgotten = await node.forget(gone)
+    except Busy as error:
+        raise Problem(503, str(error), [(b"retry-after", b"1")]) from None
+    if not forgotten:
+        raise Problem(404, f"No connection of node {gone} is unaccounted for; GET /admin/nodes lists the absent nodes.")
+    await exchange.json({"ok": True, "node": gone})
 
 
 async def release(node: Node, exchange: Exchange) -> None:
     """
-    Declare the version in the body current and answer `{ok, version, told}`.
+    Declare the version in the body current and answer `{ok, version, told, nodes, partial, alreadyCurrent}`.
 
     Raises:
         Problem: 400, 413 or 415.
@@ -153,7 +198,17 @@ async def release(node: Node, exchange: Exchange) -> None:
     version = parse_version((await read_json(node, exchange.head, exchange.receive, _decode_release)).version)
     if version == UNKNOWN:
         raise Malformed("The version is empty or 'unknown'; send the build id that is current now.")
-    await exchange.json({"ok": True, "version": version, "told": await node.release(version)})
+    outcome = await node.release(version)
+    await exchange.json(
+        {
+            "ok": True,
+            "version": version,
+            "told": outcome.streams,
+            "nodes": {"reached": outcome.reached, "expected": outcome.expected},
+            "partial": outcome.partial,
+            "alreadyCurrent": outcome.already_current,
+        }
+    )
 
 
 def has_metrics_token(token: str | None, head: RequestHead) -> bool:
@@ -177,7 +232,7 @@ async def metrics(node: Node, authorizer: Authorizer, exchange: Exchange) -> Non
         raise Malformed(f"scope is {asked[:40]!r}; send fleet or node.")
     scope: Literal["fleet", "node"] = "node" if asked == "node" else "fleet"
     if scope == "fleet":
-        await node.figures.fresh_stats(rows=False)
+        await node.fresh_stats(rows=False)
     try:
         from ..metrics import Collector, render
     except ImportError:

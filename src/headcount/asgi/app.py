@@ -9,7 +9,7 @@ Tests: tests/asgi/test_endpoints.py, tests/asgi/test_streams.py, tests/asgi/test
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from starlette.requests import HTTPConnection
@@ -47,6 +47,7 @@ class Settings(TypedDict, total=False):
     metrics_token: str | None
     authorize_url: str | None
     allowed_origins: list[str] | tuple[str, ...]
+    public_origins: list[str] | tuple[str, ...]
     trusted_proxies: list[str] | tuple[str, ...]
     stats_interval: float
     keepalive_interval: float
@@ -58,6 +59,7 @@ class Settings(TypedDict, total=False):
     hook_timeout: float
     body_timeout: float
     reconnect_spread: float
+    unaccounted_grace: float
     max_connections: int | None
     max_listed_connections: int
     max_versions: int
@@ -166,15 +168,16 @@ class Headcount:
 
         Other nodes get a second to tell theirs; if one does not, the figures are `partial`.
         """
-        return await self.node.figures.fresh_stats()
+        return await self.node.fresh_stats()
 
     async def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
         """
         Send one page a JSON object, by the public id that hooks and viewers see or by its secret `connectionId`.
 
         Raises:
-            UnknownConnection: It is not open, on no node.
-            Busy: Too many messages for other nodes are on their way.
+            UnknownConnection: It is not open on any node.
+            Busy: The node that it is connected to did not answer in 5 s, or the backend cannot say whether there is
+                one; the message may not have arrived. Or too many messages for other nodes are on their way.
             TypeError: The message is not a mapping, or holds what is no JSON.
         """
         await self.node.send(connection_id, message)
@@ -186,7 +189,7 @@ class Headcount:
         Send a JSON object to all pages, or those of one version or on one route.
 
         Returns:
-            To how many it was handed.
+            To how many it was handed, on the nodes that answered within 2 s.
         """
         return await self.node.broadcast(message, version=version, route=route)
 
@@ -198,8 +201,8 @@ class Headcount:
             False if it had none.
 
         Raises:
-            Busy: The node that it is connected to did not answer in 5 s, or too many requests wait for other nodes. The
-                viewer may still be watching; try again.
+            Busy: The node that it is connected to did not answer in 5 s, or the backend cannot say whether there is
+                one; or too many requests wait for other nodes. The viewer may still be watching; try again.
         """
         return await self.node.revoke(connection_id)
 
@@ -228,7 +231,8 @@ class Headcount:
         Declare a version current, and send it to every open page.
 
         Returns:
-            The number of streams that it was sent to; 0 if the version is current already.
+            The number of streams that it was sent to, on the nodes that answered within 2 s; the others learn of it
+            when they can be reached. 0 if the version is current already.
 
         Raises:
             ConfigError: The version is empty, too long, or has control characters.
@@ -239,7 +243,7 @@ class Headcount:
             raise ConfigError(str(error)) from None
         if checked == UNKNOWN:
             raise ConfigError("The version is empty or 'unknown'; give the build id that is current now.")
-        return await self.node.release(checked)
+        return (await self.node.release(checked)).streams
 
     def collector(self, scope: Literal["fleet", "node"] = "fleet") -> "Collector":
         """
@@ -266,7 +270,7 @@ class Headcount:
                 if endpoint is not None:
                     stream = await self._endpoints.serve(endpoint, scope, receive, send, wrapped_app=app)
                     if stream is not None:
-                        await stream
+                        await self._serve_stream(stream)
                     return
             await app(scope, receive, send)
 
@@ -280,7 +284,16 @@ class Headcount:
         endpoint = endpoint_of(scope, self.config.base_path, mounted=True) or scope["path"]
         stream = await self._endpoints.serve(endpoint, scope, receive, send, wrapped_app=None)
         if stream is not None:
+            await self._serve_stream(stream)
+
+    async def _serve_stream(self, stream: Coroutine[Any, Any, None]) -> None:
+        """Serve a stream to its end. The last one of a process that ends holds it until the leave message is out."""
+        try:
             await stream
+        except asyncio.CancelledError:  # daphne cancels all that runs, and waits until it has ended
+            await self.node.wait_left()
+            raise
+        await self.node.wait_left()
 
 
 _made: Counter[str] = Counter()
@@ -302,5 +315,5 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 
 def endpoints_of(headcount: Headcount) -> Endpoints:
-    """Return what serves a Headcount's requests, for the protocol classes; applications need it not."""
+    """Return what serves a Headcount's requests, for the protocol classes; applications do not need it."""
     return headcount._endpoints  # noqa: SLF001  the same module

@@ -31,9 +31,28 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
 PATHS: Final = frozenset(_DECODERS)
 
 
-async def command(node: Node, exchange: Exchange, make_check: Callable[[], AuthorizationCheck]) -> None:
+class DroppedBody(Problem):
     """
-    Handle one POST and answer it.
+    The server dropped the body, as uvicorn with httptools does when a request asks for another protocol.
+
+    Args:
+        upgrade: The protocol, as the request names it.
+    """
+
+    def __init__(self, upgrade: str) -> None:
+        super().__init__(
+            400,
+            f"The body is missing: the server dropped it because the request asks for Upgrade: {upgrade}. Send the "
+            "request without an Upgrade header.",
+            # What the server has not dropped, it would take for the next request.
+            [(b"connection", b"close")],
+        )
+        self.upgrade = upgrade
+
+
+async def serve_post(node: Node, exchange: Exchange, make_check: Callable[[], AuthorizationCheck]) -> None:
+    """
+    Serve one POST.
 
     Args:
         node: Of this process.
@@ -142,4 +161,24 @@ async def _read_all(head: RequestHead, receive: Receive) -> bytes:
         if len(data) > messages.MAX_MESSAGE:
             raise too_large
         if not message.get("more_body", False):
+            if not data:
+                _check_missing(head)
             return bytes(data)
+
+
+def _check_missing(head: RequestHead) -> None:
+    """Raise if the head announces a body, of which nothing came."""
+    upgrade, length = head.header(b"upgrade"), head.header(b"content-length")
+    if length is None:
+        announced = upgrade is not None and head.header(b"transfer-encoding") is not None
+    else:
+        announced = length.isdecimal() and int(length[:20]) > 0
+    if not announced:
+        return
+    if upgrade is not None:
+        raise DroppedBody(upgrade[:40])
+    raise Problem(
+        400,
+        "The body is missing: Content-Length announces one, but nothing arrived. Middleware that reads a body must "
+        "pass it on.",
+    )

@@ -6,10 +6,12 @@ Everything that is served below `base_path`: one table from path to method, righ
 """
 
 import enum
+import logging
+import re
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,23 +19,37 @@ from ..authorization.authorizer import Authorizer, Grant
 from ..authorization.deferred import DeferredCheck, HandshakeTemplate
 from ..authorization.inner_request import PATH as AUTHORIZE
 from ..authorization.inner_request import InnerRequestCheck, InnerRequests
+from ..core.address import AddressGap, AddressGaps
 from ..core.ends import CROSS_SITE, MALFORMED, NO_WEBSOCKET, End
-from ..core.frames import cut_reason
+from ..core.origin import NO_SITE, OriginVerdict, is_proxy_header
 from ..core.payload import Payload
 from ..errors import Malformed
+from ..log_throttle import LogThrottle
 from ..node.node import Node
 from . import admin, client_posts, log_in
+from .buffering_clients import refuse_buffering_client
 from .client_js import SCRIPTS, ClientScript
 from .dashboard import PREFIX as DASHBOARD
 from .dashboard import Dashboard
 from .exchange import Exchange
 from .handover import sse_offer, websocket_offer
 from .log_in import LogIn
-from .request_head import OriginVerdict, RequestHead, RequestRules
+from .request_head import RequestHead, RequestRules
 from .responses import Headers, Problem, respond_problem
 from .sse_session import SseSession, ignore
 from .stream_request import StreamGate, StreamRefused
-from .ws_session import WebSocketSession, needs_handshake
+from .ws_session import WebSocketSession, needs_handshake, send_close
+
+logger = logging.getLogger("headcount")
+
+PREFLIGHT_AGE: Final = 7_200
+"""Seconds for which browsers may keep the answer to a preflight; none keeps it longer."""
+
+_USUAL_HEADERS: Final = b"content-type, authorization"
+_MAX_REQUESTED_HEADERS: Final = 2_048
+"""Bytes of the headers that a preflight asks for."""
+
+_HEADER_NAMES: Final = re.compile(rb"[ ,]*[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ ,]+[A-Za-z0-9!#$%&'*+.^_`|~-]+)*[ ,]*")
 
 StreamTask: TypeAlias = Coroutine[Any, Any, None]
 """Serves a stream to its end. Await it in the outermost frame, so that no frame that opened it stays in memory."""
@@ -79,7 +95,7 @@ class Endpoints:
     def __init__(self, node: Node, authorizer: Authorizer, inner_requests: InnerRequests) -> None:
         self.node = node
         self.config = node.config
-        self.rules = RequestRules.of(self.config)
+        self.rules = RequestRules.of(self.config, self._note_gap)
         self.gate = StreamGate(node)
         self._authorizer = authorizer
         self._inner_requests = inner_requests
@@ -87,6 +103,9 @@ class Endpoints:
         self._client_script = ClientScript(self.config)
         self._dashboard = Dashboard(self.config)
         self._log_in = LogIn(node)
+        self._log_throttle = LogThrottle()
+        self._address_gaps = AddressGaps()
+        self._logged_gaps: set[AddressGap] = set()
         self.routes = self._make_routes()
         # What the raw paths of a request contain or end with, for the protocol classes.
         self.raw_base = self.config.base_path.encode() + b"/"
@@ -109,6 +128,7 @@ class Endpoints:
             "/admin/stats": Route("GET", figures, self._stats),
             "/admin/connections": Route("GET", figures, self._connections),
             "/admin/nodes": Route("GET", figures, self._nodes),
+            "/admin/nodes/forget": Route("POST", Access.RELEASE, self._forget_node),
             "/admin/history": Route("GET", figures, self._history),
             "/admin/release": Route("POST", Access.RELEASE, self._release),
         }
@@ -148,6 +168,8 @@ class Endpoints:
         except Malformed as error:
             await respond_problem(send, Problem(400, str(error)), cors)
         except Problem as problem:
+            if isinstance(problem, client_posts.DroppedBody):
+                self._log_dropped_body(problem.upgrade)
             await respond_problem(send, problem, cors)
         return None
 
@@ -174,16 +196,60 @@ class Endpoints:
             return ()
         allowed = head.cors_origin
         if allowed is not None:
-            cors = (b"access-control-allow-origin", allowed.encode("latin-1")), (b"vary", b"origin")
+            cors = (
+                (b"access-control-allow-origin", allowed.encode("latin-1")),
+                (b"access-control-expose-headers", b"retry-after"),
+                (b"vary", b"origin"),
+            )
             return cors if allowed == "*" else (*cors, (b"access-control-allow-credentials", b"true"))
         if head.origin_verdict is OriginVerdict.FOREIGN and head.endpoint not in SCRIPTS:
             # A browser may say that a page is another site's without saying which.
             origin = head.origin
             site = "another site" if origin is None else f"another site, {origin[:200]}"
+            self._log_foreign(head)
             raise Problem(
-                403, f"This request comes from {site}. If that site is yours, add its origin to allowed_origins."
+                403,
+                f"This request comes from {site}. If this application is reached under that origin, add it to "
+                "public_origins; if it is another site of yours, to allowed_origins.",
             )
         return ()
+
+    def _log_foreign(self, head: RequestHead) -> None:
+        if head.origin == NO_SITE:
+            return
+        # One kind, because strangers choose the origin.
+        if head.origin is not None and (suppressed := self._log_throttle.allow("foreign")) is not None:
+            logger.warning(
+                "Refused a page of %r: Host is %r, so the page seems to be of another site. If this application is "
+                "reached under that origin, let the proxy pass Host on with its port (nginx: proxy_set_header Host "
+                "$http_host), or add the origin to public_origins; if it is another site of yours, add it to "
+                "allowed_origins.%s",
+                head.origin[:200],
+                (head.header(b"host") or "")[:200],
+                suppressed,
+            )
+
+    def _log_dropped_body(self, upgrade: str) -> None:
+        if (suppressed := self._log_throttle.allow("dropped body")) is not None:
+            logger.warning(
+                "The server dropped the body of a POST that asks for Upgrade: %s, and Headcount answered 400. "
+                "uvicorn does so when it parses with httptools. Start it with --http app:headcount.protocol or "
+                "--http h11.%s",
+                upgrade,
+                suppressed,
+            )
+
+    def _note_gap(self, gap: AddressGap | None) -> None:
+        self._address_gaps.add(gap)
+        if gap is not None and gap not in self._logged_gaps and self._address_gaps.reason() is gap:
+            self._logged_gaps.add(gap)
+            logger.warning("Client addresses are unknown. %s Each process logs this once.", gap.value)
+
+    def _with_gap(self, figures: dict[str, Any], grant: Grant) -> dict[str, Any]:
+        """Add the reason why addresses are not known, for who may see addresses."""
+        if grant.connections and grant.ips and (reason := self._address_gaps.reason()) is not None:
+            figures["ipsUnknown"] = reason.value
+        return figures
 
     def template(self, scope: Scope, wrapped_app: ASGIApp | None) -> HandshakeTemplate:
         """Make the template of the WebSocket handshakes that come by the path of this one."""
@@ -218,7 +284,7 @@ class Endpoints:
             known = ", ".join(sorted(self.routes))
             raise Problem(404, f"No endpoint at {head.endpoint[:100]}; the endpoints are {known}.")
         if method == "OPTIONS" and exchange.cors:
-            await _answer_preflight(exchange, route.method)
+            await _answer_preflight(exchange, route)
             return None
         if method != route.method and not (method == "HEAD" and route.method == "GET" and route.allow_head):
             allow = [(b"allow", route.method.encode())]
@@ -241,7 +307,7 @@ class Endpoints:
         return grant
 
     async def _command(self, exchange: Exchange) -> None:
-        await client_posts.command(self.node, exchange, partial(self._check, exchange.head, exchange.wrapped_app))
+        await client_posts.serve_post(self.node, exchange, partial(self._check, exchange.head, exchange.wrapped_app))
 
     async def _health(self, exchange: Exchange) -> None:
         await exchange.json(admin.health(self.node, exchange.head))
@@ -254,23 +320,29 @@ class Endpoints:
 
     async def _stats(self, exchange: Exchange) -> None:
         grant = _grant_of(exchange)
-        await exchange.json(admin.visible_stats(await self.node.figures.fresh_stats(rows=grant.connections), grant))
+        stats = await self.node.fresh_stats(rows=grant.connections)
+        await exchange.json(self._with_gap(admin.visible_stats(stats, grant), grant))
 
     async def _connections(self, exchange: Exchange) -> None:
-        await exchange.json(await admin.connections(self.node, exchange.head, _grant_of(exchange)))
+        grant = _grant_of(exchange)
+        await exchange.json(self._with_gap(await admin.connections(self.node, exchange.head, grant), grant))
 
     async def _nodes(self, exchange: Exchange) -> None:
         await exchange.json(await admin.nodes(self.node))
 
+    async def _forget_node(self, exchange: Exchange) -> None:
+        await admin.forget_node(self.node, exchange)
+
     async def _history(self, exchange: Exchange) -> None:
-        await exchange.json(self.node.figures.history.to_dict())
+        await exchange.json(await self.node.history())
 
     async def _open_sse(self, exchange: Exchange) -> StreamTask | None:
+        refuse_buffering_client(exchange.scope, exchange.receive)
         try:
             stream = self.gate.admit(exchange.head)
         except StreamRefused as refused:
             self.node.counters["reconnects"] += refused.reconnect
-            seconds = max(1, self.node.admission.reconnect_delay() // 1000)
+            seconds = max(1, self.node.reconnect_delay() // 1000)
             raise Problem(503, refused.end.reason, [(b"retry-after", b"%d" % seconds)]) from None
         session = SseSession(exchange.send, stream)
         stays = session.open(stream, sse_offer(exchange.scope), exchange.cors)
@@ -283,7 +355,10 @@ class Endpoints:
         if head.origin_verdict is OriginVerdict.FOREIGN or head.endpoint != "/ws":
             # Before accepting, a close is an HTTP 403: the handshake itself is refused. The extension for HTTP
             # responses could say why, but uvicorn logs an error each time, and strangers could fill its log.
-            await _refuse(send, CROSS_SITE if head.origin_verdict is OriginVerdict.FOREIGN else NO_WEBSOCKET)
+            foreign = head.origin_verdict is OriginVerdict.FOREIGN
+            if foreign:
+                self._log_foreign(head)
+            await _refuse(send, CROSS_SITE if foreign else NO_WEBSOCKET)
             return None
         try:
             await send({"type": "websocket.accept"})
@@ -305,7 +380,7 @@ class Endpoints:
             deferred = self.deferred_check(head, wrapped_app)
             taken = offer.websocket(self.node, stream.id, counted=stream.request.counted, make_check=deferred)
             if taken is not None:
-                taken.post(Payload(stream.connected))
+                taken.send(Payload(stream.connected))
                 stream.enter(taken)
                 return None
         session = WebSocketSession(send, stream)
@@ -318,12 +393,18 @@ async def _ask_for_handshake(exchange: Exchange) -> None:
     raise needs_handshake(exchange.scope)
 
 
-async def _answer_preflight(exchange: Exchange, method: str) -> None:
+async def _answer_preflight(exchange: Exchange, route: Route) -> None:
+    # Tracing and monitoring scripts add headers to every request of a page. The page's origin is listed, so any header
+    # is welcome that makes no difference to what the page may do. What proxies say is believed, and is theirs to say.
+    requested = (exchange.head.header(b"access-control-request-headers") or "").encode("latin-1")
+    names = requested if len(requested) <= _MAX_REQUESTED_HEADERS and _HEADER_NAMES.fullmatch(requested) else b""
+    if any(map(is_proxy_header, (listed := names.decode("latin-1").replace(",", " ").split()))):
+        names = ", ".join(name for name in listed if not is_proxy_header(name)).encode("latin-1")
     headers = [
         *exchange.cors,
-        (b"access-control-allow-methods", method.encode()),
-        (b"access-control-allow-headers", b"content-type, authorization"),
-        (b"access-control-max-age", b"600"),
+        (b"access-control-allow-methods", route.method.encode()),
+        (b"access-control-allow-headers", names.strip(b" ,") or _USUAL_HEADERS),
+        (b"access-control-max-age", b"%d" % PREFLIGHT_AGE),
     ]
     # Not respond(): a 204 has no length and no type.
     await exchange.send({"type": "http.response.start", "status": 204, "headers": headers})
@@ -346,4 +427,4 @@ def _without_body(send: Send) -> Send:
 
 async def _refuse(send: Send, end: End) -> None:
     with suppress(OSError):  # it left first
-        await send({"type": "websocket.close", "code": end.code, "reason": cut_reason(end.reason)})
+        await send_close(send, end)

@@ -23,7 +23,7 @@ class SseOffer(Protocol):
     """Offered with `GET {base}/sse`."""
 
     def sse(
-        self, node: Node, public_id: str, connected: Payload, *, counted: bool, visible_keepalives: bool
+        self, node: Node, public_id: str, connected: Payload, *, counted: bool, visible_keepalives: bool, answers: bool
     ) -> Session | None:
         """
         Take the socket over, after the response's head and `connected` were sent the ASGI way.

@@ -64,7 +64,7 @@ class LogIn:
         # Without Path, so that it is the folder of this request as the browser sees it: our base path, behind whatever
         # prefix a proxy has put before it. A client that falsely claims to use TLS only loses its own cookie.
         attributes = "HttpOnly; SameSite=Strict"
-        if "https" in (exchange.scope.get("scheme"), exchange.head.header(b"x-forwarded-proto")):
+        if exchange.scope.get("scheme") == "https" or exchange.head.over_tls:
             attributes += "; Secure"
         if exchange.head.endpoint == "/log-out":
             cookie = f"{TICKET_COOKIE}=; Max-Age=0; {attributes}"

@@ -1,21 +1,17 @@
 """The head of one request, read once: where it goes, what it carries, and whether its page may make it at all."""
 
-import enum
-import logging
-from collections.abc import Collection, Iterable
-from functools import cache
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import cookie_parser
 from starlette.types import Scope
 
-from ..config import Config
-from ..core.address import IPNetwork, anonymized, client_address, is_told, is_trusted
+from ..config import SERVER, Config
+from ..core.address import AddressGap, IPNetwork, anonymized, locate_client
 from ..core.labels import UNKNOWN, parse_version
+from ..core.origin import OriginVerdict, is_plain_http, judge_origin, used_tls
 from ..errors import Malformed
-
-logger = logging.getLogger("headcount")
 
 _MAX_PARAMETERS: Final = 32
 _ADDRESS_HEADERS: Final = ("cf-connecting-ip", "x-forwarded-for", "x-real-ip")
@@ -29,30 +25,24 @@ class RequestRules(NamedTuple):
     allowed_origins: Collection[str] = ()
     ip_tracking: bool | str = False
     trusted_proxies: tuple[IPNetwork, ...] = ()
+    public_origins: Collection[str] = ()
+    trusts_server: bool = False
+    """The server's own view of the client's address is believed."""
+    note_gap: Callable[[AddressGap | None], object] = lambda _: None
+    """Called for each stream, if addresses are tracked, with the reason why its address is not known."""
 
     @classmethod
-    def of(cls, config: Config) -> "RequestRules":
+    def of(cls, config: Config, note_gap: Callable[[AddressGap | None], object] = lambda _: None) -> "RequestRules":
         """Return the rules that the settings ask for."""
-        return cls(config.cookie, config.allowed_origins, config.ip_tracking, tuple(config.networks()))
-
-
-class OriginVerdict(enum.Enum):
-    """
-    Whether the page that makes a request may make it.
-
-    Browsers send cookies along with cross-site WebSockets and simple requests, so without this any page on the web
-    could watch with its visitor's rights. Programs send no Origin and have no cookies to abuse.
-    """
-
-    OWN = enum.auto()
-    """A page of this site, or a program."""
-    LISTED = enum.auto()
-    """Its origin is in `allowed_origins`."""
-    WILDCARD = enum.auto()
-    """Allowed only because `allowed_origins` has `*`: it may be counted, but what its browser sends along unasked,
-    cookies above all, gives it no right to watch."""
-    FOREIGN = enum.auto()
-    """Another site's, and not allowed."""
+        return cls(
+            config.cookie,
+            config.allowed_origins,
+            config.ip_tracking,
+            config.networks(),
+            config.public_origins,
+            SERVER in config.trusted_proxies,
+            note_gap,
+        )
 
 
 class RequestHead:
@@ -141,31 +131,23 @@ class RequestHead:
     @property
     def address(self) -> str | None:
         """The client's address as far as it may be kept. With tracking off nothing is even looked at."""
-        tracking = self._rules.ip_tracking
-        address = None if tracking is False else self.find_address()
-        return anonymized(address) if address is not None and tracking == "anonymized" else address
+        rules = self._rules
+        if rules.ip_tracking is False:
+            return None
+        address, gap = self._locate()
+        rules.note_gap(gap)
+        return anonymized(address) if address is not None and rules.ip_tracking == "anonymized" else address
 
     def find_address(self) -> str | None:
-        """
-        Return the client's whole address, whether it may be kept or not.
+        """Return the client's whole address, whether it may be kept or not."""
+        return self._locate()[0]
 
-        uvicorn's `proxy_headers`, on by default, overwrites `client` with the value of X-Forwarded-For when the peer is
-        on the same machine, so any program there can forge it. It can be detected: the port is 0, or the address stands
-        in that header. The peer itself is lost, so the address is not known, unless such a peer is one of our proxies.
-        """
+    def _locate(self) -> tuple[str | None, AddressGap | None]:
         headers = {name: self.header(name.encode()) or "" for name in _ADDRESS_HEADERS}
-        trusted = self._rules.trusted_proxies
-        host, port = self.scope.get("client") or (None, None)
-        forwarded = headers["x-forwarded-for"]
-        if host is not None and str(port) == "0":
-            host = next((peer for peer in ("127.0.0.1", "::1") if is_trusted(peer, trusted)), None)
-            if host is None:
-                _warn_of_rewriting()
-                return None
-        elif host is not None and forwarded and is_told(host, forwarded) and not is_trusted(host, trusted):
-            _warn_of_rewriting()
-            return None
-        return client_address(host, headers, trusted)
+        rules = self._rules
+        return locate_client(
+            self.scope.get("client"), headers, rules.trusted_proxies, trusts_server=rules.trusts_server
+        )
 
     def query(self, names: Collection[str], *, strict: bool = False) -> dict[str, str]:
         """Return those parameters of the query that are in `names`; see `parse_query`."""
@@ -180,22 +162,22 @@ class RequestHead:
         ]
         return {**self.scope, "headers": kept}
 
-    def _judge(self) -> OriginVerdict:
-        origin, allowed = self.origin, self._rules.allowed_origins
-        if origin is None:
-            if self.header(b"sec-fetch-site") != "cross-site":
-                return OriginVerdict.OWN
-        elif origin in allowed:
-            return OriginVerdict.LISTED
-        elif self._is_own(origin):
-            return OriginVerdict.OWN
-        return OriginVerdict.WILDCARD if "*" in allowed else OriginVerdict.FOREIGN
+    @property
+    def over_tls(self) -> bool:
+        """The browser used TLS, as far as it is known."""
+        return used_tls(self.scope.get("scheme"), lambda name: self.header(name.encode()))
 
-    def _is_own(self, origin: str) -> bool:
-        # A browser knows better than a comparison of hosts: it tells a page of http:// on our host from one of
-        # https://.
-        site = self.header(b"sec-fetch-site")
-        return site in (None, "same-origin", "none") and _same_host(origin, self.header(b"host") or "")
+    def _judge(self) -> OriginVerdict:
+        header, rules, origin = self.header, self._rules, self.origin
+        return judge_origin(
+            origin,
+            header(b"sec-fetch-site"),
+            header(b"host"),
+            header(b"x-forwarded-host"),
+            rules.public_origins,
+            rules.allowed_origins,
+            over_tls=is_plain_http(origin) and self.over_tls,
+        )
 
 
 def endpoint_of(scope: Scope, base_path: str, *, mounted: bool) -> str | None:
@@ -255,24 +237,3 @@ def _fields_of(scope: Scope) -> dict[bytes, bytes]:
         for name, value in headers:
             fields[name] = fields[name] + b", " + value if name in fields else value
     return fields
-
-
-@cache
-def _warn_of_rewriting() -> None:
-    logger.warning(
-        "Client addresses are unknown: the server replaces them with the value of X-Forwarded-For, which any client "
-        "can send. Start uvicorn with --no-proxy-headers and, behind a proxy, set trusted_proxies. "
-        "This is logged once."
-    )
-
-
-def _same_host(origin: str, host: str) -> bool:
-    # The scheme is not compared: behind a proxy that ends TLS it is http here and https in the browser.
-    scheme, separator, netloc = origin.partition("://")
-    if scheme not in ("http", "https") or not separator or not netloc:
-        return False
-    return _without_default_port(netloc) == _without_default_port(host)
-
-
-def _without_default_port(netloc: str) -> str:
-    return netloc.lower().removesuffix(":80").removesuffix(":443")

@@ -37,9 +37,9 @@ class AsgiSession(Outbox):
 
     __slots__ = (
         "_ending",
-        "_listening",
         "_node",
         "_over",
+        "_receiving",
         "_send",
         "_sending",
         "_sends_in_tasks",
@@ -64,7 +64,7 @@ class AsgiSession(Outbox):
         self._task = asyncio.current_task()
         self._unfinished_send: Callable[[], Awaitable[None]] | None = None
         self._sending: asyncio.Task[None] | None = None
-        self._listening = False
+        self._receiving = False
         self._sends_in_tasks = False
         self._ending: End | None = None
         self._over = False
@@ -88,8 +88,8 @@ class AsgiSession(Outbox):
         """Send now; must not be called while busy."""
         self._put(self._message(payload))
 
-    def keepalive(self) -> None:
-        """Send the smallest thing that keeps the stream open."""
+    def keepalive(self, ask: bool = False) -> bool:
+        """Send the smallest thing that keeps the stream open, or ask whether the client is there."""
         raise NotImplementedError
 
     def end(self, end: End) -> None:
@@ -108,10 +108,13 @@ class AsgiSession(Outbox):
         try:
             while self._unfinished_send is not None:
                 await self._finish(self._unfinished_send)
-            self._listening = True
+            self._receiving = True
             while self._ending is None:
                 message = await receive()
                 if message["type"].endswith(".disconnect"):
+                    if message["type"] == "http.disconnect" and self._node.is_stopping():
+                        # uvicorn 0.43 and 0.44 say so to every stream when they stop, and the page is still there.
+                        await self._say_farewell(self._node.going_away())
                     self._close(CLIENT)
                     return
                 on_message(message)
@@ -123,15 +126,21 @@ class AsgiSession(Outbox):
             self._node.counters["malformed"] += 1
             await self._say_farewell(MALFORMED.because(str(error)))
         except asyncio.CancelledError:
-            await self._say_farewell(self._take_back_cancellation())
+            if self._ending is None or self._task is None:
+                raise
+            # Takes back the cancellation by `end()`. Another one may have come with it, of a server that stops.
+            cancelled = self._task.uncancel()
+            await self._say_farewell(self._ending)
+            if cancelled:
+                raise
         finally:
             self._close(CANCELLED)
 
     def _message(self, payload: Payload) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _farewell(self, end: End) -> list[dict[str, Any]]:
-        """Return the last messages of the stream."""
+    async def _send_farewell(self, end: End) -> None:
+        """Send the last messages of the stream."""
         raise NotImplementedError
 
     def _put(self, message: dict[str, Any]) -> None:
@@ -158,8 +167,8 @@ class AsgiSession(Outbox):
                 return
             finish = partial(_unchanged, rest)
         self._sends_in_tasks = True
-        self._node.timers.stalled(self)
-        if task is self._task and not self._listening:
+        self._node.mark_busy(self)
+        if task is self._task and not self._receiving:
             self._unfinished_send = finish
         else:
             self._sending = self.loop.create_task(self._finish(finish))
@@ -168,7 +177,7 @@ class AsgiSession(Outbox):
         self._over = True
         if self._task is not None:
             # receive() will return that the peer is gone. Should it not, the stream ends after `send_timeout`.
-            self._node.timers.stalled(self)
+            self._node.mark_busy(self)
 
     async def _finish(self, finish: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -178,15 +187,9 @@ class AsgiSession(Outbox):
             self._mark_broken()
             return
         self._sending = self._unfinished_send = None
-        self._node.timers.writable_again(self)
+        self._node.mark_writable(self)
         if self.resume():
-            self._node.viewers.caught_up(self)
-
-    def _take_back_cancellation(self) -> End:
-        """Take back the cancellation by `end()`, called where it was caught; any other is raised again."""
-        if self._ending is None or self._task is None or self._task.uncancel():
-            raise asyncio.CancelledError
-        return self._ending
+            self._node.caught_up(self)
 
     def _close(self, cause: str) -> None:
         # From here on the task is the server's again, and nobody may cancel it.
@@ -208,8 +211,7 @@ class AsgiSession(Outbox):
             async with asyncio.timeout(FAREWELL_TIMEOUT):
                 if self._sending is not None:
                     await asyncio.wait([self._sending])
-                for message in self._farewell(end):
-                    await self._send(message)
+                await self._send_farewell(end)
 
 
 def _unchanged(rest: Suspended[None]) -> Suspended[None]:

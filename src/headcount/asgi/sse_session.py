@@ -10,7 +10,7 @@ from starlette.types import Message, Send
 
 from ..core import event_stream
 from ..core.ends import End
-from ..core.payload import COMMENT, KEEPALIVE, Payload, sse_farewell
+from ..core.payload import ARE_YOU_THERE, COMMENT, KEEPALIVE, Payload, sse_farewell
 from .handover import SseOffer
 from .responses import Headers
 from .session import AsgiSession
@@ -26,15 +26,18 @@ class SseSession(AsgiSession):
         stream: As it was admitted.
     """
 
-    __slots__ = ("_visible_keepalives",)
+    __slots__ = ("_answers", "_visible_keepalives")
 
     def __init__(self, send: Send, stream: AdmittedStream) -> None:
         super().__init__(send, stream)
         self._visible_keepalives = stream.request.visible_keepalives
+        self._answers = stream.request.answers
 
-    def keepalive(self) -> None:
-        """Send a comment, or the message that the client asked for."""
-        self.transmit(KEEPALIVE if self._visible_keepalives else COMMENT)
+    def keepalive(self, ask: bool = False) -> bool:
+        """Send a comment, the message that the client asked for, or the question whether it is there."""
+        asked = ask and self._answers
+        self.transmit(ARE_YOU_THERE if asked else KEEPALIVE if self._visible_keepalives else COMMENT)
+        return asked
 
     def open(self, stream: AdmittedStream, offer: SseOffer | None, headers: Headers) -> bool:
         """
@@ -49,10 +52,15 @@ class SseSession(AsgiSession):
         # stream before its client knows of it.
         self._put({"type": "http.response.start", "status": 200, "headers": [*event_stream.HEADERS, *headers]})
         connected = Payload(stream.connected)
-        self.post(connected)
+        self.send(connected)
         if offer is not None and not self.busy:
             taken = offer.sse(
-                self._node, self.id, connected, counted=self.counted, visible_keepalives=self._visible_keepalives
+                self._node,
+                self.id,
+                connected,
+                counted=self.counted,
+                visible_keepalives=self._visible_keepalives,
+                answers=self._answers,
             )
             if taken is not None:
                 self._over = True
@@ -64,8 +72,8 @@ class SseSession(AsgiSession):
     def _message(self, payload: Payload) -> dict[str, Any]:
         return {"type": "http.response.body", "body": payload.event, "more_body": True}
 
-    def _farewell(self, end: End) -> list[dict[str, Any]]:
-        return [{"type": "http.response.body", "body": sse_farewell(end), "more_body": False}]
+    async def _send_farewell(self, end: End) -> None:
+        await self._send({"type": "http.response.body", "body": sse_farewell(end), "more_body": False})
 
 
 def ignore(message: Message) -> None:

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from starlette.types import Scope
 
 from ..core import messages
+from ..core.cut_reports import parse_cut_after
 from ..core.ends import End
 from ..core.labels import parse_route, parse_version
 from ..errors import Malformed
@@ -15,7 +16,9 @@ from ..node.node import Node
 from ..node.session import Session
 from .request_head import RequestHead, parse_query
 
-_QUERY: Final = frozenset({"version", "route", "viewer", "shared", "replaces", "keepalive", "reconnect"})
+_QUERY: Final = frozenset(
+    {"version", "route", "viewer", "shared", "replaces", "keepalive", "reconnect", "cutAfter", "answers"}
+)
 
 
 _MAX_CACHED_QUERY: Final = 256
@@ -39,6 +42,10 @@ class StreamRequest(NamedTuple):
     """Secret handle of the stream that it replaces; "" for none."""
     reconnect: bool = False
     """The client says that it had a stream before."""
+    cut_after: float = 0.0
+    """Seconds after which something ends this client's streams, as it has noticed; 0: it has noticed nothing."""
+    answers: bool = False
+    """SSE only: the client answers `are-you-there`."""
 
 
 class StreamRefused(Exception):  # noqa: N818  a verdict, not an error
@@ -70,11 +77,12 @@ class AdmittedStream(NamedTuple):
     def enter(self, session: Session) -> None:
         """Enter the stream into the node, in place of the one that it replaces."""
         node, request = self.node, self.request
-        if request.replaces:
-            node.replace(request.replaces)
         if request.shared:
-            node.tabs.expect(session, request.version, request.ip)
-        node.open(session, request.version, request.route, request.ip, self.listener)
+            node.add_shared_stream(session, request.version, request.ip, request.replaces, request.cut_after)
+        elif request.replaces:
+            node.replace(request.replaces, request.version if request.counted else None, request.cut_after)
+        reports_cut = request.cut_after > 0
+        node.open(session, request.version, request.route, request.ip, self.listener, reports_cut=reports_cut)
 
 
 class StreamGate:
@@ -87,7 +95,7 @@ class StreamGate:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._greeting: tuple[str, bytes] | None = None
+        self._greeting: tuple[str | None, bytes] | None = None
         """The current version, and the template of the `connected` message that names it."""
 
     def admit(self, head: RequestHead) -> AdmittedStream:
@@ -100,15 +108,15 @@ class StreamGate:
         """
         node = self._node
         request = read_stream_request(head)
-        listener = node.admission.adopt(head.scope.get("server"))
-        if (end := node.admission.refusal(listener)) is not None:
+        listener = node.find_listener(head.scope.get("server"))
+        if (end := node.refusal(listener)) is not None:
             raise StreamRefused(end, reconnect=request.reconnect)
         node.counters["reconnects"] += request.reconnect
         public, handle = node.identify()
         return AdmittedStream(node, request, listener, public, self._connected(handle))
 
     def _connected(self, handle: str) -> bytes:
-        config, current = self._node.config, self._node.releases.current
+        config, current = self._node.config, self._node.current_version
         if self._greeting is None or self._greeting[0] != current:
             keepalive = round(config.keepalive_interval * 1000)
             self._greeting = current, messages.greeting(config.version, keepalive, config.update_strategy, current)
@@ -155,6 +163,8 @@ def _read(text: bytes) -> StreamRequest:
         shared,
         query.get("replaces", ""),
         query.get("reconnect") == "1",
+        parse_cut_after(query.get("cutAfter", "")),
+        _flag(query, "answers", "1"),
     )
 
 

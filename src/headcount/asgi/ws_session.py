@@ -12,7 +12,7 @@ from starlette.types import Message, Scope, Send
 
 from ..authorization.authorizer import AuthorizationCheck
 from ..core import messages
-from ..core.ends import End
+from ..core.ends import End, private_code
 from ..core.frames import cut_reason
 from ..core.payload import KEEPALIVE, Payload, websocket_farewell
 from .responses import Problem
@@ -35,19 +35,20 @@ class WebSocketSession(AsgiSession):
         super().__init__(send, stream)
         self._deciding: asyncio.Task[None] | None = None
 
-    def keepalive(self) -> None:
+    def keepalive(self, ask: bool = False) -> bool:  # noqa: ARG002
         """Send a message: pages cannot see the protocol's own pings, and servers may have them off."""
         self.transmit(KEEPALIVE)
+        return False
 
     def open(self, stream: AdmittedStream) -> None:
         """Send `connected` and enter the node. The caller must `serve()` now."""
         # As in SseSession.open(), nothing is awaited.
-        self.post(Payload(stream.connected))
+        self.send(Payload(stream.connected))
         stream.enter(self)
 
     def on_message(self, make_check: Callable[[], AuthorizationCheck], message: Message) -> None:
         """
-        Handle one message of the peer.
+        Receive one message of the peer.
 
         `make_check` makes the check of the right to watch. It is called when the peer subscribes, because a check keeps
         the handshake's headers and address, and most pages never need one. It is not kept here for the same reason.
@@ -55,7 +56,7 @@ class WebSocketSession(AsgiSession):
         data = message.get("text")
         if data is None:
             data = message.get("bytes") or b""
-        coroutine = self._node.handle(self, messages.decode(data), make_check)
+        coroutine = self._node.on_message(self, messages.decode(data), make_check)
         if coroutine is not None:
             # The answer may take long; meanwhile this task must notice when the peer leaves.
             self._deciding = self.loop.create_task(coroutine)
@@ -63,16 +64,28 @@ class WebSocketSession(AsgiSession):
     def _message(self, payload: Payload) -> dict[str, Any]:
         return {"type": "websocket.send", "text": payload.text}
 
-    def _farewell(self, end: End) -> list[dict[str, Any]]:
-        close = {"type": "websocket.close", "code": end.code, "reason": cut_reason(end.reason)}
+    async def _send_farewell(self, end: End) -> None:
         last = websocket_farewell(end)
-        return [close] if last is None else [self._message(last), close]
+        if last is not None:
+            await self._send(self._message(last))
+        await send_close(self._send, end)
 
     def _close(self, cause: str) -> None:
         super()._close(cause)
         if self._deciding is not None:
             self._deciding.cancel()
             self._deciding = None
+
+
+async def send_close(send: Send, end: End) -> None:
+    """Close a WebSocket; where the server does not send the code, with the private one that stands for it."""
+    close = {"type": "websocket.close", "code": end.code, "reason": cut_reason(end.reason)}
+    try:
+        await send(close)
+    except Exception:  # each server raises its own, also when the peer is gone
+        if (code := private_code(end.code)) == end.code:
+            raise
+        await send({**close, "code": code})
 
 
 def needs_handshake(scope: Scope) -> Problem:

@@ -15,6 +15,7 @@ Tests: tests/asgi/test_authorization.py, tests/integrations/test_wrapped_framewo
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, Literal
 
@@ -22,7 +23,9 @@ import msgspec
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Scope, Send
 
+from ..core.origin import SCHEME_HEADERS
 from .authorizer import Authorizer, Grant
+from .refusal_log import InnerResponse, RefusalLog
 
 logger = logging.getLogger("headcount")
 
@@ -44,6 +47,9 @@ ADDRESS_HEADERS: Final = frozenset(
     {b"cf-connecting-ip", b"x-forwarded-for", b"x-real-ip", b"forwarded", b"true-client-ip"}
 )
 """Where proxies put the client's address."""
+
+_PROTO_HEADERS: Final = frozenset({*(name.encode() for name in SCHEME_HEADERS), b"forwarded"})
+"""Where proxies put the scheme. Some write wss there for a WebSocket (Traefik), which no framework takes for TLS."""
 
 VISITOR_KEYS: Final = frozenset({"session", "user", "auth"})
 """Where middleware puts what it knows of a visitor in the scope."""
@@ -118,6 +124,7 @@ class InnerRequests:
         self.forget_address = forget_address
         self._app: ASGIApp | None = None
         self._state: Mapping[str, Any] | None = None
+        self._refusals = RefusalLog(base_path)
         self._visitor_keys: dict[ASGIApp, frozenset[str]] = {}
         """Keys of a visitor that were seen in inner requests, by application. Each is looked at once."""
 
@@ -176,13 +183,17 @@ class InnerRequests:
         await send({"type": "http.response.body", "body": b""})
         return True
 
+    def note_refusal(self, inner: Scope, response: InnerResponse) -> None:
+        """Log that the application answered an inner request itself, once for each way to do so."""
+        self._refusals.note(str(inner.get("path", "")), str(inner.get("scheme", "")), response)
+
     async def missing_keys(self, app: ASGIApp, known: frozenset[str], inner: "InnerRequestCheck") -> frozenset[str]:
         """Return those keys of a visitor that an outer middleware set, and that never come with inner requests."""
         seen = self._visitor_keys.get(app, frozenset())
         if known <= seen:
             return frozenset()
         verdict = _Verdict(call_hook=False)
-        await _status_of(app, inner.fresh_scope(verdict))
+        await _response_of(app, inner.fresh_scope(verdict))
         if not verdict.reached:
             return frozenset()  # the application answered in our place, and will deny the check itself
         logged = app in self._visitor_keys
@@ -258,15 +269,16 @@ class InnerRequestCheck:
         if scope is not None and not scope.get("state"):
             return await authorizer.decide(HTTPConnection(scope))
         state: _State = inner["state"]
-        status = await _status_of(self._app, inner)
+        response = await _response_of(self._app, inner)
         if self._mounted:
             kept = state.keys() - state.written if inner.get("state") is state else ()
             self._inner["state"] = {key: state[key] for key in kept}
-        if self._mounted or verdict.reached:
-            # A request that did not reach us was answered by the application's middleware, which denies.
+        if verdict.reached:
             return verdict.grant
-        if not (200 <= status < 300 or status in (404, 405)):
-            return None  # the application's own middleware refused this visitor
+        if self._mounted or not (200 <= response.status < 300 or response.status in (404, 405)):
+            # The application answered in our place, which denies.
+            self._requests.note_refusal(inner, response)
+            return None
         # Wrapped, the application knows no such path; but its middleware has left session and user in the scope.
         return await authorizer.decide(HTTPConnection(inner))
 
@@ -320,15 +332,15 @@ def _inner_scope(scope: Scope, prefix: str, base_path: str) -> Scope:
         "raw_path": path.encode("utf-8", "surrogatepass"),
         "root_path": root,
         "query_string": b"",
-        "headers": [(name, value) for name, value in scope["headers"] if name not in HOP_BY_HOP],
+        "headers": [_header_of_http(name, value) for name, value in scope["headers"] if name not in HOP_BY_HOP],
         "client": scope.get("client"),
         "server": scope.get("server"),
         "state": state,
     }
 
 
-async def _status_of(app: ASGIApp, scope: Scope) -> int:
-    status = 500
+async def _response_of(app: ASGIApp, scope: Scope) -> InnerResponse:
+    status, location = 500, ""
     body_sent = False
 
     async def receive() -> Message:
@@ -340,9 +352,26 @@ async def _status_of(app: ASGIApp, scope: Scope) -> int:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Message) -> None:
-        nonlocal status
+        nonlocal status, location
         if message["type"] == "http.response.start":
             status = message["status"]
+            found = [value for name, value in message.get("headers", ()) if name.lower() == b"location"]
+            location = found[0].decode("latin-1") if found else ""
 
     await app(scope, receive, send)
-    return status
+    return InnerResponse(status, location)
+
+
+def _header_of_http(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """Return a header as it is on an HTTP request: a WebSocket's scheme in it becomes that of the request."""
+    if name in _PROTO_HEADERS and b"ws" in value.lower():
+        value = (_FORWARDED_SCHEME if name == b"forwarded" else _WEBSOCKET_SCHEME).sub(_http_scheme, value)
+    return name, value
+
+
+def _http_scheme(found: re.Match[bytes]) -> bytes:
+    return b"https" if found[0].lower() == b"wss" else b"http"
+
+
+_WEBSOCKET_SCHEME: Final = re.compile(rb"(?<![^\s,])wss?(?![^\s,])", re.IGNORECASE)
+_FORWARDED_SCHEME: Final = re.compile(rb"(?:(?<=proto=)|(?<=proto=\"))wss?(?![^\s,;\"])", re.IGNORECASE)

@@ -81,7 +81,7 @@ class Threads:
             while self._waiting:
                 turn = self._waiting.popleft()
                 with suppress(RuntimeError):  # its loop is closed
-                    turn.get_loop().call_soon_threadsafe(_settle, turn, None, None)
+                    turn.get_loop().call_soon_threadsafe(_resolve, turn, None, None)
                     return
             self.running -= 1
 
@@ -94,10 +94,10 @@ class Threads:
             error = raised
         self._leave()
         with suppress(RuntimeError):  # the caller has gone, and its loop is closed
-            done.get_loop().call_soon_threadsafe(_settle, done, result, error)
+            done.get_loop().call_soon_threadsafe(_resolve, done, result, error)
 
 
-def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
     if future.done():
         return  # cancelled
     if isinstance(error, StopIteration):

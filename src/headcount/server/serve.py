@@ -171,6 +171,7 @@ def serve(
     Raises:
         ConfigError: The address cannot be bound, or a setting is invalid.
     """
+    raise_file_limit()
     shared = workers > 1 and can_reuse_port()
     if shared and port:
         # Sockets with SO_REUSEPORT would silently share the address with another server that runs already.
@@ -223,6 +224,22 @@ def _config(headcount: Headcount, address: tuple[str, int] | None = None) -> uvi
         ws_ping_interval=None if hasattr(socket, "TCP_USER_TIMEOUT") else 20.0,
         timeout_graceful_shutdown=STOP_TIMEOUT,
     )
+
+
+def raise_file_limit() -> None:
+    """
+    Raise the limit of open files to the hard limit: each stream is an open file.
+
+    systemd and Docker start programs with a limit of 1,024, for those that use `select`, and let the others raise it.
+    Beyond the limit, uvloop closes each new connection and logs nothing.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS says that there is no limit, and has one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _pin_mmap_threshold() -> None:

@@ -9,6 +9,7 @@ task, no coroutine, no scope and no parser is kept for a stream.
     first_request.py     the first request of a connection to `headcount serve`; opens most streams
     serve_protocol.py    every other request there
     protocol.py          uvicorn's class, extended: offers the socket of each request for a stream
+    declined_upgrade.py  the rest of a request that asks for another protocol and does not get it
     handshake.py         the opening handshake of a WebSocket, as far as ASGI sees it
     uvicorn_fallback.py  a WebSocket of the application's own, handed back to uvicorn
     cached_heads.py      heads of responses

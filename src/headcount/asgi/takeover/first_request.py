@@ -3,7 +3,7 @@ The protocol of a connection's first request to `headcount serve`: it opens a st
 
 Nearly every connection begins with the request for a stream, and is one from then on. It would use little of uvicorn's
 protocol object, with everything that this prepares for later requests. So the first request is read with the same
-parser and nothing round it. Only a valid, ordinary request is handled here. Any other goes, byte for byte, to the
+parser and nothing round it. Only a valid, ordinary request is served here. Any other goes, byte for byte, to the
 protocol object that uvicorn would have made, which then replaces this one.
 """
 
@@ -19,9 +19,10 @@ from uvicorn.server import ServerState
 from ...authorization.deferred import DeferredCheck, HandshakeTemplate
 from ...core.event_stream import chunk, frame
 from ...core.frames import text_frame
+from ...core.origin import OriginVerdict
 from ...errors import ProtocolError
 from ..endpoints import Endpoints
-from ..request_head import OriginVerdict, RequestHead
+from ..request_head import RequestHead
 from ..responses import Problem
 from ..stream_request import StreamRefused
 from .cached_heads import HANDSHAKE_HEAD, SSE_HEAD
@@ -64,7 +65,7 @@ class FirstRequestProtocol(asyncio.Protocol):
     address: ClassVar[tuple[str, int] | None]
     """The server's address, if all connections have the same; None: each is asked."""
     next_protocol: ClassVar[type[HeadcountProtocol]]
-    """What handles all other requests."""
+    """The class that serves all other requests."""
     templates: ClassVar[dict[object, HandshakeTemplate]]
     """By the server's address that a handshake came to; there are few."""
 
@@ -152,7 +153,12 @@ class FirstRequestProtocol(asyncio.Protocol):
         if key is None:
             response = SSE_HEAD(self._state.default_headers) + chunk(frame(admitted.connected))
             stream = SseStream(
-                context, transport, admitted.id, counted=request.counted, visible_keepalives=request.visible_keepalives
+                context,
+                transport,
+                admitted.id,
+                counted=request.counted,
+                visible_keepalives=request.visible_keepalives,
+                answers=request.answers,
             )
         else:
             response = (

@@ -10,6 +10,7 @@ Tests: tests/asgi/takeover/test_taking_over.py, tests/asgi/takeover/test_referen
 import asyncio
 from typing import Any, ClassVar
 
+from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -17,6 +18,7 @@ from ...core.payload import Payload
 from ...node.node import Node
 from ..endpoints import Endpoints
 from ..handover import EXTENSION
+from .declined_upgrade import parser_behind_head
 from .handshake import Handshake, handshake_key, websocket_scope
 from .streams import SseStream, StreamContext
 
@@ -60,8 +62,44 @@ class HeadcountProtocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         # uvicorn calls this several times for each handshake, and goes through the headers each time.
         if self._upgrades is None:
-            self._upgrades = super()._should_upgrade()
+            # A handshake is a GET (RFC 6455, section 4.1). Any other request may have a body, which is not of frames.
+            self._upgrades = self.parser.get_method() == b"GET" and super()._should_upgrade()
         return self._upgrades
+
+    def data_received(self, data: bytes) -> None:
+        """Read. Behind the head of a request whose upgrade is declined there are its body and further requests."""
+        self._unset_keepalive_if_required()
+        rest: bytes | memoryview = data
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(rest)
+                    return
+                except HttpParserUpgrade as upgrade:
+                    if self._should_upgrade():
+                        self.handle_websocket_upgrade()
+                        return
+                    self._unsupported_upgrade_warning()
+                    rest = memoryview(rest)[upgrade.args[0] :]
+                if not self._decline_upgrade():
+                    return
+        except HttpParserError:
+            message = "Invalid HTTP request received."
+            self.logger.warning(message)
+            self.send_400_response(message)
+
+    def _decline_upgrade(self) -> bool:
+        """Go on as if the request had no Upgrade header. False: nothing of what follows may be read."""
+        if self.scope["method"] == "CONNECT":
+            # What follows is for the host that it names, whatever it looks like.
+            self.cycle.disconnected = True
+            self.send_400_response("CONNECT is not supported.")
+            return False
+        # uvicorn has taken the request for complete.
+        self.cycle.more_body = True
+        self.cycle.message_event.clear()
+        self.parser = parser_behind_head(self, self.headers)
+        return True
 
     def on_headers_complete(self) -> None:
         """Offer the socket of an event stream."""
@@ -207,7 +245,7 @@ class ResponseTransport:
         """The socket is a stream's now, and nothing of the request may touch it any more."""
 
     def sse(
-        self, node: Node, public_id: str, connected: Payload, *, counted: bool, visible_keepalives: bool
+        self, node: Node, public_id: str, connected: Payload, *, counted: bool, visible_keepalives: bool, answers: bool
     ) -> SseStream | None:
         """Take the socket over; see `handover.SseOffer`."""
         protocol = self._protocol
@@ -217,7 +255,14 @@ class ResponseTransport:
         self._handed_over = True
         context = protocol.context(node)
         protocol.detach()
-        stream = SseStream(context, self._transport, public_id, counted=counted, visible_keepalives=visible_keepalives)
+        stream = SseStream(
+            context,
+            self._transport,
+            public_id,
+            counted=counted,
+            visible_keepalives=visible_keepalives,
+            answers=answers,
+        )
         if protocol.stopping:
             context.loop.call_soon(stream.shutdown)
         return stream

@@ -2,8 +2,8 @@
 uvicorn protocol of `headcount serve`: every request that FirstRequestProtocol did not turn into a stream.
 
 There is no application whose middleware a request must pass. Route updates are frequent, so one is answered as soon as
-it has been read, without a task and without ASGI's messages. Only a valid, ordinary request is handled so. Any other is
-delegated to uvicorn, so there is one place that says what is wrong.
+it has been read, without a task and without ASGI's messages. Only a valid, ordinary request is answered so. Any other
+is delegated to uvicorn, so there is one place that says what is wrong.
 
 Tests: tests/asgi/takeover/test_taking_over.py.
 """
@@ -93,7 +93,7 @@ class ServeProtocol(HeadcountProtocol):
                 return False  # it has CORS headers, which uvicorn's way sends
             client_posts.check_content_type(head)
             handle, message = client_posts.read_command("/route", self._body)
-            node.handle(node.find(handle), message, _no_check)
+            node.on_message(node.find(handle), message, _no_check)
         except (Problem, ProtocolError, UnknownConnection):
             return False
         self.transport.write(OK_RESPONSE(self.server_state.default_headers))

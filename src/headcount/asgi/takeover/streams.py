@@ -22,7 +22,7 @@ from ...core import messages
 from ...core.ends import BAD_FRAME, CLIENT, MALFORMED, NOT_AUTHORISED, End
 from ...core.frames import close_frame, pong_frame
 from ...core.outbox import Outbox
-from ...core.payload import COMMENT, KEEPALIVE, Payload, sse_farewell_chunks, websocket_farewell_frames
+from ...core.payload import ARE_YOU_THERE, COMMENT, KEEPALIVE, Payload, sse_farewell_chunks, websocket_farewell_frames
 from ...errors import ProtocolError, TooLarge
 from ...node.node import Node
 from ..session import FAREWELL_TIMEOUT
@@ -34,6 +34,8 @@ _OVER: Final = 8
 """Out of the figures; only the farewell is still to be sent."""
 _CLOSING: Final = 16
 """A WebSocket that has sent its close frame and waits for the peer's."""
+_ANSWERS: Final = 32
+"""The client answers `are-you-there`."""
 
 _TEXT: Final = 0x81
 """First byte of a text frame that is a whole message; all others are read by the library."""
@@ -61,9 +63,16 @@ class StreamContext:
         """Remove a stream that is over."""
         self.connections.discard(stream)
 
+    def wait_left(self) -> None:
+        """Let uvicorn wait until the leave message is out, if the node leaves because this was the last stream."""
+        if self.node.is_idle:
+            leaving = self.loop.create_task(self.node.wait_left())
+            self.connections.add(leaving)
+            leaving.add_done_callback(self.connections.discard)
+
 
 class CountingStreamContext(StreamContext):
-    """One that is in uvicorn's set in place of all its streams, which saves an entry for each."""
+    """A context that is in uvicorn's set in place of all its streams, which saves an entry for each."""
 
     __slots__ = ("_count",)
 
@@ -87,7 +96,7 @@ class CountingStreamContext(StreamContext):
         """Stop all of them, because the server does."""
         for session in list(self.node.sessions.values()):
             if isinstance(session, Stream) and session.context is self:
-                session.end(self.node.admission.going_away())
+                session.end(self.node.going_away())
 
 
 class Stream(Outbox, asyncio.Protocol):
@@ -152,8 +161,8 @@ class Stream(Outbox, asyncio.Protocol):
         """Send now; must not be called while busy."""
         raise NotImplementedError
 
-    def keepalive(self) -> None:
-        """Send the smallest thing that keeps the stream open."""
+    def keepalive(self, ask: bool = False) -> bool:
+        """Send the smallest thing that keeps the stream open, or ask whether the client is there."""
         raise NotImplementedError
 
     def end(self, end: End) -> None:
@@ -164,7 +173,8 @@ class Stream(Outbox, asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Stop: uvicorn calls this when the server does. Other servers have connections of their own."""
-        self.end(self._context.node.admission.going_away())
+        self.end(self._context.node.going_away())
+        self._context.wait_left()
 
     def data_received(self, data: bytes) -> None:
         """Ignore it: after its request, nothing is expected from this peer."""
@@ -173,16 +183,16 @@ class Stream(Outbox, asyncio.Protocol):
         """Note that the peer does not read: some of the last message is still here."""
         self._flags |= _PAUSED
         if not self._flags & _OVER:
-            self._context.node.timers.stalled(self)
+            self._context.node.mark_busy(self)
 
     def resume_writing(self) -> None:
         """Send what waits, because the peer reads again."""
         self._flags &= ~_PAUSED
         if self._flags & _OVER:
             return
-        self._context.node.timers.writable_again(self)
+        self._context.node.mark_writable(self)
         if self.resume():
-            self._context.node.viewers.caught_up(self)
+            self._context.node.caught_up(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Leave the figures: the peer is gone, or we closed."""
@@ -216,6 +226,7 @@ class SseStream(Stream):
         public_id: Of the connection.
         counted: False for a viewer's own stream, and for a stream that tabs share.
         visible_keepalives: The client cannot see comments and wants messages.
+        answers: The client answers `are-you-there`.
     """
 
     __slots__ = ()
@@ -228,8 +239,9 @@ class SseStream(Stream):
         *,
         counted: bool,
         visible_keepalives: bool,
+        answers: bool = False,
     ) -> None:
-        flags = _VISIBLE_KEEPALIVES if visible_keepalives else 0
+        flags = (_VISIBLE_KEEPALIVES if visible_keepalives else 0) | (_ANSWERS if answers else 0)
         super().__init__(context, transport, public_id, counted=counted, flags=flags)
 
     def transmit(self, payload: Payload) -> None:
@@ -237,9 +249,11 @@ class SseStream(Stream):
         if not self._flags & _OVER:
             self._transport.write(payload.event_chunk)
 
-    def keepalive(self) -> None:
-        """Send a comment, or the message that the client asked for."""
-        self.transmit(KEEPALIVE if self._flags & _VISIBLE_KEEPALIVES else COMMENT)
+    def keepalive(self, ask: bool = False) -> bool:
+        """Send a comment, the message that the client asked for, or the question whether it is there."""
+        asked = ask and self._flags & _ANSWERS != 0
+        self.transmit(ARE_YOU_THERE if asked else KEEPALIVE if self._flags & _VISIBLE_KEEPALIVES else COMMENT)
+        return asked
 
     def _say_farewell(self, end: End) -> None:
         self._transport.write(sse_farewell_chunks(end))
@@ -287,12 +301,13 @@ class WebSocketStream(Stream):
         if not self._flags & _OVER:
             self._transport.write(payload.text_frame)
 
-    def keepalive(self) -> None:
+    def keepalive(self, ask: bool = False) -> bool:  # noqa: ARG002
         """Send a message: pages cannot see the protocol's own pings."""
         self.transmit(KEEPALIVE)
+        return False
 
     def data_received(self, data: bytes) -> None:
-        """Read frames, and handle their messages."""
+        """Read frames, and receive their messages."""
         # Nearly always it is one short frame with a whole message.
         if (
             len(data) > 6
@@ -318,12 +333,12 @@ class WebSocketStream(Stream):
             self._malformed(MALFORMED.because(str(error)))
 
     def _on_text(self, data: bytes) -> None:
-        """Handle one message."""
+        """Receive one message."""
         if self._make_check is None:
             return
         node = self._context.node
         try:
-            coroutine = node.handle(self, messages.decode(data), self._check)
+            coroutine = node.on_message(self, messages.decode(data), self._check)
         except ProtocolError as error:
             self._malformed(MALFORMED.because(str(error)))
             return
@@ -335,7 +350,7 @@ class WebSocketStream(Stream):
         return self._make_check(self._transport.get_extra_info("peername"))
 
     def _on_frame(self, frame: Frame) -> None:
-        """Handle one frame. Raises `BadFrame` for one out of order, `TooLarge` for too long a message."""
+        """Receive one frame. Raises `BadFrame` for one out of order, `TooLarge` for too long a message."""
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             raise BadFrame("no extension was agreed upon")
         if self._flags & _CLOSING:
