@@ -13,7 +13,7 @@ from headcount.environment import COMMAND_VARIABLES, variable_of
 
 from .processes import HEADCOUNT, environment, run
 
-COMMANDS = ["completion", "config", "demo", "doctor", "release", "serve", "stats", "swarm", "top", "wait"]
+COMMANDS = ["completion", "config", "demo", "doctor", "nodes", "release", "serve", "stats", "swarm", "top", "wait"]
 
 
 def test_every_setting_is_shown_with_its_source() -> None:
@@ -26,7 +26,7 @@ def test_every_setting_is_shown_with_its_source() -> None:
     assert shown["route_tracking"] == {"value": True, "source": "option"}
     assert shown["max_routes"] == {"value": 7, "source": "HEADCOUNT_MAX_ROUTES"}
     assert shown["port"] == {"value": 8010, "source": "HEADCOUNT_PORT"}
-    assert shown["keepalive_interval"] == {"value": 20.0, "source": "default"}
+    assert shown["keepalive_interval"] == {"value": 15.0, "source": "default"}
 
 
 def test_an_option_wins_over_the_environment() -> None:

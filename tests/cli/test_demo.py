@@ -14,6 +14,7 @@ from headcount.client import use_active_connections
 from kit.pages import Sse
 
 from .running import Running, asynchronous, run
+from .terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"(http://127\.0\.0\.1:\d+)/admin/sign-in\?token=\S+")
@@ -67,6 +68,7 @@ async def test_its_link_opens_authorised_and_shows_visitors_who_move_to_the_new_
         assert not process.leftovers(), "the visitors are gone, too"
         assert process.err == []
         assert sum("http" in line for line in process.out) == 1, "one link, so that nobody has to choose"
+        assert any("/__skew/dashboard" in line for line in process.out)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
@@ -81,11 +83,25 @@ async def test_it_stops_at_once_with_browsers_open_whoever_tells_it(number: sign
         assert process.err == []
 
 
+def test_a_log_line_does_not_continue_the_line_of_figures() -> None:
+    with Terminal("demo", "--port", "0", "--visitors", "0", columns=200) as terminal:
+        terminal.until("0 users")
+        found = LINK.search(terminal.text)
+        assert found
+        with socket.create_connection(("127.0.0.1", int(found[1].rpartition(":")[2]))) as stranger:
+            stranger.sendall(b"nonsense\r\n\r\n")
+            terminal.until("Invalid HTTP request received.")
+    before = terminal.raw.partition("WARNING")[0]
+    # Behind the last clearing of the line is at most a colour.
+    assert re.sub(r"\x1b\[[0-9;]*m", "", before).endswith(("\r\x1b[K", "\n")), before[-200:]
+
+
 def test_its_door_is_closed_to_other_links() -> None:
     with demo("--visitors", "0") as (_, link, origin), httpx.Client(follow_redirects=True) as browser:
         assert browser.get(link[:-1]).status_code == 200
         assert browser.get(f"{origin}/api/me").json()["role"] is None
         assert browser.get(f"{origin}/__skew/admin/stats").status_code in (401, 403)
+        assert browser.get(f"{origin}/__skew/dashboard").status_code == 200
 
 
 def test_make_demo_ends_without_a_complaint_of_make() -> None:

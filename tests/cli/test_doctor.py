@@ -9,21 +9,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx2 as httpx
 import pytest
+from click.testing import CliRunner
+from starlette.applications import Starlette
 
+from headcount import Headcount
+from headcount.cli.doctor import command
+from headcount.config import Config
+from headcount.tools.doctor.findings import Report
 from kit.ports import free_port
+from server.test_restarting import Threaded
 
 from .processes import TOKEN, Command, Serve, environment, run
 
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 pytestmark = pytest.mark.skipif(
-    not Path(NGINX).exists() and not os.environ.get("CI"), reason="nginx is not installed; CI installs it"
+    not Path(NGINX).exists() and not os.environ.get("CI"), reason="nginx is not installed; run: apt-get install nginx"
 )
+
+SHORTEST_LIMIT = 20
+"""Seconds of silence after which the strictest of the usual load balancers ends a stream."""
 
 RIGHT = """
     proxy_http_version 1.1;
@@ -81,8 +91,8 @@ def nginx(folder: Path, upstream: int | str, location: str, listen: str = "", mo
 
 
 def examined(url: str, *arguments: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
-    """Return the exit code and the findings by check."""
-    done = run("doctor", url, "--token", TOKEN, "--json", *arguments)
+    """Return the exit code and the findings by check. Streams are not held longer than for a keepalive."""
+    done = run("doctor", url, "--token", TOKEN, "--json", "--quick", *arguments)
     assert done.returncode in (0, 1), done.stderr
     told = json.loads(done.stdout)
     assert told["ok"] is (done.returncode == 0)
@@ -111,6 +121,7 @@ def test_without_anything_between_all_is_well(server: Serve) -> None:
         "post": "ok",
         "sse-idle": "ok",
         "websocket-idle": "ok",
+        "cookies": "ok",
     }
 
 
@@ -137,7 +148,40 @@ def test_nginx_set_up_right(server: Serve, tmp_path: Path) -> None:
     assert (code, faults(found)) == (0, {})
     assert found["sse-idle"][0]["level"] == found["websocket-idle"][0]["level"] == "ok"
     assert "x-forwarded-for" in found["proxy"][0]["says"]
+    assert "or to 'server' if uvicorn reads this header itself" in found["proxy"][0]["do"]
     assert "upstream" not in found
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    [("/shop/__skew", []), ("/shop", ["--base-path", "/__skew"]), ("", ["--base-path", "/shop/__skew"])],
+)
+def test_a_prefix_that_the_proxy_takes_off(
+    server: Serve, tmp_path: Path, path: str, arguments: tuple[str, ...]
+) -> None:
+    location = f"return 404; }} location /shop/ {{ proxy_pass http://127.0.0.1:{server.port}/; {RIGHT}"
+    with nginx(tmp_path, server.port, location) as port:
+        code, found = examined(f"http://127.0.0.1:{port}{path}", *arguments, "--hold", "0")
+        assert (code, faults(found)) == (0, {})
+        code, found = examined(f"http://127.0.0.1:{port}", "--hold", "0")
+        assert code == 1, "there is none without the prefix"
+
+
+def test_a_base_path_below_another(tmp_path: Path) -> None:
+    with Serve(base_path="/shop/live/__skew") as server, nginx(tmp_path, server.port, RIGHT) as port:
+        code, found = examined(f"http://127.0.0.1:{port}", "--base-path", "/shop/live/__skew", "--hold", "0")
+    assert (code, faults(found)) == (0, {})
+
+
+def test_the_default_keepalive_is_below_the_shortest_limit_that_is_usual(tmp_path: Path) -> None:
+    seconds = Config(version="1").keepalive_interval
+    assert seconds < SHORTEST_LIMIT
+    # The same in a tenth of the times.
+    location = RIGHT.replace("proxy_read_timeout 60s", f"proxy_read_timeout {SHORTEST_LIMIT / 10:g}s")
+    with Serve(keepalive_interval=seconds / 10) as server, nginx(tmp_path, server.port, location) as port:
+        code, found = examined(f"http://127.0.0.1:{port}", "--hold", "8s")
+    assert (code, faults(found)) == (0, {})
+    assert found["sse-idle"][0]["level"] == found["websocket-idle"][0]["level"] == "ok"
 
 
 def test_nginx_that_buffers(server: Serve, tmp_path: Path) -> None:
@@ -230,7 +274,10 @@ def test_nginx_with_a_short_timeout(server: Serve, tmp_path: Path) -> None:
         code, found = examined(f"http://127.0.0.1:{port}")
     assert code == 1
     assert set(faults(found)) == {"sse-idle", "websocket-idle"}
-    assert "The SSE stream is cut after 1 s of silence, but keepalives come every 3 s." in faults(found)["sse-idle"]
+    assert faults(found)["sse-idle"] == (
+        "The SSE stream is cut after 1 s of silence, but keepalives come every 3 s; one that was never silent is not."
+    )
+    assert found["sse-idle"][0]["see"] == "docs/doctor.md#idle-limit"
     assert "The WebSocket stream is cut after 1 s of silence" in faults(found)["websocket-idle"]
     assert "proxy_read_timeout" in found["sse-idle"][0]["do"]
 
@@ -239,10 +286,13 @@ def test_nginx_that_speaks_http_1_0_to_the_server(server: Serve, tmp_path: Path)
     with nginx(tmp_path, server.port, "proxy_set_header Host $http_host;") as port:
         code, found = examined(f"http://127.0.0.1:{port}", "--hold", "0")
     assert code == 1
-    assert set(faults(found)) == {"upstream", "websocket"}
-    assert "HTTP/1.0" in faults(found)["upstream"]
-    assert "The WebSocket does not open" in faults(found)["websocket"]
-    assert "proxy_http_version 1.1" in found["upstream"][0]["do"]
+    assert faults(found) == {
+        "websocket": "The WebSocket does not open: a proxy uses HTTP/1.0 to the server, so the handshake is refused "
+        "with 426."
+    }
+    do = found["websocket"][0]["do"]
+    assert do.endswith("nginx: copy location /__skew/ and both maps of docs/proxies.md#nginx.")
+    assert "$http_upgrade" not in do, "it would pass h2c on, too"
 
 
 def test_nginx_that_keeps_the_host_to_itself(server: Serve, tmp_path: Path) -> None:
@@ -251,8 +301,17 @@ def test_nginx_that_keeps_the_host_to_itself(server: Serve, tmp_path: Path) -> N
         code, found = examined(f"http://localhost:{port}", "--hold", "0")
     assert code == 1
     assert set(faults(found)) == {"origin"}
-    assert f"Pages of http://localhost:{port} are refused" in faults(found)["origin"]
-    assert "proxy_set_header Host" in found["origin"][0]["do"]
+    assert f"Pages of http://localhost:{port} are refused as cross-site:" in faults(found)["origin"]
+    assert "POSTs from browsers that send no Sec-Fetch-Site and WebSockets." in faults(found)["origin"]
+    assert found["origin"][0]["do"].count("nginx: proxy_set_header Host $http_host;") == 1
+
+
+def test_nginx_that_drops_the_port_of_the_host(server: Serve, tmp_path: Path) -> None:
+    with nginx(tmp_path, server.port, RIGHT.replace("$http_host", "$host")) as port:
+        code, found = examined(f"http://127.0.0.1:{port}", "--hold", "0")
+    assert (code, faults(found)) == (0, {})
+    assert found["origin"][0]["level"] == "ok"
+    assert found["products"][0]["says"] == "Between this machine and the server: nginx."
 
 
 def test_nginx_that_compresses(server: Serve, tmp_path: Path) -> None:
@@ -292,20 +351,246 @@ def test_two_processes_that_do_not_know_one_another(server: Serve, tmp_path: Pat
         with nginx(tmp_path, "both", RIGHT, more=upstream) as port:
             code, found = examined(f"http://127.0.0.1:{port}", "--hold", "0")
     assert code == 1
-    assert "At least 2 processes answer, and each counts only its own connections." in faults(found)["processes"]
+    assert "The server answers as 2 applications that count apart: 1 node and 1 node, " in faults(found)["processes"]
+    assert "backend='redis://" in found["processes"][0]["do"]
+
+
+def test_two_fleets_behind_one_balancer(tmp_path: Path) -> None:
+    with Serve(workers=3) as one, Serve(workers=3) as other:
+        # Streams and their POSTs reach one of them, so that no POST betrays the other.
+        more = (
+            f"upstream both {{ server 127.0.0.1:{one.port}; server 127.0.0.1:{other.port}; }}"
+            f"upstream one {{ server 127.0.0.1:{one.port}; }}"
+            "map $uri $there { ~/(health|admin) both; default one; }"
+        )
+        with nginx(tmp_path, "$there", RIGHT, more=more) as port:
+            code, found = examined(f"http://127.0.0.1:{port}", "--hold", "0")
+    assert code == 1
+    assert "The server answers as 2 applications that count apart: 3 nodes and 3 nodes, " in faults(found)["processes"]
+    assert found["processes"][0]["see"] == "docs/doctor.md#processes"
+
+
+def test_one_fleet_counts_together_by_its_list_and_not_by_a_number() -> None:
+    with Serve(workers=2) as fleet:
+        code, found = examined(fleet.origin, "--hold", "0")
+        assert (code, faults(found)) == (0, {})
+        [finding] = found["processes"]
+        assert finding["says"] == "All answers are of one application of 2 nodes, which count together."
+        _, without_right = examined(fleet.origin, "--hold", "0", "--token", "wrong")
+    assert not [one for one in without_right.get("processes", ()) if one["level"] == "ok"]
 
 
 def test_nothing_there() -> None:
     code, found = examined("http://127.0.0.1:9")
     assert code == 1
     assert "no server is listening" in faults(found)["reach"]
+    assert found["reach"][0]["see"] == "docs/doctor.md#unreachable"
+    assert "take about" not in run("doctor", "http://127.0.0.1:9").stdout, "nothing is held"
+
+
+def test_the_time_is_named_once_the_server_has_answered(server: Serve) -> None:
+    with Command("doctor", server.url) as command:
+        command.until(r"Examining \S+\.\s+ok +The server answers, .*\s+The other checks take about 1 min 10 s\.")
+
+
+def test_the_server_s_log_has_no_advice_about_a_site_that_is_not_there() -> None:
+    with Serve() as serving:
+        code, found = examined(serving.origin, "--hold", "0")
+        serving.stop()
+        assert serving.command is not None
+        assert "headcount-doctor.invalid" not in serving.command.output
+    assert (code, faults(found)) == (0, {})
 
 
 def test_something_else_there(tmp_path: Path) -> None:
     with nginx(tmp_path, 9, "return 200 hello;") as port:
         code, found = examined(f"http://127.0.0.1:{port}")
     assert code == 1
-    assert "is not Headcount's" in faults(found)["reach"]
+    assert "answered text/plain, not Headcount; is the URL right" in faults(found)["reach"]
+
+
+@pytest.mark.parametrize(
+    ("location", "check", "says", "section"),
+    [
+        ("if ($request_method = POST) { return 403; }", "csrf", "such as by a CSRF check", "csrf"),
+        (
+            "if ($request_method = POST) { return 302 /log-in; }",
+            "redirect",
+            "a POST is redirected to http://127.0.0.1:",
+            "redirects",
+        ),
+        ("if ($request_method = POST) { return 200 hello; }", "post", "is answered with 200 text/plain", "html"),
+        ("if ($request_uri ~ /admin/) { return 200 hello; }", "paths", "Not everything below the base path", "html"),
+        (
+            "return 301 https://shop.invalid$request_uri;",
+            "redirect",
+            "Requests are redirected to https://shop",
+            "redirects",
+        ),
+        ("if ($uri ~ /ws$) { return 200 hello; }", "websocket", "is answered with 200 text/plain", "websocket"),
+        ("if ($uri ~ /sse$) { return 200 hello; }", "sse", "with 200 text/plain, which is not Headcount's", "html"),
+    ],
+)
+def test_something_that_answers_in_headcount_s_place(
+    server: Serve, tmp_path: Path, location: str, check: str, says: str, section: str
+) -> None:
+    with nginx(tmp_path, server.port, location + RIGHT) as port:
+        code, found = examined(f"http://127.0.0.1:{port}", "--hold", "0")
+    assert code == 1
+    assert says in faults(found)[check]
+    [finding] = [finding for finding in found[check] if finding["level"] == "fault"][:1]
+    assert finding["see"] == f"docs/doctor.md#{section}"
+    assert finding["do"]
+
+
+def test_a_service_worker_is_hinted_at(server: Serve, tmp_path: Path) -> None:
+    location = "if ($uri = /sw.js) { return 200 '//'; } types { } default_type text/javascript;" + RIGHT
+    with nginx(tmp_path, server.port, location) as port:
+        code, found = examined(f"http://127.0.0.1:{port}", "--hold", "0")
+    assert (code, faults(found)) == (0, {})
+    assert "a service worker at /sw.js" in found["service-worker"][0]["says"]
+
+
+def test_a_server_that_refuses_streams_itself_is_told_as_what_it_is() -> None:
+    with Serve(max_connections=1) as full, Command("swarm", full.url, "--connections", "1") as page:
+        page.until("1 of 1 open")
+        code, found = examined(full.origin, "--hold", "0")
+    assert code == 1
+    assert set(faults(found)) == {"sse", "websocket"}
+    assert faults(found)["sse"].startswith("The server itself refuses streams with 503: ")
+    assert faults(found)["websocket"].startswith(
+        "The server itself refuses streams: the WebSocket closes at once with 1013"
+    )
+    assert "nothing between is at fault" in found["sse"][0]["do"]
+
+
+def test_a_server_that_drains_is_told_as_what_it_is() -> None:
+    headcount = Headcount(version="1", admin_token=TOKEN)
+    app = Starlette()
+    app.mount(headcount.base_path, headcount)
+    server = Threaded(app)
+    try:
+        headcount.node.drain()
+        code, found = examined(server.url, "--hold", "0")
+    finally:
+        server.stop()
+    assert code == 1
+    assert set(faults(found)) == {"sse", "websocket"}
+    assert faults(found)["sse"].startswith("The server itself refuses streams with 503: This server is going away")
+    assert faults(found)["websocket"].startswith(
+        "The server itself refuses streams: the WebSocket closes at once with 1012 This server is going away"
+    )
+    for check in ("sse", "websocket"):
+        (fault,) = (one for one in found[check] if one["level"] == "fault")
+        assert "nothing between is at fault" in fault["do"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hold", "time"),
+    [
+        ([], 65.0, ["The other checks take about 1 min 10 s."]),
+        (["--quick"], None, ["The other checks take about half a minute."]),
+        (["--hold", "2s"], 2.0, ["The other checks take about 7 s."]),
+        (["--hold", "0"], 0.0, []),
+        (["--hold", "2s", "--quick"], 2.0, ["The other checks take about 7 s."]),
+    ],
+)
+def test_streams_are_held_for_longer_than_a_minute_by_default(
+    arguments: list[str], hold: float | None, time: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[float | None] = []
+
+    async def examine(base: str, access: object, report: Report, *, hold: float | None) -> None:
+        held.append(hold)
+        report.add("reach", "ok", "Headcount answers.")
+
+    monkeypatch.setattr("headcount.tools.doctor.examine", examine)
+    done = CliRunner().invoke(command, ["https://shop.example", *arguments])
+    first, answers, *said, last = done.output.splitlines()
+    assert (first, last) == ("Examining https://shop.example/__skew.", "No fault.")
+    assert answers.split() == ["ok", "Headcount", "answers."]
+    assert [line.strip() for line in said] == time
+    assert held == [hold]
+
+
+def test_a_limit_of_the_whole_duration_is_told_from_one_of_silence(server: Serve) -> None:
+    async def examine() -> tuple[int, dict[str, list[dict[str, Any]]]]:
+        async with Cutting(server.port, 2.0) as relay:
+            return await asyncio.to_thread(examined, f"http://127.0.0.1:{relay.port}")
+
+    code, found = asyncio.run(examine())
+    assert code == 1
+    assert set(faults(found)) == {"sse-idle", "websocket-idle"}
+    for check in ("sse-idle", "websocket-idle"):
+        assert re.search(r"is cut off after [23] s, and so is one that was never silent", faults(found)[check])
+        assert found[check][0]["see"] == "docs/doctor.md#total-limit"
+
+
+def test_a_stream_that_was_not_kept_busy_is_no_proof_of_a_limit_of_the_whole_duration(server: Serve) -> None:
+    async def examine() -> tuple[int, dict[str, list[dict[str, Any]]]]:
+        async with Cutting(server.port, 1.0, silent=True, delay=1.5) as relay:
+            return await asyncio.to_thread(examined, f"http://127.0.0.1:{relay.port}")
+
+    code, found = asyncio.run(examine())
+    assert code == 1
+    assert set(faults(found)) == {"sse-idle", "websocket-idle"}
+    assert found["sse-idle"][0]["see"] == "docs/doctor.md#idle-limit"
+
+
+class Cutting:
+    """
+    A proxy that ends streams after some seconds.
+
+    Args:
+        port: Of the server.
+        seconds: Until a stream is cut off.
+        silent: Whether only seconds of silence count.
+        delay: Seconds for which each subscription but the first is held up.
+    """
+
+    def __init__(self, port: int, seconds: float, *, silent: bool = False, delay: float = 0) -> None:
+        self._upstream = port
+        self._seconds = seconds
+        self._silent = silent
+        self._delay = delay
+        self._subscriptions = 0
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, onward = await asyncio.open_connection("127.0.0.1", self._upstream)
+        head = await reader.readuntil(b"\r\n\r\n")
+        onward.write(re.sub(rb"(?i)\r\nhost:[^\r]*", f"\r\nHost: 127.0.0.1:{self.port}".encode(), head))
+        stream = re.match(rb"GET /__skew/(sse|ws)", head) is not None
+        if head.startswith(b"POST /__skew/subscribe-stats"):
+            self._subscriptions += 1
+            await asyncio.sleep(self._delay if self._subscriptions > 1 else 0)
+        seconds = self._seconds if stream else None
+
+        async def relay(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with suppress(OSError):
+                while piece := await source.read(65_536):
+                    sink.write(piece)
+                    if self._silent and seconds is not None:
+                        limit.reschedule(asyncio.get_running_loop().time() + seconds)
+                sink.close()
+
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(seconds) as limit:
+                await asyncio.gather(relay(there, writer), relay(reader, onward))
+        for end in (writer, onward):
+            end.transport.abort()
 
 
 def test_without_a_right_a_connection_is_counted_and_named(server: Serve) -> None:

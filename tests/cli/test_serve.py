@@ -1,13 +1,18 @@
 """`headcount serve`, as operators run it: what it serves and to whom, how it stops, and what it says to wrong input."""
 
 import asyncio
+import json
+import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import click
 import httpx2 as httpx
@@ -18,7 +23,10 @@ from headcount.config import Config
 from headcount.environment import COMMAND_VARIABLES, variable_of
 from kit.pages import Sse, WebSocket, all_of
 
+from .processes import HEADCOUNT, environment
 from .running import TOKEN, Running, asynchronous, run
+
+ROOT = Path(__file__).parents[2]
 
 ADMIN = {"authorization": f"Bearer {TOKEN}"}
 
@@ -37,7 +45,33 @@ def origin(url: str) -> str:
     return url.removesuffix("/__skew")
 
 
-# ---- what it serves
+def test_the_commands_of_the_page_start_it_and_ask_it() -> None:
+    """Those of docs/frameworks.md, word for word, without `pip install`."""
+    section = (ROOT / "docs/frameworks.md").read_text("utf-8").partition("## Serve:")[2].partition("\n## ")[0]
+    start, question = re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    install, export, serve = start.splitlines()
+    assert install == 'pip install "headcount[serve]"'
+    path = f"{HEADCOUNT.parent}{os.pathsep}{os.environ['PATH']}"
+    env = environment({"PATH": path, "HEADCOUNT_PORT": "0"})  # 8000 may be taken on this machine
+    script = f"{export}\necho $HEADCOUNT_ADMIN_TOKEN\nexec {serve}"
+    with subprocess.Popen(["sh", "-ec", script], env=env, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            token = server.stdout.readline().strip()
+            found = re.search(r"http://(\S+)/__skew", server.stdout.readline())
+            assert found
+            question = question.replace("127.0.0.1:8000", found[1])
+            done = subprocess.run(
+                ["sh", "-ec", question],
+                env={**env, "HEADCOUNT_ADMIN_TOKEN": token},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            told = json.loads(done.stdout)
+            assert told["total"] == 0
+        finally:
+            server.terminate()
 
 
 @asynchronous
@@ -61,14 +95,65 @@ async def test_it_counts_by_version_and_route_on_both_transports() -> None:
         assert "createHeadcount" in httpx.get(f"{url}/client.js").text
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+@asynchronous
+async def test_an_event_stream_that_no_page_reads_any_more_is_dropped(workers: str) -> None:
+    """On the bare socket; tests/asgi/test_slow_peers.py has the same over ASGI."""
+    with serving("--workers", workers, HEADCOUNT_KEEPALIVE_INTERVAL="0.5", HEADCOUNT_UNACCOUNTED_GRACE="20") as (
+        _,
+        url,
+    ):
+        ghosts = await all_of([Sse.open(origin(url), version="v7", answers=1) for _ in range(2)])
+        old = await Sse.open(origin(url), version="v7")
+        figures: dict[str, Any] = {"total": 3}
+
+        async def until(total: int, unaccounted: int) -> None:
+            nonlocal figures
+            async with asyncio.timeout(60):
+                while (figures["total"], figures.get("unaccounted", 0)) != (total, unaccounted):
+                    await asyncio.sleep(0.05)
+                    figures = (await asyncio.to_thread(httpx.get, f"{url}/admin/stats", headers=ADMIN)).json()
+                    assert figures["total"] + figures.get("unaccounted", 0) >= total + unaccounted
+
+        await until(1, 2)
+        assert {absence["state"] for absence in figures["absences"]} == {"unanswered"}
+        metrics = httpx.get(f"{url}/metrics", headers=ADMIN).text
+        assert 'headcount_unaccounted_connections{state="unanswered"} 2' in metrics
+        if workers == "1":
+            assert 'reason="no answer"} 2' in metrics
+        # One was frozen, and comes back to whichever worker.
+        back = await Sse.open(origin(url), version="v7", answers=0, replaces=ghosts[0].handle)
+        await until(2, 1)
+        await until(2, 0)
+        for page in (*ghosts, old, back):
+            page.fin()
+
+
 def test_options_and_variables_say_where_and_for_which_version() -> None:
     with serving("--version", "v8", "--base-path", "/live", "--host", "::1") as (server, url):
         assert re.fullmatch(r"http://\[::1\]:\d+/live", url)
         assert httpx.get(f"{url}/health").json()["version"] == "v8"
         server.ctrl_c()
         server.wait(10)
-        assert server.out == [f"Headcount serves {url} for version v8. Press Ctrl-C to stop.\n", "Stopped.\n"]
+        assert server.out == [
+            f"Headcount serves {url} for version v8. Press Ctrl-C to stop.\n",
+            f"The dashboard is {url}/dashboard. Log in with the admin token.\n",
+            "Stopped.\n",
+        ]
         assert server.err == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_opens_as_many_files_as_it_may(workers: int) -> None:
+    """systemd and Docker start it with 1,024, and beyond that uvloop closes new connections without a word."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with serving("--workers", str(workers)) as (server, _):
+            assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_whoever_asks_beside_the_base_path_is_told_where_it_is() -> None:
@@ -80,24 +165,22 @@ def test_whoever_asks_beside_the_base_path_is_told_where_it_is() -> None:
         assert "/admin/connections" in httpx.get(f"{url}/nothing").json()["detail"]
 
 
-def test_a_handshake_in_the_wrong_place_or_from_the_wrong_page_is_refused_and_logs_nothing() -> None:
+def test_a_handshake_in_the_wrong_place_or_from_the_wrong_page_is_refused_and_fills_no_log() -> None:
     handshake = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     handshake["Sec-WebSocket-Key"] = "x3JJHMbDL1EzLkh9GBhXDw=="
     with serving() as (server, url):
         for place, headers in (
             (f"{url}/wss", {}),
             (f"{origin(url)}/ws", {}),
-            (f"{url}/ws", {"Origin": "https://evil.example"}),
+            *[(f"{url}/ws", {"Origin": f"https://evil{number}.example"}) for number in range(5)],
         ):
             assert httpx.get(place, headers={**handshake, **headers}).status_code == 403
         answer = httpx.get(f"{url}/ws")
         assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
         server.ctrl_c()
         server.wait(10)
-        assert server.err == []
-
-
-# ---- who may see
+        [line] = server.err
+        assert "Refused a page of 'https://evil0.example'" in line
 
 
 @contextmanager
@@ -165,9 +248,6 @@ def test_a_short_token_is_told_to_be_one() -> None:
         server.line("The admin token is short enough to guess; make a longer one: openssl rand -hex 24")
 
 
-# ---- how it stops
-
-
 @asynchronous
 async def test_it_stops_within_three_seconds_of_sigterm_with_open_streams() -> None:
     with serving() as (server, url):
@@ -192,11 +272,8 @@ async def test_ctrl_c_stops_it_with_a_word_and_the_exit_code_of_an_interrupt() -
         await all_of([Sse.open(origin(url)) for _ in range(50)])
         server.ctrl_c()
         assert await asyncio.to_thread(server.wait, 3) == 130
-        assert server.out[1:] == ["Stopped.\n"]
+        assert server.out[2:] == ["Stopped.\n"]
         assert server.err == []
-
-
-# ---- wrong input
 
 
 def settings_of(command: click.Command) -> dict[str, click.Option]:
@@ -299,8 +376,10 @@ async def test_addresses_are_kept_as_the_option_says(options: tuple[str, ...], k
         assert row.get("ip") == kept
 
 
-def test_a_misspelt_variable_is_told_once_and_stops_nothing() -> None:
-    with serving(HEADCOUNT_ROUT_TRACKING="true", HEADCOUNT_PORT_80_TCP="tcp://10.0.0.1:80") as (server, _):
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_a_misspelt_variable_is_told_once_and_stops_nothing(workers: str) -> None:
+    variables = {"HEADCOUNT_ROUT_TRACKING": "true", "HEADCOUNT_PORT_80_TCP": "tcp://10.0.0.1:80"}
+    with serving("--workers", workers, **variables) as (server, _):
         server.line("Unknown environment variable HEADCOUNT_ROUT_TRACKING is ignored; did you mean HEADCOUNT_ROUTE_T")
         server.ctrl_c()
         server.wait(10)

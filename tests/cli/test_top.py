@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kit.pages import WebSocket, everybody_leaves
+from kit.pages import WebSocket
 
 from .processes import TOKEN, VERSION, Serve, run
 from .terminal import Terminal
@@ -41,7 +41,18 @@ async def test_it_shows_the_figures_and_quits(server: Serve, size: tuple[int, in
         page.fin()
         terminal.type("q")
         assert await asyncio.to_thread(terminal.end) == 0
-    await everybody_leaves()
+
+
+async def test_a_route_can_be_pasted_into_the_filter(server: Serve) -> None:
+    await WebSocket.open(server.origin, version="v1", route="/quick")
+    with Terminal("top", server.url, env=ENV) as terminal:
+        await asyncio.to_thread(terminal.until, "1 connection")
+        # In one piece, as a terminal without bracketed paste writes it: `q` would quit, `c` open the list.
+        terminal.type("/quick")
+        await asyncio.to_thread(terminal.until, "1 match")
+        # Escape and `q` in one piece are Alt and `q` for a terminal.
+        terminal.type("\x1bq")
+        assert await asyncio.to_thread(terminal.end) == 0
 
 
 async def test_it_survives_a_restart_of_the_server(server: Serve) -> None:
@@ -55,7 +66,6 @@ async def test_it_survives_a_restart_of_the_server(server: Serve) -> None:
         await asyncio.to_thread(terminal.until, "live")
         terminal.type("q")
         assert await asyncio.to_thread(terminal.end) == 0
-    await everybody_leaves()
 
 
 async def test_it_takes_another_size(server: Serve) -> None:
@@ -78,7 +88,6 @@ async def test_it_needs_no_colour(server: Serve) -> None:
     written = {part for style in re.findall(r"\x1b\[([0-9;]*)m", terminal.raw) for part in style.split(";")}
     assert not {part for part in written if re.fullmatch(r"[34][0-8]|9[0-7]|10[0-7]", part)}
     assert "7" in written, "the row that is chosen is marked all the same"
-    await everybody_leaves()
 
 
 async def test_without_a_right_it_says_so_and_leaves(server: Serve) -> None:

@@ -1,7 +1,9 @@
 """Servers and proxies that misbehave, played by scripts: what the client does is what protocol/README.md says."""
 
 import asyncio
+import contextlib
 import json
+import re
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,13 +16,18 @@ import websockets
 from websockets.asyncio.server import ServerConnection, serve
 
 from headcount.client import connection, use_active_connections
+from headcount.client.access import Access
+from headcount.client.transport import open_stream
 from headcount.core import reconnect
 from headcount.core.reconnect import Reconnect, after_end
+from headcount.errors import Unreachable
 
 pytestmark = pytest.mark.anyio
 
 CONNECTED = {"type": "connected", "version": "v1", "connectionId": "secret", "keepaliveMs": 20_000}
 STATS = {"type": "stats", "total": 1, "versions": {"v1": 1}, "connections": [], "revision": 7, "yourId": "me"}
+
+ANSWERS = json.loads((Path(__file__).parents[2] / "protocol/fixtures/reconnect.json").read_text())["answers"]
 
 Script = Callable[[ServerConnection, int], Awaitable[None]]
 
@@ -101,7 +108,7 @@ async def test_malformed_messages_end_the_stream_and_the_client_comes_back(bad: 
         await live.wait_for(lambda _: len(paths) == 2 and not live.is_stale.value)
         assert live.total.value == 1
         assert any("server" in (error or "") for error in errors)
-        assert paths == ["/__skew/ws?viewer=1", "/__skew/ws?viewer=1&reconnect=1"]
+        assert paths == ["/__skew/ws?viewer=1", "/__skew/ws?viewer=1&reconnect=1&replaces=secret"]
 
 
 async def test_unknown_messages_and_those_of_the_application_change_nothing() -> None:
@@ -114,10 +121,11 @@ async def test_unknown_messages_and_those_of_the_application_change_nothing() ->
         assert len(paths) == 1
 
 
-async def test_denied_is_for_good() -> None:
+@pytest.mark.parametrize("code", [1008, 4008])
+async def test_denied_is_for_good(code: int) -> None:
     async def script(socket: ServerConnection, _: int) -> None:
         await say(socket, CONNECTED, STATS)
-        await socket.close(1008, "Cross-site.")
+        await socket.close(code, "Cross-site.")
 
     async with acting(script) as (url, paths), use_active_connections(url, update_strategy="ws") as live:
         await settled(live, status="closed", authorized=False, error="Cross-site.", total=0)
@@ -141,19 +149,23 @@ async def test_every_other_close_code_brings_it_back(code: int) -> None:
         await settled(live, status="open", is_stale=False)
 
 
-@pytest.mark.parametrize("code", [1012, 1013])
-async def test_the_delay_is_drawn_by_the_rule_of_the_protocol(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(1012, 1012), (1013, 1013), (4012, 1012), (4013, 1013)])
+async def test_the_delay_is_drawn_by_the_rule_of_the_protocol(
+    sent: int, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ends: list[tuple[int, bool, int | None, float]] = []
 
-    def draw(attempt: int, random: float, *, lasted: float | None, code: int | None, named: float) -> Reconnect | None:
+    def draw(
+        attempt: int, random: float, *, lasted: float | None, code: int | None, named: float, refused: bool
+    ) -> Reconnect | None:
         assert 0 <= random < 1
         ends.append((attempt, lasted is not None, code, named))
-        return after_end(attempt, random, lasted=lasted, code=code, named=named)
+        return after_end(attempt, random, lasted=lasted, code=code, named=named, refused=refused)
 
     async def script(socket: ServerConnection, call: int) -> None:
         if call < 2:
             await say(socket, CONNECTED)
-            await socket.close(1011 if call == 0 else code, "")
+            await socket.close(1011 if call == 0 else sent, "")
         elif call == 2:
             socket.transport.abort()
         else:
@@ -230,7 +242,9 @@ async def test_a_gap_in_the_deltas_is_mended_by_a_whole() -> None:
         assert len(asked) == 2
 
 
-async def test_where_websockets_do_not_get_through_it_uses_sse() -> None:
+async def test_where_websockets_do_not_get_through_it_uses_sse_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # After any other delay this test would not end in time.
+    monkeypatch.setattr(reconnect, "FLOOR", 60.0)
     seen: list[str] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -257,10 +271,30 @@ async def test_where_websockets_do_not_get_through_it_uses_sse() -> None:
         await settled(live, status="open", total=1)
         assert [path.partition("?")[0] for path in seen] == [
             "/__skew/ws",
-            "/__skew/ws",
             "/__skew/sse",
             "/__skew/subscribe-stats",
         ]
+
+
+async def test_restarts_of_the_server_say_nothing_about_the_kind_of_stream() -> None:
+    kinds: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).decode().split()[1]
+        if "/subscribe-stats" not in path:
+            kinds.append("ws" if "/ws" in path else "sse")
+            # The server is up for the fourth and the eighth stream, for which it is the turn of the other kind.
+            if len(kinds) in (4, 8):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+                writer.write(f"data: {json.dumps(CONNECTED)}\n\n".encode())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, use_active_connections(url), asyncio.timeout(20):
+        while len(kinds) < 9:
+            await asyncio.sleep(0.01)
+    assert kinds[:9] == ["ws", "sse", "ws", "sse"] * 2 + ["ws"]
 
 
 @pytest.mark.parametrize(
@@ -285,6 +319,137 @@ async def test_answers_that_are_no_stream(answer: bytes, status: str, words: str
     async with server, use_active_connections(url, update_strategy="sse") as live:
         assert live.status.value == status
         assert words in (live.error.value or "")
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in ANSWERS if case["refused"] is not None], ids=lambda case: str(case["status"])
+)
+async def test_answers_in_place_of_a_stream_are_named(case: dict[str, Any]) -> None:
+    """protocol/fixtures/reconnect.json has the cases; the browser client names the same things."""
+    head = f"HTTP/1.1 {case['status']} X\r\nContent-Type: {case['contentType']}\r\nContent-Length: 0\r\n\r\n"
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head.encode())
+        writer.close()
+
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, use_active_connections(url, update_strategy="sse") as live:
+        for part in case["says"]:
+            assert part in (live.error.value or "")
+
+
+@pytest.mark.parametrize(("status", "rarely"), [(404, True), (502, False)])
+async def test_a_refusal_is_met_again_once_and_then_rarely(
+    status: int, rarely: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconnect, "REFUSED", 2.0)
+    times: list[float] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        times.append(asyncio.get_running_loop().time())
+        writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode())
+        writer.close()
+
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, use_active_connections(url, update_strategy="sse"), asyncio.timeout(20):
+        while len(times) < 3:
+            await asyncio.sleep(0.01)
+    assert (times[2] - times[1] >= 2.0) == rarely
+
+
+async def test_a_socket_that_opens_and_does_not_deliver_is_given_up_for_sse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "DELIVERY_TIMEOUT", 0.2)
+    monkeypatch.setattr(reconnect, "REFUSED", 0.1)
+    kinds: list[str] = []
+    opened: list[str] = []
+
+    def held(kind: Any, *rest: Any) -> Any:
+        kinds.append(kind)
+        return open_stream(kind, *rest)
+
+    async def script(socket: ServerConnection, _: int) -> None:
+        opened.append("ws")
+        await socket.wait_closed()
+
+    monkeypatch.setattr(connection, "open_stream", held)
+    async with acting(script) as (url, _), use_active_connections(url), asyncio.timeout(10):
+        while len(kinds) < 3:
+            await asyncio.sleep(0.01)
+    assert kinds[:3] == ["ws", "sse", "ws"]
+    assert opened
+
+
+@pytest.fixture
+def _quick_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of 0.6 s is one: everything else is as much shorter."""
+    monkeypatch.setattr(reconnect, "STABLE", 0.3)
+    monkeypatch.setattr(reconnect, "TOLERANCE", 0.15)
+    monkeypatch.setattr(reconnect, "LEAD", 0.1)
+    monkeypatch.setattr(reconnect, "BASE", 0.6)
+    monkeypatch.setattr(reconnect, "CAP", 0.6)
+
+
+@pytest.mark.usefixtures("_quick_limit")
+async def test_before_a_regular_limit_the_next_stream_takes_over() -> None:
+    ended: list[float] = []
+
+    async def script(socket: ServerConnection, call: int) -> None:
+        await say(socket, {**CONNECTED, "connectionId": f"secret{call}"})
+        await socket.recv()
+        await say(socket, {**STATS, "total": call})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.6):
+                await socket.wait_closed()
+            return
+        ended.append(call)
+        socket.transport.abort()
+
+    async with acting(script) as (url, paths), use_active_connections(url, update_strategy="ws") as live:
+        async with asyncio.timeout(60):
+            while "cutAfter=" not in paths[-1]:
+                await live.state.changed()
+        learnt = len(paths)
+        states: list[tuple[str, bool]] = []
+        live.status.subscribe(lambda status: states.append((status, live.is_stale.value)))
+        await live.wait_for(lambda _: len(paths) >= learnt + 3)
+        await live.wait_for(lambda stats: stats.total >= learnt + 1)
+        assert states == [], "it was open all the time, and the figures were current"
+        assert f"replaces=secret{learnt - 1}&" in paths[learnt]
+        [cut] = re.findall(r"cutAfter=(\d+)", paths[learnt])
+        assert 500 <= int(cut) <= 900
+
+
+@pytest.mark.usefixtures("_quick_limit")
+async def test_a_successor_that_fails_leaves_the_old_stream_to_its_end() -> None:
+    limited = asyncio.Event()
+
+    async def script(socket: ServerConnection, call: int) -> None:
+        assert socket.request is not None
+        if limited.is_set() and "cutAfter" in socket.request.path and call % 2:
+            socket.transport.abort()
+            return
+        await say(socket, CONNECTED)
+        await socket.recv()
+        await say(socket, STATS)
+        if "cutAfter" in socket.request.path:
+            limited.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.6):
+                await socket.wait_closed()
+            return
+        socket.transport.abort()
+
+    async with acting(script) as (url, paths), use_active_connections(url, update_strategy="ws") as live:
+        async with asyncio.timeout(60):
+            await limited.wait()
+            more = len(paths) + 4
+            while len(paths) < more:
+                await asyncio.sleep(0.02)
+        await settled(live, status="open", is_stale=False, total=1)
 
 
 async def test_retry_after_is_obeyed_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +501,9 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-async def test_certificates_are_checked_unless_told_otherwise(tmp_path: Path) -> None:
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
+    """Make a certificate of localhost that no authority knows, and the context of a server that has it."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         [
@@ -349,6 +516,11 @@ async def test_certificates_are_checked_unless_told_otherwise(tmp_path: Path) ->
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
+    return certificate, context
+
+
+async def test_certificates_are_checked_unless_told_otherwise(certificate: tuple[Path, ssl.SSLContext]) -> None:
+    authorities, context = certificate
 
     async def script(socket: ServerConnection, _: int) -> None:
         await be_good(socket)
@@ -358,9 +530,36 @@ async def test_certificates_are_checked_unless_told_otherwise(tmp_path: Path) ->
         async with use_active_connections(url, update_strategy="ws") as live:
             assert live.status.value == "reconnecting"
             assert "certificate is not trusted" in (live.error.value or "")
-        for verify in (False, str(certificate), ssl.create_default_context(cafile=certificate)):
+        for verify in (False, str(authorities), ssl.create_default_context(cafile=authorities)):
             async with use_active_connections(url, update_strategy="ws", verify=verify) as live:
                 await settled(live, status="open", total=1)
+
+
+async def test_after_a_redirect_to_tls_certificates_are_checked_as_told(
+    certificate: tuple[Path, ssl.SSLContext],
+) -> None:
+    authorities, context = certificate
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        port = secure.sockets[0].getsockname()[1]
+        writer.write(f"HTTP/1.1 301 Moved\r\nLocation: https://localhost:{port}/\r\nContent-Length: 0\r\n\r\n".encode())
+        writer.close()
+
+    secure = await asyncio.start_server(respond, "127.0.0.1", 0, ssl=context)
+    plain = await asyncio.start_server(redirect, "127.0.0.1", 0)
+    async with secure, plain:
+        url = f"http://127.0.0.1:{plain.sockets[0].getsockname()[1]}"
+        with pytest.raises(Unreachable, match="certificate is not trusted"):
+            await Access().get(url)
+        for verify in (False, str(authorities), ssl.create_default_context(cafile=authorities)):
+            assert await Access(verify=verify).get(url) == b"{}"
 
 
 async def test_headers_and_cookies_are_sent() -> None:

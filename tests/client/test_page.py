@@ -11,7 +11,7 @@ import pytest
 import headcount.client
 from cli.processes import TOKEN, VERSION, Serve
 from headcount.client.access import Access
-from kit.pages import WebSocket, everybody_leaves
+from kit.pages import WebSocket
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ async def execute(block: str, **names: Any) -> None:
 
 async def subscribers(url: str) -> int:
     """Return how many viewers there are."""
-    text = (await Access(token=TOKEN).get(f"{url}/metrics")).decode()
+    text = (await Access(token=TOKEN).get(f"{url}/metrics", "text/plain")).decode()
     found = re.search(r"^headcount_subscribers\{.*\} (\d+)", text, re.MULTILINE)
     assert found
     return int(found[1])
@@ -77,4 +77,3 @@ async def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
 
         await execute(script, url=url)
         assert capsys.readouterr().out == "2\n"
-        await everybody_leaves()

@@ -157,9 +157,6 @@ async def test_viewer_learns_which_version_is_current(server: Serve) -> None:
             assert live.current_version.value == "2026.11.4", "who comes later is told, too"
 
 
-# ---- no right
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
 async def test_without_a_right_it_says_so_and_does_not_come_back(server: Serve, strategy: UpdateStrategy) -> None:
     async with asyncio.timeout(20), use_active_connections(server.url, token="wrong", update_strategy=strategy) as live:
@@ -185,9 +182,6 @@ async def test_a_release_must_be_a_version(server: Serve) -> None:
     for version in ("", "unknown", "x" * 129, "a\nb"):
         with pytest.raises(Refused, match="version"):
             await release(server.url, version, token=TOKEN)
-
-
-# ---- the server goes and comes back
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -241,9 +235,6 @@ async def test_asking_once_at_another_path(server: Serve) -> None:
         await fetch_stats(server.origin + "/elsewhere", token=TOKEN)
 
 
-# ---- how it is used
-
-
 async def test_it_is_opened_by_async_with_only(server: Serve) -> None:
     live = use_active_connections(server.url, token=TOKEN)
     assert live.status.value == "idle"
@@ -284,9 +275,6 @@ async def test_nothing_runs_on_after_it(server: Serve) -> None:
 async def test_plain_with_is_refused_in_an_event_loop(server: Serve) -> None:
     with pytest.raises(RuntimeError, match="async with"), use_active_connections(server.url, token=TOKEN):
         pass
-
-
-# ---- scripts
 
 
 async def test_scripts_read_watch_and_wait(server: Serve) -> None:

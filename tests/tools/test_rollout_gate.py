@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.core.stats import Stats
+from headcount.core.stats import Absence, Stats
 from headcount.core.time_to_go import NEVER
-from headcount.tools.rollout_gate import Bound, Judge, Selection, Verdict
+from headcount.tools.rollout_gate import BASE_HELD, Base, Bound, Judge, Selection, Verdict
 
 
 def figures(*, partial: bool = False, **versions: int) -> Stats:
@@ -36,6 +36,17 @@ def test_what_is_waited_for(selection: Selection, left: int) -> None:
 def test_without_a_current_version_nothing_is_known_to_be_outdated() -> None:
     verdict = judge(Selection("outdated")).look(0, figures(), None)
     assert (verdict.left, verdict.done, verdict.unknown) == (None, False, "version unknown")
+
+
+def test_an_unknown_current_version_is_lost_contact_only_for_who_waits_for_outdated_connections() -> None:
+    for selection, lost in ((Selection("outdated"), 50.0), (Selection("version", "old"), 0.0)):
+        gate = judge(selection)
+        gate.look(10, figures(), "new")
+        for now in range(10, 61):
+            gate.look(now, figures(), None)
+        assert gate.lost(60) == lost
+        gate.look(61, figures(), "new")
+        assert gate.lost(61) == 0.0
 
 
 def test_versions_that_are_not_counted_apart_may_be_the_one() -> None:
@@ -155,3 +166,100 @@ def test_done_means_that_every_sample_of_that_time_was_known_and_under_the_bound
                 break
             good_since = moment
         assert verdict.done == (seen[-1][1] and now - good_since >= hold)
+
+
+def test_while_connections_are_unaccounted_for_nothing_holds_whatever_their_version() -> None:
+    for absence in (
+        Absence("aa", 3, {"old": 3}, "vanished"),
+        Absence("aa", 3, {"new": 3}, "leaving"),
+        Absence("aa", 3, {"new": 3}, "unanswered"),
+        Absence("aa", None, {}, "vanished"),
+        Absence("aa", 0, {}, "cut-off"),
+    ):
+        watched = judge(hold=5)
+        assert watched.look(0, figures(new=9), None).held == 0
+        lost = Stats(total=9, versions={"new": 9}, partial=True, absences=(absence,))
+        verdict = watched.look(6, lost, None)
+        assert (verdict.done, verdict.held, verdict.unknown) == (False, None, "unaccounted")
+        assert verdict.unaccounted == (absence.total or 0)
+        assert watched.lost(7) == 1, "the server is there"
+        assert not watched.look(8, figures(new=9), None).done, "the time begins anew"
+        assert watched.look(13, figures(new=9), None).done
+
+
+def test_a_share_is_of_those_that_were_left_not_of_all_connections() -> None:
+    watched = judge(bound=Bound(50, percent=True))
+    assert not watched.look(0, figures(old=10), None).done
+    flooded = watched.look(BASE_HELD, figures(old=10, new=1_000), None)
+    assert (flooded.done, flooded.bound, flooded.base) == (False, 5, 10), "no old page has gone"
+    assert not watched.look(31, figures(old=6, new=1_000), None).done
+    assert watched.look(32, figures(old=5), None).done
+
+
+@pytest.mark.parametrize("selection", [Selection("version", "old"), Selection("not-version", "new")])
+def test_a_burst_of_made_up_connections_raises_no_share(selection: Selection) -> None:
+    watched = judge(selection, Bound(1, percent=True))
+    for second in range(60):
+        assert not watched.look(second, figures(old=50, new=9), None).done
+    assert not watched.look(60, figures(old=100_000, new=9), None).done
+    assert not watched.look(60 + BASE_HELD - 1, figures(old=100_000, new=9), None).done
+    verdict = watched.look(60 + BASE_HELD - 0.5, figures(old=50, new=9), None)
+    assert (verdict.done, verdict.base, verdict.bound) == (False, 50, 0)
+    assert watched.most == 100_000, "it was seen all the same"
+
+
+def test_a_share_of_a_named_number_is_moved_by_nobody() -> None:
+    watched = judge(bound=Bound(1, percent=True, of=2_000))
+    verdict = watched.look(0, figures(old=21), None)
+    assert (verdict.done, verdict.base, verdict.bound) == (False, 2_000, 20)
+    for second in range(1, 90):
+        assert not watched.look(second, figures(old=90_000), None).done
+    assert watched.look(90, figures(old=20), None).done
+
+
+def base_of(*numbers: tuple[float, int | None]) -> int:
+    base = Base()
+    for now, left in numbers:
+        if left is None:
+            base.interrupt()
+        else:
+            base.add(now, left)
+    return base.count
+
+
+@pytest.mark.parametrize(
+    ("numbers", "base"),
+    [
+        ([], 0),
+        ([(0, 10)], 10),
+        ([(0, 10), (1, 900)], 10),  # not held yet: the least that was seen
+        ([(0, 10), (1, 900), (30, 900)], 10),
+        ([(0, 10), (1, 900), (31, 900)], 900),
+        ([(0, 10), (1, 900), (20, 899), (30, 5)], 10),
+        ([(0, 1_000), (29, 4)], 4),  # they went before it was known that they had been there
+        ([(0, 1_000), (30, 1_000), (31, 4), (90, 4)], 1_000),
+        ([(0, 1_000), (40, 4)], 1_000),
+        ([(0, 1_000), (1, None), (40, 1_000), (41, 4)], 4),  # nobody knows what was between
+        ([(0, 1_000), (1, None), (40, 1_000), (70, 1_000), (71, 4)], 1_000),
+    ],
+)
+def test_the_base_is_the_largest_number_that_was_left_for_a_while(
+    numbers: list[tuple[float, int | None]], base: int
+) -> None:
+    assert base_of(*numbers) == base
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 20), st.integers(0, 9)), min_size=1, max_size=40))
+def test_the_base_agrees_with_every_window(steps: list[tuple[float, int]]) -> None:
+    now, samples = 0.0, list[tuple[float, int]]()
+    for step, left in steps:
+        now += step
+        samples.append((now, left))
+
+    def least(at: float) -> int:
+        """Return the smallest number that was left in the window that ends with a sample."""
+        began = max(moment for moment, _ in samples if moment <= at - BASE_HELD)
+        return min(left for moment, left in samples if began <= moment < at)
+
+    held = [least(at) for at, _ in samples if at - BASE_HELD >= samples[0][0]]
+    assert base_of(*samples) == (max(held) if held else min(left for _, left in samples))

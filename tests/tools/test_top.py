@@ -4,10 +4,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from textual.widgets import DataTable, Static
+from textual.events import Key, Paste
+from textual.widgets import DataTable, Input, Static
 
 from headcount.client import RemoteConnections, use_active_connections
-from headcount.core.stats import ConnectionInfo, Nodes, NodeShare, Stats
+from headcount.core.stats import Absence, ConnectionInfo, Nodes, NodeShare, Stats
 from headcount.errors import Refused
 from headcount.tools import top
 from headcount.tools.terminal import printable
@@ -28,6 +29,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+MIXED = Stats(total=3, versions={"v1": 3}, nodes=Nodes(3, 3, {"v2": 2, "v1": 1}))
 SHARES = [NodeShare("node", 2, reporting=True, silent=0.0), NodeShare("other", 0, reporting=False, silent=6.2)]
 
 
@@ -94,6 +96,97 @@ async def test_filter_lists_what_matches_and_escape_ends_it(monkeypatch: pytest.
         assert app.focused is table
 
 
+def type_at_once(app: Top, *keys: str) -> None:
+    """Press keys without a pause, as a fast typist or a terminal without bracketed paste does."""
+    names = {"/": "slash", " ": "space"}
+    for key in keys:
+        character = key.removeprefix("alt+")
+        app.post_message(Key(names.get(key, key), character if len(character) == 1 else None))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (["/", "q"], "q"),
+        (["/", *"/products/1"], "/products/1"),
+        (["/", *"vrnc q"], "vrnc q"),
+        (["/", "v", "backspace", "r", "left", "x"], "xr"),
+        (["/", "a", "escape", "/", "b"], "b"),
+        (["escape", "/", "n"], "n"),
+        (["/", "a", "enter", "/", "n"], "an"),
+        (["v", "v", "/", "q"], "q"),
+    ],
+    ids=repr,
+)
+async def test_keys_after_the_slash_go_to_the_filter_at_any_speed(
+    monkeypatch: pytest.MonkeyPatch, keys: list[str], value: str
+) -> None:
+    app, _ = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        type_at_once(app, *keys)
+        await pilot.pause()
+        assert app.is_running
+        assert app.query_one("#filter", Input).value == value
+        assert app.query_one("#filter").region.height > 0
+        assert app._filter == value
+        assert shown(app) == ["#versions", "#routes", "#connections"]
+        assert "PAUSED" not in status(app)
+
+
+async def test_the_focus_that_comes_late_leaves_the_first_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        type_at_once(app, "/", "v")
+        await pilot.pause()
+        type_at_once(app, "2")
+        await pilot.pause()
+        assert app._filter == "v2"
+
+
+@pytest.mark.parametrize("end", ["enter", "tab", "shift+tab", "escape", "alt"])
+async def test_keys_after_the_filter_are_shortcuts_at_any_speed(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    app, _ = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        type_at_once(app, "/", *"v2", *(["alt+c"] if end == "alt" else [end, "c"]))
+        await pilot.pause()
+        cleared = end in ("escape", "alt")
+        assert app._filter == ("" if cleared else "v2")
+        assert (app.query_one("#filter").region.height > 0) is not cleared
+        assert shown(app) == ["#connections"]
+        assert app.focused is app.query_one("#connections")
+
+
+async def test_pasted_text_is_a_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.post_message(Paste("/shopping\nq"))
+        app.post_message(Key("x", "x"))
+        await pilot.pause()
+        assert app._filter == "/shoppingx"
+        type_at_once(app, "escape", "/", "v")
+        app.post_message(Paste("1"))
+        await pilot.pause()
+        assert app._filter == "v1"
+        type_at_once(app, "escape")
+        app.post_message(Paste("\n"))
+        await pilot.pause()
+        assert app.query_one("#filter").region.height == 0, "there is nothing to filter by"
+
+
+async def test_a_click_decides_where_keys_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = dashboard(monkeypatch)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("/", *"v2")
+        await pilot.click("#connections")
+        type_at_once(app, "c")
+        await pilot.pause()
+        assert shown(app) == ["#connections"]
+        await pilot.click("#filter", offset=(20, 1))
+        type_at_once(app, "c")
+        await pilot.pause()
+        assert app._filter == "v2c"
+
+
 async def test_rows_follow_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     app, live = dashboard(monkeypatch)
     async with app.run_test(size=(80, 24)):
@@ -106,6 +199,21 @@ async def test_rows_follow_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         shown = {tuple(map(str, table.get_row(key))) for key in table.rows}
         assert shown == {("0001aaaa", "v1", "/moved", ""), ("0004dddd", "v3", "/new", "")}
         assert table.border_title == "Connections: 2 of 900"
+
+
+async def test_connections_that_are_unaccounted_for_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, live = dashboard(monkeypatch)
+    async with app.run_test(size=(120, 24)):
+        app.refresh_figures()
+        assert "unaccounted" not in status(app)
+        for absences, says in (
+            ((Absence("one", 4), Absence("two", 1_200, state="leaving")), "1,204 unaccounted"),
+            ((Absence("one", None, state="cut-off"),), "unknown number unaccounted"),
+            ((Absence("one", None), Absence("two", 7)), "7 unaccounted"),
+        ):
+            show(live, stats=Stats(total=3, partial=True, absences=absences, revision=2))
+            app.refresh_figures()
+            assert f"PARTIAL  {says}  current: v2" in status(app)
 
 
 async def test_a_part_can_have_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +310,7 @@ async def test_pause_holds_the_picture_still(monkeypatch: pytest.MonkeyPatch) ->
         ),
         ({"status": "open", "is_stale": True}, "catching up"),
         ({"stats": Stats(partial=True, nodes=Nodes(4, 5))}, "PARTIAL  4 of 5 nodes"),
+        ({"stats": MIXED, "current_version": None}, "current: unknown (nodes by version v1: 1, v2: 2)"),
     ],
 )
 async def test_what_colour_says_a_word_says_too(

@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from ..errors import HeadcountError, WrongSetting
-from .options import name_the_source
+from .options import Commands, name_the_source
 from .output import complain, wrapped
 
 _COMMANDS = {
@@ -20,6 +20,7 @@ _COMMANDS = {
     "config": ("config", "Show every setting, its value and its source."),
     "demo": ("demo", "Run a small shop with visitors, two versions and the admin view."),
     "doctor": ("doctor", "Find what breaks streams between here and a server."),
+    "nodes": ("nodes", "List the nodes of a fleet, and end the doubt about one that is gone."),
     "release": ("release", "Declare a version current and notify every open page."),
     "serve": ("serve", "Run Headcount as a server, for a back end in any language."),
     "stats": ("stats", "Show the figures of a server, once."),
@@ -29,7 +30,7 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
+class _Commands(Commands):
     """Imports a command when it is called: `--help` needs no server and no framework."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002

@@ -30,7 +30,7 @@ CLONE = Path(__file__).parents[3] / "examples" / "shop"
 )
 @click.option(
     "--update-strategy",
-    default="sse",
+    default="auto",
     show_default=True,
     type=click.Choice(["sse", "ws", "auto"]),
     envvar="HEADCOUNT_UPDATE_STRATEGY",

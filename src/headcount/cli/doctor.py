@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ..tools.terminal import printable
-from .output import paint, write_json
+from .output import paint, span, write_json
 from .target import DURATION, Target, json_option, target_options
 
 if TYPE_CHECKING:
     from ..tools.doctor import Finding
+
+HOLD: Final = 65.0
+"""Seconds: the limits that are common, 30 and 60 s, are below it."""
 
 _LABELS: Final = {"ok": ("ok   ", "green"), "note": ("note ", "blue"), "warning": ("warn ", "yellow")}
 
@@ -36,10 +39,16 @@ _LABELS: Final = {"ok": ("ok   ", "green"), "note": ("note ", "blue"), "warning"
     "--hold",
     type=DURATION,
     envvar="HEADCOUNT_HOLD",
-    help="Time for which streams are held, to find when they are cut off [default: until a keepalive is due].",
+    help="Time for which streams are held, to find when they are cut off; 0: not at all [default: 65s].",
+)
+@click.option(
+    "--quick",
+    is_flag=True,
+    envvar="HEADCOUNT_QUICK",
+    help="Hold streams only until a keepalive is due; finds no limit of a minute.",
 )
 @json_option
-def command(target: Target, hold: float | None, as_json: bool) -> int:
+def command(target: Target, hold: float | None, quick: bool, as_json: bool) -> int:
     """
     Find what breaks streams between here and a server.
 
@@ -48,12 +57,25 @@ def command(target: Target, hold: float | None, as_json: bool) -> int:
     """
     from ..client.access import Access
     from ..tools.doctor import Report, examine
+    from .progress import Progress
 
     base = target.base
-    report = Report(lambda finding: None if as_json else _print(finding))
+    if hold is None and not quick:
+        hold = HOLD
     if not as_json:
-        click.echo(f"Examining {printable(base)}{' for about half a minute' if hold is None else ''}.")
-    asyncio.run(examine(base, Access(**target.access), report, hold=hold))
+        click.echo(f"Examining {printable(base)}.")
+    with Progress() as progress:
+
+        def show(finding: "Finding") -> None:
+            progress.clear()
+            if not as_json:
+                _print(finding)
+                if finding.check == "reach" and finding.level == "ok" and hold != 0:
+                    length = "half a minute" if hold is None else span(hold + 5)
+                    click.echo(f"       The other checks take about {length}.")
+
+        report = Report(show, progress.show)
+        asyncio.run(examine(base, Access(**target.access), report, hold=hold))
     if as_json:
         write_json(
             {
@@ -76,5 +98,6 @@ def _print(finding: "Finding") -> None:
     width = max(40, min(120, shutil.get_terminal_size().columns))
     text = click.wrap_text(printable(finding.says), width, " " * 7, " " * 7).lstrip()
     click.echo(f"{paint(word, sys.stdout, fg=colour, bold=finding.level == 'fault')}  {text}")
-    if finding.do:
-        click.echo(click.wrap_text(printable(finding.do), width, " " * 7, " " * 7))
+    do = f"{finding.do} See {finding.see}.".strip() if finding.see and finding.level != "ok" else finding.do
+    if do:
+        click.echo(click.wrap_text(printable(do), width, " " * 7, " " * 7))

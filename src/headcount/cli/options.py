@@ -1,9 +1,10 @@
 """
-Options of several commands: the address to listen on, number types, and whose value an error names.
+Parts of several commands: the address to listen on, number types, groups, and whose value an error names.
 
-Tests: tests/cli/test_serve.py, tests/cli/test_demo.py.
+Tests: tests/cli/test_serve.py, tests/cli/test_demo.py, tests/cli/test_asking.py, tests/cli/test_nodes.py.
 """
 
+import difflib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,6 +12,25 @@ import click
 from click.core import ParameterSource
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """A group that names the command that a wrong one resembles."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command."""
+        name = args[0]
+        if name not in self.list_commands(ctx) and not name.startswith("-"):
+            near = self.resembling(ctx, name)
+            what = f" Did you mean {near!r}?" if near else f" `{ctx.command_path} --help` lists the commands."
+            raise click.UsageError(f"There is no command {name!r}.{what}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def resembling(self, ctx: click.Context, name: str) -> str | None:
+        """Return the command whose name is close to a wrong one; None: there is none."""
+        return next(iter(difflib.get_close_matches(name, self.list_commands(ctx), 1)), None)
 
 
 class WholeNumber(click.IntRange):

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ..core.current_version import why_unknown
 from ..core.stats import Nodes, Stats
 from ..errors import ClientError, NotAuthorized, Refused
-from ..tools.rollout_gate import Judge, Verdict
+from ..tools.rollout_gate import Judge, Verdict, unaccounted_sentence
 from .output import connections, span
 from .target import Target
 
@@ -23,10 +24,16 @@ HELD: Final = 0
 ERROR: Final = 1
 TIMED_OUT: Final = 3
 LOST: Final = 4
+INTERRUPTED: Final = 130
 """Exit codes."""
 
 _TICK: Final = 1.0
 """Seconds between two looks when nothing changed: for the time that the condition must hold, and for the terminal."""
+
+_DENIED: Final = (
+    " The server's stream said that the condition held, but its answer to a request did not. Two applications may "
+    "answer at this address; run `headcount doctor`."
+)
 
 _CONFIRM_TIMEOUT: Final = 10.0
 """Seconds that the server has to confirm its figures."""
@@ -46,7 +53,10 @@ class Situation(NamedTuple):
             case "no contact":
                 return "no contact with the server"
             case "version unknown":
-                return "the current version is not known"
+                nodes = self.nodes
+                return why_unknown(None if nodes is None else nodes.versions, 1 if nodes is None else nodes.reporting)
+            case "unaccounted":
+                return unaccounted_sentence(self.verdict.absences, time.time_ns() // 1_000_000)
         if self.nodes is None or self.nodes.reporting == self.nodes.expected:
             return "figures are partial (some nodes cannot be reached)"
         return f"figures are partial ({self.nodes.reporting} of {self.nodes.expected} nodes are reporting)"
@@ -82,6 +92,8 @@ class RolloutFollower:
         self._show = show
         self._unconfirmed: LiveState | None = None
         """The state of a stream whose server did not confirm its figures."""
+        self._denials = 0
+        """How often, without a break, a request denied that the condition holds, of which the stream said so."""
 
     async def run(self) -> Result:
         """Wait."""
@@ -130,14 +142,23 @@ class RolloutFollower:
         situation = Situation(verdict, state.stats.nodes if known else None, state.error)
         if state.authorized is False:
             return Result(ERROR, verdict, state.error or "The server denied access to the figures."), 0
-        if known or state.status == "reconnecting" or self._unconfirmed is not None:
+        if not verdict.done:
+            self._denials = 0
+        if not self._denials and (known or state.status == "reconnecting" or self._unconfirmed is not None):
             self._show(situation)
         if verdict.done:
-            return await self._confirm(verdict, state), 0.01
+            answer = await self._confirm(verdict, state)
+            if not isinstance(answer, Verdict):
+                return answer, 0.01
+            verdict, now = answer, time.monotonic()
+            situation = situation._replace(verdict=verdict)
+            self._denials += 1
         lost = judge.lost(now)
         detail = state.error or "The server sent nothing."
         if lost >= self._lost_after:
-            return Result(LOST, verdict, f"No contact with the server for {span(lost)}. {detail}"), 0
+            if verdict.unknown == "no contact":
+                return Result(LOST, verdict, f"No contact with the server for {span(lost)}. {detail}"), 0
+            return Result(LOST, verdict, f"Gave up after {span(lost)}: {situation.unknown}."), 0
         if now >= self._deadline:
             if verdict.unknown == "no contact":
                 return Result(LOST, verdict, f"Timed out: {situation.unknown}. {detail}"), 0
@@ -145,9 +166,9 @@ class RolloutFollower:
         pause = min(_TICK, self._deadline - now, self._lost_after - lost)
         return None, max(0.01, pause if verdict.held is None else min(pause, judge.hold - verdict.held))
 
-    async def _confirm(self, verdict: Verdict, state: "LiveState") -> Result | None:
+    async def _confirm(self, verdict: Verdict, state: "LiveState") -> Result | Verdict | None:
         """
-        Fetch the figures once more before the condition is said to hold.
+        Fetch the figures once more before the condition is said to hold. Returns what they say; None: no answer came.
 
         A stream that is cut off without a close goes on to show its last figures for a while. Only an answer to a new
         request proves that they are still true.
@@ -162,9 +183,9 @@ class RolloutFollower:
             judge.reset()
             self._unconfirmed = state
             return None
-        again = judge.look(time.monotonic(), stats, state.current_version)
+        again = judge.look(time.monotonic(), stats, stats.known_version(state.current_version))
         self._show(Situation(again, stats.nodes))
-        return Result(HELD, again, "It holds.") if again.done else None
+        return Result(HELD, again, "It holds.") if again.done else again
 
     async def _answers(self) -> bool:
         """Ask a server again that did not confirm its figures. Returns whether it answers now."""
@@ -185,7 +206,8 @@ class RolloutFollower:
             return f"Timed out: {situation.unknown}."
         still = f"{verdict.left:,} of {connections(verdict.total)} {'is' if verdict.left == 1 else 'are'} still"
         held = "" if verdict.held is None else f", within the limit, but not yet for --for {span(self._judge.hold)}"
-        return f"Timed out: {still} {self._judge.selection}{held}."
+        denied = _DENIED if self._denials > 1 else ""
+        return f"Timed out: {still} {self._judge.selection}{held}.{denied}"
 
     async def _fetch(self) -> Stats:
         from ..client import fetch_stats

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..config import Config
+from ..config import SERVER, Config
 from ..environment import from_text, variable_of
 from ..errors import ConfigError, NoVersion, WrongSetting
 from .options import WholeNumber, listening
@@ -55,7 +55,7 @@ _ENVIRONMENT_ONLY = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST
 @click.option(
     "--update-strategy",
     type=click.Choice(["sse", "ws", "auto"]),
-    help="Kind of stream that clients use [default: sse].",
+    help="Kind of stream that clients try first [default: auto].",
 )
 @click.option("--connection-tracking/--no-connection-tracking", default=None, help="Count connections [default: on].")
 @click.option("--route-tracking/--no-route-tracking", default=None, help="Count routes [default: off].")
@@ -103,6 +103,13 @@ _ENVIRONMENT_ONLY = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST
     help="Other origin whose pages may connect; may be repeated [default: none].",
 )
 @click.option(
+    "--public-origins",
+    multiple=True,
+    callback=_split,
+    metavar="ORIGIN",
+    help="Origin under which the application is reached, if a proxy changes Host; may be repeated [default: none].",
+)
+@click.option(
     "--workers",
     default=1,
     show_default=True,
@@ -120,6 +127,10 @@ def command(ctx: click.Context, /, host: str, port: int, workers: int, **setting
         raise ConfigError("`headcount serve` needs uvicorn; run: pip install 'headcount[serve]'") from None
     given = {name: value for name, value in settings.items() if value is not None}
     config = _make(ctx, given).config
+    if SERVER in config.trusted_proxies:
+        raise click.UsageError(
+            "trusted_proxies is 'server', but `headcount serve` is the server; give the address of the proxy.", ctx
+        )
     if workers > 1 and config.backend == "memory":
         raise click.UsageError(
             f"The memory backend counts only one process, but --workers is {workers}; leave the backend out, so that "
@@ -144,6 +155,8 @@ def command(ctx: click.Context, /, host: str, port: int, workers: int, **setting
         click.echo(
             f"Headcount serves {origin}{config.base_path} for version {config.version}{by}. Press Ctrl-C to stop."
         )
+        if config.admin_token is not None:
+            click.echo(f"The dashboard is {origin}{config.base_path}/dashboard. Log in with the admin token.")
 
     try:
         if not serve(lambda: _make(ctx, given), host, port, ready, workers=workers, report=_report):

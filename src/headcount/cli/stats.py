@@ -6,9 +6,12 @@ Tests: tests/cli/test_asking.py.
 
 import asyncio
 import sys
+import time
 
 import click
 
+from ..core.current_version import why_unknown
+from ..tools.rollout_gate import unaccounted_sentence
 from .options import WholeNumber
 from .output import connections, paint, write_json
 from .target import Target, json_option, target_options
@@ -38,11 +41,17 @@ def command(target: Target, limit: int, listed: bool, as_json: bool) -> None:
         return
     nodes = f"{stats.nodes.reporting} of {stats.nodes.expected} nodes reporting" if stats.nodes.expected > 1 else ""
     click.echo(paint(connections(stats.total), sys.stdout, bold=True) + (f"  ({nodes})" if nodes else ""))
-    if stats.partial:
+    if stats.absences:
+        sentence = unaccounted_sentence(stats.absences, time.time_ns() // 1_000_000)
+        click.echo(paint(f"Partial: {sentence}.", sys.stdout, fg="yellow"))
+    elif stats.partial:
         words = "the figures lack the nodes that are not reporting."
         if stats.nodes.reporting == stats.nodes.expected:  # all that this server knows of, while it cannot reach others
             words = "other nodes may be missing; see the server's log for the reason."
         click.echo(paint(f"Partial: {words}", sys.stdout, fg="yellow"))
+    if stats.nodes.versions is not None and stats.current_version is None:
+        reason = why_unknown(stats.nodes.versions, stats.nodes.reporting)
+        click.echo(paint(f"Current version not known: {reason}.", sys.stdout, fg="yellow"))
     for title, counts in (("Versions", stats.versions), ("Routes", stats.routes)):
         if counts:
             click.echo(f"\n{title}")

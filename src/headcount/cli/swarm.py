@@ -5,7 +5,6 @@ Tests: tests/cli/test_swarm.py.
 """
 
 import asyncio
-import json
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from ..errors import HeadcountError, NotAuthorized
 from ..tools.terminal import printable
 from .options import Number, WholeNumber
 from .output import complain, paint, span, write_json
+from .release import unreached
 from .target import DURATION, Target, json_option, target_options
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ def command(target: Target, release: str | None, release_after: float, yes: bool
 
     Use it only on servers that are yours.
     """
+    from ..client import fetch_version
     from ..client.access import Access
     from ..client.address import is_local
     from ..tools.swarm import Plan, Swarm, raise_file_limit
@@ -177,7 +178,7 @@ def command(target: Target, release: str | None, release_after: float, yes: bool
     releaser = _Releaser(target, release, release_after)
 
     async def run() -> "tuple[Tally, Plan]":
-        version = json.loads(await access.get(f"{base}/health")).get("version", "v1")
+        version = await fetch_version(target.url, base_path=target.base_path, **target.access)
         plan = Plan(
             connections=options["connections"],
             versions=options["versions"] or {version: 1},
@@ -221,7 +222,13 @@ class _Releaser:
 
         await asyncio.sleep(self._after)
         try:
-            await release(self._target.url, self._version, base_path=self._target.base_path, **self._target.access)
+            outcome = await release(
+                self._target.url, self._version, base_path=self._target.base_path, **self._target.access
+            )
+            if outcome.partial:
+                self.failed = True
+                self.clear_progress()
+                complain(unreached(outcome))
         except HeadcountError as error:
             self.failed = True
             reason = self._target.denied(error) if isinstance(error, NotAuthorized) else error
@@ -286,6 +293,7 @@ def _summary(tally: "Tally", plan: "Plan", took: float) -> dict[str, Any]:
         "refused": events["refused"],
         "lost": events["lost"],
         "reconnects": events["reconnects"],
+        "renewals": events["renewals"],
         "navigations": events["navigations"],
         "failedNavigations": events["failed navigations"],
         "reloads": events["reloads"],
@@ -304,7 +312,7 @@ def _print_summary(tally: "Tally", plan: "Plan", summary: dict[str, Any]) -> Non
     )
     if opened["median"] is not None:
         click.echo(f"Time to open a stream: {opened['median']} ms (median), {opened['p99']} ms (99th percentile).")
-    names = ("navigations", "reconnects", "reloads", "drains", "refused", "lost", "failed navigations")
+    names = ("navigations", "reconnects", "renewals", "reloads", "drains", "refused", "lost", "failed navigations")
     counted = [f"{tally.events[name]:,} {name}" for name in names if tally.events[name]]
     click.echo(f"{', '.join(counted) or 'No other events'}; {_size(tally.received)} received.")
     for reason, count in tally.errors.most_common(5):

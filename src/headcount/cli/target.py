@@ -130,6 +130,22 @@ class Target(NamedTuple):
         return base_url(self.url, self.base_path)
 
 
+def without_dashboard(url: str, base_path: str | None = None) -> str:
+    """
+    Return the URL of the base path for the URL of the dashboard's page, and any other URL as it is.
+
+    People copy the page's URL from the address bar, as the dashboard is what they have open. The base path itself may
+    end with `/dashboard`, so the page is known by what is before that word: the base path, or any path where the URL
+    ends with a slash, as the page's does.
+    """
+    page = re.split("[?#]", url.strip(), maxsplit=1)[0].removesuffix("index.html")
+    base, found, slash = page.rpartition("/dashboard")
+    if not found or slash not in ("", "/"):
+        return url
+    path = re.sub(r"^(\w+://)?[^/]*", "", base)
+    return base if base.endswith(base_path or "/__skew") or (slash and path.strip("/") and not base_path) else url
+
+
 def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
     """Add URL and options to a command, which gets them as `target`. `stream`: the command holds a stream."""
     options = [
@@ -209,7 +225,8 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
             if proxy := values.pop("proxy"):
                 access["proxy"] = False if proxy.lower() == "none" else proxy
             strategy: UpdateStrategy = values.pop("update_strategy") if stream else "auto"
-            target = Target(values.pop("url"), values.pop("base_path"), strategy, access)
+            base_path = values.pop("base_path")
+            target = Target(without_dashboard(values.pop("url"), base_path), base_path, strategy, access)
             target.check()
             try:
                 return function(*arguments, target=target, **values)

@@ -19,8 +19,8 @@ from .target import Target, target_options
     epilog="""
     \b
     Keys:
-      /        filter by a part of an id, version, route or address; esc
-               clears the filter
+      /        filter by a part of an id, version, route or address; enter
+               ends the input, esc clears the filter
       v r n c  versions, routes, nodes or connections on the whole screen;
                the same key again shows all
       space    pause and resume

@@ -17,7 +17,7 @@ from ..core.time_to_go import NEVER
 from ..tools.rollout_gate import Bound, Judge, Selection, Verdict
 from ..tools.terminal import printable
 from .output import complain, connections, paint, span, write_json
-from .rollout import HELD, RolloutFollower, Situation
+from .rollout import HELD, INTERRUPTED, Result, RolloutFollower, Situation
 from .target import DURATION, Target, json_option, target_options
 
 
@@ -46,12 +46,13 @@ class _BoundType(click.ParamType[Bound]):
       2  wrong usage
       3  timed out: too many connections are left
       4  lost contact: no figures for --lost-after, or none when --timeout
-         ended
+         ended; or the current version was not known for --lost-after
+      130  Ctrl-C
 
     \b
     Example, after a deploy:
       headcount release "$BUILD_ID" https://www.example.com
-      headcount wait https://www.example.com --outdated --below 1% --for 30s
+      headcount wait https://www.example.com --outdated --below 20 --for 30s
     """,
 )
 @target_options(stream=True)
@@ -68,7 +69,7 @@ class _BoundType(click.ParamType[Bound]):
     "--outdated",
     is_flag=True,
     envvar="HEADCOUNT_OUTDATED",
-    help="Wait for connections that are not on the current version: the released one, else the server's.",
+    help="Wait for connections that are not on the current version: the released one, else that of all nodes.",
 )
 @click.option(
     "--below",
@@ -76,7 +77,14 @@ class _BoundType(click.ParamType[Bound]):
     default="0",
     show_default=True,
     envvar="HEADCOUNT_BELOW",
-    help="Most connections that may be left, as a number or as a share of all connections.",
+    help="Most connections that may be left, as a number or as a share of --of.",
+)
+@click.option(
+    "--of",
+    type=click.IntRange(min=1),
+    metavar="N",
+    envvar="HEADCOUNT_OF",
+    help="Number of connections that --below N% is a share of [default: the largest number that was left for 30 s].",
 )
 @click.option(
     "--for",
@@ -101,7 +109,7 @@ class _BoundType(click.ParamType[Bound]):
     default="60s",
     show_default=True,
     envvar="HEADCOUNT_LOST_AFTER",
-    help="Longest time without contact to the server; 0: no limit.",
+    help="Longest time without contact to the server, or without a current version; 0: no limit.",
 )
 @json_option
 @click.pass_context
@@ -113,6 +121,7 @@ def command(
     not_version: str | None,
     outdated: bool,
     below: Bound,
+    of: int | None,
     hold: float,
     timeout: float,
     lost_after: float,
@@ -121,7 +130,9 @@ def command(
     """
     Wait until at most N connections of a version are left.
 
-    Partial, stale or missing figures never count as zero: the condition does not hold then, and --for starts again.
+    Partial, stale or missing figures never count as zero: the condition does not hold then, and --for starts again. The
+    same goes while connections of a node that fell silent are unaccounted for, and, with --outdated, while the nodes
+    serve several versions and no release was declared.
     """
     selection = _selection(context, version, not_version, outdated=outdated)
     if timeout and hold > timeout:
@@ -129,18 +140,28 @@ def command(
             f"--for {span(hold)} is longer than --timeout {span(timeout)}, so the condition could never hold; give a "
             "longer --timeout, or 0 for no limit."
         )
+    if of is not None and not below.percent:
+        raise click.UsageError(f"--of {of} needs a share, but --below is {below}; give --below N%, or leave --of out.")
     # Before the clock starts: on a busy machine the import may take a second.
     importlib.import_module("headcount.client")
     from .progress import Progress
 
-    judge = Judge(selection, below, hold, time.monotonic())
+    judge = Judge(selection, below._replace(of=of), hold, time.monotonic())
     with Progress() as progress:
         line = _ProgressLine(judge, short=progress.on_terminal)
 
+        last = judge.look(judge.started, None, None)
+
         def show(situation: Situation) -> None:
+            nonlocal last
+            last = situation.verdict
             progress.show(line.text(situation), line.share(situation.verdict), line.state(situation))
 
-        code, verdict, reason = asyncio.run(RolloutFollower(target, judge, timeout, lost_after, show).run())
+        try:
+            result = asyncio.run(RolloutFollower(target, judge, timeout, lost_after, show).run())
+        except KeyboardInterrupt:
+            result = Result(INTERRUPTED, last, "Interrupted by Ctrl-C.")
+    code, verdict, reason = result
     waited = time.monotonic() - judge.started
     if as_json:
         write_json(
@@ -151,7 +172,9 @@ def command(
                 "left": verdict.left,
                 "most": judge.most,
                 "total": None if verdict.unknown == "no contact" else verdict.total,
+                "unaccounted": None if verdict.unknown == "no contact" else verdict.unaccounted,
                 "bound": str(below),
+                **({"of": judge.base} if below.percent else {}),
                 "waitedMs": round(waited * 1000),
             }
         )
@@ -162,7 +185,7 @@ def command(
         if selection.kind == "version" and judge.most == 0:
             # They may have gone before. Or the version is misspelt, and then this gate is open for ever.
             click.echo(f"No page was seen on version {printable(str(selection.version))}; check the spelling.")
-    if code != HELD:
+    if code not in (HELD, INTERRUPTED):
         complain(printable(reason))
     return code
 
@@ -206,7 +229,8 @@ class _ProgressLine:
         total = f"{verdict.total:,}" if self._short else connections(verdict.total)
         parts = [f"{verdict.left:,} of {total} {judge.selection}"]
         if verdict.held is None:
-            limit = [f"limit {judge.bound}"]
+            share = f" of {verdict.base:,}" if judge.bound.percent else ""
+            limit = [f"limit {judge.bound}{share}"]
             pace = [] if verdict.to_go is None else [_time_to_go(verdict.to_go)]
             if verdict.rate:
                 pace.append(f"{verdict.rate:,.0f}/min")

@@ -26,6 +26,7 @@ from .access import Access
 from .address import base_url
 from .blocking import BlockingConnections
 from .connection import Connection, LiveStore, UpdateStrategy
+from .messages import FleetNodes, ReleaseResult
 
 T = TypeVar("T")
 
@@ -195,17 +196,54 @@ async def fetch_nodes(url: str, *, base_path: str | None = None, **access: Unpac
     return await _fetch(nodes_url, access, messages.decode_shares, "nodes")
 
 
-async def release(url: str, version: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> None:
-    """Declare a version current and notify every page. Raises the errors of `fetch_stats`."""
-    await Access(**access).post(f"{base_url(url, base_path)}/admin/release", {"version": version})
+async def release(
+    url: str, version: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]
+) -> ReleaseResult:
+    """
+    Declare a version current and notify every page.
+
+    Returns:
+        How many streams and nodes were reached. With `partial`, a node was not.
+
+    Raises the errors of `fetch_stats`.
+    """
+    release_url = f"{base_url(url, base_path)}/admin/release"
+    content = await Access(**access).post(release_url, {"version": version})
+    return _decoded(release_url, content, lambda data: messages.decode_release(data, version), "answer to a release")
+
+
+async def fetch_version(url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> str:
+    """Return the version that a server runs. Raises the errors of `fetch_stats`."""
+    return await _fetch(f"{base_url(url, base_path)}/health", access, messages.decode_version, "health")
+
+
+async def fetch_fleet(url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> FleetNodes:
+    """
+    Return the nodes of a server's fleet, those included whose connections are unaccounted for.
+
+    Raises the errors of `fetch_stats`.
+    """
+    nodes_url = f"{base_url(url, base_path)}/admin/nodes"
+    return await _fetch(nodes_url, access, messages.decode_fleet, "nodes")
+
+
+async def forget_node(url: str, node: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> None:
+    """End the doubt about a node that is gone: its connections are not unaccounted for any more. See `fetch_stats`."""
+    forget_url = f"{base_url(url, base_path)}/admin/nodes/forget"
+    content = await Access(**access).post(forget_url, {"node": node})
+    _decoded(forget_url, content, lambda data: messages.decode_forgotten(data, node), "answer to this request")
 
 
 async def _fetch(url: str, access: AccessOptions, decode: Callable[[bytes], T], what: str) -> T:
-    content = await Access(**access).get(url)
+    return _decoded(url, await Access(**access).get(url), decode, what)
+
+
+def _decoded(url: str, content: bytes, decode: Callable[[bytes], T], what: str) -> T:
+    """Decode an answer: the one place that decides whether JSON is Headcount's."""
     try:
         return decode(content)
     except Malformed:
-        raise Refused(f"The answer of {url} is not Headcount's {what}; check the URL.") from None
+        raise Refused(f"{url} answered JSON, but not Headcount's {what}; check the URL.") from None
 
 
 def _in_event_loop() -> bool:
@@ -230,13 +268,17 @@ __all__ = [
     "NotAuthorized",
     "Observable",
     "Refused",
+    "ReleaseResult",
     "RemoteConnections",
     "Stats",
     "Status",
     "Unreachable",
     "UpdateStrategy",
+    "fetch_fleet",
     "fetch_nodes",
     "fetch_stats",
+    "fetch_version",
+    "forget_node",
     "release",
     "use_active_connections",
 ]

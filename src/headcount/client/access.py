@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from importlib.metadata import version
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import msgspec
 
+from ..core.reconnect import is_refusal
 from ..errors import ClientError, ConfigError, NotAuthorized, Refused, Unreachable
 from ..live.active_connections import NOT_AUTHORIZED
 from .retry_after import parse_retry_after
@@ -29,6 +30,9 @@ httpx_errors: Final = (httpx.HTTPError,)
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds until a server must have answered."""
+
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
 
 NO_SOCKS: Final = (
     "A SOCKS proxy needs two more packages; run: pip install socksio 'python-socks[asyncio]', or use an HTTP proxy."
@@ -102,8 +106,9 @@ class Access:
         Raises:
             ConfigError: The file of authorities is not readable.
         """
-        if not url.startswith("https:"):
-            return None
+        return self._tls_context() if url.startswith("https:") else None
+
+    def _tls_context(self) -> ssl.SSLContext:
         if self._context is None:
             try:
                 cafile = self._verify if isinstance(self._verify, str) else None
@@ -117,18 +122,19 @@ class Access:
                 self._context.verify_mode = ssl.CERT_NONE
         return self._context
 
-    def http(self, url: str, *, timeout: float = CONNECT_TIMEOUT) -> "httpx.AsyncClient":
+    def http(self, *, timeout: float = CONNECT_TIMEOUT) -> "httpx.AsyncClient":
         """
-        Make an HTTP client for a server; the caller must close it.
+        Make an HTTP client; the caller must close it.
 
         Raises:
             ConfigError: The environment's proxy is not a URL, a SOCKS package is missing, or a TLS option is invalid.
         """
-        context = self.tls(url)
+        # Also for http: it may redirect to https, and without one httpx reads all authorities for each client.
+        context = self._tls_context()
         try:
             return httpx.AsyncClient(
                 headers=self.headers,
-                verify=True if context is None else context,
+                verify=context,
                 proxy=self.proxy if isinstance(self.proxy, str) else None,
                 trust_env=self.proxy is True,
                 timeout=timeout,
@@ -141,51 +147,116 @@ class Access:
         except ImportError:
             raise ConfigError(NO_SOCKS) from None
 
-    async def get(self, url: str) -> bytes:
+    async def get(self, url: str, kind: str = JSON) -> bytes:
         """
-        GET a document.
+        GET a document of Headcount. `kind`: its media type.
 
         Raises:
             NotAuthorized: 401 or 403.
-            Refused: Another error that does not pass, such as 404.
+            Refused: Another answer that does not pass, such as 404, a redirect to a log-in page, or HTML.
             Unreachable: No answer, 429, or a status from 500 on.
         """
-        async with self.http(url) as client:
-            return (await self._request(client, "GET", url)).content
+        async with self.http() as client:
+            return (await self._request(client, "GET", url, kind)).content
 
     async def post(self, url: str, body: Mapping[str, Any]) -> bytes:
         """POST a JSON document. Raises the errors of `get`."""
-        async with self.http(url) as client:
-            return (await self._request(client, "POST", url, json=dict(body))).content
+        async with self.http() as client:
+            return (await self._request(client, "POST", url, JSON, json=dict(body))).content
 
-    async def _request(self, client: "httpx.AsyncClient", method: str, url: str, **options: Any) -> "httpx.Response":
+    async def _request(
+        self, client: "httpx.AsyncClient", method: str, url: str, kind: str, **options: Any
+    ) -> "httpx.Response":
         try:
-            response = await client.request(method, url, **options)
+            response = await client.request(method, url, follow_redirects=method == "GET", **options)
+            for _ in range(_MAX_REDIRECTS):
+                # These two repeat the POST; after the others, httpx would send a GET, whose answer tells nothing.
+                if response.status_code not in (307, 308) or response.next_request is None:
+                    break
+                response = await client.send(response.next_request)
         except httpx.HTTPError as error:
             raise Unreachable(unreachable(url, error, self.proxy)) from None
-        if response.status_code != 200:
-            raise failure(url, response.status_code, response.headers, response.content)
+        status, headers = response.status_code, response.headers
+        if status != 200:
+            raise failure(url, status, headers, response.content)
+        if _kind(headers) != kind:
+            raise wrong_answer(url, headers, str(response.url))
         return response
+
+
+_MAX_REDIRECTS: Final = 5
+
+
+def wrong_answer(url: str, headers: Mapping[str, str], answered_by: str = "") -> Refused:
+    """
+    Make the error for a success that is not Headcount's: the page of an application, a log-in, a captive portal.
+
+    Args:
+        url: URL of the request.
+        headers: Of the answer.
+        answered_by: URL that answered, after redirects.
+    """
+    kind, base = _kind(headers) or "no content type", _without_endpoint(url)
+    if answered_by and answered_by.partition("?")[0] != url.partition("?")[0]:
+        return Refused(
+            f"{_host(url)} redirects to {printable_url(answered_by)}, which answered {kind}, not Headcount; is the "
+            "URL right, and does something before Headcount ask for a log-in?"
+        )
+    path = urlsplit(base).path or "/"
+    return Refused(
+        f"{url.partition('?')[0]} answered {kind}, not Headcount; is the URL right, and is {path} passed on to "
+        "Headcount?"
+    )
+
+
+def problem_detail(body: bytes) -> str:
+    """Return the sentence of an error of Headcount, bounded and printable. Returns "" for any other body."""
+    try:
+        detail = _decode_problem(body).detail
+    except (msgspec.MsgspecError, UnicodeError):
+        return ""
+    return "".join(character for character in detail[:400] if character.isprintable())
 
 
 def failure(url: str, status: int, headers: Mapping[str, str], body: bytes) -> NotAuthorized | ClientError:
     """Make the error for an answer that is not the one asked for."""
-    try:
-        detail = _decode_problem(body).detail
-    except (msgspec.MsgspecError, UnicodeError):
-        detail = ""
-    detail = "".join(character for character in detail[:400] if character.isprintable())
+    kind = _kind(headers)
+    detail = problem_detail(body) if kind in (PROBLEM, JSON, "") else ""
     if status in (401, 403):
+        if not detail and kind:
+            return NotAuthorized(
+                f"{url.partition('?')[0]} answered {status} with {kind}, which is not Headcount's answer: something "
+                "before Headcount refuses the request, such as a log-in, a firewall or a CSRF check."
+            )
         return NotAuthorized(detail or NOT_AUTHORIZED)
     # Static file servers answer a POST with 501, which does not pass.
-    if status == 429 or (status >= 500 and status != 501):
+    if not is_refusal(status) and status != 501:
         sentence = detail or f"{url} answered {status}: the server, or a proxy before it, has an error."
         return Unreachable(sentence, parse_retry_after(headers.get("retry-after")))
+    if 300 <= status < 400 and (location := headers.get("location")):
+        target = printable_url(urljoin(url, location))
+        return Refused(f"{url.partition('?')[0]} redirects to {target}; give the URL that it redirects to.")
     if status == 404:
         return Refused(
             f"No Headcount at {_without_endpoint(url)}; give the URL with its base path, which is /__skew by default."
         )
     return Refused(detail or f"{url} answered {status}, which is not an answer of Headcount; check the URL.")
+
+
+def printable_url(url: str) -> str:
+    """Return a URL of a server's answer, fit for a sentence: without query, credentials and control characters."""
+    try:
+        parts = urlsplit(url)
+        url = parts._replace(query="", fragment="", netloc=parts.netloc.rpartition("@")[2]).geturl()
+    except ValueError:
+        url = "an invalid URL"
+    return "".join(character for character in url[:200] if character.isprintable())
+
+
+def _kind(headers: Mapping[str, str]) -> str:
+    """Return the media type of an answer."""
+    kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
+    return "".join(character for character in kind[:80] if character.isprintable())
 
 
 def unreachable(url: str, error: BaseException, proxy: str | bool | None) -> str:

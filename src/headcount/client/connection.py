@@ -4,7 +4,10 @@ core/reconnect.py draws the delays; this module has the streams and the clock.
 
 - 1008, 401, 403 and `stats-unauthorized` end everything: a viewer without a right has nothing to come back for.
 - A stream that is silent for longer than the server promised is dead, even if the kernel holds it open.
-- Two WebSockets in a row that do not open mean that something in between does not let them: SSE is tried instead.
+- With `auto`, WebSocket and SSE are tried in turn until one delivers `connected`, the second one at once. The kind that
+  the server prefers is avoided once it has missed twice while the server was up.
+- Where a proxy ends all streams after the same time, the next stream is opened shortly before, and takes over when it
+  has delivered `connected`: no figure is lost.
 
 Tests: tests/client/test_bad_days.py, tests/client/test_remote.py.
 """
@@ -17,7 +20,23 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from ..core.reconnect import DENIED, LONGEST, Reconnect, after_drain, after_end
+from ..core.reconnect import (
+    DENIED,
+    LONGEST,
+    OTHER_WAY,
+    Limit,
+    Reconnect,
+    Way,
+    Ways,
+    after_delivery,
+    after_drain,
+    after_end,
+    after_failure,
+    after_life,
+    after_opening,
+    is_cut,
+    next_way,
+)
 from ..core.stats import Stats, apply
 from ..errors import NotAuthorized, ProtocolError, Refused, Unreachable
 from ..live.active_connections import NOT_AUTHORIZED, LiveState
@@ -35,7 +54,8 @@ OPEN_TIMEOUT: Final = 15.0
 SILENCE: Final = 2.5
 """Keepalive intervals without a byte; one keepalive may be lost or late without harm."""
 
-SOCKET_ATTEMPTS: Final = 2
+DELIVERY_TIMEOUT: Final = 5.0
+"""Seconds until `connected` must have come on a stream that has opened, where the other kind is an alternative."""
 
 
 class LiveStore:
@@ -96,127 +116,238 @@ class Connection:
         self._strategy = update_strategy
         self._deltas = deltas
         self._store = store
-        self._failed_sockets = 0
+        self._ways = Ways()
+        self._prefers: Way = "ws"
+        self._limit = Limit()
         self._connection_id = ""
-        self._silence = OPEN_TIMEOUT
-        self._opened_at: float | None = None
-        self._return_at: float | None = None
-        """When to open the next stream, as `drain` asked, on the loop's clock; None: no `drain` has come."""
-        self._whole = False
-        self._query = VIEWER
+        """Of the newest stream that delivered; "": none has."""
+        self._life = _Life()
+        self._successor: _Life | None = None
+        """The stream that takes over from `_life` when it has delivered `connected`."""
 
     async def run(self) -> None:
         """Keep a stream open until the viewer is denied, or this is cancelled."""
         self._store.set(status="connecting", error=None)
-        self._query = VIEWER
         attempt = 0
+        try:
+            while True:
+                self._life = self._start(self._kind())
+                life = await self._over()
+                error, code, named, refused = "", None, 0.0, False
+                try:
+                    await life.task
+                except NotAuthorized as denied:
+                    self._deny(str(denied))
+                    return
+                except Ended as ended:
+                    error, code, named = str(ended), ended.code, min(LONGEST, ended.retry)
+                except Unreachable as unreachable:
+                    error, named = str(unreachable), unreachable.retry_after or 0.0
+                except (Refused, ProtocolError) as refusal:
+                    error, refused = str(refusal), isinstance(refusal, Refused) and not self._connection_id
+                except TimeoutError:
+                    error = "Nothing came from the server for too long."
+                cut = code is not None and is_cut(code) and life.return_at is None
+                self._limit = after_life(self._limit, life.ended_at, (life.lasted or 0.0) if cut else 0.0)
+                other_way = False
+                if life.lasted is None and is_cut(code):
+                    self._ways, other_way = after_failure(self._ways, life.way, opened=life.opened, named=named)
+                following = self._reconnect(life, attempt, code, named, refused=refused)
+                if following is None:
+                    self._deny(error)
+                    return
+                attempt = following.attempt
+                delay = OTHER_WAY if other_way and self._strategy == "auto" else following.delay
+                # An announced end is no error.
+                shown = None if life.return_at is not None else error
+                self._store.set(status="reconnecting", error=shown, is_stale=bool(self._store.read().authorized))
+                await asyncio.sleep(delay)
+        finally:
+            await self._life.stop()
+            if self._successor is not None:
+                await self._successor.stop()
+
+    async def _over(self) -> "_Life":
+        """Wait until the stream, or the last that took over from it, has ended and nothing takes over. Returns that."""
         while True:
-            kind = self._kind()
-            self._opened_at = self._return_at = None
-            error: str | None = None
-            code: int | None = None
-            named = 0.0
-            try:
-                await self._follow(kind)
-            except NotAuthorized as denied:
-                self._deny(str(denied))
-                return
-            except Ended as ended:
-                error, code, named = str(ended), ended.code, min(LONGEST, ended.retry)
-            except Unreachable as unreachable:
-                error, named = str(unreachable), unreachable.retry_after or 0.0
-            except (Refused, ProtocolError) as refused:
-                error = str(refused)
-            except TimeoutError:
-                error = "Nothing came from the server for too long."
-            lasted = self._lasted()
-            if kind == "ws" and lasted is None:
-                self._failed_sockets += 1
-            following = self._reconnect(attempt, lasted, code, named)
-            if following is None:
-                self._deny(error or "")
-                return
-            attempt = following.attempt
-            # An announced end is no error.
-            shown = None if self._return_at is not None else error
-            self._store.set(status="reconnecting", error=shown, is_stale=bool(self._store.read().authorized))
-            await asyncio.sleep(following.delay)
+            life = self._life
+            await asyncio.wait([life.task])
+            if self._life is life and self._successor is not None:
+                # The server ends what was replaced, or the limit was met: the successor decides.
+                await self._successor.delivered_or_ended()
+            if self._life is life:
+                return life
+            if not life.task.cancelled():
+                life.task.exception()  # retrieved, so that the loop does not log it
 
-    def _reconnect(self, attempt: int, lasted: float | None, code: int | None, named: float) -> Reconnect | None:
-        if self._return_at is not None and code != DENIED:
-            return Reconnect(max(0.0, self._return_at - asyncio.get_running_loop().time()), 0)
-        return after_end(attempt, random.random(), lasted=lasted, code=code, named=named)  # noqa: S311  not a secret
+    def _start(self, way: Way) -> "_Life":
+        life = _Life(way)
+        life.task = asyncio.create_task(self._follow(life))
+        return life
 
-    def _lasted(self) -> float | None:
-        """Return for how long the stream was open, in seconds; None: it never was."""
-        return None if self._opened_at is None else asyncio.get_running_loop().time() - self._opened_at
+    def _reconnect(
+        self, life: "_Life", attempt: int, code: int | None, named: float, *, refused: bool
+    ) -> Reconnect | None:
+        if life.return_at is not None and code != DENIED:
+            return Reconnect(max(0.0, life.return_at - asyncio.get_running_loop().time()), 0)
+        return after_end(attempt, random.random(), lasted=life.lasted, code=code, named=named, refused=refused)  # noqa: S311  not a secret
 
-    def _kind(self) -> Literal["sse", "ws"]:
-        if self._strategy != "auto":
-            return self._strategy
-        # Every other time from then on: what does not let WebSockets through may be gone, or the whole server is.
-        return "ws" if self._failed_sockets < SOCKET_ATTEMPTS or self._failed_sockets % 2 else "sse"
+    def _kind(self) -> Way:
+        return self._strategy if self._strategy != "auto" else next_way(self._ways, self._prefers)
 
-    async def _follow(self, kind: Literal["sse", "ws"]) -> None:
-        self._silence, self._whole = OPEN_TIMEOUT, False
-        async with (
-            asyncio.timeout(OPEN_TIMEOUT) as watchdog,
-            open_stream(kind, self._base, self._access, self._query) as stream,
-        ):
-            async for message in stream:
-                watchdog.reschedule(self._deadline())
-                if message is not None:
-                    await self._on_message(message, stream)
-                    watchdog.reschedule(self._deadline())
+    def _query(self) -> dict[str, str]:
+        query = dict(VIEWER)
+        if self._connection_id:
+            query |= {"reconnect": "1", "replaces": self._connection_id}
+        if self._limit.cut_after:
+            query["cutAfter"] = str(round(self._limit.cut_after * 1000))
+        return query
 
-    def _deadline(self) -> float:
-        """Return until when the stream may be silent, or `drain` lets it stay."""
-        silent = asyncio.get_running_loop().time() + self._silence
-        return silent if self._return_at is None else min(silent, self._return_at)
+    async def _follow(self, life: "_Life") -> None:
+        loop = asyncio.get_running_loop()
+        renewal: asyncio.TimerHandle | None = None
+        try:
+            async with (
+                asyncio.timeout(OPEN_TIMEOUT) as watchdog,
+                open_stream(life.way, self._base, self._access, self._query()) as stream,
+            ):
+                life.opened = True
+                if self._strategy == "auto":
+                    watchdog.reschedule(loop.time() + DELIVERY_TIMEOUT)
+                async for message in stream:
+                    if life.opened_at is not None:
+                        watchdog.reschedule(life.deadline())
+                    if message is None:
+                        continue
+                    if isinstance(message, messages.Connected) and life.opened_at is None:
+                        delay = self._on_connected(message, life)
+                        if delay is not None:
+                            renewal = loop.call_later(delay, self._renew, life)
+                        await self._subscribe(stream, life)
+                    else:
+                        await self._on_message(message, stream, life)
+                    if life.opened_at is not None:
+                        watchdog.reschedule(life.deadline())
+        finally:
+            life.ended_at = loop.time()
+            if renewal is not None:
+                renewal.cancel()
 
-    async def _on_message(self, message: messages.ServerMessage, stream: Stream) -> None:
+    def _renew(self, life: "_Life") -> None:
+        """Open the stream that takes over, unless `drain` has planned another."""
+        if life is self._life and life.return_at is None:
+            self._successor = self._start(life.way)
+            self._successor.task.add_done_callback(self._on_successor_ended)
+
+    def _on_successor_ended(self, task: "asyncio.Task[None]") -> None:
+        if self._successor is not None and self._successor.task is task:
+            # It did not take over: the old stream stays to its end. What failed will be met again, and told then.
+            self._successor = None
+            if not task.cancelled():
+                task.exception()
+
+    def _on_connected(self, message: messages.Connected, life: "_Life") -> float | None:
+        """Enter a stream, in place of the one before it. Returns when to open the next one, in seconds; None: never."""
+        life.connection_id = self._connection_id = message.connection_id
+        life.opened_at = asyncio.get_running_loop().time()
+        life.delivered.set()
+        if message.keepalive_ms is not None and message.keepalive_ms > 0:
+            life.silence = max(1.0, min(LONGEST, message.keepalive_ms * SILENCE / 1000))
+        self._prefers = "sse" if message.update_strategy == "sse" else "ws"
+        self._ways = after_delivery(self._ways, self._prefers, life.way)
+        if life is self._successor:
+            self._successor, replaced, self._life = None, self._life, life
+            replaced.task.cancel()
+        self._store.set(status="open", error=None, current_version=message.current_version)
+        self._limit, delay = after_opening(self._limit, random.random())  # noqa: S311  not a secret
+        return delay
+
+    async def _on_message(self, message: messages.ServerMessage, stream: Stream, life: "_Life") -> None:
         state = self._store.read()
         match message:
-            case messages.Connected():
-                self._opened_at = asyncio.get_running_loop().time()
-                self._failed_sockets = 0
-                self._query = VIEWER | {"reconnect": "1"}
-                self._connection_id = message.connection_id
-                if message.keepalive_ms is not None and message.keepalive_ms > 0:
-                    self._silence = max(1.0, min(LONGEST, message.keepalive_ms * SILENCE / 1000))
-                self._store.set(status="open", error=None, current_version=message.current_version or message.version)
-                await self._subscribe(stream)
             case messages.StatsMessage():
-                self._whole = True
+                life.whole = True
+                stats = message.figures()
                 self._store.set(
-                    stats=message.figures(),
+                    stats=stats,
+                    current_version=stats.known_version(state.current_version),
                     your_id=message.your_id,
                     authorized=True,
                     is_stale=False,
                     error=None,
                 )
-            case messages.DeltaMessage() if self._whole:
+            case messages.DeltaMessage() if life.whole:
                 try:
-                    self._store.set(stats=apply(state.stats, message.delta()))
+                    stats = apply(state.stats, message.delta())
+                    self._store.set(stats=stats, current_version=stats.known_version(state.current_version))
                 except ValueError:
-                    self._whole = False
+                    life.whole = False
                     self._store.set(is_stale=True)
-                    await self._subscribe(stream)
+                    await self._subscribe(stream, life)
             case messages.Unauthorized():
                 raise NotAuthorized(NOT_AUTHORIZED)
             case messages.Released():
                 self._store.set(current_version=message.version)
-            case messages.Drain() if self._opened_at is not None:
+            case messages.Drain() if life.opened_at is not None:
                 reconnect = None if message.reconnect_ms is None else message.reconnect_ms / 1000
                 delay = after_drain(reconnect, random.random())  # noqa: S311  not a secret
-                self._return_at = asyncio.get_running_loop().time() + delay
+                life.return_at = asyncio.get_running_loop().time() + delay
             case _:
                 return
 
-    async def _subscribe(self, stream: Stream) -> None:
-        await stream.subscribe(self._connection_id, deltas=self._deltas)
+    async def _subscribe(self, stream: Stream, life: "_Life") -> None:
+        await stream.subscribe(life.connection_id, deltas=self._deltas)
 
     def _deny(self, why: str) -> None:
         self._store.set(
             stats=Stats(), your_id=None, authorized=False, status="closed", error=why or NOT_AUTHORIZED, is_stale=False
         )
+
+
+class _Life:
+    """
+    One stream, from the attempt to open it to its end. Times are of the loop's clock.
+
+    Args:
+        way: Its kind.
+    """
+
+    def __init__(self, way: Way = "ws") -> None:
+        self.way = way
+        self.task: asyncio.Task[None]
+        self.connection_id = ""
+        self.silence = OPEN_TIMEOUT
+        """Seconds for which it may be silent once it is open."""
+        self.opened = False
+        """It has opened; only `connected` is a delivery."""
+        self.opened_at: float | None = None
+        """When `connected` came; None: it has not."""
+        self.ended_at = 0.0
+        self.return_at: float | None = None
+        """When to open the next stream, as `drain` asked; None: no `drain` has come."""
+        self.whole = False
+        """Whole figures have come, so that deltas can be applied."""
+        self.delivered = asyncio.Event()
+
+    @property
+    def lasted(self) -> float | None:
+        """For how long it was open, in seconds; None: it never was."""
+        return None if self.opened_at is None else self.ended_at - self.opened_at
+
+    def deadline(self) -> float:
+        """Return until when it may be silent, or `drain` lets it stay."""
+        silent = asyncio.get_running_loop().time() + self.silence
+        return silent if self.return_at is None else min(silent, self.return_at)
+
+    async def delivered_or_ended(self) -> None:
+        """Wait until `connected` has come, or there is nothing more to wait for."""
+        waiting = asyncio.ensure_future(self.delivered.wait())
+        try:
+            await asyncio.wait([self.task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+
+    async def stop(self) -> None:
+        """End it."""
+        self.task.cancel()
+        await asyncio.wait([self.task])

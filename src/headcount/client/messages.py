@@ -6,14 +6,16 @@ Source: protocol/README.md#server-to-client; golden messages in protocol/fixture
 Tests: tests/client/test_small_parts.py.
 """
 
+from collections.abc import Callable
 from types import MappingProxyType
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from ..core.stats import ConnectionInfo, Nodes, NodeShare, Stats, StatsDelta
+from ..core.stats import ABSENCE_STATES, Absence, AbsenceState, ConnectionInfo, Nodes, NodeShare, Stats, StatsDelta
 from ..errors import Malformed
 
+T = TypeVar("T")
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Counts: TypeAlias = dict[str, Count]
 
@@ -27,7 +29,20 @@ class Connected(msgspec.Struct, tag_field="type", tag="connected", rename="camel
     keepalive_ms: int | None = None
     update_strategy: str | None = None
     current_version: str | None = None
-    """The current version. None: an older server, whose own version is current until it sends a release."""
+    """The current version. None: it is not known."""
+
+
+class _Absence(msgspec.Struct):
+    node: Annotated[str, msgspec.Meta(max_length=64)]
+    total: Count | None = None
+    versions: _Counts = {}
+    state: str = "vanished"
+    since: Count = 0
+
+    def absence(self) -> Absence:
+        """Return it as the figures hold it. A state that this version does not know is the one that says least."""
+        known: AbsenceState = next((state for state in ABSENCE_STATES if state == self.state), "vanished")
+        return Absence(self.node, self.total, MappingProxyType(self.versions), known, self.since)
 
 
 class StatsMessage(msgspec.Struct, tag_field="type", tag="stats", rename="camel"):
@@ -41,6 +56,8 @@ class StatsMessage(msgspec.Struct, tag_field="type", tag="stats", rename="camel"
     connections_truncated: bool = False
     nodes: Nodes = Nodes(1, 1)
     partial: bool = False
+    absences: tuple[_Absence, ...] = ()
+    current_version: str | None = None
     your_id: str | None = None
 
     def figures(self) -> Stats:
@@ -54,6 +71,8 @@ class StatsMessage(msgspec.Struct, tag_field="type", tag="stats", rename="camel"
             connections_truncated=self.connections_truncated,
             nodes=self.nodes,
             partial=self.partial,
+            absences=tuple(absence.absence() for absence in self.absences),
+            current_version=self.current_version,
         )
 
 
@@ -74,6 +93,8 @@ class DeltaMessage(msgspec.Struct, tag_field="type", tag="stats-delta", rename="
     connections_truncated: bool | None = None
     nodes: Nodes | None = None
     partial: bool | None = None
+    absences: tuple[_Absence, ...] | None = None
+    current_version: str | msgspec.UnsetType | None = msgspec.UNSET
 
     def delta(self) -> StatsDelta:
         """Return the delta."""
@@ -88,6 +109,8 @@ class DeltaMessage(msgspec.Struct, tag_field="type", tag="stats-delta", rename="
             connections_truncated=self.connections_truncated,
             nodes=self.nodes,
             partial=self.partial,
+            absences=None if self.absences is None else tuple(absence.absence() for absence in self.absences),
+            current_version=self.current_version,
         )
 
 
@@ -122,6 +145,10 @@ _decode_type = msgspec.json.Decoder(Other).decode
 _KNOWN = frozenset({"connected", "stats", "stats-delta", "stats-unauthorized", "version", "drain"})
 
 
+_ALWAYS = frozenset({"total", "versions", "routes", "connections"})
+"""Fields of every answer with figures; the JSON of another program may have a `total`, too."""
+
+
 def decode_snapshot(content: bytes) -> Stats:
     """
     Read the answer of `GET /admin/stats`.
@@ -131,8 +158,10 @@ def decode_snapshot(content: bytes) -> Stats:
     """
     try:
         document = msgspec.json.decode(content)
+        if missing := _ALWAYS - document.keys():
+            raise TypeError(f"{min(missing)} is missing")
         return msgspec.convert({**document, "type": "stats"}, StatsMessage).figures()
-    except (msgspec.MsgspecError, TypeError, UnicodeError) as error:
+    except (msgspec.MsgspecError, AttributeError, TypeError, UnicodeError) as error:
         raise Malformed(f"The server's statistics are malformed: {error}.") from None
 
 
@@ -145,6 +174,7 @@ class _Share(msgspec.Struct, rename="camel"):
 
 class _Shares(msgspec.Struct):
     shares: list[_Share]
+    absences: tuple[_Absence, ...] = ()
 
 
 _decode_shares = msgspec.json.Decoder(_Shares).decode
@@ -157,11 +187,126 @@ def decode_shares(content: bytes) -> list[NodeShare]:
     Raises:
         Malformed: The answer has another shape.
     """
+    return decode_fleet(content).shares
+
+
+class FleetNodes(NamedTuple):
+    """The nodes of a fleet: those that are there, and those that are gone and unaccounted for."""
+
+    shares: list[NodeShare]
+    absences: tuple[Absence, ...]
+
+
+def decode_fleet(content: bytes) -> FleetNodes:
+    """
+    Read the answer of `GET /admin/nodes`, absent nodes included.
+
+    Raises:
+        Malformed: The answer has another shape.
+    """
+    found = _answer(_decode_shares, content, "list of nodes")
+    shares = [NodeShare(share.node, share.total, share.reporting, share.silent_ms / 1000) for share in found.shares]
+    return FleetNodes(shares, tuple(absence.absence() for absence in found.absences))
+
+
+class Health(msgspec.Struct):
+    """The answer of `GET /health`. `seen`: how the request arrived, if asked with `seen=1`."""
+
+    ok: bool
+    version: str
+    uptime: float
+    seen: dict[str, Any] = {}
+
+
+_decode_health = msgspec.json.Decoder(Health).decode
+
+
+def decode_health(content: bytes) -> Health:
+    """
+    Read the answer of `GET /health`.
+
+    Raises:
+        Malformed: The answer has another shape.
+    """
+    return _answer(_decode_health, content, "health")
+
+
+def decode_version(content: bytes) -> str:
+    """Read the version in the answer of `GET /health`. Raises the errors of `decode_health`."""
+    return decode_health(content).version
+
+
+class Reached(msgspec.Struct, frozen=True):
+    """How many nodes declared a version current, of how many."""
+
+    reached: Annotated[int, msgspec.Meta(ge=0)]
+    expected: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class ReleaseResult(msgspec.Struct, frozen=True):
+    """
+    What came of a release.
+
+    Attributes:
+        version: The version that is current now.
+        told: Streams that were told; 0 if the version was current already.
+        nodes: How many nodes were reached; None: an older server, which does not say.
+        partial: A node was not reached, or the server does not know the other nodes.
+        already_current: The version was current already; None: an older server, which does not say.
+    """
+
+    version: str
+    told: Annotated[int, msgspec.Meta(ge=0)]
+    nodes: Reached | None = None
+    partial: bool = False
+    already_current: bool | None = msgspec.field(default=None, name="alreadyCurrent")
+
+
+class _Release(ReleaseResult, frozen=True):
+    ok: bool = False
+
+
+_decode_release = msgspec.json.Decoder(_Release).decode
+
+
+def decode_release(content: bytes, version: str) -> ReleaseResult:
+    """
+    Read the answer of `POST /admin/release`.
+
+    Raises:
+        Malformed: The answer has another shape, or is about another version.
+    """
+    answer = _answer(_decode_release, content, "answer to a release")
+    if not answer.ok or answer.version != version:
+        raise Malformed("The server's answer is not about this release.")
+    return ReleaseResult(answer.version, answer.told, answer.nodes, answer.partial, answer.already_current)
+
+
+class _Forgotten(msgspec.Struct):
+    ok: bool
+    node: str
+
+
+_decode_forgotten = msgspec.json.Decoder(_Forgotten).decode
+
+
+def decode_forgotten(content: bytes, node: str) -> None:
+    """
+    Check the answer of `POST /admin/nodes/forget`.
+
+    Raises:
+        Malformed: The answer has another shape, or is about another node.
+    """
+    answer = _answer(_decode_forgotten, content, "answer")
+    if not answer.ok or answer.node != node:
+        raise Malformed("The server's answer is not about this node.")
+
+
+def _answer(decode: Callable[[bytes], T], content: bytes, what: str) -> T:
     try:
-        shares = _decode_shares(content).shares
+        return decode(content)
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise Malformed(f"The server's list of nodes is malformed: {error}.") from None
-    return [NodeShare(share.node, share.total, share.reporting, share.silent_ms / 1000) for share in shares]
+        raise Malformed(f"The server's {what} is malformed: {error}.") from None
 
 
 def decode(data: str | bytes) -> ServerMessage:

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from ..core.ends import standard_code
 from ..errors import ClientError, ConfigError, Refused, Unreachable
 from . import messages
 from .access import CONNECT_TIMEOUT, NO_SOCKS, Access, failure, unreachable
@@ -98,7 +99,7 @@ def _retry(reader: EventReader) -> float:
 @asynccontextmanager
 async def _event_stream(base: str, access: Access, query: dict[str, str]) -> AsyncIterator[Stream]:
     url = f"{base}/sse"
-    async with access.http(url) as client:
+    async with access.http() as client:
         try:
             # The timeout is for the start of the answer; the caller watches for silence.
             timeout = httpx.Timeout(CONNECT_TIMEOUT, read=None)
@@ -115,7 +116,7 @@ async def _event_stream(base: str, access: Access, query: dict[str, str]) -> Asy
                 raise failure(url, response.status_code, response.headers, content)
             if kind != "text/event-stream":
                 raise Refused(
-                    f"{url} answered with {kind[:80] or 'no content type'}, not with an event stream; check the URL."
+                    f"The server answered {kind[:80] or 'nothing'} with status 200; is {base} passed on to Headcount?"
                 )
             yield _EventStream(base, client, response)
         finally:
@@ -131,7 +132,7 @@ class _WebSocket:
             while True:
                 yield messages.decode(await self._socket.recv())
         except ConnectionClosed as closed:
-            code = 1006 if closed.rcvd is None else closed.rcvd.code
+            code = 1006 if closed.rcvd is None else standard_code(closed.rcvd.code)
             reason = "" if closed.rcvd is None else "".join(c for c in closed.rcvd.reason if c.isprintable())
             raise Ended(reason or f"The server closed the WebSocket ({code}).", code) from None
 

@@ -2,14 +2,22 @@
 When `headcount wait` may go on: the rules, without a clock and without a stream.
 
 Figures that are partial, stale or missing never meet the condition, whatever number they show, and the time for which
-it must hold starts anew after them. Connections whose version is not counted apart count as connections that are
-waited for.
+it must hold starts anew after them. Nor do figures while connections are unaccounted for: those of a node that fell
+silent may be open still, and those of one that stopped may be on their way to another. While the nodes serve several
+versions and none was declared current, nobody knows which connections are outdated. Connections whose version is not
+counted apart count as connections that are waited for.
+
+Strangers can open connections of any version. More of those that are waited for keep the gate shut; but a share of the
+most that were seen would then be a share of made-up ones, and open it once they have gone. So a share is of a number
+that was held for a while (`Base`), or that the operator names.
 """
 
-from typing import Literal, NamedTuple, TypeAlias
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from ..core.labels import OTHER
-from ..core.stats import Stats
+from ..core.stats import Absence, Stats
 from ..core.time_to_go import Sample, Samples, time_to_go
 
 
@@ -49,25 +57,80 @@ class Selection(NamedTuple):
                 return "outdated"
 
 
+BASE_HELD: Final = 30.0
+"""Seconds for which a number must have been left, at least, before a share is of it."""
+
+
 class Bound(NamedTuple):
-    """How many may be left, at most: a number, or a share of all connections in per cent."""
+    """
+    How many may be left, at most: a number, or a share in per cent of `of`, else of the base.
+
+    Not a share of all connections: new ones on the new version would open the gate, though no old one has gone.
+    """
 
     value: float
     percent: bool = False
+    of: int | None = None
+    """The number that the share is of, as the operator names it."""
 
-    def allows(self, left: int, total: int) -> bool:
-        """Say whether `left` of `total` is at or under it."""
-        return left * 100 <= self.value * total if self.percent else left <= self.value
+    def base(self, seen: int) -> int:
+        """Return what the share is of: `of`, else what was seen."""
+        return seen if self.of is None else self.of
 
-    def at_most(self, total: int) -> int:
+    def allows(self, left: int, seen: int) -> bool:
+        """Say whether `left` is at or under it."""
+        return left * 100 <= self.value * self.base(seen) if self.percent else left <= self.value
+
+    def at_most(self, seen: int) -> int:
         """Return the bound as a number of connections."""
-        return int(self.value * total / 100) if self.percent else int(self.value)
+        return int(self.value * self.base(seen) / 100) if self.percent else int(self.value)
 
     def __str__(self) -> str:
         return f"{self.value:g}{'%' if self.percent else ''}"
 
 
-Unknown: TypeAlias = Literal["no contact", "partial", "version unknown"]
+class Base:
+    """
+    The largest number that was left for `BASE_HELD` without a break: what a share is of.
+
+    Before anything was left that long, it is the smallest number that was seen. So a share is never of more than was
+    there all the time.
+    """
+
+    def __init__(self) -> None:
+        self._held: int | None = None
+        self._least: int | None = None
+        self._began = 0.0
+        self._recent: deque[tuple[int, float]] = deque()
+        """Numbers, and until when they were left. Each is smaller than those after it, so the first is the smallest."""
+
+    @property
+    def count(self) -> int:
+        """The base."""
+        return (self._least or 0) if self._held is None else self._held
+
+    def add(self, now: float, left: int) -> None:
+        """Add the number that is left from now on."""
+        recent = self._recent
+        if recent:
+            recent[-1] = (recent[-1][0], now)
+            while recent[0][1] <= now - BASE_HELD:
+                recent.popleft()
+            if now - self._began >= BASE_HELD:
+                self._held = max(self._held or 0, recent[0][0])
+        else:
+            self._began = now
+        while recent and recent[-1][0] >= left:
+            recent.pop()
+        recent.append((left, now))
+        self._least = left if self._least is None else min(self._least, left)
+
+    def interrupt(self) -> None:
+        """Note that the number is not known: what is left later was not left all the time."""
+        self._recent.clear()
+
+
+Unknown: TypeAlias = Literal["no contact", "partial", "unaccounted", "version unknown"]
 
 
 class Verdict(NamedTuple):
@@ -78,21 +141,62 @@ class Verdict(NamedTuple):
         left: Connections that are waited for; None: not known.
         total: All connections.
         bound: How many may be left.
+        base: What a share is of.
         held: Seconds for which it has held so far; None: it does not hold.
         done: It has held long enough.
         unknown: Why nothing is known; None: it is.
         rate: Connections a minute that leave; None: not enough data.
         to_go: Seconds until the bound; 0: reached, infinite: the number does not shrink, None: not enough data.
+        absences: Nodes whose connections are unaccounted for.
     """
 
     left: int | None
     total: int
     bound: int
+    base: int
     held: float | None
     done: bool
     unknown: Unknown | None
     rate: float | None
     to_go: float | None
+    absences: tuple[Absence, ...] = ()
+
+    @property
+    def unaccounted(self) -> int:
+        """Connections that are unaccounted for, as far as their number is known."""
+        return sum(absence.total or 0 for absence in self.absences)
+
+
+def unaccounted_sentence(absences: Sequence[Absence], now: int) -> str:
+    """
+    Say which connections are unaccounted for, as the end of a sentence.
+
+    Args:
+        absences: At least one.
+        now: Milliseconds since 1970.
+    """
+    total = sum(absence.total or 0 for absence in absences)
+    number = f"{total:,} {'connection' if total == 1 else 'connections'}"
+    if any(absence.total is None for absence in absences):
+        number = f"at least {number}" if total else "an unknown number of connections"
+    first = min(absences, key=lambda absence: absence.since)
+    seconds = max(0, now - first.since) // 1000
+    if not total and all(absence.state == "cut-off" for absence in absences):
+        names = ", ".join(absence.node for absence in absences[:3])
+        what = f"node {names} is" if len(absences) == 1 else f"{len(absences)} nodes ({names}) are"
+        return f"{what} stopped or cut off since {seconds} s, and may have connections that nobody knows of"
+    verb = "is" if total == 1 and number.startswith("1") else "are"
+    if len(absences) == 1:
+        why = {
+            "vanished": "",
+            "cut-off": " (it is stopped or cut off)",
+            "leaving": " (it was stopped properly)",
+            "unanswered": " (their pages do not answer)",
+        }
+        node = f"node {first.node}{why[first.state]}"
+        return f"{number} of {node} {verb} unaccounted for since {seconds} s"
+    names = ", ".join(absence.node for absence in absences[:3]) + (", …" if len(absences) > 3 else "")
+    return f"{number} of {len(absences)} nodes ({names}) {verb} unaccounted for, the first since {seconds} s"
 
 
 class Judge:
@@ -112,12 +216,18 @@ class Judge:
         self.hold = hold
         self.started = now
         self.contact = now
-        """When the figures were known last."""
+        """When there were figures last, and it was known which connections are waited for."""
         self.most = 0
-        """The most that were left at any time: where a progress bar begins."""
+        """The most that were left at any time: where a progress bar begins. No share is of it."""
         self.since: float | None = None
         """Since when it holds; None: it does not."""
         self._samples = Samples()
+        self._base = Base()
+
+    @property
+    def base(self) -> int:
+        """What a share is of."""
+        return self.bound.base(self._base.count)
 
     def look(self, now: float, stats: Stats | None, current: str | None) -> Verdict:
         """
@@ -130,14 +240,18 @@ class Judge:
         """
         if stats is None:
             return self._unknown("no contact", None)
-        self.contact = now
+        left = self.selection.left(stats, current)
+        if left is not None:
+            self.contact = now
+            self.most = max(self.most, left)
+        if stats.absences:
+            return self._unknown("unaccounted", stats)
         if stats.partial:
             return self._unknown("partial", stats)
-        left = self.selection.left(stats, current)
         if left is None:
             return self._unknown("version unknown", stats)
-        self.most = max(self.most, left)
-        if not self.bound.allows(left, stats.total):
+        self._base.add(now, left)
+        if not self.bound.allows(left, self.base):
             self.since = None
         elif self.since is None:
             self.since = now
@@ -145,9 +259,11 @@ class Judge:
         self._samples.add(Sample(now, left))
         share = self._samples.decay()
         rate = None if share is None else share * left * 60
-        bound = self.bound.at_most(stats.total)
+        bound = self.bound.at_most(self.base)
         to_go = time_to_go(left, bound, share)
-        return Verdict(left, stats.total, bound, held, held is not None and held >= self.hold, None, rate, to_go)
+        return Verdict(
+            left, stats.total, bound, self.base, held, held is not None and held >= self.hold, None, rate, to_go
+        )
 
     def lost(self, now: float) -> float:
         """Return for how long nothing has been known, in seconds."""
@@ -159,5 +275,8 @@ class Judge:
 
     def _unknown(self, why: Unknown, stats: Stats | None) -> Verdict:
         self.since = None
+        self._base.interrupt()
         total = 0 if stats is None else stats.total
-        return Verdict(None, total, self.bound.at_most(total), None, False, why, None, None)
+        absences = () if stats is None else stats.absences
+        bound, base = self.bound.at_most(self.base), self.base
+        return Verdict(None, total, bound, base, None, False, why, None, None, absences)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
-from ..core.reconnect import after_end
+from ..core.reconnect import Limit, after_end, after_life, after_opening, is_cut
 from ..errors import ConfigError
 from .swarm_page import Page
 
@@ -66,7 +66,9 @@ class Tally:
         self.ever = 0
         """Number of pages that were open at some time."""
         self.events: Counter[str] = Counter()
-        """`opened`, `refused`, `lost`, `reconnects`, `navigations`, `reloads`, `drains`, `failed navigations`."""
+        """
+        `opened`, `refused`, `lost`, `reconnects`, `renewals`, `navigations`, `reloads`, `drains`, `failed navigations`.
+        """
         self.errors: Counter[str] = Counter()
         """Reasons why connections were refused or lost."""
         self.received = 0
@@ -135,24 +137,26 @@ class Swarm:
     async def _live(self, number: int, version: str) -> None:
         rng = random.Random(f"{self._plan.seed}/{number}")  # noqa: S311  nothing secret
         kind = self._plan.strategy if self._plan.strategy != "auto" else ("sse", "ws")[number % 2]
-        route, attempt, again = rng.choice(self._plan.routes), 0, False
-        clock, first = time.monotonic, True
+        visitor = _Visitor(rng, kind, version, rng.choice(self._plan.routes))
+        attempt, first = 0, True
+        clock = time.monotonic
         while True:
             await self._turn()
             asked = clock()
-            page = self._page(kind, version, route, rng, again=again)
+            page = visitor.page = self._page(visitor)
             lasted, reloaded = None, False
             try:
                 await self._connect(page)
-                opened = clock()
-                self.tally.latency(opened - asked)
+                self.tally.latency(clock() - asked)
                 self.tally.events["opened"] += 1
                 self.tally.ever += first
                 first = False
-                self.tally.events["reconnects"] += again
-                with self._counted(version):
-                    route, reloaded = await self._stay(page, kind, version, route, rng)
-                lasted = clock() - opened
+                self.tally.events["reconnects"] += bool(visitor.handle)
+                visitor.handle = page.handle
+                with self._counted(visitor.version):
+                    reloaded = await self._stay(visitor)
+                page = visitor.page  # another one may have taken over
+                lasted = (page.ended_at or clock()) - page.opened_at
             except (OSError, TimeoutError, ConnectionError) as error:
                 self.tally.events["refused"] += 1
                 self.tally.errors[str(error) or type(error).__name__] += 1
@@ -161,15 +165,23 @@ class Swarm:
                 self.tally.received += page.received
             if reloaded:
                 assert self._released is not None
-                version, again = self._released, False
+                visitor = _Visitor(rng, kind, self._released, rng.choice(self._plan.routes))
                 self.tally.events["reloads"] += 1
                 continue
-            again = again or lasted is not None
+            was_cut = page.ended_at is not None and page.return_at is None and is_cut(page.code)
+            visitor.limit = after_life(visitor.limit, page.ended_at or clock(), (lasted or 0.0) if was_cut else 0.0)
             if page.return_at is not None:
                 self.tally.events["drains"] += 1
                 attempt, delay = 0, max(0.0, page.return_at - clock())
             else:
-                following = after_end(attempt, rng.random(), lasted=lasted, code=page.code, named=page.named)
+                following = after_end(
+                    attempt,
+                    rng.random(),
+                    lasted=lasted,
+                    code=page.code,
+                    named=page.named,
+                    refused=not visitor.handle and page.refused,
+                )
                 if following is None:
                     return
                 delay, attempt = following
@@ -200,37 +212,58 @@ class Swarm:
             if not tally.versions[version]:
                 del tally.versions[version]
 
-    async def _stay(self, page: Page, kind: str, version: str, route: str, rng: random.Random) -> tuple[str, bool]:
-        """Navigate until the stream is over. Returns the last route, and whether the page reloads now."""
-        plan, clock = self._plan, time.monotonic
+    async def _stay(self, visitor: "_Visitor") -> bool:
+        """Navigate until the stream is over. Returns whether the page reloads now."""
+        plan, clock, rng = self._plan, time.monotonic, visitor.rng
         leaves = clock() + rng.expovariate(1 / plan.reconnect) if plan.reconnect else float("inf")
         reloads = float("inf")
         moves = clock() + rng.expovariate(1 / plan.navigate) if plan.navigate else float("inf")
+        renews = visitor.renews_at()
         while True:
-            outdated = self._released is not None and self._released != version
+            page = visitor.page
+            outdated = self._released is not None and self._released != visitor.version
             if outdated and plan.reload_within and reloads == float("inf"):
                 reloads = clock() + rng.uniform(0, plan.reload_within)
-            until = min(leaves, reloads, moves)
-            await self._until(page, until - clock(), watch=reloads == float("inf"))
+            until = min(leaves, reloads, moves, renews)
+            await self._until(page, until - clock(), until_release=reloads == float("inf"))
             now = clock()
-            if page.closed.done():
+            if page.ended_at is not None:
                 if page.return_at is None:
                     self.tally.events["lost"] += 1
                     self.tally.errors["the stream was ended"] += 1
-                return route, False
+                return False
             if now >= reloads:
-                return rng.choice(plan.routes), True
+                return True
             if now >= leaves:
-                return route, False
-            if now >= moves:
+                return False
+            if now >= renews:
+                renews = visitor.renews_at() if await self._renew(visitor) else float("inf")
+            elif now >= moves:
                 moves = now + rng.expovariate(1 / plan.navigate)
-                route = rng.choice(plan.routes)
-                await self._navigate(page, kind, route)
+                visitor.route = rng.choice(plan.routes)
+                await self._navigate(page, visitor.kind, visitor.route)
 
-    async def _until(self, page: Page, seconds: float, *, watch: bool) -> None:
-        """Wait until the stream is over, the time has passed or, if `watch` is set, a release came."""
+    async def _renew(self, visitor: "_Visitor") -> bool:
+        """Open the next stream before a limit ends the present one. Returns whether it has taken over."""
+        if visitor.page.return_at is not None:
+            return False
+        successor = self._page(visitor)
+        try:
+            await self._connect(successor)
+        except (OSError, TimeoutError, ConnectionError) as error:
+            successor.close()
+            self.tally.errors[f"renewal: {error or type(error).__name__}"] += 1
+            return False
+        self.tally.events["renewals"] += 1
+        self.tally.received += visitor.page.received
+        visitor.page.close()
+        visitor.page, visitor.handle = successor, successor.handle
+        return True
+
+    async def _until(self, page: Page, seconds: float, *, until_release: bool) -> None:
+        """Wait until the stream is over, the time has passed or, if `until_release` is set, a release came."""
         timeout = None if seconds == float("inf") else max(0.0, seconds)
-        release = asyncio.ensure_future(self._release_seen.wait()) if watch else None
+        release = asyncio.ensure_future(self._release_seen.wait()) if until_release else None
         try:
             waiting: list[asyncio.Future[Any]] = [page.closed] if release is None else [page.closed, release]
             await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -267,8 +300,14 @@ class Swarm:
                 self.tally.events["failed navigations"] += 1
                 self.tally.errors[f"navigation: {error or type(error).__name__}"] += 1
 
-    def _page(self, kind: str, version: str, route: str, rng: random.Random, *, again: bool) -> Page:
-        query = urlencode({"version": version, "route": route} | ({"reconnect": "1"} if again else {}))
+    def _page(self, visitor: "_Visitor") -> Page:
+        kind = visitor.kind
+        fields = {"version": visitor.version, "route": visitor.route}
+        if visitor.handle:
+            fields |= {"reconnect": "1", "replaces": visitor.handle}
+        if visitor.limit.cut_after:
+            fields["cutAfter"] = str(round(visitor.limit.cut_after * 1000))
+        query = urlencode(fields)
         if kind == "sse":
             lines: tuple[str, ...] = ("Accept: text/event-stream", "Cache-Control: no-cache")
         else:
@@ -277,7 +316,7 @@ class Swarm:
                 *("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"),
                 f"Sec-WebSocket-Key: {key}",
             )
-        return Page(self._head("GET", f"/{kind}?{query}", lines), rng, self._on_release)
+        return Page(self._head("GET", f"/{kind}?{query}", lines), visitor.rng, self._on_release)
 
     def _head(self, method: str, path: str, lines: tuple[str, ...]) -> bytes:
         own = ("Host: " + self._netloc, "User-Agent: headcount-swarm", *(f"{k}: {v}" for k, v in self._headers.items()))
@@ -289,6 +328,35 @@ class Swarm:
         self._next_slot = max(self._next_slot, now) + 1 / self._plan.rate
         if (wait := self._next_slot - now) > 0.002:
             await asyncio.sleep(wait)
+
+
+class _Visitor:
+    """
+    What one page keeps from stream to stream.
+
+    Args:
+        rng: Of its behaviour.
+        kind: Of its streams.
+        version: That it runs.
+        route: That it shows.
+    """
+
+    __slots__ = ("handle", "kind", "limit", "page", "rng", "route", "version")
+
+    def __init__(self, rng: random.Random, kind: Literal["sse", "ws"], version: str, route: str) -> None:
+        self.rng = rng
+        self.kind = kind
+        self.version = version
+        self.route = route
+        self.handle = ""
+        """Of the last stream that was open; "": none was."""
+        self.limit = Limit()
+        self.page: Page
+
+    def renews_at(self) -> float:
+        """Return when to open the stream after the one that has just opened, in monotonic time."""
+        self.limit, delay = after_opening(self.limit, self.rng.random())
+        return float("inf") if delay is None else self.page.opened_at + delay
 
 
 def raise_file_limit(wanted: int) -> None:

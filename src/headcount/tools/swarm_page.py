@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import Final
 
 from ..client.retry_after import parse_retry_after
-from ..core.reconnect import after_drain
+from ..core.ends import standard_code
+from ..core.reconnect import after_drain, is_refusal
 
 _MASK: Final = b"\x00\x00\x00\x00"
 """Clients must mask frames; a mask of zeros leaves the text unchanged."""
@@ -46,6 +47,10 @@ class Page(asyncio.Protocol):
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.handle = ""
+        self.opened_at = 0.0
+        """When `connected` came, in monotonic time; 0: it has not."""
+        self.ended_at: float | None = None
+        """When the stream ended, in monotonic time; None: it has not."""
         self.received = 0
         self.return_at: float | None = None
         """When to open the next stream, as `drain` asked, in monotonic time; None: no `drain` has come."""
@@ -85,6 +90,7 @@ class Page(asyncio.Protocol):
         if not self.opened.done():
             if _CONNECTED in text and (found := _string(text, b'"connectionId":"')) is not None:
                 self.handle = found
+                self.opened_at = time.monotonic()
                 self.opened.set_result(None)
                 self._tail = b""
                 return
@@ -99,12 +105,19 @@ class Page(asyncio.Protocol):
         self._tail = text[-_MAX_TAIL:]
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.ended_at = time.monotonic()
         if not self.opened.done():
             words = self.status.partition(" ")[2] or (str(exc) if exc else "the server ended it at once")
             self.opened.set_exception(ConnectionError(words))
             self.opened.exception()  # retrieved, so that the loop does not log it if nothing awaits this future
         if not self.closed.done():
             self.closed.set_result(None)
+
+    @property
+    def refused(self) -> bool:
+        """It was answered by something that is no stream, and will be again."""
+        status = self.status.split(" ")[1:2]
+        return bool(status) and status[0].isdecimal() and int(status[0]) > 200 and is_refusal(int(status[0]))
 
     def _on_drain(self, text: bytes) -> None:
         """Leave when `drain` says, also when the server keeps the stream open."""
@@ -131,7 +144,7 @@ class Page(asyncio.Protocol):
             if frames[start] == _PING and self.transport is not None:
                 self.transport.write(bytes((_PONG, 0x80 | size)) + _MASK + frames[begin : begin + size])
             elif frames[start] == _CLOSE and size >= 2:
-                self.code = int.from_bytes(frames[begin : begin + 2], "big")
+                self.code = standard_code(int.from_bytes(frames[begin : begin + 2], "big"))
             start = begin + size
         del frames[:start]
 

@@ -16,7 +16,7 @@ from textual import on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
-from textual.events import Resize
+from textual.events import Event, Key, MouseDown, Paste, Resize
 from textual.theme import BUILTIN_THEMES
 from textual.widgets import DataTable, Footer, Input, Static
 
@@ -106,6 +106,8 @@ class Top(App[str]):
         self._host = urlsplit(live.url).netloc.rpartition("@")[2]
         self._paused = False
         self._filter = ""
+        self._typing = False
+        """Whether keys are text for the filter, not shortcuts."""
         self._shown: LiveState | None = None
         self._rows: dict[str, ConnectionInfo] = {}
         self._maximised: str | None = None
@@ -125,7 +127,8 @@ class Top(App[str]):
             yield Counts("Versions", id="versions")
             yield Counts("Routes", id="routes")
             yield Counts("Nodes", id="nodes")
-        yield Input(placeholder="part of an id, version, route or address", id="filter")
+        # The focus comes after the first keys: to select them then would let the next key replace them.
+        yield Input(placeholder="part of an id, version, route or address", id="filter", select_on_focus=False)
         table: DataTable[Text] = DataTable(id="connections", cursor_type="row", zebra_stripes=False)
         table.border_title = "Connections"
         yield table
@@ -139,13 +142,55 @@ class Top(App[str]):
         table.add_column("Version", key="version")
         table.add_column("Route", key="route")
         table.add_column("Address", key="ip")
-        table.focus()
+        self.screen.set_focus(table)
         self.run_worker(self._live.open(), name="stream", exit_on_error=False)
         self.set_interval(REFRESH, self.refresh_figures)
 
     async def on_unmount(self) -> None:
         """Close the stream."""
         await self._live.aclose()
+
+    async def on_event(self, event: Event) -> None:
+        """
+        Handle keys and pasted text, one after another.
+
+        A widget gets keys and focus through a queue of its own. What is typed quickly after `/` would find the focus
+        still on the list, and run as shortcuts. So the filter's keys are handled here, before the next key.
+        """
+        if isinstance(event, Key | Paste) and not event.is_forwarded:
+            if isinstance(event, Key) and event.key.startswith("alt+") and event.is_printable:
+                # Escape and the next key came in one piece.
+                self.action_clear()
+                event = Key(event.key.removeprefix("alt+"), event.character)
+            if await self._handle_input(event):
+                return
+        await super().on_event(event)
+        if isinstance(event, MouseDown):
+            self._typing = self.focused is self._field()
+
+    async def _handle_input(self, event: Key | Paste) -> bool:
+        """Handle what concerns the filter. Returns False for all else."""
+        if isinstance(event, Paste):
+            if line := event.text.strip().partition("\n")[0].rstrip():
+                self.action_filter()
+                self._insert(line)
+            return True
+        if event.key == "escape":
+            self.action_clear()
+        elif not self._typing:
+            if event.key != "slash":
+                return False
+            self.action_filter()
+        elif event.key in ("enter", "tab", "shift+tab"):
+            self._leave_filter()
+        elif event.character is not None and event.is_printable:
+            self._insert(event.character)
+        else:
+            # The focus may be elsewhere, when the terminal was in the background.
+            self.screen.set_focus(self._field())
+            if not await self._check_bindings(event.key, priority=True):
+                await self._check_bindings(event.key)
+        return True
 
     def refresh_figures(self) -> None:
         """Show the newest figures."""
@@ -199,17 +244,18 @@ class Top(App[str]):
 
     def action_filter(self) -> None:
         """Open the filter."""
-        field = self.query_one("#filter", Input)
+        field = self._field()
         field.add_class("shown")
-        field.focus()
+        self.screen.set_focus(field)
+        self._typing = True
 
     def action_clear(self) -> None:
         """Clear the filter and show all parts."""
-        field = self.query_one("#filter", Input)
+        field = self._field()
         field.value = ""
         field.remove_class("shown")
         self._show_only(None)
-        self._table().focus()
+        self._leave_filter()
 
     def action_interrupt(self) -> None:
         """Exit with the code of Ctrl-C."""
@@ -243,10 +289,18 @@ class Top(App[str]):
         self._rows.clear()
         self._list(self._live.state.value)
 
-    @on(Input.Submitted)
-    def filter_done(self) -> None:
-        """Move the focus from the filter to the list."""
-        self._table().focus()
+    def _leave_filter(self) -> None:
+        """Move the focus from the filter to the list, so that keys are shortcuts again."""
+        self._typing = False
+        self.screen.set_focus(self._table())
+
+    def _insert(self, text: str) -> None:
+        """Insert a text at the filter's cursor, in place of what is selected."""
+        field = self._field()
+        field.replace(text, *field.selection)
+
+    def _field(self) -> Input:
+        return self.query_one("#filter", Input)
 
     def _table(self) -> "DataTable[Text]":
         return self.query_one("#connections", DataTable)
@@ -272,10 +326,18 @@ class Top(App[str]):
         nodes = state.stats.nodes
         if nodes.expected > 1 or nodes.reporting != nodes.expected:
             text.append(f"  {nodes.reporting} of {nodes.expected} nodes")
+        if state.stats.absences:
+            known = all(absence.total is not None for absence in state.stats.absences)
+            number = f"{state.stats.unaccounted:,}" if known or state.stats.unaccounted else "unknown number"
+            text.append(f"  {number} unaccounted", style="bold yellow")
         if state.error:
             text.append(f"  {printable(state.error)}", style="red")
         elif state.current_version is not None:
             text.append(f"  current: {printable(state.current_version)}")
+        elif state.authorized and nodes.versions:
+            served = ", ".join(f"{version}: {count:,}" for version, count in sorted(nodes.versions.items()))
+            text.append("  current: unknown", style="bold yellow")
+            text.append(f" (nodes by version {printable(served)})", style="yellow")
         return text
 
     def _number(self, state: LiveState) -> Text:
@@ -289,6 +351,8 @@ class Top(App[str]):
             text.append(
                 f"{outdated:,} outdated ({outdated / stats.total:.0%})", style="yellow" if outdated else "green"
             )
+        elif stats.total and stats.nodes.versions:
+            text.append("outdated: unknown", style="yellow")
         return text
 
     def _list(self, state: LiveState) -> None:

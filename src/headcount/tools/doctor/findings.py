@@ -9,6 +9,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 Level: TypeAlias = Literal["ok", "note", "warning", "fault"]
 
+PAGE = "docs/doctor.md"
+"""The page with a section for each cause, and the mend for each proxy."""
+
 
 class Finding(NamedTuple):
     """
@@ -19,12 +22,14 @@ class Finding(NamedTuple):
         level: `fault`: streams break; `warning`: streams may break, or figures are wrong; `note`: good to know.
         says: The finding, in a sentence.
         do: What to do; empty when there is nothing to do.
+        see: The section of the docs with the mend for each proxy, such as `docs/doctor.md#buffering`; empty: none.
     """
 
     check: str
     level: Level
     says: str
     do: str = ""
+    see: str = ""
 
 
 class Report:
@@ -33,10 +38,20 @@ class Report:
 
     Args:
         on_finding: Called with each finding.
+        on_progress: Called now and then while streams are held: what is going on, and how much of it is done, 0 to 1.
     """
 
-    def __init__(self, on_finding: Callable[[Finding], object] = lambda _: None) -> None:
+    def __init__(
+        self,
+        on_finding: Callable[[Finding], object] = lambda _: None,
+        on_progress: Callable[[str, float], object] = lambda _, __: None,
+    ) -> None:
         self.findings: list[Finding] = []
+        self.products: list[str] = []
+        """Names of the proxies that were recognised, nearest first."""
+        self.upstream_http = ""
+        """HTTP version in which requests reach the server, such as `1.0`; empty: not known yet."""
+        self.on_progress = on_progress
         self._on_finding = on_finding
 
     @property
@@ -44,8 +59,12 @@ class Report:
         """Whether no fault was found."""
         return not any(finding.level == "fault" for finding in self.findings)
 
-    def add(self, check: str, level: Level, says: str, do: str = "") -> None:
-        """Add a finding."""
-        finding = Finding(check, level, says, do)
+    def has_fault(self, *checks: str) -> bool:
+        """Say whether one of some checks found a fault."""
+        return any(finding.level == "fault" and finding.check in checks for finding in self.findings)
+
+    def add(self, check: str, level: Level, says: str, do: str = "", *, section: str = "") -> None:
+        """Add a finding. `section`: heading of the docs page, as it stands in a link."""
+        finding = Finding(check, level, says, do, f"{PAGE}#{section}" if section else "")
         self.findings.append(finding)
         self._on_finding(finding)

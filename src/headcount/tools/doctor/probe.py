@@ -8,7 +8,7 @@ import asyncio
 import json
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Self
 
@@ -19,6 +19,7 @@ from websockets.typing import Origin
 
 from ...client.access import NO_SOCKS, Access, unreachable
 from ...client.event_reader import EventReader
+from ...core.ends import standard_code
 from ...errors import ProtocolError
 
 OPEN_TIMEOUT: Final = 10.0
@@ -26,6 +27,10 @@ OPEN_TIMEOUT: Final = 10.0
 
 ENCODINGS: Final = "gzip, deflate, br, zstd"
 """Encodings that browsers accept. Only gzip and deflate are decoded here; of the others, the name is enough."""
+
+
+MAX_BEGINNING: Final = 8_192
+"""Bytes of a body that are kept, for an error in it."""
 
 
 class Probe:
@@ -80,6 +85,10 @@ class Probe:
         """Process received bytes or text."""
         raise NotImplementedError
 
+    def reason_of_end(self) -> str:
+        """Return why the peer ended it, as far as it said."""
+        return "the peer ended it"
+
     def record(self, text: str) -> None:
         """Record a text, if it is a message."""
         with suppress(ValueError):
@@ -94,8 +103,10 @@ class Probe:
                 self.pieces += 1
                 self.receive(piece)
                 self._changed.set()
-            self.end = "the peer ended it"
-        except (httpx.HTTPError, ConnectionClosed, ProtocolError, zlib.error) as error:
+            self.end = self.reason_of_end()
+        except ConnectionClosed:
+            self.end = self.reason_of_end()
+        except (httpx.HTTPError, ProtocolError, zlib.error) as error:
             self.end = str(error) or type(error).__name__
         finally:
             self.ended_at = time.monotonic()
@@ -111,6 +122,8 @@ class EventStreamProbe(Probe):
         self.headers: dict[str, str] = {}
         self.http_version = ""
         self.encoding = ""
+        self.beginning = bytearray()
+        """The first bytes of the body; all of a short one."""
         self._reader = EventReader()
         self._unpack: Any = None
 
@@ -132,20 +145,41 @@ class EventStreamProbe(Probe):
     def receive(self, piece: bytes | str) -> None:
         """Decompress and read events."""
         assert isinstance(piece, bytes)
+        if len(self.beginning) < MAX_BEGINNING:
+            self.beginning += piece[:MAX_BEGINNING]
         if self.readable:
             for event in self._reader.feed(self._unpack.decompress(piece) if self._unpack else piece):
                 self.record(event.data)
 
 
 class WebSocketProbe(Probe):
-    """A WebSocket. `refusal` is the status of a refused handshake; 0: accepted, or no answer."""
+    """
+    A WebSocket.
+
+    Attributes:
+        refusal: Status of a refused handshake; 0: accepted, or no answer.
+        kind: Media type of the refusal.
+        failure: Why there was no answer.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.refusal = 0
+        self.kind = ""
         self.failure = ""
         self.compressed = False
         self.socket: ClientConnection | None = None
+
+    def reason_of_end(self) -> str:
+        """Return code and reason of the close."""
+        code = None if self.socket is None else self.socket.close_code
+        reason = (self.socket.close_reason or "") if self.socket is not None else ""
+        return f"{code or 1006} {''.join(c for c in reason if c.isprintable())}".strip()
+
+    @property
+    def close_code(self) -> int:
+        """Code with which the peer closed it; 1006: without one."""
+        return 1006 if self.socket is None else standard_code(self.socket.close_code or 1006)
 
     def receive(self, piece: bytes | str) -> None:
         """Read a message."""
@@ -157,7 +191,7 @@ async def event_stream(
     base: str, access: Access, query: dict[str, str]
 ) -> AsyncIterator[tuple[EventStreamProbe, "httpx.AsyncClient"]]:
     """Open an SSE stream as a browser does. Raises what the HTTP library does."""
-    async with access.http(base) as client:
+    async with access.http() as client:
         probe = EventStreamProbe()
         timeout = httpx.Timeout(OPEN_TIMEOUT, read=None)
         headers = {"accept": "text/event-stream", "accept-encoding": ENCODINGS}
@@ -175,24 +209,32 @@ async def event_stream(
 
 @asynccontextmanager
 async def web_socket(
-    base: str, access: Access, query: dict[str, str], origin: str | None = None
+    base: str,
+    access: Access,
+    query: dict[str, str],
+    page: Mapping[str, str] | None = None,
+    open_timeout: float = OPEN_TIMEOUT,
 ) -> AsyncIterator[WebSocketProbe]:
-    """Open a WebSocket as a browser does, or record why it does not open."""
+    """Open a WebSocket as a browser does, or record why it does not open. `page`: headers of the page that opens it."""
     probe = WebSocketProbe()
     text = "&".join(f"{name}={value}" for name, value in query.items())
     try:
         probe.socket = await connect(
             f"ws{base.removeprefix('http')}/ws?{text}",
-            additional_headers={name: value for name, value in access.headers.items() if name != "user-agent"},
-            origin=None if origin is None else Origin(origin),
+            additional_headers={
+                **{name: value for name, value in access.headers.items() if name not in ("user-agent", "origin")},
+                **{name: value for name, value in (page or {}).items() if name != "origin"},
+            },
+            origin=Origin(page["origin"]) if page and "origin" in page else None,
             ssl=access.tls(base),
             proxy=access.proxy or None,
             ping_interval=None,
-            open_timeout=OPEN_TIMEOUT,
+            open_timeout=open_timeout,
             close_timeout=1,
         )
     except InvalidStatus as error:
         probe.refusal = error.response.status_code
+        probe.kind = error.response.headers.get("content-type", "").partition(";")[0].strip()
     except ImportError:
         probe.failure = NO_SOCKS
     except (OSError, TimeoutError, WebSocketException) as error:

@@ -10,9 +10,11 @@ from typing import Any, Final
 import msgspec
 
 from ...client import messages
-from ...client.access import Access, httpx_errors, unreachable
+from ...client.access import PROBLEM, Access, httpx_errors, problem_detail, unreachable
 from .findings import Report
+from .limits import Cut, examine_limit
 from .probe import EventStreamProbe, Probe, WebSocketProbe, event_stream, web_socket
+from .products import mend
 
 PROMPT: Final = 2.0
 """Seconds within which an event must arrive; a round trip around the world takes a tenth of that."""
@@ -22,6 +24,12 @@ PATIENCE: Final = 12.0
 
 MAX_CLOCK_SKEW: Final = 5.0
 """Seconds."""
+
+COOKIES: Final = tuple(f"headcount-doctor-{number}={'x' * 2_975}" for number in range(3))
+"""9 kB. The package `websockets` accepts header lines of 8 KiB."""
+
+COOKIES_TIMEOUT: Final = 5.0
+"""Seconds for a handshake, of which an ordinary one has succeeded."""
 
 
 async def examine_event_stream(
@@ -36,12 +44,7 @@ async def examine_event_stream(
     try:
         async with event_stream(base, access, query) as (probe, client):
             if probe.status != 200 or "text/event-stream" not in probe.headers.get("content-type", ""):
-                report.add(
-                    "sse",
-                    "fault",
-                    f"The SSE stream is refused with {probe.status} {probe.headers.get('content-type', '')}.",
-                    "Pass GET requests below the base path on to Headcount.",
-                )
+                await _refused_event_stream(probe, report)
                 return False
             _compression(probe, report)
             if not probe.readable:
@@ -50,17 +53,45 @@ async def examine_event_stream(
             if connected is None:
                 return False
             unknown_stream = await _round_trip(base, client, probe, connected, report)
-            await _hold(probe, report, "SSE", connected, hold)
-            return unknown_stream
+            cut = await _hold(probe, report, "SSE", connected, hold)
+        if cut is not None:
+            await examine_limit(base, access, report, query, cut)
+        return unknown_stream
     except (*httpx_errors, TimeoutError) as error:
         if isinstance(error, TimeoutError):
-            report.add("sse", "fault", "No SSE stream begins within 10 s: a proxy buffers it.", _UNBUFFER)
+            _buffered("sse", "No SSE stream begins within 10 s: a proxy buffers it.", report)
         else:
             report.add("sse", "fault", f"The SSE stream does not open: {unreachable(base, error, access.proxy)}")
     return False
 
 
-_UNBUFFER: Final = "Turn buffering off for the base path (nginx: proxy_buffering off;), or obey X-Accel-Buffering."
+def _buffered(check: str, says: str, report: Report) -> None:
+    general = "Turn buffering off for the base path, or obey X-Accel-Buffering."
+    report.add(check, "fault", says, mend("buffering", report.products, general), section="buffering")
+
+
+async def _refused_event_stream(probe: EventStreamProbe, report: Report) -> None:
+    status, kind = probe.status, probe.headers.get("content-type", "no content type").partition(";")[0]
+    detail = ""
+    if kind == PROBLEM:
+        await probe.until(lambda _: False, PROMPT)  # its end
+        detail = problem_detail(bytes(probe.beginning))
+    if detail:
+        report.add(
+            "sse",
+            "fault",
+            f"The server itself refuses streams with {status}: {detail}",
+            "Run the command again when the server is ready; nothing between is at fault." if status == 503 else "",
+            section="refused",
+        )
+    else:
+        report.add(
+            "sse",
+            "fault",
+            f"GET /sse is answered with {status} {kind}, which is not Headcount's answer.",
+            "Pass GET requests below the base path on to Headcount.",
+            section="html",
+        )
 
 
 def _compression(probe: EventStreamProbe, report: Report) -> None:
@@ -71,7 +102,8 @@ def _compression(probe: EventStreamProbe, report: Report) -> None:
         "compression",
         "warning" if probe.readable else "fault",
         f"A proxy compresses the stream with {probe.encoding}, and may buffer events for that.",
-        "Turn compression off for text/event-stream.",
+        mend("compression", report.products, "Turn compression off for text/event-stream."),
+        section="compression",
     )
 
 
@@ -82,14 +114,12 @@ async def _connected(probe: Probe, report: Report, kind: str) -> messages.Connec
     if late:
         await probe.until(lambda one: one.find("connected"), PATIENCE)
     found = probe.find("connected")
+    if found is None and probe.ended_at is not None:
+        _ended_early(check, kind, probe, report)
+        return None
     if found is None or late:
         when = "within 12 s" if found is None else f"for {found[0] - probe.opened_at:.0f} s"
-        report.add(
-            check,
-            "fault",
-            f"The {kind} stream opens, but no event came {when}: a proxy buffers it.",
-            _UNBUFFER,
-        )
+        _buffered(check, f"The {kind} stream opens, but no event came {when}: a proxy buffers it.", report)
         return None
     try:
         connected = msgspec.convert(found[1], messages.Connected)
@@ -109,10 +139,27 @@ async def _connected(probe: Probe, report: Report, kind: str) -> messages.Connec
                 "warning",
                 f"The server's clock is {abs(skew):.0f} s {ahead} this machine's.",
                 "Synchronise both clocks by NTP.",
+                section="clock",
             )
         else:
             report.add("clock", "ok", "The server's clock agrees with this machine's.")
     return connected
+
+
+def _ended_early(check: str, kind: str, probe: Probe, report: Report) -> None:
+    code = probe.close_code if isinstance(probe, WebSocketProbe) else 0
+    if code in (1008, 1012, 1013):
+        do = "" if code == 1008 else "Run the command again when the server is ready; nothing between is at fault."
+        says = f"The server itself refuses streams: the {kind} closes at once with {probe.end}"
+        report.add(check, "fault", says if says.endswith(".") else f"{says}.", do, section="refused")
+    else:
+        report.add(
+            check,
+            "fault",
+            f"The {kind} stream opens and is cut at once ({probe.end}), before any event.",
+            "Look for a proxy that ends responses early, and in the server's log.",
+            section="total-limit",
+        )
 
 
 async def _round_trip(
@@ -124,6 +171,8 @@ async def _round_trip(
     Returns:
         Whether the POST reached a process that does not hold the stream.
     """
+    if report.has_fault("post", "csrf", "redirect"):
+        return False  # a POST of a page was answered by something else already
     posted_at = time.monotonic()
     body = {"connectionId": connected.connection_id}
     response = await client.post(f"{base}/subscribe-stats", json=body)
@@ -135,15 +184,11 @@ async def _round_trip(
             "fault",
             f"SSE pages cannot send anything: a POST below the base path is answered with {response.status_code}.",
             "Pass POST requests below the base path on to Headcount.",
+            section="html",
         )
         return False
     if not await probe.until(lambda one: one.find("stats", "stats-unauthorized"), 2 * PROMPT):
-        report.add(
-            "post",
-            "fault",
-            "The answer to a POST did not come on the stream within 4 s: a proxy buffers it.",
-            _UNBUFFER,
-        )
+        _buffered("post", "The answer to a POST did not come on the stream within 4 s: a proxy buffers it.", report)
         return False
     found = probe.find("stats", "stats-unauthorized")
     assert found is not None
@@ -172,62 +217,86 @@ async def examine_web_socket(
             return
         await probe.socket.send('{"type":"subscribe-stats"}')
         if not await probe.until(lambda one: one.find("stats", "stats-unauthorized"), 2 * PROMPT):
-            report.add(
-                "websocket",
-                "fault",
-                "A message on the WebSocket was not answered within 4 s: a proxy buffers it.",
-                _UNBUFFER,
+            _buffered(
+                "websocket", "A message on the WebSocket was not answered within 4 s: a proxy buffers it.", report
             )
             return
         await probe.socket.send('{"type":"unsubscribe-stats"}')  # figures would break the silence that is examined
-        await _hold(probe, report, "WebSocket", connected, hold)
+        cut = await _hold(probe, report, "WebSocket", connected, hold)
+    if cut is not None:
+        await examine_limit(base, access, report, query, cut)
 
 
-def _no_web_socket(probe: WebSocketProbe, report: Report) -> None:
-    if probe.refusal:
-        says = f"The WebSocket does not open: the handshake is answered with {probe.refusal}."
-    else:
-        says = f"The WebSocket does not open: {probe.failure}"
+async def examine_large_cookies(base: str, access: Access, report: Report, query: dict[str, str]) -> None:
+    """Examine whether a WebSocket opens with as many cookies as any other request may have."""
+    own = access.headers.get("cookie")
+    cookies = {"cookie": "; ".join(filter(None, (own, *COOKIES)))}
+    try:
+        async with access.http() as client:
+            response = await client.get(f"{base}/health", headers=cookies)
+    except (*httpx_errors, TimeoutError):
+        return
+    if response.status_code != 200:
+        return  # the site is closed to visitors with so many cookies, so none has them
+    async with web_socket(base, access, query, cookies, COOKIES_TIMEOUT) as probe:
+        if probe.socket is not None:
+            report.add("cookies", "ok", "A WebSocket opens with 9 kB of cookies, too.")
+            return
+    what = f"answered with {probe.refusal}" if probe.refusal else "not answered"
+    delay = "" if probe.refusal else ", after 10 s"
     report.add(
-        "websocket",
-        "fault",
-        says,
-        "Pass the handshake on (nginx: proxy_http_version 1.1; and the Upgrade and Connection headers).",
+        "cookies",
+        "warning",
+        f"A WebSocket handshake with 9 kB of cookies is {what}, although other requests with them pass. With "
+        f"updateStrategy: 'auto', pages of visitors with so many cookies use SSE{delay}.",
+        "Start uvicorn with --http app:headcount.protocol, or set WEBSOCKETS_MAX_LINE_LENGTH=65536 in its environment.",
+        section="cookies",
     )
 
 
-async def _hold(probe: Probe, report: Report, kind: str, connected: messages.Connected, hold: float | None) -> None:
+def _no_web_socket(probe: WebSocketProbe, report: Report) -> None:
+    if report.upstream_http == "1.0":
+        answer = f" with {probe.refusal}" if probe.refusal else ""
+        says = f"The WebSocket does not open: a proxy uses HTTP/1.0 to the server, so the handshake is refused{answer}."
+    elif probe.refusal == 200 or "html" in probe.kind:
+        says = f"The WebSocket does not open: the handshake is answered with {probe.refusal} {probe.kind}."
+    elif probe.refusal:
+        says = f"The WebSocket does not open: the handshake is answered with {probe.refusal}."
+    else:
+        says = f"The WebSocket does not open: {probe.failure}"
+    general = "Pass the handshake on: over HTTP/1.1, with its Upgrade and Connection headers."
+    report.add("websocket", "fault", says, mend("websocket", report.products, general), section="websocket")
+
+
+async def _hold(
+    probe: Probe, report: Report, kind: str, connected: messages.Connected, hold: float | None
+) -> Cut | None:
+    """Hold a stream. Returns how it was cut off, if it was: which kind of limit did that is not known yet."""
     interval = (connected.keepalive_ms or 20_000) / 1000
     seconds = interval + 3 if hold is None else hold
     if not seconds:
-        return
+        return None
     check = "sse-idle" if kind == "SSE" else "websocket-idle"
     began = time.monotonic()
     pieces = probe.pieces
-    await probe.until(lambda _: False, seconds)
+    while (passed := time.monotonic() - began) < seconds and probe.ended_at is None:
+        report.on_progress(f"Holding streams, {seconds - passed:.0f} s to go", passed / seconds)
+        await probe.until(lambda _: False, min(1.0, seconds - passed))
     if probe.ended_at is not None:
-        silent = probe.ended_at - max(began, probe.last_byte_at)
-        drained = probe.find("drain") is not None
-        if drained:
-            report.add(
-                check, "note", f"The server ended the {kind} stream because it is stopping.", "Run the command again."
-            )
-        elif silent < interval:
+        code = probe.close_code if isinstance(probe, WebSocketProbe) else 1006
+        if probe.find("drain") is not None or code in (1012, 1013):
             report.add(
                 check,
-                "fault",
-                f"The {kind} stream is cut after {silent:.0f} s of silence, but keepalives come every {interval:g} s.",
-                "Raise the proxy's read timeout above keepalive_interval (nginx: proxy_read_timeout 60s;), "
-                "or lower keepalive_interval.",
+                "note",
+                f"The server itself ended the {kind} stream because it is stopping.",
+                "Run the command again.",
+                section="refused",
             )
-        else:
-            lasted = probe.ended_at - probe.opened_at
-            report.add(check, "fault", f"The {kind} stream is cut off after {lasted:.0f} s although it was not silent.",
-                       "Look for a proxy that limits the total duration of a request.")  # fmt: skip
-    elif probe.pieces == pieces and seconds > interval:
-        report.add(
-            check, "fault", f"No keepalive came on the {kind} stream in {seconds:.0f} s: a proxy buffers it.", _UNBUFFER
-        )
+            return None
+        silence = probe.ended_at - max(began, probe.last_byte_at)
+        return Cut(check, kind, probe.ended_at - probe.opened_at, silence, interval)
+    if probe.pieces == pieces and seconds > interval:
+        _buffered(check, f"No keepalive came on the {kind} stream in {seconds:.0f} s: a proxy buffers it.", report)
     elif probe.pieces == pieces:
         report.add(
             check,
@@ -238,3 +307,4 @@ async def _hold(probe: Probe, report: Report, kind: str, connected: messages.Con
         )
     else:
         report.add(check, "ok", f"The {kind} stream was held for {seconds:.0f} s, and its keepalives arrived.")
+    return None

@@ -1,0 +1,125 @@
+"""
+Which limit cut a stream off: one of silence, or one of its whole life.
+
+A stream that was held in silence cannot tell them apart: a limit of 10 s on the whole life, before the first keepalive,
+looks like one of silence. So a second stream is kept busy, with less time between two messages than the silence that
+the first one had. A limit of silence spares it; a limit of the whole life ends it after the same time.
+
+Tests: tests/cli/test_doctor.py.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+import msgspec
+from websockets.exceptions import ConnectionClosed
+
+from ...client import messages
+from ...client.access import Access, httpx_errors
+from .findings import Report
+from .probe import Probe, event_stream, web_socket
+from .products import mend
+
+_MAX_PAUSE: Final = 2.0
+"""Seconds between two messages of a busy stream."""
+
+_TOO_SILENT: Final = 1.5
+"""Pauses. Where requests take that long, a stream is not kept busy, and a limit of silence may end it, too."""
+
+_LONGER: Final = 1.4
+"""How many times as long as the silent stream a busy one is held; limits of one proxy are equal to some hundred ms."""
+
+_SLACK: Final = 2.0
+"""Seconds more, for short limits."""
+
+
+class Cut(NamedTuple):
+    """
+    How a silent stream ended. Times in seconds.
+
+    Attributes:
+        check: Name of the check.
+        kind: `SSE` or `WebSocket`.
+        life: From its request.
+        silence: Since its last byte.
+        interval: Between two keepalives of the server.
+    """
+
+    check: str
+    kind: str
+    life: float
+    silence: float
+    interval: float
+
+
+async def examine_limit(base: str, access: Access, report: Report, query: dict[str, str], cut: Cut) -> None:
+    """Keep a stream busy for as long as a silent one lived, and report which limit ends streams."""
+    busy = await _keep_busy(base, access, report, query, cut)
+    if busy is not None:
+        report.add(
+            cut.check,
+            "fault",
+            f"The {cut.kind} stream is cut off after {cut.life:.0f} s, and so is one that was never silent: something "
+            "limits the whole duration of a request.",
+            mend("total-limit", report.products, "Raise that limit, or turn it off for the base path."),
+            section="total-limit",
+        )
+        return
+    slow = f", but keepalives come every {cut.interval:g} s" if cut.silence < cut.interval else ""
+    report.add(
+        cut.check,
+        "fault",
+        f"The {cut.kind} stream is cut after {cut.silence:.0f} s of silence{slow}; one that was never silent is not.",
+        mend(
+            "idle-limit",
+            report.products,
+            "Raise the proxy's read timeout above keepalive_interval, or lower keepalive_interval.",
+        ),
+        section="idle-limit",
+    )
+
+
+async def _keep_busy(base: str, access: Access, report: Report, query: dict[str, str], cut: Cut) -> float | None:
+    """Return for how long a busy stream lived, in seconds; None: it was not cut off, or only when it fell silent."""
+    pause = max(0.2, min(_MAX_PAUSE, cut.silence / 3))
+    hold = cut.life * _LONGER + _SLACK
+    with suppress(*httpx_errors, TimeoutError, msgspec.ValidationError):
+        if cut.kind == "SSE":
+            async with event_stream(base, access, query) as (probe, client):
+                await probe.until(lambda one: one.find("connected"), _SLACK)
+                found = probe.find("connected")
+                if found is None:
+                    return None
+                body = {"connectionId": msgspec.convert(found[1], messages.Connected).connection_id}
+
+                async def subscribe() -> None:
+                    await client.post(f"{base}/subscribe-stats", json=body)
+
+                return await _lived(probe, subscribe, report, pause, hold)
+        async with web_socket(base, access, query) as socket_probe:
+            if socket_probe.socket is None:
+                return None
+            socket = socket_probe.socket
+
+            async def ping() -> None:
+                await socket.send('{"type":"ping"}')
+
+            return await _lived(socket_probe, ping, report, pause, hold)
+    return None
+
+
+async def _lived(
+    probe: Probe, say: Callable[[], Awaitable[None]], report: Report, pause: float, hold: float
+) -> float | None:
+    while (passed := time.monotonic() - probe.opened_at) < hold and probe.ended_at is None:
+        report.on_progress("Finding out which limit ends streams", passed / hold)
+        with suppress(*httpx_errors, ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(_MAX_PAUSE + _SLACK):
+                await say()
+        await probe.until(lambda _: False, min(pause, max(0.01, hold - passed)))
+    if probe.ended_at is None or probe.ended_at - probe.last_byte_at > _TOO_SILENT * pause:
+        return None
+    return probe.ended_at - probe.opened_at
