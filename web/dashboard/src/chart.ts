@@ -8,7 +8,7 @@ import { onMounted, onScopeDispose, type Ref, watch } from 'vue';
 export type Colours = (name: string) => string;
 
 /** The shortest time axis: after a start, a chart of a few seconds would be all noise. */
-const MIN_SECONDS = 600;
+const MIN_SECONDS = 120;
 export const timeScale: uPlot.Scale = { range: (_, first, last) => [Math.min(first, last - MIN_SECONDS), last] };
 
 /** Hours and minutes, without the date: the axis is one hour long. */

@@ -32,6 +32,23 @@ const PAGE_SIZE = 1000;
 export const MAX_ROWS = 20_000;
 export const REFRESH_MS = 10_000;
 
+/** Why addresses are missing from the list, in a sentence of the server; empty while they are there, or the reason is not known. */
+export function useMissingAddresses(missing: () => boolean): Readonly<Ref<string>> {
+  const reason = shallowRef('');
+  watch(
+    missing,
+    async (isMissing) => {
+      reason.value = '';
+      if (!isMissing) return;
+      // The list itself shows no error for this: it has its own requests.
+      const page = await get<{ ipsUnknown?: string }>('/admin/connections?limit=1').catch(() => undefined);
+      if (missing()) reason.value = page?.ipsUnknown ?? '';
+    },
+    { immediate: true },
+  );
+  return reason;
+}
+
 export function useConnections(
   snapshot: () => Snapshot,
   filter: Readonly<Ref<Filter>>,

@@ -1,3 +1,4 @@
+import './locale';
 import { createHeadcount } from 'headcount-client';
 import { headcountPlugin } from 'headcount-client/vue';
 import { createApp } from 'vue';

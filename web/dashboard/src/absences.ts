@@ -1,0 +1,62 @@
+/** The nodes whose connections are unaccounted for, while figures are partial. Tests: tests/e2e/test_dashboard.py. */
+import { onScopeDispose, type ShallowRef, shallowRef, watch } from 'vue';
+import { count, plural } from './format';
+import { get } from './server';
+
+interface Absence {
+  node: string;
+  /** null: nobody knows. */
+  total: number | null;
+  state: string;
+}
+
+const INTERVAL_MS = 3_000;
+const STATES: Record<string, string> = {
+  'cut-off': 'stopped or cut off',
+  leaving: 'stopped properly',
+  unanswered: 'pages do not answer',
+};
+
+export function useAbsences(isPartial: () => boolean): ShallowRef<Absence[]> {
+  const absences = shallowRef<Absence[]>([]);
+
+  async function load() {
+    try {
+      const answer = await get<{ absences?: Absence[] }>('/admin/nodes');
+      absences.value = isPartial() ? (answer.absences ?? []) : [];
+    } catch {
+      // ConnectionStatus.vue shows what is wrong with the connection.
+    }
+  }
+
+  let timer: ReturnType<typeof setInterval> | undefined;
+  const stop = () => clearInterval(timer);
+  watch(
+    isPartial,
+    (partial) => {
+      stop();
+      absences.value = [];
+      if (!partial) return;
+      void load();
+      timer = setInterval(load, INTERVAL_MS);
+    },
+    { immediate: true },
+  );
+  onScopeDispose(stop);
+  return absences;
+}
+
+/** "120 connections are unaccounted for: node 3f2a (stopped or cut off)." */
+export function sentence(absences: Absence[]): string {
+  const known = absences.reduce((sum, { total }) => sum + (total ?? 0), 0);
+  const complete = absences.every(({ total }) => total !== null);
+  const number = complete
+    ? plural(known, 'connection')
+    : known
+      ? `At least ${count(known)} connections`
+      : 'Connections';
+  const nodes = absences.slice(0, 3).map(({ node, state }) => (STATES[state] ? `${node} (${STATES[state]})` : node));
+  const more = absences.length > 3 ? ', …' : '';
+  const verb = complete && known === 1 ? 'is' : 'are';
+  return `${number} ${verb} unaccounted for: node ${nodes.join(', ')}${more}.`;
+}
