@@ -1,13 +1,16 @@
 """What all tests share: how much hypothesis tries. HYPOTHESIS_PROFILE=ci for more than at a desk."""
 
 import gc
+import inspect
 import os
 import signal
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from kit.pages import everybody_leaves
 from kit.scheduling import ByModule, longest_first
 
 # No deadline: a busy machine is no failure, and time is measured in bench/.
@@ -18,6 +21,25 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 # Whoever runs in the background of a shell without job control, as CI may, is started with Ctrl-C ignored, and so would
 # be all that the tests start and interrupt. A handler is not inherited; to ignore is.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run asynchronous tests on asyncio only; anyio would run them on trio as well where that is installed."""
+    return "asyncio"
+
+
+@pytest.fixture
+async def _everybody_leaves() -> AsyncIterator[None]:
+    yield
+    await everybody_leaves()
+
+
+@pytest.fixture(autouse=True)
+def _no_stream_is_left(request: pytest.FixtureRequest) -> None:
+    """Close what a test left open, above all one that failed: its own message should be the one that is read."""
+    if request.node.get_closest_marker("anyio") and inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("_everybody_leaves")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

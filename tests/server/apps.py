@@ -2,11 +2,12 @@
 The applications that the servers in these tests run, named on their command lines as users name theirs.
 
 Settings come from `HEADCOUNT_*`, as in production. `MARKER` names a file that the lifespan writes "started" and
-"stopped" to; `FLEET_CLOCK` is the part of the real seconds that a node waits for Redis. `/debug` shows what no client
+"stopped" to; `FLEET_CLOCK` is the part of the real seconds that a node waits for Redis, and `FLEET_SILENCE` of those
+after which it suspects and drops a silent node. `/debug` shows what no client
 may see: what is left behind when the streams are gone.
 
 They are written with Starlette, which starts in half the time of FastAPI: the tests start hundreds. FastAPI is in
-tests/asgi, tests/e2e and the shop.
+fastapi_app.py, tests/asgi, tests/e2e and the shop.
 """
 
 import asyncio
@@ -111,7 +112,7 @@ def _taken_over(headcount: Headcount) -> int:
 
 def _measure(thing: Any, sizes: Counter[str], seen: set[int]) -> None:
     """
-    Add up how much every container holds that can be reached from a Headcount, as `{"LoopTimers.stalled": 3}`.
+    Add up how much every container holds that can be reached from a Headcount, as `{"LoopTimers.busy_deadlines": 3}`.
 
     Whatever grows with the connections is in it, also what is invented after this was written.
     """
@@ -157,11 +158,17 @@ def _peer_timeouts(port: int) -> dict[str, list[int]]:
 
 
 if "FLEET_CLOCK" in os.environ:
-    from headcount.fleet.backends import redis
+    from headcount.fleet.backends import redis, redis_timing
 
     # Headcount has no setting for it: all nodes of a fleet must agree, and these are started together.
     redis.RedisBackend = partial(  # type: ignore[misc, assignment]
-        redis.RedisBackend, timing=redis.DEFAULT_TIMING.scaled(float(os.environ["FLEET_CLOCK"]))
+        redis.RedisBackend, timing=redis_timing.DEFAULT_TIMING.scaled(float(os.environ["FLEET_CLOCK"]))
     )
+if "FLEET_SILENCE" in os.environ:
+    from headcount.core.liveness import Liveness
+
+    _defaults = Liveness.__init__.__kwdefaults__
+    assert _defaults is not None
+    _defaults.update({name: seconds * float(os.environ["FLEET_SILENCE"]) for name, seconds in _defaults.items()})
 mounted, mounted_headcount = _mounted()
 wrapped, wrapped_headcount, wrapped_app = _wrapped()

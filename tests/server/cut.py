@@ -13,7 +13,7 @@ from typing import Any
 
 import uvloop
 
-from kit.pages import Sse, WebSocket, added, all_of
+from kit.pages import Sse, WebSocket, all_of, apply_delta
 from kit.stores import Store
 
 from .namespaces import Namespace, make_bridge
@@ -25,6 +25,8 @@ HEALED = 20.0
 """Seconds in which everything must be right again, most of which is back-off."""
 NOTICED = 10.0
 """Seconds in which a node that is cut off must say so: it expects an answer to a heartbeat of three within three."""
+GRACE = 1.0
+"""Seconds; what serving.py sets `unaccounted_grace` to."""
 EXPIRED = 11.0
 """Seconds in which a node that cannot be heard must be out: 10, and one for this machine."""
 
@@ -51,11 +53,11 @@ class Machine:
         with self.wire.inside():
             self.server.wait_ready()
             cookie = self.server.sign_in()
-        await self.come(5)
+        await self.open_pages(5)
         self.viewer = await WebSocket.open(self.server.url, cookie=cookie, viewer=1, inside=self.wire.inside)
         await self.viewer.subscribe(self.server.url)
 
-    async def come(self, count: int) -> None:
+    async def open_pages(self, count: int) -> None:
         self.pages += await all_of(
             [Sse.open(self.server.url, version=self.name, inside=self.wire.inside) for _ in range(count)]
         )
@@ -68,17 +70,23 @@ class Machine:
         """Wait until the viewer has exactly the pages of some machines; returns how many seconds it took."""
         started = time.monotonic()
         expected = {
-            "nodes": {"reporting": nodes[0], "expected": nodes[1]},
             "partial": partial,
             "total": sum(len(machine.pages) for machine in pages),
             "versions": {machine.name: len(machine.pages) for machine in pages},
         }
+
+        def matches(seen: Sse | WebSocket) -> bool:
+            if (figures := seen.figures) is None:
+                return False
+            there = (figures["nodes"]["reporting"], figures["nodes"]["expected"])
+            return there == nodes and expected == {name: figures[name] for name in expected}
+
         try:
-            await self.viewer.until(
-                lambda s: s.figures is not None and expected == {name: s.figures[name] for name in expected}, timeout
-            )
+            await self.viewer.until(matches, timeout)
         except AssertionError as error:
-            raise AssertionError(f"{self.name} does not say {expected}: {error}; {self.server.log}") from None
+            raise AssertionError(
+                f"{self.name} does not say {expected} of {nodes} nodes: {error}; {self.server.log}"
+            ) from None
         return time.monotonic() - started
 
 
@@ -94,8 +102,8 @@ async def short(machines: list[Machine]) -> dict[str, Any]:
     """Cut a node off for too short a time for anybody to notice: what was sent comes late."""
     cut, other, _ = machines
     cut.wire.pull()
-    await cut.come(2)
-    await other.come(2)
+    await cut.open_pages(2)
+    await other.open_pages(2)
     other.leave()
     await cut.viewer.until(lambda s: s.figures is not None and s.figures["versions"].get(cut.name) == len(cut.pages))
     await asyncio.sleep(1.0)  # the cut itself
@@ -106,19 +114,32 @@ async def short(machines: list[Machine]) -> dict[str, Any]:
 async def long(machines: list[Machine]) -> dict[str, Any]:
     """Cut a node off until the others have let go of it, and it of them."""
     cut, *others = machines
+    await asyncio.sleep(4)  # until its tally has all of them
+    pages = len(cut.pages)
     started = time.monotonic()
     cut.wire.pull()
     noticed, *_ = await asyncio.gather(
         _partial(cut),
-        *(one.says(EXPIRED, nodes=(2, 2), partial=False, pages=others) for one in others),
+        *(one.says(EXPIRED, nodes=(2, 2), partial=True, pages=others) for one in others),
     )
     gone = time.monotonic() - started
+    # The network swallows its packets, and its pages are open: however long it takes, it is no node that died.
+    absences = [one.viewer.figures["absences"] for one in others if one.viewer.figures is not None]
+    held = [(each["state"], each["total"]) for found in absences for each in found]
+    await asyncio.sleep(2 * GRACE)
     cut.leave()
-    await others[0].come(2)
+    await others[0].open_pages(2)
     await cut.says(EXPIRED, nodes=(1, 3), partial=True, pages=[cut])
-    await all_of([one.says(5, nodes=(2, 2), partial=False, pages=others) for one in others])
+    await all_of([one.says(5, nodes=(2, 2), partial=True, pages=others) for one in others])
     cut.wire.plug()
-    return {"noticed": noticed, "gone": gone, "healed": await all_say(machines), "log": cut.server.log}
+    return {
+        "noticed": noticed,
+        "gone": gone,
+        "held": held,
+        "pages": pages,
+        "healed": await all_say(machines),
+        "log": cut.server.log,
+    }
 
 
 async def store(machines: list[Machine], wire: Namespace) -> dict[str, Any]:
@@ -126,7 +147,7 @@ async def store(machines: list[Machine], wire: Namespace) -> dict[str, Any]:
     wire.pull()
     await asyncio.gather(*map(_partial, machines))
     for machine in machines:
-        await machine.come(1)
+        await machine.open_pages(1)
     await asyncio.gather(*(one.says(EXPIRED, nodes=(1, 3), partial=True, pages=[one]) for one in machines))
     wire.plug()
     return {"healed": await all_say(machines)}
@@ -148,7 +169,7 @@ def wrong(machines: list[Machine]) -> list[str]:
             if message["type"] == "stats":
                 figures = message
             elif message["type"] == "stats-delta":
-                figures = added(figures, message)
+                figures = apply_delta(figures, message)
             else:
                 continue
             counts = figures["versions"]

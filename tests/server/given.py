@@ -8,6 +8,8 @@ from pathlib import Path
 app, host, port = sys.argv[1:]
 sock = socket.socket()
 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+if hasattr(socket, "SO_REUSEPORT"):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # so that several of these serve one address
 sock.bind((host, int(port)))
 sock.listen(1_024)
 sock.set_inheritable(True)

@@ -89,7 +89,10 @@ def run(module: str, plan: Any, timeout: float) -> Any:
     """
     command = _namespaces()
     if command is None:
-        reason = "no network namespace can be made here: it takes iproute2, and root or unprivileged user namespaces"
+        reason = (
+            "no network namespace can be made here; run as root, or allow unprivileged user namespaces, and: "
+            "apt-get install iproute2"
+        )
         if os.environ.get("CI") == "true":
             pytest.fail(f"The cable cannot be pulled, because {reason}.")
         pytest.skip(reason)

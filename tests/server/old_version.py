@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from kit.archives import extract
 from kit.pages import BASE, Sse, WebSocket, all_of, ask
 from kit.ports import free_port
 from kit.stores import Store
@@ -38,7 +39,7 @@ def old(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("old")
     packed = subprocess.run(["git", "archive", revision, "src"], cwd=ROOT, check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(folder, filter="data")
+        extract(archive, folder)
     environment = {**os.environ, "PYTHONPATH": str(folder / "src")}
     program = [sys.executable, "-c", "import headcount; print(headcount.__file__)"]
     found = subprocess.run(program, env=environment, check=True, capture_output=True, text=True).stdout
@@ -48,15 +49,16 @@ def old(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @asynccontextmanager
 async def upgrading(kind: str, old: Path) -> AsyncIterator[tuple[list[Server], int]]:
-    """Start an old node, or two old workers, and twice as many new ones; gives the servers, the old one first."""
+    """Start an old node and two new ones; gives the servers, the old one first, and the number of nodes."""
     packages: list[Path | None] = [old, None, None]
     with ExitStack() as stack:
         if kind == "workers of one machine":
-            port = free_port()  # each worker has a socket of its own on it, so both versions may listen there
+            # Each has a socket of its own at one address, and the kernel chooses which gets a connection.
+            port = free_port()
             servers = [
-                stack.enter_context(Server("headcount-two-workers", port=port, packages=where)) for where in packages
+                stack.enter_context(Server("uvicorn-fd", port=port, admin_token="s3cret", packages=where))
+                for where in packages
             ]
-            nodes = 6
         else:
             store = stack.enter_context(Store(kind))
             servers = [
@@ -65,10 +67,9 @@ async def upgrading(kind: str, old: Path) -> AsyncIterator[tuple[list[Server], i
                 )
                 for where in packages
             ]
-            nodes = 3
         for server in servers:
             await asyncio.to_thread(server.wait_ready)
-        yield servers, nodes
+        yield servers, len(servers)
 
 
 @pytest.mark.parametrize("kind", KINDS)

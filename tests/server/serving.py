@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,9 @@ COMMANDS: dict[str, list[str]] = {
         *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}"],
         *["--loop", "asyncio", "--http", "h11", "--ws", "wsproto"],
     ],
+    "uvicorn-websockets": [
+        *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}", "--ws", "websockets"],
+    ],
     # Of its own accord granian holds 1,024 requests at once, and a stream is a request that does not end.
     "granian": [
         *["granian", "{app}", "--interface", "asgi", "--host", "{host}", "--port", "{port}"],
@@ -40,6 +44,7 @@ COMMANDS: dict[str, list[str]] = {
         *["gunicorn", "{app}", "--bind", "{host}:{port}", "--worker-class", "uvicorn_worker.UvicornWorker"],
         *["--no-control-socket", "--worker-tmp-dir", "/dev/shm"],
     ],
+    "daphne": ["python", "-m", "daphne", "-b", "{host}", "-p", "{port}", "{app}"],
     "uvicorn-workers": ["uvicorn", "{app}", "--host", "{host}", "--port", "{port}", "--workers", "4"],
     "gunicorn-workers": [
         *["gunicorn", "{app}", "--bind", "{host}:{port}", "--worker-class", "uvicorn_worker.UvicornWorker"],
@@ -87,16 +92,32 @@ COMMANDS: dict[str, list[str]] = {
         *["--no-control-socket", "--worker-tmp-dir", "/dev/shm"],
     ],
     "uvicorn-fd": ["python", str(HERE / "given.py"), "{app}", "{host}", "{port}"],
+    "uvicorn-hasty": ["python", str(HERE / "hasty.py"), "{app}", "{host}", "{port}"],
+    "uvicorn-hasty-takeover": ["python", str(HERE / "hasty.py"), "{app}", "{host}", "{port}", "takeover"],
     "uvicorn-run-takeover": ["python", str(HERE / "run.py"), "{host}", "{port}"],
     "alone": ["python", str(HERE / "alone.py"), "{host}", "{port}"],
     "headcount-serve": [
         *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking", "--admin-token", "s3cret"],
     ],
 }
-"""By the name that tests use. `{app}` is `apps:mounted` or `apps:wrapped`."""
+"""By the name that tests use. `{app}` is `apps:mounted`, `apps:wrapped` or another module's."""
 
 TAKEN_OVER = ("uvicorn-takeover", "uvicorn-takeover-asyncio", "alone")
 """Those whose streams are on the bare socket. What holds for `uvicorn` must hold for them."""
+
+
+def daphne_packages() -> Path:
+    """Return a folder with daphne, which is installed there once: its Twisted is nobody else's business."""
+    folder = HERE.parents[1] / ".cache" / "daphne"
+    if not folder.exists():
+        made = folder.with_name(f"daphne-{os.getpid()}")
+        subprocess.run(
+            [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", made, "daphne==4.2.*"], check=True
+        )
+        with suppress(OSError):  # another test installed it meanwhile
+            made.rename(folder)
+        shutil.rmtree(made, ignore_errors=True)
+    return folder
 
 
 class Server:
@@ -105,7 +126,7 @@ class Server:
 
     Args:
         server: Key of `COMMANDS`.
-        app: Name in apps.py.
+        app: Name in apps.py, or a module and a name.
         settings: Of Headcount, handed on as `HEADCOUNT_*`; None is `null`.
         host: Address to listen on.
         environment: Further variables.
@@ -131,7 +152,8 @@ class Server:
         self._directory = tempfile.TemporaryDirectory(prefix="headcount-")
         self._log = Path(self._directory.name, "log")
         self._marker = Path(self._directory.name, "marker")
-        values = {"version": VERSION, **settings}
+        # A second: most tests of dead nodes are not about what is unaccounted for meanwhile.
+        values = {"version": VERSION, "unaccounted_grace": 1, **settings}
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HEADCOUNT_")},
             **{f"HEADCOUNT_{name.upper()}": _text(value) for name, value in values.items()},
@@ -140,7 +162,8 @@ class Server:
             "MARKER": str(self._marker),
             **(given or {}),
         }
-        program, *arguments = [word.format(app=f"apps:{app}", host=host, port=self.port) for word in COMMANDS[server]]
+        target = app if ":" in app else f"apps:{app}"
+        program, *arguments = [word.format(app=target, host=host, port=self.port) for word in COMMANDS[server]]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [BIN / program, *arguments],

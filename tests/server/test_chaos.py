@@ -27,7 +27,7 @@ from kit.pages import BASE, Sse, WebSocket, all_of, ask, history
 from kit.proxy import Proxy
 from kit.stores import PROGRAMS, Store
 
-from .serving import Server
+from .serving import VERSION, Server
 from .tally import Tally
 
 pytestmark = [
@@ -119,9 +119,7 @@ class Chaos:
         self.all_servers.append(server)
         return server
 
-    # ---- pages
-
-    async def come(self, count: int) -> None:
+    async def open_pages(self, count: int) -> None:
         alive = [server for server in self.servers if server.process.poll() is None]
         wishes = [
             (self.chance.choice((Sse, WebSocket)), self.chance.choice(alive), f"v{self.chance.randrange(4)}", "/")
@@ -203,8 +201,6 @@ class Chaos:
                     self._check_cause(viewer)
             await asyncio.sleep(0.1)
 
-    # ---- faults
-
     async def fault(self) -> None:
         self._deck = self._deck or self.chance.sample(FAULTS, len(FAULTS))
         kind = self._deck.pop()
@@ -281,8 +277,6 @@ class Chaos:
         self.servers[index] = self._start(index)
         await asyncio.to_thread(self.servers[index].wait_ready)
 
-    # ---- what must hold
-
     async def watch(self) -> None:
         """See to it that each server has a viewer that reads."""
         for server in self.servers:
@@ -304,7 +298,7 @@ class Chaos:
     def _reading(self) -> list[Sse]:
         return [viewer for viewer in self.viewers if not viewer.ended and not viewer.transport.is_closing()]
 
-    async def exact(self) -> None:
+    async def until_exact(self) -> None:
         """Wait until every viewer has exactly what is there."""
         await self.watch()
         deadline = time.monotonic() + SETTLES
@@ -332,7 +326,7 @@ class Chaos:
             "total": len(self.pages),
             "versions": versions,
             "routes": routes,
-            "nodes": {"reporting": FLEET, "expected": FLEET},
+            "nodes": {"reporting": FLEET, "expected": FLEET, "versions": {VERSION: FLEET}},
             "partial": False,
         }
         for name, value in expected.items():
@@ -346,9 +340,7 @@ class Chaos:
             return f"rows {false}"
         return None
 
-    # ---- what must hold at all times
-
-    def never_wrong(self) -> int:
+    def assert_never_wrong(self) -> int:
         """Hold everything that viewers were told against what was there; returns how many figures that were."""
         held = 0
         for viewer in self.viewers:
@@ -395,8 +387,8 @@ async def test_whatever_happens_it_ends_exact() -> None:
         await chaos.start(stack)
         looking = asyncio.ensure_future(chaos.look())
         stack.callback(looking.cancel)
-        await chaos.come(PAGES)
-        await chaos.exact()
+        await chaos.open_pages(PAGES)
+        await chaos.until_exact()
         memory = {server.port: _memory(server) for server in chaos.servers}
         end = time.monotonic() + SECONDS
         rounds = 0
@@ -405,16 +397,16 @@ async def test_whatever_happens_it_ends_exact() -> None:
             for _ in range(chaos.chance.randrange(1, 4)):
                 fault = asyncio.ensure_future(chaos.fault())
                 while not fault.done():
-                    await chaos.come(PAGES // 50)
+                    await chaos.open_pages(PAGES // 50)
                     chaos.go(PAGES // 60)
                     await chaos.navigate(4)
                     await asyncio.sleep(0.1)
                 await fault
-            await chaos.come(max(0, PAGES - len(chaos.pages)))
-            await chaos.exact()
+            await chaos.open_pages(max(0, PAGES - len(chaos.pages)))
+            await chaos.until_exact()
         if looking.done():
             await looking
-        held = chaos.never_wrong()
+        held = chaos.assert_never_wrong()
         for server in chaos.all_servers:
             assert "Traceback" not in server.log, server.log[-4000:]
         for server in chaos.servers:

@@ -26,6 +26,8 @@ def test_a_node_that_is_cut_off_counts_its_own_pages_and_the_others_do_without_i
         == 1
     ), outcome["long"]["log"]
     assert outcome["long"]["gone"] < 10
+    # Redis still holds its connection, so it is not dead: no grace ends that, only its return.
+    assert outcome["long"]["held"] == [["cut-off", outcome["long"]["pages"]]] * 2
 
 
 def test_all_nodes_count_their_own_pages_while_redis_is_cut_off_and_all_pages_afterwards(

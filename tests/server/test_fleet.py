@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import pytest
 
+from headcount.core.page_lists import MARK_BYTES, decode
 from kit.pages import BASE, Sse, all_of, ask, history
 from kit.ports import free_port
 from kit.stores import PROGRAMS, Store
@@ -26,6 +27,8 @@ from .serving import Server
 
 pytestmark = pytest.mark.anyio
 
+HEARTBEAT = 3.0
+"""Seconds between two tallies of a node."""
 EXPIRED = 11.0
 """Seconds in which a node that died must be out: 10, and one for this machine."""
 RIGHTS = (
@@ -59,25 +62,29 @@ async def test_a_killed_node_is_gone_within_ten_seconds_and_its_handles_are_nobo
 async def test_a_node_stopped_and_continued(fleet: Fleet) -> None:
     process = fleet.servers[2].process.pid
     rest = fleet.without(2)
+    await asyncio.sleep(HEARTBEAT + 0.5)  # so that its last tally has its pages
     started = time.monotonic()
     os.kill(process, signal.SIGSTOP)
     try:
 
         async def partial_then_without(viewer: Sse) -> None:
             await viewer.until(lambda s: figures(s)["partial"] is True, EXPIRED)
-            await viewer.until(lambda s: figures(s)["total"] == rest and not figures(s)["partial"], EXPIRED)
+            # It lives, so its pages are not taken for gone.
+            await viewer.until(
+                lambda s: (figures(s)["total"], bool(figures(s).get("unaccounted"))) == (rest, True), EXPIRED
+            )
 
         await asyncio.gather(*map(partial_then_without, fleet.viewers[:2]))
         # What happens meanwhile must be known to it afterwards, and what it knew before must not be told again.
         gone = fleet.pages[2].pop()
         gone.fin()
         for node in (0, 1):
-            await fleet.come(node)
+            await fleet.open_page(node)
         await asyncio.sleep(max(0.0, started + STOPPED - time.monotonic()))
         before = len(list(history(fleet.viewers[2])))
     finally:
         os.kill(process, signal.SIGCONT)
-    await fleet.exact()
+    await fleet.until_exact()
     for _, told in list(history(fleet.viewers[2]))[before:]:
         assert told["partial"] or told["total"] == fleet.total, "what it knew before it was stopped is not the whole"
     fleet.pages[2].append(gone)  # for the highest total that was right
@@ -117,10 +124,10 @@ async def test_clocks_that_jump_change_nothing(tmp_path: Path) -> None:
         keys = [key.decode() for key in store.lines("KEYS", "{headcount:test}:node:*")]
         assert store.ask("DEL", *keys) == b":3"
         for node, ahead in enumerate((day, -day, 0)):
-            page = await fleet.come(node)
+            page = await fleet.open_page(node)
             told = page.messages[0]["timestamp"] / 1_000 - time.time()
             assert abs(told - ahead) < 60, "its clock did jump"
-        await fleet.exact()
+        await fleet.until_exact()
         await _until(lambda: len(store.lines("KEYS", "{headcount:test}:node:*")) == 3)
         for viewer, before in zip(fleet.viewers, seen, strict=True):
             assert not any(told["partial"] for _, told in list(history(viewer))[before:])
@@ -140,7 +147,12 @@ async def test_clocks_that_jump_change_nothing(tmp_path: Path) -> None:
         for viewer, before in zip(fleet.viewers[:2], seen, strict=False):
             assert not figures(viewer)["partial"]
             assert len(viewer.messages) == before, "nor was it for a moment"
-        fleet.never_wrong()
+        fleet.assert_never_wrong()
+
+
+def _both(seen: dict[str, Any]) -> tuple[int, int]:
+    """Return how many nodes report, of how many."""
+    return (seen["nodes"]["reporting"], seen["nodes"]["expected"])
 
 
 async def test_a_node_that_is_told_to_stop_is_gone_at_once(fleet: Fleet) -> None:
@@ -148,9 +160,7 @@ async def test_a_node_that_is_told_to_stop_is_gone_at_once(fleet: Fleet) -> None
     started = time.monotonic()
     fleet.servers[2].process.terminate()
     for viewer in fleet.viewers[:2]:
-        await viewer.until(
-            lambda s: figures(s)["total"] == rest and figures(s)["nodes"] == {"reporting": 2, "expected": 2}, 5
-        )
+        await viewer.until(lambda s: figures(s)["total"] == rest and _both(figures(s)) == (2, 2), 5)
     assert time.monotonic() - started < 4
     assert len(fleet.store.lines("KEYS", "{headcount:test}:node:*")) == 2
 
@@ -160,7 +170,10 @@ async def test_a_node_without_a_page_that_is_told_to_stop_is_gone_at_once() -> N
         server.wait_ready()
         await _until(lambda: len(store.lines("KEYS", "{headcount:test}:node:*")) == 1)
         server.process.terminate()
-        await _until(lambda: store.ask("KEYS", "{headcount:test}:*") == b"*0", 3)
+        # Its last word stays for those who remember it, and so does the mark of the store.
+        kept = {b"{headcount:test}:tallies", b"{headcount:test}:store"}
+        await _until(lambda: set(store.lines("KEYS", "{headcount:test}:*")) == kept, 3)
+        assert 0 < int(store.ask("TTL", "{headcount:test}:tallies")[1:]) <= 24 * 3_600
 
 
 async def test_posts_land_anywhere_and_messages_arrive(fleet: Fleet) -> None:
@@ -201,10 +214,29 @@ async def test_nothing_personal_is_ever_stored() -> None:
         fleet = Fleet(store, servers, [])
         await fleet.fill()
         assert figures(fleet.viewers[0])["connections"][0]["ip"] == "127.0.0.1"
-        keys = {key.decode() for key in store.lines("KEYS", "*")}
+        keys = {key.decode() for key in store.lines("KEYS", "*") if b":turn:" not in key and b":history" not in key}
+        keys -= {"{headcount:test}:minutes", "{headcount:test}:store"}
         nodes = {node.decode() for node in store.lines("SMEMBERS", "{headcount:test}:nodes")}
-        assert keys == {"{headcount:test}:nodes", *(f"{{headcount:test}}:node:{node}" for node in nodes)}
+        lists = {f"{{headcount:test}}:pages:{node}" for node in nodes}
+        assert keys - lists == {
+            "{headcount:test}:nodes",
+            "{headcount:test}:tallies",
+            *(f"{{headcount:test}}:node:{node}" for node in nodes),
+        }
         assert [store.lines("GET", key)[0] for key in keys if ":node:" in key] == [b"1", b"1"]
+        key = "{headcount:test}:tallies"
+        await _until(lambda: [b"v1" in tally for tally in store.lines("HVALS", key)] == [True, True])
+        handles = [page.handle.encode() for pages in fleet.pages for page in pages]
+        for tally in store.lines("HVALS", key):
+            assert not any(word in tally for word in (b"127.0.0.1", b"route", *handles))
+        # Four bytes of each public id, which prove nothing; so there is no room for anything else.
+        whole = {"v1": MARK_BYTES * len(fleet.pages[0])}
+        await _until(lambda: all(_sizes_of_list(store.lines("GET", key)[0]) == whole for key in lists))
+
+
+def _sizes_of_list(data: bytes) -> dict[str, int]:
+    pages = decode(data)
+    return {} if pages is None else {version: len(marks) for version, marks in pages.open.items()}
 
 
 async def test_a_node_on_which_nobody_watches_does_not_listen() -> None:
@@ -251,7 +283,7 @@ async def test_workers_of_two_machines_are_one_fleet() -> None:
             async with asyncio.timeout(15):
                 while True:
                     _, told = await ask(server.url, "GET", BASE + "/admin/stats", headers=TOKEN)
-                    if told["nodes"] == {"reporting": 8, "expected": 8} and not told["partial"]:
+                    if _both(told) == (8, 8) and not told["partial"]:
                         break
             assert (told["total"], told["versions"]) == (60, {"v0": 20, "v1": 20, "v2": 20})
         for page in pages:
@@ -343,7 +375,7 @@ class Sentinel:
 
     def __init__(self, configuration: Any, port: int) -> None:
         self._process = subprocess.Popen(
-            [str(PROGRAMS["redis"]), str(configuration), "--sentinel"],
+            [str(PROGRAMS["valkey"] or PROGRAMS["redis"]), str(configuration), "--sentinel"],
             stdout=subprocess.DEVNULL,
             cwd=configuration.parent,
         )

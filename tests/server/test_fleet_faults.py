@@ -38,17 +38,17 @@ async def running(request: pytest.FixtureRequest) -> AsyncIterator[Fleet]:
 
 @pytest.fixture
 async def fleet(running: Fleet) -> AsyncIterator[Fleet]:
-    await running.exact()
+    await running.until_exact()
     running.mark_logs()
     yield running
-    running.never_wrong()
+    running.assert_never_wrong()
 
 
 async def test_redis_killed_and_started_empty(fleet: Fleet) -> None:
     fleet.store.kill()
-    await fleet.goes_on_alone()
+    await fleet.until_each_is_partial()
     fleet.store.start()
-    await fleet.exact()
+    await fleet.until_exact()
     for log in fleet.logs():
         assert log.count("cannot be used") == 1, "said once"
         assert log.count("can be used again") == 1
@@ -57,8 +57,8 @@ async def test_redis_killed_and_started_empty(fleet: Fleet) -> None:
 @VALKEY
 async def test_redis_emptied_while_it_runs(fleet: Fleet) -> None:
     assert fleet.store.ask("FLUSHALL") == b"+OK"
-    await fleet.come(0)
-    await fleet.exact()
+    await fleet.open_page(0)
+    await fleet.until_exact()
     deadline = time.monotonic() + 10
     while len(fleet.store.lines("SMEMBERS", "{headcount:test}:nodes")) < 3:
         assert time.monotonic() < deadline
@@ -69,8 +69,8 @@ async def test_redis_emptied_while_it_runs(fleet: Fleet) -> None:
 async def test_clients_killed_again_and_again(fleet: Fleet) -> None:
     for kind in ("normal", "pubsub") * 2:
         fleet.store.ask("CLIENT", "KILL", "TYPE", kind)
-        await fleet.come(1)  # so that it takes a connection to be exact again
-        await fleet.exact()
+        await fleet.open_page(1)  # so that it takes a connection to be exact again
+        await fleet.until_exact()
 
 
 @VALKEY
@@ -81,35 +81,35 @@ async def test_clients_killed_again_and_again(fleet: Fleet) -> None:
 )
 async def test_redis_too_slow_to_be_of_use(fleet: Fleet, how: tuple[str, ...]) -> None:
     sleeping = asyncio.ensure_future(asyncio.to_thread(fleet.store.ask, *how))
-    await fleet.goes_on_alone()
+    await fleet.until_each_is_partial()
     assert await sleeping == b"+OK"
-    await fleet.exact()
+    await fleet.until_exact()
     for log in fleet.logs():
         assert log.count("cannot be used (it did") + log.count("cannot be used (nothing") == 1, log
 
 
 async def test_redis_out_of_memory(fleet: Fleet) -> None:
     assert fleet.store.ask("CONFIG", "SET", "maxmemory", "1") == b"+OK"
-    await fleet.goes_on_alone()
+    await fleet.until_each_is_partial()
     assert fleet.store.ask("CONFIG", "SET", "maxmemory", "0") == b"+OK"
-    await fleet.exact()
+    await fleet.until_exact()
 
 
 @VALKEY
 async def test_redis_became_a_replica(fleet: Fleet) -> None:
     with Store("valkey") as other:
         assert fleet.store.ask("REPLICAOF", "127.0.0.1", str(other.port)) == b"+OK"
-        await fleet.goes_on_alone()
+        await fleet.until_each_is_partial()
         assert fleet.store.ask("REPLICAOF", "NO", "ONE") == b"+OK"
-        await fleet.exact()
+        await fleet.until_exact()
 
 
 @VALKEY
 async def test_redis_that_has_too_few_replicas_to_be_written_to(fleet: Fleet) -> None:
     assert fleet.store.ask("CONFIG", "SET", "min-replicas-to-write", "1") == b"+OK"
-    await fleet.goes_on_alone()
+    await fleet.until_each_is_partial()
     assert fleet.store.ask("CONFIG", "SET", "min-replicas-to-write", "0") == b"+OK"
-    await fleet.exact()
+    await fleet.until_exact()
 
 
 @VALKEY
@@ -118,8 +118,8 @@ async def test_a_slow_network(fleet: Fleet) -> None:
         proxy.delay = 0.3 * CLOCK
     try:
         for number in range(3):
-            await fleet.come(number)
-        await fleet.exact()
+            await fleet.open_page(number)
+        await fleet.until_exact()
     finally:
         for proxy in fleet.proxies:
             proxy.delay = 0.0

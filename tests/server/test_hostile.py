@@ -54,9 +54,7 @@ async def test_a_thousand_half_open_requests_hold_up_nobody(command: str) -> Non
         await viewer.until_figures([])
         before = await _inside(server)
 
-        half_open = await all_of([_connect(server, KINDS[number % 4](number)) for number in range(1_000)])
-        # None of them is a page, and pages come, navigate and leave among them as ever.
-        for _ in range(5):
+        async def pages_come_navigate_and_leave() -> float:
             started = time.monotonic()
             pages: list[Sse | WebSocket] = [
                 *(await all_of([Sse.open(server.url, version="v1") for _ in range(10)])),
@@ -67,13 +65,20 @@ async def test_a_thousand_half_open_requests_hold_up_nobody(command: str) -> Non
             for page in pages:
                 page.fin()
             await viewer.until_figures([])
-            assert time.monotonic() - started < 5
+            return time.monotonic() - started
 
-        bodies = half_open[1::4]
-        answers = await asyncio.gather(*[_read_some(sock) for sock in bodies])
-        assert {answer.split(b" ")[1] for answer in answers} == {b"400"}, "body_timeout has ended them"
-        for sock in half_open:
-            sock.close()
+        alone = min([await pages_come_navigate_and_leave() for _ in range(3)])
+        half_open = await all_of([_connect(server, KINDS[number % 4](number)) for number in range(1_000)])
+        try:
+            # None of them is a page, and pages come, navigate and leave among them as ever. A machine that is busy
+            # slows some rounds down; a server that waits for the half-open requests would slow down all.
+            among = min([await pages_come_navigate_and_leave() for _ in range(5)])
+            assert among < 5 * alone + 0.5, "as fast as without them"
+            answers = await asyncio.gather(*[_read_some(sock) for sock in half_open[1::4]])
+            assert {answer.split(b" ")[1] for answer in answers} == {b"400"}, "body_timeout has ended them"
+        finally:
+            for sock in half_open:
+                sock.close()
         await _settled(server, before)
         assert "Traceback" not in server.log, server.log[-4000:]
 

@@ -63,7 +63,7 @@ async def _wave(server: Server, cookie: str, number: int) -> None:
     for index, page in enumerate(pages):
         leave: list[Any] = [page.fin, page.rst, page.half_close]
         if isinstance(page, WebSocket):
-            leave.append(page.say_goodbye)
+            leave.append(page.send_close)
         leave[index // 2 % len(leave)]()
     for page in pages:
         await page.until(lambda s: s.ended)

@@ -3,24 +3,20 @@
 import asyncio
 import re
 import signal
-from collections.abc import AsyncIterator, Callable
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from kit.pages import BASE, Sse, ask, everybody_leaves
+from kit.pages import BASE, Sse, ask
 
-from .serving import Server
+from .serving import BIN, Server
 
 pytestmark = pytest.mark.anyio
 
 TOKEN = {"Authorization": "Bearer s3cret"}
-
-
-@pytest.fixture(autouse=True)
-async def leaving() -> AsyncIterator[None]:
-    yield
-    await everybody_leaves()
 
 
 async def test_a_worker_that_takes_the_place_of_a_dead_one_knows_the_release() -> None:
@@ -42,6 +38,35 @@ async def test_a_worker_that_takes_the_place_of_a_dead_one_knows_the_release() -
         await release(server, "v3")
         await release(server, "v2")
         await until(lambda told: set(told.values()) == {"v2"}, server)
+
+
+async def test_a_release_says_how_many_nodes_it_reached() -> None:
+    with Server("headcount-two-workers") as server:
+        server.wait_ready()
+        await until(lambda told: len(told) == 2, server)
+        reached = await release(server, "v2")
+        assert (reached["nodes"], reached["partial"]) == ({"reached": 2, "expected": 2}, False)
+        command = [str(BIN / "headcount"), "release", "v3", server.url, "--token", "s3cret"]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "v3 is current on 2 nodes.\n")
+        _, *workers = server.processes()
+        workers[0].suspend()
+        try:
+            # Its socket still accepts connections, so some requests must wait for the other worker.
+            async with asyncio.timeout(60):
+                while (missed := await one_try(server, "v4")) is None:
+                    pass
+            assert (missed["nodes"], missed["partial"]) == ({"reached": 1, "expected": 2}, True)
+        finally:
+            workers[0].resume()
+
+
+async def one_try(server: Server, version: str) -> dict[str, Any] | None:
+    """Declare a version; None: the worker that does not run got the request."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(6):
+            return await release(server, version)
+    return None
 
 
 async def release(server: Server, version: str) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Every server that we name to users, started as they start it: what comes in, what viewers see, who has left."""
 
 import asyncio
+import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -8,7 +10,7 @@ import pytest
 
 from kit.pages import Sse, WebSocket, all_of, ask
 
-from .serving import TAKEN_OVER, Server
+from .serving import BIN, TAKEN_OVER, Server, daphne_packages
 
 pytestmark = pytest.mark.anyio
 
@@ -68,7 +70,7 @@ async def test_viewers_see_pages_come_navigate_and_leave_however_they_leave(serv
     pages[6].rst()
     pages[7].half_close()
     assert isinstance(pages[8], WebSocket)
-    pages[8].say_goodbye()
+    pages[8].send_close()
     for viewer in viewers:
         await viewer.until_figures([*own, moved[3], moved[4], moved[9]])
 
@@ -90,6 +92,25 @@ async def test_viewers_see_pages_come_navigate_and_leave_however_they_leave(serv
         page.fin()
     await _until_empty(server)
     assert "Traceback" not in server.log
+
+
+H2C = {"Connection": "close, Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAAAAIAAAABAAMAAABk"}
+"""As Java's HttpClient, Ktor and `curl --http2` ask on each new connection."""
+
+
+async def test_posts_that_ask_for_http_2_are_read_or_the_answer_says_who_lost_them(server: Server) -> None:
+    page = await Sse.open(server.url, route="/a")
+    body = {"connectionId": page.handle, "route": "/b"}
+    status, answer = await ask(server.url, "POST", "/__skew/route", body, headers=H2C)
+    if server.name.startswith(("uvicorn,", "gunicorn,")):
+        assert status == 400
+        assert answer["detail"].startswith(
+            "The body is missing: the server dropped it because the request asks for Upgrade: h2c."
+        )
+    else:
+        assert (status, answer) == (200, {"ok": True})
+    page.fin()
+    await _until_empty(server)
 
 
 async def test_strangers_see_nothing(server: Server) -> None:
@@ -121,6 +142,30 @@ async def test_peers_that_send_nonsense_are_told_so_and_nobody_else_notices(serv
     await _until_empty(server)
 
 
+@pytest.mark.parametrize("name", ["uvicorn", "hypercorn", "granian", "daphne"])
+async def test_pages_of_a_fastapi_application_are_counted(name: str) -> None:
+    packages = daphne_packages() if name == "daphne" else None
+    with Server(name, "fastapi_app:app", packages=packages) as server:
+        server.wait_ready()
+        pages: list[Sse | WebSocket] = [
+            await Sse.open(server.url, route="/by-sse"),
+            await WebSocket.open(server.url, route="/by-ws"),
+        ]
+        assert (await ask(server.url, "GET", "/figures")) == (200, {"/by-sse": 1, "/by-ws": 1})
+        await all_of([page.navigate(server.url, "/next") for page in pages])
+        await _until_figures(server, {"/next": 2})
+        for page in pages:
+            page.fin()
+        await _until_figures(server, {})
+        assert "Traceback" not in server.log
+
+
+async def _until_figures(server: Server, routes: dict[str, int]) -> None:
+    async with asyncio.timeout(30):
+        while await ask(server.url, "GET", "/figures") != (200, routes):
+            await asyncio.sleep(0.05)
+
+
 async def _until_empty(server: Server) -> None:
     """Wait until nothing is left of any stream, in the node or in its timers."""
     async with asyncio.timeout(30):
@@ -144,3 +189,40 @@ async def test_uvicorn_believes_forged_addresses_and_headcount_does_not(forged: 
         assert server.log.count("--no-proxy-headers") == 1
         writer.close()
         honest.fin()
+
+
+@pytest.mark.parametrize(
+    ("command", "limit", "level", "says"),
+    [
+        ("uvicorn", None, "warning", "is not answered, although other requests with them pass"),
+        ("uvicorn", "65536", "ok", "A WebSocket opens with 9 kB of cookies, too."),
+        ("uvicorn-websockets", None, "warning", "is answered with 400, although other requests with them pass"),
+        ("uvicorn-websockets", "65536", "ok", "A WebSocket opens with 9 kB of cookies, too."),
+        ("uvicorn-plain", None, "ok", "A WebSocket opens with 9 kB of cookies, too."),
+        ("granian", None, "ok", "A WebSocket opens with 9 kB of cookies, too."),
+        ("hypercorn", None, "ok", "A WebSocket opens with 9 kB of cookies, too."),
+        ("uvicorn-takeover", None, "ok", "A WebSocket opens with 9 kB of cookies, too."),
+        ("headcount-serve", None, "ok", "A WebSocket opens with 9 kB of cookies, too."),
+    ],
+)
+async def test_doctor_finds_servers_whose_websockets_take_few_cookies(
+    command: str, limit: str | None, level: str, says: str
+) -> None:
+    with Server(command, environment={} if limit is None else {"WEBSOCKETS_MAX_LINE_LENGTH": limit}) as server:
+        server.wait_ready()
+        doctor = await asyncio.create_subprocess_exec(
+            *[str(BIN / "headcount"), "doctor", server.url, "--hold", "0", "--json"], stdout=subprocess.PIPE
+        )
+        output, _ = await asyncio.wait_for(doctor.communicate(), 60)
+        [found] = [finding for finding in json.loads(output)["findings"] if finding["check"] == "cookies"]
+        assert (found["level"], says in found["says"]) == (level, True), found
+
+
+@pytest.mark.parametrize("transport", [Sse, WebSocket])
+@pytest.mark.parametrize("command", ["granian", "hypercorn", "uvicorn-plain", "headcount-serve", *TAKEN_OVER])
+async def test_pages_with_many_cookies_are_counted(command: str, transport: type[Sse | WebSocket]) -> None:
+    with Server(command, "wrapped" if command == "alone" else "mounted") as server:
+        server.wait_ready()
+        page = await transport.open(server.url, cookie="a=" + "x" * 16_000, version="v1")
+        await page.until(lambda one: bool(one.of_type("connected")))
+        page.fin()

@@ -44,7 +44,7 @@ class _Crowd:
         page = await kind.open(self.server.url, cookie=self.cookie, version=version, receive_buffer=4096)
         await page.subscribe(self.server.url, self.cookie, deltas=False)
         await page.until(lambda s: s.figures is not None)
-        page.stop_reading()
+        page.pause_reading()
         return page
 
     async def move(self, pages: int = 20) -> None:
@@ -89,12 +89,12 @@ async def test_viewers_that_do_not_read_are_dropped_and_nobody_waits_for_them(co
         inside = server.debug()
         assert inside["counters"]["closed:slow"] == len(stuck)
         assert inside["counters"]["conflated"] > len(stuck)
-        assert inside["sizes"]["LoopTimers.stalled"] == 0
+        assert inside["sizes"]["LoopTimers.busy_deadlines"] == 0
         assert inside["sessions"] == PAGES + 1
 
         # They find their streams ended when they read again, though no last message could reach them.
         for page in stuck:
-            page.read_again()
+            page.resume_reading()
         for page in stuck:
             await page.until(lambda s: s.ended or s.finished)
         crowd.leave()
@@ -107,16 +107,16 @@ async def test_a_viewer_that_reads_again_in_time_stays_and_gets_the_newest_figur
         crowd = _Crowd(server)
         await crowd.gather()
         slow = [await crowd.stuck(kind, "slow") for kind in (Sse, WebSocket)]
-        while server.debug()["sizes"]["LoopTimers.stalled"] < 2:
+        while server.debug()["sizes"]["LoopTimers.busy_deadlines"] < 2:
             await crowd.move()
         sent = server.debug()["counters"]["flushes"]
         for _ in range(40):
             await crowd.move()
         inside = server.debug()
-        assert inside["sizes"]["LoopTimers.stalled"] == 2
+        assert inside["sizes"]["LoopTimers.busy_deadlines"] == 2
         assert inside["counters"]["flushes"] > sent + 30
         for page in slow:
-            page.read_again()
+            page.resume_reading()
         for page in slow:
             await page.until(lambda s: s.counts == crowd.viewer.counts)
             # Of what was pushed while it did not read, it gets the newest only.
@@ -134,7 +134,7 @@ async def test_a_viewer_that_does_not_read_holds_up_a_stop_no_longer_than_peer_t
         await crowd.gather()
         stuck = await crowd.stuck(Sse, "stuck")
         await crowd.viewer.until(lambda s: s.figures is not None and "stuck" in s.figures["versions"])
-        while not server.debug()["sizes"]["LoopTimers.stalled"]:
+        while not server.debug()["sizes"]["LoopTimers.busy_deadlines"]:
             await crowd.move()
             assert crowd.viewer.figures is not None
             if "stuck" not in crowd.viewer.figures["versions"]:

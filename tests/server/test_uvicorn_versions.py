@@ -7,7 +7,10 @@ tries all. Without a package index there is nothing to try, and the test fails r
 """
 
 import asyncio
+import itertools
+import json
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -96,6 +99,8 @@ async def _live(server: Server, *, taken_over: bool) -> None:
         await page.navigate(url, "/c")
     for viewer in (pages[0], pages[-1]):
         await viewer.until_figures([*[("v1", "/c")] * 3, *[("v2", "/c")] * 4])
+    assert isinstance(pages[0], Sse)
+    await _declined_upgrade(server, pages[0], taken_over=taken_over)
     talks = pages[-2]
     assert isinstance(talks, WebSocket)
     talks.send({"type": "ping"})
@@ -105,7 +110,7 @@ async def _live(server: Server, *, taken_over: bool) -> None:
     assert talks.close_code == 4400
     leaves = pages[-3]
     assert isinstance(leaves, WebSocket)
-    leaves.say_goodbye()
+    leaves.send_close()
     await leaves.until(lambda s: s.ended)
     assert leaves.close_code == 1000
     pages[1].rst()
@@ -123,3 +128,28 @@ async def _live(server: Server, *, taken_over: bool) -> None:
     assert pages[-1].close_code == 1012
     assert server.marks == ["started", "stopped"]
     assert "Traceback" not in server.log, server.log[-3000:]
+
+
+async def _declined_upgrade(server: Server, page: Sse, *, taken_over: bool) -> None:
+    """Send route updates that ask for HTTP/2, in packets that end anywhere, and see that our class loses no body."""
+    body = json.dumps({"connectionId": page.handle, "route": "/c"}).encode()
+    head = (
+        f"POST /__skew/route HTTP/1.1\r\nHost: {server.host}:{server.port}\r\nContent-Length: {len(body)}\r\n"
+        "Content-Type: application/json\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
+    ).encode()
+    data = (head + body) * 2
+    async with asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if taken_over:
+            for start, end in itertools.pairwise([0, 30, len(head), len(head) + 9, len(data) - len(body), len(data)]):
+                writer.write(data[start:end])
+                await asyncio.sleep(0.01)
+            for _ in range(2):
+                assert (await reader.readuntil(b'{"ok":true}')).startswith(b"HTTP/1.1 200 ")
+        else:
+            writer.write(head + body)
+            answer = await reader.read()
+            assert b"The body is missing: the server dropped it" in answer
+            assert b"connection: close" in answer
+        writer.close()

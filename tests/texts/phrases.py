@@ -24,7 +24,12 @@ PHRASES: Final = {
     r"\bcounted apart\b|\btold apart\b": "counted separately, listed separately",
     r"\bcannot be told\b": "is not known yet",
     r"\bno word (?:on|of)\b|\bwithout a word\b": "unknown; silently",
-    r"\bor the like\b": "the thing itself",
+    r"\b(?:or|and) the like\b": "the thing itself; such as …",
+    r"\btaken for\b": "counts as, is treated as",
+    r"\bgo(?:es)? on (?:trying|when|with|until)\b": "continues, keeps trying",
+    r"\bwhoever\b": "the noun: the site, the server, the user",
+    r"\bnow and then\b": "from time to time; better: how often",
+    r"\bthe present (?:one|pace|rate|route|version)\b": "the current …",
     r"\bthe house\b": "the project, the code",
 }
 """`{regular expression: what to write instead}`; looked for without regard to case."""

@@ -1,0 +1,140 @@
+"""Servers behind a Unix socket, as nginx is often set up: exact with one worker and with two, and they stop."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headcount.asgi.takeover.choose import TESTED
+
+from .serving import BIN, HERE
+from .test_uvicorn_versions import installed
+
+pytestmark = pytest.mark.anyio
+
+COMMANDS = {
+    "uvicorn": ["uvicorn", "apps:mounted", "--uds", "{path}", "--workers", "{workers}"],
+    "uvicorn-takeover": [
+        *["uvicorn", "apps:mounted", "--uds", "{path}", "--workers", "{workers}"],
+        *["--http", "apps:mounted_headcount.protocol"],
+    ],
+    "hypercorn": ["hypercorn", "apps:mounted", "--bind", "unix:{path}", "--workers", "{workers}"],
+    "gunicorn": [
+        *["gunicorn", "apps:mounted", "--bind", "unix:{path}", "--workers", "{workers}"],
+        *["--worker-class", "uvicorn_worker.UvicornWorker", "--no-control-socket", "--worker-tmp-dir", "/dev/shm"],
+    ],
+    "granian": ["granian", "apps:mounted", "--interface", "asgi", "--uds", "{path}", "--workers", "{workers}"],
+}
+NO_SERVER_IN_SCOPE = 40
+"""The last minor version of uvicorn that does not say in the scope that a request came by a Unix socket."""
+SAYS_DISCONNECT = 43
+"""uvicorn 0.43 and 0.44 tell every request that its peer has gone when they stop."""
+A_FEW = (TESTED[0], NO_SERVER_IN_SCOPE, SAYS_DISCONNECT)
+STREAMS = 6
+TOKEN = "Authorization: Bearer s3cret\r\n"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose the versions of uvicorn."""
+    if "minor" in metafunc.fixturenames:
+        metafunc.parametrize("minor", TESTED if metafunc.config.getoption("--all-versions") else A_FEW)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", COMMANDS)
+async def test_figures_are_exact_and_the_server_stops(name: str, workers: int) -> None:
+    with _started(name, workers) as (process, path):
+        await _live(name, process, path, workers)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_so_it_is_with_this_version_of_uvicorn(minor: int, workers: int) -> None:
+    with _started("uvicorn", workers, installed(f"uvicorn==0.{minor}.*")) as (process, path):
+        await _live("uvicorn", process, path, workers)
+
+
+@contextmanager
+def _started(name: str, workers: int, packages: Path | None = None) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    with tempfile.TemporaryDirectory(prefix="headcount-test-") as folder:
+        path = str(Path(folder, "socket"))
+        log = Path(folder, "log")
+        environment = {
+            **os.environ,
+            "HEADCOUNT_VERSION": "1",
+            "HEADCOUNT_ADMIN_TOKEN": "s3cret",
+            "PYTHONPATH": os.pathsep.join(map(str, filter(None, (packages, HERE)))),
+        }
+        program, *arguments = [word.format(path=path, workers=workers) for word in COMMANDS[name]]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [BIN / program, *arguments],
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield process, path
+            assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
+        except BaseException:
+            print(log.read_text()[-3000:])
+            raise
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+
+
+async def _live(name: str, process: "subprocess.Popen[bytes]", path: str, workers: int) -> None:
+    """Open streams, see that they are counted, stop the server, and see that every page is told when to come back."""
+    streams = [await _open(process, path) for _ in range(STREAMS)]
+    try:
+        for reader, writer in streams:
+            writer.write(b"GET /__skew/sse HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.wait_for(reader.readuntil(b'"connected"'), 30)
+        deadline = time.monotonic() + 60
+        while True:
+            stats = await _stats(process, path)
+            if (stats["total"], stats["partial"], stats["nodes"]["expected"]) == (STREAMS, False, workers):
+                break
+            assert time.monotonic() < deadline, stats
+            await asyncio.sleep(0.1)
+        process.terminate()
+        for reader, _ in streams:
+            ending = await asyncio.wait_for(reader.read(), 15)
+            # As soon as one of its workers has ended, hypercorn kills the others (hypercorn/run.py).
+            assert b"reconnectMs" in ending or (name, workers) == ("hypercorn", 2)
+        assert await asyncio.to_thread(process.wait, 15) in (0, -signal.SIGTERM)
+    finally:
+        for _, writer in streams:
+            writer.transport.abort()
+
+
+async def _open(process: "subprocess.Popen[bytes]", path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return await asyncio.open_unix_connection(path)
+        except OSError:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+async def _stats(process: "subprocess.Popen[bytes]", path: str) -> dict[str, Any]:
+    reader, writer = await _open(process, path)
+    writer.write(f"GET /__skew/admin/stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{TOKEN}\r\n".encode())
+    answer = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+    body = answer.partition(b"\r\n\r\n")[2]
+    stats: dict[str, Any] = json.loads(body[body.index(b"{") : body.rindex(b"}") + 1])
+    return stats
