@@ -9,7 +9,7 @@ JOBS ?= 8  # workers of pytest: tests wait for processes more often than they co
 # Tests start some thousand processes. Without bytecode on the disk, each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test lint unit test-web test-python test-exclusive e2e shuffled coverage texts web bench bench-peers soak chaos clean browser uvicorn-versions old-version fuzz
+.PHONY: help setup demo test lint unit test-web test-python test-exclusive e2e shuffled coverage texts web bench bench-cuts bench-peers soak chaos clean images browser uvicorn-versions old-version fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -21,7 +21,7 @@ demo: setup ## a small shop with visitors, two versions and the admin view
 	@trap : INT; $(BIN)/headcount demo || test $$? -eq 130  # Ctrl-C is how it ends
 
 test: setup tests/e2e/nuxt_client/dist/sse.html ## everything that must pass: ruff, mypy, tsc, vitest, pytest, browser tests
-	@$(BIN)/python tests/run_parts.py lint test-web e2e -- test-python -- test-exclusive
+	@$(BIN)/python tests/run_parts.py lint test-web :: e2e test-python test-exclusive
 
 lint: setup ## ruff, vulture, deptry, import-linter, mypy --strict, tsc
 	$(BIN)/ruff check .
@@ -43,15 +43,15 @@ test-python: setup
 test-exclusive: setup
 	$(BIN)/pytest tests/server -m exclusive -n 2 $(PYTEST_ARGS)
 
-e2e: setup tests/e2e/nuxt_client/dist/sse.html ## tests in Chromium, which is fetched if there is none
-	$(BIN)/python tests/e2e/chromium.py
+e2e: setup tests/e2e/nuxt_client/dist/sse.html ## tests in Chromium, Firefox and WebKit, which are fetched where that is possible
+	cd tests && ../$(BIN)/python -m e2e.engines
 	$(BIN)/pytest tests/e2e -n 4 $(PYTEST_ARGS)
 
 shuffled: setup ## all tests but those in a browser, in random order and with random hashes
 	PYTHONHASHSEED=random $(BIN)/pytest --ignore=tests/e2e -p randomly -m "not exclusive" -n $(JOBS) $(PYTEST_ARGS)
 
-uvicorn-versions: setup ## take streams over from every minor version of uvicorn; `make test` tries a few
-	$(BIN)/pytest tests/server/test_uvicorn_versions.py --all-versions $(PYTEST_ARGS)
+uvicorn-versions: setup ## take streams over from every minor version of uvicorn, and serve a Unix socket; `make test` tries a few
+	$(BIN)/pytest tests/server/test_uvicorn_versions.py tests/server/test_unix_sockets.py --all-versions $(PYTEST_ARGS)
 
 old-version: setup ## count exactly in a fleet whose old nodes run the git revision REV; needs its history
 	$(BIN)/pytest tests/server/old_version.py --old-version=$(REV) $(PYTEST_ARGS)
@@ -67,16 +67,23 @@ coverage: setup ## branch coverage of the Python tests and the servers that they
 texts: setup ## write tests/texts/texts.md: every text that users see
 	cd tests && ../$(BIN)/python -m texts.collect
 
+images: setup ## take the pictures of the dashboard for docs/images anew
+	cd tests && ../$(BIN)/python -m e2e.images
+
 web: node_modules/.ready ## build the browser code
 	npm run build
 
 chaos: setup ## minutes of faults upon a fleet of real processes and a real Redis
-	CHAOS_SECONDS=$${CHAOS_SECONDS:-300} CHAOS_PAGES=$${CHAOS_PAGES:-4000} CHAOS_SEED=$${CHAOS_SEED:-$$(date +%s)} \
-		STOPPED_SECONDS=60 $(BIN)/pytest -s --timeout=180 tests/server/test_chaos.py \
+	LEAVING_ROUNDS=20 CHAOS_SECONDS=$${CHAOS_SECONDS:-300} CHAOS_PAGES=$${CHAOS_PAGES:-4000} CHAOS_SEED=$${CHAOS_SEED:-$$(date +%s)} \
+		ROLLOUTS=20 STOPPED_SECONDS=60 $(BIN)/pytest -s --timeout=180 tests/server/test_chaos.py \
+		tests/server/test_gate_chaos.py tests/server/test_leaving.py \
 		tests/server/test_fleet.py::test_a_node_stopped_and_continued $(PYTEST_ARGS)
 
 bench: setup ## measure memory, CPU, bytes and latency against their targets (25 minutes)
 	@status=0; for part in suite dashboard; do $(BIN)/python bench/$$part.py || status=1; done; exit $$status
+
+bench-cuts: setup ## count pages behind a proxy that ends every stream after 10 to 60 s (11 minutes)
+	$(BIN)/python bench/cuts.py
 
 bench-peers: setup ## measure the same load on nuxt-skew-protection and python-socketio (11 minutes)
 	$(BIN)/python bench/compare.py
@@ -92,15 +99,15 @@ clean: ## remove everything that was built or installed
 	@test -n "$(PYTHON)" || { echo "Headcount needs Python 3.11 or newer; install it, or run make PYTHON=/path/to/python3."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
-	VIRTUAL_ENV= $(BIN)/python -m uv sync --locked --quiet --compile-bytecode
+	VIRTUAL_ENV= $(BIN)/python -m uv sync --locked --quiet --compile-bytecode $(if $(CI),--group proxies)
 	@touch $@
 
-node_modules/.ready: package.json package-lock.json $(wildcard web/*/package.json examples/shop/web/package.json tests/e2e/nuxt_client/package.json)
+node_modules/.ready: package.json package-lock.json $(wildcard web/*/package.json examples/shop/web/package.json tests/e2e/*/package.json)
 	@command -v npm >/dev/null || { echo "Headcount's browser code needs Node 20 or newer; install it from https://nodejs.org."; exit 1; }
 	npm ci --no-fund --no-audit
 	@touch $@
 
-src/headcount/static/client.js: node_modules/.ready $(wildcard web/client/src/*.ts web/client/*.json web/client/*.mjs)
+src/headcount/static/client.js: node_modules/.ready $(wildcard web/client/src/*.ts web/client/*.json web/client/scripts/*.js)
 	npm run build --workspace headcount-client
 	@touch $@
 

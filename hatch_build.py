@@ -26,8 +26,11 @@ BUILT = (
     "examples/shop/static/v1/index.html",
     "examples/shop/static/v2/index.html",
 )
-NEEDED = ("package.json", "package-lock.json", "web", "examples/shop/web", "examples/pages", "tests/e2e/nuxt_client")
-"""What npm needs. The last two are only for its lock file; a source distribution has none of them."""
+NEEDED = (
+    *("package.json", "package-lock.json", "web", "examples/shop/web", "examples/pages"),
+    *("tests/e2e/nuxt_client", "tests/e2e/service_workers"),
+)
+"""What npm needs. The last three are only for its lock file; a source distribution has none of them."""
 SOURCES = ("web/client/src", "web/dashboard/src", "examples/shop/web/src")
 
 

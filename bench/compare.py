@@ -88,9 +88,6 @@ Cell = dict[str, Value]
 """What was found of one contender at one size: memory and bytes in B, open, unwatched and update in µs, storms in s."""
 
 
-# ---- measuring
-
-
 async def measure(contender: Contender, count: int, plan: Plan, found: Cell) -> None:
     """Measure one contender at one size, in a server of its own."""
     async with contender.start() as server:
@@ -241,9 +238,6 @@ async def storm(
         found["exact"] = Value(known)
 
 
-# ---- everything
-
-
 async def compare(plan: Plan, others: Sequence[str]) -> tuple[list[Row], list[str]]:
     """Measure all, one after the other; returns the table's rows, and a line about each that was given up."""
     rows: list[Row] = []
@@ -300,9 +294,6 @@ def rows_of(transport: str, found: Mapping[tuple[str, int], Cell], plan: Plan, o
 
 def _summary(cell: Cell) -> str:
     return ", ".join(f"{name} {_shown(value)}" for name, value in cell.items())
-
-
-# ---- the table
 
 
 def table(rows: Sequence[Row], others: Sequence[str]) -> str:

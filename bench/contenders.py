@@ -29,9 +29,6 @@ class Impossible(Exception):  # noqa: N818 that is what it is
     """A contender cannot be had on this machine; the message says why."""
 
 
-# ---- who watches
-
-
 class Onlooker(Peer):
     """A page that is sent statistics. Looks for totals only, so that megabytes a message cost the load little."""
 
@@ -79,9 +76,6 @@ class SocketIoAdmin(SocketIoPeer):
     """An admin, who is sent events; what adds up to what is left to it."""
 
     join, joined = "40/admin,", b'"config"'
-
-
-# ---- the contenders
 
 
 class NodeServer(Server):
@@ -207,9 +201,6 @@ def socket_io() -> Contender:
         update=lambda route: f'42["route-update","{route}"]',
         totals=False,
     )
-
-
-# ---- installing
 
 
 def install_reference() -> str:

@@ -24,6 +24,7 @@ from measure import cpu_seconds, machine
 
 from headcount.config import Config
 from headcount.core import fleet_messages
+from headcount.core.departures import Departures
 from headcount.core.registry import Registry
 from headcount.fleet.backends.redis import RedisBackend
 from headcount.fleet.view import FleetView
@@ -45,7 +46,9 @@ def _node(url: str, number: int, cells: int) -> tuple[FleetView, Cells]:
         releases=NoReleases(),
         changed=lambda: None,
         shows_rows=lambda: False,
-        handle_command=_never,
+        run_command=_never,
+        departures=Departures(8.0),
+        return_key=b"",
     )
     view.start(RedisBackend(name, url, "bench", url))
     return view, counted
@@ -80,10 +83,10 @@ async def measured(url: str, cells: int) -> None:
         if line.done():
             if not line.result():
                 break
-            view.watch()
+            view.note_changes(on=True)
             line = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         await asyncio.sleep(0.25)
-    print(json.dumps({"nodes": len(list(view._fleet.members)), "total": view.snapshot().total}))
+    print(json.dumps({"nodes": len(list(view._figures.members)), "total": view.snapshot().total}))
     await view.stop()
 
 
@@ -91,7 +94,7 @@ async def propagation(url: str) -> list[float]:
     """Return seconds from a change at one node to the figures of another, for changes at random moments."""
     (one, counted), (two, _) = _node(url, 0xF1, 10), _node(url, 0xF2, 10)
     with two._lock:
-        two.watch()
+        two.note_changes(on=True)
     await asyncio.sleep(2)
     times = []
     for _ in range(150):
@@ -101,7 +104,7 @@ async def propagation(url: str) -> list[float]:
         expected = counted.total
         started = time.perf_counter()
         one.publish_soon()
-        while two._fleet._reports[one.node].total != expected:
+        while two._figures._reports[one.node].total != expected:
             await asyncio.sleep(0.001)
         times.append(time.perf_counter() - started)
     await one.stop()

@@ -1,7 +1,7 @@
 """
 A thousand nodes of ten thousand connections each, in virtual time.
 
-What runs is the real exchange (`FleetView`, `Fleet`, `Publication`, the messages and their encoding); what is
+What runs is the real exchange (`FleetView`, `FleetFigures`, `Publication`, the messages and their encoding); what is
 simulated is
 the rest: time, in an event loop whose clock jumps to the next timer; Redis, as a hub that loses, repeats and delays
 messages and counts operations; and connections, as counts of cells that move.
@@ -24,16 +24,18 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, cast
 
 from headcount.config import Config
 from headcount.core import fleet_messages
+from headcount.core.departures import Departures
 from headcount.core.registry import Registry
 from headcount.core.stats import ConnectionInfo, Stats, StatsDelta
-from headcount.fleet.backends import Receiver
-from headcount.fleet.backends.redis import BEATS
+from headcount.core.tallies import Doubt, Entry
+from headcount.fleet.backends import Receiver, TallyStore
+from headcount.fleet.backends.redis import HEARTBEATS_PER_SET_CHECK
 from headcount.fleet.view import FleetView
 
 CONVERGED_WITHIN = 3.0
@@ -122,22 +124,22 @@ class SimulatedBackend:
         self.listens = False
         self.receiver: Receiver | None = None
         self._network = network
-        self._beats = random.randrange(BEATS)
+        self._heartbeats = random.randrange(HEARTBEATS_PER_SET_CHECK)
 
     def start(self, receiver: Receiver) -> None:
         self.receiver = receiver
         self._network.backends[self.node] = self
-        self._beat()
+        self._send_heartbeat()
         receiver.connectivity_changed(connected=True)
 
-    def _beat(self) -> None:
+    def _send_heartbeat(self) -> None:
         if self.receiver is not None:
             self._network.count("set")
-            self._beats += 1
-            if self._beats % BEATS == 0:
+            self._heartbeats += 1
+            if self._heartbeats % HEARTBEATS_PER_SET_CHECK == 0:
                 self._network.count("sadd")
             self._network.expires[self.node] = self._network.loop.now + EXPIRE
-            self._network.loop.call_later(self.heartbeat * random.uniform(0.9, 1.0), self._beat)
+            self._network.loop.call_later(self.heartbeat * random.uniform(0.9, 1.0), self._send_heartbeat)
 
     def die(self) -> None:
         """Be gone without a word."""
@@ -186,6 +188,13 @@ class SimulatedBackend:
         self._network.count("del")
         self._network.expires.pop(node, None)
 
+    @property
+    def tallies(self) -> TallyStore:
+        return SimulatedTallies(self._network)
+
+    def write_tally(self) -> None:
+        self._network.count("hset")
+
     def take(self, message: bytes) -> None:
         if self.receiver is not None:
             self._network.bytes_in[self.node] += len(message)
@@ -196,6 +205,46 @@ class SimulatedBackend:
     def _out(self, name: str, message: bytes) -> None:
         self._network.count(name)
         self._network.bytes_out[self.node] += len(message)
+
+
+class SimulatedTallies:
+    """Counts the commands; nobody dies here whose connections were missed."""
+
+    complete = True
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    async def entries(self, nodes: Collection[str] | None = None) -> Mapping[str, Entry] | None:
+        self._network.count("hgetall" if nodes is None else "hmget")
+        return {}
+
+    async def pages(self, node: str) -> bytes | None:
+        raise AssertionError(node)
+
+    async def add_back(self, node: str, pages: Mapping[str, str]) -> None:
+        raise AssertionError(node, pages)
+
+    async def keep_doubt(self, node: str, doubt: Doubt) -> None:
+        raise AssertionError(node, doubt)
+
+    async def drop(self, node: str) -> None:
+        raise AssertionError(node)
+
+    async def forget(self, node: str) -> bool:
+        raise AssertionError(node)
+
+    def now(self) -> int | None:
+        return None
+
+    async def claim_sample(self, slot: int) -> bool:
+        raise AssertionError(slot)
+
+    async def add_sample(self, data: bytes, *, minute: bool) -> None:
+        raise AssertionError(data, minute)
+
+    async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
+        return None
 
 
 class Cells:
@@ -239,11 +288,8 @@ class Cells:
     def noted(self) -> bool:
         return self._noting
 
-    def watch(self) -> None:
-        self._noting, self._base, self._before = True, self.revision, ({}, {})
-
-    def unwatch(self) -> None:
-        self._noting, self._before = False, ({}, {})
+    def note_changes(self, *, on: bool) -> None:
+        self._noting, self._base, self._before = on, self.revision, ({}, {})
 
     def drain_changes(self) -> StatsDelta | None:
         if self._base == self.revision:
@@ -283,7 +329,9 @@ class Node:
             releases=NoReleases(),
             changed=lambda: None,
             shows_rows=lambda: True,
-            handle_command=_never,
+            run_command=_never,
+            departures=Departures(8.0),
+            return_key=b"",
         )
 
     def start(self) -> None:
@@ -327,7 +375,7 @@ def recount(nodes: list[Node]) -> tuple[int, Counter[str], Counter[str]]:
 
 
 def exact(viewer: Node, nodes: list[Node]) -> bool:
-    viewer.view.absorb()
+    viewer.view.sync()
     figures = viewer.view.snapshot()
     if figures.partial or figures.nodes.reporting != sum(not node.dead for node in nodes):
         return False
@@ -380,8 +428,8 @@ async def simulate(loop: VirtualLoop, options: argparse.Namespace) -> dict[str, 
     viewers = nodes[:3]
     started = loop.now
     for viewer in viewers:
-        viewer.view.watch()
-    while any(viewer.view._fleet.unreported() or not viewer.view._watcher._members_known for viewer in viewers):
+        viewer.view.note_changes(on=True)
+    while any(viewer.view._figures.unreported() or not viewer.view._collector._members_known for viewer in viewers):
         await lively(loop, nodes, 0.25, options.events)
         if loop.now - started > 30:
             raise SystemExit("The viewers never had everybody's report.")
@@ -409,7 +457,7 @@ async def simulate(loop: VirtualLoop, options: argparse.Namespace) -> dict[str, 
 
     # And nobody watches any more.
     for viewer in viewers:
-        viewer.view.unwatch()
+        viewer.view.note_changes(on=False)
     await asyncio.sleep(15)
     network.operations.clear()
     await lively(loop, nodes, 5, options.events)

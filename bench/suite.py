@@ -2,7 +2,7 @@
 What Headcount costs: memory, CPU, bytes and latency, against targets, in one table.
 
     make bench                        everything, about 25 minutes
-    python bench/suite.py memory open only these
+    python bench/suite.py memory opening only these
     python bench/suite.py --list      what there is
 
 Real server processes and real sockets on this machine. CPU is the server's as the kernel accounts for it and memory is
@@ -144,9 +144,6 @@ async def cost_of_navigating(
     return statistics.median(spent)
 
 
-# ---- memory
-
-
 async def bytes_a_connection(server: Server, transport: str, count: int = MANY) -> float:
     await warm(server)
     before = server.memory
@@ -191,9 +188,6 @@ async def memory_on_asgi() -> list[Row]:
     return rows
 
 
-# ---- opening, closing
-
-
 async def cost_of_opening(server: Server, transport: str, count: int) -> tuple[float, float]:
     """Return microseconds of CPU to open and to close one of `count`."""
     kind, path = kind_and_path(transport)
@@ -234,9 +228,6 @@ async def opening() -> list[Row]:
     return rows
 
 
-# ---- broadcast, keepalive, garbage
-
-
 @scenario
 async def broadcast() -> list[Row]:
     rows: list[Row] = []
@@ -275,9 +266,6 @@ async def keepalive() -> list[Row]:
             Row(f"`serve`, {transport}: {MANY:,} idle with keepalives every 30 s", share * 100, "% of a core", 0.3)
         )
     return rows
-
-
-# ---- route updates
 
 
 @scenario
@@ -359,9 +347,6 @@ async def updates_whole() -> list[Row]:
     ]
 
 
-# ---- latency
-
-
 async def latencies(peers: Sequence[Peer], viewer: Viewer, rate: float, seconds: float) -> list[float]:
     """Let pages navigate, each to a route nobody is on, and return after how many ms the viewer knew."""
     waiting: dict[str, float] = {}
@@ -402,9 +387,6 @@ async def latency() -> list[Row]:
         Row("… at 2,000 updates/s: p50", statistics.median(busy), "ms"),
         Row("… at 2,000 updates/s: p99", busy[int(len(busy) * 0.99)], "ms", 300),
     ]
-
-
-# ---- what goes wrong
 
 
 @scenario
@@ -457,9 +439,6 @@ async def storm() -> list[Row]:
     ]
 
 
-# ---- scale
-
-
 @scenario
 async def hundred_thousand() -> list[Row]:
     count, processes = 100_000, 6
@@ -500,9 +479,6 @@ async def hundred_thousand() -> list[Row]:
         Row("… viewer exact after it came", exact, "s", 2),
         Row("… from a route update to a viewer, 20/s: p99", delays[int(len(delays) * 0.99)], "ms", 300),
     ]
-
-
-# ---- the table
 
 
 def table(rows: Sequence[Row]) -> str:
