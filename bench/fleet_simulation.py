@@ -1,10 +1,9 @@
 """
 A thousand nodes of ten thousand connections each, in virtual time.
 
-What runs is the real exchange (`FleetView`, `FleetFigures`, `Publication`, the messages and their encoding); what is
-simulated is
-the rest: time, in an event loop whose clock jumps to the next timer; Redis, as a hub that loses, repeats and delays
-messages and counts operations; and connections, as counts of cells that move.
+What runs is the real exchange (`FleetView`, `FleetFigures`, `Publication`, the messages and their encoding). What is
+simulated is the rest: time, in an event loop whose clock jumps to the next timer; Redis, as a hub that loses, repeats
+and delays messages and counts operations; and connections, as counts of cells that move.
 
     python bench/fleet_simulation.py                      # 1,000 nodes, 10 million connections
     python bench/fleet_simulation.py --nodes 100 --cells 1000
@@ -251,6 +250,7 @@ class Cells:
     """Stands for a registry of many connections: counts of cells that move, and a few rows."""
 
     def __init__(self, node: str, connections: int, cells: int, chance: random.Random) -> None:
+        self.node = node
         self.revision = 1
         self.versions: Counter[str] = Counter()
         self.routes: Counter[str] = Counter()
@@ -283,6 +283,14 @@ class Cells:
         counts[label] += by
         if not counts[label]:
             del counts[label]
+
+    def ids(self) -> dict[str, list[str]]:
+        """Make an id for each connection, by version; those of one version differ from those of another."""
+        found, number = {}, 0
+        for version, count in self.versions.items():
+            found[version] = [f"{self.node}{n:020x}" for n in range(number, number + count)]
+            number += count
+        return found
 
     @property
     def noted(self) -> bool:
@@ -375,9 +383,12 @@ def recount(nodes: list[Node]) -> tuple[int, Counter[str], Counter[str]]:
 
 
 def exact(viewer: Node, nodes: list[Node]) -> bool:
+    """Say whether a viewer has the truth. Connections of dead nodes are unaccounted for: here, they never come back."""
     viewer.view.sync()
     figures = viewer.view.snapshot()
-    if figures.partial or figures.nodes.reporting != sum(not node.dead for node in nodes):
+    dead = {node.id for node in nodes if node.dead}
+    absent = {absence.node for absence in figures.absences}
+    if figures.nodes.reporting != len(nodes) - len(dead) or absent - dead or figures.partial != bool(absent):
         return False
     return (figures.total, figures.versions, figures.routes) == recount(nodes)
 
