@@ -5,15 +5,14 @@ import re
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
+from kit import processes
 from kit.ports import free_port
 
-HEADCOUNT = Path(sys.executable).parent / "headcount"
+HEADCOUNT = processes.BIN / "headcount"
 TOKEN = "a-token-for-tests-0123456789"
 VERSION = "2026.11.3"
 
@@ -32,22 +31,14 @@ def run(
     *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 60, text: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        [HEADCOUNT, *arguments],
-        env=environment(env),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        input=text,
-    )
+    return processes.run([HEADCOUNT, *arguments], env=environment(env), timeout=timeout, input=text)
 
 
 class Command:
     """A command that runs. Leaving the `with` kills it."""
 
     def __init__(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(
+        self.process = processes.Popen[bytes](
             [HEADCOUNT, *arguments],
             env=environment(env),
             stdin=subprocess.DEVNULL,

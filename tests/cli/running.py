@@ -5,16 +5,16 @@ import functools
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import IO, Any, ParamSpec, Self
 
+from kit import processes
 from kit.pages import everybody_leaves
+from kit.processes import BIN
 
-BIN = Path(sys.executable).parent
 TOKEN = "a token that nobody guesses"
 
 
@@ -48,16 +48,7 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `headcount …` to its end, which must be near."""
     with tempfile.TemporaryDirectory() as nowhere:
-        return subprocess.run(
-            [BIN / "headcount", *arguments],
-            cwd=nowhere,
-            env=environment(variables),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return processes.run([BIN / "headcount", *arguments], cwd=nowhere, env=environment(variables), timeout=60)
 
 
 class Running:
@@ -80,7 +71,7 @@ class Running:
         self._unread: list[str] = []
         self._ended = 0
         self._came = threading.Condition()
-        self.process = subprocess.Popen(
+        self.process = processes.Popen[str](
             [program or BIN / "headcount", *command],
             cwd=cwd or self._nowhere.name,
             env=environment(variables),

@@ -17,9 +17,9 @@ from typing import Any, Self
 import psutil
 
 from kit.ports import free_port
+from kit.processes import BIN, Popen
 
 HERE = Path(__file__).parent
-BIN = Path(sys.executable).parent
 VERSION = "2026.11.3"
 
 COMMANDS: dict[str, list[str]] = {
@@ -165,7 +165,7 @@ class Server:
         target = app if ":" in app else f"apps:{app}"
         program, *arguments = [word.format(app=target, host=host, port=self.port) for word in COMMANDS[server]]
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
+            self.process = Popen[bytes](
                 [BIN / program, *arguments],
                 env=environment,
                 cwd=self._directory.name,

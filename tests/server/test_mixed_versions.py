@@ -17,9 +17,10 @@ import pytest
 
 from headcount.client import fetch_stats, use_active_connections
 from kit.pages import BASE, Sse, WebSocket, ask
+from kit.processes import BIN
 from kit.stores import Store
 
-from .serving import BIN, Server
+from .serving import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 

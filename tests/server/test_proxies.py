@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from kit.pages import Sse, WebSocket, ask, until
+from kit.processes import BIN
 from kit.proxies import PRODUCTS, Block, RunningProxy, blocks
 
-from .serving import BIN, HERE, Server
+from .serving import HERE, Server
 
 TOKEN = "s3cret"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}

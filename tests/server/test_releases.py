@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from kit.pages import BASE, Sse, ask
+from kit.processes import BIN
 
-from .serving import BIN, Server
+from .serving import Server
 
 pytestmark = pytest.mark.anyio
 

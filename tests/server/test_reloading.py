@@ -14,8 +14,9 @@ import pytest
 
 from kit.pages import Sse, WebSocket, all_of, ask, until
 from kit.ports import free_port
+from kit.processes import BIN
 
-from .serving import BIN, daphne_packages
+from .serving import daphne_packages
 
 pytestmark = pytest.mark.anyio
 

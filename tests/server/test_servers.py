@@ -9,8 +9,9 @@ from contextlib import ExitStack
 import pytest
 
 from kit.pages import Sse, WebSocket, all_of, ask
+from kit.processes import BIN
 
-from .serving import BIN, TAKEN_OVER, Server, daphne_packages
+from .serving import TAKEN_OVER, Server, daphne_packages
 
 pytestmark = pytest.mark.anyio
 

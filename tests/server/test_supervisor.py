@@ -10,8 +10,9 @@ import psutil
 import pytest
 
 from kit.pages import Sse, all_of
+from kit.processes import BIN
 
-from .serving import BIN, Server
+from .serving import Server
 
 pytestmark = pytest.mark.anyio
 

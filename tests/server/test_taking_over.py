@@ -14,8 +14,9 @@ import pytest
 
 from kit.pages import Sse, WebSocket
 from kit.ports import free_port
+from kit.processes import BIN
 
-from .serving import BIN, HERE, Server
+from .serving import HERE, Server
 
 pytestmark = pytest.mark.anyio
 

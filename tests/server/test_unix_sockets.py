@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from headcount.asgi.takeover.choose import TESTED
+from kit.processes import BIN
 
-from .serving import BIN, HERE
+from .serving import HERE
 from .test_uvicorn_versions import installed
 
 pytestmark = pytest.mark.anyio

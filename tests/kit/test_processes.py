@@ -1,0 +1,96 @@
+"""Processes that are forked behave like those that are started; each case runs both ways."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .processes import BIN, Popen, run
+
+PROGRAM = """
+import atexit, json, os, sys
+atexit.register(print, "at exit")
+print(json.dumps({
+    "argv": sys.argv[1:], "cwd": os.getcwd(), "value": os.environ.get("VALUE"), "lost": os.environ.get("LOST"),
+    "session": os.getsid(0) == os.getpid(), "path": [one for one in sys.path if "added" in one],
+    "main": sys.modules["__main__"].__name__, "input": sys.stdin.read(), "files": len(os.listdir("/proc/self/fd")),
+}))
+print("an error", file=sys.stderr)
+sys.exit(3)
+"""
+
+
+@pytest.fixture(params=["forked", "started"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.delenv("HEADCOUNT_TESTS_EXEC", raising=False)
+    if request.param == "started":
+        monkeypatch.setenv("HEADCOUNT_TESTS_EXEC", "1")
+    return str(request.param)
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Put a program in place of `headcount`."""
+    path = tmp_path / "program"
+    path.write_text(f"#!{sys.executable}\n{PROGRAM}")
+    path.chmod(0o755)
+    monkeypatch.setattr("kit.processes.PROGRAMS", {str(path)})
+    return str(path)
+
+
+def test_a_process_finds_itself_as_if_it_had_been_started(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOST", "1")
+    kept = {name: value for name, value in os.environ.items() if name != "LOST"}
+    environment = {**kept, "VALUE": "ö", "PYTHONPATH": "/added/first:/added/second"}
+    process = run(
+        [script, "one", "two words"], env=environment, cwd=tmp_path, timeout=30, input="said", start_new_session=True
+    )
+    written, at_exit = process.stdout.splitlines()
+    assert (process.returncode, process.stderr, at_exit) == (3, "an error\n", "at exit")
+    found = json.loads(written)
+    assert found.pop("files") <= 5
+    assert found == {
+        "argv": ["one", "two words"],
+        "cwd": str(tmp_path),
+        "value": "ö",
+        "lost": None,
+        "session": True,
+        "path": ["/added/first", "/added/second"],
+        "main": "__main__",
+        "input": "said",
+    }
+
+
+def test_a_signal_ends_it_and_its_end_is_known(script: str, way: str) -> None:
+    with Popen[bytes]([script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert (process._report is not None) == (way == "forked")
+        assert process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == -signal.SIGTERM
+        assert process.poll() == -signal.SIGTERM
+
+
+def test_ctrl_c_ends_it(script: str) -> None:
+    with Popen[str](
+        [script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        end = time.monotonic() + 10
+        while process.poll() is None and time.monotonic() < end:
+            process.send_signal(signal.SIGINT)  # the first may come before Python is there
+            time.sleep(0.2)
+        assert process.returncode in {-signal.SIGINT, 130}
+
+
+def test_headcount_itself(way: str) -> None:
+    done = run([BIN / "headcount", "--version"], timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("headcount, version ")
