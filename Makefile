@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PYTEST_ARGS ?=
-JOBS ?= 8  # workers of pytest: tests wait for processes more often than they compute, so two cores carry eight
+JOBS ?= 10  # workers of pytest: tests wait for processes more often than they compute, so two cores carry ten
 
 # Tests start some thousand processes. Without bytecode on the disk, each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE

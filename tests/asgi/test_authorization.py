@@ -262,7 +262,8 @@ async def test_hook_that_catches_its_cancellation_and_allows_is_too_late(way: st
 
     site = Site(way, stubborn, authorize_timeout=0.02)
     await denied(site.visitor, transport)
-    assert site.headcount._authorizer.errors == 1
+    # On a busy machine, the time of the whole check may be over before the hook's own has begun.
+    assert site.headcount._authorizer.errors + site.headcount.node.counters["authorize_errors"] == 1
 
 
 @asynchronous

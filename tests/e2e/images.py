@@ -41,7 +41,7 @@ def main() -> None:
     )
     try:
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium.find(), args=["--no-sandbox"])
+            browser = playwright.chromium.launch(executable_path=chromium.find_shell(), args=["--no-sandbox"])
             for name in SIZES:
                 for scheme in ("light", "dark"):
                     take(browser, server.url, name, scheme)

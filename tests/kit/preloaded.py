@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import types
+import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -126,8 +127,10 @@ def become(order: Order) -> dict[str, Any]:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder
-    for name in MODULES:
-        importlib.import_module(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what some servers use and others do not
+        for name in MODULES:
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()
     order = serve(socket.socket(fileno=os.dup(0)))

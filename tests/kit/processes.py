@@ -18,6 +18,18 @@ from typing import Any, AnyStr
 
 BIN = Path(sys.executable).parent
 PROGRAMS = frozenset(str(BIN / name) for name in ("headcount", "uvicorn"))
+PACKAGES = (
+    "sitecustomize.py",
+    "headcount",
+    "h11",
+    "httptools",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+    "websockets",
+    "wsproto",
+)
+"""What a test may have in a folder of its own that Python would find first."""
 
 
 class _Orders:
@@ -48,10 +60,25 @@ class _Orders:
 _orders = _Orders()
 
 
-def _python_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that the interpreter reads when it starts, but for those that are obeyed afterwards."""
-    later = ("PYTHONPATH", "PYTHONUNBUFFERED")
-    return {name: value for name, value in environment.items() if name.startswith("PYTHON") and name not in later}
+def _asks_for_nothing_special(environment: Mapping[str, str]) -> bool:
+    """Say whether a process with these variables would read the same as this one at its start, and import the same."""
+    early = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_", "WEBSOCKETS_")
+    names = {name for name in environment.keys() | os.environ.keys() if name.startswith(early)}
+    if any(environment.get(name) != os.environ.get(name) for name in names - {"PYTHONPATH", "PYTHONUNBUFFERED"}):
+        return False
+    folders = [Path(folder) for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    return not any((folder / package).exists() for folder in folders for package in PACKAGES)
+
+
+def _network() -> int:
+    """Return which network namespace this thread is in; 0 where there are none."""
+    try:
+        return os.stat("/proc/thread-self/ns/net").st_ino
+    except OSError:
+        return 0
+
+
+NETWORK = _network()
 
 
 class Popen(subprocess.Popen[AnyStr]):
@@ -70,7 +97,8 @@ class Popen(subprocess.Popen[AnyStr]):
             or words[0] not in PROGRAMS
             or "COVERAGE_PROCESS_CONFIG" in environment
             or os.environ.get("HEADCOUNT_TESTS_EXEC")
-            or _python_settings(environment) != _python_settings(os.environ)
+            or not _asks_for_nothing_special(environment)
+            or _network() != NETWORK
         ):
             super()._execute_child(args, executable, preexec_fn, *others)  # type: ignore[misc]
             return

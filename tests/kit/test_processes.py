@@ -94,3 +94,26 @@ def test_headcount_itself(way: str) -> None:
     done = run([BIN / "headcount", "--version"], timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("headcount, version ")
+
+
+@pytest.mark.parametrize("special", ["variable", "packages", "elsewhere"])
+def test_what_asks_for_something_special_is_started(
+    script: str, way: str, special: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables: dict[str, str] = {}
+    if special == "variable":
+        variables = {"LD_PRELOAD": ""}
+    elif special == "packages":
+        (tmp_path / "uvicorn").mkdir()
+        variables = {"PYTHONPATH": str(tmp_path)}
+    else:
+        monkeypatch.setattr("kit.processes.NETWORK", 1)
+    with Popen[bytes](
+        [script],
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process._report is None
+        assert process.wait(30) == 3

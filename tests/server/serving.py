@@ -265,11 +265,10 @@ class Server:
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(5)
-        for process in self.processes() if self.process.poll() is None else ():
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        with suppress(psutil.NoSuchProcess):  # it is just ending
+            for process in self.processes() if self.process.poll() is None else ():
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
         self.process.wait(30)
         self._directory.cleanup()
 
