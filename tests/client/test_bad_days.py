@@ -45,11 +45,12 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconnect, "FLOOR", 0.01)
 
 
-async def _head(reader: asyncio.StreamReader) -> bytes:
+async def _head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
     """Read the head of a request. A client that has gone meanwhile ends the handler."""
     try:
         return await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
+        writer.close()
         raise asyncio.CancelledError from None
 
 
@@ -288,7 +289,7 @@ async def test_restarts_of_the_server_say_nothing_about_the_kind_of_stream() -> 
     kinds: list[str] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        path = (await _head(reader)).decode().split()[1]
+        path = (await _head(reader, writer)).decode().split()[1]
         if "/subscribe-stats" not in path:
             kinds.append("ws" if "/ws" in path else "sse")
             # The server is up for the fourth and the eighth stream, for which it is the turn of the other kind.
@@ -318,7 +319,7 @@ async def test_restarts_of_the_server_say_nothing_about_the_kind_of_stream() -> 
 )
 async def test_answers_that_are_no_stream(answer: bytes, status: str, words: str) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _head(reader)
+        await _head(reader, writer)
         writer.write(answer)
         writer.close()
 
@@ -337,7 +338,7 @@ async def test_answers_in_place_of_a_stream_are_named(case: dict[str, Any]) -> N
     head = f"HTTP/1.1 {case['status']} X\r\nContent-Type: {case['contentType']}\r\nContent-Length: 0\r\n\r\n"
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _head(reader)
+        await _head(reader, writer)
         writer.write(head.encode())
         writer.close()
 
@@ -356,7 +357,7 @@ async def test_a_refusal_is_met_again_once_and_then_rarely(
     times: list[float] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _head(reader)
+        await _head(reader, writer)
         times.append(asyncio.get_running_loop().time())
         writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode())
         writer.close()
@@ -465,7 +466,7 @@ async def test_retry_after_is_obeyed_with_jitter(monkeypatch: pytest.MonkeyPatch
     times: list[float] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _head(reader)
+        await _head(reader, writer)
         times.append(asyncio.get_running_loop().time())
         writer.write(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
         writer.close()
@@ -488,7 +489,7 @@ async def test_proxy_is_used() -> None:
         port = int(url.rpartition(":")[2])
 
         async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            asked.append((await _head(reader)).decode().partition("\r\n")[0])
+            asked.append((await _head(reader, writer)).decode().partition("\r\n")[0])
             writer.write(b"HTTP/1.1 200 Established\r\n\r\n")
             there, onward = await asyncio.open_connection("127.0.0.1", port)
             await asyncio.gather(_pump(reader, onward), _pump(there, writer))
@@ -550,12 +551,12 @@ async def test_after_a_redirect_to_tls_certificates_are_checked_as_told(
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _head(reader)
+        await _head(reader, writer)
         writer.write(answer)
         writer.close()
 
     async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _head(reader)
+        await _head(reader, writer)
         port = secure.sockets[0].getsockname()[1]
         writer.write(f"HTTP/1.1 301 Moved\r\nLocation: https://localhost:{port}/\r\nContent-Length: 0\r\n\r\n".encode())
         writer.close()
