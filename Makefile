@@ -4,8 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PYTEST_ARGS ?=
-JOBS ?= 7  # workers of pytest: tests wait for processes more often than they compute, so two cores carry ten
-BROWSERS ?= 3  # further ones, whose tests drive browsers
+JOBS ?= 8  # workers of pytest: tests wait for processes more often than they compute, so two cores carry eight
 
 # Tests start some thousand processes. Without bytecode on the disk, each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -22,7 +21,7 @@ demo: setup ## a small shop with visitors, two versions and the admin view
 	@trap : INT; $(BIN)/headcount demo || test $$? -eq 130  # Ctrl-C is how it ends
 
 test: setup tests/e2e/nuxt_client/dist/sse.html ## everything that must pass: ruff, mypy, tsc, vitest, pytest, browser tests
-	@$(BIN)/python tests/run_parts.py lint test-web :: e2e+test-python test-exclusive
+	@$(BIN)/python tests/run_parts.py lint test-web :: e2e test-python test-exclusive
 
 lint: setup ## ruff, vulture, deptry, import-linter, mypy --strict, tsc
 	$(BIN)/ruff check .
@@ -46,7 +45,7 @@ test-exclusive: setup
 
 e2e: setup tests/e2e/nuxt_client/dist/sse.html ## tests in Chromium, Firefox and WebKit, which are fetched where that is possible
 	cd tests && ../$(BIN)/python -m e2e.engines
-	$(BIN)/pytest tests/e2e -n $(BROWSERS) $(PYTEST_ARGS)
+	$(BIN)/pytest tests/e2e -n 4 $(PYTEST_ARGS)
 
 shuffled: setup ## all tests but those in a browser, in random order and with random hashes
 	PYTHONHASHSEED=random $(BIN)/pytest --ignore=tests/e2e -p randomly -m "not exclusive" -n $(JOBS) $(PYTEST_ARGS)

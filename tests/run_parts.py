@@ -1,10 +1,10 @@
 """
 Run parts of `make test`: `run_parts.py BESIDE... :: PART...`; a part is a target of the Makefile.
 
-The parts run one after the other; those that are joined by `+` run at the same time. Those before `::` run beside them
-at a low priority, so that they use the time in which the others wait, and end before the last part begins: the last
-part has the machine for itself. The output of a part is printed in one piece when it ends; that of parts that fail
-comes last. The last lines are the time of each and of all, and the CPU time of each.
+The parts run one after the other. Those before `::` run beside them at a low priority, so that they use the time in
+which the others wait, and end before the last part begins: the last part has the machine for itself. The output of a
+part is printed in one piece when it ends; that of parts that fail comes last. The last lines are the time of each and
+of all, and the CPU time of each.
 """
 
 import os
@@ -123,13 +123,11 @@ def main(arguments: list[str]) -> int:
     try:
         for name in beside:
             run.start(name, LOW_PRIORITY)
-        for joined in parts:
-            if joined == parts[-1]:
+        for name in parts:
+            if name == parts[-1]:
                 run.wait(*beside)
-            names = joined.split("+")
-            for name in names:
-                run.start(name)
-            run.wait(*names)
+            run.start(name)
+            run.wait(name)
     finally:
         run.stop()
         failed = [result for result in run.results if result.code != 0]

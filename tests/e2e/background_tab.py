@@ -72,7 +72,7 @@ def background_tab(profile: Path) -> Iterator[BackgroundTab]:
     )
     try:
         ready = profile / "DevToolsActivePort"
-        eventually(ready.exists, "the browser listens")
+        eventually(lambda: ready.exists() and ready.read_text(), "the browser listens")  # it writes it in two steps
         port = ready.read_text().split()[0]
 
         def page() -> str | None:
