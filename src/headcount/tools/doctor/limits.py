@@ -29,6 +29,12 @@ _MAX_PAUSE: Final = 2.0
 _TOO_SILENT: Final = 1.5
 """Pauses. Where requests take that long, a stream is not kept busy, and a limit of silence may end it, too."""
 
+_CLEARLY_SHORTER: Final = 0.8
+"""Of the silence that ended a stream: a busy one that was silent for less was not ended by a limit of silence."""
+
+_SAME_LIFE: Final = 0.3
+"""Seconds by which the lives of two streams differ that one limit of the whole duration ends."""
+
 _LONGER: Final = 1.4
 """How many times as long as the silent stream a busy one is held; limits of one proxy are equal to some hundred ms."""
 
@@ -98,7 +104,7 @@ async def _keep_busy(base: str, access: Access, report: Report, query: dict[str,
                 async def subscribe() -> None:
                     await client.post(f"{base}/subscribe-stats", json=body)
 
-                return await _lived(probe, subscribe, report, pause, hold)
+                return await _lived(probe, subscribe, report, cut, pause, hold)
         async with web_socket(base, access, query) as socket_probe:
             if socket_probe.socket is None:
                 return None
@@ -107,12 +113,12 @@ async def _keep_busy(base: str, access: Access, report: Report, query: dict[str,
             async def ping() -> None:
                 await socket.send('{"type":"ping"}')
 
-            return await _lived(socket_probe, ping, report, pause, hold)
+            return await _lived(socket_probe, ping, report, cut, pause, hold)
     return None
 
 
 async def _lived(
-    probe: Probe, say: Callable[[], Awaitable[None]], report: Report, pause: float, hold: float
+    probe: Probe, say: Callable[[], Awaitable[None]], report: Report, cut: Cut, pause: float, hold: float
 ) -> float | None:
     while (passed := time.monotonic() - probe.opened_at) < hold and probe.ended_at is None:
         report.on_progress("Finding out which limit ends streams", passed / hold)
@@ -120,6 +126,12 @@ async def _lived(
             async with asyncio.timeout(_MAX_PAUSE + _SLACK):
                 await say()
         await probe.until(lambda _: False, min(pause, max(0.01, hold - passed)))
-    if probe.ended_at is None or probe.ended_at - probe.last_byte_at > _TOO_SILENT * pause:
+    if probe.ended_at is None:
         return None
-    return probe.ended_at - probe.opened_at
+    silence, life = probe.ended_at - probe.last_byte_at, probe.ended_at - probe.opened_at
+    # The server sends figures that moved with its next flush, so a busy stream may be silent for longer than a pause.
+    # Two that lived equally long, and heard something at different times, were not ended by silence.
+    heard = cut.life - cut.silence > _SAME_LIFE
+    if silence <= max(_TOO_SILENT * pause, _CLEARLY_SHORTER * cut.silence):
+        return life
+    return life if heard and abs(life - cut.life) < _SAME_LIFE else None
