@@ -35,8 +35,10 @@ def serving(built: Path, **env: str) -> Iterator[Server]:
         *("-m", "uvicorn", "worker_app:app", "--port", "{port}", "--log-level", "warning"),
         env={"BUILT": str(built), **env},
     )
-    yield server
-    server.stop()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="module")
