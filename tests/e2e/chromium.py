@@ -44,22 +44,31 @@ def find_shell() -> str | None:
     return next(filter(None, map(shutil.which, SHELLS)), None) or find()
 
 
+def may_install() -> bool:
+    """Say whether this is Debian and we are root."""
+    return shutil.which("apt-get") is not None and os.geteuid() == 0
+
+
+def install(*packages: str) -> None:
+    """Install packages, if Debian has them."""
+    print(f"Installing {', '.join(packages)} with apt-get.", flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "update", "-qq"], check=False)
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+    subprocess.run(command, check=False, env=environment, stdout=subprocess.DEVNULL)
+
+
 def fetch() -> None:
     """Get one where there is none, from where that is possible; say what is done."""
-    if find_shell() == find() and shutil.which("apt-get") and os.geteuid() == 0:
-        # Not every Debian has it, and the tests run without it.
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium-headless-shell"]
-        subprocess.run(command, check=False, env=environment, stdout=subprocess.DEVNULL)
+    if not os.environ.get("CHROMIUM") and not any(map(shutil.which, SHELLS)) and may_install():
+        install("chromium-headless-shell")  # not every Debian has it, and the tests run without it
     if find() is not None:
         return
     print("No Chromium found; downloading Playwright's.", flush=True)
     subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)
-    if find() is None and shutil.which("apt-get") and os.geteuid() == 0:
-        print("That did not work; installing the system's chromium with apt-get.", flush=True)
-        subprocess.run(["apt-get", "update", "-qq"], check=False)
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=False, env=environment)
+    if find() is None and may_install():
+        print("That did not work.", flush=True)
+        install("chromium")
 
 
 def or_skip() -> str:

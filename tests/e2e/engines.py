@@ -178,13 +178,8 @@ def _display() -> Iterator[str]:
 def install() -> None:
     """Install what is missing, if this is Debian and we are root."""
     packages = [package for engine in ENGINES.values() if engine.missing for package in engine.packages]
-    if not packages or not shutil.which("apt-get") or os.geteuid() != 0:
-        return
-    print(f"Installing {', '.join(packages)} with apt-get.", flush=True)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["apt-get", "update", "-qq"], check=False)
-    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
-    subprocess.run(command, check=False, env=environment, stdout=subprocess.DEVNULL)
+    if packages and chromium.may_install():
+        chromium.install(*packages)
 
 
 def main(arguments: list[str]) -> int:

@@ -16,6 +16,7 @@ import uvloop
 from kit.pages import Sse, WebSocket, all_of, apply_delta
 from kit.stores import Store
 
+from .fleet import node_counts
 from .namespaces import Namespace, make_bridge
 from .serving import Server
 
@@ -78,8 +79,7 @@ class Machine:
         def matches(seen: Sse | WebSocket) -> bool:
             if (figures := seen.figures) is None:
                 return False
-            there = (figures["nodes"]["reporting"], figures["nodes"]["expected"])
-            return there == nodes and expected == {name: figures[name] for name in expected}
+            return node_counts(figures) == nodes and expected == {name: figures[name] for name in expected}
 
         try:
             await self.viewer.until(matches, timeout)

@@ -117,6 +117,11 @@ def figures(viewer: Sse) -> dict[str, Any]:
     return viewer.figures
 
 
+def node_counts(seen: dict[str, Any]) -> tuple[int, int]:
+    """Return how many nodes of some figures report, and how many are expected."""
+    return seen["nodes"]["reporting"], seen["nodes"]["expected"]
+
+
 @asynccontextmanager
 async def three_nodes(program: str, clock: float = 1.0) -> AsyncIterator[Fleet]:
     """Start a store and three nodes, each behind a proxy of its own, and fill them with pages and viewers."""

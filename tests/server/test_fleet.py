@@ -22,7 +22,7 @@ from kit.pages import BASE, Sse, all_of, ask, history
 from kit.ports import free_port
 from kit.stores import PROGRAMS, Store
 
-from .fleet import TOKEN, Fleet, figures, three_nodes
+from .fleet import TOKEN, Fleet, figures, node_counts, three_nodes
 from .serving import Server
 
 pytestmark = pytest.mark.anyio
@@ -150,17 +150,12 @@ async def test_clocks_that_jump_change_nothing(tmp_path: Path) -> None:
         fleet.assert_never_wrong()
 
 
-def _both(seen: dict[str, Any]) -> tuple[int, int]:
-    """Return how many nodes report, of how many."""
-    return (seen["nodes"]["reporting"], seen["nodes"]["expected"])
-
-
 async def test_a_node_that_is_told_to_stop_is_gone_at_once(fleet: Fleet) -> None:
     rest = fleet.without(2)
     started = time.monotonic()
     fleet.servers[2].process.terminate()
     for viewer in fleet.viewers[:2]:
-        await viewer.until(lambda s: figures(s)["total"] == rest and _both(figures(s)) == (2, 2), 5)
+        await viewer.until(lambda s: figures(s)["total"] == rest and node_counts(figures(s)) == (2, 2), 5)
     assert time.monotonic() - started < 4
     assert len(fleet.store.lines("KEYS", "{headcount:test}:node:*")) == 2
 
@@ -293,7 +288,7 @@ async def test_workers_of_two_machines_are_one_fleet() -> None:
             async with asyncio.timeout(15):
                 while True:
                     _, told = await ask(server.url, "GET", BASE + "/admin/stats", headers=TOKEN)
-                    if _both(told) == (8, 8) and not told["partial"]:
+                    if node_counts(told) == (8, 8) and not told["partial"]:
                         break
             assert (told["total"], told["versions"]) == (60, {"v0": 20, "v1": 20, "v2": 20})
         for page in pages:

@@ -1,4 +1,4 @@
-"""A server that is told to stop says so to its fleet, always: no process ends before its leave message is out."""
+"""A server that stops always leaves its fleet: no process ends before its leave message is out."""
 
 import asyncio
 import os

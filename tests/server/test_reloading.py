@@ -65,7 +65,7 @@ COMMANDS = {
 APPLICATIONS = {"fastapi": FASTAPI, "runserver": DJANGO}
 """Of those that do not run `APPLICATION`."""
 CUTS_OFF = "runserver"
-"""Its reloader ends the process in which the server is a thread, so nobody is told."""
+"""Its reloader ends the process in which the server is a thread, so pages get no delay from it."""
 SECONDS = 3.0
 """That a reload with open pages may take longer than twice one without any, whose time says how busy the machine is."""
 DAPHNE = ["python", "-m", "daphne", "-b", "127.0.0.1", "-p", "{port}", "reloaded:app"]

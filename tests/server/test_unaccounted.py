@@ -20,7 +20,7 @@ import pytest
 from kit.pages import BASE, Sse, WebSocket, all_of, ask
 from kit.stores import Store
 
-from .fleet import TOKEN
+from .fleet import TOKEN, node_counts
 from .serving import Server
 
 pytestmark = pytest.mark.anyio
@@ -54,13 +54,8 @@ class Nodes:
     async def ready(self) -> "Nodes":
         for server in self.servers:
             await asyncio.to_thread(server.wait_ready)
-        await until(self.servers[0], lambda seen: both(seen) == (len(self.servers), len(self.servers)))
+        await until(self.servers[0], lambda seen: node_counts(seen) == (len(self.servers), len(self.servers)))
         return self
-
-
-def both(seen: dict[str, Any]) -> tuple[int, int]:
-    """Return how many nodes report, of how many."""
-    return (seen["nodes"]["reporting"], seen["nodes"]["expected"])
 
 
 async def stats(server: Server) -> dict[str, Any]:
@@ -143,7 +138,7 @@ async def test_pages_of_a_killed_node_are_unaccounted_for_until_they_are_back_or
         told = await until(others[1], lambda figures: not figures["partial"], "the grace is over")
         assert "unaccounted" not in told
         assert time.monotonic() - killed > GRACE - 1.5, "counted from its last sign of life"
-        assert (told["total"], both(told)) == (4, (2, 2))
+        assert (told["total"], node_counts(told)) == (4, (2, 2))
 
 
 async def test_only_pages_that_their_node_counted_when_it_died_take_one_off() -> None:

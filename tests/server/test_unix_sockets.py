@@ -96,7 +96,7 @@ def _started(name: str, workers: int, packages: Path | None = None) -> Iterator[
 
 
 async def _live(name: str, process: "subprocess.Popen[bytes]", path: str, workers: int) -> None:
-    """Open streams, see that they are counted, stop the server, and see that every page is told when to come back."""
+    """Open streams, see that they are counted, stop the server, and see that every page gets a delay."""
     streams = [await _open(process, path) for _ in range(STREAMS)]
     try:
         for reader, writer in streams:

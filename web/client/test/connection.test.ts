@@ -623,7 +623,7 @@ describe.each(['sse', 'ws'] as const)('a proxy that ends every %s stream after 1
     return page;
   }
 
-  test('is told to the server, and met no more', async () => {
+  test('is reported to the server, and no stream lives until it again', async () => {
     const page = await limited();
     const seen: string[] = [];
     page.headcount.subscribe(({ status }) => seen.push(status));

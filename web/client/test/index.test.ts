@@ -198,7 +198,7 @@ describe('leaving', () => {
 });
 
 describe('the current version', () => {
-  test('is told with the stream, and by each release from then on', async () => {
+  test('comes when the stream opens, and with each release afterwards', async () => {
     const page = await watching();
     expect(snapshot(page)).toMatchObject({ serverVersion: '2026.11.3', currentVersion: '2026.11.4' });
     const heard: unknown[] = [];
@@ -376,7 +376,7 @@ describe('after a reconnect', () => {
     expect(snapshot(page)).toMatchObject({ total: 9, isStale: false });
   });
 
-  test('a route that changed before the server said anything is told', async () => {
+  test('a route that changes before the first message of the server is reported', async () => {
     const page = openPage({ updateStrategy: 'ws', routeTracking: true });
     page.headcount.connect();
     page.navigate('/b');

@@ -21,8 +21,8 @@ def parser_behind_head(protocol: Any, headers: Iterable[tuple[bytes, bytes]]) ->
     Make a parser that expects the body of a request, and after it further requests.
 
     Args:
-        protocol: Has the callbacks, as `HttpRequestParser` wants them. If the request has no body, it is told at once
-            that the message is complete.
+        protocol: Has the callbacks, as `HttpRequestParser` wants them. If the request has no body, its
+            `on_message_complete` is called at once.
         headers: Of the request, with names in lower case.
 
     Raises:
