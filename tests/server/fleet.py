@@ -5,6 +5,7 @@ A fleet with a clock of 0.25 waits a quarter of the product's seconds for Redis.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
@@ -46,6 +47,7 @@ class Fleet:
     async def fill(self) -> None:
         for server in self.servers:
             self.pages.append(await all_of([Sse.open(server.url, version="v1", route="/") for _ in range(5)]))
+        await self.until_all_listed()  # nobody can know of a node that has not reached Redis yet
         for server in self.servers:
             viewer = await Sse.open(server.url, token="s3cret", viewer=1)
             status, _ = await ask(
@@ -64,6 +66,13 @@ class Fleet:
     @property
     def total(self) -> int:
         return sum(map(len, self.pages))
+
+    async def until_all_listed(self) -> None:
+        """Wait until Redis lists every node."""
+        deadline = time.monotonic() + 10
+        while len(self.store.lines("SMEMBERS", "{headcount:test}:nodes")) < len(self.servers):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
 
     async def until_exact(self) -> None:
         """Wait until every viewer has the sum and nothing is missing."""

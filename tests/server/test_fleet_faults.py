@@ -6,7 +6,6 @@ test_chaos.py.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -59,10 +58,7 @@ async def test_redis_emptied_while_it_runs(fleet: Fleet) -> None:
     assert fleet.store.ask("FLUSHALL") == b"+OK"
     await fleet.open_page(0)
     await fleet.until_exact()
-    deadline = time.monotonic() + 10
-    while len(fleet.store.lines("SMEMBERS", "{headcount:test}:nodes")) < 3:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)
+    await fleet.until_all_listed()
 
 
 @VALKEY
