@@ -431,7 +431,7 @@ async def test_two_applications_at_one_address_never_open_the_gate() -> None:
         async with await asyncio.start_server(relay, "127.0.0.1", 0) as balancer:
             origin = f"http://127.0.0.1:{balancer.sockets[0].getsockname()[1]}"
             started = time.monotonic()
-            code, out, said = await command("wait", origin, "--token", TOKEN, "--version", "old", "--timeout", "3s")
+            code, out, said = await command("wait", origin, "--token", TOKEN, "--version", "old", "--timeout", "6s")
             assert time.monotonic() - started < 30, "as soon as --timeout is over"
         assert (code, out) == (3, "")
         assert "5 of 5 connections are still on version old" in said

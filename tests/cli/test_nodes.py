@@ -49,7 +49,7 @@ async def test_it_lists_and_forgets_nodes_and_the_gate_waits_for_them(fleet: lis
     try:
         await until(other, lambda seen: seen.get("unaccounted") == 1)
         gate = await asyncio.to_thread(
-            run, "wait", other.url, "--token", "s3cret", "--version", "v1", "--timeout", "3s", "--json"
+            run, "wait", other.url, "--token", "s3cret", "--version", "v1", "--timeout", "6s", "--json"
         )
         result = json.loads(gate.stdout)
         node = page.handle[:12]

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any, Final
 
 import httpx2 as httpx
 from websockets.sync.client import ClientConnection, connect
+
+from kit.processes import BIN, run
 
 from . import chromium
 from .conftest import PATIENCE, Server, eventually
@@ -95,6 +96,6 @@ def wait_until_a_ghost_is_dropped(server: Server) -> None:
 
 def gate(server: Server) -> int:
     """Run `headcount wait` for the old version, and return its exit code."""
-    command = [sys.executable, "-m", "headcount", "wait", f"{server.url}/__skew", "--version", "v1"]
+    command = [BIN / "headcount", "wait", f"{server.url}/__skew", "--version", "v1"]
     options = ["--token", "the tests' own door", "--timeout", "2s"]
-    return subprocess.run([*command, *options], check=False, capture_output=True).returncode
+    return run([*command, *options], timeout=60).returncode

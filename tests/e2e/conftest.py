@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from kit.ports import free_port
+from kit.processes import BIN, Popen
 
 from . import chromium
 
@@ -32,19 +31,27 @@ _client = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))
 
 
 class Server:
-    """A server process that can be stopped, killed and started again on the same port."""
+    """
+    A server process that can be stopped, killed and started again on the same port.
 
-    def __init__(self, *command: str, cwd: Path = HERE, env: dict[str, str] | None = None) -> None:
+    Args:
+        program: Of the virtual environment.
+        arguments: Its own; `{port}` stands for the port.
+        cwd: Where it runs.
+        env: Variables besides those of this process.
+    """
+
+    def __init__(self, program: str, *arguments: str, cwd: Path = HERE, env: dict[str, str] | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._command = [sys.executable, *(part.replace("{port}", str(self.port)) for part in command)]
+        self._command = [str(BIN / program), *(part.replace("{port}", str(self.port)) for part in arguments)]
         self._cwd = cwd
         self.env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
-        self._process = subprocess.Popen(self._command, cwd=self._cwd, env=self.env)
+        self._process = Popen(self._command, cwd=self._cwd, env=self.env)
         try:
             eventually(self.answers, "the server answers", seconds=90)
         except BaseException:
@@ -128,7 +135,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     server = Server(
-        *("-m", "uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"), env={"SESSION_SECRET": "s"}
+        *("uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"), env={"SESSION_SECRET": "s"}
     )
     yield server
     server.stop()

@@ -37,7 +37,7 @@ def take(browser: Browser, url: str, name: str, scheme: str) -> None:
 def main() -> None:
     """Show a crowd of 10,000 connections that do not move, an hour after a release."""
     server = Server(
-        *("-m", "uvicorn", "crowd_app:app", "--port", "{port}", "--log-level", "warning"), env={"CROWD_MOVES": "0"}
+        *("uvicorn", "crowd_app:app", "--port", "{port}", "--log-level", "warning"), env={"CROWD_MOVES": "0"}
     )
     try:
         with sync_playwright() as playwright:

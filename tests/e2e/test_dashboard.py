@@ -22,7 +22,7 @@ DASHBOARD = "/__skew/dashboard/"
 def crowd() -> Iterator[Server]:
     """3,000 connections that stand still, so that what is shown can be compared with what is there."""
     server = Server(
-        *("-m", "uvicorn", "crowd_app:app", "--port", "{port}", "--log-level", "warning"),
+        *("uvicorn", "crowd_app:app", "--port", "{port}", "--log-level", "warning"),
         env={"CROWD": "3000", "CROWD_ROUTES": "300", "CROWD_MOVES": "0"},
     )
     yield server
@@ -324,7 +324,7 @@ def test_whoever_is_denied_again_is_told_why(page: Page, context: BrowserContext
 
 def test_a_release_is_the_current_version_also_for_who_looks_later(page: Page) -> None:
     server = Server(
-        *("-m", "uvicorn", "crowd_app:app", "--port", "{port}", "--log-level", "warning"),
+        *("uvicorn", "crowd_app:app", "--port", "{port}", "--log-level", "warning"),
         env={"CROWD": "50", "CROWD_ROUTES": "5", "CROWD_MOVES": "0"},
     )
     try:
@@ -401,7 +401,7 @@ def test_a_limit_that_ends_streams_is_named_with_what_to_do(page: Page) -> None:
 
 def test_old_figures_are_called_so_and_heal(page: Page, browser: Browser) -> None:
     server = Server(
-        *("-m", "uvicorn", "crowd_app:app", "--port", "{port}", "--log-level", "warning"),
+        *("uvicorn", "crowd_app:app", "--port", "{port}", "--log-level", "warning"),
         env={"CROWD": "5", "CROWD_ROUTES": "5", "CROWD_MOVES": "0"},
     )
     try:
@@ -452,7 +452,7 @@ def violations(page: Page) -> list[str]:
 def test_addresses_that_are_missing_have_a_reason(browser: Browser) -> None:
     """The page's own address stands in X-Forwarded-For, as uvicorn leaves it behind a local proxy."""
     server = Server(
-        *("-m", "headcount", "serve", "--port", "{port}", "--ip-tracking", "true"),
+        *("headcount", "serve", "--port", "{port}", "--ip-tracking", "true"),
         # Chromium adds these headers to no WebSocket.
         env={"HEADCOUNT_VERSION": "v1", "HEADCOUNT_ADMIN_TOKEN": TOKEN, "HEADCOUNT_UPDATE_STRATEGY": "sse"},
     )

@@ -130,7 +130,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Session]:
             pytest.fail(found.skip_line)
         pytest.skip(found.skip_line)
     server = Server(
-        *("-m", "uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"),
+        *("uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"),
         env={"SESSION_SECRET": "s", "PAGE_ORIGINS": "*"},
     )
     try:

@@ -103,7 +103,7 @@ def test_server_that_hangs(new_context: NewContext, server: Server, strategy: st
 def deployed() -> Iterator[Server]:
     """A server that may be started again with another version."""
     server = Server(
-        *("-m", "uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"),
+        *("uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"),
         env={"SESSION_SECRET": "s", "PAGE_VERSION": "v1"},
     )
     yield server
@@ -146,7 +146,7 @@ def test_bearer_token_over_a_stream_read_by_fetch(new_context: NewContext) -> No
 def asking() -> Iterator[Server]:
     """A server that asks event streams every six seconds whether their page is there."""
     server = Server(
-        *("-m", "uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"),
+        *("uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"),
         env={"SESSION_SECRET": "s", "KEEPALIVE": "0.5"},
     )
     yield server
@@ -177,7 +177,7 @@ def test_with_more_cookies_than_the_server_s_websockets_take_a_page_is_counted_o
     """uvicorn as it comes does not answer such a handshake; with `--ws websockets` it refuses it."""
     own = None
     if refusal == "400":
-        command = ("-m", "uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning", "--ws", "websockets")
+        command = ("uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning", "--ws", "websockets")
         own = Server(*command, env={"SESSION_SECRET": "s"})
     there = own or server
     context = browser.new_context(base_url=there.url)

@@ -37,7 +37,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(built: Path) -> Iterator[Server]:
     server = Server(
-        *("-m", "uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"),
+        *("uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"),
         env={"SESSION_SECRET": "s", "PAGES": str(built), "PAGE_VERSION": "build-7"},
     )
     yield server

@@ -32,7 +32,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def serving(built: Path, **env: str) -> Iterator[Server]:
     server = Server(
-        *("-m", "uvicorn", "worker_app:app", "--port", "{port}", "--log-level", "warning"),
+        *("uvicorn", "worker_app:app", "--port", "{port}", "--log-level", "warning"),
         env={"BUILT": str(built), **env},
     )
     try:

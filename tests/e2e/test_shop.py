@@ -21,7 +21,7 @@ from shop import create_app
 create_app = partial(create_app, update_strategy="sse")
 """
 WORKERS = (
-    *("-m", "uvicorn", "--factory", "sse_shop:create_app", "--port", "{port}", "--workers", "4"),
+    *("uvicorn", "--factory", "sse_shop:create_app", "--port", "{port}", "--workers", "4"),
     *("--timeout-worker-healthcheck", "60"),  # a worker that is not up within five seconds would be killed
 )
 
@@ -35,7 +35,7 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
         more = {"SHOP_DATABASE": str(tmp_path / "shop.db"), "PYTHONPATH": str(tmp_path)}
         server = Server(*WORKERS, cwd=SHOP, env=env | more)
     else:
-        server = Server("-c", START, "{port}", request.param, cwd=SHOP, env=env)
+        server = Server("python", "-c", START, "{port}", request.param, cwd=SHOP, env=env)
     yield server
     server.stop()
 

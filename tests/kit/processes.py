@@ -91,7 +91,7 @@ class Popen(subprocess.Popen[AnyStr]):
         _, pass_fds, cwd, env, _, _, shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *rest = others
         words = [os.fspath(arg) for arg in args] if not isinstance(args, str) else [args]
         environment = dict(os.environ if env is None else env)
-        plain = not (executable or preexec_fn or pass_fds or shell) and -1 not in (p2cread, c2pwrite, errwrite)
+        plain = not (executable or preexec_fn or pass_fds or shell)
         if (
             not plain
             or words[0] not in PROGRAMS
@@ -111,8 +111,11 @@ class Popen(subprocess.Popen[AnyStr]):
             "session": bool(rest[-2]),
         }
         with theirs:
-            files = [p2cread, c2pwrite, errwrite, theirs.fileno()]
-            _orders.send(json.dumps(order).encode(), files)
+            standard: tuple[int, ...] = (p2cread, c2pwrite, errwrite)
+            files: list[int] = [
+                own if file == -1 else file for own, file in enumerate(standard)
+            ]  # -1: that of this process
+            _orders.send(json.dumps(order).encode(), [*files, theirs.fileno()])
         self.pid = int.from_bytes(self._report.recv(4), "little")
         self._child_created = True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]

@@ -90,6 +90,17 @@ def test_ctrl_c_ends_it(script: str) -> None:
         assert process.returncode in {-signal.SIGINT, 130}
 
 
+def test_it_writes_where_this_process_writes_unless_it_is_told_where(
+    script: str, way: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Popen[bytes]([script], stdin=subprocess.DEVNULL) as process:
+        assert (process._report is not None) == (way == "forked")
+        assert process.wait(30) == 3
+    written, errors = capfd.readouterr()
+    assert "argv" in written
+    assert errors == "an error\n"
+
+
 def test_headcount_itself(way: str) -> None:
     done = run([BIN / "headcount", "--version"], timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
