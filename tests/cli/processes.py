@@ -12,19 +12,11 @@ from typing import Any, Self
 from kit import processes
 from kit.ports import free_port
 
+from .running import environment
+
 HEADCOUNT = processes.BIN / "headcount"
 TOKEN = "a-token-for-tests-0123456789"
 VERSION = "2026.11.3"
-
-
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return this process's environment without what would reach into a command, and with `extra`."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("HEADCOUNT_", "GITHUB_", "CI")) and name not in ("NO_COLOR", "FORCE_COLOR")
-    }
-    return {**kept, "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 
 def run(

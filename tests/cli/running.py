@@ -38,11 +38,19 @@ async def _run(test: Coroutine[Any, Any, None]) -> None:
         await everybody_leaves()
 
 
-def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return this machine's environment without what would tell Headcount anything, and with `variables`."""
-    told = {"GIT_SHA", "GITHUB_SHA", "CI_COMMIT_SHA", "SOURCE_VERSION", "K_REVISION"}
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("HEADCOUNT_") and name not in told}
-    return {**ours, "PYTHONUNBUFFERED": "1", **variables}
+def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """
+    Return this machine's environment without what would reach into a command, and with `variables`.
+
+    `wait` does not wait longer than a test asks it to.
+    """
+    told = {"GIT_SHA", "SOURCE_VERSION", "K_REVISION", "NO_COLOR", "FORCE_COLOR"}
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HEADCOUNT_", "GITHUB_", "CI")) and name not in told
+    }
+    return {**ours, "PYTHONUNBUFFERED": "1", "HEADCOUNT_FOR": "0s", **(variables or {})}
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

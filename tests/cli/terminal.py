@@ -13,7 +13,8 @@ import time
 from collections.abc import Mapping
 from typing import Self
 
-from .processes import HEADCOUNT, environment
+from .processes import HEADCOUNT
+from .running import environment
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*\x1b\\|[@-Z\\-_=>78c])")
 

@@ -17,7 +17,8 @@ import pytest
 from headcount.cli.target import without_dashboard
 from kit.pages import Sse, WebSocket, ask, everybody_leaves
 
-from .processes import HEADCOUNT, TOKEN, VERSION, Command, Serve, environment, run
+from .processes import HEADCOUNT, TOKEN, VERSION, Command, Serve, run
+from .running import environment
 from .terminal import Terminal
 
 pytestmark = pytest.mark.anyio
@@ -282,6 +283,32 @@ async def test_wait_holds_at_once_when_nobody_is_there(server: Serve) -> None:
         "waitedMs": 0,
         "unaccounted": 0,
     }
+
+
+async def test_wait_takes_pages_that_broke_off_for_pages_that_come_back() -> None:
+    """As when a load balancer starts anew, which ends all streams at once."""
+    with Serve(stats_interval=0.02) as own:
+        old = await pages(own, *["old"] * 3)
+        with Command("wait", own.url, "--token", TOKEN, "--version", "old", env={"HEADCOUNT_FOR": ""}) as command:
+            for _ in range(2):
+                await asyncio.to_thread(command.until, "3 of 3 connections on version old, limit")
+                for page in old:
+                    page.fin()
+                await asyncio.to_thread(command.until, r"within the limit for \d s of 10 s")
+                await asyncio.sleep(3)
+                old = await pages(own, *["old"] * 3)
+            await asyncio.to_thread(command.until, "3 of 3 connections on version old, limit")
+            assert command.process.poll() is None, command.output
+            for page in old:
+                page.fin()
+            assert await asyncio.to_thread(command.end) == 0
+
+
+async def test_by_default_wait_holds_for_half_of_a_short_timeout(server: Serve) -> None:
+    arguments = ["wait", server.url, "--token", TOKEN, "--version", "old", "--json", "--timeout", "8s"]
+    code, out, _ = await command(*arguments, env={"HEADCOUNT_FOR": ""})
+    assert code == 0
+    assert json.loads(out)["waitedMs"] >= 4_000
 
 
 async def test_wait_says_that_it_saw_nobody_on_a_version(server: Serve) -> None:

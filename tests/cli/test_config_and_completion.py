@@ -11,7 +11,8 @@ import pytest
 from headcount.config import Config
 from headcount.environment import COMMAND_VARIABLES, variable_of
 
-from .processes import HEADCOUNT, environment, run
+from .processes import HEADCOUNT, run
+from .running import environment
 
 COMMANDS = ["completion", "config", "demo", "doctor", "nodes", "release", "serve", "stats", "swarm", "top", "wait"]
 

@@ -25,7 +25,8 @@ from headcount.tools.doctor.findings import Report
 from kit.ports import free_port
 from server.test_restarting import Threaded
 
-from .processes import TOKEN, Command, Serve, environment, run
+from .processes import TOKEN, Command, Serve, run
+from .running import environment
 
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 pytestmark = pytest.mark.skipif(

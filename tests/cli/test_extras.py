@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from .processes import environment
+from .running import environment
 
 BLOCK = """
 import sys

@@ -23,8 +23,8 @@ from headcount.config import Config
 from headcount.environment import COMMAND_VARIABLES, variable_of
 from kit.pages import Sse, WebSocket, all_of
 
-from .processes import HEADCOUNT, environment
-from .running import TOKEN, Running, asynchronous, run
+from .processes import HEADCOUNT
+from .running import TOKEN, Running, asynchronous, environment, run
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,8 +4,9 @@ The rollout gate while nodes and the store die, stop and are cut off: it never o
 Each rollout has nodes on one Valkey, pages on an old version, and faults drawn from a seed. All old pages are on one
 node, and most faults strike that one: so nobody else has any, and whoever takes silence for departure opens the gate.
 Others strike the node that is asked, or the store, which is started again empty. Pages behave as browsers do: a page
-whose stream ended comes back to another node, names its old stream, and may be on its way for a while. `headcount wait`
-runs all the time. What is true is counted here, from the pages.
+whose stream ended comes back to another node, names its old stream, and may be on its way for a while. So does one
+whose stream a load balancer ended; no node knows that it is on its way. `headcount wait` runs all the time. What is
+true is counted here, from the pages.
 
 `make test` runs three seeds that contain every kind of fault, `make chaos` 20. GATE_SEED repeats one.
 """
@@ -46,10 +47,10 @@ LATE = 5.0
 KINDS: Final = (
     *("kill", "term", "freeze", "cut"),
     *("kill asked", "term asked", "freeze asked", "cut asked"),
-    "empty the store",
+    *("empty the store", "break the streams"),
 )
 QUESTIONS: Final = ("version", "outdated")
-SEEDS: Final = (39, 40, 41)
+SEEDS: Final = (49, 50, 51)
 """Of `make test`."""
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -166,6 +167,10 @@ class Rollout:
         server, seconds = self.servers[index], self.chance.uniform(0.3, LONGEST)
         self.log.append(f"{fault} ({seconds:.1f} s)" if kind not in ("kill", "term") else fault)
         match kind:
+            case "break":  # those of the pages only: the gate has a way of its own
+                for page in self.pages:
+                    if page.stream is not None:
+                        page.stream.fin()
             case "kill" | "term":
                 if index == self.home:
                     self.home = 3 - index

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.core.stats import Absence, Stats
+from headcount.core.stats import Absence, Nodes, Stats
 from headcount.core.time_to_go import NEVER
 from headcount.tools.rollout_gate import BASE_HELD, Base, Bound, Judge, Selection, Verdict
 
@@ -183,8 +183,23 @@ def test_while_connections_are_unaccounted_for_nothing_holds_whatever_their_vers
         assert (verdict.done, verdict.held, verdict.unknown) == (False, None, "unaccounted")
         assert verdict.unaccounted == (absence.total or 0)
         assert watched.lost(7) == 1, "the server is there"
-        assert not watched.look(8, figures(new=9), None).done, "the time begins anew"
-        assert watched.look(13, figures(new=9), None).done
+        assert watched.look(8, figures(new=9), None).done, "the time went on: whoever comes back had as much of it"
+
+
+def test_the_time_starts_anew_when_pages_come_back_of_those_that_were_unaccounted_for() -> None:
+    absences = (Absence("aa", 3, {"old": 3}, "vanished"),)
+    watched = judge(hold=5)
+    watched.look(0, figures(new=9), None)
+    lost = Stats(total=9, versions={"new": 9}, partial=True, absences=absences)
+    back = Stats(total=10, versions={"new": 9, "old": 1}, partial=True, absences=absences)
+    for number, seen in enumerate((lost, back, lost)):
+        assert watched.look(2 + number, seen, None).unknown == "unaccounted"
+    verdict = watched.look(8, figures(new=9), None)
+    assert (verdict.held, verdict.done) == (4, False)
+    assert watched.look(9, figures(new=9), None).done
+    missing = Stats(total=9, versions={"new": 9}, nodes=Nodes(1, 2), partial=True, absences=absences)
+    watched.look(10, missing, None)
+    assert watched.look(11, figures(new=9), None).held == 0, "a node that does not report may have any number"
 
 
 def test_a_share_is_of_those_that_were_left_not_of_all_connections() -> None:

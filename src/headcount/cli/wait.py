@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from ..core.time_to_go import NEVER
-from ..tools.rollout_gate import Bound, Judge, Selection, Verdict
+from ..tools.rollout_gate import HOLD, Bound, Judge, Selection, Verdict
 from ..tools.terminal import printable
 from .output import complain, connections, paint, span, write_json
 from .rollout import HELD, INTERRUPTED, Result, RolloutFollower, Situation
@@ -90,10 +90,10 @@ class _BoundType(click.ParamType[Bound]):
     "--for",
     "hold",
     type=DURATION,
-    default="0s",
+    default=f"{HOLD:g}s",
     show_default=True,
     envvar="HEADCOUNT_FOR",
-    help="Time for which the condition must hold without a break.",
+    help="Time for which the condition must hold without a break, by default no more than half of --timeout.",
 )
 @click.option(
     "--timeout",
@@ -131,10 +131,14 @@ def command(
     Wait until at most N connections of a version are left.
 
     Partial, stale or missing figures never count as zero: the condition does not hold then, and --for starts again. The
-    same goes while connections of a node that fell silent are unaccounted for, and, with --outdated, while the nodes
-    serve several versions and no release was declared.
+    same goes, with --outdated, while the nodes serve several versions and no release was declared. While connections of
+    a node that fell silent are unaccounted for, the command does not end with 0 either.
+
+    A page whose connection broke off comes back within seconds, and is not counted meanwhile; --for covers that time.
     """
     selection = _selection(context, version, not_version, outdated=outdated)
+    if timeout and context.get_parameter_source("hold") is ParameterSource.DEFAULT:
+        hold = min(hold, timeout / 2)
     if timeout and hold > timeout:
         raise click.UsageError(
             f"--for {span(hold)} is longer than --timeout {span(timeout)}, so the condition could never hold; give a "

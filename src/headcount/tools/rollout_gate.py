@@ -3,9 +3,13 @@ When `headcount wait` may go on: the rules, without a clock and without a stream
 
 Figures that are partial, stale or missing never meet the condition, whatever number they show, and the time for which
 it must hold starts anew after them. Nor do figures while connections are unaccounted for: those of a node that fell
-silent may be open still, and those of one that stopped may be on their way to another. While the nodes serve several
-versions and none was declared current, nobody knows which connections are outdated. Connections whose version is not
-counted apart count as connections that are waited for.
+silent may be open still, and those of one that stopped may be on their way to another. That time goes on meanwhile,
+because they have the same time to come back. While the nodes serve several versions and none was declared current,
+nobody knows which connections are outdated. Connections whose version is not counted apart count as connections that
+are waited for.
+
+A page whose connection breaks off is in no figure until it is back, and nobody can tell it from one that was closed. So
+the condition must hold for a while (`HOLD`).
 
 Strangers can open connections of any version. More of those that are waited for keep the gate shut; but a share of the
 most that were seen would then be a share of made-up ones, and open it once they have gone. So a share is of a number
@@ -19,6 +23,10 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from ..core.labels import OTHER
 from ..core.stats import Absence, Stats
 from ..core.time_to_go import Sample, Samples, time_to_go
+
+HOLD: Final = 10.0
+"""Seconds for which the condition must hold unless an operator says otherwise. A page whose connection breaks off is
+back in one; if the next attempts fail as well, in seven."""
 
 
 class Selection(NamedTuple):
@@ -245,7 +253,12 @@ class Judge:
             self.contact = now
             self.most = max(self.most, left)
         if stats.absences:
-            return self._unknown("unaccounted", stats)
+            since = self.since if self.since is not None else now
+            verdict = self._unknown("unaccounted", stats)
+            complete = stats.nodes.reporting >= stats.nodes.expected
+            if complete and left is not None and self.bound.allows(left, self.base):
+                self.since = since
+            return verdict
         if stats.partial:
             return self._unknown("partial", stats)
         if left is None:
