@@ -210,6 +210,7 @@ class SimulatedTallies:
     """Counts the commands; nobody dies here whose connections were missed."""
 
     complete = True
+    joined = 0
 
     def __init__(self, network: Network) -> None:
         self._network = network

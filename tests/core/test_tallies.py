@@ -11,12 +11,14 @@ from headcount.core.tallies import (
     LISTED,
     MAX_TALLY,
     MAX_VERSIONS,
+    RETURN,
     Doubt,
     Entry,
     Tally,
     decode_doubt,
     decode_tally,
     encode,
+    first_joined,
     judge,
     limited,
     remaining,
@@ -31,8 +33,8 @@ def entry(age: float, tally: Tally | None = None, **more: Any) -> Entry:
     return Entry(tally, tally.at + round(age * 1000), more.pop("present", False), **more)
 
 
-def unaccounted(age: float, tally: Tally | None = None, **more: Any) -> tuple[int | None, str] | None:
-    absence = judge(NODE, entry(age, tally, **more), GRACE).absence
+def unaccounted(age: float, tally: Tally | None = None, joined: int = 0, **more: Any) -> tuple[int | None, str] | None:
+    absence = judge(NODE, entry(age, tally, **more), GRACE, joined).absence
     return None if absence is None else (absence.total, absence.state)
 
 
@@ -83,6 +85,32 @@ def test_pages_of_a_node_that_left_are_on_their_way_for_as_long_as_they_were_tol
     assert unaccounted(8, left) is None
     assert not judge(NODE, entry(8, left), GRACE).over
     assert judge(NODE, entry(LISTED, left), GRACE).over
+
+
+def test_pages_that_found_no_node_have_the_time_that_their_next_attempt_takes() -> None:
+    """The first node came 100 s after the only one before had left, or died."""
+    left, joined = Tally(at=1_000_000, away={"v1": 3}, transit=8.0, left=True), 1_100_000
+    assert unaccounted(100, left, joined) == (3, "leaving")
+    assert unaccounted(100, left, joined, back={"v1": 1}) == (2, "leaving")
+    assert unaccounted(100 + RETURN - 0.1, left, joined) == (3, "leaving")
+    assert unaccounted(100 + RETURN, left, joined) is None
+    assert judge(NODE, entry(110, left), GRACE, joined).left == RETURN - 10
+    assert unaccounted(100, left, 999_999) is None, "a node was there when it left"
+    assert unaccounted(10, left, 1_002_000) == (3, "leaving")
+    assert unaccounted(2 + 3 + 4 * 2, left, 1_002_000) is None, "after two seconds few attempts have failed"
+    joined = 1_500_000
+    assert unaccounted(500, joined=joined) == (4, "vanished")
+    assert unaccounted(500 + RETURN, joined=joined) is None
+    assert unaccounted(119, joined=1_001_000) == (4, "vanished"), "the grace is longer"
+    short = judge(NODE, entry(12, left), 5, 1_010_000)
+    assert short.left == 3, "who shortens the grace shortens this"
+
+
+def test_a_node_that_says_nothing_of_its_start_may_always_have_been_there() -> None:
+    old, new = Tally(at=9), Tally(at=9, joined=7)
+    assert first_joined(5, []) == 5
+    assert first_joined(9, [entry(1, new, present=True), entry(1, Tally(joined=3))]) == 7, "only who is there"
+    assert first_joined(9, [entry(1, new, present=True), entry(1, old, present=True)]) == 0
 
 
 def test_pages_that_a_live_node_sends_away_are_on_their_way_too() -> None:
@@ -155,7 +183,7 @@ def test_within_the_grace_nothing_is_ever_taken_for_gone(
 def test_a_tally_survives_its_encoding_and_is_small() -> None:
     many = limited({f"version-{n:03}": n for n in range(1, 200)})
     assert len(many) == MAX_VERSIONS + 1
-    tally = Tally(at=5, versions=many, away=many, transit=8.0, serves="v1", key=b"k" * 16, life=(1, 2))
+    tally = Tally(at=5, versions=many, away=many, transit=8.0, serves="v1", key=b"k" * 16, joined=4, life=(1, 2))
     assert decode_tally(encode(tally)) == tally
     assert len(encode(tally)) < 1_000
     assert decode_doubt(encode(Doubt(7, ended=True))) == Doubt(7, ended=True)

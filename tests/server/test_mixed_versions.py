@@ -74,7 +74,8 @@ async def until(server: Server, condition: Callable[[dict[str, Any]], bool]) -> 
 
 
 async def wait_outdated(server: Server, *arguments: str) -> tuple[int, dict[str, Any]]:
-    command = [str(BIN / "headcount"), "wait", server.url, "--token", "s3cret", "--outdated", "--json", *arguments]
+    command = [str(BIN / "headcount"), "wait", server.url, "--token", "s3cret", "--outdated", "--json"]
+    command += arguments if "--for" in arguments else ("--for", "0s", *arguments)
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     return done.returncode, json.loads(done.stdout)
 

@@ -299,6 +299,34 @@ async def test_history_is_kept_though_nobody_watches_and_is_the_same_whichever_n
         assert again["samples"][:2] == [first, second], "it outlives a node"
 
 
+@pytest.mark.parametrize("backend", ["auto", "redis"])
+async def test_pages_of_a_fleet_that_was_away_for_longer_than_they_were_told_are_still_expected(backend: str) -> None:
+    with ExitStack() as stack:
+        url = stack.enter_context(Store()).url if backend == "redis" else backend
+        settings: dict[str, Any] = {"backend": url, "reconnect_spread": 0, "unaccounted_grace": 6}
+        server = stack.enter_context(Server("headcount-serve", **settings))
+        await asyncio.to_thread(server.wait_ready)
+        pages = await pages_of(server, 3)
+        await until(server, lambda seen: seen["total"] == 3)
+        server.process.terminate()
+        await asyncio.to_thread(server.wait, 10)
+        await asyncio.sleep(3.5)  # they were told to come at once, and TRANSIT_SLACK is over
+        again = stack.enter_context(Server("headcount-serve", port=server.port, **settings))
+        await asyncio.to_thread(again.wait_ready)
+        seen: list[dict[str, Any]] = []
+
+        def is_settled(figures: dict[str, Any]) -> bool:
+            seen.append(figures)
+            return not figures["partial"]
+
+        first = await stats(again)
+        assert gone(first) == [(3, {"v1": 3}, "leaving")], "whoever asks first is told"
+        await Sse.open(again.url, version="v1", route="/", replaces=pages[0].handle)
+        await until(again, lambda figures: figures.get("unaccounted") == 2, "one is back")
+        await until(again, is_settled, "their time is over")
+        never_silent(seen[:-1], 3)
+
+
 def _worker_of(page: Sse | WebSocket, server: Server) -> psutil.Process:
     """Return the process that holds a page's stream."""
     port = page.transport.get_extra_info("sockname")[1]

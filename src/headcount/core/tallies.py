@@ -16,7 +16,8 @@ Rules:
    it was seen to live.
 3. A connection that Redis does not hold any more says nothing about the process by itself: Redis may have been
    restarted, or have given up a peer that acknowledged nothing. Only who saw the connection end knows of an end.
-4. A node that left properly has told its pages to reconnect: they are on their way for a known time.
+4. A node that left properly has told its pages to reconnect: they are on their way for a known time. If no node was
+   there that could take them, they have the time of a page whose attempts failed, from when the first node came.
 5. Pages that did not answer, and whose streams a node ended, may be frozen. They are unaccounted for until the grace is
    over, as if they were on their way.
 6. A page that comes back takes one off, if its handle proves that its stream is one of those that the tally counts, of
@@ -28,12 +29,13 @@ Source: docs/adr/0017-unaccounted.md
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
+from . import reconnect
 from .counts import bounded
 from .fleet_messages import Count, Version
 from .labels import OTHER
@@ -47,6 +49,9 @@ MAX_TALLY: Final = 16_384
 
 TRANSIT_SLACK: Final = 3.0
 """Seconds that pages which were told to reconnect have in addition to `reconnect_spread`."""
+
+RETURN: Final = reconnect.CAP + TRANSIT_SLACK
+"""Seconds after the start of a server in which every page that found none before has come to it."""
 
 LISTED: Final = 90.0
 """Seconds for which a node that left properly stays listed: whoever remembers that it was there must learn of it."""
@@ -79,6 +84,8 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Proves that a handle is one of this node's (`identity.return_key`)."""
     pages: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
     """Number of the list of its pages (core/page_lists.py); 0: there is none, or no page."""
+    joined: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    """When the node came, in ms by the clock of the backend; 0: it does not say."""
     life: Annotated[tuple[int, ...], msgspec.Meta(max_length=4)] = ()
     """What the backend needs to find out whether the node lives."""
 
@@ -125,7 +132,18 @@ class Judgement(NamedTuple):
     """Seconds for which the connections stay unaccounted for, if nothing happens."""
 
 
-def judge(node: str, entry: Entry, grace: float) -> Judgement:
+def first_joined(own: int, entries: Iterable[Entry]) -> int:
+    """
+    Return since when there has been a node that pages could come to, in ms by the clock of the store; 0: not known.
+
+    Args:
+        own: When this node came.
+        entries: Of all nodes.
+    """
+    return min([own, *(entry.tally.joined for entry in entries if entry.present)])
+
+
+def judge(node: str, entry: Entry, grace: float, joined: int = 0) -> Judgement:
     """
     Say whether connections of a node are unaccounted for.
 
@@ -133,16 +151,23 @@ def judge(node: str, entry: Entry, grace: float) -> Judgement:
         node: Its id.
         entry: What is found of it.
         grace: Seconds after which connections of a node that vanished count as gone.
+        joined: Since when there has been a node that its pages could come to; see `first_joined`.
     """
     tally = entry.tally
+    returning = 0.0
+    if tally.at < joined:
+        # A page waits longer after each attempt that fails: mostly for no more than twice the time since the first.
+        latest = TRANSIT_SLACK + 4 * (joined - tally.at) / 1000
+        returning = min(latest, RETURN, grace) - max(0, entry.now - joined) / 1000
     if tally.forgotten:
         return Judgement(None, None, entry.age >= max(grace, LISTED) and not entry.present)
     if entry.present or tally.left:
-        on_their_way = entry.age < tally.transit and bool(tally.away)
+        left = max(tally.transit - entry.age, returning)
+        on_their_way = left > 0 and bool(tally.away)
         state = "unanswered" if tally.unanswered else "leaving"
         absence = _absence(node, tally.away, entry.back, state) if on_their_way else None
         gone = tally.left and not entry.present and not on_their_way and entry.age >= LISTED
-        return Judgement(absence, None, gone, tally.transit - entry.age)
+        return Judgement(absence, None, gone, left)
     counts = _sum(tally.versions, tally.away)
     doubt = entry.doubt
     if entry.lives:
@@ -153,7 +178,7 @@ def judge(node: str, entry: Entry, grace: float) -> Judgement:
             return Judgement(_cut_off(node, counts, entry), doubt, over=False)
         doubt = Doubt(doubt.lived, ended=True)
     silent_since = tally.at if doubt is None else max(tally.at, doubt.lived)
-    left = grace - max(0, entry.now - silent_since) / 1000
+    left = max(grace - max(0, entry.now - silent_since) / 1000, returning)
     if left <= 0:
         return Judgement(None, None, over=True)
     absence = _absence(node, counts, entry.back, "vanished", unknown=tally.unknown)

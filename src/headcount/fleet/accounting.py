@@ -21,7 +21,7 @@ from ..core.current_version import count_versions, current_version
 from ..core.fleet_figures import FleetFigures
 from ..core.page_lists import PageVersions
 from ..core.returned_pages import ReturnedPage, ReturnedPages
-from ..core.tallies import Entry, judge
+from ..core.tallies import Entry, first_joined, judge
 from ..core.unaccounted import Found
 from ..errors import Busy
 from .backends import Backend
@@ -145,8 +145,9 @@ class Accounting:
     def _judge(self, backend: Backend, entries: Mapping[str, Entry], wall: float) -> dict[str, Found]:
         """Judge what the store holds, and tidy it up."""
         found: dict[str, Found] = {}
+        joined = first_joined(backend.tallies.joined, entries.values())
         for node, entry in entries.items():
-            judgement = judge(node, entry, self._grace)
+            judgement = judge(node, entry, self._grace, joined)
             absence = judgement.absence
             if absence is not None:
                 absence = msgspec.structs.replace(absence, since=max(0, round(wall - entry.age * 1000)))

@@ -33,6 +33,7 @@ class MemoryTallies:
     """Implements `TallyStore` in the hub."""
 
     complete = True
+    joined = 0
 
     def __init__(self, node: str, hub: Hub) -> None:
         self._node = node

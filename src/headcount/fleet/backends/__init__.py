@@ -56,6 +56,10 @@ class TallyStore(Protocol):
     def complete(self) -> bool:
         """What any node knows of nodes that are gone is in the store. False while a store that was emptied fills."""
 
+    @property
+    def joined(self) -> int:
+        """When this node came, in ms by the clock of the store; 0: not known."""
+
     async def entries(self, nodes: Collection[str] | None = None) -> Mapping[str, Entry] | None:
         """
         Return the tallies of all nodes, this one and dead ones included, or of some.

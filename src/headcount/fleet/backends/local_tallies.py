@@ -75,6 +75,8 @@ class TallyFiles:
         self._linked = linked
         self._written: bytes | None = None
         self._open: dict[Path, int] = {}
+        self.joined = now_ms()
+        """When this worker came."""
         self._life = process_life(os.getpid())
         self._sent_away = False
         """The last tally said that pages were sent away."""
@@ -88,7 +90,7 @@ class TallyFiles:
         if self._sent_away and not tally.away:
             self.clear_own()
         self._sent_away = bool(tally.away)
-        body = tallies.encode(msgspec.structs.replace(tally, life=self._life))
+        body = tallies.encode(msgspec.structs.replace(tally, joined=self.joined, life=self._life))
         head = _HEAD.pack(now_ms())
         for place in self._places():
             with suppress(OSError):

@@ -83,6 +83,7 @@ class RedisTallies:
         self._prefix = prefix
         self._ask = ask
         self._clock = clock
+        self._made = clock()
         self._offset: float | None = None
         """Redis's clock at second 0 of ours, in ms."""
         self._clients: tuple[int, ...] = ()
@@ -128,6 +129,11 @@ class RedisTallies:
         """What any node knows of nodes that are gone is in Redis, as far as this node can tell."""
         return self._clock() >= self._complete_from
 
+    @property
+    def joined(self) -> int:
+        """When this node came, in ms by the clock that Redis has now; 0: not known."""
+        return 0 if self._offset is None else max(0, round(self._offset + self._made * 1000))
+
     def ask_store(self, proposed: str) -> tuple[Any, ...]:
         """Return the command that asks for the id of the store, and gives it one if it has none."""
         return ("SET", f"{self._prefix}:store", proposed, "NX", "GET", "EX", KEPT)
@@ -167,8 +173,8 @@ class RedisTallies:
             key = f"{self._prefix}:pages:{self._node}"
             over.append(("SET", key, pages, "EX", KEPT) if tally.pages else ("DEL", key))
         self._pages_written = tally.pages
-        data = tallies.encode(msgspec.structs.replace(tally, at=self._now(), life=self._clients))
-        return [*over, ("HSET", f"{self._prefix}:tallies", self._node, data)]
+        now = msgspec.structs.replace(tally, at=self._now(), joined=self.joined, life=self._clients)
+        return [*over, ("HSET", f"{self._prefix}:tallies", self._node, tallies.encode(now))]
 
     def keep(self) -> list[tuple[Any, ...]]:
         """Return the commands that keep the tallies for another day: a fleet that is gone leaves nothing for ever."""
