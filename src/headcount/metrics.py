@@ -23,7 +23,10 @@ from .authorization.authorizer import Authorizer
 from .core.counts import bounded
 from .core.labels import UNKNOWN
 from .core.stats import ABSENCE_STATES
+from .node.figures import FigureReader
+from .node.hooks import Hooks
 from .node.node import Node
+from .node.viewers import Viewers
 
 Scope: TypeAlias = Literal["fleet", "node"]
 
@@ -40,28 +43,43 @@ class Collector(PrometheusCollector):
 
     Args:
         node: The node of this process.
+        figures: The node's.
+        viewers: The node's.
+        hooks: The application's, whose failures are counted.
         authorizer: Its failures are counted as errors of `authorize_stats`.
         scope: Whose figures: the fleet's or this node's.
         linger: Seconds for which reports of other nodes are received after a scrape. None: the caller fetches their
             figures before each scrape.
     """
 
-    def __init__(self, node: Node, authorizer: Authorizer, scope: Scope = "fleet", linger: float | None = None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        figures: FigureReader,
+        viewers: Viewers,
+        hooks: Hooks,
+        authorizer: Authorizer,
+        scope: Scope = "fleet",
+        linger: float | None = None,
+    ) -> None:
         self._node = node
+        self._figures = figures
+        self._viewers = viewers
+        self._hooks = hooks
         self._authorizer = authorizer
         self._scope = scope
         self._linger = linger
 
     def collect(self) -> Iterator[Metric]:
         """Give all metrics."""
-        yield from self._figures()
-        yield from self._counters()
+        yield from self._figure_metrics()
+        yield from self._counter_metrics()
 
-    def _figures(self) -> Iterator[Metric]:
-        node = self._node
+    def _figure_metrics(self) -> Iterator[Metric]:
+        node, figures = self._node, self._figures
         fleet = self._scope == "fleet"
-        stats = node.stats(rows=False, linger=self._linger) if fleet else node.local_stats()
-        current = stats.current_version if fleet else node.current_version
+        stats = figures.stats(rows=False, linger=self._linger) if fleet else figures.local_stats()
+        current = stats.current_version if fleet else figures.current_version
         known = () if current is None else (current,)
         limit = node.config.max_metric_labels
         yield _gauge_by(
@@ -115,7 +133,7 @@ class Collector(PrometheusCollector):
         yield GaugeMetricFamily(
             "headcount_last_report_age_seconds",
             "Seconds since the most silent node last reported; 0 for a single node.",
-            value=node.report_age if fleet else 0.0,
+            value=figures.report_age if fleet else 0.0,
         )
 
         cut = GaugeMetricFamily(
@@ -127,10 +145,10 @@ class Collector(PrometheusCollector):
             cut.add_metric([node.id], cut_after)
         yield cut
 
-    def _counters(self) -> Iterator[Metric]:
+    def _counter_metrics(self) -> Iterator[Metric]:
         node, counters = self._node, dict(self._node.counters)
         subscribers = GaugeMetricFamily("headcount_subscribers", "Viewers that receive statistics.", labels=["node"])
-        subscribers.add_metric([node.id], node.subscribers)
+        subscribers.add_metric([node.id], len(self._viewers.subscriptions))
         yield subscribers
         closes = CounterMetricFamily(
             "headcount_closes", "Streams closed, by reason (viewers included).", labels=["node", "reason"]
@@ -143,7 +161,7 @@ class Collector(PrometheusCollector):
             "headcount_hook_errors", "Failures of the application's functions, by hook.", labels=["node", "hook"]
         )
         asking = self._authorizer.errors + counters.get("authorize_errors", 0)
-        errors.add_metric([node.id, "connection"], node.hook_errors)
+        errors.add_metric([node.id, "connection"], self._hooks.errors)
         errors.add_metric([node.id, "authorize_stats"], asking)
         errors.add_metric([node.id, "subscriber"], counters.get("observer_errors", 0))
         yield errors

@@ -357,11 +357,11 @@ async def test_messages_from_a_bare_callback_and_from_another_thread_arrive(tran
     site = Site(middleware=[passes])
     page = await site.stranger.open(transport)
     loop = asyncio.get_running_loop()
-    loop.call_soon(site.node.deliver, page.public, news(1))
+    loop.call_soon(site.node.commands.deliver, page.public, news(1))
     assert (await page.next("news"))["number"] == 1
-    await asyncio.to_thread(site.node.deliver, page.public, news(2))
+    await asyncio.to_thread(site.node.commands.deliver, page.public, news(2))
     assert (await page.next("news"))["number"] == 2
-    await asyncio.to_thread(site.node.deliver_all, news(3))
+    await asyncio.to_thread(site.node.commands.deliver_all, news(3))
     assert (await page.next("news"))["number"] == 3
 
 

@@ -18,14 +18,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..authorization.authorizer import AuthorizeHook, Authorizer
 from ..authorization.inner_request import InnerRequests
 from ..config import Config
+from ..core.address import AddressGaps
 from ..core.labels import UNKNOWN, parse_version
 from ..core.stats import Stats
 from ..errors import ConfigError, Malformed
 from ..live.in_process import LocalConnections
 from ..node.hooks import CloseHook, Hooks, OpenHook, RouteHook, validate_hook
 from ..node.node import Node
+from .admin import Admin
 from .endpoints import Endpoints
 from .request_head import RequestHead, endpoint_of
+from .stream_request import StreamGate
 
 if TYPE_CHECKING:
     from ..metrics import Collector
@@ -105,7 +108,18 @@ class Headcount:
             make_check=inner_requests.check_from_description,
         )
         """The connections of this process, for integrations and metrics."""
-        self._endpoints = Endpoints(self.node, self._authorizer, inner_requests)
+        self._figures = self.node.figures
+        self._commands = self.node.commands
+        self._viewers = self.node.viewers
+        gaps = AddressGaps()
+        self._endpoints = Endpoints(
+            self.node,
+            StreamGate(self.node, self._figures),
+            self._viewers.authorize,
+            inner_requests,
+            Admin(self.node, self._figures, self._commands, self._make_collector, gaps),
+            gaps,
+        )
         self._protocol: type[asyncio.Protocol] | None = None
 
     @property
@@ -168,7 +182,7 @@ class Headcount:
 
         Other nodes get a second to tell theirs; if one does not, the figures are `partial`.
         """
-        return await self.node.fresh_stats()
+        return await self._figures.fresh_stats()
 
     async def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
         """
@@ -180,7 +194,7 @@ class Headcount:
                 one; the message may not have arrived. Or too many messages for other nodes are on their way.
             TypeError: The message is not a mapping, or holds what is no JSON.
         """
-        await self.node.send(connection_id, message)
+        await self._commands.send(connection_id, message)
 
     async def broadcast(
         self, message: Mapping[str, Any], *, version: str | None = None, route: str | None = None
@@ -191,7 +205,7 @@ class Headcount:
         Returns:
             To how many it was handed, on the nodes that answered within 2 s.
         """
-        return await self.node.broadcast(message, version=version, route=route)
+        return await self._commands.broadcast(message, version=version, route=route)
 
     async def revoke(self, connection_id: str) -> bool:
         """
@@ -204,7 +218,7 @@ class Headcount:
             Busy: The node that it is connected to did not answer in 5 s, or the backend cannot say whether there is
                 one; or too many requests wait for other nodes. The viewer may still be watching; try again.
         """
-        return await self.node.revoke(connection_id)
+        return await self._commands.revoke(connection_id)
 
     async def drain(self) -> None:
         """Ask every page to reconnect elsewhere, spread over time, and end its stream; refuse new streams."""
@@ -224,7 +238,7 @@ class Headcount:
 
     def use_active_connections(self) -> LocalConnections:
         """Return the figures as observable values, inside this process."""
-        return LocalConnections(self.node)
+        return LocalConnections(self._figures, self._viewers)
 
     async def release(self, version: str) -> int:
         """
@@ -243,7 +257,7 @@ class Headcount:
             raise ConfigError(str(error)) from None
         if checked == UNKNOWN:
             raise ConfigError("The version is empty or 'unknown'; give the build id that is current now.")
-        return (await self.node.release(checked)).streams
+        return (await self._commands.release(checked)).streams
 
     def collector(self, scope: Literal["fleet", "node"] = "fleet") -> "Collector":
         """
@@ -255,10 +269,16 @@ class Headcount:
             ConfigError: prometheus-client is not installed.
         """
         try:
-            from ..metrics import SCRAPE_LINGER, Collector
+            from ..metrics import SCRAPE_LINGER
+
+            return self._make_collector(scope, SCRAPE_LINGER)
         except ImportError:
             raise ConfigError("Metrics need prometheus-client; run: pip install 'headcount[metrics]'") from None
-        return Collector(self.node, self._authorizer, scope, SCRAPE_LINGER)
+
+    def _make_collector(self, scope: Literal["fleet", "node"], linger: float | None = None) -> "Collector":
+        from ..metrics import Collector
+
+        return Collector(self.node, self._figures, self._viewers, self._hooks, self._authorizer, scope, linger)
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """Answer `base_path` in front of any ASGI application; everything else goes to it untouched."""

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..authorization.authorizer import Authorizer, Grant
+from ..authorization.authorizer import AuthorizationCheck, Grant
 from ..authorization.deferred import DeferredCheck, HandshakeTemplate
 from ..authorization.inner_request import PATH as AUTHORIZE
 from ..authorization.inner_request import InnerRequestCheck, InnerRequests
@@ -26,7 +26,8 @@ from ..core.payload import Payload
 from ..errors import Malformed
 from ..log_throttle import LogThrottle
 from ..node.node import Node
-from . import admin, client_posts, log_in
+from . import client_posts, log_in
+from .admin import Admin, has_metrics_token, not_authorised
 from .buffering_clients import refuse_buffering_client
 from .client_js import SCRIPTS, ClientScript
 from .dashboard import PREFIX as DASHBOARD
@@ -88,23 +89,35 @@ class Endpoints:
 
     Args:
         node: Of this process; has the settings.
-        authorizer: Checks tokens and calls the hook.
+        gate: Admits streams to it.
+        authorize: Runs the check of a right. Every failure denies.
         inner_requests: Check rights with the application's own session and user.
+        admin: Answers operators.
+        address_gaps: Why addresses of clients are not known, which `admin` says.
     """
 
-    def __init__(self, node: Node, authorizer: Authorizer, inner_requests: InnerRequests) -> None:
+    def __init__(
+        self,
+        node: Node,
+        gate: StreamGate,
+        authorize: Callable[[AuthorizationCheck], Awaitable[Grant | None]],
+        inner_requests: InnerRequests,
+        admin: Admin,
+        address_gaps: AddressGaps,
+    ) -> None:
         self.node = node
         self.config = node.config
         self.rules = RequestRules.of(self.config, self._note_gap)
-        self.gate = StreamGate(node)
-        self._authorizer = authorizer
+        self.gate = gate
+        self._authorize = authorize
         self._inner_requests = inner_requests
+        self._admin = admin
         self._template: HandshakeTemplate | None = None
         self._client_script = ClientScript(self.config)
         self._dashboard = Dashboard(self.config)
         self._log_in = LogIn(node)
         self._log_throttle = LogThrottle()
-        self._address_gaps = AddressGaps()
+        self._address_gaps = address_gaps
         self._logged_gaps: set[AddressGap] = set()
         self.routes = self._make_routes()
         # What the raw paths of a request contain or end with, for the protocol classes.
@@ -123,14 +136,14 @@ class Endpoints:
             **{path: Route("POST", none, self._log_in.serve) for path in log_in.PATHS},
             **{path: Route("GET", none, self._client_script.serve) for path in SCRIPTS},
             f"{DASHBOARD}/": Route("GET", none, self._dashboard.serve),
-            "/health": Route("GET", none, self._health),
-            "/metrics": Route("GET", Access.METRICS, self._metrics),
-            "/admin/stats": Route("GET", figures, self._stats),
-            "/admin/connections": Route("GET", figures, self._connections),
-            "/admin/nodes": Route("GET", figures, self._nodes),
-            "/admin/nodes/forget": Route("POST", Access.RELEASE, self._forget_node),
-            "/admin/history": Route("GET", figures, self._history),
-            "/admin/release": Route("POST", Access.RELEASE, self._release),
+            "/health": Route("GET", none, self._admin.health),
+            "/metrics": Route("GET", Access.METRICS, self._admin.metrics),
+            "/admin/stats": Route("GET", figures, self._admin.stats),
+            "/admin/connections": Route("GET", figures, self._admin.connections),
+            "/admin/nodes": Route("GET", figures, self._admin.nodes),
+            "/admin/nodes/forget": Route("POST", Access.RELEASE, self._admin.forget_node),
+            "/admin/history": Route("GET", figures, self._admin.history),
+            "/admin/release": Route("POST", Access.RELEASE, self._admin.release),
         }
 
     def find_route(self, endpoint: str) -> Route | None:
@@ -245,12 +258,6 @@ class Endpoints:
             self._logged_gaps.add(gap)
             logger.warning("Client addresses are unknown. %s Each process logs this once.", gap.value)
 
-    def _with_gap(self, figures: dict[str, Any], grant: Grant) -> dict[str, Any]:
-        """Add the reason why addresses are not known, for who may see addresses."""
-        if grant.connections and grant.ips and (reason := self._address_gaps.reason()) is not None:
-            figures["ipsUnknown"] = reason.value
-        return figures
-
     def template(self, scope: Scope, wrapped_app: ASGIApp | None) -> HandshakeTemplate:
         """Make the template of the WebSocket handshakes that come by the path of this one."""
         prefix = RequestHead(scope, "/ws", self.rules).prefix
@@ -290,16 +297,16 @@ class Endpoints:
             allow = [(b"allow", route.method.encode())]
             raise Problem(405, f"{head.endpoint} accepts {route.method}, not {method[:20]}.", allow)
         if route.access not in (Access.NONE, Access.HANDLE):
-            exchange = exchange._replace(grant=await self._authorise(exchange, route.access))
+            exchange = exchange._replace(grant=await self._check_access(exchange, route.access))
         return await route.handler(exchange)
 
-    async def _authorise(self, exchange: Exchange, access: Access) -> Grant | None:
+    async def _check_access(self, exchange: Exchange, access: Access) -> Grant | None:
         head = exchange.head
-        if access is Access.METRICS and admin.has_metrics_token(self.config.metrics_token, head):
+        if access is Access.METRICS and has_metrics_token(self.config.metrics_token, head):
             return None
-        grant = await self.node.authorize(self._check(head, exchange.wrapped_app))
+        grant = await self._authorize(self._check(head, exchange.wrapped_app))
         if grant is None:
-            raise admin.not_authorised(head)
+            raise not_authorised(head)
         if access is Access.RELEASE and not grant.release:
             raise Problem(403, "You may not declare releases; authorize_stats must return Grant(release=True).")
         if access is Access.FIGURES and not self.config.connection_tracking:
@@ -308,33 +315,6 @@ class Endpoints:
 
     async def _command(self, exchange: Exchange) -> None:
         await client_posts.serve_post(self.node, exchange, partial(self._check, exchange.head, exchange.wrapped_app))
-
-    async def _health(self, exchange: Exchange) -> None:
-        await exchange.json(admin.health(self.node, exchange.head))
-
-    async def _metrics(self, exchange: Exchange) -> None:
-        await admin.metrics(self.node, self._authorizer, exchange)
-
-    async def _release(self, exchange: Exchange) -> None:
-        await admin.release(self.node, exchange)
-
-    async def _stats(self, exchange: Exchange) -> None:
-        grant = _grant_of(exchange)
-        stats = await self.node.fresh_stats(rows=grant.connections)
-        await exchange.json(self._with_gap(admin.visible_stats(stats, grant), grant))
-
-    async def _connections(self, exchange: Exchange) -> None:
-        grant = _grant_of(exchange)
-        await exchange.json(self._with_gap(await admin.connections(self.node, exchange.head, grant), grant))
-
-    async def _nodes(self, exchange: Exchange) -> None:
-        await exchange.json(await admin.nodes(self.node))
-
-    async def _forget_node(self, exchange: Exchange) -> None:
-        await admin.forget_node(self.node, exchange)
-
-    async def _history(self, exchange: Exchange) -> None:
-        await exchange.json(await self.node.history())
 
     async def _open_sse(self, exchange: Exchange) -> StreamTask | None:
         refuse_buffering_client(exchange.scope, exchange.receive)
@@ -409,11 +389,6 @@ async def _answer_preflight(exchange: Exchange, route: Route) -> None:
     # Not respond(): a 204 has no length and no type.
     await exchange.send({"type": "http.response.start", "status": 204, "headers": headers})
     await exchange.send({"type": "http.response.body", "body": b""})
-
-
-def _grant_of(exchange: Exchange) -> Grant:
-    assert exchange.grant is not None, "the route asks for one"
-    return exchange.grant
 
 
 def _without_body(send: Send) -> Send:

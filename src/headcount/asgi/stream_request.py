@@ -11,6 +11,7 @@ from ..core.cut_reports import parse_cut_after
 from ..core.ends import End
 from ..core.labels import parse_route, parse_version
 from ..errors import Malformed
+from ..node.figures import FigureReader
 from ..node.listening_sockets import Listener
 from ..node.node import Node
 from ..node.session import Session
@@ -91,10 +92,12 @@ class StreamGate:
 
     Args:
         node: Of this process.
+        figures: The node's, which say which version is current.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, figures: FigureReader) -> None:
         self._node = node
+        self._figures = figures
         self._greeting: tuple[str | None, bytes] | None = None
         """The current version, and the template of the `connected` message that names it."""
 
@@ -116,7 +119,7 @@ class StreamGate:
         return AdmittedStream(node, request, listener, public, self._connected(handle))
 
     def _connected(self, handle: str) -> bytes:
-        config, current = self._node.config, self._node.current_version
+        config, current = self._node.config, self._figures.current_version
         if self._greeting is None or self._greeting[0] != current:
             keepalive = round(config.keepalive_interval * 1000)
             self._greeting = current, messages.greeting(config.version, keepalive, config.update_strategy, current)

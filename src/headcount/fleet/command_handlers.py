@@ -5,18 +5,18 @@ Tests: tests/fleet/backends/test_two_sites.py.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
-from ..authorization.authorizer import AuthorizationCheck
+from ..authorization.authorizer import AuthorizationCheck, Grant
 from ..core import fleet_messages, messages, paging
 from ..core.labels import parse_version
 from ..core.payload import Payload
 from ..errors import Malformed, ProtocolError, UnknownConnection
-from .local_node import CommandTarget
-from .remote_commands import PendingChecks, RemoteCheck, RemoteCommands
+from .local_node import ClientDoor, LocalCommands, LocalListing
+from .remote_commands import RemoteCheck, RemoteCommands
 
 MAX_PAGE: Final = 1_000
 """Rows in an answer."""
@@ -29,22 +29,32 @@ class CommandHandlers:
     Runs the commands of other nodes.
 
     Args:
-        node: This node.
+        node: Id of this node.
+        door: What clients ask of it.
+        commands: What the application and its operators ask of it.
+        listing: Its connections as pages.
+        authorize: Runs the check of a right. Every failure denies.
         remote: Commands to other nodes, for the check of a right where the request is.
-        pending: Checks of requests that came here for connections of other nodes.
         check_from_description: Makes a check for a request that came in at another node.
     """
 
     def __init__(
         self,
-        node: CommandTarget,
+        node: str,
+        *,
+        door: ClientDoor,
+        commands: LocalCommands,
+        listing: LocalListing,
+        authorize: Callable[[AuthorizationCheck], Awaitable[Grant | None]],
         remote: RemoteCommands,
-        pending: PendingChecks,
         check_from_description: Callable[[Mapping[str, Any]], AuthorizationCheck | None],
     ) -> None:
         self._node = node
+        self._door = door
+        self._commands = commands
+        self._listing = listing
+        self._authorize = authorize
         self._remote = remote
-        self._pending = pending
         self._check_from_description = check_from_description
 
     async def run_command(self, command: fleet_messages.Command) -> fleet_messages.Answer:
@@ -52,64 +62,64 @@ class CommandHandlers:
         try:
             return await self._dispatch(command)
         except Malformed as error:
-            return fleet_messages.Answer(node=self._node.id, re=command.re, ok=False, malformed=str(error))
+            return fleet_messages.Answer(node=self._node, re=command.re, ok=False, malformed=str(error))
         except (UnknownConnection, ProtocolError):
             pass
         except Exception:
             logger.exception("Fleet: a command from node %s failed and was refused.", command.node)
-        return fleet_messages.Answer(node=self._node.id, re=command.re, ok=False)
+        return fleet_messages.Answer(node=self._node, re=command.re, ok=False)
 
     async def _dispatch(self, command: fleet_messages.Command) -> fleet_messages.Answer:
-        node = self._node
+        door = self._door
         ok, count = True, 0
         match command:
             case fleet_messages.Navigate(handle=handle, route=route):
-                node.on_message(node.find(handle), messages.RouteUpdate(messages.checked_route(route)), _no_check)
+                door.on_message(door.find(handle), messages.RouteUpdate(messages.checked_route(route)), _no_check)
             case fleet_messages.ReportTabs(handle=handle, set=tabs, remove=remove):
                 report = messages.checked_tabs(tabs, remove)
-                if not node.remove_held_tabs(handle, report):
-                    node.on_message(node.find(handle), report, _no_check)
+                if not door.remove_held_tabs(handle, report):
+                    door.on_message(door.find(handle), report, _no_check)
             case fleet_messages.Unsubscribe(handle=handle):
-                node.on_message(node.find(handle), messages.UnsubscribeStats(), _no_check)
+                door.on_message(door.find(handle), messages.UnsubscribeStats(), _no_check)
             case fleet_messages.Replace(handle=handle, cut=cut_after):
-                ok = node.replace_here(handle, cut_after)
+                ok = door.replace_here(handle, cut_after)
             case fleet_messages.Subscribe(handle=handle, deltas=deltas):
                 check = RemoteCheck(self._remote, command.node, command.re, self._check_from_description)
-                deciding = node.on_message(node.find(handle), messages.SubscribeStats(deltas), lambda: check)
+                deciding = door.on_message(door.find(handle), messages.SubscribeStats(deltas), lambda: check)
                 if deciding is not None:
                     await deciding
                     count = 1
             case fleet_messages.AuthorizeRequest(of=of):
-                return await self._authorize(command, of)
+                return await self._run_check(command, of)
             case fleet_messages.Send(id=connection_id, message=message):
-                node.deliver(connection_id, _payload(message))
+                self._commands.deliver(connection_id, _payload(message))
             case fleet_messages.Broadcast(message=message, version=version, route=route):
-                count = node.deliver_all(_payload(message), version=version, route=route)
+                count = self._commands.deliver_all(_payload(message), version=version, route=route)
             case fleet_messages.Release(version=version, number=number):
-                count = node.release_here(parse_version(version), number)
+                count = self._commands.release_here(parse_version(version), number)
             case fleet_messages.Revoke(id=connection_id):
-                ok = await node.revoke_here(connection_id)
+                ok = await self._commands.revoke_here(connection_id)
             case fleet_messages.Page(version=version, route=route, limit=limit, after=after):
                 limit = min(limit, MAX_PAGE)
-                page = node.page_here(version=version, route=route, limit=limit, after=after)
-                return fleet_messages.Answer(node=node.id, re=command.re, rows=tuple(page.rows), next=page.next)
+                page = self._listing.page(version=version, route=route, limit=limit, after=after)
+                return fleet_messages.Answer(node=self._node, re=command.re, rows=tuple(page.rows), next=page.next)
             case fleet_messages.SortedPage(sort=sort, version=version, route=route, limit=limit, after=position):
                 order = paging.parse_order(sort)
-                found = await node.sorted_page_here(
+                found = await self._listing.sorted_page(
                     order, version=version, route=route, limit=min(limit, MAX_PAGE), after=position
                 )
                 following = 1 if found.more else None
-                return fleet_messages.Answer(node=node.id, re=command.re, rows=tuple(found.rows), next=following)
-        return fleet_messages.Answer(node=node.id, re=command.re, ok=ok, count=count)
+                return fleet_messages.Answer(node=self._node, re=command.re, rows=tuple(found.rows), next=following)
+        return fleet_messages.Answer(node=self._node, re=command.re, ok=ok, count=count)
 
-    async def _authorize(self, command: fleet_messages.AuthorizeRequest, of: int) -> fleet_messages.Answer:
+    async def _run_check(self, command: fleet_messages.AuthorizeRequest, of: int) -> fleet_messages.Answer:
         """Check the right on a request that came here for a connection of the node that asks."""
-        check = self._pending.pop(of, command.node)
-        grant = None if check is None else await self._node.authorize(check)
+        check = self._remote.pending.pop(of, command.node)
+        grant = None if check is None else await self._authorize(check)
         if check is None or grant is None:
-            return fleet_messages.Answer(node=self._node.id, re=command.re, ok=False)
+            return fleet_messages.Answer(node=self._node, re=command.re, ok=False)
         return fleet_messages.Answer(
-            node=self._node.id, re=command.re, grant=msgspec.structs.asdict(grant), request=check.describe()
+            node=self._node, re=command.re, grant=msgspec.structs.asdict(grant), request=check.describe()
         )
 
 

@@ -4,10 +4,10 @@ What the fleet needs of the node that it belongs to, as protocols: fleet/ import
 Tests: tests/fleet/backends/test_two_sites.py.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from ..authorization.authorizer import AuthorizationCheck, Grant
+from ..authorization.authorizer import AuthorizationCheck
 from ..config import Config
 from ..core import messages, paging
 from ..core.fleet_messages import Released
@@ -43,12 +43,8 @@ class FigureSource(Protocol):
         """Return the figures now."""
 
 
-class CommandTarget(Protocol):
-    """What the command handlers use of a node: they do for another node what a client or the application asked it."""
-
-    @property
-    def id(self) -> str:
-        """The node's id."""
+class ClientDoor(Protocol):
+    """What clients ask of a node on their streams, and the command handlers for clients whose POST came elsewhere."""
 
     def find(self, handle: str) -> Any:
         """Return the stream that a secret handle names; raises UnknownConnection."""
@@ -58,16 +54,36 @@ class CommandTarget(Protocol):
     ) -> Coroutine[Any, Any, None] | None:
         """Do what a client asks on its stream; the coroutine, if any, decides a subscription."""
 
+    def remove_held_tabs(self, handle: str, report: messages.Tabs) -> bool:
+        """Do what the last report of a shared stream says after its end. Returns False if it left no tabs here."""
+
+    def replace_here(self, handle: str, cut_after: float = 0.0) -> bool:
+        """End a stream because a new one takes its place; note what its client reports. Returns if there was one."""
+
+
+class LocalCommands(Protocol):
+    """What the application and its operators ask, for the connections of one node."""
+
     def deliver(self, connection_id: str, payload: Payload) -> None:
         """Send one connection a message; raises UnknownConnection."""
 
     def deliver_all(self, payload: Payload, *, version: str | None, route: str | None) -> int:
         """Send all connections a message, or those of one version or route. Returns to how many."""
 
-    def page_here(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
-        """Return a page of the node's connections, oldest first."""
+    async def revoke_here(self, connection_id: str) -> bool:
+        """Withdraw a viewer's right. Returns whether it had one."""
 
-    async def sorted_page_here(
+    def release_here(self, version: str, number: int) -> int:
+        """Declare a version current. Returns the number of streams that it was sent to."""
+
+
+class LocalListing(Protocol):
+    """The connections of one node as pages."""
+
+    def page(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
+        """Return a page, oldest first."""
+
+    async def sorted_page(
         self,
         order: paging.Order,
         *,
@@ -76,22 +92,7 @@ class CommandTarget(Protocol):
         limit: int,
         after: paging.Position | None,
     ) -> paging.SortedRows:
-        """Return the node's first connections after a position in an order."""
-
-    def remove_held_tabs(self, handle: str, report: messages.Tabs) -> bool:
-        """Do what the last report of a shared stream says after its end. Returns False if it left no tabs here."""
-
-    def replace_here(self, handle: str, cut_after: float = 0.0) -> bool:
-        """End a stream because a new one takes its place; note what its client reports. Returns if there was one."""
-
-    async def revoke_here(self, connection_id: str) -> bool:
-        """Withdraw a viewer's right. Returns whether it had one."""
-
-    def release_here(self, version: str, number: int) -> int:
-        """Declare a version current. Returns the number of streams that it was sent to."""
-
-    async def authorize(self, check: AuthorizationCheck, /) -> Grant | None:
-        """Run a check. Every failure denies."""
+        """Return the first connections after a position in an order."""
 
 
 class ListeningSocket(Protocol):
@@ -102,8 +103,26 @@ class ListeningSocket(Protocol):
         """It still listens."""
 
 
-class LocalNode(CommandTarget, Protocol):
-    """What membership uses of a node, beside what the command handlers do."""
+class LocalSockets(Protocol):
+    """The listening sockets of this process, and whether the application drains it."""
+
+    @property
+    def draining(self) -> bool:
+        """The application drains all streams."""
+
+    def find_listener(self, server: tuple[Any, ...] | None) -> ListeningSocket | None:
+        """Return the listening socket behind an ASGI scope's `server` value, if it can be found."""
+
+    def addresses(self, server: tuple[Any, ...]) -> list[str]:
+        """Return the addresses of the listening sockets behind an ASGI scope's `server` value."""
+
+
+class LocalNode(Protocol):
+    """What membership uses of a node."""
+
+    @property
+    def id(self) -> str:
+        """The node's id."""
 
     @property
     def config(self) -> Config:
@@ -117,26 +136,12 @@ class LocalNode(CommandTarget, Protocol):
     def ordinal(self) -> int:
         """Which of the nodes of one base path in one process it is."""
 
-    def refresh_absences(self) -> None:
-        """Let the registry say which connections of this node are unaccounted for. The lock is held."""
-
-    @property
-    def draining(self) -> bool:
-        """The application drains all streams."""
-
-    def find_listener(self, server: tuple[Any, ...] | None) -> ListeningSocket | None:
-        """Return the listening socket behind an ASGI scope's `server` value, if it can be found."""
-
-    def addresses(self, server: tuple[Any, ...]) -> list[str]:
-        """Return the addresses of the listening sockets behind an ASGI scope's `server` value."""
-
     @property
     def is_idle(self) -> bool:
         """No stream is open."""
 
+    def refresh_absences(self) -> None:
+        """Let the registry say which connections of this node are unaccounted for. The lock is held."""
+
     def use_figures(self, figures: FigureSource | None) -> None:
         """Take the figures from another source from now on; None: from this node's connections."""
-
-    @property
-    def check_from_description(self) -> Callable[[Mapping[str, Any]], AuthorizationCheck | None]:
-        """Makes a check for a request that came in at another node; None: it cannot be made here."""

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..config import without_password
 from ..errors import ConfigError
-from .calls import CommandHandler, NotJoined
-from .command_handlers import CommandHandlers
-from .local_node import ListeningSocket, LocalNode
+from .calls import NotJoined
+from .local_node import ListeningSocket, LocalListing, LocalNode, LocalSockets
 from .no_fleet import NoFleet
-from .remote_commands import PendingChecks, RemoteCommands
+from .remote_commands import RemoteCommands
 from .view import FleetView
 
 if TYPE_CHECKING:
@@ -42,20 +41,23 @@ class Membership:
 
     Args:
         node: This node.
+        sockets: Where this process listens.
+        listing: The node's connections as pages.
         make_view: Makes the node's view of the fleet, when there are other nodes.
     """
 
-    def __init__(self, node: LocalNode, make_view: Callable[[CommandHandler], FleetView]) -> None:
+    def __init__(
+        self, node: LocalNode, sockets: LocalSockets, listing: LocalListing, make_view: Callable[[], FleetView]
+    ) -> None:
         self.view: FleetView | NoFleet = NoFleet(node.refresh_absences)
         """The fleet as this node sees it."""
         self.among_workers = False
         """The starter of this process says that it is one of several workers, should that not be visible."""
         self._node = node
+        self._sockets = sockets
         self._make_view = make_view
-        pending = PendingChecks()
-        self.remote = RemoteCommands(node, node.config.authorize_timeout, pending)
+        self.remote = RemoteCommands(node.id, listing, node.config.authorize_timeout)
         """What other nodes do for this one."""
-        self._handlers = CommandHandlers(node, self.remote, pending, node.check_from_description)
         self._seen: dict[Any, ListeningSocket | None] = {}
         """`server` values of the requests so far, and the listening socket that was found behind each."""
         self._lock = threading.Lock()
@@ -112,9 +114,9 @@ class Membership:
     def _join(self, key: Any) -> None:
         if self._loop_closed():
             self._seen.clear()
-        listener = self._node.find_listener(key)
+        listener = self._sockets.find_listener(key)
         if self._node.config.backend in ("auto", "local"):
-            self._join_workers(self._node.addresses(key))
+            self._join_workers(self._sockets.addresses(key))
         elif not self.view.active:
             self._join_redis()
         self._seen[key] = listener  # last: who comes meanwhile waits until this node has joined
@@ -200,7 +202,7 @@ class Membership:
     def _ensure_view(self) -> FleetView:
         if isinstance(self.view, FleetView):
             return self.view
-        view = self._make_view(self._handlers.run_command)
+        view = self._make_view()
         self._set_view(view)
         return view
 
@@ -210,16 +212,16 @@ class Membership:
 
     def _is_ending(self) -> bool:
         """Say whether no server of this process accepts connections any more."""
-        if self._node.draining:
+        if self._sockets.draining:
             return True
         # Asked anew: a server may have been started again at the address of one that stopped.
-        listeners = [each for each in map(self._node.find_listener, list(self._seen)) if each is not None]
+        listeners = [each for each in map(self._sockets.find_listener, list(self._seen)) if each is not None]
         return bool(listeners) and not any(each.open for each in listeners)
 
     def _listens_anew(self, key: Any) -> bool:
         """Say whether another server listens where the one did that this node left the fleet with."""
-        listener = self._node.find_listener(key)
-        return listener is not None and listener is not self._seen[key] and not self._node.draining
+        listener = self._sockets.find_listener(key)
+        return listener is not None and listener is not self._seen[key] and not self._sockets.draining
 
     def _check_listener(self) -> None:
         # With pages, their timers notice. Without any, a server that stops gives no sign, and a tenth of a second.

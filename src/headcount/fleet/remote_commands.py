@@ -16,7 +16,7 @@ from ..core.fleet_messages import Released
 from ..core.rows import is_valid_row
 from ..errors import UNKNOWN_HANDLE, Busy, Malformed, UnknownConnection
 from .calls import Answers, Caller, NoAnswer, NoCaller
-from .local_node import CommandTarget
+from .local_node import LocalListing
 
 MAX_PENDING: Final = 256
 """Requests to watch that came here for connections of other nodes, and are not decided yet."""
@@ -81,17 +81,19 @@ class RemoteCommands:
     Commands for the owners of connections, and pages of the connections of all nodes.
 
     Args:
-        node: This node.
+        node: Id of this node.
+        listing: Its connections as pages.
         authorize_timeout: Seconds in which an application's hook must decide.
-        pending: Where the checks wait that an owner will ask for.
     """
 
-    def __init__(self, node: CommandTarget, authorize_timeout: float, pending: PendingChecks) -> None:
+    def __init__(self, node: str, listing: LocalListing, authorize_timeout: float) -> None:
         self.calls: Caller = NoCaller()
         """The way to the other nodes, once there are any."""
+        self.pending = PendingChecks()
+        """Where the checks wait that an owner will ask for."""
         self._node = node
+        self._listing = listing
         self._authorize_timeout = authorize_timeout
-        self._pending = pending
 
     async def forward(
         self, handle: str, message: messages.ClientMessage, make_check: Callable[[], AuthorizationCheck]
@@ -104,7 +106,7 @@ class RemoteCommands:
             Malformed: Its owner cannot do that.
             Busy: Too many questions wait already.
         """
-        owner, name = self._owner_of(handle), self._node.id
+        owner, name = self._owner_of(handle), self._node
         match message:
             case messages.RouteUpdate(route=route):
                 answer = await self.calls.call(
@@ -141,7 +143,7 @@ class RemoteCommands:
         except UnknownConnection:
             return
         if len(handle) <= identity.MAX_HANDLE:
-            self.calls.notify(owner, fleet_messages.Replace(node=self._node.id, handle=handle, cut=cut_after))
+            self.calls.notify(owner, fleet_messages.Replace(node=self._node, handle=handle, cut=cut_after))
 
     async def send(self, connection_id: str, message: bytes) -> None:
         """
@@ -153,7 +155,7 @@ class RemoteCommands:
         """
         answer = await self._ask_owner(
             connection_id,
-            lambda re: fleet_messages.Send(node=self._node.id, re=re, id=connection_id, message=message),
+            lambda re: fleet_messages.Send(node=self._node, re=re, id=connection_id, message=message),
             NOT_SENT,
         )
         if answer is None or not answer.ok:
@@ -162,9 +164,7 @@ class RemoteCommands:
     async def broadcast(self, message: bytes, version: str | None, route: str | None) -> int:
         """Have all other nodes send a message. Returns to how many connections they handed it."""
         found = await self.calls.call_all(
-            lambda re: fleet_messages.Broadcast(
-                node=self._node.id, re=re, message=message, version=version, route=route
-            ),
+            lambda re: fleet_messages.Broadcast(node=self._node, re=re, message=message, version=version, route=route),
             ALL_TIMEOUT,
         )
         return sum(answer.count for answer in found.answers)
@@ -172,9 +172,7 @@ class RemoteCommands:
     async def release(self, released: Released) -> Answers:
         """Have all other nodes declare a version current. The `count` of an answer is of streams that were told."""
         return await self.calls.call_all(
-            lambda re: fleet_messages.Release(
-                node=self._node.id, re=re, version=released.version, number=released.number
-            ),
+            lambda re: fleet_messages.Release(node=self._node, re=re, version=released.version, number=released.number),
             ALL_TIMEOUT,
         )
 
@@ -187,7 +185,7 @@ class RemoteCommands:
         """
         answer = await self._ask_owner(
             connection_id,
-            lambda re: fleet_messages.Revoke(node=self._node.id, re=re, id=connection_id),
+            lambda re: fleet_messages.Revoke(node=self._node, re=re, id=connection_id),
             NOT_REVOKED,
         )
         return answer is not None and answer.ok
@@ -205,7 +203,7 @@ class RemoteCommands:
             cursor: Where the page begins.
         """
         others = await self.calls.other_nodes()
-        nodes = sorted(node for node in {self._node.id, *(others or ())} if node >= cursor.node)
+        nodes = sorted(node for node in {self._node, *(others or ())} if node >= cursor.node)
         found = paging.ConnectionPage([], None, partial=others is None)
         for index, node in enumerate(nodes):
             after = cursor.after if node == cursor.node else 0
@@ -242,7 +240,7 @@ class RemoteCommands:
             Busy: Too many questions wait already.
         """
         others = await self.calls.other_nodes()
-        asked: dict[str, paging.Position | None] = dict.fromkeys([self._node.id, *(others or ())], after)
+        asked: dict[str, paging.Position | None] = dict.fromkeys([self._node, *(others or ())], after)
         portion = min(limit, max(MIN_PORTION, 2 * limit // len(asked)))
         merge, partial = paging.Merge(order, limit), others is None
         places = asyncio.Semaphore(MAX_CONCURRENT_PORTIONS)
@@ -267,13 +265,13 @@ class RemoteCommands:
         """Have another node check the right to watch, on the request that it received."""
         return await self.calls.call(
             node,
-            lambda re: fleet_messages.AuthorizeRequest(node=self._node.id, re=re, of=of),
+            lambda re: fleet_messages.AuthorizeRequest(node=self._node, re=re, of=of),
             2 * self._authorize_timeout,
         )
 
     def _owner_of(self, connection_id: str) -> str:
         owner = identity.owner_of(connection_id)
-        if owner is None or owner == self._node.id:
+        if owner is None or owner == self._node:
             raise UnknownConnection(UNKNOWN_HANDLE)
         return owner
 
@@ -311,32 +309,32 @@ class RemoteCommands:
         self, owner: str, handle: str, make_check: Callable[[], AuthorizationCheck], *, deltas: bool
     ) -> fleet_messages.Answer:
         number = self.calls.next_number()
-        self._pending.add(number, owner, make_check)
+        self.pending.add(number, owner, make_check)
         try:
             answer = await self.calls.call(
                 owner,
-                lambda re: fleet_messages.Subscribe(node=self._node.id, re=re, handle=handle, deltas=deltas),
+                lambda re: fleet_messages.Subscribe(node=self._node, re=re, handle=handle, deltas=deltas),
                 2 * self._authorize_timeout + SUBSCRIBE_SLACK,
                 number,
             )
         except BaseException:
-            self._pending.discard(number)
+            self.pending.discard(number)
             raise
         if answer.count or not answer.ok:
-            self._pending.discard(number)  # else its turn is still to come
+            self.pending.discard(number)  # else its turn is still to come
         return answer
 
     async def _page_of(
         self, node: str, *, version: str | None, route: str | None, limit: int, after: int
     ) -> paging.LocalPage | None:
         """Return a page of one node; None: it did not answer."""
-        if node == self._node.id:
-            return self._node.page_here(version=version, route=route, limit=limit, after=after)
+        if node == self._node:
+            return self._listing.page(version=version, route=route, limit=limit, after=after)
         try:
             answer = await self.calls.call(
                 node,
                 lambda re: fleet_messages.Page(
-                    node=self._node.id, re=re, limit=limit, after=after, version=version, route=route
+                    node=self._node, re=re, limit=limit, after=after, version=version, route=route
                 ),
             )
         except UnknownConnection:
@@ -354,13 +352,13 @@ class RemoteCommands:
         after: paging.Position | None,
     ) -> paging.SortedRows | None:
         """Return the first rows of one node; None: it did not answer."""
-        if node == self._node.id:
-            return await self._node.sorted_page_here(order, version=version, route=route, limit=limit, after=after)
+        if node == self._node:
+            return await self._listing.sorted_page(order, version=version, route=route, limit=limit, after=after)
         try:
             answer = await self.calls.call(
                 node,
                 lambda re: fleet_messages.SortedPage(
-                    node=self._node.id, re=re, limit=limit, sort=str(order), after=after, version=version, route=route
+                    node=self._node, re=re, limit=limit, sort=str(order), after=after, version=version, route=route
                 ),
             )
         except UnknownConnection:

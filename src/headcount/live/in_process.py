@@ -9,7 +9,8 @@ Tests: tests/live/test_active_connections.py.
 
 from collections.abc import Callable
 
-from ..node.node import Node
+from ..node.figures import FigureReader
+from ..node.viewers import Viewers
 from .active_connections import ActiveConnections, LiveState
 
 
@@ -20,17 +21,18 @@ class LocalConnections(ActiveConnections):
     `your_id` is always None, as a process is no page; `authorized` is always True, and `status` always `open`.
     """
 
-    def __init__(self, node: Node) -> None:
-        super().__init__(_NodeStore(node))
+    def __init__(self, figures: FigureReader, viewers: Viewers) -> None:
+        super().__init__(_NodeStore(figures, viewers))
 
 
 class _NodeStore:
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, figures: FigureReader, viewers: Viewers) -> None:
+        self._figures = figures
+        self._viewers = viewers
         self._state = LiveState()
 
     def read(self) -> LiveState:
-        stats = self._node.stats()
+        stats = self._figures.stats()
         state = self._state
         if state.stats is not stats:
             current = stats.current_version
@@ -38,4 +40,4 @@ class _NodeStore:
         return state
 
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
-        return self._node.observe(callback)
+        return self._viewers.observe(callback)

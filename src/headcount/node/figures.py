@@ -1,5 +1,5 @@
 """
-The figures as programs read them: of the fleet or of this node, now or over the last hour.
+The figures as programs read them: of the fleet or of this node, now or over the last hour; and the current version.
 
 Tests: tests/asgi/test_figures.py, tests/asgi/test_dashboard.py, tests/test_metrics.py.
 """
@@ -14,6 +14,7 @@ from ..core.history import History
 from ..core.registry import Registry
 from ..core.stats import NodeShare, Stats
 from ..fleet.membership import Membership
+from .releases import Releases
 
 
 class FigureHost(Protocol):
@@ -44,6 +45,7 @@ class FigureReader:
         registry: Its connections.
         lock: The node's.
         viewers: Keep the newest figures.
+        releases: Which version was declared current.
         tidy: Closes what a closed event loop left behind.
     """
 
@@ -53,6 +55,7 @@ class FigureReader:
         registry: Registry,
         lock: threading.RLock,
         viewers: StatsSource,
+        releases: Releases,
         tidy: Callable[[], None],
     ) -> None:
         self.history = History()
@@ -61,6 +64,7 @@ class FigureReader:
         self._registry = registry
         self._lock = lock
         self._viewers = viewers
+        self._releases = releases
         self._tidy = tidy
 
     def stats(self, *, rows: bool = True, linger: float | None = None) -> Stats:
@@ -94,6 +98,19 @@ class FigureReader:
         """Seconds since the most silent node reported; 0.0 for a node without a fleet."""
         with self._lock:
             return self._host.membership.view.report_age
+
+    @property
+    def current_version(self) -> str | None:
+        """
+        The version that was declared current, else the one that all nodes of the fleet serve; None: it is not known.
+
+        While no viewer watches here, what the other nodes serve is known as of the last few seconds.
+        """
+        view = self._host.membership.view
+        if self._releases.released is not None or not view.active:
+            return self._releases.current
+        with self._lock:
+            return view.current_version
 
     async def shares(self) -> list[NodeShare]:
         """Return what each node of the fleet has now, this one first; they get a second to answer."""

@@ -1,13 +1,12 @@
 """
 A node: one process's connections. The one imperative shell round the core, and the one door for what clients ask.
 
-It owns the lock, the sessions and their identities. Other state has its own class: `Admission` (listening sockets),
-`Viewers` (subscriptions, pushes), `FigureReader` (history), `SharedStreams` (tabs), `Timers`, `Releases`, `Membership`
-(other nodes).
+It owns the lock, the sessions and their identities: here a stream is opened, replaced and closed, and the node joins
+its fleet, drains and leaves. Other state has its own class: `Admission` (listening sockets), `Viewers` (subscriptions,
+pushes), `FigureReader` (history), `SharedStreams` (tabs), `Timers`, `Releases`, `Membership` (other nodes). What the
+application and its operators ask of the whole fleet is in `FleetCommands`.
 
-`on_message()` is the one door for what a client asks, whichever way it came. `send`, `broadcast`, `revoke`, `release`
-and `page` are for the application and its operators, and reach all nodes. Their halves for this node end in `_here` or
-begin with `deliver`: the commands of other nodes use those.
+`on_message()` is the one door for what a client asks, whichever way it came.
 
 Pages of one application may live in several event loops (tests with several clients do, threads may). The figures are
 shared under a lock; what belongs to a loop (timers, sending) stays in it. Nothing here outlives its last connection: no
@@ -26,39 +25,37 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from ..authorization.authorizer import AuthorizationCheck, Grant
+from ..authorization.authorizer import AuthorizationCheck
 from ..config import Config
-from ..core import identity, messages, paging
+from ..core import identity, messages
 from ..core.cut_reports import CutReports
 from ..core.departures import Departures
 from ..core.ends import GOING_AWAY, LOOP_CLOSED, REPLACED, UNANSWERED, End
 from ..core.labels import UNKNOWN
 from ..core.payload import Payload
-from ..core.registry import Registry, matches
-from ..core.stats import Absence, NodeShare, Stats
+from ..core.registry import Registry
+from ..core.stats import Absence
 from ..core.tallies import TRANSIT_SLACK
 from ..errors import UNKNOWN_HANDLE, UnknownConnection
-from ..fleet.calls import CommandHandler
+from ..fleet.command_handlers import CommandHandlers
 from ..fleet.local_node import FigureSource
 from ..fleet.membership import Membership
 from ..fleet.view import FleetView
-from ..loops import call_in_loop, catch_up_with
+from ..loops import call_in_loop
 from .admission import Admission
 from .figures import FigureReader
+from .fleet_commands import FleetCommands
 from .hook_connection import HookConnection
 from .hooks import Hooks
 from .listening_sockets import Listener
 from .listing import Listing
-from .releases import ReleaseOutcome, Releases, timestamp
+from .releases import Releases, timestamp
 from .session import Session
 from .shared_streams import SharedStreams, TabSession
 from .timers import Duties, Timers
 from .viewers import PendingSubscription, Viewers
 
 logger = logging.getLogger("headcount")
-
-REVOKE_TIMEOUT: Final = 2.0
-"""Seconds in which the loop of a stream must have sent what was chosen before its viewer's right was withdrawn."""
 
 DRAIN_PATIENCE: Final = 1.0
 """Seconds for which the end of a process waits for its streams to end."""
@@ -91,10 +88,9 @@ class Node:
         self.clock = clock
         self.ordinal = ordinal
         """Which of the nodes of one base path in one process it is."""
-        self.check_from_description: Callable[[Mapping[str, Any]], AuthorizationCheck | None] = (
+        self._make_check: Callable[[Mapping[str, Any]], AuthorizationCheck | None] = (
             (lambda _: None) if make_check is None else make_check
         )
-        """Makes a check for a request that came in at another node; None: it cannot be made here."""
         self.started = clock()
         self._cut_reports = CutReports()
         self.counters: Counter[str] = Counter()
@@ -102,7 +98,7 @@ class Node:
         self.admission = Admission(config, lambda: len(self.sessions) - len(self.shared_streams))
         self.sessions: dict[str, Session] = {}
         """Open streams by public id."""
-        self.releases = Releases(config.version, self.release_here)
+        self.releases = Releases(config.version, self._release_here)
         self.departures = Departures(config.reconnect_spread + TRANSIT_SLACK, config.unaccounted_grace)
         """Pages whose streams this node ended, and that may come back."""
         self._lock = threading.RLock()
@@ -114,6 +110,7 @@ class Node:
             reserved_versions=(config.version, UNKNOWN),
             serves=config.version,
         )
+        self.listing = Listing(self._registry, self._lock, self._forget_closed_loops)
         self._reset_identity()
         self._process = os.getpid()
         self.shared_streams = SharedStreams(self, config.viewer_timeout, self._now)
@@ -134,65 +131,28 @@ class Node:
             membership=self.membership,
             shared_streams=self.shared_streams,
         )
-        self.figures = FigureReader(self, self._registry, self._lock, self.viewers, self._forget_closed_loops)
-        self.listing = Listing(self._registry, self._lock, self._forget_closed_loops)
+        self.figures = FigureReader(
+            self, self._registry, self._lock, self.viewers, self.releases, self._forget_closed_loops
+        )
+        self.commands = FleetCommands(
+            self,
+            self._registry,
+            self._lock,
+            self.counters,
+            releases=self.releases,
+            viewers=self.viewers,
+            shared_streams=self.shared_streams,
+            figures=self.figures,
+        )
 
     @property
     def is_idle(self) -> bool:
         """No stream is open. Tabs of a stream that has just ended may still be counted."""
         return len(self.sessions) == len(self.shared_streams)
 
-    @property
-    def draining(self) -> bool:
-        """The application drains all streams."""
-        return self.admission.draining
-
-    @property
-    def subscribers(self) -> int:
-        """Viewers that receive figures from this node."""
-        return len(self.viewers.subscriptions)
-
-    @property
-    def hook_errors(self) -> int:
-        """Failures of the application's hooks."""
-        return self.hooks.errors
-
-    @property
-    def report_age(self) -> float:
-        """Seconds since the most silent node reported; 0.0 for a node without a fleet."""
-        return self.figures.report_age
-
-    def stats(self, *, rows: bool = True, linger: float | None = None) -> Stats:
-        """Return the fleet's figures as they are known here. See `FigureReader.stats`."""
-        return self.figures.stats(rows=rows, linger=linger)
-
-    async def fresh_stats(self, *, rows: bool = True) -> Stats:
-        """Return the figures as all nodes have them now; they get a second to answer. See `FigureReader.stats`."""
-        return await self.figures.fresh_stats(rows=rows)
-
-    def local_stats(self) -> Stats:
-        """Return the figures of this node alone."""
-        return self.figures.local_stats()
-
-    async def shares(self) -> list[NodeShare]:
-        """Return what each node of the fleet has now, this one first; they get a second to answer."""
-        return await self.figures.shares()
-
-    async def history(self) -> dict[str, Any]:
-        """Return the history of the fleet, or of this node if it is alone, in the wire's shape."""
-        return await self.figures.whole_history()
-
-    def observe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` in the running loop after every change of the figures. Returns a function that ends it."""
-        return self.viewers.observe(callback)
-
     def find_listener(self, server: Any) -> Listener | None:
         """Return the listening socket behind an ASGI scope's `server` value, if it can be found."""
         return self.admission.find_listener(server)
-
-    def addresses(self, server: Any) -> list[str]:
-        """Return the addresses of the listening sockets behind an ASGI scope's `server` value."""
-        return self.admission.addresses(server)
 
     def refusal(self, listener: Listener | None) -> End | None:
         """Say why a stream that came in by a listening socket cannot be opened now; None: it is admitted."""
@@ -222,13 +182,16 @@ class Node:
         """Note that all messages of a session are sent: a viewer that fell behind gets the newest snapshot."""
         self.viewers.caught_up(session)
 
-    def unready_reason(self, listener: Listener | None) -> str | None:
+    def unready_reason(self, server: Any) -> str | None:
         """
         Say why this node should get no traffic yet, or no more; None: it is ready.
 
+        Args:
+            server: The ASGI scope's value.
+
         Not because Redis is away: then all servers of a fleet would be taken out of traffic at once.
         """
-        if self.admission.refusal(listener) is GOING_AWAY:
+        if self.admission.refusal(self.admission.find_listener(server)) is GOING_AWAY:
             return "This server is draining, and its clients reconnect elsewhere; send requests to another one."
         if not self.membership.view.was_connected:
             return "This server has not reached its backend yet, so its figures are partial; ask again in a moment."
@@ -240,7 +203,7 @@ class Node:
     def _reset_identity(self) -> None:
         self.id = os.urandom(identity.NODE_BYTES).hex()
         self._key = os.urandom(32)
-        self.membership: Membership = Membership(self, self._make_view)
+        self.membership: Membership = Membership(self, self.admission, self.listing, self._make_view)
 
     def join(self, server: Any) -> None:
         """
@@ -290,7 +253,16 @@ class Node:
         """Leave the fleet: the other nodes drop this node's figures at once."""
         await self.membership.leave()
 
-    def _make_view(self, run_command: CommandHandler) -> FleetView:
+    def _make_view(self) -> FleetView:
+        handlers = CommandHandlers(
+            self.id,
+            door=self,
+            commands=self.commands,
+            listing=self.listing,
+            authorize=self.viewers.authorize,
+            remote=self.membership.remote,
+            check_from_description=self._make_check,
+        )
         view = FleetView(
             self.id,
             self.config,
@@ -300,7 +272,7 @@ class Node:
             releases=self.releases,
             changed=self.viewers.changed,
             shows_rows=self.viewers.shows_rows,
-            run_command=run_command,
+            run_command=handlers.run_command,
             departures=self.departures,
             return_key=identity.return_key(self._key),
             tab_versions=self._tab_versions,
@@ -309,6 +281,9 @@ class Node:
             if self.releases.released is not None:
                 view.declare(self.releases.released.version)
         return view
+
+    def _release_here(self, version: str, number: int) -> None:
+        self.commands.release_here(version, number)  # they are made last, of all that the node has
 
     def _tab_versions(self) -> dict[str, str]:
         return self.shared_streams.tab_versions()
@@ -321,6 +296,10 @@ class Node:
         """Make the public id and the secret handle of a new connection."""
         public = identity.public_id(self.id, os.urandom(identity.ID_BYTES))
         return public, identity.handle_for(public, self._key)
+
+    def public_id(self, connection_id: str) -> str:
+        """Return the public id that a secret handle of this node names; any other text as it is."""
+        return identity.id_of(connection_id, self._key) or connection_id
 
     def find(self, handle: str) -> Session:
         """
@@ -390,10 +369,10 @@ class Node:
             released = self.releases.released
         if released is not None and released.version != version and session.id not in self.shared_streams:
             # The page was loaded before the release, or from a server that still serves the old code.
-            session.send(self._version_message())
+            session.send(self.releases.message())
         self.counters["opened"] += 1
         if info is not None and self.hooks.open:
-            self.hooks.run(self.hooks.open, HookConnection(info, self.deliver))
+            self.hooks.run(self.hooks.open, HookConnection(info, self.commands.deliver))
 
     def close(self, session: Session, reason: str) -> None:
         """Remove a stream. Idempotent. In the stream's loop, unless that is closed: timers and hooks belong to it."""
@@ -422,7 +401,7 @@ class Node:
         self.counters["closed"] += 1
         self.counters[f"closed:{reason}"] += 1
         if info is not None and self.hooks.close:
-            self.hooks.run(self.hooks.close, HookConnection(info, self.deliver), reason)
+            self.hooks.run(self.hooks.close, HookConnection(info, self.commands.deliver), reason)
 
     def dispatch(
         self, handle: str, message: messages.ClientMessage, make_check: Callable[[], AuthorizationCheck]
@@ -570,184 +549,6 @@ class Node:
                 self.counters["unknown_messages"] += 1
         return None
 
-    async def page(
-        self, *, version: str | None, route: str | None, limit: int, cursor: paging.Cursor = paging.START
-    ) -> paging.ConnectionPage:
-        """
-        Page through the connections of all nodes, node by node.
-
-        Args:
-            version: Only those of this version.
-            route: Only those on this route.
-            limit: Rows at most.
-            cursor: Of the page before.
-
-        Raises:
-            Busy: Too many requests wait for other nodes.
-        """
-        return await self.membership.remote.page(version=version, route=route, limit=limit, cursor=cursor)
-
-    async def sorted_page(
-        self,
-        order: paging.Order,
-        *,
-        version: str | None,
-        route: str | None,
-        limit: int,
-        after: paging.Position | None = None,
-    ) -> paging.SortedRows:
-        """
-        Return the first connections of all nodes after a position in an order.
-
-        Raises:
-            Busy: Too many requests wait for other nodes.
-        """
-        return await self.membership.remote.sorted_page(order, version=version, route=route, limit=limit, after=after)
-
-    def page_here(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
-        """Return a page of this node's connections, oldest first. See `Listing.page`."""
-        return self.listing.page(version=version, route=route, limit=limit, after=after)
-
-    async def sorted_page_here(
-        self,
-        order: paging.Order,
-        *,
-        version: str | None,
-        route: str | None,
-        limit: int,
-        after: paging.Position | None,
-    ) -> paging.SortedRows:
-        """Return this node's first connections after a position in an order. See `Listing.sorted_page`."""
-        return await self.listing.sorted_page(order, version=version, route=route, limit=limit, after=after)
-
-    async def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
-        """
-        Send one connection a JSON object, by public id or secret handle, whichever node it is on.
-
-        Raises:
-            UnknownConnection: It is not open on any node.
-            Busy: It is not known whether it is: the node that has it did not answer, or cannot be looked for. Or too
-                many messages wait for other nodes.
-            TypeError: The message is not a mapping, or holds a value that is not JSON.
-        """
-        encoded = messages.application(message)
-        try:
-            self.deliver(connection_id, Payload(encoded))
-        except UnknownConnection:
-            await self.membership.remote.send(connection_id, encoded)
-
-    def deliver(self, connection_id: str, payload: Payload) -> None:
-        """
-        Send one connection of this node an encoded message, by public id or secret handle.
-
-        Raises:
-            UnknownConnection: It is not open here.
-        """
-        public = identity.id_of(connection_id, self._key) or connection_id
-        session = self.sessions.get(public)
-        if session is None:
-            raise UnknownConnection(f"No open connection has the id {public}.")
-        call_in_loop(session.loop, session.send, payload)
-
-    async def broadcast(
-        self, message: Mapping[str, Any], *, version: str | None = None, route: str | None = None
-    ) -> int:
-        """
-        Send a JSON object to all counted connections of all nodes, or only to those of one version or route.
-
-        Returns:
-            The number of connections that it was handed to, on the nodes that answered in time.
-
-        Raises:
-            TypeError: The message is not a mapping, or holds a value that is not JSON.
-        """
-        encoded = messages.application(message)
-        here = self.deliver_all(Payload(encoded), version=version, route=route)
-        return here + await self.membership.remote.broadcast(encoded, version, route)
-
-    def deliver_all(self, payload: Payload, *, version: str | None = None, route: str | None = None) -> int:
-        """
-        Send an encoded message to all counted connections of this node, or only to those of one version or route.
-
-        Returns:
-            The number of connections that it was handed to.
-        """
-        with self._lock:
-            chosen = [session for session in self.sessions.values() if self._matches(session, version, route)]
-        for session in chosen:
-            call_in_loop(session.loop, session.send, payload)
-        return len(chosen)
-
-    async def forget(self, gone: str) -> bool:
-        """
-        End the doubt about a node that is gone, on all nodes.
-
-        Returns:
-            Whether anything of it was unaccounted for.
-
-        Raises:
-            Busy: The backend did not answer.
-        """
-        return await self.membership.view.forget(gone)
-
-    def release_here(self, version: str, number: int = 0) -> int:
-        """
-        Declare a version current, and tell every stream of this node, viewers' too. See `Releases.declare`.
-
-        Returns:
-            The number of streams that were told; 0 for the current version and for a declaration older than the last.
-        """
-        with self._lock:
-            if not self.releases.declare(version, number):
-                return 0
-            self._registry.declare(version)
-            self.membership.view.declare(version)
-            self.viewers.changed()
-            # Tabs that share a stream all hear what is said on it.
-            streams = [
-                session for session in self.sessions.values() if self.shared_streams.stream_of(session.id) == session.id
-            ]
-        payload = self._version_message()
-        for stream in streams:
-            call_in_loop(stream.loop, stream.send, payload)
-        self.viewers.notify_observers()
-        self.counters["releases"] += 1
-        return len(streams)
-
-    async def release(self, version: str) -> ReleaseOutcome:
-        """Declare a version current on all nodes."""
-        before = self.releases.released
-        here = self.release_here(version)
-        assert self.releases.released is not None
-        found = await self.membership.remote.release(self.releases.released)
-        reached = 1 + len(found.answers)
-        # Without the backend, the nodes that it knew are all that is known of the fleet.
-        others = self.figures.stats(rows=False).nodes.expected - 1 if found.asked is None else found.asked
-        streams = here + sum(answer.count for answer in found.answers)
-        return ReleaseOutcome(
-            streams=streams,
-            reached=reached,
-            expected=max(reached, 1 + others),
-            partial=found.asked is None or reached <= found.asked,
-            already_current=not streams and before is not None and before.version == version,
-        )
-
-    @property
-    def current_version(self) -> str | None:
-        """
-        The version that was declared current, else the one that all nodes of the fleet serve; None: it is not known.
-
-        While no viewer watches here, what the other nodes serve is known as of the last few seconds.
-        """
-        view = self.membership.view
-        if self.releases.released is not None or not view.active:
-            return self.releases.current
-        with self._lock:
-            return view.current_version
-
-    def _version_message(self) -> Payload:
-        return Payload(messages.version(self.releases.current, timestamp()))
-
     def drain(self) -> None:
         """Tell every client to reconnect elsewhere, spread over time, and end its stream. New streams are refused."""
         self.admission.draining = True
@@ -756,38 +557,6 @@ class Node:
             self.membership.leave_if_ending()
         for session in list(self.sessions.values()):
             call_in_loop(session.loop, session.end, self.admission.going_away())
-
-    async def revoke(self, connection_id: str) -> bool:
-        """
-        Withdraw a viewer's right, by public id or secret handle, whichever node it is on.
-
-        Returns:
-            False if it had none and no subscription was pending.
-
-        Raises:
-            Busy: The node that it is on did not answer, or cannot be looked for; or too many requests wait for other
-                nodes.
-        """
-        return await self.revoke_here(connection_id) or await self.membership.remote.revoke(connection_id)
-
-    async def revoke_here(self, connection_id: str) -> bool:
-        """
-        Withdraw the right of a viewer of this node, by public id or secret handle. No figure follows its return.
-
-        Returns:
-            False if it had none and no subscription was pending.
-        """
-        public = self.shared_streams.stream_of(identity.id_of(connection_id, self._key) or connection_id)
-        session = self.sessions.get(public)
-        if session is None or not self.viewers.revoke(session):
-            return False
-        # In another thread, the stream's loop may just be sending what was chosen before.
-        await catch_up_with(session.loop, REVOKE_TIMEOUT)
-        return True
-
-    async def authorize(self, check: AuthorizationCheck) -> Grant | None:
-        """Check a right. Whatever goes wrong denies it."""
-        return await self.viewers.authorize(check)
 
     def set_hidden(self, session: Session, hidden: bool) -> None:
         """Note that a page went to the background or came back."""
@@ -808,7 +577,8 @@ class Node:
             info = self._registry.info(session.id) if self.hooks.route else None
         if info is not None:
             # A POST may come in by another loop; the hooks of one connection run in one loop, in their order.
-            call_in_loop(session.loop, self.hooks.run, self.hooks.route, HookConnection(info, self.deliver), before)
+            connection = HookConnection(info, self.commands.deliver)
+            call_in_loop(session.loop, self.hooks.run, self.hooks.route, connection, before)
 
     def _on_tick(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         self.viewers.recheck(loop, now)
@@ -827,12 +597,3 @@ class Node:
         for session in left:
             self.close(session, LOOP_CLOSED)
         self.shared_streams.forget_closed_loops()
-
-    def _matches(self, session: Session, version: str | None, route: str | None) -> bool:
-        if not session.counted:
-            return False
-        if version is None and route is None:
-            return True
-        if session.id not in self._registry:
-            return False
-        return matches(self._registry.info(session.id), version, route)

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+from ..core import messages
 from ..core.fleet_messages import MAX_NUMBER, Released
 from ..core.labels import parse_version
+from ..core.payload import Payload
 from ..errors import Malformed
 
 
@@ -62,6 +64,10 @@ class Releases:
     def current(self) -> str:
         """The version that was declared last, else the server's own."""
         return self._own_version if self.released is None else self.released.version
+
+    def message(self) -> Payload:
+        """Return the message that tells a page which version is current."""
+        return Payload(messages.version(self.current, self._clock()))
 
     def declare(self, version: str, number: int = 0) -> bool:
         """

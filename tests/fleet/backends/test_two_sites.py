@@ -291,10 +291,10 @@ def test_a_node_that_has_not_met_its_fleet_knows_of_no_connection_whether_it_is_
             await site.headcount.revoke("ab" * 16)
         with pytest.raises(Busy, match="may not have arrived"):
             await site.headcount.send("ab" * 16, {"type": "lost"})
-        assert (await site.node.release("v2")).partial
+        assert (await site.node.commands.release("v2")).partial
         assert (await site.headcount.stats()).partial
         assert (await site.stranger.get("/health")).status == 200
-        await until(lambda: not site.node.stats().partial)
+        await until(lambda: not site.node.figures.stats().partial)
         await site.node.leave()
 
     check()
@@ -305,7 +305,7 @@ def test_a_node_that_left_its_fleet_does_not_say_that_it_is_all_of_it(store: Sto
     async def check() -> None:
         async with both(store) as (_, other):
             await other.node.leave()
-            assert (await other.node.release("v2")).partial
+            assert (await other.node.commands.release("v2")).partial
 
     check()
 
@@ -318,10 +318,10 @@ def test_pages_of_connections_are_partial_when_nobody_knows_which_nodes_there_ar
         async with both(store) as (owner, other):
             await owner.stranger.open("ws")
             monkeypatch.setattr(_redis_of(other), "members", AsyncMock(return_value=None))
-            page = await other.node.page(version=None, route=None, limit=10)
+            page = await other.node.commands.page(version=None, route=None, limit=10)
             assert (page.rows, page.partial) == ([], True)
             order = parse_order("id")
-            rows = await other.node.sorted_page(order, version=None, route=None, limit=10)
+            rows = await other.node.commands.sorted_page(order, version=None, route=None, limit=10)
             assert (rows.rows, rows.partial) == ([], True)
 
     check()
