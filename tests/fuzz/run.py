@@ -96,7 +96,7 @@ class Fuzz:
         self.loop = asyncio.get_running_loop()
         self.targets = [Target(how) for how in ("mounted", "wrapped", "alone", "alone")]
         self.headcount = self.targets[0].headcount
-        self.context = StreamContext(self.headcount.node, self.loop, set())
+        self.context = StreamContext(endpoints_of(self.headcount).host, self.loop, set())
         self.outcomes: Counter[str] = Counter()
         self.problems: list[dict[str, Any]] = []
         self.log = Listening()

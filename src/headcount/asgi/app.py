@@ -25,6 +25,7 @@ from ..errors import ConfigError, Malformed
 from ..live.in_process import LocalConnections
 from ..node.hooks import CloseHook, Hooks, OpenHook, RouteHook, validate_hook
 from ..node.node import Node
+from ..node.stream_host import StreamHost
 from .admin import Admin
 from .endpoints import Endpoints
 from .request_head import RequestHead, endpoint_of
@@ -111,11 +112,11 @@ class Headcount:
         self._figures = self.node.figures
         self._commands = self.node.commands
         self._viewers = self.node.viewers
+        host = StreamHost(self.node, self.node.timers, self._viewers, self.node.admission)
         gaps = AddressGaps()
         self._endpoints = Endpoints(
-            self.node,
-            StreamGate(self.node, self._figures),
-            self._viewers.authorize,
+            host,
+            StreamGate(host, self._figures),
             inner_requests,
             Admin(self.node, self._figures, self._commands, self._make_collector, gaps),
             gaps,

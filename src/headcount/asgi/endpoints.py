@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..authorization.authorizer import AuthorizationCheck, Grant
+from ..authorization.authorizer import Grant
 from ..authorization.deferred import DeferredCheck, HandshakeTemplate
 from ..authorization.inner_request import PATH as AUTHORIZE
 from ..authorization.inner_request import InnerRequestCheck, InnerRequests
@@ -25,7 +25,7 @@ from ..core.origin import NO_SITE, OriginVerdict, is_proxy_header
 from ..core.payload import Payload
 from ..errors import Malformed
 from ..log_throttle import LogThrottle
-from ..node.node import Node
+from ..node.stream_host import StreamHost
 from . import client_posts, log_in
 from .admin import Admin, has_metrics_token, not_authorised
 from .buffering_clients import refuse_buffering_client
@@ -88,9 +88,8 @@ class Endpoints:
     The endpoints of one Headcount.
 
     Args:
-        node: Of this process; has the settings.
+        host: The node of this process, which has the settings, and its parts.
         gate: Admits streams to it.
-        authorize: Runs the check of a right. Every failure denies.
         inner_requests: Check rights with the application's own session and user.
         admin: Answers operators.
         address_gaps: Why addresses of clients are not known, which `admin` says.
@@ -98,24 +97,23 @@ class Endpoints:
 
     def __init__(
         self,
-        node: Node,
+        host: StreamHost,
         gate: StreamGate,
-        authorize: Callable[[AuthorizationCheck], Awaitable[Grant | None]],
         inner_requests: InnerRequests,
         admin: Admin,
         address_gaps: AddressGaps,
     ) -> None:
-        self.node = node
-        self.config = node.config
+        self.host = host
+        self.node = host.node
+        self.config = host.node.config
         self.rules = RequestRules.of(self.config, self._note_gap)
         self.gate = gate
-        self._authorize = authorize
         self._inner_requests = inner_requests
         self._admin = admin
         self._template: HandshakeTemplate | None = None
         self._client_script = ClientScript(self.config)
         self._dashboard = Dashboard(self.config)
-        self._log_in = LogIn(node)
+        self._log_in = LogIn(host.node)
         self._log_throttle = LogThrottle()
         self._address_gaps = address_gaps
         self._logged_gaps: set[AddressGap] = set()
@@ -304,7 +302,7 @@ class Endpoints:
         head = exchange.head
         if access is Access.METRICS and has_metrics_token(self.config.metrics_token, head):
             return None
-        grant = await self._authorize(self._check(head, exchange.wrapped_app))
+        grant = await self.host.viewers.authorize(self._check(head, exchange.wrapped_app))
         if grant is None:
             raise not_authorised(head)
         if access is Access.RELEASE and not grant.release:
@@ -322,7 +320,7 @@ class Endpoints:
             stream = self.gate.admit(exchange.head)
         except StreamRefused as refused:
             self.node.counters["reconnects"] += refused.reconnect
-            seconds = max(1, self.node.reconnect_delay() // 1000)
+            seconds = max(1, self.host.admission.reconnect_delay() // 1000)
             raise Problem(503, refused.end.reason, [(b"retry-after", b"%d" % seconds)]) from None
         session = SseSession(exchange.send, stream)
         stays = session.open(stream, sse_offer(exchange.scope), exchange.cors)
@@ -358,7 +356,7 @@ class Endpoints:
         if offer is not None:
             # What is handed over keeps no scope, so what is needed of it is packed.
             deferred = self.deferred_check(head, wrapped_app)
-            taken = offer.websocket(self.node, stream.id, counted=stream.request.counted, make_check=deferred)
+            taken = offer.websocket(self.host, stream.id, counted=stream.request.counted, make_check=deferred)
             if taken is not None:
                 taken.send(Payload(stream.connected))
                 stream.enter(taken)

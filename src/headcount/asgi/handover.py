@@ -13,8 +13,8 @@ from starlette.types import Scope
 
 from ..authorization.deferred import MakeCheck
 from ..core.payload import Payload
-from ..node.node import Node
 from ..node.session import Session
+from ..node.stream_host import StreamHost
 
 EXTENSION: Final = "headcount.handover"
 
@@ -23,7 +23,14 @@ class SseOffer(Protocol):
     """Offered with `GET {base}/sse`."""
 
     def sse(
-        self, node: Node, public_id: str, connected: Payload, *, counted: bool, visible_keepalives: bool, answers: bool
+        self,
+        host: StreamHost,
+        public_id: str,
+        connected: Payload,
+        *,
+        counted: bool,
+        visible_keepalives: bool,
+        answers: bool,
     ) -> Session | None:
         """
         Take the socket over, after the response's head and `connected` were sent the ASGI way.
@@ -37,7 +44,7 @@ class SseOffer(Protocol):
 class WebSocketOffer(Protocol):
     """Offered with a WebSocket on `{base}/ws`."""
 
-    def websocket(self, node: Node, public_id: str, *, counted: bool, make_check: MakeCheck) -> Session | None:
+    def websocket(self, host: StreamHost, public_id: str, *, counted: bool, make_check: MakeCheck) -> Session | None:
         """
         Take the socket over, after the handshake was accepted the ASGI way.
 

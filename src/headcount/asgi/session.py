@@ -37,6 +37,7 @@ class AsgiSession(Outbox):
 
     __slots__ = (
         "_ending",
+        "_host",
         "_node",
         "_over",
         "_receiving",
@@ -59,7 +60,8 @@ class AsgiSession(Outbox):
         self.counted = stream.request.counted
         self.deadline: float | None = None
         self.slot = 0
-        self._node = stream.node
+        self._host = stream.host
+        self._node = stream.host.node  # beside the host: every message and every end needs it
         self._send = send
         self._task = asyncio.current_task()
         self._unfinished_send: Callable[[], Awaitable[None]] | None = None
@@ -112,9 +114,9 @@ class AsgiSession(Outbox):
             while self._ending is None:
                 message = await receive()
                 if message["type"].endswith(".disconnect"):
-                    if message["type"] == "http.disconnect" and self._node.is_stopping():
+                    if message["type"] == "http.disconnect" and self._host.admission.is_stopping():
                         # uvicorn 0.43 and 0.44 say so to every stream when they stop, and the page is still there.
-                        await self._say_farewell(self._node.going_away())
+                        await self._say_farewell(self._host.admission.going_away())
                     self._close(CLIENT)
                     return
                 on_message(message)
@@ -167,7 +169,7 @@ class AsgiSession(Outbox):
                 return
             finish = partial(_unchanged, rest)
         self._sends_in_tasks = True
-        self._node.mark_busy(self)
+        self._host.timers.mark_busy(self)
         if task is self._task and not self._receiving:
             self._unfinished_send = finish
         else:
@@ -177,7 +179,7 @@ class AsgiSession(Outbox):
         self._over = True
         if self._task is not None:
             # receive() will return that the peer is gone. Should it not, the stream ends after `send_timeout`.
-            self._node.mark_busy(self)
+            self._host.timers.mark_busy(self)
 
     async def _finish(self, finish: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -187,9 +189,9 @@ class AsgiSession(Outbox):
             self._mark_broken()
             return
         self._sending = self._unfinished_send = None
-        self._node.mark_writable(self)
+        self._host.timers.mark_writable(self)
         if self.resume():
-            self._node.caught_up(self)
+            self._host.viewers.caught_up(self)
 
     def _close(self, cause: str) -> None:
         # From here on the task is the server's again, and nobody may cancel it.

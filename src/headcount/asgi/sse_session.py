@@ -55,7 +55,7 @@ class SseSession(AsgiSession):
         self.send(connected)
         if offer is not None and not self.busy:
             taken = offer.sse(
-                self._node,
+                self._host,
                 self.id,
                 connected,
                 counted=self.counted,

@@ -13,8 +13,8 @@ from ..core.labels import parse_route, parse_version
 from ..errors import Malformed
 from ..node.figures import FigureReader
 from ..node.listening_sockets import Listener
-from ..node.node import Node
 from ..node.session import Session
+from ..node.stream_host import StreamHost
 from .request_head import RequestHead, parse_query
 
 _QUERY: Final = frozenset(
@@ -67,7 +67,7 @@ class StreamRefused(Exception):  # noqa: N818  a verdict, not an error
 class AdmittedStream(NamedTuple):
     """A stream that may be opened. Its transport sends `connected` first, and then calls `enter`."""
 
-    node: Node
+    host: StreamHost
     request: StreamRequest
     listener: Listener | None
     id: str
@@ -77,7 +77,7 @@ class AdmittedStream(NamedTuple):
 
     def enter(self, session: Session) -> None:
         """Enter the stream into the node, in place of the one that it replaces."""
-        node, request = self.node, self.request
+        node, request = self.host.node, self.request
         if request.shared:
             node.add_shared_stream(session, request.version, request.ip, request.replaces, request.cut_after)
         elif request.replaces:
@@ -91,12 +91,12 @@ class StreamGate:
     Admits streams to a node.
 
     Args:
-        node: Of this process.
+        host: The node of this process, and its parts.
         figures: The node's, which say which version is current.
     """
 
-    def __init__(self, node: Node, figures: FigureReader) -> None:
-        self._node = node
+    def __init__(self, host: StreamHost, figures: FigureReader) -> None:
+        self._host = host
         self._figures = figures
         self._greeting: tuple[str | None, bytes] | None = None
         """The current version, and the template of the `connected` message that names it."""
@@ -109,17 +109,17 @@ class StreamGate:
             Malformed: A bad label or flag, or a parameter twice.
             StreamRefused: The server is going away, or full.
         """
-        node = self._node
+        node, admission = self._host.node, self._host.admission
         request = read_stream_request(head)
-        listener = node.find_listener(head.scope.get("server"))
-        if (end := node.refusal(listener)) is not None:
+        listener = admission.find_listener(head.scope.get("server"))
+        if (end := admission.refusal(listener)) is not None:
             raise StreamRefused(end, reconnect=request.reconnect)
         node.counters["reconnects"] += request.reconnect
         public, handle = node.identify()
-        return AdmittedStream(node, request, listener, public, self._connected(handle))
+        return AdmittedStream(self._host, request, listener, public, self._connected(handle))
 
     def _connected(self, handle: str) -> bytes:
-        config, current = self._node.config, self._figures.current_version
+        config, current = self._host.node.config, self._figures.current_version
         if self._greeting is None or self._greeting[0] != current:
             keepalive = round(config.keepalive_interval * 1000)
             self._greeting = current, messages.greeting(config.version, keepalive, config.update_strategy, current)

@@ -30,7 +30,7 @@ from ..config import Config
 from ..core import identity, messages
 from ..core.cut_reports import CutReports
 from ..core.departures import Departures
-from ..core.ends import GOING_AWAY, LOOP_CLOSED, REPLACED, UNANSWERED, End
+from ..core.ends import GOING_AWAY, LOOP_CLOSED, REPLACED, UNANSWERED
 from ..core.labels import UNKNOWN
 from ..core.payload import Payload
 from ..core.registry import Registry
@@ -149,38 +149,6 @@ class Node:
     def is_idle(self) -> bool:
         """No stream is open. Tabs of a stream that has just ended may still be counted."""
         return len(self.sessions) == len(self.shared_streams)
-
-    def find_listener(self, server: Any) -> Listener | None:
-        """Return the listening socket behind an ASGI scope's `server` value, if it can be found."""
-        return self.admission.find_listener(server)
-
-    def refusal(self, listener: Listener | None) -> End | None:
-        """Say why a stream that came in by a listening socket cannot be opened now; None: it is admitted."""
-        return self.admission.refusal(listener)
-
-    def is_stopping(self) -> bool:
-        """Say whether streams end because a server of this process stops. O(listening sockets)."""
-        return self.admission.is_stopping()
-
-    def going_away(self) -> End:
-        """Make the end of one stream of a server that stops; each gets another delay."""
-        return self.admission.going_away()
-
-    def reconnect_delay(self) -> int:
-        """Draw the delay after which one client should reconnect, in ms."""
-        return self.admission.reconnect_delay()
-
-    def mark_busy(self, session: Session) -> None:
-        """Note that a session is busy, perhaps before it was opened; it is dropped after `send_timeout`."""
-        self.timers.mark_busy(session)
-
-    def mark_writable(self, session: Session) -> None:
-        """Note that a session's message went out after all."""
-        self.timers.mark_writable(session)
-
-    def caught_up(self, session: Session) -> None:
-        """Note that all messages of a session are sent: a viewer that fell behind gets the newest snapshot."""
-        self.viewers.caught_up(session)
 
     def unready_reason(self, server: Any) -> str | None:
         """

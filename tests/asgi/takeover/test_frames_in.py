@@ -232,8 +232,8 @@ def test_what_is_read_does_not_depend_on_how_it_was_cut(frames: list[bytes], dat
     async def sent(pieces: list[bytes]) -> bytes:
         headcount = make()
         node, wire = headcount.node, Wire(asyncio.get_running_loop())
-        context = StreamContext(node, asyncio.get_running_loop(), set())
         endpoints = endpoints_of(headcount)
+        context = StreamContext(endpoints.host, asyncio.get_running_loop(), set())
         make_check = endpoints.deferred_check(RequestHead(SCOPE, "/ws", endpoints.rules), None)
         stream = WebSocketStream(context, wire, "id", counted=True, make_check=make_check)
         node.open(stream, "v", "/", None)

@@ -148,7 +148,7 @@ class FirstRequestProtocol(asyncio.Protocol):
         except (Problem, ProtocolError, StreamRefused):
             return False
         request = admitted.request
-        context = self.next_protocol.context_of(endpoints.node, asyncio.get_running_loop(), self._state.connections)
+        context = self.next_protocol.context_of(endpoints.host, asyncio.get_running_loop(), self._state.connections)
         stream: Stream
         if key is None:
             response = SSE_HEAD(self._state.default_headers) + chunk(frame(admitted.connected))

@@ -24,8 +24,8 @@ from uvicorn import Config
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from ...authorization.deferred import MakeCheck
-from ...node.node import Node
 from ...node.session import Session
+from ...node.stream_host import StreamHost
 from ..responses import Headers
 from .streams import StreamContext, WebSocketStream
 from .uvicorn_fallback import UpgradableProtocol, UvicornWebSocketFallback
@@ -107,10 +107,10 @@ class HandshakeProtocol(UpgradableProtocol, Protocol):
     logger: logging.Logger
 
     @property
-    def node(self) -> Node:
+    def host(self) -> StreamHost:
         """The node whose streams this server takes over."""
 
-    def context(self, node: Node) -> StreamContext:
+    def context(self, host: StreamHost) -> StreamContext:
         """Return what the streams of a node in this server share."""
 
     def detach(self) -> None:
@@ -175,7 +175,7 @@ class Handshake:
             else:
                 self._refuse_http(500)
 
-    def websocket(self, node: Node, public_id: str, *, counted: bool, make_check: MakeCheck) -> Session | None:
+    def websocket(self, host: StreamHost, public_id: str, *, counted: bool, make_check: MakeCheck) -> Session | None:
         """
         Make the socket a stream of the node's; the caller must open it there.
 
@@ -184,7 +184,7 @@ class Handshake:
         """
         if self._accept is None or self._over or self._fallback is not None or self._protocol.transport.is_closing():
             return None
-        return self._hand_over(node, public_id, counted=counted, make_check=make_check)
+        return self._hand_over(host, public_id, counted=counted, make_check=make_check)
 
     async def receive(self) -> Message:
         """Return `websocket.connect` once. Headcount never asks for more, only another application does."""
@@ -254,11 +254,11 @@ class Handshake:
             self._hand_over(None, "", counted=False, make_check=None).refuse(code, reason)
 
     def _hand_over(
-        self, node: Node | None, public_id: str, *, counted: bool, make_check: MakeCheck | None
+        self, host: StreamHost | None, public_id: str, *, counted: bool, make_check: MakeCheck | None
     ) -> WebSocketStream:
         self._over = True
         protocol = self._protocol
-        context, transport = protocol.context(node or protocol.node), protocol.transport
+        context, transport = protocol.context(host or protocol.host), protocol.transport
         protocol.detach()
         stream = WebSocketStream(context, transport, public_id, counted=counted, make_check=make_check)
         transport.write(self._head)

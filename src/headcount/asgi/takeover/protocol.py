@@ -15,7 +15,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ...core.payload import Payload
-from ...node.node import Node
+from ...node.stream_host import StreamHost
 from ..endpoints import Endpoints
 from ..handover import EXTENSION
 from .declined_upgrade import parser_behind_head
@@ -200,25 +200,25 @@ class HeadcountProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]
 
     @property
-    def node(self) -> Node:
+    def host(self) -> StreamHost:
         """The node whose streams this server takes over."""
-        return self.endpoints.node
+        return self.endpoints.host
 
-    def context(self, node: Node) -> StreamContext:
+    def context(self, host: StreamHost) -> StreamContext:
         """Return what the streams of a node in this server share."""
-        return self.context_of(node, self.loop, self.connections)
+        return self.context_of(host, self.loop, self.connections)
 
     @classmethod
-    def context_of(cls, node: Node, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> StreamContext:
+    def context_of(cls, host: StreamHost, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> StreamContext:
         """Return what the streams of a node in a server share."""
         context = cls._shared_context
         if (
             context is None
-            or context.node is not node
+            or context.host is not host
             or context.loop is not loop
             or context.connections is not connections
         ):
-            context = cls._shared_context = cls.context_class(node, loop, connections)
+            context = cls._shared_context = cls.context_class(host, loop, connections)
         return context
 
 
@@ -245,7 +245,14 @@ class ResponseTransport:
         """The socket is a stream's now, and nothing of the request may touch it any more."""
 
     def sse(
-        self, node: Node, public_id: str, connected: Payload, *, counted: bool, visible_keepalives: bool, answers: bool
+        self,
+        host: StreamHost,
+        public_id: str,
+        connected: Payload,
+        *,
+        counted: bool,
+        visible_keepalives: bool,
+        answers: bool,
     ) -> SseStream | None:
         """Take the socket over; see `handover.SseOffer`."""
         protocol = self._protocol
@@ -253,7 +260,7 @@ class ResponseTransport:
             return None
         self._protocol = self._written = None
         self._handed_over = True
-        context = protocol.context(node)
+        context = protocol.context(host)
         protocol.detach()
         stream = SseStream(
             context,

@@ -24,7 +24,7 @@ from ...core.frames import close_frame, pong_frame
 from ...core.outbox import Outbox
 from ...core.payload import ARE_YOU_THERE, COMMENT, KEEPALIVE, Payload, sse_farewell_chunks, websocket_farewell_frames
 from ...errors import ProtocolError, TooLarge
-from ...node.node import Node
+from ...node.stream_host import StreamHost
 from ..session import FAREWELL_TIMEOUT
 
 _COUNTED: Final = 1
@@ -47,10 +47,11 @@ TOO_LONG: Final = f"The message is too long; at most {messages.MAX_MESSAGE} byte
 class StreamContext:
     """What the streams of one server in one loop have in common."""
 
-    __slots__ = ("connections", "loop", "node")
+    __slots__ = ("connections", "host", "loop", "node")
 
-    def __init__(self, node: Node, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
-        self.node = node
+    def __init__(self, host: StreamHost, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
+        self.host = host
+        self.node = host.node
         self.loop = loop
         self.connections = connections
         """uvicorn's set of objects to stop, and to wait for when it stops; `--limit-concurrency` counts it."""
@@ -76,8 +77,8 @@ class CountingStreamContext(StreamContext):
 
     __slots__ = ("_count",)
 
-    def __init__(self, node: Node, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
-        super().__init__(node, loop, connections)
+    def __init__(self, host: StreamHost, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
+        super().__init__(host, loop, connections)
         self._count = 0
 
     def enter(self, stream: "Stream") -> None:  # noqa: ARG002
@@ -96,7 +97,7 @@ class CountingStreamContext(StreamContext):
         """Stop all of them, because the server does."""
         for session in list(self.node.sessions.values()):
             if isinstance(session, Stream) and session.context is self:
-                session.end(self.node.going_away())
+                session.end(self.host.admission.going_away())
 
 
 class Stream(Outbox, asyncio.Protocol):
@@ -173,7 +174,7 @@ class Stream(Outbox, asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Stop: uvicorn calls this when the server does. Other servers have connections of their own."""
-        self.end(self._context.node.going_away())
+        self.end(self._context.host.admission.going_away())
         self._context.wait_left()
 
     def data_received(self, data: bytes) -> None:
@@ -183,16 +184,16 @@ class Stream(Outbox, asyncio.Protocol):
         """Note that the peer does not read: some of the last message is still here."""
         self._flags |= _PAUSED
         if not self._flags & _OVER:
-            self._context.node.mark_busy(self)
+            self._context.host.timers.mark_busy(self)
 
     def resume_writing(self) -> None:
         """Send what waits, because the peer reads again."""
         self._flags &= ~_PAUSED
         if self._flags & _OVER:
             return
-        self._context.node.mark_writable(self)
+        self._context.host.timers.mark_writable(self)
         if self.resume():
-            self._context.node.caught_up(self)
+            self._context.host.viewers.caught_up(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Leave the figures: the peer is gone, or we closed."""
