@@ -112,7 +112,7 @@ class Headcount:
         self._figures = self.node.figures
         self._commands = self.node.commands
         self._viewers = self.node.viewers
-        host = StreamHost(self.node, self.node.timers, self._viewers, self.node.admission)
+        host = StreamHost(self.node, self.node.replacements, self.node.timers, self._viewers, self.node.admission)
         gaps = AddressGaps()
         self._endpoints = Endpoints(
             host,

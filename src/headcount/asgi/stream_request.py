@@ -77,13 +77,16 @@ class AdmittedStream(NamedTuple):
 
     def enter(self, session: Session) -> None:
         """Enter the stream into the node, in place of the one that it replaces."""
-        node, request = self.host.node, self.request
+        host, request = self.host, self.request
         if request.shared:
-            node.add_shared_stream(session, request.version, request.ip, request.replaces, request.cut_after)
+            host.replacements.add_shared_stream(
+                session, request.version, request.ip, request.replaces, request.cut_after
+            )
         elif request.replaces:
-            node.replace(request.replaces, request.version if request.counted else None, request.cut_after)
+            version = request.version if request.counted else None
+            host.replacements.replace(request.replaces, version, request.cut_after)
         reports_cut = request.cut_after > 0
-        node.open(session, request.version, request.route, request.ip, self.listener, reports_cut=reports_cut)
+        host.node.open(session, request.version, request.route, request.ip, self.listener, reports_cut=reports_cut)
 
 
 class StreamGate:

@@ -15,7 +15,7 @@ from ..core import fleet_messages, messages, paging
 from ..core.labels import parse_version
 from ..core.payload import Payload
 from ..errors import Malformed, ProtocolError, UnknownConnection
-from .local_node import ClientDoor, LocalCommands, LocalListing
+from .local_node import ClientDoor, LocalCommands, LocalListing, LocalReplacements
 from .remote_commands import RemoteCheck, RemoteCommands
 
 MAX_PAGE: Final = 1_000
@@ -31,6 +31,7 @@ class CommandHandlers:
     Args:
         node: Id of this node.
         door: What clients ask of it.
+        replacements: End streams that new ones replace.
         commands: What the application and its operators ask of it.
         listing: Its connections as pages.
         authorize: Runs the check of a right. Every failure denies.
@@ -43,6 +44,7 @@ class CommandHandlers:
         node: str,
         *,
         door: ClientDoor,
+        replacements: LocalReplacements,
         commands: LocalCommands,
         listing: LocalListing,
         authorize: Callable[[AuthorizationCheck], Awaitable[Grant | None]],
@@ -51,6 +53,7 @@ class CommandHandlers:
     ) -> None:
         self._node = node
         self._door = door
+        self._replacements = replacements
         self._commands = commands
         self._listing = listing
         self._authorize = authorize
@@ -82,7 +85,7 @@ class CommandHandlers:
             case fleet_messages.Unsubscribe(handle=handle):
                 door.on_message(door.find(handle), messages.UnsubscribeStats(), _no_check)
             case fleet_messages.Replace(handle=handle, cut=cut_after):
-                ok = door.replace_here(handle, cut_after)
+                ok = self._replacements.replace_here(handle, cut_after)
             case fleet_messages.Subscribe(handle=handle, deltas=deltas):
                 check = RemoteCheck(self._remote, command.node, command.re, self._check_from_description)
                 deciding = door.on_message(door.find(handle), messages.SubscribeStats(deltas), lambda: check)

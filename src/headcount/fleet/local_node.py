@@ -57,6 +57,10 @@ class ClientDoor(Protocol):
     def remove_held_tabs(self, handle: str, report: messages.Tabs) -> bool:
         """Do what the last report of a shared stream says after its end. Returns False if it left no tabs here."""
 
+
+class LocalReplacements(Protocol):
+    """Ends the streams of one node that new ones replace."""
+
     def replace_here(self, handle: str, cut_after: float = 0.0) -> bool:
         """End a stream because a new one takes its place; note what its client reports. Returns if there was one."""
 
@@ -139,9 +143,6 @@ class LocalNode(Protocol):
     @property
     def is_idle(self) -> bool:
         """No stream is open."""
-
-    def refresh_absences(self) -> None:
-        """Let the registry say which connections of this node are unaccounted for. The lock is held."""
 
     def use_figures(self, figures: FigureSource | None) -> None:
         """Take the figures from another source from now on; None: from this node's connections."""

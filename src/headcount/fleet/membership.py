@@ -44,18 +44,25 @@ class Membership:
         sockets: Where this process listens.
         listing: The node's connections as pages.
         make_view: Makes the node's view of the fleet, when there are other nodes.
+        refresh_absences: Lets the registry say which connections of this node are unaccounted for. The lock is held.
     """
 
     def __init__(
-        self, node: LocalNode, sockets: LocalSockets, listing: LocalListing, make_view: Callable[[], FleetView]
+        self,
+        node: LocalNode,
+        sockets: LocalSockets,
+        listing: LocalListing,
+        make_view: Callable[[], FleetView],
+        refresh_absences: Callable[[], None],
     ) -> None:
-        self.view: FleetView | NoFleet = NoFleet(node.refresh_absences)
+        self.view: FleetView | NoFleet = NoFleet(refresh_absences)
         """The fleet as this node sees it."""
         self.among_workers = False
         """The starter of this process says that it is one of several workers, should that not be visible."""
         self._node = node
         self._sockets = sockets
         self._make_view = make_view
+        self._refresh_absences = refresh_absences
         self.remote = RemoteCommands(node.id, listing, node.config.authorize_timeout)
         """What other nodes do for this one."""
         self._seen: dict[Any, ListeningSocket | None] = {}
@@ -171,7 +178,7 @@ class Membership:
             logger.debug("Fleet: not looking for other workers: %s", error)
             if isinstance(self.view, FleetView) and not self.view.active:
                 self.view.abandon()
-                self._set_view(NoFleet(self._node.refresh_absences))
+                self._set_view(NoFleet(self._refresh_absences))
                 self._node.use_figures(None)
             return False
         if self._retry_at is None:  # else that was said at the first try

@@ -40,8 +40,8 @@ class CommandHost(Protocol):
     def membership(self) -> Membership:
         """Its way to the other nodes."""
 
-    def public_id(self, connection_id: str) -> str:
-        """Return the public id that a secret handle names; any other text as it is."""
+    def stream_id(self, handle: str) -> str | None:
+        """Return the public id that a secret handle of this node names; None: it is forged, or another node's."""
 
 
 class FleetCommands:
@@ -103,7 +103,7 @@ class FleetCommands:
         Raises:
             UnknownConnection: It is not open here.
         """
-        public = self._host.public_id(connection_id)
+        public = self._host.stream_id(connection_id) or connection_id
         session = self._host.sessions.get(public)
         if session is None:
             raise UnknownConnection(f"No open connection has the id {public}.")
@@ -167,7 +167,7 @@ class FleetCommands:
         Returns:
             False if it had none and no subscription was pending.
         """
-        public = self._shared_streams.stream_of(self._host.public_id(connection_id))
+        public = self._shared_streams.stream_of(self._host.stream_id(connection_id) or connection_id)
         session = self._host.sessions.get(public)
         if session is None or not self._viewers.revoke(session):
             return False

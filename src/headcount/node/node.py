@@ -1,12 +1,13 @@
 """
 A node: one process's connections. The one imperative shell round the core, and the one door for what clients ask.
 
-It owns the lock, the sessions and their identities: here a stream is opened, replaced and closed, and the node joins
-its fleet, drains and leaves. Other state has its own class: `Admission` (listening sockets), `Viewers` (subscriptions,
-pushes), `FigureReader` (history), `SharedStreams` (tabs), `Timers`, `Releases`, `Membership` (other nodes). What the
-application and its operators ask of the whole fleet is in `FleetCommands`.
+It owns the lock, the sessions and their identities: streams are opened and closed here, and the node joins its fleet,
+drains and leaves. Other state has its own class: `Admission` (listening sockets), `Viewers` (subscriptions, pushes),
+`FigureReader` (history), `SharedStreams` (tabs), `Timers`, `Releases`, `Membership` (other nodes), `DepartedPages`
+(pages whose streams this node ended).
 
-`on_message()` is the one door for what a client asks, whichever way it came.
+`on_message()` is the one door for what a client asks, whichever way it came. `Replacements` ends the streams that new
+ones replace. `FleetCommands` does what the application and its operators ask of all nodes.
 
 Pages of one application may live in several event loops (tests with several clients do, threads may). The figures are
 shared under a lock; what belongs to a loop (timers, sending) stays in it. Nothing here outlives its last connection: no
@@ -16,7 +17,6 @@ Tests: tests/asgi/test_streams.py, tests/asgi/test_isolation.py, tests/fleet/bac
 """
 
 import asyncio
-import logging
 import os
 import threading
 import time
@@ -29,13 +29,10 @@ from ..authorization.authorizer import AuthorizationCheck
 from ..config import Config
 from ..core import identity, messages
 from ..core.cut_reports import CutReports
-from ..core.departures import Departures
 from ..core.ends import GOING_AWAY, LOOP_CLOSED, REPLACED, UNANSWERED
 from ..core.labels import UNKNOWN
 from ..core.payload import Payload
 from ..core.registry import Registry
-from ..core.stats import Absence
-from ..core.tallies import TRANSIT_SLACK
 from ..errors import UNKNOWN_HANDLE, UnknownConnection
 from ..fleet.command_handlers import CommandHandlers
 from ..fleet.local_node import FigureSource
@@ -43,6 +40,7 @@ from ..fleet.membership import Membership
 from ..fleet.view import FleetView
 from ..loops import call_in_loop
 from .admission import Admission
+from .departed_pages import DepartedPages
 from .figures import FigureReader
 from .fleet_commands import FleetCommands
 from .hook_connection import HookConnection
@@ -50,12 +48,11 @@ from .hooks import Hooks
 from .listening_sockets import Listener
 from .listing import Listing
 from .releases import Releases, timestamp
+from .replacements import Replacements
 from .session import Session
 from .shared_streams import SharedStreams, TabSession
 from .timers import Duties, Timers
 from .viewers import PendingSubscription, Viewers
-
-logger = logging.getLogger("headcount")
 
 DRAIN_PATIENCE: Final = 1.0
 """Seconds for which the end of a process waits for its streams to end."""
@@ -95,14 +92,10 @@ class Node:
         self._cut_reports = CutReports()
         self.counters: Counter[str] = Counter()
         """Events by name since the start, for tests and metrics."""
-        self.admission = Admission(config, lambda: len(self.sessions) - len(self.shared_streams))
         self.sessions: dict[str, Session] = {}
         """Open streams by public id."""
-        self.releases = Releases(config.version, self._release_here)
-        self.departures = Departures(config.reconnect_spread + TRANSIT_SLACK, config.unaccounted_grace)
-        """Pages whose streams this node ended, and that may come back."""
-        self._lock = threading.RLock()
-        self._registry = Registry(
+        self._lock = lock = threading.RLock()
+        self._registry = registry = Registry(
             route_tracking=config.route_tracking,
             max_listed=config.max_listed_connections,
             max_versions=config.max_versions,
@@ -110,10 +103,14 @@ class Node:
             reserved_versions=(config.version, UNKNOWN),
             serves=config.version,
         )
-        self.listing = Listing(self._registry, self._lock, self._forget_closed_loops)
+        self.admission = Admission(config, lambda: len(self.sessions) - len(self.shared_streams))
+        self.shared_streams = SharedStreams(self, config.viewer_timeout, self._now)
+        self.viewers = Viewers(config, self._now, lock, self.counters, registry, self.shared_streams)
+        self.listing = Listing(registry, lock, self._forget_closed_loops)
+        self.releases = Releases(config.version, self._release_here)
+        self._departed = DepartedPages(self, config, self._now, registry, self.viewers.changed)
         self._reset_identity()
         self._process = os.getpid()
-        self.shared_streams = SharedStreams(self, config.viewer_timeout, self._now)
         duties = Duties(
             self.shared_streams.__contains__,
             self.admission.going_away,
@@ -122,22 +119,12 @@ class Node:
             self._drain_and_leave,
         )
         self.timers = Timers(config, self._now, duties)
-        self.viewers = Viewers(
-            config,
-            self._now,
-            self._lock,
-            self.counters,
-            self._registry,
-            membership=self.membership,
-            shared_streams=self.shared_streams,
-        )
-        self.figures = FigureReader(
-            self, self._registry, self._lock, self.viewers, self.releases, self._forget_closed_loops
-        )
+        self.figures = FigureReader(self, registry, lock, self.viewers, self.releases, self._forget_closed_loops)
+        self.replacements = Replacements(self, lock, self._now, self._cut_reports, self._departed, self.shared_streams)
         self.commands = FleetCommands(
             self,
-            self._registry,
-            self._lock,
+            registry,
+            lock,
             self.counters,
             releases=self.releases,
             viewers=self.viewers,
@@ -171,7 +158,10 @@ class Node:
     def _reset_identity(self) -> None:
         self.id = os.urandom(identity.NODE_BYTES).hex()
         self._key = os.urandom(32)
-        self.membership: Membership = Membership(self, self.admission, self.listing, self._make_view)
+        self.membership = Membership(
+            self, self.admission, self.listing, self._make_view, self._departed.refresh_absences
+        )
+        self.viewers.use_membership(self.membership)
 
     def join(self, server: Any) -> None:
         """
@@ -187,7 +177,6 @@ class Node:
             with self._lock:
                 if self._process != os.getpid():
                     self._reset_identity()
-                    self.viewers.use_membership(self.membership)
                     self.viewers.use_figures(self._registry)
                     self._process = os.getpid()
         self.membership.join(server)
@@ -225,6 +214,7 @@ class Node:
         handlers = CommandHandlers(
             self.id,
             door=self,
+            replacements=self.replacements,
             commands=self.commands,
             listing=self.listing,
             authorize=self.viewers.authorize,
@@ -241,9 +231,9 @@ class Node:
             changed=self.viewers.changed,
             shows_rows=self.viewers.shows_rows,
             run_command=handlers.run_command,
-            departures=self.departures,
+            departures=self._departed.departures,
             return_key=identity.return_key(self._key),
-            tab_versions=self._tab_versions,
+            tab_versions=self.shared_streams.tab_versions,
         )
         with self._lock:
             if self.releases.released is not None:
@@ -252,9 +242,6 @@ class Node:
 
     def _release_here(self, version: str, number: int) -> None:
         self.commands.release_here(version, number)  # they are made last, of all that the node has
-
-    def _tab_versions(self) -> dict[str, str]:
-        return self.shared_streams.tab_versions()
 
     def use_figures(self, figures: FigureSource | None) -> None:
         """Take the figures from another source from now on; None: from this node's connections."""
@@ -265,9 +252,9 @@ class Node:
         public = identity.public_id(self.id, os.urandom(identity.ID_BYTES))
         return public, identity.handle_for(public, self._key)
 
-    def public_id(self, connection_id: str) -> str:
-        """Return the public id that a secret handle of this node names; any other text as it is."""
-        return identity.id_of(connection_id, self._key) or connection_id
+    def stream_id(self, handle: str) -> str | None:
+        """Return the public id that a secret handle of this node names; None: it is forged, or another node's."""
+        return identity.id_of(handle, self._key)
 
     def find(self, handle: str) -> Session:
         """
@@ -282,17 +269,6 @@ class Node:
             raise UnknownConnection(UNKNOWN_HANDLE)
         self.timers.heard(session)  # only the client knows the handle
         return session
-
-    def _on_cut_report(self, stream_id: str, seconds: float) -> None:
-        """Note that something ends a client's streams after so many seconds, as it says when it replaces one."""
-        with self._lock:
-            limit = self._cut_reports.replaced(stream_id, self.clock(), seconds)
-        if limit is not None:
-            logger.warning(
-                "streams: something between browsers and this server ends streams after %.3g s. Raise its limit; see "
-                "docs/deployment.md, 'A proxy that ends streams'.",
-                limit,
-            )
 
     @property
     def cut_after(self) -> float | None:
@@ -356,12 +332,9 @@ class Node:
                 info = self._registry.close(session.id)
                 stream = session.session.id if isinstance(session, TabSession) else session.id
                 if reason == GOING_AWAY.cause or (reason != REPLACED.cause and self.admission.is_stopping()):
-                    self.departures.add(info.version, self.clock(), stream)
-                    self.membership.view.publish_departures_soon()
+                    self._departed.sent_away(info.version, stream)
                 elif reason in UNANSWERED:
-                    self.departures.add(info.version, self.clock(), stream, unanswered=True)
-                    self.membership.view.gave_up()
-                    self.refresh_absences()
+                    self._departed.gave_up(info.version, stream)
                 self.viewers.changed()
         self.shared_streams.on_closed(session, reason)
         if self.is_idle:
@@ -393,97 +366,10 @@ class Node:
         """Do what the last report of a shared stream says after its end. Returns False if it left no tabs here."""
         return self.shared_streams.remove_held(identity.id_of(handle, self._key), report.remove)
 
-    def replace(self, handle: str, version: str | None, cut_after: float = 0.0) -> None:
-        """
-        End the stream that a new one replaces, here or on another node, so that its page is not counted twice.
-
-        Args:
-            handle: Secret handle of the old stream.
-            version: Of the page; None: the new stream is not counted.
-            cut_after: Seconds after which something ends the client's streams, as it reports; 0: no report.
-
-        A client that lost its connection reconnects sooner than the network notices the loss. A handle that names no
-        stream is ignored: mostly that stream has ended already.
-        """
-        if not self.replace_here(handle, cut_after):
-            self.membership.remote.replace(handle, cut_after)
-            if version is not None:
-                self.page_returned(handle, version)
-
     def page_returned(self, handle: str, version: str) -> None:
         """Note a page whose stream before, as its secret handle says, was on a node that may be gone."""
         if len(handle) <= identity.MAX_HANDLE:
             self.membership.view.page_returned(handle, version)
-
-    def replace_here(self, handle: str, cut_after: float = 0.0) -> bool:
-        """
-        End a stream of this node that a new one replaces, or drop the tabs that it left behind.
-
-        Args:
-            handle: Secret handle of the old stream.
-            cut_after: See `replace`.
-
-        Returns:
-            False if there was none.
-        """
-        stream_id = identity.id_of(handle, self._key)
-        if cut_after and stream_id is not None:
-            self._on_cut_report(stream_id, cut_after)
-        ended = self._end_here(stream_id)
-        if stream_id is not None:
-            self.shared_streams.drop_held(stream_id)
-            self._page_is_back(stream_id)
-        return ended
-
-    def _page_is_back(self, stream_id: str) -> None:
-        """Note that the page of a stream which this node ended has come back to it."""
-        with self._lock:
-            if self.departures.discard(stream_id):
-                self.refresh_absences()
-
-    def refresh_absences(self) -> None:
-        """Let the registry say what is unaccounted for here, in case there is no fleet that does. The lock is held."""
-        counts, known = self.departures.unanswered(self.clock()), self._registry.absence
-        absence = None
-        if counts:
-            since = timestamp() if known is None else known.since
-            absence = Absence(self.id, sum(counts.values()), counts, "unanswered", since)
-        if absence != known and self._registry.set_absence(absence):
-            self.viewers.changed()
-
-    def add_shared_stream(
-        self, session: Session, version: str, ip: str | None, replaces: str, cut_after: float = 0.0
-    ) -> None:
-        """
-        Add a stream that tabs share, with the tabs of the stream that it replaces.
-
-        Args:
-            session: The stream. It must be opened at once.
-            version: Of tabs that do not say theirs.
-            ip: Of its tabs.
-            replaces: Secret handle of the browser's stream before; "" for none.
-            cut_after: See `replace`.
-        """
-        replaced = identity.id_of(replaces, self._key)
-        if cut_after and replaced is not None:
-            self._on_cut_report(replaced, cut_after)
-        if replaces and not self._end_here(replaced):
-            self.membership.remote.replace(replaces, cut_after)
-        if replaced is not None:
-            self._page_is_back(replaced)
-        self.shared_streams.add(session, version, ip, replaced, replaces if replaced is None else "")
-
-    def _end_here(self, stream_id: str | None) -> bool:
-        session = None if stream_id is None else self.sessions.get(stream_id)
-        if session is None:
-            return False
-        if not call_in_loop(session.loop, self._end_replaced, session):
-            self.close(session, LOOP_CLOSED)
-        return True
-
-    def _end_replaced(self, session: Session) -> None:
-        self.close(session, REPLACED.cause)  # at once: some streams leave the figures only when their task has ended
-        session.end(REPLACED)
 
     def on_message(
         self, session: Session, message: messages.ClientMessage, make_check: Callable[[], AuthorizationCheck]
@@ -553,7 +439,7 @@ class Node:
         self.shared_streams.expire(loop, now)
         self.figures.keep_sample(now, timestamp)
         with self._lock:
-            self.refresh_absences()
+            self._departed.refresh_absences()
         self._forget_closed_loops()
 
     def _forget_closed_loops(self) -> None:

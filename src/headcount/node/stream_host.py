@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from .admission import Admission
 from .node import Node
+from .replacements import Replacements
 from .timers import Timers
 from .viewers import Viewers
 
@@ -17,6 +18,8 @@ class StreamHost(NamedTuple):
 
     node: Node
     """Takes what the client asks, and the end of the stream."""
+    replacements: Replacements
+    """End the stream that a new one replaces."""
     timers: Timers
     """Are told when the peer does not read, and when it reads again."""
     viewers: Viewers

@@ -89,13 +89,14 @@ class Viewers:
     """
     The subscriptions of one node, and the observers: functions of the application that are called after each push.
 
+    Call `use_membership` before anything else.
+
     Args:
         config: Checked settings.
         clock: Monotonic seconds.
         lock: The node's, which guards the figures too.
         counters: The node's.
         figures: Where the figures come from at first.
-        membership: The node's.
         shared_streams: Ids of streams that tabs share, which need no right to stay open.
     """
 
@@ -106,7 +107,6 @@ class Viewers:
         lock: threading.RLock,
         counters: Counter[str],
         figures: FigureSource,
-        membership: Membership,
         shared_streams: Container[object],
     ) -> None:
         self.subscriptions: dict[str, Subscription] = {}
@@ -120,7 +120,7 @@ class Viewers:
         self._lock = lock
         self._counters = counters
         self._figures = figures
-        self._membership = membership
+        self._membership: Membership
         self._shared_streams = shared_streams
         self._policy: PushPolicy[Subscription] = PushPolicy(config.reauthorize_interval)
         self._log_throttle = LogThrottle()
@@ -149,7 +149,7 @@ class Viewers:
                 self.changed()
 
     def use_membership(self, membership: Membership) -> None:
-        """Reach the other nodes by another membership from now on, as after a fork."""
+        """Reach the other nodes by this membership from now on. After a fork, the node has another one."""
         self._membership = membership
 
     def stats(self) -> Stats:
