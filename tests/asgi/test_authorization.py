@@ -278,7 +278,7 @@ async def test_check_whose_time_is_over_before_the_hook_begins_is_denied() -> No
             return None
 
     site = Site(authorize_timeout=0.01)
-    assert await site.node.viewers.authorize(Stubborn()) is None
+    assert await site.node.check_runner.run(Stubborn()) is None
 
 
 @asynchronous

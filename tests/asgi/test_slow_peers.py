@@ -425,7 +425,7 @@ async def test_nothing_is_sent_while_the_node_is_locked(transport: str, monkeypa
     await site.visitor.say(visitor, {"type": "subscribe-stats"})
     await visitor.next("stats-unauthorized")
     await site.admin.watch(viewer)
-    monkeypatch.setattr(site.node.viewers, "authorize", AsyncMock(return_value=None))
+    monkeypatch.setattr(site.node.check_runner, "run", AsyncMock(return_value=None))
     while (await viewer.next())["type"] != "stats-unauthorized":
         pass
     assert not locked

@@ -117,6 +117,7 @@ class Headcount:
         self._endpoints = Endpoints(
             host,
             StreamGate(host, self._figures),
+            self.node.check_runner,
             inner_requests,
             Admin(self.node, self._figures, self._commands, self._make_collector, gaps),
             gaps,

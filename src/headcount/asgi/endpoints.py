@@ -25,6 +25,7 @@ from ..core.origin import NO_SITE, OriginVerdict, is_proxy_header
 from ..core.payload import Payload
 from ..errors import Malformed
 from ..log_throttle import LogThrottle
+from ..node.check_runner import CheckRunner
 from ..node.stream_host import StreamHost
 from . import client_posts, log_in
 from .admin import Admin, has_metrics_token, not_authorised
@@ -90,6 +91,7 @@ class Endpoints:
     Args:
         host: The node of this process, which has the settings, and its parts.
         gate: Admits streams to it.
+        check_runner: Runs the checks of rights.
         inner_requests: Check rights with the application's own session and user.
         admin: Answers operators.
         address_gaps: Why addresses of clients are not known, which `admin` says.
@@ -99,6 +101,7 @@ class Endpoints:
         self,
         host: StreamHost,
         gate: StreamGate,
+        check_runner: CheckRunner,
         inner_requests: InnerRequests,
         admin: Admin,
         address_gaps: AddressGaps,
@@ -108,6 +111,7 @@ class Endpoints:
         self.config = host.node.config
         self.rules = RequestRules.of(self.config, self._note_gap)
         self.gate = gate
+        self._check_runner = check_runner
         self._inner_requests = inner_requests
         self._admin = admin
         self._template: HandshakeTemplate | None = None
@@ -302,7 +306,7 @@ class Endpoints:
         head = exchange.head
         if access is Access.METRICS and has_metrics_token(self.config.metrics_token, head):
             return None
-        grant = await self.host.viewers.authorize(self._check(head, exchange.wrapped_app))
+        grant = await self._check_runner.run(self._check(head, exchange.wrapped_app))
         if grant is None:
             raise not_authorised(head)
         if access is Access.RELEASE and not grant.release:

@@ -40,6 +40,7 @@ from ..fleet.membership import Membership
 from ..fleet.view import FleetView
 from ..loops import call_in_loop
 from .admission import Admission
+from .check_runner import CheckRunner
 from .departed_pages import DepartedPages
 from .figures import FigureReader
 from .fleet_commands import FleetCommands
@@ -67,27 +68,24 @@ class Node:
     Args:
         config: Checked settings.
         hooks: The application's hooks.
+        make_check: Makes a check of what another process's `AuthorizationCheck` described; None: it cannot.
         clock: Monotonic seconds.
         ordinal: Which of the nodes of one base path in one process it is, so that they find their own kind.
-        make_check: Makes a check of what another process's `AuthorizationCheck` described. None: there are no others.
     """
 
     def __init__(
         self,
         config: Config,
         hooks: Hooks,
+        make_check: Callable[[Mapping[str, Any]], AuthorizationCheck | None],
         clock: Callable[[], float] = time.monotonic,
         ordinal: int = 0,
-        make_check: Callable[[Mapping[str, Any]], AuthorizationCheck | None] | None = None,
     ) -> None:
         self.config = config
         self.hooks = hooks
         self.clock = clock
         self.ordinal = ordinal
-        """Which of the nodes of one base path in one process it is."""
-        self._make_check: Callable[[Mapping[str, Any]], AuthorizationCheck | None] = (
-            (lambda _: None) if make_check is None else make_check
-        )
+        self._make_check = make_check
         self.started = clock()
         self._cut_reports = CutReports()
         self.counters: Counter[str] = Counter()
@@ -105,7 +103,8 @@ class Node:
         )
         self.admission = Admission(config, lambda: len(self.sessions) - len(self.shared_streams))
         self.shared_streams = SharedStreams(self, config.viewer_timeout, self._now)
-        self.viewers = Viewers(config, self._now, lock, self.counters, registry, self.shared_streams)
+        self.check_runner = CheckRunner(config.authorize_timeout, self.counters)
+        self.viewers = Viewers(config, self._now, lock, self.counters, registry, self.shared_streams, self.check_runner)
         self.listing = Listing(registry, lock, self._forget_closed_loops)
         self.releases = Releases(config.version, self._release_here)
         self._departed = DepartedPages(self, config, self._now, registry, self.viewers.changed)
@@ -139,10 +138,7 @@ class Node:
 
     def unready_reason(self, server: Any) -> str | None:
         """
-        Say why this node should get no traffic yet, or no more; None: it is ready.
-
-        Args:
-            server: The ASGI scope's value.
+        Say why this node should get no traffic yet, or no more, by an ASGI scope's `server`; None: it is ready.
 
         Not because Redis is away: then all servers of a fleet would be taken out of traffic at once.
         """
@@ -217,7 +213,7 @@ class Node:
             replacements=self.replacements,
             commands=self.commands,
             listing=self.listing,
-            authorize=self.viewers.authorize,
+            authorize=self.check_runner.run,
             remote=self.membership.remote,
             check_from_description=self._make_check,
         )

@@ -2,10 +2,10 @@
 The viewers of a node: who receives figures, by which right, and when what is sent.
 
 Rights and pushes are one state: a verdict starts, changes or ends what is pushed, and a push first asks whether the
-right still holds. Who is due what decides `core/push_policy.py`; here are the lock, the loops, the checks of rights and
-the encoded snapshots. Every change of the figures marks them dirty; a flush collects the changes, encodes each variant
-that somebody may see once, and hands it to the sessions. The first change after a quiet time is flushed at once, then
-at most every `stats_interval`.
+right still holds. Who is due what decides `core/push_policy.py`, and `check_runner.py` runs the checks of rights; here
+are the lock, the loops and the encoded snapshots. Every change of the figures marks them dirty; a flush collects the
+changes, encodes each variant that somebody may see once, and hands it to the sessions. The first change after a quiet
+time is flushed at once, then at most every `stats_interval`.
 
 Tests: tests/asgi/test_authorization.py, tests/asgi/test_figures.py, tests/asgi/test_slow_peers.py.
 """
@@ -13,14 +13,11 @@ Tests: tests/asgi/test_authorization.py, tests/asgi/test_figures.py, tests/asgi/
 import asyncio
 import logging
 import random
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Container, Coroutine, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVarTuple
-
-import anyio
 
 from ..authorization.authorizer import AuthorizationCheck, Grant
 from ..config import Config
@@ -29,8 +26,8 @@ from ..core.payload import Payload
 from ..core.push_policy import Due, Push, PushPolicy, Variant
 from ..core.stats import Stats, StatsDelta
 from ..fleet.local_node import FigureSource
-from ..log_throttle import LogThrottle
 from ..loops import Tasks, call_in_loop, running_loop
+from .check_runner import CheckRunner
 from .session import Session
 
 Ts = TypeVarTuple("Ts")
@@ -89,8 +86,6 @@ class Viewers:
     """
     The subscriptions of one node, and the observers: functions of the application that are called after each push.
 
-    Call `use_membership` before anything else.
-
     Args:
         config: Checked settings.
         clock: Monotonic seconds.
@@ -98,6 +93,7 @@ class Viewers:
         counters: The node's.
         figures: Where the figures come from at first.
         shared_streams: Ids of streams that tabs share, which need no right to stay open.
+        check_runner: Runs the checks of rights.
     """
 
     def __init__(
@@ -108,6 +104,7 @@ class Viewers:
         counters: Counter[str],
         figures: FigureSource,
         shared_streams: Container[object],
+        check_runner: CheckRunner,
     ) -> None:
         self.subscriptions: dict[str, Subscription] = {}
         """By public id."""
@@ -122,8 +119,8 @@ class Viewers:
         self._figures = figures
         self._membership: Membership
         self._shared_streams = shared_streams
+        self._check_runner = check_runner
         self._policy: PushPolicy[Subscription] = PushPolicy(config.reauthorize_interval)
-        self._log_throttle = LogThrottle()
         self._tasks = Tasks()
         self._flush_loop: asyncio.AbstractEventLoop | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -149,7 +146,7 @@ class Viewers:
                 self.changed()
 
     def use_membership(self, membership: Membership) -> None:
-        """Reach the other nodes by this membership from now on. After a fork, the node has another one."""
+        """Reach the other nodes by this membership from now on. To be called before anything else, and after a fork."""
         self._membership = membership
 
     def stats(self) -> Stats:
@@ -220,25 +217,6 @@ class Viewers:
         self.pending.pop(connection_id, None)
         self._drop_subscription(connection_id)
 
-    async def authorize(self, check: AuthorizationCheck) -> Grant | None:
-        """Check a right. Whatever goes wrong denies it. Raises nothing but the caller's own cancellation."""
-        try:
-            with anyio.fail_after(2 * self._config.authorize_timeout) as limit:
-                grant = await check()
-                # The hook caught the cancellation of this limit, because the time was over before its own had begun.
-                if anyio.current_time() >= limit.deadline:
-                    raise TimeoutError
-                return grant
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # Nobody cancelled us, but the hook waited for something that was.
-            self._check_failed()
-        except Exception:
-            self._check_failed()
-        return None
-
     def recheck(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         """Check the rights again that it is time for, of viewers in the running `loop`. O(viewers)."""
         if not self.subscriptions:
@@ -294,7 +272,7 @@ class Viewers:
                     if pending is None:
                         self.pending.pop(session.id, None)
                         return
-                grant = await self.authorize(pending.check) if self._config.connection_tracking else None
+                grant = await self._check_runner.run(pending.check) if self._config.connection_tracking else None
                 send = _nothing
                 with self._lock:
                     # Else it unsubscribed, was revoked, left or asked anew meanwhile, and this verdict is void.
@@ -337,7 +315,7 @@ class Viewers:
 
     async def _recheck(self, subscription: Subscription) -> None:
         try:
-            grant = await self.authorize(subscription.check)
+            grant = await self._check_runner.run(subscription.check)
         finally:
             with self._lock:
                 self._policy.recheck_ended(subscription)
@@ -355,12 +333,6 @@ class Viewers:
     def _recheck_delay(self) -> float:
         # Viewers that came together are not checked together.
         return self._config.reauthorize_interval * random.uniform(0.8, 0.95)  # noqa: S311  not a secret
-
-    def _check_failed(self) -> None:
-        self._counters["authorize_errors"] += 1
-        # Strangers decide how often rights are checked, so they could fill the log.
-        if (suppressed := self._log_throttle.allow(sys.exc_info()[0])) is not None:
-            logger.exception("Authorization check failed; viewer denied%s.", suppressed)
 
     def _withdraw(self, session: Session) -> UnlockedCall:
         """
