@@ -11,6 +11,16 @@ from ..core.stats import NodeShare
 from .calls import NoCaller
 
 
+class NoNotices:
+    """Tells nobody of departures."""
+
+    def publish_soon(self) -> None:
+        """Do nothing."""
+
+    def gave_up(self) -> None:
+        """Do nothing: the node's registry says so."""
+
+
 class NoFleet:
     """
     The view of a node that knows of no other nodes: its own registry is all there is.
@@ -27,6 +37,7 @@ class NoFleet:
 
     def __init__(self, refresh_absences: Callable[[], None] = lambda: None) -> None:
         self.calls = NoCaller()
+        self.departure_notices = NoNotices()
         self._refresh_absences = refresh_absences
 
     def shares(self) -> list[NodeShare]:
@@ -36,12 +47,6 @@ class NoFleet:
     def sync(self) -> None:
         """Bring the node's own absences up to date. The lock is held."""
         self._refresh_absences()
-
-    def publish_departures_soon(self) -> None:
-        """Do nothing."""
-
-    def gave_up(self) -> None:
-        """Do nothing: the node's registry says so."""
 
     def page_returned(self, handle: str, version: str) -> None:
         """Do nothing."""

@@ -1,13 +1,14 @@
 """
 A node among the others: the figures of all nodes as they are known here.
 
-    ReportCollector  the reports of the other nodes
-    Publisher        to whom it publishes its own
-    OwnShare         its own share, from the registry
-    Refresher        figures of this moment
-    Accounting       connections of nodes that are gone, and have not come back yet
-    Calls            questions to other nodes, and their commands
-    Channel          the backend that carries all of it
+    ReportCollector   the reports of the other nodes
+    Publisher         to whom it publishes its own
+    OwnShare          its own share, from the registry
+    Refresher         figures of this moment
+    DepartureNotices  pages that it sent away or gave up
+    Accounting        connections of nodes that are gone, and have not come back yet
+    Calls             questions to other nodes, and their commands
+    Channel           the backend that carries all of it
 
 No node sends figures unasked. While no viewer watches anywhere, nodes exchange nothing. `FleetView` starts and stops
 these parts, hands each the messages that concern it, and is a source of figures for the node, as a registry is. Its
@@ -39,6 +40,7 @@ from .backends import Backend
 from .calls import Calls, CommandHandler
 from .channel import Channel
 from .check_timer import CheckTimer
+from .departure_notices import DepartureNotices
 from .local_node import Releases
 from .own_share import OwnShare
 from .own_tally import OwnTally, TabVersions
@@ -46,9 +48,6 @@ from .publisher import Publisher
 from .refresher import Refresher
 from .release_exchange import ReleaseExchange
 from .report_collector import ReportCollector
-
-DEPARTURES_GATHERED: Final = 0.02
-"""Seconds for which departures are gathered into one message to the other nodes."""
 
 LEAVE_PATIENCE: Final = 2.0
 """Seconds that the last stream of a server that stops waits for the leave message: twice what Redis gets for it."""
@@ -104,10 +103,6 @@ class FleetView:
         self._releases = releases
         self._registry = registry
         self._version = config.version
-        self._departures = departures
-        self._departed = 0
-        """Revision of the departures that the other nodes were told."""
-        self._departures_timer: asyncio.TimerHandle | None = None
         self._own_tally = OwnTally(registry, departures, lock, clock, config.version, return_key, tab_versions)
         self._leaving: asyncio.Task[None] | None = None
         self._figures = FleetFigures(
@@ -146,6 +141,9 @@ class FleetView:
             shows_rows=shows_rows,
             start_ticking=self._check_timer.start,
             read_tallies=self.accounting.read_tallies,
+        )
+        self.departure_notices = DepartureNotices(
+            self.channel, departures, self._figures, self._collector, self._publisher, lock, clock, changed
         )
         self._refresher = Refresher(self.channel, self._figures, self._collector, lock, clock, changed)
         self.was_connected = False
@@ -251,22 +249,6 @@ class FleetView:
         if self._extend_deadlines():
             self._changed()
         self._own_share.sync()
-
-    def publish_departures_soon(self) -> None:
-        """Tell the other nodes, soon, that this one ended streams whose pages may come back. From any loop."""
-        if self.active and self._departures_timer is None:
-            self.channel.call(self._gather_departures)
-
-    def gave_up(self) -> None:
-        """Say at once that pages are unaccounted for because they did not answer. From any loop; the lock is held."""
-        if not self.active:
-            return
-        now = self._clock()
-        if self._collector.listening:
-            away, transit = self._departures.counts(now), self._departures.transit(now)
-            unanswered = self._departures.only_unanswered(now)
-            self._figures.receive_away(self.node, away, transit, now, unanswered=unanswered)
-        self.channel.call(self._publish_departures)
 
     def page_returned(self, handle: str, version: str) -> None:
         """Note a page that names a stream of another node, which may be gone. From any loop."""
@@ -469,30 +451,8 @@ class FleetView:
         self._collector.on_left(node, sequence)
         self._refresher.on_left(node)
 
-    def _gather_departures(self) -> None:
-        if self._departures_timer is None and self.channel.loop is not None:
-            self._departures_timer = self.channel.loop.call_later(DEPARTURES_GATHERED, self._publish_departures)
-
     def _publish_departures(self) -> None:
-        """Say which pages were told to reconnect, before the figures without them are published. In the loop."""
-        with self._lock:
-            if self._departures_timer is not None:
-                self._departures_timer.cancel()
-                self._departures_timer = None
-            if self._departed == self._departures.revision or self.channel.backend is None:
-                return
-            self._departed = self._departures.revision
-            self.channel.backend.write_tally()
-            now = self._clock()
-            away, transit = self._departures.counts(now), self._departures.transit(now)
-            unanswered = self._departures.only_unanswered(now)
-            if self._collector.listening and self._figures.receive_away(
-                self.node, away, transit, now, unanswered=unanswered
-            ):
-                self._changed()
-            if self._publisher.schedule:
-                message = fleet_messages.Away(node=self.node, away=away, transit=transit, unanswered=unanswered)
-                self.channel.publish(fleet_messages.encode(message))
+        self.departure_notices.publish()  # which are made after the publisher, because they ask it who listens
 
     def _tick(self, now: float) -> bool:
         with self._lock:
@@ -520,9 +480,7 @@ class FleetView:
 
     def _forget_loop(self) -> None:
         """Drop what belonged to a loop that is over, or to the fleet that this node leaves."""
-        if self._departures_timer is not None:
-            self._departures_timer.cancel()
-            self._departures_timer = None
+        self.departure_notices.stop()
         self._check_timer.stop()
         self._collector.forget_loop()
         self._refresher.forget_loop()

@@ -59,12 +59,12 @@ class DepartedPages:
     def sent_away(self, version: str, stream_id: str) -> None:
         """Note a page that was told to reconnect elsewhere."""
         self.departures.add(version, self._clock(), stream_id)
-        self._host.membership.view.publish_departures_soon()
+        self._host.membership.view.departure_notices.publish_soon()
 
     def gave_up(self, version: str, stream_id: str) -> None:
         """Note a page that did not answer or read."""
         self.departures.add(version, self._clock(), stream_id, unanswered=True)
-        self._host.membership.view.gave_up()
+        self._host.membership.view.departure_notices.gave_up()
         self.refresh_absences()
 
     def came_back(self, stream_id: str) -> None:

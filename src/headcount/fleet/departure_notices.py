@@ -1,0 +1,105 @@
+"""
+Tells the other nodes which pages this one sent away or gave up, before its figures without them are published.
+
+Tests: tests/fleet/backends/test_conformance.py, tests/fleet/backends/test_two_sites.py.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from ..core import fleet_messages
+from ..core.departures import Departures
+from ..core.fleet_figures import FleetFigures
+from .channel import Channel
+from .publisher import Publisher
+from .report_collector import ReportCollector
+
+DEPARTURES_GATHERED: Final = 0.02
+"""Seconds for which departures are gathered into one message to the other nodes."""
+
+
+class DepartureNotices:
+    """
+    Publishes the departures of this node.
+
+    Args:
+        channel: The way to the other nodes.
+        departures: Pages whose streams this node ended.
+        figures: Of the fleet, as far as they are known here.
+        collector: Knows whether this node listens to the others.
+        publisher: Knows whether another node listens to this one.
+        lock: The node's.
+        clock: Monotonic seconds.
+        changed: Schedules a push to the viewers; called with the lock held.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        departures: Departures,
+        figures: FleetFigures,
+        collector: ReportCollector,
+        publisher: Publisher,
+        lock: threading.RLock,
+        clock: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        self._channel = channel
+        self._departures = departures
+        self._figures = figures
+        self._collector = collector
+        self._publisher = publisher
+        self._lock = lock
+        self._clock = clock
+        self._changed = changed
+        self._published = 0
+        """Revision of the departures that the other nodes were told."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def publish_soon(self) -> None:
+        """Tell the other nodes, soon, that this one ended streams whose pages may come back. From any loop."""
+        if self._channel.active and self._timer is None:
+            self._channel.call(self._gather)
+
+    def gave_up(self) -> None:
+        """Say at once that pages are unaccounted for because they did not answer. From any loop; the lock is held."""
+        if not self._channel.active:
+            return
+        if self._collector.listening:
+            now = self._clock()
+            away, transit = self._departures.counts(now), self._departures.transit(now)
+            unanswered = self._departures.only_unanswered(now)
+            self._figures.receive_away(self._channel.node, away, transit, now, unanswered=unanswered)
+        self._channel.call(self.publish)
+
+    def publish(self) -> None:
+        """Say which pages were told to reconnect, unless that was said already. In the backend's loop."""
+        with self._lock:
+            self.stop()
+            if self._published == self._departures.revision or self._channel.backend is None:
+                return
+            self._published = self._departures.revision
+            self._channel.backend.write_tally()
+            now = self._clock()
+            away, transit = self._departures.counts(now), self._departures.transit(now)
+            unanswered = self._departures.only_unanswered(now)
+            node = self._channel.node
+            if self._collector.listening and self._figures.receive_away(
+                node, away, transit, now, unanswered=unanswered
+            ):
+                self._changed()
+            if self._publisher.schedule:
+                message = fleet_messages.Away(node=node, away=away, transit=transit, unanswered=unanswered)
+                self._channel.publish(fleet_messages.encode(message))
+
+    def stop(self) -> None:
+        """Forget the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _gather(self) -> None:
+        if self._timer is None and self._channel.loop is not None:
+            self._timer = self._channel.loop.call_later(DEPARTURES_GATHERED, self.publish)
