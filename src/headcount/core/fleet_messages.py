@@ -188,6 +188,8 @@ class Replace(_Message, frozen=True, tag="replace"):
     re: Sequence = 0
     cut: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
     """Seconds after which something ends the client's streams, as it reports (core/cut_reports.py); 0: no report."""
+    shared: bool = False
+    """Tabs share the new stream: those of the old one are held until a `ReportTabs` says that the new node has them."""
 
 
 class Subscribe(_Message, frozen=True, tag="subscribe"):

@@ -84,8 +84,8 @@ class CommandHandlers:
                     door.on_message(door.find(handle), report, _no_check)
             case fleet_messages.Unsubscribe(handle=handle):
                 door.on_message(door.find(handle), messages.UnsubscribeStats(), _no_check)
-            case fleet_messages.Replace(handle=handle, cut=cut_after):
-                ok = self._replacements.replace_here(handle, cut_after)
+            case fleet_messages.Replace(handle=handle, cut=cut_after, shared=shared):
+                ok = self._replacements.replace_here(handle, cut_after, shared=shared)
             case fleet_messages.Subscribe(handle=handle, deltas=deltas):
                 check = RemoteCheck(self._remote, command.node, command.re, self._check_from_description)
                 deciding = door.on_message(door.find(handle), messages.SubscribeStats(deltas), lambda: check)

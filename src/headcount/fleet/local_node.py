@@ -61,8 +61,12 @@ class ClientDoor(Protocol):
 class LocalReplacements(Protocol):
     """Ends the streams of one node that new ones replace."""
 
-    def replace_here(self, handle: str, cut_after: float = 0.0) -> bool:
-        """End a stream because a new one takes its place; note what its client reports. Returns if there was one."""
+    def replace_here(self, handle: str, cut_after: float = 0.0, *, shared: bool = False) -> bool:
+        """
+        End a stream because a new one takes its place; note what its client reports. Returns if there was one.
+
+        With `shared`, its tabs are on their way to the new one.
+        """
 
 
 class LocalCommands(Protocol):

@@ -5,7 +5,7 @@ Tests: tests/fleet/backends/test_two_sites.py.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -130,20 +130,26 @@ class RemoteCommands:
         if not answer.ok:
             raise UnknownConnection(UNKNOWN_HANDLE)
 
-    def replace(self, handle: str, cut_after: float = 0.0) -> None:
+    def replace(self, handle: str, cut_after: float = 0.0, *, shared: bool = False) -> None:
         """
         Have the owner of a stream end it, because a new one here takes its place. Does not wait for it.
 
         Args:
             handle: Secret handle of the stream.
             cut_after: What the client reports about a limit, in seconds; the owner can check it. 0: nothing.
+            shared: Tabs share the new stream; the owner holds those of the old one until `take_tabs`.
         """
-        try:
-            owner = self._owner_of(handle)
-        except UnknownConnection:
-            return
-        if len(handle) <= identity.MAX_HANDLE:
-            self.calls.notify(owner, fleet_messages.Replace(node=self._node, handle=handle, cut=cut_after))
+        self._notify_owner(
+            handle,
+            lambda: fleet_messages.Replace(node=self._node, handle=handle, cut=cut_after, shared=shared),
+        )
+
+    def take_tabs(self, handle: str, keys: Iterable[str]) -> None:
+        """Have the owner of a stream count tabs no more that are counted here now. Does not wait for it."""
+        self._notify_owner(
+            handle,
+            lambda: fleet_messages.ReportTabs(node=self._node, re=0, handle=handle, remove=tuple(keys)),
+        )
 
     async def send(self, connection_id: str, message: bytes) -> None:
         """
@@ -304,6 +310,15 @@ class RemoteCommands:
             if await self.calls.may_live(owner):
                 raise Busy(unknown) from None
             return None
+
+    def _notify_owner(self, handle: str, make: Callable[[], fleet_messages.Command]) -> None:
+        """Send the owner of a stream a command that needs no answer; a stranger may have made the handle up."""
+        try:
+            owner = self._owner_of(handle)
+        except UnknownConnection:
+            return
+        if len(handle) <= identity.MAX_HANDLE:
+            self.calls.notify(owner, make())
 
     async def _subscribe(
         self, owner: str, handle: str, make_check: Callable[[], AuthorizationCheck], *, deltas: bool

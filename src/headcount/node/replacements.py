@@ -89,13 +89,14 @@ class Replacements:
             if version is not None:
                 self._host.page_returned(handle, version)
 
-    def replace_here(self, handle: str, cut_after: float = 0.0) -> bool:
+    def replace_here(self, handle: str, cut_after: float = 0.0, *, shared: bool = False) -> bool:
         """
-        End a stream of this node that a new one replaces, or drop the tabs that it left behind.
+        End a stream of this node that a new one replaces, and drop the tabs that it left behind.
 
         Args:
             handle: Secret handle of the old stream.
             cut_after: See `replace`.
+            shared: Tabs share the new stream. Those of the old one are held until they are reported on the new one.
 
         Returns:
             False if there was none.
@@ -105,7 +106,8 @@ class Replacements:
             self._on_cut_report(stream_id, cut_after)
         ended = self._end_here(stream_id)
         if stream_id is not None:
-            self._shared_streams.drop_held(stream_id)
+            if not shared:
+                self._shared_streams.drop_held(stream_id)
             self._page_is_back(stream_id)
         return ended
 
@@ -126,7 +128,7 @@ class Replacements:
         if cut_after and replaced is not None:
             self._on_cut_report(replaced, cut_after)
         if replaces and not self._end_here(replaced):
-            self._host.membership.remote.replace(replaces, cut_after)
+            self._host.membership.remote.replace(replaces, cut_after, shared=True)
         if replaced is not None:
             self._page_is_back(replaced)
         self._shared_streams.add(session, version, ip, replaced, replaces if replaced is None else "")

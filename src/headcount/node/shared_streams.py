@@ -18,6 +18,9 @@ are held: they stay counted, for `HOLD` seconds. The next stream names the ended
 tabs at once, each with its public id, without a hook and without a change of a figure. Tabs that it does not report
 within `HOLD` seconds are dropped: the tab that led, for one.
 
+If the next stream comes to another node, the old one holds the tabs all the same. The new node counts each tab that is
+reported to it, and then has the old one drop it: for a moment a tab may be counted twice, but never not at all.
+
 Source: protocol/README.md#tabs-that-share-a-stream, docs/adr/0010-one-stream-per-browser.md
 """
 
@@ -73,6 +76,9 @@ class TabHost(Protocol):
     def page_returned(self, handle: str, version: str) -> None:
         """Note a page whose stream before was on a node that may be gone."""
 
+    def tabs_taken(self, handle: str, keys: list[str]) -> None:
+        """Have the node of a stream before count tabs no more that are counted here."""
+
     def set_hidden(self, session: Session, hidden: bool) -> None:
         """Note that a page went to the background or came back."""
 
@@ -98,7 +104,11 @@ class SharedStream(msgspec.Struct):
     cause: str = CLIENT
     """Why it ended: what its tabs are closed with that no other stream takes."""
     foreign_handle: str = ""
-    """Secret handle of a stream of another node that this one replaces, until a tab is reported; "" for none."""
+    """Secret handle of a stream of another node that this one replaces; "" for none."""
+    foreign_until: float = 0.0
+    """Until when that node may hold the tabs of its stream."""
+    returned: bool = False
+    """A page has come back that was on that stream."""
     waiting: list[tuple[list[str], Payload]] = msgspec.field(default_factory=list)
     """Messages that came after its end, with the keys of their tabs, at most `MAX_WAITING`."""
 
@@ -199,6 +209,7 @@ class SharedStreams:
             foreign_handle: Secret handle of the stream of another node that it replaces; "" for none.
         """
         stream = self._streams[session.id] = SharedStream(session, version, ip, foreign_handle=foreign_handle)
+        stream.foreign_until = self._clock() + HOLD
         old = self._held.get(replaced) if replaced is not None else None
         # Timers and hooks of a tab stay in their loop; in another one, its tabs are reported as new ones.
         if old is None or not old.ended or old.session.loop is not session.loop:
@@ -326,14 +337,18 @@ class SharedStreams:
                 stream.left_at = self._clock()
                 self._drop(gone, CLIENT)
         ids: dict[str, str] = {}
+        came = [tab.key for tab in report.set if tab.key not in stream.tabs]
         for tab in report.set:
             ids[tab.key] = self._set_tab(stream, session, tab)
             with self._lock:
                 self._confirm(stream, tab.key)
-        if stream.foreign_handle and report.set:
-            # One handle proves one page. How many tabs the old stream had, only its node knew.
-            self._host.page_returned(stream.foreign_handle, report.set[0].version or stream.version)
-            stream.foreign_handle = ""
+        if stream.foreign_handle and came:
+            if not stream.returned:
+                # One handle proves one page. How many tabs the old stream had, only its node knew.
+                stream.returned = True
+                self._host.page_returned(stream.foreign_handle, report.set[0].version or stream.version)
+            if self._clock() < stream.foreign_until:
+                self._host.tabs_taken(stream.foreign_handle, came)
         session.deadline = None if stream.tabs else self._clock() + self._viewer_timeout
         session.send(Payload(messages.tabs(ids)))
 

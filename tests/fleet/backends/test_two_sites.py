@@ -380,6 +380,37 @@ def test_a_stream_takes_the_place_of_one_at_the_other(store: Store) -> None:
     check()
 
 
+def test_tabs_whose_next_stream_comes_to_the_other_never_leave_the_figures(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            keys = [f"tab-{number}-of-this-browser" for number in range(4)]
+            tabs = [{"key": key, "version": "v1", "route": "/a"} for key in keys]
+            old = await owner.visitor.open("sse", "?shared=1")
+            assert (await owner.visitor.post("/tabs", {"connectionId": old.handle, "set": tabs})).status == 200
+            viewers = [await site.admin.watch(await site.admin.open("ws", "?viewer=1")) for site in (owner, other)]
+            for figures in viewers:
+                await figures.total(4)
+            # The leader has closed; the tab that leads now reports itself, and a moment later the others.
+            await owner.visitor.post("/tabs", {"connectionId": old.handle, "remove": keys[:1]})
+            await old.leave()
+            new = await other.visitor.open("sse", f"?shared=1&replaces={old.handle}")
+            await asyncio.sleep(0.2)
+            for some in (tabs[1:2], tabs[2:]):
+                assert (await other.visitor.post("/tabs", {"connectionId": new.handle, "set": some})).status == 200
+                await asyncio.sleep(0.2)
+            await until(lambda: owner.node.figures.local_stats().total == 0, "it holds them no longer than it has to")
+            for figures in viewers:
+                seen = [4]
+                while seen[-1] != 3 or figures.stream.unread:
+                    await figures.step()
+                    seen.append(figures.now["total"])
+                assert min(seen) == 3, seen
+            assert other.node.figures.local_stats().versions == {"v1": 3}
+
+    check()
+
+
 def test_a_limit_is_proven_by_streams_of_the_other(store: Store) -> None:
     @asynchronous
     async def check() -> None:
