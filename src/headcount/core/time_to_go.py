@@ -6,6 +6,7 @@ web/dashboard/src/trend.ts is the same in TypeScript, and protocol/fixtures/time
 import math
 from collections import deque
 from collections.abc import Iterator
+from operator import mul
 from typing import Final, NamedTuple
 
 WINDOW: Final = 900.0
@@ -15,6 +16,18 @@ LEAST_SAMPLES: Final = 4
 
 LEAST_SPAN: Final = 10.0
 """Seconds that the samples must cover."""
+
+HALF_WEIGHT: Final = 60.0
+"""Seconds. A sample that is so much older than another counts half as much: what leaves now is shown by the newest."""
+
+NEAR: Final = 0.95
+"""
+A number of at least this part of its highest is near it: the number of a site's visitors varies by about so much while
+nothing happens.
+"""
+
+CERTAINTY: Final = 2.0
+"""A number shrinks if its line falls by more than so many of the slope's standard errors."""
 
 FURTHEST: Final = 7 * 24 * 3_600.0
 """Seconds. What is further away than this is `NEVER`."""
@@ -67,7 +80,8 @@ def decay(samples: list[Sample]) -> float | None:
     Estimate which share of the connections leaves in a second.
 
     Old pages leave as visitors close or reload them, each page with about the same chance in each minute, so the number
-    shrinks by a factor and not by an amount. The factor is the slope of the line through the logarithms.
+    shrinks by a factor and not by an amount. The factor is the slope of the line through the logarithms, in which newer
+    samples have more weight.
 
     Args:
         samples: Oldest first.
@@ -80,16 +94,42 @@ def decay(samples: list[Sample]) -> float | None:
         return None
     now = samples[-1].at
     recent = [sample for sample in samples if sample.at >= now - WINDOW]
-    # Only since the number was highest: before that, the old version was still the new one.
-    highest = max(range(len(recent)), key=lambda index: (recent[index].left, index))
-    falling = [sample for sample in recent[highest:] if sample.left > 0]
+    falling = [sample for sample in recent[_beginning(recent) :] if sample.left > 0]
     if not _is_enough(falling, now):
-        return 0.0 if highest == len(recent) - 1 and _is_enough(recent, now) else None
-    times = [sample.at - now for sample in falling]
-    logs = [math.log(sample.left) for sample in falling]
-    time, log = sum(times) / len(times), sum(logs) / len(logs)
-    rise = sum((at - time) * (value - log) for at, value in zip(times, logs, strict=True))
-    return max(0.0, -rise / sum((at - time) ** 2 for at in times))
+        is_highest = recent[-1].left >= max(sample.left for sample in recent)
+        return 0.0 if is_highest and _is_enough(recent, now) else None
+    return _weighted_fall(falling, now)
+
+
+def _beginning(samples: list[Sample]) -> int:
+    """
+    Return where the fall begins: the last sample near the highest. Before it, the old version was still the new one.
+
+    While the newest is near the highest itself, the fall may be a slow one, and begins with the highest.
+    """
+    highest = max(range(len(samples)), key=lambda index: (samples[index].left, index))
+    least = samples[highest].left * NEAR
+    near = max(index for index, sample in enumerate(samples) if sample.left >= least)
+    return highest if near == len(samples) - 1 else near
+
+
+def _weighted_fall(samples: list[Sample], now: float) -> float:
+    """Return by how much the line through the logarithms falls in a second; 0 when it does not, or not for certain."""
+    times = [sample.at - now for sample in samples]
+    logs = [math.log(sample.left) for sample in samples]
+    weights = [2.0 ** (at / HALF_WEIGHT) for at in times]
+    total = sum(weights)
+    time = sum(map(mul, weights, times)) / total
+    log = sum(map(mul, weights, logs)) / total
+    spread = sum(weight * (at - time) ** 2 for weight, at in zip(weights, times, strict=True))
+    fall = -sum(weight * (at - time) * (value - log) for weight, at, value in zip(weights, times, logs, strict=True))
+    fall /= spread
+    # Standard error: that of as many equal samples as the weighted ones are worth.
+    missed = sum(
+        weight * (value - log + fall * (at - time)) ** 2 for weight, at, value in zip(weights, times, logs, strict=True)
+    )
+    error = math.sqrt(missed / spread * sum(weight**2 for weight in weights)) / total
+    return fall if fall > CERTAINTY * error else 0.0
 
 
 def time_to_go(left: int, bound: int, share: float | None) -> float | None:
