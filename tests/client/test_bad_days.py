@@ -271,7 +271,8 @@ async def test_where_websockets_do_not_get_through_it_uses_sse_at_once(monkeypat
             await reader.read()
         else:
             assert b"authorization: bearer t0ken" in head
-            writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{"ok":true}')
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+            writer.write(b'Content-Length: 11\r\n\r\n{"ok":true}')
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
@@ -368,6 +369,69 @@ async def test_a_refusal_is_met_again_once_and_then_rarely(
         while len(times) < 3:
             await asyncio.sleep(0.01)
     assert (times[2] - times[1] >= 2.0) == rarely
+
+
+HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (HTML, "/__skew/subscribe-stats answered text/html, not Headcount; is the URL right, and is /__skew passed on"),
+        (b"HTTP/1.1 302 X\r\nLocation: /log-in\r\nContent-Length: 0\r\n\r\n", "/log-in; give the URL"),
+    ],
+    ids=["html", "log-in"],
+)
+async def test_a_subscription_that_something_else_answers_is_said_and_tried_again_rarely(
+    answer: bytes, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconnect, "REFUSED", 2.0)
+    # So that a stream counts as stable however fast its subscription is refused.
+    monkeypatch.setattr(reconnect, "STABLE", 0.0)
+    times: list[float] = []
+    requests: list[str] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        method, path = (await _head(reader, writer)).decode().split()[:2]
+        requests.append(f"{method} {path.partition('?')[0]}")
+        if path.startswith("/__skew/sse"):
+            times.append(asyncio.get_running_loop().time())
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+            writer.write(f"data: {json.dumps(CONNECTED)}\n\n".encode())
+            await reader.read()
+        else:
+            writer.write(answer if path.startswith("/__skew/") else HTML)
+        writer.close()
+
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, asyncio.timeout(20), use_active_connections(url, update_strategy="sse") as live:
+        assert live.status.value == "reconnecting"
+        assert live.authorized.value is None
+        assert words in (live.error.value or "")
+        while len(times) < 3:
+            await asyncio.sleep(0.01)
+    assert set(requests) == {"GET /__skew/sse", "POST /__skew/subscribe-stats"}
+    assert times[2] - times[1] >= 2.0
+
+
+async def test_a_socket_that_is_refused_is_tried_again_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconnect, "REFUSED", 2.0)
+    times: list[float] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _head(reader, writer)
+        times.append(asyncio.get_running_loop().time())
+        writer.write(b"HTTP/1.1 403 X\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, asyncio.timeout(20), use_active_connections(url, update_strategy="ws") as live:
+        assert "refuses WebSockets (403)" in (live.error.value or "")
+        while len(times) < 3:
+            await asyncio.sleep(0.01)
+    assert times[2] - times[1] >= 2.0
 
 
 async def test_a_socket_that_opens_and_does_not_deliver_is_given_up_for_sse(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,16 +157,24 @@ class Access:
             Unreachable: No answer, 429, or a status from 500 on.
         """
         async with self.http() as client:
-            return (await self._request(client, "GET", url, kind)).content
+            response = await self.send(client, "GET", url)
+        check(url, response, kind)
+        return response.content
 
     async def post(self, url: str, body: Mapping[str, Any]) -> bytes:
         """POST a JSON document. Raises the errors of `get`."""
         async with self.http() as client:
-            return (await self._request(client, "POST", url, JSON, json=dict(body))).content
+            response = await self.send(client, "POST", url, json=dict(body))
+        check(url, response)
+        return response.content
 
-    async def _request(
-        self, client: "httpx.AsyncClient", method: str, url: str, kind: str, **options: Any
-    ) -> "httpx.Response":
+    async def send(self, client: "httpx.AsyncClient", method: str, url: str, **options: Any) -> "httpx.Response":
+        """
+        Send a request with a client of `http()`; the caller must `check` the answer. A POST stays one when redirected.
+
+        Raises:
+            Unreachable: No answer.
+        """
         try:
             response = await client.request(method, url, follow_redirects=method == "GET", **options)
             for _ in range(_MAX_REDIRECTS):
@@ -176,15 +184,28 @@ class Access:
                 response = await client.send(response.next_request)
         except httpx.HTTPError as error:
             raise Unreachable(unreachable(url, error, self.proxy)) from None
-        status, headers = response.status_code, response.headers
-        if status != 200:
-            raise failure(url, status, headers, response.content)
-        if _kind(headers) != kind:
-            raise wrong_answer(url, headers, str(response.url))
         return response
 
 
 _MAX_REDIRECTS: Final = 5
+
+
+def check(url: str, response: "httpx.Response", kind: str = JSON) -> None:
+    """
+    Check that an answer is Headcount's.
+
+    Args:
+        url: URL of the request.
+        response: The answer.
+        kind: The media type that it must have.
+
+    Raises the errors of `Access.get`.
+    """
+    status, headers = response.status_code, response.headers
+    if status != 200:
+        raise failure(url, status, headers, response.content)
+    if _kind(headers) != kind:
+        raise wrong_answer(url, headers, str(response.url))
 
 
 def wrong_answer(url: str, headers: Mapping[str, str], answered_by: str = "") -> Refused:
@@ -235,7 +256,10 @@ def failure(url: str, status: int, headers: Mapping[str, str], body: bytes) -> N
         return Unreachable(sentence, parse_retry_after(headers.get("retry-after")))
     if 300 <= status < 400 and (location := headers.get("location")):
         target = printable_url(urljoin(url, location))
-        return Refused(f"{url.partition('?')[0]} redirects to {target}; give the URL that it redirects to.")
+        return Refused(
+            f"{url.partition('?')[0]} redirects to {target}; give the URL that it redirects to, or, if that is "
+            "a log-in page, let requests for Headcount pass without it."
+        )
     if status == 404:
         return Refused(
             f"No Headcount at {_without_endpoint(url)}; give the URL with its base path, which is /__skew by default."
@@ -309,7 +333,16 @@ def _proxy_of(url: str, proxy: str | bool | None) -> str | None:
 
 def _without_endpoint(url: str) -> str:
     path = url.partition("?")[0]
-    for endpoint in ("/admin/stats", "/admin/nodes", "/admin/release", "/sse", "/ws", "/health", "/metrics"):
+    for endpoint in (
+        "/admin/stats",
+        "/admin/nodes",
+        "/admin/release",
+        "/subscribe-stats",
+        "/sse",
+        "/ws",
+        "/health",
+        "/metrics",
+    ):
         path = path.removesuffix(endpoint)
     return path
 

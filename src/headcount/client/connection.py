@@ -121,6 +121,8 @@ class Connection:
         self._limit = Limit()
         self._connection_id = ""
         """Of the newest stream that delivered; "": none has."""
+        self._watched = False
+        """Figures have come, so that what refuses this client may be a server that restarts."""
         self._life = _Life()
         self._successor: _Life | None = None
         """The stream that takes over from `_life` when it has delivered `connected`."""
@@ -144,7 +146,7 @@ class Connection:
                 except Unreachable as unreachable:
                     error, named = str(unreachable), unreachable.retry_after or 0.0
                 except (Refused, ProtocolError) as refusal:
-                    error, refused = str(refusal), isinstance(refusal, Refused) and not self._connection_id
+                    error, refused = str(refusal), isinstance(refusal, Refused) and not self._watched
                 except TimeoutError:
                     error = "Nothing came from the server for too long."
                 cut = code is not None and is_cut(code) and life.return_at is None
@@ -190,7 +192,9 @@ class Connection:
     ) -> Reconnect | None:
         if life.return_at is not None and code != DENIED:
             return Reconnect(max(0.0, life.return_at - asyncio.get_running_loop().time()), 0)
-        return after_end(attempt, random.random(), lasted=life.lasted, code=code, named=named, refused=refused)  # noqa: S311  not a secret
+        # A stream whose subscription is refused has delivered nothing, however long that took.
+        lasted = None if refused else life.lasted
+        return after_end(attempt, random.random(), lasted=lasted, code=code, named=named, refused=refused)  # noqa: S311  not a secret
 
     def _kind(self) -> Way:
         return self._strategy if self._strategy != "auto" else next_way(self._ways, self._prefers)
@@ -266,7 +270,7 @@ class Connection:
         state = self._store.read()
         match message:
             case messages.StatsMessage():
-                life.whole = True
+                life.whole = self._watched = True
                 stats = message.figures()
                 self._store.set(
                     stats=stats,

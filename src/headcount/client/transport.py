@@ -16,7 +16,7 @@ import msgspec
 from ..core.ends import standard_code
 from ..errors import ClientError, ConfigError, Refused, Unreachable
 from . import messages
-from .access import CONNECT_TIMEOUT, NO_SOCKS, Access, failure, unreachable
+from .access import CONNECT_TIMEOUT, NO_SOCKS, Access, check, failure, unreachable
 from .event_reader import MAX_EVENT, EventReader
 
 try:
@@ -57,12 +57,17 @@ class Stream(Protocol):
         """
 
     async def subscribe(self, connection_id: str, *, deltas: bool) -> None:
-        """Subscribe to statistics; the answer comes as a message."""
+        """
+        Subscribe to statistics; the answer comes as a message.
+
+        Raises the errors of `open_stream`, and `Ended`.
+        """
 
 
 class _EventStream:
-    def __init__(self, base: str, client: "httpx.AsyncClient", response: "httpx.Response") -> None:
+    def __init__(self, base: str, access: Access, client: "httpx.AsyncClient", response: "httpx.Response") -> None:
         self._base = base
+        self._access = access
         self._client = client
         self._response = response
 
@@ -79,17 +84,12 @@ class _EventStream:
 
     async def subscribe(self, connection_id: str, *, deltas: bool) -> None:
         url = f"{self._base}/subscribe-stats"
-        try:
-            response = await self._client.post(
-                url, json={"connectionId": connection_id, "deltas": deltas}, timeout=CONNECT_TIMEOUT
-            )
-        except httpx.HTTPError as error:
-            raise Unreachable(unreachable(url, error, proxy=None)) from None
+        body = {"connectionId": connection_id, "deltas": deltas}
+        response = await self._access.send(self._client, "POST", url, json=body, timeout=CONNECT_TIMEOUT)
         if response.status_code == 404:
             # Another process holds the stream, or the stream has just ended: a new stream may work.
             raise Ended("The subscription reached a server process that does not hold this stream.")
-        if response.status_code != 200:
-            raise failure(url, response.status_code, response.headers, response.content)
+        check(url, response)
 
 
 def _retry(reader: EventReader) -> float:
@@ -118,7 +118,7 @@ async def _event_stream(base: str, access: Access, query: dict[str, str]) -> Asy
                 raise Refused(
                     f"The server answered {kind[:80] or 'nothing'} with status 200; is {base} passed on to Headcount?"
                 )
-            yield _EventStream(base, client, response)
+            yield _EventStream(base, access, client, response)
         finally:
             await response.aclose()
 
@@ -167,7 +167,7 @@ async def _websocket(base: str, access: Access, query: dict[str, str]) -> AsyncI
         response = error.response
         if response.status_code == 403:
             # Servers answer 403 to any WebSocket they reject: for its path, its origin or its right.
-            raise Unreachable(f"{base}/ws refuses WebSockets (403); check the URL and the credentials.") from None
+            raise Refused(f"{base}/ws refuses WebSockets (403); check the URL and the credentials.") from None
         raise failure(f"{base}/ws", response.status_code, dict(response.headers), bytes(response.body or b"")) from None
     except ImportError:
         raise ConfigError(NO_SOCKS) from None

@@ -31,7 +31,7 @@ const FAULT_STABLE_MS = 30_000;
 const LAST_ORDINARY_CODE = 1006;
 
 /** What refused a client twice, such as a wrong path, is asked again no sooner than this. */
-const REFUSED_MS = 30_000;
+export const REFUSED_MS = 30_000;
 
 /**
  * A restart or a Retry-After reaches many clients at once and is over soon: the delay is drawn from 2^2 times the first

@@ -107,8 +107,8 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
       }
       set({ status, error, isStale: !!snapshot.authorized });
     },
-    refused({ type }, status) {
-      const error = status === 200 ? null : `The server did not accept ${type} (${status || 'network or CORS'}).`;
+    refused({ type }, status, reason = `The server did not accept ${type} (${status || 'network or CORS'}).`) {
+      const error = status === 200 ? null : reason;
       set(
         status > 200 && type === 'subscribe-stats'
           ? { ...noFigures(), authorized: false, isStale: false, error }

@@ -17,7 +17,7 @@ export type FromLeader =
   | { type: 'ack'; key: string; full: boolean; connected: ServerMessage | undefined }
   | { type: 'got'; message: ServerMessage }
   | { type: 'ended'; status: 'reconnecting' | 'closed'; error: string | null; left?: string | undefined }
-  | { type: 'refused'; message: ClientMessage; status: number };
+  | { type: 'refused'; message: ClientMessage; status: number; reason: string | undefined };
 
 export interface Leader {
   receive(note: ToLeader): void;
@@ -98,9 +98,9 @@ export function createLeader({ createStream, lastConnectionId, left, lock, lockO
       forget();
       relay({ type: 'ended', status, error });
     },
-    refused(message, status) {
+    refused(message, status, reason) {
       if (message.type === 'tabs' && status) reporting = false;
-      relay({ type: 'refused', message, status });
+      relay({ type: 'refused', message, status, reason });
     },
   });
 

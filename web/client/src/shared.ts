@@ -109,7 +109,7 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
         case 'got':
           return received(note.message);
         case 'refused':
-          return events.refused(note.message, note.status);
+          return events.refused(note.message, note.status, note.reason);
         case 'ended':
           departed = note.left;
           if (note.status === 'closed') close();

@@ -5,7 +5,7 @@
  * Event streams are not read by EventSource: Firefox and WebKit end one without an event when the user follows a link to a
  * download, and it shows neither the status nor the type of an answer that is no stream.
  */
-import { type Backoff, backoffMs, retryAfterMs } from './backoff.js';
+import { type Backoff, backoffMs, REFUSED_MS, retryAfterMs } from './backoff.js';
 import { type ClientMessage, decode, type ServerMessage } from './messages.js';
 
 /** How the server is reached. */
@@ -35,9 +35,11 @@ export interface StreamEvents {
   ended(reason: string, code?: number, afterMs?: number): void;
   /**
    * How a message fared that did not arrive at once: the server refused it for good (`status` is from 400 to 499), it has
-   * not reached the server several times and is sent again (0), or it has arrived after that (200).
+   * not reached the server and is sent again (0), or it has arrived after that (200).
+   *
+   * @param reason A sentence, if something else answered in place of the server.
    */
-  refused(message: ClientMessage, status: number): void;
+  refused(message: ClientMessage, status: number, reason?: string): void;
 }
 
 export interface Stream {
@@ -81,8 +83,8 @@ export function openEventStream(site: Site, query: URLSearchParams, events: Stre
   let connectionId: unknown;
   const post: Post = ({ type, ...fields }, signal) =>
     request(site, '/' + type.replace('-update', ''), signal, JSON.stringify({ connectionId, ...fields }));
-  const page = openLane(post, site.backoff, events);
-  const stats = openLane(post, site.backoff, events);
+  const page = openLane(site, post, events);
+  const stats = openLane(site, post, events);
   readEvents(site, '/sse?' + query, aborter.signal, (data) => events.received(decode(data)), events.ended);
 
   return {
@@ -113,6 +115,17 @@ async function request(site: Site, path: string, signal: AbortSignal, body?: str
   } as RequestInit);
 }
 
+function typeOf(response: Response): string {
+  return (response.headers.get('content-type') || 'nothing').split(';')[0]!;
+}
+
+/** What an answer is that is not the one asked for. */
+function described(site: Site, response: Response): string {
+  const { status } = response;
+  const hint = status < 300 ? '. Is it passed on to Headcount?' : '.';
+  return `${site.url('')} answered ${status} (${typeOf(response)})` + hint;
+}
+
 /** Reads an event stream until it ends or the signal aborts it. */
 function readEvents(
   site: Site,
@@ -124,10 +137,8 @@ function readEvents(
   const read = async () => {
     const response = await request(site, path, signal);
     const { status } = response;
-    const [type] = (response.headers.get('content-type') || 'nothing').split(';') as [string];
-    if (status + type !== '200text/event-stream') {
-      const hint = status < 300 ? '. Is it passed on to Headcount?' : '.';
-      return end(`${site.url('')} answered ${status} (${type})` + hint, status, retryAfterMs(response));
+    if (status + typeOf(response) !== '200text/event-stream') {
+      return end(described(site, response), status, retryAfterMs(response));
     }
     onData('');
     const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
@@ -158,10 +169,12 @@ type Post = (message: ClientMessage, signal: AbortSignal) => Promise<Response>;
  * Sends messages one after the other: two POSTs under way at once may arrive in either order. While one is under way
  * only the newest waits, because it replaces what came before it.
  */
-function openLane(post: Post, backoff: Backoff, { ended, refused }: StreamEvents): Stream {
+function openLane(site: Site, post: Post, { ended, refused }: StreamEvents): Stream {
   let waiting: ClientMessage | undefined;
   let busy = false;
   let attempt = 0;
+  /** It was said that messages do not arrive. */
+  let isReported = false;
   let closed = false;
   let timer: ReturnType<typeof setTimeout>;
   let aborter: AbortController;
@@ -184,15 +197,21 @@ function openLane(post: Post, backoff: Backoff, { ended, refused }: StreamEvents
 
     const status = response?.status ?? 0;
     if (status === 404) return ended('');
-    const isLost = attempt >= POSTS_LOST - 1;
-    if (!status || status === 429 || status >= 500) {
+    // A log-in page to which the POST was redirected, or the page of the application: it would be the same the next time.
+    const isForeign = response?.ok && typeOf(response) !== 'application/json';
+    if (isForeign || !status || status === 429 || status >= 500) {
       waiting ??= message;
-      timer = setTimeout(next, retryAfterMs(response) + backoffMs(attempt++, backoff));
-      if (isLost && !status) refused(message, 0);
+      const waitMs = isForeign ? REFUSED_MS : retryAfterMs(response);
+      timer = setTimeout(next, waitMs + backoffMs(attempt++, site.backoff));
+      if (isForeign || (!status && attempt >= POSTS_LOST)) {
+        isReported = true;
+        refused(message, 0, isForeign ? described(site, response!) : undefined);
+      }
       return;
     }
     attempt = 0;
-    if (isLost || status >= 400) refused(message, status);
+    if (isReported || status >= 400) refused(message, status);
+    isReported = false;
     next();
   }
 

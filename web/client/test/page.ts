@@ -186,7 +186,10 @@ export function openPage(
         path: new URL(url).pathname,
         body: JSON.parse(init.body as string),
         init,
-        answer: (status, headers = {}) => (resolve(new Response('{}', { status, headers })), settled()),
+        answer: (status, headers) => (
+          resolve(new Response('{}', { status, headers: { 'content-type': 'application/json', ...headers } })),
+          settled()
+        ),
         fail: () => (reject(new TypeError('network')), settled()),
       });
     });

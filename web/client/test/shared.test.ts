@@ -250,3 +250,23 @@ test('the leader answers for all tabs when the server asks whether they are ther
   await leader.stream.says({ type: 'are-you-there' });
   expect(leader.posts.slice(before)).toMatchObject([{ path: '/__skew/tabs', body: { set: [], remove: [] } }]);
 });
+
+test('a report that a page of HTML answers is said in every tab, and sent again', async () => {
+  const browser = new Browser();
+  const leader = browser.open({ updateStrategy: 'sse' });
+  const other = browser.open({ updateStrategy: 'sse' });
+  await settled();
+  await leader.stream.connects();
+  await settled();
+  const before = leader.posts.length;
+  await leader.posts.at(-1)!.answer(200, { 'content-type': 'text/html' });
+  for (const { headcount } of [leader, other]) {
+    expect(headcount.getSnapshot().error).toBe(
+      'https://shop.example/__skew answered 200 (text/html). Is it passed on to Headcount?',
+    );
+  }
+  await vi.advanceTimersByTimeAsync(31_000);
+  expect(leader.posts.slice(before - 1).map(({ path }) => path)).toEqual(['/__skew/tabs', '/__skew/tabs']);
+  await leader.posts.at(-1)!.answer(200);
+  expect(other.headcount.getSnapshot().error).toBeNull();
+});

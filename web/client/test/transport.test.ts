@@ -224,6 +224,35 @@ test('says that POSTs do not reach the server, goes on trying, and says no more 
   expect(page.headcount.getSnapshot().status).toBe('open');
 });
 
+const html = { 'content-type': 'text/html; charset=utf-8' };
+const htmlCame = 'https://shop.example/__skew answered 200 (text/html). Is it passed on to Headcount?';
+
+test('a route that a page of HTML answers has not arrived: says so at once, and tries again rarely', async () => {
+  vi.spyOn(Math, 'random').mockReturnValue(0.5);
+  const page = openWith();
+  await page.stream.connects();
+  page.headcount.setRoute('/a');
+  await page.posts[0]!.answer(200, html);
+  const error = () => page.headcount.getSnapshot().error;
+  expect(error()).toBe(htmlCame);
+  await vi.advanceTimersByTimeAsync(30_000);
+  expect(page.posts).toHaveLength(1);
+  page.headcount.setRoute('/b');
+  await vi.advanceTimersByTimeAsync(500);
+  expect(page.posts.map(({ body }) => body.route)).toEqual(['/a', '/b']);
+  await page.posts[1]!.answer(200);
+  expect(error()).toBeNull();
+  expect(page.headcount.getSnapshot().status).toBe('open');
+});
+
+test('a subscription that a page of HTML answers is not accepted, and not denied', async () => {
+  const page = await subscribed();
+  await page.posts[0]!.answer(200, html);
+  expect(page.headcount.getSnapshot()).toMatchObject({ authorized: null, status: 'open', error: htmlCame });
+  await vi.advanceTimersByTimeAsync(31_000);
+  expect(page.posts.map(({ path }) => path)).toEqual(['/__skew/subscribe-stats', '/__skew/subscribe-stats']);
+});
+
 test('a subscription that does not reach the server is not denied', async () => {
   const page = await subscribed();
   for (let attempt = 0; attempt < 3; attempt++) {
