@@ -313,6 +313,22 @@ async def test_ordinary_request_to_the_websocket_is_told_what_it_takes(way: str,
         problem(await scene.site.stranger.get(path, {"origin": "https://evil.example"}), 403)
 
 
+@every_way
+@asynchronous
+async def test_a_page_whose_websocket_did_not_open_learns_the_verdict_on_its_handshake(way: str) -> None:
+    """What a browser sends when a page asks: no Origin, and the site that Chromium leaves out of the handshake."""
+    site = Site(way, allowed_origins=["https://admin.example"])
+    asked = {"sec-fetch-site": "same-origin"}
+    own, listed = await site.stranger.get("/ws?origin=https://shop.example", asked), "https://admin.example"
+    problem(own, 426, "accepts WebSockets of this page, but none arrived")
+    problem(await site.stranger.get(f"/ws?origin={listed}", asked), 426, "accepts WebSockets of this page")
+    for foreign in ("https://www.example.com", "null", "x" * 1000):
+        answer = await site.stranger.get(f"/ws?origin={foreign}", asked)
+        problem(answer, 403, f"The handshake of this WebSocket comes from another site, {foreign[:200]}. If")
+        assert (await site.stranger.ws("", {"origin": foreign}).closed())[0] == 1008, "the verdict is the same"
+    problem(await site.stranger.get("/ws?origin=a&origin=b", asked), 400, "repeated")
+
+
 @asynchronous
 async def test_http_2_is_not_told_to_upgrade_because_it_cannot() -> None:
     site = Site()

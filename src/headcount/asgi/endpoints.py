@@ -219,14 +219,8 @@ class Endpoints:
             return cors if allowed == "*" else (*cors, (b"access-control-allow-credentials", b"true"))
         if head.origin_verdict is OriginVerdict.FOREIGN and head.endpoint not in SCRIPTS:
             # A browser may say that a page is another site's without saying which.
-            origin = head.origin
-            site = "another site" if origin is None else f"another site, {origin[:200]}"
             self._log_foreign(head)
-            raise Problem(
-                403,
-                f"This request comes from {site}. If this application is reached under that origin, add it to "
-                "public_origins; if it is another site of yours, to allowed_origins.",
-            )
+            raise _foreign("This request", head.origin)
         return ()
 
     def _log_foreign(self, head: RequestHead) -> None:
@@ -372,7 +366,25 @@ class Endpoints:
 
 
 async def _ask_for_handshake(exchange: Exchange) -> None:
-    raise needs_handshake(exchange.scope)
+    """
+    Say that a WebSocket is expected.
+
+    A browser does not tell a page why its WebSocket was refused. The page therefore asks by GET, with its origin in the
+    query because browsers send none with such a request, and gets the verdict on the handshake.
+    """
+    origin = exchange.head.query(("origin",)).get("origin")
+    if origin and exchange.head.judge_handshake(origin) is OriginVerdict.FOREIGN:
+        raise _foreign("The handshake of this WebSocket", origin)
+    raise needs_handshake(exchange.scope, asked_by_page=bool(origin))
+
+
+def _foreign(what: str, origin: str | None) -> Problem:
+    site = "another site" if origin is None else f"another site, {origin[:200]}"
+    return Problem(
+        403,
+        f"{what} comes from {site}. If this application is reached under that origin, add it to public_origins; if it "
+        "is another site of yours, to allowed_origins.",
+    )
 
 
 async def _answer_preflight(exchange: Exchange, route: Route) -> None:

@@ -167,11 +167,19 @@ class RequestHead:
         """The browser used TLS, as far as it is known."""
         return used_tls(self.scope.get("scheme"), lambda name: self.header(name.encode()))
 
+    def judge_handshake(self, origin: str) -> OriginVerdict:
+        """Return the verdict on the handshake of a page of this origin that takes the way of this request."""
+        # Chromium sends no Sec-Fetch-Site with a handshake, but does with the request by which a page asks.
+        return self._judge_origin(origin, None)
+
     def _judge(self) -> OriginVerdict:
-        header, rules, origin = self.header, self._rules, self.origin
+        return self._judge_origin(self.origin, self.header(b"sec-fetch-site"))
+
+    def _judge_origin(self, origin: str | None, site: str | None) -> OriginVerdict:
+        header, rules = self.header, self._rules
         return judge_origin(
             origin,
-            header(b"sec-fetch-site"),
+            site,
             header(b"host"),
             header(b"x-forwarded-host"),
             rules.public_origins,

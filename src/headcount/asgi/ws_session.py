@@ -88,12 +88,20 @@ async def send_close(send: Send, end: End) -> None:
         await send({**close, "code": code})
 
 
-def needs_handshake(scope: Scope) -> Problem:
-    """Make the problem of a plain HTTP request to the WebSocket endpoint."""
+def needs_handshake(scope: Scope, *, asked_by_page: bool = False) -> Problem:
+    """
+    Make the problem of a plain HTTP request to the WebSocket endpoint.
+
+    Args:
+        scope: The request.
+        asked_by_page: A page whose WebSocket did not open asks why, and would be admitted.
+    """
     # HTTP/2 has no Upgrade, and forbids the header.
     headers = [(b"upgrade", b"websocket")] if scope.get("http_version", "1.1").startswith("1") else []
-    return Problem(
-        426,
-        "This endpoint accepts WebSockets only; open it with a WebSocket client, as ws:// or wss:// and this path.",
-        headers,
+    detail = (
+        "Headcount accepts WebSockets of this page, but none arrived. Let every proxy pass Upgrade on, and the page's "
+        "Content-Security-Policy allow the WebSocket in connect-src."
+        if asked_by_page
+        else "This endpoint accepts WebSockets only; open it with a WebSocket client, as ws:// or wss:// and this path."
     )
+    return Problem(426, detail, headers)

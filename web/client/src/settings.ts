@@ -69,6 +69,7 @@ export function createSite(win: Window & typeof globalThis, settings: HeadcountO
   const base = () => new URL(settings.basePath ?? '/__skew', settings.url ?? win.location.origin);
   return {
     url: (path) => base().href.replace(/\/*$/, path),
+    origin: win.origin,
     get credentials() {
       return settings.credentials ?? (win.location.origin === base().origin ? 'same-origin' : 'include');
     },

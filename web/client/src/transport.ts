@@ -12,6 +12,8 @@ import { type ClientMessage, decode, type ServerMessage } from './messages.js';
 export interface Site {
   /** Absolute URL of `path` below the base path. Throws when the page has no usable address. */
   url(path: string): string;
+  /** Of the page; `null` in a sandboxed frame. */
+  readonly origin: string;
   readonly credentials: RequestCredentials;
   readonly backoff: Backoff;
   readonly fetch: typeof fetch;
@@ -58,9 +60,10 @@ export function openWebSocket(site: Site, query: URLSearchParams, events: Stream
   // http: becomes ws:, and https: becomes wss:.
   const socket = new site.WebSocket(site.url('/ws?' + query).replace(/^http/, 'ws'));
   const aborter = new AbortController();
-  // A browser hides why a WebSocket could not be opened, and what answered instead. So the page asks the same address by GET.
+  // A browser hides why a WebSocket could not be opened, and what answered instead. So the page asks the same address by GET,
+  // and says its origin, because browsers leave it out there and the server may have refused it.
   // `error` comes before `close`; where the page's Content Security Policy forbids the socket, Chromium fires no `close`.
-  socket.onerror = () => readEvents(site, '/ws', aborter.signal, decode, events.ended);
+  socket.onerror = () => readEvents(site, '/ws?origin=' + site.origin, aborter.signal, decode, events.ended);
   socket.onopen = () => {
     // Servers that cannot send 1008, 1012 and 1013 (daphne) send 4008, 4012 and 4013. No other code above 3000 has a meaning here.
     socket.onclose = socket.onerror = ({ code, reason }: Partial<CloseEvent>) =>
@@ -119,10 +122,10 @@ function typeOf(response: Response): string {
   return (response.headers.get('content-type') || 'nothing').split(';')[0]!;
 }
 
-/** What an answer is that is not the one asked for. */
-function described(site: Site, response: Response): string {
+/** What an answer is that is not the one asked for. `detail`: the sentence in it, if it is an error of Headcount. */
+function described(site: Site, response: Response, detail?: string): string {
   const { status } = response;
-  const hint = status < 300 ? '. Is it passed on to Headcount?' : '.';
+  const hint = detail ? ': ' + detail : status < 300 ? '. Is it passed on to Headcount?' : '.';
   return `${site.url('')} answered ${status} (${typeOf(response)})` + hint;
 }
 
@@ -138,7 +141,8 @@ function readEvents(
     const response = await request(site, path, signal);
     const { status } = response;
     if (status + typeOf(response) !== '200text/event-stream') {
-      return end(described(site, response), status, retryAfterMs(response));
+      const { detail } = /problem/.test(typeOf(response)) ? await response.json().catch(Object) : response;
+      return end(described(site, response, detail), status, retryAfterMs(response));
     }
     onData('');
     const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();

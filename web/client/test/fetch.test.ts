@@ -194,11 +194,30 @@ test('asks what answers in place of a WebSocket, once, and stops asking when the
   stream.onerror!({});
   stream.onclose?.({ code: 1006, reason: '' });
   await settled();
-  expect(stream.probes.map(({ url }) => url.href)).toEqual(['https://shop.example/__skew/ws']);
+  expect(stream.probes.map(({ url }) => url.href)).toEqual([
+    'https://shop.example/__skew/ws?origin=https://shop.example',
+  ]);
   expect(stream.probes[0]!.init!.cache).toBe('no-store');
   expect(page.headcount.getSnapshot()).toMatchObject({ status: 'connecting', error: null });
   page.window.dispatchEvent(new Event('pagehide'));
   expect(stream.probes[0]!.closed).toBe(true);
+});
+
+test.each(['ws', 'sse'] as const)('says what Headcount has to say about a refusal (%s)', async (updateStrategy) => {
+  const page = openPage({ updateStrategy });
+  page.headcount.connect();
+  const problem = { 'content-type': 'application/problem+json' };
+  await page.stream.answers(403, problem, '{"status":403,"detail":"This page is of another site."}');
+  expect(page.headcount.getSnapshot().error).toBe(
+    'https://shop.example/__skew answered 403 (application/problem+json): This page is of another site.',
+  );
+  await vi.advanceTimersByTimeAsync(1000);
+  await page.stream.answers(503, { ...problem, 'retry-after': '7' }, 'no JSON');
+  expect(page.headcount.getSnapshot().error).toBe(
+    'https://shop.example/__skew answered 503 (application/problem+json).',
+  );
+  await vi.advanceTimersByTimeAsync(8000);
+  expect(page.streams, 'obeys Retry-After').toHaveLength(2);
 });
 
 test('asks nothing when the page itself closes a WebSocket that is opening', async () => {

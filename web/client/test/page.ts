@@ -139,6 +139,7 @@ export function openPage(
   };
   const window: any = Object.assign(new EventTarget(), {
     location,
+    origin: location.origin,
     history,
     document: Object.assign(new EventTarget(), { hidden: false }),
     navigator: { onLine: true },
