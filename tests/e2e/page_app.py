@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 
@@ -43,6 +43,7 @@ PAGE = r"""<!doctype html><meta charset="utf-8"><title>page</title><body>
     version: query.get("v") ?? undefined,
     updateStrategy: query.get("strategy") ?? undefined,
     basePath: query.get("base") ?? undefined,
+    url: query.get("url") ?? undefined,
     backoff: query.has("delay") ? { baseMs: +query.get("delay"), capMs: +query.get("delay") } : undefined,
     deltas: query.get("deltas") !== "0",
     stream: query.has("shared") ? shared : undefined,
@@ -136,6 +137,12 @@ async def download() -> Response:
 @app.get("/nothing")
 async def nothing() -> Response:
     return Response(status_code=204)
+
+
+@app.get("/away/{port}/{path:path}")
+async def away(port: int, path: str) -> Response:
+    """A log-in of another origin, to which every request is redirected."""
+    return RedirectResponse(f"http://localhost:{port}/other?from={path}")
 
 
 @app.get("/slow")

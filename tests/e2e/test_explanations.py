@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Route
 
+from kit.ports import free_port
 from kit.proxies import PRODUCTS, RunningProxy
 
 from .conftest import Server, eventually, wait
@@ -65,3 +66,37 @@ def test_a_page_behind_a_proxy_that_rewrites_host_is_counted_and_navigates(
     eventually(lambda: server.stats()["routes"] == {"/page": 1}, "the page is counted")
     page.evaluate("history.pushState({}, '', '/elsewhere')")
     eventually(lambda: server.stats()["routes"] == {"/elsewhere": 1}, "the page navigates")
+
+
+@pytest.mark.parametrize("strategy", ["auto", "sse", "ws"])
+def test_a_page_that_another_origin_does_not_allow_says_so(page: Page, server: Server, strategy: str) -> None:
+    elsewhere = server.url.replace("127.0.0.1", "localhost")
+    page.goto(f"{server.url}/page?v=v1&strategy={strategy}&url={elsewhere}&delay=50")
+    assert _error(page) == (
+        f"{elsewhere}/__skew answers, but the browser hides it from pages of {server.url} (CORS). Are they in "
+        "allowed_origins?"
+    )
+
+
+def test_a_request_that_is_led_to_another_origin_says_so(page: Page, server: Server) -> None:
+    elsewhere = server.url.replace("127.0.0.1", "localhost")
+    page.goto(f"{server.url}/page?v=v1&strategy=sse&base=/away/{elsewhere.rpartition(':')[2]}")
+    assert _error(page) == (
+        f"{server.url}/away/{server.port} is redirected to another origin. Does something ask for a log-in?"
+    )
+
+
+@pytest.mark.parametrize("strategy", ["auto", "sse", "ws"])
+def test_a_page_on_https_that_asks_a_server_on_http_says_so(page: Page, server: Server, strategy: str) -> None:
+    def from_server(route: Route) -> None:
+        route.fulfill(response=route.fetch(url=route.request.url.replace("https://shop.example", server.url)))
+
+    page.route("https://shop.example/**", from_server)
+    page.goto(f"https://shop.example/page?v=v1&strategy={strategy}&url=http://live.example&delay=50")
+    wait(page, "/on https may not/.test(window.headcount?.getSnapshot().error)")
+    assert _error(page) == "A page on https may not use http://live.example/__skew. Serve Headcount on https."
+
+
+def test_a_server_that_is_away_is_no_refusal(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/page?v=v1&strategy=sse&url=http://localhost:{free_port()}&delay=50")
+    assert _error(page).startswith("The connection to http://localhost:")

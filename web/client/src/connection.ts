@@ -19,7 +19,15 @@
 import { afterDrainMs, afterEnd, backoffMs, boundedMs, isCut, isRefusal } from './backoff.js';
 import { createLimit } from './limit.js';
 import type { ClientMessage, ServerMessage, UpdateStrategy } from './messages.js';
-import { openEventStream, openWebSocket, type Site, type Stream, type StreamEvents } from './transport.js';
+import {
+  FORBIDDEN,
+  mixedContent,
+  openEventStream,
+  openWebSocket,
+  type Site,
+  type Stream,
+  type StreamEvents,
+} from './transport.js';
 
 export type Status = 'idle' | 'connecting' | 'open' | 'reconnecting' | 'closed';
 
@@ -216,7 +224,8 @@ export function createConnection(
       // Nothing must be sent on the new stream before it has said `connected`.
       if (replaced) events.ended('reconnecting', null);
     } catch (error) {
-      ended('' + error);
+      const text = '' + error;
+      ended((/^SecurityE/.test(text) && mixedContent(site)) || text, FORBIDDEN);
     }
   }
 

@@ -53,6 +53,9 @@ export interface Stream {
 /** A POST that takes longer is aborted and sent again, or it would block its lane for as long as the stream lives. */
 const POST_TIMEOUT_MS = 20_000;
 
+/** For the reconnecting rule: what the browser forbids will be forbidden the next time, like what answers 403. */
+export const FORBIDDEN = 403;
+
 /** A POST that has not reached the server so many times in a row is reported. */
 const POSTS_LOST = 3;
 
@@ -104,18 +107,19 @@ export function openEventStream(site: Site, query: URLSearchParams, events: Stre
   };
 }
 
-/** Sends a POST, or without a body a GET. */
-async function request(site: Site, path: string, signal: AbortSignal, body?: string): Promise<Response> {
+/** Sends a POST, or without a body a GET. Resolves to nothing if there is no answer, and rejects if `headers` fails. */
+async function request(site: Site, path: string, signal: AbortSignal, body?: string): Promise<Response | undefined> {
   const headers = new Headers(site.headers && (await site.headers()));
   if (body) headers.set('content-type', 'application/json');
-  return site.fetch(site.url(path), {
+  const init = {
     method: body && 'POST',
     headers,
     credentials: site.credentials,
     cache: 'no-store',
     body,
     signal,
-  } as RequestInit);
+  } as RequestInit;
+  return site.fetch(site.url(path), init).catch(() => undefined);
 }
 
 function typeOf(response: Response): string {
@@ -129,6 +133,31 @@ function described(site: Site, response: Response, detail?: string): string {
   return `${site.url('')} answered ${status} (${typeOf(response)})` + hint;
 }
 
+/** What is wrong where a page on https asks a server on http. Browsers forbid that, except on the same machine. */
+export function mixedContent(site: Site): string {
+  const url = site.url('');
+  return /^https/.test(site.origin) && /^http:..(?!localhost|127\.)/.test(url)
+    ? `A page on https may not use ${url}. Serve Headcount on https.`
+    : '';
+}
+
+/** Why a request had no answer, as far as a browser lets a page know. '' and no status: the network or the server is away. */
+async function unanswered(site: Site, url: string, signal: AbortSignal): Promise<[reason: string, status?: number]> {
+  let reason = mixedContent(site);
+  try {
+    // The browser does not show the answer of another origin here either, but that there is one.
+    const { type } = await site.fetch(site.url('/health'), { mode: 'no-cors', cache: 'no-store', signal });
+    if (type === 'opaque') {
+      reason = url.startsWith(site.origin + '/')
+        ? `${url} is redirected to another origin. Does something ask for a log-in?`
+        : `${url} answers, but the browser hides it from pages of ${site.origin} (CORS). Are they in allowed_origins?`;
+    }
+  } catch {
+    // Nothing is known beyond what was known before.
+  }
+  return reason ? [reason, FORBIDDEN] : [''];
+}
+
 /** Reads an event stream until it ends or the signal aborts it. */
 function readEvents(
   site: Site,
@@ -137,8 +166,11 @@ function readEvents(
   onData: (data: string) => void,
   end: StreamEvents['ended'],
 ): void {
+  // Here, so that it is the caller to whom it throws.
+  const url = site.url('');
   const read = async () => {
     const response = await request(site, path, signal);
+    if (!response) return end(...(await unanswered(site, url, signal)));
     const { status } = response;
     if (status + typeOf(response) !== '200text/event-stream') {
       const { detail } = /problem/.test(typeOf(response)) ? await response.json().catch(Object) : response;
@@ -167,7 +199,7 @@ function readEvents(
   read().catch(() => end(''));
 }
 
-type Post = (message: ClientMessage, signal: AbortSignal) => Promise<Response>;
+type Post = (message: ClientMessage, signal: AbortSignal) => Promise<Response | undefined>;
 
 /**
  * Sends messages one after the other: two POSTs under way at once may arrive in either order. While one is under way
@@ -194,7 +226,7 @@ function openLane(site: Site, post: Post, { ended, refused }: StreamEvents): Str
     try {
       response = await post(message, aborter.signal);
     } catch {
-      // The network failed. The stream may survive that, so the message is sent again below.
+      // The page could not make the headers. Like after a failure of the network, the message is sent again below.
     }
     clearTimeout(timer);
     if (closed) return;

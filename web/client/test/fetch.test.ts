@@ -187,6 +187,72 @@ describe.each(answers.flatMap((answer) => (['sse', 'ws'] as const).map((kind) =>
   },
 );
 
+describe.each(reconnect.unanswered.flatMap((row) => (['sse', 'ws'] as const).map((kind) => ({ ...row, kind }))))(
+  '$kind unanswered by $name',
+  ({ kind, url, answersUnseen, refused, says }) => {
+    const reading = async () => {
+      const page = openPage({ updateStrategy: kind, url: url ?? undefined });
+      page.answersUnseen = answersUnseen ?? undefined;
+      page.headcount.connect();
+      await settled();
+      return page;
+    };
+
+    test('says why, as far as a page can know it', async () => {
+      const page = await reading();
+      await page.stream.breaks();
+      const { error } = page.headcount.getSnapshot();
+      for (const part of says) expect(error).toContain(part);
+    });
+
+    test(refused ? 'looks again once, and then rarely' : 'looks again soon', async () => {
+      const page = await reading();
+      await page.stream.breaks();
+      await vi.advanceTimersByTimeAsync(1000);
+      expect(page.streams).toHaveLength(2);
+      await page.stream.breaks();
+      await vi.advanceTimersByTimeAsync(30_000);
+      expect(page.streams).toHaveLength(refused ? 2 : 3);
+      await vi.advanceTimersByTimeAsync(4000);
+      expect(page.streams).toHaveLength(3);
+    });
+  },
+);
+
+test('a page that cannot make its headers is no matter of CORS', async () => {
+  const page = openPage({ url: 'https://live.example', headers: () => Promise.reject(new Error('no token')) });
+  page.answersUnseen = 'opaque';
+  page.headcount.connect();
+  await settled();
+  expect(page.headcount.getSnapshot().error).toBe('The connection to https://live.example/__skew failed.');
+});
+
+test('a page on https whose browser throws at ws: says what to do, and looks again rarely', async () => {
+  const tries: string[] = [];
+  const refusing = function (url: string) {
+    tries.push(url);
+    throw new DOMException('The operation is insecure.', 'SecurityError');
+  } as any;
+  const { headcount } = openPage({ updateStrategy: 'ws', url: 'http://live.example', WebSocket: refusing });
+  headcount.connect();
+  expect(headcount.getSnapshot().error).toBe(
+    'A page on https may not use http://live.example/__skew. Serve Headcount on https.',
+  );
+  await vi.advanceTimersByTimeAsync(30_000);
+  expect(tries).toHaveLength(2);
+  await vi.advanceTimersByTimeAsync(4000);
+  expect(tries).toHaveLength(3);
+});
+
+test('a page without an address says so, and throws nothing', async () => {
+  const { headcount } = openPage({}, undefined, (window) => {
+    window.location = { origin: 'null', pathname: 'blank' };
+  });
+  headcount.connect();
+  await settled();
+  expect(headcount.getSnapshot().error).toMatch(/Invalid URL/);
+});
+
 test('asks what answers in place of a WebSocket, once, and stops asking when the page is left', async () => {
   const page = openPage({ updateStrategy: 'ws' });
   page.headcount.connect();

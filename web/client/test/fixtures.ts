@@ -75,5 +75,13 @@ export const reconnect: {
     refused: boolean | null;
     says: string[];
   }[];
+  /** What a browser lets a page know of a request that failed. `url`: of the server, if it is not the page's origin. */
+  unanswered: {
+    name: string;
+    url: string | null;
+    answersUnseen: 'opaque' | 'basic' | null;
+    refused: boolean;
+    says: string[];
+  }[];
   retryAfter: { nowMs: number; headers: { name: string; header: string | null; namedMs: number }[] };
 } = read('reconnect');

@@ -101,6 +101,8 @@ interface Posted {
 export interface Page {
   headcount: Headcount;
   window: any;
+  /** The type of what answers a request whose answer the page may not see; undefined: nothing answers. */
+  answersUnseen: 'opaque' | 'basic' | undefined;
   streams: FakeStream[];
   /** The newest stream. */
   readonly stream: FakeStream;
@@ -148,6 +150,11 @@ export function openPage(
 
   /** What a page sees of an event stream that it reads by fetch. */
   const read = (url: string, init: RequestInit) => {
+    if (init.mode === 'no-cors') {
+      return page.answersUnseen
+        ? Promise.resolve({ type: page.answersUnseen })
+        : Promise.reject(new TypeError('network'));
+    }
     const stream = new FakeStream('sse', new URL(url), init.credentials === 'include', init);
     const isProbe = stream.url.pathname.endsWith('/ws');
     (isProbe ? streams.filter(({ kind }) => kind === 'ws').at(-1)!.probes : streams).push(stream);
@@ -205,9 +212,10 @@ export function openPage(
     fetch,
     ...options,
   });
-  return {
+  const page: Page = {
     headcount,
     window,
+    answersUnseen: undefined,
     streams,
     get stream() {
       return streams.at(-1)!;
@@ -223,4 +231,5 @@ export function openPage(
       window.dispatchEvent(new Event(online ? 'online' : 'offline'));
     },
   };
+  return page;
 }
