@@ -65,6 +65,25 @@ def cells(page: Page, table: str, column: str) -> list[str]:
     return page.locator(f".{table} .space .row > .{column}").all_inner_texts()
 
 
+def test_the_charts_of_a_server_that_has_just_started_show_two_minutes(browser: Browser, server: Server) -> None:
+    context = browser.new_context(base_url=server.url)
+    # The labels of the axes are drawn, so they are not in the document.
+    context.add_init_script(
+        "const drawn = CanvasRenderingContext2D.prototype.fillText;"
+        "CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {"
+        "  this.canvas.drawn = [...(this.canvas.drawn ?? []), text]; drawn.call(this, text, ...rest) }"
+    )
+    page = context.new_page()
+    log_in(page, f"{DASHBOARD}?counted")
+    for chart in (".total", ".versions"):
+        # Marks are a minute apart: two minutes have two at least, and a few seconds none or one.
+        wait(
+            page,
+            f"new Set(document.querySelector('{chart} canvas')?.drawn?.filter((text) => /:/.test(text))).size >= 2",
+        )
+    context.close()
+
+
 def test_a_stranger_sees_a_log_in_and_nothing_else(page: Page) -> None:
     page.goto("/__skew/dashboard")
     assert page.url.endswith("/dashboard/")

@@ -1,6 +1,6 @@
 /**
  * uPlot for both charts: it follows the size of its box, takes its colours from the style sheet, and is redrawn when they
- * change. Tests: tests/e2e/test_dashboard.py.
+ * change. Tests: test/chart.test.ts, tests/e2e/test_dashboard.py.
  */
 import uPlot from 'uplot';
 import { onMounted, onScopeDispose, type Ref, watch } from 'vue';
