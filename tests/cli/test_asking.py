@@ -333,6 +333,7 @@ async def test_wait_does_not_call_unknown_figures_zero() -> None:
     [
         (["old", "new"], ["--version", "old", "--below", "1"], 0),
         (["old", "old", "new"], ["--version", "old", "--below", "1"], 3),
+        (["old", "new"], ["--version", "old", "--at-most", "1"], 0),
         (["old", "new"], ["--version", "old", "--below", "100%"], 0),
         (["old", "new"], ["--version", "old", "--below", "50%"], 3),
         (["old", "old", "new"], ["--version", "old", "--below", "50%"], 3),

@@ -39,6 +39,11 @@ def follow(link: str, origin: str) -> str:
         return "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
 
 
+def test_the_readme_says_how_to_run_it_without_a_clone() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert readme.index('pip install "headcount[demo]"') < readme.index("run `headcount demo`")
+
+
 @asynchronous
 async def test_its_link_opens_authorised_and_shows_visitors_who_move_to_the_new_version() -> None:
     with demo("--visitors", "20", "--deploy-every", "8") as (process, link, origin):

@@ -73,6 +73,7 @@ class _BoundType(click.ParamType[Bound]):
 )
 @click.option(
     "--below",
+    "--at-most",
     type=_BoundType(),
     default="0",
     show_default=True,
