@@ -17,11 +17,13 @@ import httpx2 as httpx
 import pytest
 from click.testing import CliRunner
 from starlette.applications import Starlette
+from websockets.sync.client import connect
 
 from headcount import Headcount
 from headcount.cli.doctor import command
 from headcount.config import Config
 from headcount.tools.doctor.findings import Report
+from headcount.tools.doctor.limits import examine_reported_limit
 from kit.ports import free_port
 from server.test_restarting import Threaded
 
@@ -525,6 +527,44 @@ def test_a_limit_of_the_whole_duration_is_told_from_one_of_silence(server: Serve
     for check in ("sse-idle", "websocket-idle"):
         assert re.search(r"is cut off after [23] s, and so is one that was never silent", faults(found)[check])
         assert found[check][0]["see"] == "docs/doctor.md#total-limit"
+
+
+def test_a_limit_that_pages_have_reported_is_named_though_no_stream_is_held_for_so_long() -> None:
+    with Serve() as serving:
+        report_limit(serving.url, 1.0)
+        code, found = examined(serving.origin, "--hold", "0")
+    assert code == 1
+    assert faults(found) == {
+        "reported-limit": "Pages report that something ends their streams after 1 s, whether silent or not."
+    }
+    assert found["reported-limit"][0]["see"] == "docs/doctor.md#total-limit"
+    assert found["reported-limit"][0]["do"].startswith("Raise that limit")
+
+
+@pytest.mark.parametrize(
+    ("reports", "level"), [([0.0, 0.0], ""), ([0.0, 30.0, 900.0], "fault"), ([900.0, 3600.0, 0.0], "note")]
+)
+def test_the_shortest_limit_that_a_node_knows_of_is_reported(reports: list[float], level: str) -> None:
+    report = Report()
+    examine_reported_limit(reports, report)
+    assert [finding.level for finding in report.findings] == [level] * bool(level)
+
+
+def test_a_limit_that_ended_a_stream_is_not_reported_twice() -> None:
+    report = Report()
+    report.add("sse-idle", "fault", "The SSE stream is cut off after 30 s.", section="total-limit")
+    examine_reported_limit([30.0], report)
+    assert len(report.findings) == 1
+
+
+def report_limit(url: str, seconds: float) -> None:
+    """Renew a stream a few times as a page does that knows of a limit, until the server takes it for proven."""
+    query = f"version=v1&cutAfter={seconds * 1000:.0f}"
+    replaces = ""
+    for _ in range(4):
+        with connect(f"ws{url.removeprefix('http')}/ws?{query}{replaces}", proxy=None) as stream:
+            replaces = f"&replaces={json.loads(stream.recv())['connectionId']}"
+            time.sleep(seconds * 0.7)  # the age of the stream is the proof
 
 
 def test_a_stream_that_was_not_kept_busy_is_no_proof_of_a_limit_of_the_whole_duration(server: Serve) -> None:

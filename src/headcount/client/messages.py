@@ -172,9 +172,10 @@ class _Share(msgspec.Struct, rename="camel"):
     silent_ms: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-class _Shares(msgspec.Struct):
+class _Shares(msgspec.Struct, rename="camel"):
     shares: list[_Share]
     absences: tuple[_Absence, ...] = ()
+    cut_after_ms: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 _decode_shares = msgspec.json.Decoder(_Shares).decode
@@ -191,10 +192,15 @@ def decode_shares(content: bytes) -> list[NodeShare]:
 
 
 class FleetNodes(NamedTuple):
-    """The nodes of a fleet: those that are there, and those that are gone and unaccounted for."""
+    """
+    The nodes of a fleet: those that are there, and those that are gone and unaccounted for.
+
+    `cut_after`: seconds after which something ends streams, as clients have reported to the answering node; 0: unknown.
+    """
 
     shares: list[NodeShare]
     absences: tuple[Absence, ...]
+    cut_after: float = 0.0
 
 
 def decode_fleet(content: bytes) -> FleetNodes:
@@ -206,7 +212,7 @@ def decode_fleet(content: bytes) -> FleetNodes:
     """
     found = _answer(_decode_shares, content, "list of nodes")
     shares = [NodeShare(share.node, share.total, share.reporting, share.silent_ms / 1000) for share in found.shares]
-    return FleetNodes(shares, tuple(absence.absence() for absence in found.absences))
+    return FleetNodes(shares, tuple(absence.absence() for absence in found.absences), found.cut_after_ms / 1000)
 
 
 class Health(msgspec.Struct):

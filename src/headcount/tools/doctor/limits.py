@@ -10,7 +10,7 @@ Tests: tests/cli/test_doctor.py.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -40,6 +40,9 @@ _LONGER: Final = 1.4
 
 _SLACK: Final = 2.0
 """Seconds more, for short limits."""
+
+_RARE: Final = 600.0
+"""Seconds. A reported limit of this length is no fault: some proxies must have one, and pages renew before."""
 
 
 class Cut(NamedTuple):
@@ -85,6 +88,20 @@ async def examine_limit(base: str, access: Access, report: Report, query: dict[s
             "Raise the proxy's read timeout above keepalive_interval, or lower keepalive_interval.",
         ),
         section="idle-limit",
+    )
+
+
+def examine_reported_limit(seconds: Iterable[float], report: Report) -> None:
+    """Report the shortest limit that clients have reported, unless a stream was seen to end by one; 0: none."""
+    limit = min(filter(None, seconds), default=0.0)
+    if not limit or any(finding.see.endswith("#total-limit") for finding in report.findings):
+        return
+    report.add(
+        "reported-limit",
+        "fault" if limit < _RARE else "note",
+        f"Pages report that something ends their streams after {round(limit, 1):g} s, whether silent or not.",
+        mend("total-limit", report.products, "Raise that limit, or turn it off for the base path."),
+        section="total-limit",
     )
 
 

@@ -18,6 +18,7 @@ from ...client.access import Access
 from ...core.stats import Stats
 from ...errors import ClientError, Malformed, NotAuthorized
 from .findings import Report
+from .limits import examine_reported_limit
 
 LIST_REQUESTS: Final = 8
 """Requests for the list of nodes. A balancer that picks one of two servers sends all to one in 1 run of 128."""
@@ -133,18 +134,27 @@ def _nodes(group: NodeIds) -> str:
 
 
 async def _list_applications(base: str, access: Access, report: Report) -> list[NodeIds]:
-    """Ask who counts together, and once more if not all do. Returns [] if the list cannot be read."""
+    """
+    Ask who counts together, and once more if not all do. Returns [] if the list cannot be read.
+
+    The answers also have the limits that clients have reported, each to its own node.
+    """
     with suppress(NotAuthorized, ClientError, Malformed):
-        rounds = [await _list_nodes(base, access)]
+        answers = await _list_nodes(base, access)
+        examine_reported_limit([answer.cut_after for answer in answers], report)
+        rounds = [_node_ids(answers)]
         if len(applications(rounds)) > 1:
             report.on_progress("Asking again which nodes count together", 0.5)
             await asyncio.sleep(PAUSE)
-            rounds.append(await _list_nodes(base, access))
+            rounds.append(_node_ids(await _list_nodes(base, access)))
         return applications(rounds)
     return []
 
 
-async def _list_nodes(base: str, access: Access) -> list[NodeIds]:
+async def _list_nodes(base: str, access: Access) -> list[messages.FleetNodes]:
     # Each request on a connection of its own, so that a load balancer spreads them.
-    answers = [messages.decode_shares(await access.get(f"{base}/admin/nodes")) for _ in range(LIST_REQUESTS)]
-    return [frozenset(share.node for share in shares) for shares in answers if shares]
+    return [messages.decode_fleet(await access.get(f"{base}/admin/nodes")) for _ in range(LIST_REQUESTS)]
+
+
+def _node_ids(answers: Iterable[messages.FleetNodes]) -> list[NodeIds]:
+    return [frozenset(share.node for share in answer.shares) for answer in answers if answer.shares]
