@@ -3,9 +3,11 @@
 import ast
 import asyncio
 import os
+import re
 import subprocess
 import xml.etree.ElementTree
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,73 @@ async def test_pages_are_counted_navigate_watch_and_are_sent_away(proxy: Running
         for stream in (sse, socket):
             await stream.until(lambda stream: bool(stream.of_type("drain")))
             await stream.until(lambda stream: stream.ended or stream.finished or stream.close_code == 1012)
+
+
+SITE = "http://shop.example:8080"
+"""Origin of pages whose proxy sends another Host to the server."""
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(PRODUCTS["nginx"].missing is not None, reason=str(PRODUCTS["nginx"].missing))
+@pytest.mark.parametrize(
+    ("settings", "passed_on", "sent"),
+    [
+        ({}, "", {"Sec-Fetch-Site": "same-origin"}),
+        ({}, "X-Forwarded-Host $http_host", {}),
+        ({"public_origins": SITE}, "", {}),
+    ],
+    ids=["Sec-Fetch-Site", "X-Forwarded-Host", "public_origins"],
+)
+async def test_behind_a_proxy_that_changes_the_host_pages_are_counted_navigate_and_watch(
+    settings: dict[str, str], passed_on: str, sent: dict[str, str], tmp_path: Path
+) -> None:
+    page = {"Host": "shop.example:8080", "Origin": SITE, **sent}
+    with host_changing_nginx(tmp_path, passed_on, **settings) as (nginx, _):
+        sse = await Sse.open(nginx.origin, version="v1", route="/", headers=page)
+        socket = await WebSocket.open(nginx.origin, version="v2", route="/", headers={**page, **AUTH})
+        body = {"connectionId": sse.handle}
+        assert await ask(nginx.origin, "POST", "/__skew/route", {**body, "route": "/a"}, page) == (200, {"ok": True})
+        await socket.navigate(nginx.origin, "/b")
+        assert (await ask(nginx.origin, "POST", "/__skew/subscribe-stats", body, {**page, **AUTH}))[0] == 200
+        await socket.subscribe(nginx.origin)
+        for viewer in (sse, socket):
+            await viewer.until_figures([("v1", "/a"), ("v2", "/b")])
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(PRODUCTS["nginx"].missing is not None, reason=str(PRODUCTS["nginx"].missing))
+async def test_behind_a_proxy_that_changes_the_host_a_refusal_says_what_to_do(tmp_path: Path) -> None:
+    page = {"Host": "shop.example:8080", "Origin": SITE}
+    with host_changing_nginx(tmp_path) as (nginx, server):
+        body = {"connectionId": "x.y", "route": "/a"}
+        for refused in (
+            await ask(nginx.origin, "GET", "/__skew/sse?version=v1", None, page),
+            await ask(nginx.origin, "POST", "/__skew/route", body, page),
+        ):
+            assert refused[0] == 403
+            assert f"from another site, {SITE}." in refused[1]["detail"]
+            assert "under that origin, add it to public_origins" in refused[1]["detail"]
+        socket = await WebSocket.start(nginx.origin, version="v1", headers=page)
+        await socket.until(lambda stream: stream.status is not None)
+        assert socket.status == 403
+        socket.transport.abort()
+        # The log knows more: which Host arrived.
+        told = f"Refused a page of '{SITE}': Host is '127.0.0.1:{server.port}'"
+        await until(lambda: told in server.log, "the log says it")
+        assert "(nginx: proxy_set_header Host $http_host), or add the origin to public_origins" in server.log
+
+
+@contextmanager
+def host_changing_nginx(folder: Path, passed_on: str = "", **settings: Any) -> Iterator[tuple[RunningProxy, Server]]:
+    """Run nginx with its configuration of the docs but for the line that passes Host on, before a server."""
+    product, block = next(pair for pair in CONFIGURATIONS if pair[0].name == "nginx")
+    line = f"proxy_set_header {passed_on};" if passed_on else ""
+    config, changed = re.subn(r"proxy_set_header Host \$http_host;", line, block.code)
+    assert changed
+    with Server("headcount-serve", admin_token=TOKEN, route_tracking="true", **settings) as server:
+        server.wait_ready()
+        with RunningProxy(product, config, folder, server.port) as nginx:
+            yield nginx, server
 
 
 @pytest.mark.anyio
