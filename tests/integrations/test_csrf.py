@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django_site import django_app
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -64,7 +65,7 @@ def litestar_csrf(headcount: Headcount) -> ASGIApp:
     return litestar.Litestar([settings, names["live"]], csrf_config=CSRFConfig(secret="k" * 32))  # type: ignore[return-value]
 
 
-LIBRARIES: list[Callable[[Headcount], ASGIApp]] = [starlette_csrf, asgi_csrf, litestar_csrf]
+LIBRARIES: list[Callable[[Headcount], ASGIApp]] = [starlette_csrf, asgi_csrf, litestar_csrf, django_app]
 
 
 @pytest.mark.parametrize("make", LIBRARIES)

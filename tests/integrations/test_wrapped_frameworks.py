@@ -6,48 +6,16 @@ import re
 from collections.abc import Awaitable, Callable
 from http.cookies import SimpleCookie
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from django_site import LOG_IN, django_app
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Scope
 
 from headcount import Headcount
 
 PAGE = Path(__file__).parents[2] / "docs/frameworks.md"
-LOG_IN = "/log-in"
-
-
-def django_app(headcount: Headcount) -> ASGIApp:
-    import django
-    from django.conf import settings
-    from django.core.asgi import get_asgi_application
-    from django.http import HttpRequest, HttpResponse
-    from django.urls import path
-
-    def log_in(request: HttpRequest) -> HttpResponse:
-        request.session["role"] = "admin"
-        return HttpResponse()
-
-    if not settings.configured:
-        settings.configure(
-            ALLOWED_HOSTS=["testserver"],
-            SECRET_KEY="k",
-            SESSION_ENGINE="django.contrib.sessions.backends.cache",
-            CACHES={"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}},
-            INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth"],
-            ROOT_URLCONF=(path(LOG_IN[1:], log_in),),
-            SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https"),
-            MIDDLEWARE=[
-                "django.middleware.security.SecurityMiddleware",
-                "django.middleware.csrf.CsrfViewMiddleware",
-                "django.contrib.sessions.middleware.SessionMiddleware",
-                "django.contrib.auth.middleware.AuthenticationMiddleware",
-                "headcount.integrations.django.HeadcountMiddleware",
-            ],
-        )
-        django.setup()
-    return headcount.wrap(cast(ASGIApp, get_asgi_application()))
 
 
 def litestar_app(headcount: Headcount) -> ASGIApp:
