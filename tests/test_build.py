@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 import pytest
 
 from kit.archives import extract
+from kit.programs import files_of_git, needs
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,10 +36,10 @@ BUILDS = {"a wheel": "with Node", "another wheel": "with an old Node"}
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What git has of this folder, as somebody gets it who clones it now."""
+    needs("git")
     folder = tmp_path_factory.mktemp("clone")
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
-        if name and (ROOT / name).is_file():
+    for name in files_of_git():
+        if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
     return folder

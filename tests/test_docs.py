@@ -5,25 +5,24 @@ Settings are in test_settings.py.
 
 import ast
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 import headcount
 from headcount.core.ends import CAUSES
+from kit.programs import files_of_git, missing, needs
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    Path(name)
-    for name in subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    if name != "tests/texts/texts.md"  # a list of texts, not a page
+WITHOUT_GIT = missing("git")
+PAGES = (
+    []
+    if WITHOUT_GIT
+    # texts.md is a list of texts, not a page.
+    else sorted(Path(name) for name in files_of_git("*.md") if name != "tests/texts/texts.md")
+)
+each_page = pytest.mark.parametrize(
+    "page", PAGES or [pytest.param(Path(), marks=pytest.mark.skip(reason=str(WITHOUT_GIT)))], ids=str
 )
 
 
@@ -33,7 +32,7 @@ def test_reasons_why_a_stream_ends_are_documented() -> None:
     assert sorted(documented) == sorted(CAUSES)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
+@each_page
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     text = (ROOT / page).read_text("utf-8")
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
@@ -41,7 +40,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
             assert (ROOT / page.parent / target).exists(), f"{page} links to {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
+@each_page
 def test_python_of_pages_compiles(page: Path) -> None:
     for code in re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE):
         compile(code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -71,6 +70,7 @@ def test_the_index_lists_every_page() -> None:
 
 
 def test_make_verbs_that_pages_name_exist() -> None:
+    needs("git")
     verbs = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     for page in PAGES:
         for verb in re.findall(r"(?:^|`)make ([a-z]+)(?:`|$)", (ROOT / page).read_text("utf-8"), re.MULTILINE):

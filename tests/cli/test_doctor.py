@@ -25,6 +25,7 @@ from headcount.config import Config
 from headcount.tools.doctor.findings import Report
 from headcount.tools.doctor.limits import examine_reported_limit
 from kit.ports import free_port
+from kit.programs import make_certificate
 from server.test_restarting import Threaded
 
 from .processes import TOKEN, Command, Serve, run
@@ -327,19 +328,11 @@ def test_nginx_that_compresses(server: Serve, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("http2", [True, False])
 def test_nginx_with_tls(server: Serve, tmp_path: Path, http2: bool) -> None:
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "1", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    more = f"ssl_certificate {tmp_path}/cert.pem; ssl_certificate_key {tmp_path}/key.pem;"
+    certificate, key = make_certificate(tmp_path)
+    more = f"ssl_certificate {certificate}; ssl_certificate_key {key};"
     with nginx(tmp_path, server.port, RIGHT, "ssl http2" if http2 else "ssl", more) as port:
         url = f"https://localhost:{port}"
-        code, found = examined(url, "--hold", "0", "--ca-file", str(tmp_path / "cert.pem"))
+        code, found = examined(url, "--hold", "0", "--ca-file", str(certificate))
         assert (code, faults(found)) == (0, {})
         assert found["http"][0]["level"] == ("ok" if http2 else "warning")
         assert ("HTTP/2" if http2 else "at most six HTTP/1.1 connections") in found["http"][0]["says"]

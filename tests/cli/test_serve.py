@@ -22,6 +22,7 @@ from headcount.cli import cli
 from headcount.config import Config
 from headcount.environment import COMMAND_VARIABLES, variable_of
 from kit.pages import Sse, WebSocket, all_of
+from kit.programs import needs
 
 from .processes import HEADCOUNT
 from .running import TOKEN, Running, asynchronous, environment, run
@@ -47,6 +48,7 @@ def origin(url: str) -> str:
 
 def test_the_commands_of_the_page_start_it_and_ask_it() -> None:
     """Those of docs/frameworks.md, word for word, without `pip install`."""
+    needs("curl", "openssl")
     section = (ROOT / "docs/frameworks.md").read_text("utf-8").partition("## Serve:")[2].partition("\n## ")[0]
     start, question = re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
     install, export, serve = start.splitlines()

@@ -21,6 +21,7 @@ import pytest
 from kit.archives import extract
 from kit.pages import BASE, Sse, WebSocket, all_of, ask
 from kit.ports import free_port
+from kit.programs import needs
 from kit.stores import Store
 
 from .fleet import TOKEN, figures
@@ -36,6 +37,7 @@ def old(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """The package at the revision of `--old-version`, in a folder for PYTHONPATH."""
     revision = request.config.getoption("--old-version")
     assert revision, "say which revision is the old one: make old-version REV=..."
+    needs("git")
     folder = tmp_path_factory.mktemp("old")
     packed = subprocess.run(["git", "archive", revision, "src"], cwd=ROOT, check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:

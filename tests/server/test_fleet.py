@@ -20,6 +20,7 @@ import pytest
 from headcount.core.page_lists import MARK_BYTES, decode
 from kit.pages import BASE, Sse, all_of, ask, history
 from kit.ports import free_port
+from kit.programs import make_certificate
 from kit.stores import PROGRAMS, Store
 
 from .fleet import TOKEN, Fleet, figures, node_counts, three_nodes
@@ -318,7 +319,7 @@ async def test_every_kind_of_address_works(kind: str, tmp_path: Path) -> None:
             "password": f"redis://:p%40ss@127.0.0.1:{store.port}/0",
             "user": f"redis://headcount:pw@127.0.0.1:{store.port}/1",
             "unix": f"unix://{tmp_path}/store?db=1",
-            "tls": f"rediss://127.0.0.1:{options.get('tls_port')}/0?ssl_ca_certs={tmp_path}/certificate",
+            "tls": f"rediss://127.0.0.1:{options.get('tls_port')}/0?ssl_ca_certs={tmp_path}/cert.pem",
         }.get(kind, store.url)
         if kind == "sentinel":
             configuration = tmp_path / "sentinel.conf"
@@ -357,20 +358,12 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_taken(tmp_path: Path
 
 def _with_tls(folder: Path) -> dict[str, Any]:
     """Make a certificate; return the options of a store that shows it."""
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "1", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", str(folder / "key"), "-out", str(folder / "certificate")),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = make_certificate(folder, "IP:127.0.0.1")
     return {
         "tls_port": free_port(),
-        "tls_cert_file": folder / "certificate",
-        "tls_key_file": folder / "key",
-        "tls_ca_cert_file": folder / "certificate",
+        "tls_cert_file": certificate,
+        "tls_key_file": key,
+        "tls_ca_cert_file": certificate,
         "tls_auth_clients": "no",
     }
 

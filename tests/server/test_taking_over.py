@@ -15,6 +15,7 @@ import pytest
 from kit.pages import Sse, WebSocket
 from kit.ports import free_port
 from kit.processes import BIN
+from kit.programs import make_certificate
 
 from .serving import HERE, Server
 
@@ -47,15 +48,7 @@ async def test_streams_are_taken_over_in_the_processes_that_a_server_starts(comm
 
 async def test_with_tls_streams_stay_on_asgi_and_work() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        key, certificate = Path(folder, "key"), Path(folder, "certificate")
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"),
-                *("-keyout", key, "-out", certificate),
-            ],
-            check=True,
-            capture_output=True,
-        )
+        certificate, key = make_certificate(Path(folder))
         port = free_port()
         trusting = ssl.create_default_context()
         trusting.check_hostname = False
