@@ -384,17 +384,18 @@ def test_partial_figures_are_called_so(page: Page) -> None:
 
 def test_connections_that_are_unaccounted_for_are_named(page: Page) -> None:
     absences = [
-        {"node": "3f2a", "total": 120, "versions": {"v1": 120}, "state": "cut-off", "since": 1},
-        {"node": "77", "total": 1, "versions": {"v1": 1}, "state": "vanished", "since": 1},
-        {"node": "a1", "total": 2, "versions": {"v1": 2}, "state": "unanswered", "since": 1},
+        {"node": "3f2a", "total": 120, "versions": {"v1": 120}, "state": "cut-off", "since": 0},
+        {"node": "77", "total": 1, "versions": {"v1": 1}, "state": "vanished", "since": 1_764_338_531_000},
+        {"node": "a1", "total": 2, "versions": {"v1": 2}, "state": "unanswered", "since": 0},
     ]
     altered(page, partial=True, nodes={"reporting": 2, "expected": 2}, unaccounted=123, absences=absences)
     answer = {"shares": [], "nodes": {"reporting": 2, "expected": 2}, "partial": True, "absences": absences}
     page.route(re.compile("/admin/nodes"), lambda route: route.fulfill(json=answer))
     log_in(page)
+    since = page.evaluate("new Date(1764338531000).toLocaleTimeString()")
     expect(page.locator(".state")).to_have_text(
-        "Figures are partial: 123 connections are unaccounted for: node 3f2a (stopped or cut off), 77, "
-        "a1 (pages do not answer). "
+        "Figures are partial: 123 connections are unaccounted for: node 3f2a (stopped or cut off), "
+        f"77 (since {since}), a1 (pages do not answer). "
         "All 2 nodes are reporting."
     )
 

@@ -1,5 +1,6 @@
 """The dashboard's own behaviour, key by key, with figures that are put into it."""
 
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -201,15 +202,23 @@ async def test_rows_follow_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         assert table.border_title == "Connections: 2 of 900"
 
 
+SINCE = 1_764_338_531_000
+HEARD = time.strftime("%H:%M:%S", time.localtime(SINCE / 1000))
+
+
 async def test_connections_that_are_unaccounted_for_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     app, live = dashboard(monkeypatch)
     async with app.run_test(size=(120, 24)):
         app.refresh_figures()
         assert "unaccounted" not in status(app)
         for absences, says in (
-            ((Absence("one", 4), Absence("two", 1_200, state="leaving")), "1,204 unaccounted"),
-            ((Absence("one", None, state="cut-off"),), "unknown number unaccounted"),
-            ((Absence("one", None), Absence("two", 7)), "7 unaccounted"),
+            (
+                (Absence("one", 4, since=SINCE), Absence("two", 1_200, state="leaving", since=SINCE + 5_000)),
+                f"1,204 unaccounted (one since {HEARD}, two since {HEARD[:-1]}6)",
+            ),
+            ((Absence("one", None, state="cut-off"),), "unknown number unaccounted (one)"),
+            ((Absence("one", None), Absence("two", 7)), "7 unaccounted (one, two)"),
+            (tuple(Absence(node, 1) for node in "abcd"), "4 unaccounted (a, b, 2 more)"),
         ):
             show(live, stats=Stats(total=3, partial=True, absences=absences, revision=2))
             app.refresh_figures()

@@ -6,8 +6,8 @@ Readable at 80x24 and without colour: each colour repeats what a word says.
 
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
-from time import monotonic
+from collections.abc import Awaitable, Callable, Sequence
+from time import localtime, monotonic, strftime
 from typing import ClassVar, Final
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ from textual.theme import BUILTIN_THEMES
 from textual.widgets import DataTable, Footer, Input, Static
 
 from ..client import RemoteConnections
-from ..core.stats import ConnectionInfo, Nodes, NodeShare
+from ..core.stats import Absence, ConnectionInfo, Nodes, NodeShare
 from ..errors import HeadcountError
 from ..live.active_connections import LiveState
 from .terminal import printable
@@ -42,6 +42,9 @@ MAX_ROWS: Final = 500
 NODES_INTERVAL: Final = 5.0
 """Seconds between two requests for the counts of the nodes, each of which every node must answer; sooner when a node
 joins or leaves."""
+
+MAX_ABSENT_NODES: Final = 2
+"""Nodes whose connections are unaccounted for that the status names; `headcount nodes` lists all."""
 
 PLAIN_THEME: Final = "ansi-dark"
 """Textual's theme of the terminal's own colours; there is none of that name before Textual 8."""
@@ -330,6 +333,7 @@ class Top(App[str]):
             known = all(absence.total is not None for absence in state.stats.absences)
             number = f"{state.stats.unaccounted:,}" if known or state.stats.unaccounted else "unknown number"
             text.append(f"  {number} unaccounted", style="bold yellow")
+            text.append(f" ({_absent_nodes(state.stats.absences)})", style="yellow")
         if state.error:
             text.append(f"  {printable(state.error)}", style="red")
         elif state.current_version is not None:
@@ -375,6 +379,18 @@ class Top(App[str]):
         listed, total = len(wanted), state.stats.total
         count = f"{len(rows):,} match" if text else f"{listed:,} of {total:,}" if listed < total else f"{total:,}"
         table.border_title = f"Connections: {count}"
+
+
+def _absent_nodes(absences: Sequence[Absence]) -> str:
+    """Return the nodes whose connections are unaccounted for, each with the time when it was heard last."""
+    nodes = [
+        f"{printable(absence.node)} since {strftime('%H:%M:%S', localtime(absence.since / 1000))}"
+        if absence.since
+        else printable(absence.node)
+        for absence in absences[:MAX_ABSENT_NODES]
+    ]
+    more = len(absences) - len(nodes)
+    return f"{', '.join(nodes)}, {more:,} more" if more else ", ".join(nodes)
 
 
 def matches(row: ConnectionInfo, text: str) -> bool:

@@ -1,6 +1,6 @@
-/** The nodes whose connections are unaccounted for, while figures are partial. Tests: tests/e2e/test_dashboard.py. */
+/** The nodes whose connections are unaccounted for, while figures are partial. Tests: test/absences.test.ts, tests/e2e/test_dashboard.py. */
 import { onScopeDispose, type ShallowRef, shallowRef, watch } from 'vue';
-import { count, plural } from './format';
+import { clock, count, plural } from './format';
 import { get } from './server';
 
 interface Absence {
@@ -8,6 +8,8 @@ interface Absence {
   /** null: nobody knows. */
   total: number | null;
   state: string;
+  /** When the node was heard last, in ms since 1970; 0: nobody knows. */
+  since: number;
 }
 
 const INTERVAL_MS = 3_000;
@@ -46,7 +48,7 @@ export function useAbsences(isPartial: () => boolean): ShallowRef<Absence[]> {
   return absences;
 }
 
-/** "120 connections are unaccounted for: node 3f2a (stopped or cut off)." */
+/** "120 connections are unaccounted for: node 3f2a (stopped or cut off, since 14:02:11)." */
 export function sentence(absences: Absence[]): string {
   const known = absences.reduce((sum, { total }) => sum + (total ?? 0), 0);
   const complete = absences.every(({ total }) => total !== null);
@@ -55,7 +57,10 @@ export function sentence(absences: Absence[]): string {
     : known
       ? `At least ${count(known)} connections`
       : 'Connections';
-  const nodes = absences.slice(0, 3).map(({ node, state }) => (STATES[state] ? `${node} (${STATES[state]})` : node));
+  const nodes = absences.slice(0, 3).map(({ node, state, since }) => {
+    const details = [STATES[state], since ? `since ${clock(since)}` : ''].filter(Boolean).join(', ');
+    return details ? `${node} (${details})` : node;
+  });
   const more = absences.length > 3 ? ', …' : '';
   const verb = complete && known === 1 ? 'is' : 'are';
   return `${number} ${verb} unaccounted for: node ${nodes.join(', ')}${more}.`;
