@@ -94,6 +94,49 @@ COMPRESSOR = """http_filters:
 """
 
 
+RBAC = """http_filters:
+                  - name: rbac
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
+                      rules:
+                        action: DENY
+                        policies:
+                          posts:
+                            permissions: [{ header: { name: ":method", string_match: { exact: POST } } }]
+                            principals: [{ any: true }]
+"""
+ENVOY_ROUTE = "                        - match: { prefix: / }\n"
+ENVOY_REDIRECT = (
+    '                        - match: { prefix: /, headers: [{ name: ":method", string_match: { exact: POST } }] }\n'
+    "                          redirect: { path_redirect: /log-in }\n"
+)
+IF_POST = "if ($request_method = POST) { return 302 /log-in; }"
+CADDY_POSTS = "    @posts {\n        method POST\n    }\n"
+CADDY_OTHER_POSTS = "    @posts {\n        method POST\n        {0}\n    }\n"
+OTHER_POSTS = """    posts:
+      rule: Method(`POST`)
+      priority: 100
+      service: app
+      middlewares: [no-cloudflare, all]
+"""
+HEADCOUNT_ROUTER = """    headcount:
+      rule: {0}
+      {1}: 200
+      service: app
+      middlewares: [no-cloudflare]
+"""
+
+
+def traefik_posts(section: str, middleware: str) -> Case:
+    """POSTs of a site meet a middleware of Traefik."""
+    posts = Edit(
+        "  middlewares:\n    no",
+        OTHER_POSTS + "  middlewares:\n    no",
+        OTHER_POSTS + HEADCOUNT_ROUTER + "  middlewares:\n    no",
+    )
+    return Case(section, (posts, more_middleware(middleware)))
+
+
 def more_middleware(middleware: str) -> Edit:
     """Define a middleware `all` for Traefik."""
     return Edit(
@@ -125,6 +168,21 @@ CASES: dict[str, tuple[Case, ...]] = {
             ),
         ),
         Case("HTML", (Edit("location /__skew/ {", HTML + " location /other/ {", HTML + " {0} {"),)),
+        Case(
+            "CSRF",
+            (Edit("location /__skew/ {", "location /__skew/ { limit_except GET { deny all; }", "location /__skew/ {"),),
+            removes=True,
+        ),
+        Case(
+            "Redirects",
+            (
+                Edit(
+                    "location /__skew/ {",
+                    f"{IF_POST} location /__skew/ {{",
+                    f"location / {{ {IF_POST} }} location /__skew/ {{",
+                ),
+            ),
+        ),
     ),
     "haproxy": (
         Case(
@@ -137,6 +195,19 @@ CASES: dict[str, tuple[Case, ...]] = {
         ),
         Case(
             "Host", (Edit(FORWARD, FORWARD + "    http-request set-header Host app.internal\n", FORWARD),), removes=True
+        ),
+        *(
+            Case(
+                section,
+                (
+                    Edit(
+                        FORWARD,
+                        f"{FORWARD}    http-request {action} if METH_POST\n",
+                        f"{FORWARD}    http-request {action} if METH_POST {{0}}\n",
+                    ),
+                ),
+            )
+            for section, action in (("CSRF", "deny"), ("Redirects", "redirect location /log-in"))
         ),
         Case(
             "HTML",
@@ -151,6 +222,19 @@ CASES: dict[str, tuple[Case, ...]] = {
         ),
     ),
     "caddy": (
+        *(
+            Case(
+                section,
+                (
+                    Edit(
+                        "    reverse_proxy",
+                        f"{CADDY_POSTS}    {directive}\n    reverse_proxy",
+                        f"{CADDY_OTHER_POSTS}    {directive}\n    reverse_proxy",
+                    ),
+                ),
+            )
+            for section, directive in (("CSRF", "respond @posts 403"), ("Redirects", "redir @posts /log-in"))
+        ),
         Case(
             "Idle limit",
             (
@@ -192,6 +276,8 @@ CASES: dict[str, tuple[Case, ...]] = {
         ),
     ),
     "traefik": (
+        traefik_posts("CSRF", "ipAllowList: { sourceRange: [192.0.2.1] }"),
+        traefik_posts("Redirects", "redirectRegex: { regex: '^(.*)/__skew/.*', replacement: '${1}/log-in' }"),
         Case(
             "Total limit",
             option="--entryPoints.web.transport.respondingTimeouts.writeTimeout=2s",
@@ -217,6 +303,24 @@ CASES: dict[str, tuple[Case, ...]] = {
         ),
     ),
     "envoy": (
+        Case(
+            "CSRF",
+            (
+                Edit("http_filters:\n", RBAC, RBAC),
+                Edit(ENVOY_ROUTE, ENVOY_ROUTE, ENVOY_ROUTE + "                          {1}: { rbac: { {0} } }\n"),
+            ),
+        ),
+        Case(
+            "Redirects",
+            (
+                Edit(
+                    ENVOY_ROUTE,
+                    ENVOY_REDIRECT + ENVOY_ROUTE,
+                    "                        - match: { {0} }\n"
+                    "                          route: { cluster: app, timeout: 0s }\n" + ENVOY_REDIRECT + ENVOY_ROUTE,
+                ),
+            ),
+        ),
         Case("Total limit", (Edit(ROUTE, "timeout: 2s", "{0}"),)),
         Case("Idle limit", (Edit("stream_idle_timeout: 300s", "stream_idle_timeout: 2s", "{0}"),)),
         Case("Host", (Edit(ROUTE, ROUTE + IN_ROUTE + "host_rewrite_literal: app.internal", ROUTE),), removes=True),
