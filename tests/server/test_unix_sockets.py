@@ -5,9 +5,10 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from headcount.asgi.takeover.choose import TESTED
 from kit.processes import BIN
 
-from .serving import HERE
+from .serving import HERE, daphne_packages
 from .test_uvicorn_versions import installed
 
 pytestmark = pytest.mark.anyio
@@ -34,13 +35,27 @@ COMMANDS = {
         *["--worker-class", "uvicorn_worker.UvicornWorker", "--no-control-socket", "--worker-tmp-dir", "/dev/shm"],
     ],
     "granian": ["granian", "apps:mounted", "--interface", "asgi", "--uds", "{path}", "--workers", "{workers}"],
+    "daphne": ["python", "-m", "daphne", "-u", "{path}", "apps:mounted"],
 }
+SETTINGS = [(name, workers) for name in COMMANDS for workers in (1, 2) if (name, workers) != ("daphne", 2)]
+"""Servers and their numbers of workers; daphne has one."""
 NO_SERVER_IN_SCOPE = 40
 """The last minor version of uvicorn that does not say in the scope that a request came by a Unix socket."""
 SAYS_DISCONNECT = 43
 """uvicorn 0.43 and 0.44 tell every request that its peer has gone when they stop."""
 A_FEW = (TESTED[0], NO_SERVER_IN_SCOPE, SAYS_DISCONNECT)
 STREAMS = 6
+HIDE_FD = """
+mount -t tmpfs none "$0"
+for name in null zero full random urandom; do
+    : > "$0/$name"
+    mount --bind "/dev/$name" "$0/$name"
+done
+mkdir "$0/shm"
+mount --bind /dev/shm "$0/shm"
+mount --rbind "$0" /dev
+"""
+HIDE_PROC = "mount -t tmpfs none /proc\n"
 TOKEN = "Authorization: Bearer s3cret\r\n"
 
 
@@ -50,11 +65,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("minor", TESTED if metafunc.config.getoption("--all-versions") else A_FEW)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(("name", "workers"), SETTINGS)
 async def test_figures_are_exact_and_the_server_stops(name: str, workers: int) -> None:
-    with _started(name, workers) as (process, path):
+    packages = daphne_packages() if name == "daphne" else None
+    with _started(name, workers, packages) as (process, path):
         await _live(name, process, path, workers)
+
+
+@pytest.mark.parametrize("hidden", ["/dev/fd", "/dev/fd and /proc"])
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_so_it_is_where_descriptors_cannot_be_listed(hidden: str, workers: int, tmp_path: Path) -> None:
+    with _started("uvicorn", workers, prefix=_hiding(hidden, tmp_path)) as (process, path):
+        await _live("uvicorn", process, path, workers)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -64,7 +86,9 @@ async def test_so_it_is_with_this_version_of_uvicorn(minor: int, workers: int) -
 
 
 @contextmanager
-def _started(name: str, workers: int, packages: Path | None = None) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+def _started(
+    name: str, workers: int, packages: Path | None = None, prefix: Sequence[str] = ()
+) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
     with tempfile.TemporaryDirectory(prefix="headcount-test-") as folder:
         path = str(Path(folder, "socket"))
         log = Path(folder, "log")
@@ -77,7 +101,7 @@ def _started(name: str, workers: int, packages: Path | None = None) -> Iterator[
         program, *arguments = [word.format(path=path, workers=workers) for word in COMMANDS[name]]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [BIN / program, *arguments],
+                [*prefix, BIN / program, *arguments],
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -93,6 +117,25 @@ def _started(name: str, workers: int, packages: Path | None = None) -> Iterator[
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
+
+
+def _hiding(what: str, folder: Path) -> list[str]:
+    """
+    Return how to start a program in a mount namespace with a /dev of its own, and maybe without /proc.
+
+    Skips where there can be none, but fails in CI.
+    """
+    script = HIDE_FD + (HIDE_PROC if "/proc" in what else "") + 'exec "$@"\n'
+    for unshare in (["unshare", "-m"], ["unshare", "-Urm"]):
+        prefix = [*unshare, "sh", "-ec", script, str(folder)]
+        program = [sys.executable, "-c", "import os; assert not os.path.exists('/dev/fd')"]
+        with suppress(OSError):
+            if subprocess.run([*prefix, *program], capture_output=True, timeout=30, check=False).returncode == 0:
+                return prefix
+    reason = "no mount namespace can be made here; run as root, or allow unprivileged user namespaces"
+    if os.environ.get("CI"):
+        pytest.fail(f"/dev/fd cannot be hidden, because {reason}.")
+    pytest.skip(reason)
 
 
 async def _live(name: str, process: "subprocess.Popen[bytes]", path: str, workers: int) -> None:
