@@ -126,6 +126,7 @@ def test_without_anything_between_all_is_well(server: Serve) -> None:
         "sse-idle": "ok",
         "websocket-idle": "ok",
         "cookies": "ok",
+        "departure": "ok",
     }
 
 
@@ -571,6 +572,26 @@ def test_a_stream_that_was_not_kept_busy_is_no_proof_of_a_limit_of_the_whole_dur
     assert found["sse-idle"][0]["see"] == "docs/doctor.md#idle-limit"
 
 
+@pytest.mark.parametrize(
+    ("hold", "level", "seconds"),
+    [([], "fault", 10), (["--hold", "0"], "warning", 4)],  # two keepalives of 3 s and 4 s; 4 s
+)
+def test_a_proxy_that_keeps_streams_open_after_pages_have_left(
+    server: Serve, hold: list[str], level: str, seconds: int
+) -> None:
+    async def examine() -> tuple[int, dict[str, list[dict[str, Any]]]]:
+        async with Cutting(server.port, 60.0, keeps=True) as relay:
+            return await asyncio.to_thread(examined, f"http://127.0.0.1:{relay.port}", *hold)
+
+    code, found = asyncio.run(examine())
+    assert code == (level == "fault")
+    [finding] = found["departure"]
+    assert (finding["level"], finding["see"]) == (level, "docs/doctor.md#departure")
+    assert finding["says"] == (
+        f"A page that has left is still in the figures after {seconds} s: a proxy keeps its stream open."
+    )
+
+
 class Cutting:
     """
     A proxy that ends streams after some seconds.
@@ -580,13 +601,17 @@ class Cutting:
         seconds: Until a stream is cut off.
         silent: Whether only seconds of silence count.
         delay: Seconds for which each subscription but the first is held up.
+        keeps: Whether it goes on reading a stream that its client has left.
     """
 
-    def __init__(self, port: int, seconds: float, *, silent: bool = False, delay: float = 0) -> None:
+    def __init__(
+        self, port: int, seconds: float, *, silent: bool = False, delay: float = 0, keeps: bool = False
+    ) -> None:
         self._upstream = port
         self._seconds = seconds
         self._silent = silent
         self._delay = delay
+        self._keeps = keeps
         self._subscriptions = 0
 
     @property
@@ -618,13 +643,16 @@ class Cutting:
                     sink.write(piece)
                     if self._silent and seconds is not None:
                         limit.reschedule(asyncio.get_running_loop().time() + seconds)
-                sink.close()
+                if not (stream and self._keeps):
+                    sink.close()
 
-        with suppress(TimeoutError, OSError):
-            async with asyncio.timeout(seconds) as limit:
-                await asyncio.gather(relay(there, writer), relay(reader, onward))
-        for end in (writer, onward):
-            end.transport.abort()
+        try:
+            with suppress(TimeoutError, OSError):
+                async with asyncio.timeout(seconds) as limit:
+                    await asyncio.gather(relay(there, writer), relay(reader, onward))
+        finally:
+            for end in (writer, onward):
+                end.transport.abort()
 
 
 def test_without_a_right_a_connection_is_counted_and_named(server: Serve) -> None:

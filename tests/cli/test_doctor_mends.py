@@ -147,6 +147,16 @@ def more_middleware(middleware: str) -> Edit:
 CASES: dict[str, tuple[Case, ...]] = {
     "nginx": (
         Case("Idle limit", (Edit("proxy_read_timeout 60s;", "proxy_read_timeout 2s;", "{0}"),)),
+        Case(
+            "Departure",
+            (
+                Edit(
+                    "proxy_http_version 1.1;",
+                    "proxy_http_version 1.1; proxy_ignore_client_abort on;",
+                    "proxy_http_version 1.1; {0}",
+                ),
+            ),
+        ),
         Case("Host", (Edit("proxy_set_header Host $http_host;", "", "{0}"),)),
         Case(
             "WebSocket",
@@ -185,6 +195,7 @@ CASES: dict[str, tuple[Case, ...]] = {
         ),
     ),
     "haproxy": (
+        Case("Departure", (Edit("option abortonclose", "", "{0}"),)),
         Case(
             "Idle limit",
             (
@@ -427,7 +438,7 @@ async def fault_and_mend(examiner: Examiner, product: str, case: Case) -> None:
         removed = codes[0].removesuffix(" …")
         assert removed in wrong
         assert removed not in mended
-    hold = case.section.endswith("limit")
+    hold = case.section.endswith("limit") or case.section == "Departure"
     before = await examiner.examine(wrong, case.option, hold=hold)
     section = case.section.lower().replace(" ", "-")
     assert sections(before) == {section, case.also or section}, (

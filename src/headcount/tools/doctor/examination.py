@@ -15,6 +15,7 @@ from ...client import messages
 from ...client.access import Access
 from ...core.stats import Stats
 from ...errors import ClientError, Malformed, NotAuthorized, Unreachable
+from .departure import examine_departure
 from .findings import Level, Report
 from .page_requests import examine_pages, examine_paths, examine_redirects, examine_service_worker
 from .processes import TimedHealth, examine_processes
@@ -54,6 +55,9 @@ async def examine(base: str, access: Access, report: Report, *, hold: float | No
     )
     if not report.has_fault("websocket"):
         await examine_large_cookies(base, access, report, query)
+    # A process that does not know the stream would look like one that knows that its page has left.
+    if not unknown_stream and not report.has_fault("sse", "post", "csrf", "redirect", "compression"):
+        await examine_departure(base, access, report, query, brief=hold == 0)
     await examine_processes(base, access, report, answers, figures, unknown_stream=unknown_stream)
 
 

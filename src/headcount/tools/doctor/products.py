@@ -86,6 +86,10 @@ MENDS: Final[Mapping[str, Mapping[str, str]]] = {
         "IIS": "/preserveHostHeader:true",
         "Apache": "ProxyPreserveHost On",
     },
+    "departure": {
+        "nginx": "proxy_ignore_client_abort off;",
+        "HAProxy": "option abortonclose",
+    },
     "websocket": {
         "nginx": "copy location /__skew/ and both maps of docs/proxies.md#nginx",
         "Envoy": "upgrade_type: websocket",
