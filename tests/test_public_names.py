@@ -39,7 +39,7 @@ def test_a_type_checker_finds_a_misspelt_name(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text("from headcount import Grant\nfrom headcount import Grannt\n")
     # From here, with the settings and the cache of `make lint`, which has checked all else.
-    arguments = [sys.executable, "-m", "mypy", program]
+    arguments = [sys.executable, "-m", "mypy", str(program)]
     checked = subprocess.run(
         arguments, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
     ).stdout
