@@ -4,6 +4,7 @@ import gc
 import inspect
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,6 +22,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 # Whoever runs in the background of a shell without job control, as CI may, is started with Ctrl-C ignored, and so would
 # be all that the tests start and interrupt. A handler is not inherited; to ignore is.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where workers meet. A port is free again after a run, and a server at it must not learn of pages of another run's.
+_meeting_places = tempfile.TemporaryDirectory(prefix="headcount-tests-", ignore_cleanup_errors=True)
+os.environ["XDG_RUNTIME_DIR"] = _meeting_places.name
 
 
 @pytest.fixture(scope="session")

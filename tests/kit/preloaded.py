@@ -7,6 +7,7 @@ It serves one test process, over the socket that is its standard input, and ends
 import gc
 import importlib
 import json
+import multiprocessing.process
 import os
 import select
 import signal
@@ -108,6 +109,7 @@ def become(order: Order) -> dict[str, Any]:
     os.closerange(3, 256)
     if order.cwd is not None:
         os.chdir(order.cwd)
+        multiprocessing.process.ORIGINAL_DIR = order.cwd  # type: ignore[attr-defined]  # where processes that it starts look for modules
     os.environ.clear()
     os.environ.update(order.environment)
     unbuffered = bool(order.environment.get("PYTHONUNBUFFERED"))
