@@ -347,6 +347,24 @@ async def test_messages_wait_for_the_next_leader(transport: str) -> None:
 
 @both
 @handing_over
+async def test_a_message_of_the_very_moment_of_a_hand_over_is_not_lost(transport: str) -> None:
+    for turn in range(12):
+        site = Site()
+        stream = await site.visitor.open(transport, "?shared=1")
+        await report(site.visitor, stream, tab("leader"), tab("a"))
+        opening = asyncio.ensure_future(site.visitor.open(transport, f"?shared=1&replaces={stream.handle}"))
+        for _ in range(turn):
+            await asyncio.sleep(0)
+        assert await site.headcount.broadcast({"type": "sale"}) == 2
+        new = await opening
+        await turns()
+        got = [message for each in (stream, new) for message in each.received if message["type"] == "to"]
+        assert got == [{"type": "to", "tabs": [key("leader"), key("a")], "message": {"type": "sale"}}], turn
+        await new.leave()
+
+
+@both
+@handing_over
 async def test_a_viewer_sees_one_change_when_the_leading_tab_closes(transport: str) -> None:
     site = Site(stats_interval=0.001)
     figures = await site.admin.watch(await site.admin.open("ws", "?viewer=1"))

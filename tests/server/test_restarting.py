@@ -102,6 +102,26 @@ async def test_when_one_of_two_servers_stops_the_pages_of_the_other_stay(start: 
     await stay[1].until(lambda p: bool(p.of_type("pong")))
 
 
+async def test_a_page_that_leaves_one_server_is_not_sent_away_by_the_end_of_another() -> None:
+    headcount = Headcount(version="v1")
+    app = Starlette()
+    app.mount(headcount.base_path, headcount)
+    with ExitStack() as stack:
+        ended, running = Threaded(app), Threaded(app)
+        stack.callback(running.stop)
+        page = await open_on(ended, Sse)
+        stay = [await open_on(running, kind) for kind in (Sse, WebSocket)]
+        await asyncio.to_thread(ended.stop)
+        await page.until(lambda p: p.ended)
+        for leaving in stay:
+            leaving.fin()
+        counters = headcount.node.counters
+        async with asyncio.timeout(20):
+            while counters["closed"] < 3:
+                await asyncio.sleep(0.01)
+        assert counters["closed:drain"] == 1, "that of the server that ended"
+
+
 async def test_two_servers_in_one_loop_stop_one_by_one() -> None:
     headcount = Headcount(version="v1")
     app = Starlette()

@@ -6,7 +6,7 @@ Tests: tests/asgi/test_abuse.py, tests/asgi/test_streams.py.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, assert_never
 
 import msgspec
 from starlette.types import Receive
@@ -107,8 +107,10 @@ def read_command(path: str, data: bytes) -> tuple[str, messages.ClientMessage]:
             return body.connection_id, messages.SubscribeStats(deltas)
         case messages.TabsBody(set=tabs, remove=remove):
             return body.connection_id, messages.checked_tabs(tabs, remove)
-        case _:
+        case messages.UnsubscribeBody():
             return body.connection_id, messages.UnsubscribeStats()
+        case _:
+            assert_never(body)
 
 
 async def read_body(node: Node, head: RequestHead, receive: Receive) -> bytes:

@@ -114,7 +114,8 @@ class AsgiSession(Outbox):
             while self._ending is None:
                 message = await receive()
                 if message["type"].endswith(".disconnect"):
-                    if message["type"] == "http.disconnect" and self._host.admission.is_stopping():
+                    listener = self._host.timers.listener_of(self)
+                    if message["type"] == "http.disconnect" and self._host.admission.is_stopping(listener):
                         # uvicorn 0.43 and 0.44 say so to every stream when they stop, and the page is still there.
                         await self._say_farewell(self._host.admission.going_away())
                     self._close(CLIENT)

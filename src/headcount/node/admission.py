@@ -38,9 +38,14 @@ class Admission:
         """Return the addresses of the listening sockets behind an ASGI scope's `server` value."""
         return addresses_of(server)
 
-    def is_stopping(self) -> bool:
-        """Say whether streams end because a server of this process stops. O(listening sockets)."""
-        return self.draining or self._listeners.any_closed()
+    def is_stopping(self, listener: Listener | None) -> bool:
+        """
+        Say whether the server of a stream stops.
+
+        Args:
+            listener: The stream came in by it; None: not known, so any server of this process may be its own.
+        """
+        return self.draining or (self._listeners.any_closed() if listener is None else not listener.open)
 
     def refusal(self, listener: Listener | None) -> End | None:
         """

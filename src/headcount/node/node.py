@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from ..authorization.authorizer import AuthorizationCheck
 from ..config import Config
@@ -172,7 +172,9 @@ class Node:
             # It was made before a fork: its parent and its siblings have the same id.
             with self._lock:
                 if self._process != os.getpid():
+                    among_workers = self.membership.among_workers
                     self._reset_identity()
+                    self.membership.among_workers = among_workers
                     self.viewers.use_figures(self._registry)
                     self._process = os.getpid()
         self.membership.join(server)
@@ -320,6 +322,7 @@ class Node:
             if self.sessions.pop(session.id, None) is None:
                 return
             self.viewers.drop(session.id)
+            listener = self.timers.listener_of(session.session if isinstance(session, TabSession) else session)
             self.timers.discard(session)
             if not isinstance(session, TabSession):
                 self._cut_reports.ended(session.id, self.clock())
@@ -327,7 +330,7 @@ class Node:
             if session.id in self._registry:
                 info = self._registry.close(session.id)
                 stream = session.session.id if isinstance(session, TabSession) else session.id
-                if reason == GOING_AWAY.cause or (reason != REPLACED.cause and self.admission.is_stopping()):
+                if reason == GOING_AWAY.cause or (reason != REPLACED.cause and self.admission.is_stopping(listener)):
                     self._departed.sent_away(info.version, stream)
                 elif reason in UNANSWERED:
                     self._departed.gave_up(info.version, stream)
@@ -391,7 +394,9 @@ class Node:
             return None
         match message:
             case messages.SubscribeStats(deltas=deltas):
-                return self.viewers.subscribe(session, PendingSubscription(make_check(), deltas))
+                with self._lock:  # it may have been closed since it was found, in another loop
+                    if session.id in self.sessions:
+                        return self.viewers.subscribe(session, PendingSubscription(make_check(), deltas))
             case messages.UnsubscribeStats():
                 self.viewers.unsubscribe(session)
             case messages.Tabs():
@@ -401,6 +406,8 @@ class Node:
                 session.send(_PONG)
             case messages.Unknown():
                 self.counters["unknown_messages"] += 1
+            case _:
+                assert_never(message)
         return None
 
     def drain(self) -> None:

@@ -364,10 +364,16 @@ class SharedStreams:
     def _send_batch(self, stream: SharedStream, payload: Payload, keys: list[str]) -> None:
         if stream.batch is not None and stream.batch[1] is keys:
             stream.batch = None
-        if stream.session.id in self._streams:
-            stream.session.send(Payload(messages.to_tabs(keys, payload.json)))
-        elif len(stream.waiting) < MAX_WAITING:
-            stream.waiting.append((keys, payload))
+        by_stream: dict[str, tuple[SharedStream, list[str]]] = {}
+        for key in keys:
+            tab = self._by_key.get(key)
+            now = stream if tab is None else tab.stream  # it may have moved since
+            by_stream.setdefault(now.session.id, (now, []))[1].append(key)
+        for now, some in by_stream.values():
+            if now.session.id in self._streams:
+                call_in_loop(now.session.loop, now.session.send, Payload(messages.to_tabs(some, payload.json)))
+            elif len(now.waiting) < MAX_WAITING:
+                now.waiting.append((some, payload))
 
     def _set_tab(self, stream: SharedStream, session: Session, tab: messages.Tab) -> str:
         host = self._host

@@ -121,6 +121,11 @@ class LoopTimers:
         self._shutdown.forget()
         return True
 
+    def listener_of(self, session: Session) -> Listener | None:
+        """Return the listener that a session came in by; None: not known. O(listeners)."""
+        begin = session.slot - session.slot % self._turn
+        return next((listener for listener, first in self._wheels.items() if first == begin), None)
+
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK, self._tick)
         # A task, because middleware round a `send` may want to know in which one it is.
@@ -180,6 +185,11 @@ class Timers:
         timers = self.by_loop.get(session.loop)
         if timers is not None and timers.discard(session):
             del self.by_loop[session.loop]
+
+    def listener_of(self, session: Session) -> Listener | None:
+        """Return the listener that a session came in by, also when it has just been discarded; None: not known."""
+        timers = self.by_loop.get(session.loop)
+        return None if timers is None else timers.listener_of(session)
 
     def mark_busy(self, session: Session) -> None:
         """Note that a session is busy, perhaps before it was added; it is dropped after `send_timeout`."""
