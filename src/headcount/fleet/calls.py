@@ -240,7 +240,7 @@ class Calls:
         make: Callable[[int], fleet_messages.Question],
         timeout: float,
     ) -> list[fleet_messages.Answer]:
-        """Ask some nodes, and return the answers that came in time. In the backend's loop."""
+        """Ask some nodes, and return the answers that came within `timeout` seconds. In the backend's loop."""
         places = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
 
         async def call(node: str) -> fleet_messages.Answer | None:
@@ -250,7 +250,17 @@ class Calls:
                 except UnknownConnection:
                     return None
 
-        answers = await asyncio.gather(*map(call, nodes))
+        calls = [asyncio.ensure_future(call(node)) for node in nodes]
+        if not calls:
+            return []
+        try:
+            # For all of them together: nodes that do not answer hold the places of those that were not asked yet.
+            done, _ = await asyncio.wait(calls, timeout=timeout)
+        finally:
+            for task in calls:
+                task.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        answers = [task.result() for task in calls if task in done]
         return [answer for answer in answers if answer is not None]
 
     def receive(self, message: fleet_messages.Answer | fleet_messages.Command) -> None:

@@ -6,7 +6,7 @@ Tests: tests/fleet/backends/test_two_sites.py.
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import msgspec
 
@@ -113,6 +113,8 @@ class CommandHandlers:
                 )
                 following = 1 if found.more else None
                 return fleet_messages.Answer(node=self._node, re=command.re, rows=tuple(found.rows), next=following)
+            case _:
+                assert_never(command)
         return fleet_messages.Answer(node=self._node, re=command.re, ok=ok, count=count)
 
     async def _run_check(self, command: fleet_messages.AuthorizeRequest, of: int) -> fleet_messages.Answer:

@@ -59,6 +59,8 @@ class Membership:
         """The fleet as this node sees it."""
         self.among_workers = False
         """The starter of this process says that it is one of several workers, should that not be visible."""
+        self._watching: object = None
+        """Names the looks at the listening socket that are due; whoever joins again ends those of before."""
         self._node = node
         self._sockets = sockets
         self._make_view = make_view
@@ -200,7 +202,8 @@ class Membership:
         view = self._ensure_view()
         view.start(RedisBackend(self._node.id, config.backend, self._fleet_name, without_password(config.backend)))
         self._node.use_figures(view)
-        self._check_listener()
+        self._watching = object()
+        self._check_listener(self._watching)
 
     @property
     def _fleet_name(self) -> str:
@@ -230,13 +233,15 @@ class Membership:
         listener = self._sockets.find_listener(key)
         return listener is not None and listener is not self._seen[key] and not self._sockets.draining
 
-    def _check_listener(self) -> None:
+    def _check_listener(self, watching: object) -> None:
         # With pages, their timers notice. Without any, a server that stops gives no sign, and a tenth of a second.
         if not isinstance(self.view, FleetView) or not self.view.active or self.view.loop is None:
             return
+        if watching is not self._watching:
+            return
         if self._node.is_idle:
             self.leave_if_ending()
-        self.view.loop.call_later(LISTENER_INTERVAL, self._check_listener)
+        self.view.loop.call_later(LISTENER_INTERVAL, self._check_listener, watching)
 
 
 def several_workers() -> bool:

@@ -342,7 +342,7 @@ class RemoteCommands:
     async def _page_of(
         self, node: str, *, version: str | None, route: str | None, limit: int, after: int
     ) -> paging.LocalPage | None:
-        """Return a page of one node; None: it did not answer."""
+        """Return a page of one node; None: it did not answer, or refused."""
         if node == self._node:
             return self._listing.page(version=version, route=route, limit=limit, after=after)
         try:
@@ -353,6 +353,8 @@ class RemoteCommands:
                 ),
             )
         except UnknownConnection:
+            return None
+        if not answer.ok:
             return None
         return paging.LocalPage([row for row in answer.rows[:limit] if is_valid_row(row, node)], answer.next)
 
@@ -366,7 +368,7 @@ class RemoteCommands:
         limit: int,
         after: paging.Position | None,
     ) -> paging.SortedRows | None:
-        """Return the first rows of one node; None: it did not answer."""
+        """Return the first rows of one node; None: it did not answer, or refused."""
         if node == self._node:
             return await self._listing.sorted_page(order, version=version, route=route, limit=limit, after=after)
         try:

@@ -107,7 +107,7 @@ class ReportCollector:
     def stop_soon(self) -> None:
         """Listen a little longer, and then no more."""
         self._has_viewers = False
-        self._lingers_until = self._clock() + LINGER
+        self._lingers_until = max(self._lingers_until, self._clock() + LINGER)
 
     def touch(self, *, rows: bool, linger: float | None = None) -> None:
         """Listen for `linger` seconds, else `LINGER`; with `rows`, ask for connections, too."""
@@ -146,9 +146,7 @@ class ReportCollector:
 
     def forget_loop(self) -> None:
         """Drop what belonged to a loop that is over."""
-        if self._ready_timer is not None:
-            self._ready_timer.cancel()
-            self._ready_timer = None
+        self._stop_ready_timer()
         self._waiting.clear()
         self._members_known = False
         self.ready = True
@@ -282,6 +280,7 @@ class ReportCollector:
         self.listening = False
         self._members_known = False
         self._update_connectivity()
+        self._stop_ready_timer()
         self.ready = True
         self._requests.clear()
         self._figures.forget_others()
@@ -299,13 +298,16 @@ class ReportCollector:
 
     def _set_ready(self) -> None:
         with self._lock:
-            if self._ready_timer is not None:
-                self._ready_timer.cancel()
-                self._ready_timer = None
+            self._stop_ready_timer()
             if not self.ready:
                 self.ready = True
                 self.viewers_changed()
                 self._changed()
+
+    def _stop_ready_timer(self) -> None:
+        if self._ready_timer is not None:
+            self._ready_timer.cancel()
+            self._ready_timer = None
 
     def _members_are_known(self) -> bool:
         return self._channel.backend is None or self._channel.detects_failures or self._members_known

@@ -1,6 +1,7 @@
 """What only workers of one machine can meet: sockets of the dead, directories of others, peers that send nonsense."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -310,5 +311,29 @@ async def test_an_address_that_could_not_be_met_is_met_once_whoever_asks_and_giv
     one.meet_later(second)
     await one.members()
     assert {address: sock for address, (_, sock, _) in one._meeting_places.items()} == sockets
+    await one.stop()
+    await two.stop()
+
+
+async def test_a_socket_that_cannot_be_put_back_makes_figures_partial_until_it_can(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, ear = backend("aaaaaaaaaaaa")
+    await until(lambda: ear.connected)
+    (meeting_place(runtime) / "aaaaaaaaaaaa").unlink()
+    with monkeypatch.context() as full:
+
+        def no_space(self: LocalBackend, address: str) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        full.setattr(LocalBackend, "_bind", no_space)
+        for _ in range(2):
+            await one.members()
+            assert not ear.connected
+    await one.members()
+    await until(lambda: ear.connected)
+    two, other = backend("bbbbbbbbbbbb")
+    await until(lambda: other.connected)
+    assert await two.knows("aaaaaaaaaaaa")
     await one.stop()
     await two.stop()

@@ -1,6 +1,7 @@
 """What every backend keeps of its nodes for the time when they cannot speak: one suite for all of them."""
 
 import asyncio
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -316,3 +317,25 @@ async def test_a_history_file_does_not_grow_for_ever(tmp_path: Path) -> None:
     lines = local_tallies._lines(path)
     assert len(lines) < 60
     assert lines[-1] == b"000399" * 20
+
+
+async def test_a_tally_that_could_not_be_written_is_written_with_the_next_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = local_tallies.TallyFiles("aaaaaaaaaaaa", lambda: [tmp_path], lambda: ())
+    files.write(Tally(versions={"v1": 5}))
+    first = (await files.entries())["aaaaaaaaaaaa"].tally
+    await asyncio.sleep(0.01)
+    with monkeypatch.context() as full:
+
+        def no_space(path: Path, data: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        full.setattr(local_tallies, "_write_whole", no_space)
+        files.write(Tally(versions={"v1": 1}))
+        held = (await files.entries())["aaaaaaaaaaaa"].tally
+        assert held.versions == {"v1": 5}
+        assert held.at > first.at, "it lives"
+    files.write(Tally(versions={"v1": 1}))
+    assert (await files.entries())["aaaaaaaaaaaa"].tally.versions == {"v1": 1}
+    files.leave(Tally(left=True))

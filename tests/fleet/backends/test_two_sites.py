@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from starlette.requests import HTTPConnection
@@ -306,6 +306,18 @@ def test_a_node_that_left_its_fleet_does_not_say_that_it_is_all_of_it(store: Sto
         async with both(store) as (_, other):
             await other.node.leave()
             assert (await other.node.commands.release("v2")).partial
+
+    check()
+
+
+def test_pages_of_connections_are_partial_when_a_node_refuses(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            await owner.stranger.open("ws")
+            monkeypatch.setattr(owner.node.listing, "page", Mock(side_effect=ZeroDivisionError))
+            page = await other.node.commands.page(version=None, route=None, limit=10)
+            assert (page.rows, page.partial) == ([], True)
 
     check()
 

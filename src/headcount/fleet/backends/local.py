@@ -88,7 +88,7 @@ class LocalBackend:
         """Addresses whose workers cannot be met yet."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks = Tasks()
-        self._opening: asyncio.Task[None] | None = None
+        self._opening: set[asyncio.Task[None]] = set()
         self._rescan: asyncio.TimerHandle | None = None
         self._guard: asyncio.Task[None] | None = None
         self._awaited: dict[str, list[asyncio.Future[None]]] = {}
@@ -108,7 +108,7 @@ class LocalBackend:
         self.receiver = receiver
         self._loop = asyncio.get_running_loop()
         self._bind(self._first)
-        self._opening = self._run(self._open(self._first))
+        self._open_soon(self._first)
         self._guard = _guards.start(self._leave_with_the_loop(), self._loop)
         remove_forgotten(self._directories()[0].parent, time.time())
         self.tallies.clear_own()
@@ -123,7 +123,7 @@ class LocalBackend:
         """
         if address not in self._meeting_places:
             self._bind(address)
-            self._opening = self._run(self._open(address))
+            self._open_soon(address)
         self._unmet.discard(address)
 
     def meet_later(self, address: str) -> None:
@@ -211,7 +211,12 @@ class LocalBackend:
                 try:
                     self._bind(address)
                 except OSError as error:
-                    logger.warning("New workers cannot find this worker: %s", error)
+                    logger.warning(
+                        "New workers cannot find this worker, so figures are partial until they can: %s", error
+                    )
+                    self.meet_later(address)
+                    if self.receiver is not None:
+                        self.receiver.connectivity_changed(connected=False)
                     continue
                 await self._open(address)
             # Somebody may have come whose connection waits to be accepted here.
@@ -329,15 +334,22 @@ class LocalBackend:
         while waited < HELLO_TIMEOUT and any(link in self._unidentified for link in found):
             await asyncio.sleep(0.005)
             waited += 0.005
+        if len(self._opening) > 1:
+            return  # the last one says it for all
         if self.receiver is not None:
             self.receiver.connectivity_changed(connected=True)
         if self.receiver is not None and self._unmet:
             # The workers that were met have been greeted; figures are partial without the others.
             self.receiver.connectivity_changed(connected=False)
 
+    def _open_soon(self, address: str) -> None:
+        task = self._run(self._open(address))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
     async def _opened(self) -> None:
-        if self._opening is not None and not self._opening.done():
-            await asyncio.wait([self._opening])
+        if self._opening:
+            await asyncio.wait(self._opening)
 
     async def _connect_all(self, directory: Path) -> "list[_Link]":
         """Connect to every worker in a directory that there is no connection to yet."""

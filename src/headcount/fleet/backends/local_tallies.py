@@ -73,7 +73,8 @@ class TallyFiles:
         self._node = node
         self._places = places
         self._linked = linked
-        self._written: bytes | None = None
+        self._written: dict[Path, bytes] = {}
+        """What each place has of this worker."""
         self._open: dict[Path, int] = {}
         self.joined = now_ms()
         """When this worker came."""
@@ -93,15 +94,19 @@ class TallyFiles:
         body = tallies.encode(msgspec.structs.replace(tally, joined=self.joined, life=self._life))
         head = _HEAD.pack(now_ms())
         for place in self._places():
-            with suppress(OSError):
+            try:
                 # Another worker may have replaced or removed the file while this one was silent.
-                if body == self._written and place in self._open and os.fstat(self._open[place]).st_nlink:
+                if body == self._written.get(place) and place in self._open and os.fstat(self._open[place]).st_nlink:
                     os.pwrite(self._open[place], head, 0)
                 else:
                     if tally.pages:
                         _write_whole(place / f"{self._node}.pages", pages)
                     self._replace(place, head + body)
-        self._written = body
+                    self._written[place] = body
+            except OSError:
+                # The disk is full, for one. The old tally says that this worker lives, and the next one is a new try.
+                with suppress(OSError, KeyError):
+                    os.pwrite(self._open[place], head, 0)
 
     def leave(self, tally: Tally, pages: bytes = b"") -> None:
         """Write the last tally; none when there is nothing to say."""
@@ -110,7 +115,7 @@ class TallyFiles:
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
-        self._written = None
+        self._written.clear()
         if not tally.away:
             self._drop(self._node)
 
