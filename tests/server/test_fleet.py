@@ -53,7 +53,7 @@ async def test_a_killed_node_is_gone_within_ten_seconds_and_its_handles_are_nobo
     fleet.servers[2].process.kill()
     for viewer in fleet.viewers[:2]:
         await viewer.until(lambda s: figures(s)["total"] == rest and not figures(s)["partial"], EXPIRED)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < EXPIRED
     status, _ = await ask(
         fleet.servers[0].url, "POST", BASE + "/route", {"connectionId": lost[0].handle, "route": "/x"}
     )
@@ -141,7 +141,7 @@ async def test_clocks_that_jump_change_nothing(tmp_path: Path) -> None:
             store.ask("PEXPIRE", key, str(day * 1_000))
         for viewer in fleet.viewers[:2]:
             await viewer.until(lambda s: figures(s)["total"] == rest and not figures(s)["partial"], EXPIRED)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < EXPIRED
         seen = [len(viewer.messages) for viewer in fleet.viewers]
         asked = _commands(store)["smembers"]
         await _until(lambda: _commands(store)["smembers"] >= asked + 3)  # both have looked again who is there

@@ -14,6 +14,9 @@ from .calls import NoCaller
 class NoNotices:
     """Tells nobody of departures."""
 
+    def publish_now(self) -> None:
+        """Do nothing: nobody listens."""
+
     def publish_soon(self) -> None:
         """Do nothing."""
 
@@ -58,6 +61,9 @@ class NoFleet:
     async def history(self) -> dict[str, Any] | None:
         """Return None: this node keeps its own."""
         return None
+
+    def publish_now(self) -> None:
+        """Do nothing: nobody listens."""
 
     def publish_soon(self) -> None:
         """Do nothing."""

@@ -37,7 +37,7 @@ class Publisher:
         lock: The node's.
         clock: Monotonic seconds.
         start_ticking: Called when another node has asked for figures, so that `tick` is called from then on.
-        publish_first: Publishes what must be known before figures go down.
+        publish_first: Publishes departures, so that viewers know why a figure goes down.
     """
 
     def __init__(
@@ -69,6 +69,11 @@ class Publisher:
         """Publish what changed here, if another node has asked for it. From any loop, after every change."""
         if self.schedule and self._own_share.pending:
             self._channel.call(self._schedule)
+
+    def publish_now(self) -> None:
+        """Publish what changed here, before anything that is sent after this call. In the backend's loop."""
+        with self._lock:
+            self._publish()
 
     def on_interest(self, interest: fleet_messages.Interest) -> None:
         """Note that a node asks for the figures of this one, or does not any more."""

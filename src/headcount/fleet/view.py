@@ -300,6 +300,11 @@ class FleetView:
         """Tell the nodes with viewers what changed here, if anything did. To be called after every change."""
         self._publisher.publish_soon()
 
+    def publish_now(self) -> None:
+        """Tell the nodes with viewers what changed here, before anything that is sent after this call."""
+        if self.active:
+            self.channel.call(self._publisher.publish_now)
+
     def touch(self, *, rows: bool, linger: float | None = None) -> None:
         """
         Listen to the other nodes for a while, because a caller reads the figures once.
