@@ -20,22 +20,22 @@ def clock() -> Clock:
 
 
 def test_the_first_line_is_written_as_it_is(clock: Clock) -> None:
-    assert LogThrottle(clock).allow("slow") == ""
+    assert LogThrottle(clock).suffix_if_due("slow") == ""
 
 
 def test_more_of_a_kind_are_suppressed_for_a_minute_and_counted(clock: Clock) -> None:
     throttle = LogThrottle(clock)
-    throttle.allow("slow")
+    throttle.suffix_if_due("slow")
     for _ in range(3):
         clock.now += INTERVAL / 4
-        assert throttle.allow("slow") is None
+        assert throttle.suffix_if_due("slow") is None
     clock.now += INTERVAL / 4
-    assert throttle.allow("slow") == " (3 similar messages suppressed)"
+    assert throttle.suffix_if_due("slow") == " (3 similar messages suppressed)"
     clock.now += INTERVAL
-    assert throttle.allow("slow") == "", "none was suppressed since"
+    assert throttle.suffix_if_due("slow") == "", "none was suppressed since"
 
 
 def test_kinds_do_not_suppress_each_other(clock: Clock) -> None:
     throttle = LogThrottle(clock)
-    throttle.allow("slow")
-    assert throttle.allow("broken") == ""
+    throttle.suffix_if_due("slow")
+    assert throttle.suffix_if_due("broken") == ""

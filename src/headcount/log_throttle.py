@@ -1,4 +1,8 @@
-"""Log lines that strangers can cause: each kind is written once a minute, with the number of those suppressed."""
+"""
+Log lines that strangers can cause: each kind is written once a minute, with the number of those suppressed.
+
+The lines about Redis are not among them: fleet/backends/redis.py writes one when it is lost, and one when it is back.
+"""
 
 import time
 from collections.abc import Callable
@@ -21,9 +25,9 @@ class LogThrottle:
         self._written: dict[object, tuple[float, int]] = {}
         """Of each kind: when a line was last written, and how many were suppressed since."""
 
-    def allow(self, kind: object) -> str | None:
+    def suffix_if_due(self, kind: object) -> str | None:
         """
-        Say whether a log line may be written now.
+        Return how a log line of this kind ends, if one may be written now.
 
         Args:
             kind: Of the line. There must be few kinds, because each is remembered.

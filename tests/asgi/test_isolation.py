@@ -393,7 +393,7 @@ def test_a_tab_that_two_loops_report_at_the_same_moment_is_counted_once(
     for side, stream in zip(sides, streams, strict=True):
         side.run(stream.next("tabs"))
     soon(lambda: site.total == 1)
-    assert len(site.node.shared_streams) == 1
+    assert site.node.shared_streams.tab_count == 1
 
 
 def test_hooks_of_a_page_run_in_order_although_its_posts_come_in_by_another_loop(loops: Callable[[], Loop]) -> None:
@@ -460,10 +460,10 @@ def test_tab_that_a_stream_of_another_loop_reports_is_closed_in_its_own(loops: C
     soon(lambda: told.count(("close", before)))
     assert told.index(("open", before)) < told.index(("close", before))
     assert threads["close"] == threads[stays.public]
-    assert len(site.node.shared_streams) == 1
+    assert site.node.shared_streams.tab_count == 1
     here.run(old.leave())
     assert site.total == 2
-    assert len(site.node.shared_streams) == 1, "the tab is the new stream's"
+    assert site.node.shared_streams.tab_count == 1, "the tab is the new stream's"
 
 
 def _hooks_that_wait(site: Site) -> tuple[list[tuple[str, str]], threading.Event, dict[str, int]]:

@@ -94,7 +94,7 @@ def test_pages_that_found_no_node_have_the_time_that_their_next_attempt_takes() 
     assert unaccounted(100, left, joined, back={"v1": 1}) == (2, "leaving")
     assert unaccounted(100 + RETURN - 0.1, left, joined) == (3, "leaving")
     assert unaccounted(100 + RETURN, left, joined) is None
-    assert judge(NODE, entry(110, left), GRACE, joined).left == RETURN - 10
+    assert judge(NODE, entry(110, left), GRACE, joined).remaining == RETURN - 10
     assert unaccounted(100, left, 999_999) is None, "a node was there when it left"
     assert unaccounted(10, left, 1_002_000) == (3, "leaving")
     assert unaccounted(2 + 3 + 4 * 2, left, 1_002_000) is None, "after two seconds few attempts have failed"
@@ -103,7 +103,7 @@ def test_pages_that_found_no_node_have_the_time_that_their_next_attempt_takes() 
     assert unaccounted(500 + RETURN, joined=joined) is None
     assert unaccounted(119, joined=1_001_000) == (4, "vanished"), "the grace is longer"
     short = judge(NODE, entry(12, left), 5, 1_010_000)
-    assert short.left == 3, "who shortens the grace shortens this"
+    assert short.remaining == 3, "who shortens the grace shortens this"
 
 
 def test_a_node_that_says_nothing_of_its_start_may_always_have_been_there() -> None:

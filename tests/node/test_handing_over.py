@@ -160,7 +160,7 @@ async def test_a_lone_tab_that_closes_leaves_at_once(transport: str) -> None:
     stream = await site.visitor.open(transport, "?shared=1")
     await report(site.visitor, stream, tab("a"))
     await stream.leave()
-    assert (site.total, len(site.node.shared_streams)) == (0, 0)
+    assert (site.total, site.node.shared_streams.tab_count) == (0, 0)
 
 
 @both
@@ -177,7 +177,7 @@ async def test_tabs_that_nobody_reports_are_dropped_in_time(transport: str) -> N
     assert HOLD + 0.5 <= 2, "a tick late, and still within two seconds"
     clock.advance(0.2)
     await until(lambda: site.total == 0, "the whole browser has gone")
-    assert (len(site.node.shared_streams), site.node.shared_streams._held) == (0, {})
+    assert (site.node.shared_streams.tab_count, site.node.shared_streams._held) == (0, {})
 
 
 @both
@@ -196,7 +196,7 @@ async def test_the_farewell_of_a_leader_may_come_after_the_end_of_its_stream(tra
     for path, fields in (("/tabs", {"set": [tab("c")]}), ("/route", {"route": "/x"}), ("/subscribe-stats", {})):
         answer = await site.visitor.post(path, {"connectionId": stream.handle, **fields})
         assert answer.status in (200, 404)
-    assert (site.total, len(site.node.shared_streams)) == (1, 1)
+    assert (site.total, site.node.shared_streams.tab_count) == (1, 1)
     await drop_held_tabs(site, clock)
     problem(await site.visitor.post("/tabs", body), 404, "connectionId")
     assert site.total == 0
@@ -309,7 +309,7 @@ async def test_a_server_that_drains_holds_nobody(transport: str) -> None:
     assert not site.node.is_idle
     await site.headcount.drain()
     await stream.ended()
-    assert (site.total, len(site.node.shared_streams)) == (0, 0)
+    assert (site.total, site.node.shared_streams.tab_count) == (0, 0)
 
 
 @both

@@ -51,7 +51,7 @@ async def test_tabs_are_counted_and_their_stream_is_not(transport: str) -> None:
     assert site.node.figures.stats().versions == {"v2": 1}
     await stream.leave()
     await until(lambda: site.total == 0, "its tabs are gone")
-    assert len(site.node.shared_streams) == 0
+    assert site.node.shared_streams.tab_count == 0
 
 
 @both

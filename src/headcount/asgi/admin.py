@@ -93,13 +93,13 @@ class Admin:
                 "httpVersion": head.scope.get("http_version", ""),
                 "forwarded": [name for name in names if head.header(name.encode()) is not None],
             }
-        await exchange.json(answer)
+        await exchange.respond_json(answer)
 
     async def stats(self, exchange: Exchange) -> None:
         """Answer with the figures of the fleet, as far as the grant lets them be seen."""
         grant = _grant_of(exchange)
         stats = await self._figures.fresh_stats(rows=grant.connections)
-        await exchange.json(self._with_gap(visible_stats(stats, grant), grant))
+        await exchange.respond_json(self._with_gap(visible_stats(stats, grant), grant))
 
     async def connections(self, exchange: Exchange) -> None:
         """
@@ -134,7 +134,7 @@ class Admin:
             "nodes": msgspec.to_builtins(stats.nodes),
             "partial": stats.partial or partial,
         }
-        await exchange.json(self._with_gap(page, grant))
+        await exchange.respond_json(self._with_gap(page, grant))
 
     async def _page(self, _: Grant, query: dict[str, str]) -> tuple[list[ConnectionInfo], str | None, bool]:
         limit, cursor = _limit(query.get("limit")), _parse_cursor(query.get("cursor"))
@@ -176,7 +176,7 @@ class Admin:
         stats = self._figures.stats(rows=False)
         cut_after = self._node.cut_after
         limit = {} if cut_after is None else {"cutAfterMs": round(cut_after * 1000)}
-        await exchange.json(
+        await exchange.respond_json(
             {
                 "shares": [
                     {
@@ -214,11 +214,11 @@ class Admin:
             raise Problem(
                 404, f"No connection of node {gone} is unaccounted for; GET /admin/nodes lists the absent nodes."
             )
-        await exchange.json({"ok": True, "node": gone})
+        await exchange.respond_json({"ok": True, "node": gone})
 
     async def history(self, exchange: Exchange) -> None:
         """Answer with the history of the fleet, or of this node if it is alone."""
-        await exchange.json(await self._figures.whole_history())
+        await exchange.respond_json(await self._figures.whole_history())
 
     async def release(self, exchange: Exchange) -> None:
         """
@@ -233,7 +233,7 @@ class Admin:
         if version == UNKNOWN:
             raise Malformed("The version is empty or 'unknown'; send the build id that is current now.")
         outcome = await self._commands.release(version)
-        await exchange.json(
+        await exchange.respond_json(
             {
                 "ok": True,
                 "version": version,

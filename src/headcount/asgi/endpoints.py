@@ -227,7 +227,7 @@ class Endpoints:
         if head.origin == NO_SITE:
             return
         # One kind, because strangers choose the origin.
-        if head.origin is not None and (suppressed := self._log_throttle.allow("foreign")) is not None:
+        if head.origin is not None and (suppressed := self._log_throttle.suffix_if_due("foreign")) is not None:
             logger.warning(
                 "Refused a page of %r: Host is %r, so the page seems to be of another site. If this application is "
                 "reached under that origin, let the proxy pass Host on with its port (nginx: proxy_set_header Host "
@@ -239,7 +239,7 @@ class Endpoints:
             )
 
     def _log_dropped_body(self, upgrade: str) -> None:
-        if (suppressed := self._log_throttle.allow("dropped body")) is not None:
+        if (suppressed := self._log_throttle.suffix_if_due("dropped body")) is not None:
             logger.warning(
                 "The server dropped the body of a POST that asks for Upgrade: %s, and Headcount answered 400. "
                 "uvicorn does so when it parses with httptools. Start it with --http app:headcount.protocol or "
@@ -275,7 +275,7 @@ class Endpoints:
         return InnerRequestCheck(self._inner_requests, scope, head.prefix, wrapped_app, use_request_itself=not wildcard)
 
     def _check_websocket(self, scope: Scope, wrapped_app: ASGIApp | None) -> InnerRequestCheck:
-        # Read again: what was read of the head would stay for as long as the stream.
+        # A new head, so that what was read of the other one is not kept for as long as the stream.
         return self._check(RequestHead(scope, "/ws", self.rules), wrapped_app)
 
     async def _dispatch(self, exchange: Exchange) -> StreamTask | None:

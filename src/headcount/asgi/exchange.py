@@ -32,6 +32,6 @@ class Exchange(NamedTuple):
         """The ASGI scope."""
         return self.head.scope
 
-    async def json(self, content: Mapping[str, Any]) -> None:
+    async def respond_json(self, content: Mapping[str, Any]) -> None:
         """Answer 200 and a JSON object."""
         await respond_json(self.send, content, self.cors)

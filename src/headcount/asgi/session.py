@@ -121,8 +121,8 @@ class AsgiSession(Outbox):
                     self._close(CLIENT)
                     return
                 on_message(message)
-            # Ended by what it sent itself: the cancellation comes with the next pause, and must not meet the server
-            # there, after we have returned. Or what is between us and the server swallowed it.
+            # `end` was called by our own send, or something between us and the server swallowed the cancellation. This
+            # pause lets it arrive here, and not in the server after we have returned.
             await asyncio.sleep(0)
             raise asyncio.CancelledError
         except ProtocolError as error:

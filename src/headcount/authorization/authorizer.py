@@ -115,14 +115,14 @@ class Authorizer:
                     raise TimeoutError
         except TimeoutError:
             self.errors += 1
-            if (suppressed := self._log_throttle.allow("slow")) is not None:
+            if (suppressed := self._log_throttle.suffix_if_due("slow")) is not None:
                 logger.warning(
                     "authorize_stats did not return within %g s; viewer denied%s.", self._timeout, suppressed
                 )
             return None
         except Exception as error:
             self.errors += 1
-            if (suppressed := self._log_throttle.allow(type(error))) is not None:
+            if (suppressed := self._log_throttle.suffix_if_due(type(error))) is not None:
                 logger.exception("authorize_stats failed; viewer denied%s.%s", suppressed, _hint(request))
             return None
         if isinstance(verdict, Grant):
@@ -132,7 +132,7 @@ class Authorizer:
         if verdict is False or verdict is None:
             return None
         self.errors += 1
-        if (suppressed := self._log_throttle.allow(("returned", type(verdict)))) is not None:
+        if (suppressed := self._log_throttle.suffix_if_due(("returned", type(verdict)))) is not None:
             logger.error(
                 "authorize_stats returned a %s, not a bool or a Grant; viewer denied%s.",
                 type(verdict),

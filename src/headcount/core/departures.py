@@ -53,7 +53,7 @@ class _Pages:
             total.update(second.counts)
         return +total
 
-    def left(self, now: float) -> float:
+    def remaining(self, now: float) -> float:
         """Return the seconds for which the last one may come back; 0.0 without any."""
         self.expire(now)
         return self.seconds[-1].began + self._time - now if self.seconds else 0.0
@@ -103,7 +103,7 @@ class Departures:
 
     def transit(self, now: float) -> float:
         """Return the seconds for which they may come back."""
-        return max(self._transit, self._unanswered.left(now))
+        return max(self._transit, self._unanswered.remaining(now))
 
     def pages(self, now: float) -> dict[str, list[str]]:
         """Return the streams of those that may come back, by version. O(pages)."""

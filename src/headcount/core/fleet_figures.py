@@ -282,7 +282,7 @@ class FleetFigures:
         held = self._reports.get(node)
         if node == self.own or (held is not None and sequence < held.sequence):
             return False
-        self._unaccounted.left(node, away, transit, now, self._wall(now))
+        self._unaccounted.note_leave(node, away, transit, now, self._wall(now))
         self._left_properly[node] = None
         while len(self._left_properly) > MAX_TOMBSTONES:
             del self._left_properly[next(iter(self._left_properly))]
@@ -308,7 +308,9 @@ class FleetFigures:
             Whether anything changed.
         """
         before = self.revision
-        self._unaccounted.left(node, away, transit, now, self._wall(now), "unanswered" if unanswered else "leaving")
+        self._unaccounted.note_leave(
+            node, away, transit, now, self._wall(now), "unanswered" if unanswered else "leaving"
+        )
         self._update_absences()
         return self._noted(before)
 

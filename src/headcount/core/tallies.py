@@ -128,7 +128,7 @@ class Judgement(NamedTuple):
     """What is to be kept with the entry; None: nothing."""
     over: bool
     """The entry can be removed."""
-    left: float = math.inf
+    remaining: float = math.inf
     """Seconds for which the connections stay unaccounted for, if nothing happens."""
 
 
@@ -182,7 +182,7 @@ def judge(node: str, entry: Entry, grace: float, joined: int = 0) -> Judgement:
     if left <= 0:
         return Judgement(None, None, over=True)
     absence = _absence(node, counts, entry.back, "vanished", unknown=tally.unknown)
-    return Judgement(absence, doubt, over=False, left=left)
+    return Judgement(absence, doubt, over=False, remaining=left)
 
 
 def limited(versions: Mapping[str, int]) -> dict[str, int]:

@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
     absence: Absence | None
     """What is unaccounted for; None: nothing."""
-    left: float
+    remaining: float
     """Seconds for which it is, if nothing happens."""
     present: bool = False
     """The node's sign of life has not expired."""
@@ -76,7 +76,7 @@ class Unaccounted:
         """Note that a node is silent and known to live. See `vanished`."""
         self._claim(node, versions, "cut-off", now, float("inf"), wall)
 
-    def left(
+    def note_leave(
         self,
         node: str,
         away: Mapping[str, int],
@@ -108,7 +108,7 @@ class Unaccounted:
             absence, claim = what.absence, self._claims.get(node)
             if absence is not None and len(board) < MAX_NODES:
                 before = self._board.get(node) or claim
-                board[node] = _Claim(_steady(absence, before and before.absence), asked, asked + what.left)
+                board[node] = _Claim(_steady(absence, before and before.absence), asked, asked + what.remaining)
             # A sign of life outlasts its node. While there is one, only what the node says itself ends its silence.
             silent = claim is not None and claim.absence.state not in ENDED_STATES
             if claim is not None and claim.made <= asked and not (what.present and silent):

@@ -151,7 +151,7 @@ class Accounting:
             absence = judgement.absence
             if absence is not None:
                 absence = msgspec.structs.replace(absence, since=max(0, round(wall - entry.age * 1000)))
-            found[node] = Found(absence, judgement.left, entry.present, entry.tally.serves)
+            found[node] = Found(absence, judgement.remaining, entry.present, entry.tally.serves)
             if judgement.over and node != self._channel.node:
                 self._channel.start_task(backend.tallies.drop(node))
             elif judgement.doubt is not None and judgement.doubt != entry.doubt:

@@ -75,7 +75,7 @@ class DepartureNotices:
         self._channel.call(self.publish)
 
     def publish(self) -> None:
-        """Say which pages were told to reconnect, unless that was said already. In the backend's loop."""
+        """Say which pages were told to reconnect or did not answer, unless others know. In the backend's loop."""
         with self._lock:
             self.stop()
             if self._published == self._departures.revision or self._channel.backend is None:

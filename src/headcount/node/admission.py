@@ -24,7 +24,7 @@ class Admission:
 
     def __init__(self, config: Config, open_streams: Callable[[], int]) -> None:
         self.draining = False
-        """The application drains all streams. A server that stops drains its own: its listener is closed."""
+        """The application drains all streams. A server that stops is known by its listener, which is closed."""
         self._limit = config.max_connections
         self._reconnect_spread = config.reconnect_spread
         self._open_streams = open_streams

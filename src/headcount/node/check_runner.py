@@ -53,5 +53,5 @@ class CheckRunner:
     def _failed(self) -> None:
         self._counters["authorize_errors"] += 1
         # Strangers decide how often rights are checked, so they could fill the log.
-        if (suppressed := self._log_throttle.allow(sys.exc_info()[0])) is not None:
+        if (suppressed := self._log_throttle.suffix_if_due(sys.exc_info()[0])) is not None:
             logger.exception("Authorization check failed; viewer denied%s.", suppressed)

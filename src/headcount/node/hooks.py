@@ -104,7 +104,7 @@ class Hooks:
         """Call each of `hooks`. Never raises. Must be called in the connection's event loop, if that still runs."""
         if hooks is self.route and self._waiting[connection.id] >= MAX_WAITING:
             self.errors += 1
-            if (suppressed := self._log_throttle.allow("overrun")) is not None:
+            if (suppressed := self._log_throttle.suffix_if_due("overrun")) is not None:
                 logger.error(
                     "Dropped on_route_update calls for connection %s: hooks are too slow%s.", connection.id, suppressed
                 )
@@ -161,7 +161,7 @@ class Hooks:
         self.errors += 1
         error = sys.exc_info()[0]
         # Pages cause hook calls, so they could fill the log.
-        if (suppressed := self._log_throttle.allow((id(hook), how, error))) is not None:
+        if (suppressed := self._log_throttle.suffix_if_due((id(hook), how, error))) is not None:
             name = getattr(hook, "__qualname__", hook)
             logger.error("Hook %s %s; nothing else is affected%s.", name, how, suppressed, exc_info=error is not None)
 

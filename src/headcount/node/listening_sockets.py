@@ -51,7 +51,7 @@ class Listener:
     def __init__(self, sockets: tuple[_Socket, ...]) -> None:
         self.sockets = sockets
         self.closed = False
-        """It was closed when `open` was last read, which takes a system call; `Listeners.find` reads it."""
+        """What the last look said, which `Listeners.find` or `open` took; it may be out of date."""
 
     @property
     def open(self) -> bool:

@@ -70,7 +70,8 @@ class Node:
         hooks: The application's hooks.
         make_check: Makes a check of what another process's `AuthorizationCheck` described; None: it cannot.
         clock: Monotonic seconds.
-        ordinal: Which of the nodes of one base path in one process it is, so that they find their own kind.
+        ordinal: Its number among the nodes of this process with the same base path: equal numbers of workers form one
+            fleet.
     """
 
     def __init__(
@@ -101,17 +102,18 @@ class Node:
             reserved_versions=(config.version, UNKNOWN),
             serves=config.version,
         )
-        self.admission = Admission(config, lambda: len(self.sessions) - len(self.shared_streams))
+        self.admission = Admission(config, lambda: len(self.sessions) - self.shared_streams.tab_count)
         self.shared_streams = SharedStreams(self, config.viewer_timeout, self._now)
         self.check_runner = CheckRunner(config.authorize_timeout, self.counters)
-        self.viewers = Viewers(config, self._now, lock, self.counters, registry, self.shared_streams, self.check_runner)
+        is_shared = self.shared_streams.is_shared
+        self.viewers = Viewers(config, self._now, lock, self.counters, registry, is_shared, self.check_runner)
         self.listing = Listing(registry, lock, self._forget_closed_loops)
         self.releases = Releases(config.version, self._release_here)
         self._departed = DepartedPages(self, config, self._now, registry, self.viewers.changed)
         self._reset_identity()
         self._process = os.getpid()
         duties = Duties(
-            self.shared_streams.__contains__,
+            is_shared,
             self.admission.going_away,
             self._on_tick,
             self._leave_before_drain,
@@ -119,7 +121,9 @@ class Node:
         )
         self.timers = Timers(config, self._now, duties)
         self.figures = FigureReader(self, registry, lock, self.viewers, self.releases, self._forget_closed_loops)
-        self.replacements = Replacements(self, lock, self._now, self._cut_reports, self._departed, self.shared_streams)
+        self.replacements = Replacements(
+            self, lock, self._now, self._cut_reports, self._departed, self.shared_streams
+        )
         self.commands = FleetCommands(
             self,
             registry,
@@ -134,7 +138,7 @@ class Node:
     @property
     def is_idle(self) -> bool:
         """No stream is open. Tabs of a stream that has just ended may still be counted."""
-        return len(self.sessions) == len(self.shared_streams)
+        return len(self.sessions) == self.shared_streams.tab_count
 
     def unready_reason(self, server: Any) -> str | None:
         """
@@ -309,7 +313,7 @@ class Node:
                 info = self._registry.open(session.id, version, route, ip)
                 self.viewers.changed()
             released = self.releases.released
-        if released is not None and released.version != version and session.id not in self.shared_streams:
+        if released is not None and released.version != version and not self.shared_streams.is_shared(session.id):
             # The page was loaded before the release, or from a server that still serves the old code.
             session.send(self.releases.message())
         self.counters["opened"] += 1
@@ -367,6 +371,8 @@ class Node:
 
     def tabs_taken(self, handle: str, keys: list[str]) -> None:
         """Have the node of a shared stream before count tabs no more that are counted here."""
+        # First, or viewers elsewhere would hear that the tabs went before they hear that they came.
+        self.membership.view.publish_now()
         self.membership.remote.take_tabs(handle, keys)
 
     def page_returned(self, handle: str, version: str) -> None:

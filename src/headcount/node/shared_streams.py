@@ -10,8 +10,8 @@ its own, but messages to it travel on the shared stream.
     _by_key  {key: TabSession}          every tab once, whichever stream it is on
     _held    {stream id: SharedStream}  streams with tabs that wait for the next leader to report them, oldest first
 
-The second map is why leadership may move: a tab that another stream reports is moved there, never counted again. What
-the old stream still says of it, or its end, does not touch it any more.
+The second map is why leadership may move: a tab that another stream reports is moved there, never counted again. Later
+reports on the old stream, and its end, have no effect on that tab.
 
 When a stream ends and its browser has other tabs, one of those opens the next stream in a moment. Until then the tabs
 are held: they stay counted, for `HOLD` seconds. The next stream names the ended one by its secret handle and takes its
@@ -179,11 +179,13 @@ class SharedStreams:
         self._lock = threading.Lock()
         """A tab may move from the stream of one loop to that of another, and each loop runs in its thread."""
 
-    def __len__(self) -> int:
+    @property
+    def tab_count(self) -> int:
+        """How many tabs are counted, those that are held included."""
         return len(self._by_key)
 
-    def __contains__(self, connection_id: object) -> bool:
-        """Say whether an id is a shared stream's."""
+    def is_shared(self, connection_id: str) -> bool:
+        """Say whether an id is that of an open stream which tabs share."""
         return connection_id in self._streams
 
     def tab_versions(self) -> dict[str, str]:

@@ -2,10 +2,10 @@
 The viewers of a node: who receives figures, by which right, and when what is sent.
 
 Rights and pushes are one state: a verdict starts, changes or ends what is pushed, and a push first asks whether the
-right still holds. Who is due what decides `core/push_policy.py`, and `check_runner.py` runs the checks of rights; here
-are the lock, the loops and the encoded snapshots. Every change of the figures marks them dirty; a flush collects the
-changes, encodes each variant that somebody may see once, and hands it to the sessions. The first change after a quiet
-time is flushed at once, then at most every `stats_interval`.
+right still holds. `core/push_policy.py` decides what each viewer is due, and `check_runner.py` runs the checks of
+rights; here are the lock, the loops and the encoded snapshots. Every change of the figures marks them dirty; a flush
+collects the changes, encodes each variant that somebody may see once, and hands it to the sessions. The first change
+after a quiet time is flushed at once, then at most every `stats_interval`.
 
 Tests: tests/asgi/test_authorization.py, tests/asgi/test_figures.py, tests/asgi/test_slow_peers.py.
 """
@@ -15,7 +15,7 @@ import logging
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Container, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVarTuple
 
@@ -92,7 +92,7 @@ class Viewers:
         lock: The node's, which guards the figures too.
         counters: The node's.
         figures: Where the figures come from at first.
-        shared_streams: Ids of streams that tabs share, which need no right to stay open.
+        is_shared: Says whether tabs share the stream of an id, which needs no right to stay open.
         check_runner: Runs the checks of rights.
     """
 
@@ -103,7 +103,7 @@ class Viewers:
         lock: threading.RLock,
         counters: Counter[str],
         figures: FigureSource,
-        shared_streams: Container[object],
+        is_shared: Callable[[str], bool],
         check_runner: CheckRunner,
     ) -> None:
         self.subscriptions: dict[str, Subscription] = {}
@@ -118,7 +118,7 @@ class Viewers:
         self._counters = counters
         self._figures = figures
         self._membership: Membership
-        self._shared_streams = shared_streams
+        self._is_shared = is_shared
         self._check_runner = check_runner
         self._policy: PushPolicy[Subscription] = PushPolicy(config.reauthorize_interval)
         self._tasks = Tasks()
@@ -302,7 +302,7 @@ class Viewers:
             subscription, grant, deltas=pending.deltas, now=self._clock(), recheck_after=self._recheck_delay()
         )
         self._membership.view.viewers_changed()
-        if session.id not in self._shared_streams:
+        if not self._is_shared(session.id):
             session.deadline = None
         return _call_unlocked(session.loop, self._send_snapshot, subscription)
 
@@ -344,7 +344,7 @@ class Viewers:
         The lock is held. Returns what the caller must call without it, which tells the session.
         """
         self._drop_subscription(session.id)
-        if not session.counted and session.id not in self._shared_streams and session.deadline is None:
+        if not session.counted and not self._is_shared(session.id) and session.deadline is None:
             session.deadline = self._clock() + self._config.viewer_timeout
         return _call_unlocked(session.loop, session.send, _UNAUTHORIZED)
 

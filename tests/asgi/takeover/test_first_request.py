@@ -119,7 +119,14 @@ class Side:
         info = node._registry.info(session.id) if session.counted else None
         told = info and (info.version, info.route, info.ip)
         flags = session._flags if isinstance(session, Stream) else None
-        return type(session), session.counted, flags, session.deadline is None, told, session.id in node.shared_streams
+        return (
+            type(session),
+            session.counted,
+            flags,
+            session.deadline is None,
+            told,
+            node.shared_streams.is_shared(session.id),
+        )
 
 
 async def _beneath(scope: Scope, receive: Receive, send: Send) -> None:
