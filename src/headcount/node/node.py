@@ -121,9 +121,7 @@ class Node:
         )
         self.timers = Timers(config, self._now, duties)
         self.figures = FigureReader(self, registry, lock, self.viewers, self.releases, self._forget_closed_loops)
-        self.replacements = Replacements(
-            self, lock, self._now, self._cut_reports, self._departed, self.shared_streams
-        )
+        self.replacements = Replacements(self, lock, self._now, self._cut_reports, self._departed, self.shared_streams)
         self.commands = FleetCommands(
             self,
             registry,
