@@ -101,6 +101,9 @@ class AsgiSession(Outbox):
             # The task waits in receive(), and only a cancellation wakes it without a second task for each stream.
             self._task.cancel()
 
+    def _is_stopping(self) -> bool:
+        return self._host.admission.is_stopping(self._host.timers.listener_of(self))
+
     async def serve(self, receive: Receive, on_message: Callable[[Message], None]) -> None:
         """
         Hand each message to `on_message`, which raises `ProtocolError`, until either side ends the stream.
@@ -114,8 +117,7 @@ class AsgiSession(Outbox):
             while self._ending is None:
                 message = await receive()
                 if message["type"].endswith(".disconnect"):
-                    listener = self._host.timers.listener_of(self)
-                    if message["type"] == "http.disconnect" and self._host.admission.is_stopping(listener):
+                    if message["type"] == "http.disconnect" and self._is_stopping():
                         # uvicorn 0.43 and 0.44 say so to every stream when they stop, and the page is still there.
                         await self._say_farewell(self._host.admission.going_away())
                     self._close(CLIENT)
