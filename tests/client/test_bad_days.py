@@ -415,19 +415,28 @@ async def test_a_subscription_that_something_else_answers_is_said_and_tried_agai
     assert times[2] - times[1] >= 2.0
 
 
-async def test_a_socket_that_is_refused_is_tried_again_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconnect, "REFUSED", 2.0)
+@asynccontextmanager
+async def refusing(answer: bytes) -> AsyncIterator[tuple[str, list[float]]]:
+    """Answer each request with a status and headers; gives the URL, and when the requests came."""
     times: list[float] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _head(reader, writer)
         times.append(asyncio.get_running_loop().time())
-        writer.write(b"HTTP/1.1 403 X\r\nContent-Length: 0\r\n\r\n")
+        writer.write(b"HTTP/1.1 " + answer + b"Content-Length: 0\r\n\r\n")
         writer.close()
 
-    server = await asyncio.start_server(handler, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, asyncio.timeout(20), use_active_connections(url, update_strategy="ws") as live:
+    async with await asyncio.start_server(handler, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", times
+
+
+async def test_a_socket_that_is_refused_is_tried_again_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconnect, "REFUSED", 2.0)
+    async with (
+        refusing(b"403 X\r\n") as (url, times),
+        asyncio.timeout(20),
+        use_active_connections(url, update_strategy="ws") as live,
+    ):
         assert "refuses WebSockets (403)" in (live.error.value or "")
         while len(times) < 3:
             await asyncio.sleep(0.01)
@@ -527,17 +536,11 @@ async def test_a_successor_that_fails_leaves_the_old_stream_to_its_end() -> None
 
 async def test_retry_after_is_obeyed_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconnect, "FLOOR", 0.3)
-    times: list[float] = []
-
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _head(reader, writer)
-        times.append(asyncio.get_running_loop().time())
-        writer.write(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
-        writer.close()
-
-    server = await asyncio.start_server(handler, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, use_active_connections(url, update_strategy="sse"), asyncio.timeout(10):
+    async with (
+        refusing(b"503 Busy\r\nRetry-After: 1\r\n") as (url, times),
+        use_active_connections(url, update_strategy="sse"),
+        asyncio.timeout(10),
+    ):
         while len(times) < 2:
             await asyncio.sleep(0.01)
     assert times[1] - times[0] >= 1.29

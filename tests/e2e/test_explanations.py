@@ -23,7 +23,7 @@ server {
     }
 }
 """
-"""nginx names itself the upstream's Host, unless it is told to pass Host on."""
+"""Without a directive for Host, nginx sends the name of the upstream server."""
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -118,6 +118,21 @@ def daphne_packages() -> Path:
             made.rename(folder)
         shutil.rmtree(made, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def ended_at_last(process: subprocess.Popen[bytes], log: Path) -> Iterator[None]:
+    """Kill a process and what it started. Its log must hold no traceback, and is printed if anything fails."""
+    try:
+        yield
+        assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
+    except BaseException:
+        print(log.read_text()[-3000:])
+        raise
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
 
 
 class Server:

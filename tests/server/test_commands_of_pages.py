@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +15,7 @@ from kit.ports import free_port
 from kit.processes import BIN
 from kit.proxies import blocks
 
-from .serving import HERE
+from .serving import HERE, ended_at_last
 
 COMMANDS = sorted(
     {
@@ -60,16 +59,8 @@ def running(command: str, folder: Path) -> Iterator[tuple["subprocess.Popen[byte
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    try:
+    with ended_at_last(process, log):
         yield process, f"http://127.0.0.1:{port}"
-        assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
-    except BaseException:
-        print(log.read_text()[-3000:])
-        raise
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
 
 
 @pytest.mark.anyio

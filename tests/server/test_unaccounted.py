@@ -320,7 +320,7 @@ async def test_pages_of_a_fleet_that_was_away_for_longer_than_they_were_told_are
             return not figures["partial"]
 
         first = await stats(again)
-        assert gone(first) == [(3, {"v1": 3}, "leaving")], "whoever asks first is told"
+        assert gone(first) == [(3, {"v1": 3}, "leaving")], "the first answer says so"
         await Sse.open(again.url, version="v1", route="/", replaces=pages[0].handle)
         await until(again, lambda figures: figures.get("unaccounted") == 2, "one is back")
         await until(again, is_settled, "their time is over")

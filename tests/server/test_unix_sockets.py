@@ -18,7 +18,7 @@ import pytest
 from headcount.asgi.takeover.choose import TESTED
 from kit.processes import BIN
 
-from .serving import HERE, daphne_packages
+from .serving import HERE, daphne_packages, ended_at_last
 from .test_uvicorn_versions import installed
 
 pytestmark = pytest.mark.anyio
@@ -107,16 +107,8 @@ def _started(
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        try:
+        with ended_at_last(process, log):
             yield process, path
-            assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
-        except BaseException:
-            print(log.read_text()[-3000:])
-            raise
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
 
 
 def _hiding(what: str, folder: Path) -> list[str]:
