@@ -23,7 +23,7 @@ def test_an_interest_holds_for_as_long_as_it_says() -> None:
     assert not schedule.expire(9.0)
     assert schedule.expire(17.9)
     assert not schedule.expire(18.0)
-    assert len(schedule) == 0
+    assert not schedule.interests
 
 
 def test_an_interest_ends_at_once_when_its_node_says_so() -> None:

@@ -36,7 +36,9 @@ class Host:
         return page
 
     def send_away(self, page: str) -> None:
-        self.departures.add(self.registry.close(page).version, self.now, page)
+        row = self.registry.close(page)
+        assert row is not None
+        self.departures.add(row.version, self.now, page)
 
     def write(self, *, leaving: bool = False) -> Tally:
         tally = self.own.make(leaving=leaving)

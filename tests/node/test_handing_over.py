@@ -58,7 +58,8 @@ class Events:
 
         def changed(*arguments: Any) -> Any:
             result = change(*arguments)
-            self.totals.append(registry.total)
+            if result is not None:  # else it was not in the figures
+                self.totals.append(registry.total)
             return result
 
         setattr(registry, name, changed)

@@ -82,7 +82,7 @@ class RequestHead:
         """Whether the page may make this request."""
         verdict = self._verdict
         if verdict is None:
-            verdict = self._verdict = self._judge()
+            verdict = self._verdict = self._judge_origin(self.header(b"origin"), self.header(b"sec-fetch-site"))
         return verdict
 
     @property
@@ -92,10 +92,15 @@ class RequestHead:
 
         A listed origin is named even if it is this site's own, because a browser may treat it as another.
         """
-        origin, allowed = self.origin, self._rules.allowed_origins
-        if origin is None or not allowed:
+        allowed = self._rules.allowed_origins
+        if not allowed or (origin := self.origin) is None:
             return None
         return origin if origin in allowed else "*" if "*" in allowed else None
+
+    @property
+    def is_own_page(self) -> bool:
+        """A page of this site makes the request, or a program, and the answer needs no CORS headers."""
+        return self.cors_origin is None and self.origin_verdict is OriginVerdict.OWN
 
     @property
     def cookie_version(self) -> str:
@@ -172,11 +177,10 @@ class RequestHead:
         # Chromium sends no Sec-Fetch-Site with a handshake, but does with the request by which a page asks.
         return self._judge_origin(origin, None)
 
-    def _judge(self) -> OriginVerdict:
-        return self._judge_origin(self.origin, self.header(b"sec-fetch-site"))
-
     def _judge_origin(self, origin: str | None, site: str | None) -> OriginVerdict:
         header, rules = self.header, self._rules
+        if origin is None:  # nothing to compare with
+            return judge_origin(None, site, None, None, allowed_origins=rules.allowed_origins)
         return judge_origin(
             origin,
             site,

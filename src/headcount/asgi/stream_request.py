@@ -117,7 +117,8 @@ class StreamGate:
         listener = admission.find_listener(head.scope.get("server"))
         if (end := admission.refusal(listener)) is not None:
             raise StreamRefused(end, reconnect=request.reconnect)
-        node.counters["reconnects"] += request.reconnect
+        if request.reconnect:
+            node.counters["reconnects"] += 1
         public, handle = node.identify()
         return AdmittedStream(self._host, request, listener, public, self._connected(handle))
 

@@ -53,7 +53,10 @@ def owner_of(connection_id: str) -> str | None:
 
 def handle_for(public: str, key: bytes) -> str:
     """Make the secret handle of a connection."""
-    return f"{public}.{_mac(public, key, _OWN_BYTES)}{_mac(public, return_key(key), _RETURN_BYTES)}"
+    name = _bytes(public)
+    own = blake2b(name, key=key, digest_size=_OWN_BYTES).hexdigest()
+    returning = blake2b(name, key=return_key(key), digest_size=_RETURN_BYTES).hexdigest()
+    return f"{public}.{own}{returning}"
 
 
 def id_of(handle: str, key: bytes) -> str | None:
@@ -79,17 +82,13 @@ def returning_id(handle: str, key: bytes) -> str | None:
     public, dot, mac = handle.partition(".")
     if not dot or not key or len(mac) != 2 * (_OWN_BYTES + _RETURN_BYTES):
         return None
-    found = _bytes(mac[2 * _OWN_BYTES :])
-    return public if compare_digest(found, _bytes(_mac(public, key, _RETURN_BYTES))) else None
+    expected = blake2b(_bytes(public), key=key, digest_size=_RETURN_BYTES).hexdigest()
+    return public if compare_digest(_bytes(mac[2 * _OWN_BYTES :]), _bytes(expected)) else None
 
 
 _OWN_BYTES: Final = 12
 _RETURN_BYTES: Final = 4
 """32 bits, for as long as a node's grace lasts: guessing one handle takes two billion streams."""
-
-
-def _mac(public: str, key: bytes, size: int) -> str:
-    return blake2b(_bytes(public), key=key, digest_size=size).hexdigest()
 
 
 def _bytes(text: str) -> bytes:

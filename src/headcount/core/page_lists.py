@@ -12,6 +12,7 @@ A list that is too long is not written. Then, and for nodes that write none, eac
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -24,6 +25,8 @@ MAX_PAGES: Final = 32_768
 MARK_BYTES: Final = 4
 _MARK: Final = 2 * MARK_BYTES
 """Characters of the mark in the id, which is hexadecimal."""
+
+_MARKS_AT_ONCE: Final = 1_000
 
 MAX_LIST: Final = 2 * MAX_PAGES * MARK_BYTES + 16_384
 """Bytes of an encoded list."""
@@ -68,7 +71,15 @@ class PageVersions(NamedTuple):
 
 def marks(ids: Iterable[str]) -> bytes:
     """Return the marks of public ids, without those of ids that no node makes. About 60 ns an id."""
-    parts = [public[-_MARK:] for public in ids]
+    found = bytearray()
+    rest = iter(ids)
+    # A part at a time: the texts of 100,000 pages would be megabytes, which the process then keeps.
+    while parts := [public[-_MARK:] for public in islice(rest, _MARKS_AT_ONCE)]:
+        found += _marks(parts)
+    return bytes(found)
+
+
+def _marks(parts: list[str]) -> bytes:
     text = "".join(parts)
     try:
         if len(text) == _MARK * len(parts):

@@ -42,56 +42,53 @@ class PublishSchedule:
     """The nodes that ask for the figures of this one, and the schedule of what it publishes for them."""
 
     def __init__(self) -> None:
-        self._held: dict[str, tuple[Interest, float]] = {}
+        self.interests: dict[str, tuple[Interest, float]] = {}
         """What each node asks for, and until when that holds."""
         self._published_at = float("-inf")
         self._quiet_heartbeats = 0
         """Heartbeats since the last delta, up to 2."""
 
-    def __len__(self) -> int:
-        return len(self._held)
-
     def __contains__(self, node: object) -> bool:
-        return node in self._held
+        return node in self.interests
 
     @property
     def rows(self) -> int:
         """How many rows the node that asks for the most can use; 0: none. O(interested nodes)."""
-        return max((interest.rows for interest, _ in self._held.values()), default=0)
+        return max((interest.rows for interest, _ in self.interests.values()), default=0)
 
     def receive(self, interest: Interest, now: float) -> bool:
         """Receive the interest of a node, or its end. Returns whether the interested nodes changed."""
         if not interest.ttl:
             return self.remove(interest.node)
-        if interest.node not in self._held and len(self._held) >= MAX_INTERESTED_NODES:
+        if interest.node not in self.interests and len(self.interests) >= MAX_INTERESTED_NODES:
             return False
-        self._held[interest.node] = (interest, now + interest.ttl)
+        self.interests[interest.node] = (interest, now + interest.ttl)
         return True
 
     def remove(self, node: str) -> bool:
         """Forget a node. Returns whether it was interested."""
-        return self._held.pop(node, None) is not None
+        return self.interests.pop(node, None) is not None
 
     def clear(self) -> bool:
         """Forget all nodes. Returns whether there were any."""
-        had = bool(self._held)
-        self._held.clear()
+        had = bool(self.interests)
+        self.interests.clear()
         return had
 
     def expire(self, now: float) -> bool:
         """Forget the nodes whose interest does not hold any more. Returns whether there were any."""
-        over = [node for node, (_, until) in self._held.items() if now >= until]
+        over = [node for node, (_, until) in self.interests.items() if now >= until]
         for node in over:
-            del self._held[node]
+            del self.interests[node]
         return bool(over)
 
     def extend(self, seconds: float) -> None:
         """Let every interest hold for longer, because this node did not listen itself."""
-        self._held = {node: (interest, until + seconds) for node, (interest, until) in self._held.items()}
+        self.interests = {node: (interest, until + seconds) for node, (interest, until) in self.interests.items()}
 
     def delay(self, now: float) -> float:
         """Return after how many seconds the next delta may be published; 0.0: now. O(interested nodes)."""
-        intervals = (interest.interval for interest, _ in self._held.values())
+        intervals = (interest.interval for interest, _ in self.interests.values())
         interval = max(MIN_PUBLISH_INTERVAL, min(intervals, default=0.0))
         return max(0.0, self._published_at + interval - now)
 
@@ -103,7 +100,7 @@ class PublishSchedule:
     def is_quiet(self, now: float, heartbeat: float) -> bool:
         """Say whether the interested nodes have had nothing from this node for so long that it must say something."""
         quiet = heartbeat if self._quiet_heartbeats == 2 else min(QUIET_AFTER, heartbeat)
-        return bool(self._held) and now - self._published_at >= quiet
+        return bool(self.interests) and now - self._published_at >= quiet
 
     def heartbeat_sent(self, now: float) -> None:
         """Note that a heartbeat was published in place of a delta."""

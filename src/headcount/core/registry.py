@@ -195,21 +195,18 @@ class Registry:
         self._replace(record, ConnectionInfo(before.id, before.version, before.route, before.ip, hidden))
         return True
 
-    def close(self, connection_id: str) -> ConnectionInfo:
+    def close(self, connection_id: str) -> ConnectionInfo | None:
         """
         Stop counting a connection. The caller must then schedule a flush.
 
         Returns:
-            The row as it was last.
-
-        Raises:
-            UnknownConnection: Never opened, or already closed.
+            The row as it was last; None: it was never opened, or is closed already.
 
         O(1).
         """
         record = self._rows.pop(connection_id)
         if record is None:
-            raise UnknownConnection(f"No open connection has the id {connection_id}.")
+            return None
         self._versions.remove(record.version_label)
         if self._route_tracking:
             self._routes.remove(record.route_label)

@@ -67,10 +67,8 @@ class Accounting:
         self._clock = clock
         self._grace = config.unaccounted_grace
         self._version = config.version
-        self._serving = count_versions((config.version,))
-        """How many nodes served which version when the store was asked last."""
-        self._mute = 0
-        """Nodes that did not say which."""
+        self.current_version = current_version(None, count_versions((config.version,)))
+        """The version that all nodes served when the store was asked last; None: they differed, or one did not say."""
         self._versions_due = 0
         """Interval of the history in which this node asks again, also if it is not its turn to add the sample."""
         self._changed = changed
@@ -106,11 +104,6 @@ class Accounting:
         if slot != self._slot:
             self._channel.start_task(self._begin_interval(backend, slot, first=self._slot is None))
         self._slot = slot
-
-    @property
-    def current_version(self) -> str | None:
-        """The version that all nodes served when the store was asked last; None: they differed, or one did not say."""
-        return current_version(None, self._serving, self._mute)
 
     async def history(self) -> dict[str, Any]:
         """Return the fleet's history in the wire's shape; while the store does not answer, as it was read last."""
@@ -164,7 +157,7 @@ class Accounting:
             for node, entry in entries.items()
             if entry.present and node != self._channel.node and not (entry.tally.left or entry.tally.forgotten)
         ]
-        self._serving, self._mute = count_versions((self._version, *others)), others.count("")
+        self.current_version = current_version(None, count_versions((self._version, *others)), others.count(""))
 
     async def _begin_interval(self, backend: Backend, slot: int, *, first: bool) -> None:
         """Look which versions the nodes serve, and add the fleet's figures to the history if it is this node's turn."""

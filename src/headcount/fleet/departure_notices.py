@@ -90,7 +90,7 @@ class DepartureNotices:
                 node, away, transit, now, unanswered=unanswered
             ):
                 self._changed()
-            if self._publisher.schedule:
+            if self._publisher.schedule.interests:
                 message = fleet_messages.Away(node=node, away=away, transit=transit, unanswered=unanswered)
                 self._channel.publish(fleet_messages.encode(message))
 

@@ -101,7 +101,7 @@ class Membership:
         if self._single:
             return
         key = tuple(server or ())
-        if self._has_joined(key):
+        if (key in self._seen and self.view.active) or self._has_joined(key):
             return
         with self._lock:
             if not self._has_joined(key):

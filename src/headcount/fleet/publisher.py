@@ -67,7 +67,7 @@ class Publisher:
 
     def publish_soon(self) -> None:
         """Publish what changed here, if another node has asked for it. From any loop, after every change."""
-        if self.schedule and self._own_share.pending:
+        if self.schedule.interests and self._own_share.pending:
             self._channel.call(self._schedule)
 
     def publish_now(self) -> None:
@@ -151,7 +151,7 @@ class Publisher:
             self._interests_changed()
 
     def _interests_changed(self) -> None:
-        if not self.schedule:
+        if not self.schedule.interests:
             self.publication.show_rows(0, Stats())
             self._own_share.set_publishing(False)
             return
@@ -168,7 +168,7 @@ class Publisher:
 
     def _schedule(self) -> None:
         with self._lock:
-            if self._timer is None and self._channel.loop is not None and self.schedule:
+            if self._timer is None and self._channel.loop is not None and self.schedule.interests:
                 # Not in place: what else happens in this turn of the loop goes into the same delta.
                 delay = self.schedule.delay(self._clock())
                 self._timer = self._channel.loop.call_later(delay, self._publish_scheduled)

@@ -318,11 +318,11 @@ class FleetView:
 
     @property
     def current_version(self) -> str | None:
-        """The current version; None: it is not known. The lock is held."""
-        released = self._releases.released
-        if released is not None or self._collector.listening:
+        """The current version; None: it is not known."""
+        if self._releases.released is None and not self._collector.listening:
+            return self.accounting.current_version
+        with self._lock:
             return self._figures.current_version
-        return self.accounting.current_version
 
     def declare(self, version: str) -> None:
         """Take a version for current, here as in the registry. The lock is held."""
@@ -467,7 +467,7 @@ class FleetView:
                 return False
             self._publisher.tick(now)
             self._collector.tick(now)
-            return self._collector.listening or len(self._publisher.schedule) > 0
+            return self._collector.listening or bool(self._publisher.schedule.interests)
 
     def _extend_deadlines(self) -> bool:
         """

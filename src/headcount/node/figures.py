@@ -109,8 +109,7 @@ class FigureReader:
         view = self._host.membership.view
         if self._releases.released is not None or not view.active:
             return self._releases.current
-        with self._lock:
-            return view.current_version
+        return view.current_version
 
     async def shares(self) -> list[NodeShare]:
         """Return what each node of the fleet has now, this one first; they get a second to answer."""

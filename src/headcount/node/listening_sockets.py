@@ -56,7 +56,15 @@ class Listener:
     @property
     def open(self) -> bool:
         """A socket still listens. If none does, its server is stopping; other servers of this process may still run."""
-        self.closed = not any(map(_is_open, self.sockets))
+        self.closed = True
+        for fd, inode in self.sockets:
+            try:
+                found = os.fstat(fd).st_ino
+            except OSError:
+                continue
+            if found == inode:  # else the number is in use again, for another file
+                self.closed = False
+                break
         return not self.closed
 
 
@@ -93,7 +101,7 @@ class Listeners:
         """
         key = tuple(server or ())
         known = self._known.get(key, _NEVER_SEEN)
-        if self._is_settled(known):
+        if known is not None and known.open:  # nearly always
             return known
         with self._lock:
             known = self._known.get(key, _NEVER_SEEN)
@@ -173,14 +181,6 @@ def _waited_for() -> set[int]:
                     lines = Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines()
                     found.update(int(line.split()[1]) for line in lines if line.startswith("tfd:"))
     return found
-
-
-def _is_open(sock: _Socket) -> bool:
-    try:
-        # The number may be in use again, for another file.
-        return os.fstat(sock.fd).st_ino == sock.inode
-    except OSError:
-        return False
 
 
 def addresses_of(server: Any) -> list[str]:

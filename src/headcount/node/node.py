@@ -324,19 +324,19 @@ class Node:
             if self.sessions.pop(session.id, None) is None:
                 return
             self.viewers.drop(session.id)
-            listener = self.timers.listener_of(session.session if isinstance(session, TabSession) else session)
-            self.timers.discard(session)
-            if not isinstance(session, TabSession):
+            stream = session.session if isinstance(session, TabSession) else session
+            if stream is session:
                 self._cut_reports.ended(session.id, self.clock())
-            info = None
-            if session.id in self._registry:
-                info = self._registry.close(session.id)
-                stream = session.session.id if isinstance(session, TabSession) else session.id
-                if reason == GOING_AWAY.cause or (reason != REPLACED.cause and self.admission.is_stopping(listener)):
-                    self._departed.sent_away(info.version, stream)
+            info = self._registry.close(session.id)
+            if info is not None:
+                if reason == GOING_AWAY.cause or (
+                    reason != REPLACED.cause and self.admission.is_stopping(self.timers.listener_of(stream))
+                ):
+                    self._departed.sent_away(info.version, stream.id)
                 elif reason in UNANSWERED:
-                    self._departed.gave_up(info.version, stream)
+                    self._departed.gave_up(info.version, stream.id)
                 self.viewers.changed()
+            self.timers.discard(session)
         self.shared_streams.on_closed(session, reason)
         if self.is_idle:
             self.membership.leave_if_ending()

@@ -74,6 +74,8 @@ class LoopTimers:
         Where in `_slots` the wheel of a listener's sessions begins: when the listener is closed, they are drained, and
         no others. Mostly there is one.
         """
+        self._listeners: list[Listener | None] = []
+        """The listener of each wheel."""
         self._count = 0
         self._viewers: set[Session] = set()
         self._hand = 0
@@ -95,6 +97,7 @@ class LoopTimers:
         if begin is None:
             begin = self._wheels[listener] = len(self._slots)
             self._slots += [set() for _ in range(self._turn)]
+            self._listeners.append(listener)
         self._next = (self._next + 1) % max(1, self._turn // 2)
         session.slot = begin + (self._hand - self._next) % self._turn
         self._slots[session.slot].add(session)
@@ -122,9 +125,8 @@ class LoopTimers:
         return True
 
     def listener_of(self, session: Session) -> Listener | None:
-        """Return the listener that a session came in by; None: not known. O(listeners)."""
-        begin = session.slot - session.slot % self._turn
-        return next((listener for listener, first in self._wheels.items() if first == begin), None)
+        """Return the listener that a session came in by; None: not known."""
+        return self._listeners[session.slot // self._turn]
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK, self._tick)

@@ -215,7 +215,8 @@ class Viewers:
     def drop(self, connection_id: str) -> None:
         """Forget a session that ended. The lock is held."""
         self.pending.pop(connection_id, None)
-        self._drop_subscription(connection_id)
+        if connection_id in self.subscriptions:
+            self._drop_subscription(connection_id)
 
     def recheck(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         """Check the rights again that it is time for, of viewers in the running `loop`. O(viewers)."""

@@ -560,7 +560,7 @@ async def test_nobody_listens_or_publishes_while_nobody_watches(
     await until(lambda: is_sum(one, one, two))
     monkeypatch.setattr("headcount.fleet.report_collector.LINGER", 0.0)
     one.unwatch()
-    await until(lambda: not one.view._collector.listening and not two.view._publisher.schedule)
+    await until(lambda: not one.view._collector.listening and not two.view._publisher.schedule.interests)
     assert not two.registry.noting, "changes are not even noted"
     two.open_page()
     two.flush()

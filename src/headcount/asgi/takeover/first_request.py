@@ -19,11 +19,9 @@ from uvicorn.server import ServerState
 from ...authorization.deferred import DeferredCheck, HandshakeTemplate
 from ...core.event_stream import chunk, frame
 from ...core.frames import text_frame
-from ...core.origin import OriginVerdict
 from ...errors import ProtocolError
 from ..endpoints import Endpoints
 from ..request_head import RequestHead
-from ..responses import Problem
 from ..stream_request import StreamRefused
 from .cached_heads import HANDSHAKE_HEAD, SSE_HEAD
 from .handshake import handshake_key, handshake_tail, websocket_scope
@@ -139,13 +137,10 @@ class FirstRequestProtocol(asyncio.Protocol):
         endpoints.join_fleet(scope, type(self).wrapped_app)
         head = RequestHead(scope, "/ws" if for_websocket else "/sse", endpoints.rules)
         try:
-            if (
-                endpoints.cors_headers(head)  # it has CORS headers, which the next protocol sends
-                or head.origin_verdict is OriginVerdict.WILDCARD
-            ):
+            if not head.is_own_page:
                 return False
             admitted = endpoints.gate.admit(head)
-        except (Problem, ProtocolError, StreamRefused):
+        except (ProtocolError, StreamRefused):
             return False
         request = admitted.request
         context = self.next_protocol.context_of(endpoints.host, asyncio.get_running_loop(), self._state.connections)

@@ -89,8 +89,8 @@ class ServeProtocol(HeadcountProtocol):
         endpoints.join_fleet(scope, type(self).wrapped_app)
         head = RequestHead(scope, "/route", endpoints.rules)
         try:
-            if endpoints.cors_headers(head):
-                return False  # it has CORS headers, which uvicorn's way sends
+            if not head.is_own_page:
+                return False
             client_posts.check_content_type(head)
             handle, message = client_posts.read_command("/route", self._body)
             node.on_message(node.find(handle), message, _no_check)
