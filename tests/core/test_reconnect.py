@@ -48,7 +48,7 @@ def end(case: dict[str, Any], random: float) -> Reconnect | None:
 
 
 def test_the_constants_are_those_of_the_protocol() -> None:
-    names = "base cap floor longest stable fault_stable refused tolerance lead other_way"
+    names = "base cap floor longest stable fault_stable refused tolerance alike lead other_way"
     for name in names.split():
         first, *others = name.split("_")
         camel = first + "".join(other.capitalize() for other in others)
@@ -203,8 +203,8 @@ def test_a_server_that_dies_and_returns_gets_no_storm(away: float) -> None:
 
 def test_a_server_that_restarts_every_minute_is_no_limit() -> None:
     random = Random(12)
-    mistaken = 0
-    for _ in range(200):
+    clients, mistaken = 1_000, 0
+    for _ in range(clients):
         limit, attempt, opened = Limit(), 0, 0.0
         restarts = [60.0 * number for number in range(1, 31)]
         for restart, following_restart in pairwise(restarts):
@@ -213,5 +213,6 @@ def test_a_server_that_restarts_every_minute_is_no_limit() -> None:
             assert following is not None
             attempt, opened = following.attempt, restart + following.delay
             assert opened < following_restart
-            mistaken += limit.cut_after > 0
-    assert mistaken == 0
+        mistaken += limit.cut_after > 0
+    # Five lives may be alike by chance. It costs such a client a stream that it opens too early.
+    assert mistaken <= 0.01 * clients

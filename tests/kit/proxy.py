@@ -12,11 +12,14 @@ class Proxy:
     Attributes:
         delay: Seconds that everything takes, each way.
         life: Seconds after which each connection is ended; None: never.
+        request_life: Seconds after the client's last bytes at which its connection is ended, as load balancers limit
+            each request; None: never. A browser sends several requests by one connection.
     """
 
     def __init__(self, port: int) -> None:
         self.delay = 0.0
         self.life: float | None = None
+        self.request_life: float | None = None
         self._target = port
         self._over = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,7 +68,7 @@ class Proxy:
             there, here = await asyncio.open_connection("127.0.0.1", self._target)
             with closing(here):
                 ways = [
-                    asyncio.ensure_future(self._forward(reader, here)),
+                    asyncio.ensure_future(self._forward(reader, here, self.request_life)),
                     asyncio.ensure_future(self._forward(there, writer)),
                 ]
                 try:
@@ -75,9 +78,11 @@ class Proxy:
                         way.cancel()
                     await asyncio.wait(ways)
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65_536):
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, patience: float | None = None
+    ) -> None:
+        with suppress(OSError):  # TimeoutError is one
+            while data := await asyncio.wait_for(reader.read(65_536), patience):
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 await self._whole.wait()

@@ -44,6 +44,9 @@ Seconds by which lives may differ and still be equal. A proxy's limit is exact; 
 a busy client, add some 100 ms.
 """
 
+ALIKE: Final = 0.05
+"""Seconds by which lives may differ that show a limit although the times from end to end are equal, too."""
+
 OUTLIVED: Final = 1.25
 """
 A limit is forgotten when a stream lives longer than this many times the limit and `TOLERANCE`. Less may be a client
@@ -177,6 +180,7 @@ class Limit(NamedTuple):
         period: From the end before the last one to the last end; NaN: there was none.
         ended_at: When the last stream ended; NaN: none has.
         renewals: Streams since one ran on to its end.
+        alike: Lives in a row that differed by no more than `ALIKE` from the one before.
     """
 
     cut_after: float = 0.0
@@ -185,6 +189,7 @@ class Limit(NamedTuple):
     period: float = nan
     ended_at: float = nan
     renewals: int = 0
+    alike: int = 0
 
 
 def is_cut(code: int | None) -> bool:
@@ -198,7 +203,8 @@ def after_life(limit: Limit, ended_at: float, lasted: float) -> Limit:
 
     A server that restarts regularly is no limit. Then all streams end at the same time, whenever they were opened: the
     times from end to end are equal, and lives differ by the jitter of reconnecting. With a limit it is the other way
-    round.
+    round. In a background tab both are equal, because browsers round its delays up to whole seconds. There, five lives
+    show a limit if each is very like the one before.
 
     Args:
         limit: What is known.
@@ -208,9 +214,10 @@ def after_life(limit: Limit, ended_at: float, lasted: float) -> Limit:
     period, apart = ended_at - limit.ended_at, abs(lasted - limit.life)
     cut_after = 0.0 if lasted > limit.cut_after * OUTLIVED + TOLERANCE else limit.cut_after
     equal = limit.equal + 1 if lasted >= STABLE and apart <= TOLERANCE else 0
-    if equal > 1 and apart < abs(period - limit.period):
+    alike = limit.alike + 1 if apart <= ALIKE else 0
+    if equal > 1 and (alike > 3 or apart < abs(period - limit.period)):
         cut_after = lasted
-    return Limit(cut_after, equal, lasted, period, ended_at, limit.renewals)
+    return Limit(cut_after, equal, lasted, period, ended_at, limit.renewals, alike)
 
 
 def after_opening(limit: Limit, random: float) -> tuple[Limit, float | None]:

@@ -13,6 +13,9 @@ import { STABLE_MS } from './backoff.js';
  */
 const TOLERANCE_MS = 500;
 
+/** By how much lives may differ that show a limit although the times from end to end are equal, too. */
+const ALIKE_MS = 50;
+
 /** A limit is forgotten when a stream lives so many times longer. Less may be a page that was busy when it ended. */
 const OUTLIVED = 1.25;
 
@@ -38,10 +41,13 @@ export interface Limit {
 /**
  * A server that restarts regularly is no limit. Then all streams end at the same time, whenever they were opened: the times
  * from end to end are equal, and lives differ by the jitter of reconnecting. With a limit it is the other way round.
+ * In a background tab both are equal, because browsers round its delays up to whole seconds. There, five lives show a limit
+ * if each is very like the one before.
  */
 export function createLimit(): Limit {
   let cutMs = 0;
   let equal = 0;
+  let alike = 0;
   let lastMs = 0;
   let periodMs: number;
   let endedAt: number;
@@ -57,8 +63,9 @@ export function createLimit(): Limit {
       lastMs = openMs;
       if (openMs > cutMs * OUTLIVED + TOLERANCE_MS) cutMs = 0;
       equal = openMs >= STABLE_MS && apartMs <= TOLERANCE_MS ? equal + 1 : 0;
+      alike = apartMs <= ALIKE_MS ? alike + 1 : 0;
       // Without a period, the comparison is one with NaN.
-      if (equal > 1 && apartMs < Math.abs(periodMs - lastPeriodMs)) cutMs = openMs;
+      if (equal > 1 && (alike > 3 || apartMs < Math.abs(periodMs - lastPeriodMs))) cutMs = openMs;
     },
     renewMs(random = Math.random()) {
       if (!cutMs || renewals++ >= RENEWALS) return (renewals = 0);
