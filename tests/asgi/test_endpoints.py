@@ -1,4 +1,4 @@
-"""The route table: every endpoint is walked, and what follows from the table holds for each."""
+"""The table of endpoints: every endpoint is walked, and what follows from the table holds for each."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from headcount.asgi.exchange import Exchange
 from .asgi_client import WAYS, Client, Site, asynchronous, problem
 
 ORIGIN = "https://shop.example.com"
-ROUTES = endpoints_of(Headcount(version="v1")).routes
-HTTP_ROUTES = sorted(ROUTES.keys() - {"/ws"})
+OPERATIONS = endpoints_of(Headcount(version="v1")).operations
+HTTP_OPERATIONS = sorted(OPERATIONS.keys() - {"/ws"})
 DOCS = Path(__file__).parents[2] / "protocol/README.md"
 
 every_way = pytest.mark.parametrize("way", WAYS)
-every_endpoint = pytest.mark.parametrize("endpoint", sorted(ROUTES))
+every_endpoint = pytest.mark.parametrize("endpoint", sorted(OPERATIONS))
 
 
 def test_the_table_holds_what_is_served() -> None:
@@ -29,11 +29,11 @@ def test_the_table_holds_what_is_served() -> None:
         *("GET /admin/stats", "GET /admin/connections", "GET /admin/nodes", "GET /admin/history"),
         *("POST /admin/release", "POST /admin/nodes/forget", "POST /log-in", "POST /log-out"),
     }
-    assert {f"{route.method} {path}" for path, route in ROUTES.items()} == served
+    assert {f"{operation.method} {path}" for path, operation in OPERATIONS.items()} == served
 
 
 def test_access_is_that_of_the_contract() -> None:
-    restricted = {path: route.access for path, route in ROUTES.items() if route.access is not Access.NONE}
+    restricted = {path: one.access for path, one in OPERATIONS.items() if one.access is not Access.NONE}
     assert restricted == {
         "/admin/stats": Access.FIGURES,
         "/admin/connections": Access.FIGURES,
@@ -59,10 +59,10 @@ async def test_without_access_the_handler_is_not_called(
     async def handler(exchange: Exchange) -> None:
         called.append(exchange.head.endpoint)
 
-    for path, route in endpoints.routes.items():
-        if route.access is access:
-            monkeypatch.setitem(endpoints.routes, path, route._replace(handler=handler))
-            problem(await site.stranger.request(route.method, path), 401, "authorised")
+    for path, operation in endpoints.operations.items():
+        if operation.access is access:
+            monkeypatch.setitem(endpoints.operations, path, operation._replace(handler=handler))
+            problem(await site.stranger.request(operation.method, path), 401, "authorised")
     assert called == []
 
 
@@ -70,7 +70,7 @@ async def test_without_access_the_handler_is_not_called(
 @every_way
 @asynchronous
 async def test_any_other_method_gets_405_and_the_one_that_is_accepted(way: str, endpoint: str) -> None:
-    client, method = Site(way).stranger, ROUTES[endpoint].method
+    client, method = Site(way).stranger, OPERATIONS[endpoint].method
     for other in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
         if other != method:
             answer = await client.request(other, endpoint)
@@ -78,14 +78,14 @@ async def test_any_other_method_gets_405_and_the_one_that_is_accepted(way: str, 
             assert answer.header("allow") == method
 
 
-@pytest.mark.parametrize("endpoint", HTTP_ROUTES)
+@pytest.mark.parametrize("endpoint", HTTP_OPERATIONS)
 @every_way
 @asynchronous
 async def test_head_is_answered_like_get_without_a_body(way: str, endpoint: str) -> None:
-    client, route = Site(way).stranger, ROUTES[endpoint]
+    client, operation = Site(way).stranger, OPERATIONS[endpoint]
     head = await client.request("HEAD", endpoint)
     assert head.body == b""
-    assert (head.status == 405) is (route.method == "POST" or not route.allow_head)
+    assert (head.status == 405) is (operation.method == "POST" or not operation.allow_head)
     if head.status != 405:
         assert head.status == (await client.get(endpoint)).status
 
@@ -100,7 +100,7 @@ async def test_a_preflight_of_an_allowed_origin_names_the_method(way: str, endpo
         problem(answer, 405)
         return
     assert (answer.status, answer.body) == (204, b"")
-    assert answer.header("access-control-allow-methods") == ROUTES[endpoint].method
+    assert answer.header("access-control-allow-methods") == OPERATIONS[endpoint].method
     assert answer.header("access-control-allow-origin") == ORIGIN
 
 
@@ -248,12 +248,12 @@ async def test_uvicorn_finds_the_address_behind_proxies_elsewhere_that_it_trusts
 @every_way
 @asynchronous
 async def test_a_cross_site_request_is_refused_but_for_scripts_and_health(way: str, endpoint: str) -> None:
-    client, route = Site(way).stranger, ROUTES[endpoint]
+    client, operation = Site(way).stranger, OPERATIONS[endpoint]
     if endpoint in {"/health", "/client.js", "/element.js", "/shared.js"}:
         answer = await client.request("PATCH", endpoint, headers={"origin": "https://evil.example"})
         assert answer.status == 405, "it came as far as the table"
     else:
-        answer = await client.request(route.method, endpoint, headers={"origin": "https://evil.example"})
+        answer = await client.request(operation.method, endpoint, headers={"origin": "https://evil.example"})
         problem(answer, 403, "https://evil.example", "allowed_origins")
 
 
@@ -263,15 +263,15 @@ async def test_an_unknown_path_gets_404_and_the_endpoints(way: str) -> None:
     client = Site(way).stranger
     for path in ("/", "/nothing", "/sse/x", "/dashboardx", "/admin", "/authorize"):
         answer = await client.get(path)
-        problem(answer, 404, path, *ROUTES)
+        problem(answer, 404, path, *OPERATIONS)
 
 
 def test_everything_below_the_dashboard_is_the_dashboard_s() -> None:
     endpoints = endpoints_of(Headcount(version="v1"))
-    dashboard = endpoints.routes["/dashboard/"]
+    dashboard = endpoints.operations["/dashboard/"]
     for path in ("/dashboard", "/dashboard/", "/dashboard/assets/index.js"):
-        assert endpoints.find_route(path) is dashboard
-    assert endpoints.find_route("/dashboards") is None
+        assert endpoints.find_operation(path) is dashboard
+    assert endpoints.find_operation("/dashboards") is None
 
 
 def test_users_see_public_names_only() -> None:

@@ -1,8 +1,8 @@
 """
 Everything that is served below `base_path`: one table from path to method, right and handler.
 
-404, 405, HEAD and OPTIONS follow from the table. An endpoint is added in `Endpoints._make_routes`; a handler gets an
-`Exchange`, and a viewer's `Grant` where its route asks for one. Opening a stream is in `stream_request.py`.
+404, 405, HEAD and OPTIONS follow from the table. An endpoint is added in `Endpoints._make_operations`; a handler gets
+an `Exchange`, and a viewer's `Grant` where its operation asks for one. Opening a stream is in `stream_request.py`.
 """
 
 import enum
@@ -72,8 +72,8 @@ class Access(enum.Enum):
     """A grant with `release=True`."""
 
 
-class Route(NamedTuple):
-    """One endpoint."""
+class Operation(NamedTuple):
+    """One endpoint: its method, right and handler."""
 
     method: str
     """GET or POST. HEAD is answered like GET, without the body."""
@@ -121,38 +121,38 @@ class Endpoints:
         self._log_throttle = LogThrottle()
         self._address_gaps = address_gaps
         self._logged_gaps: set[AddressGap] = set()
-        self.routes = self._make_routes()
+        self.operations = self._make_operations()
         # What the raw paths of a request contain or end with, for the protocol classes.
         self.raw_base = self.config.base_path.encode() + b"/"
         self.raw_sse_path = self.raw_base + b"sse"
         self.raw_ws_path = self.raw_base + b"ws"
         self.raw_route_path = self.raw_base + b"route"
 
-    def _make_routes(self) -> dict[str, Route]:
+    def _make_operations(self) -> dict[str, Operation]:
         """Return the table. A path that ends with a slash stands for everything below it."""
         none, figures = Access.NONE, Access.FIGURES
         return {
-            "/sse": Route("GET", none, self._open_sse, allow_head=False),
-            "/ws": Route("GET", none, _ask_for_handshake),
-            **{path: Route("POST", Access.HANDLE, self._command) for path in client_posts.PATHS},
-            **{path: Route("POST", none, self._log_in.serve) for path in log_in.PATHS},
-            **{path: Route("GET", none, self._client_script.serve) for path in SCRIPTS},
-            f"{DASHBOARD}/": Route("GET", none, self._dashboard.serve),
-            "/health": Route("GET", none, self._admin.health),
-            "/metrics": Route("GET", Access.METRICS, self._admin.metrics),
-            "/admin/stats": Route("GET", figures, self._admin.stats),
-            "/admin/connections": Route("GET", figures, self._admin.connections),
-            "/admin/nodes": Route("GET", figures, self._admin.nodes),
-            "/admin/nodes/forget": Route("POST", Access.RELEASE, self._admin.forget_node),
-            "/admin/history": Route("GET", figures, self._admin.history),
-            "/admin/release": Route("POST", Access.RELEASE, self._admin.release),
+            "/sse": Operation("GET", none, self._open_sse, allow_head=False),
+            "/ws": Operation("GET", none, _ask_for_handshake),
+            **{path: Operation("POST", Access.HANDLE, self._command) for path in client_posts.PATHS},
+            **{path: Operation("POST", none, self._log_in.serve) for path in log_in.PATHS},
+            **{path: Operation("GET", none, self._client_script.serve) for path in SCRIPTS},
+            f"{DASHBOARD}/": Operation("GET", none, self._dashboard.serve),
+            "/health": Operation("GET", none, self._admin.health),
+            "/metrics": Operation("GET", Access.METRICS, self._admin.metrics),
+            "/admin/stats": Operation("GET", figures, self._admin.stats),
+            "/admin/connections": Operation("GET", figures, self._admin.connections),
+            "/admin/nodes": Operation("GET", figures, self._admin.nodes),
+            "/admin/nodes/forget": Operation("POST", Access.RELEASE, self._admin.forget_node),
+            "/admin/history": Operation("GET", figures, self._admin.history),
+            "/admin/release": Operation("POST", Access.RELEASE, self._admin.release),
         }
 
-    def find_route(self, endpoint: str) -> Route | None:
-        """Return the route of a path below `base_path`, or None."""
+    def find_operation(self, endpoint: str) -> Operation | None:
+        """Return the operation of a path below `base_path`, or None."""
         if endpoint == DASHBOARD or endpoint.startswith(f"{DASHBOARD}/"):
             endpoint = f"{DASHBOARD}/"
-        return self.routes.get(endpoint)
+        return self.operations.get(endpoint)
 
     async def serve(
         self, endpoint: str, scope: Scope, receive: Receive, send: Send, *, wrapped_app: ASGIApp | None
@@ -282,19 +282,19 @@ class Endpoints:
         head, method = exchange.head, exchange.scope["method"]
         if head.endpoint == AUTHORIZE and await self._inner_requests.answer(exchange.scope, exchange.send):
             return None
-        route = self.find_route(head.endpoint)
-        if route is None:
-            known = ", ".join(sorted(self.routes))
+        operation = self.find_operation(head.endpoint)
+        if operation is None:
+            known = ", ".join(sorted(self.operations))
             raise Problem(404, f"No endpoint at {head.endpoint[:100]}; the endpoints are {known}.")
         if method == "OPTIONS" and exchange.cors:
-            await _answer_preflight(exchange, route)
+            await _answer_preflight(exchange, operation)
             return None
-        if method != route.method and not (method == "HEAD" and route.method == "GET" and route.allow_head):
-            allow = [(b"allow", route.method.encode())]
-            raise Problem(405, f"{head.endpoint} accepts {route.method}, not {method[:20]}.", allow)
-        if route.access not in (Access.NONE, Access.HANDLE):
-            exchange = exchange._replace(grant=await self._check_access(exchange, route.access))
-        return await route.handler(exchange)
+        if method != operation.method and not (method == "HEAD" and operation.method == "GET" and operation.allow_head):
+            allow = [(b"allow", operation.method.encode())]
+            raise Problem(405, f"{head.endpoint} accepts {operation.method}, not {method[:20]}.", allow)
+        if operation.access not in (Access.NONE, Access.HANDLE):
+            exchange = exchange._replace(grant=await self._check_access(exchange, operation.access))
+        return await operation.handler(exchange)
 
     async def _check_access(self, exchange: Exchange, access: Access) -> Grant | None:
         head = exchange.head
@@ -387,7 +387,7 @@ def _foreign(what: str, origin: str | None) -> Problem:
     )
 
 
-async def _answer_preflight(exchange: Exchange, route: Route) -> None:
+async def _answer_preflight(exchange: Exchange, operation: Operation) -> None:
     # Tracing and monitoring scripts add headers to every request of a page. The page's origin is listed, so any header
     # is welcome that makes no difference to what the page may do. What proxies say is believed, and is theirs to say.
     requested = (exchange.head.header(b"access-control-request-headers") or "").encode("latin-1")
@@ -396,7 +396,7 @@ async def _answer_preflight(exchange: Exchange, route: Route) -> None:
         names = ", ".join(name for name in listed if not is_proxy_header(name)).encode("latin-1")
     headers = [
         *exchange.cors,
-        (b"access-control-allow-methods", route.method.encode()),
+        (b"access-control-allow-methods", operation.method.encode()),
         (b"access-control-allow-headers", names.strip(b" ,") or _USUAL_HEADERS),
         (b"access-control-max-age", b"%d" % PREFLIGHT_AGE),
     ]
