@@ -357,7 +357,7 @@ class Node:
         backend = self.view.backend
         assert isinstance(backend, SimulatedBackend)
         backend.die()
-        self.view.channel.close()
+        self.view.link.close()
 
 
 class NoReleases:

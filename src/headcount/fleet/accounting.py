@@ -25,7 +25,7 @@ from ..core.tallies import Entry, first_joined, judge
 from ..core.unaccounted import Found
 from ..errors import Busy
 from .backends import Backend
-from .channel import Channel
+from .link import FleetLink
 
 MAX_UNVERIFIED: Final = 64
 """Nodes that only pages have named, and that are looked up with one heartbeat. Anybody can invent names."""
@@ -44,7 +44,7 @@ class Accounting:
     In the backend's loop, unless a method says otherwise.
 
     Args:
-        channel: To the other nodes.
+        link: To the other nodes.
         figures: Holds what is unaccounted for.
         lock: The node's.
         clock: Monotonic seconds.
@@ -54,14 +54,14 @@ class Accounting:
 
     def __init__(
         self,
-        channel: Channel,
+        link: FleetLink,
         figures: FleetFigures,
         lock: threading.RLock,
         clock: Callable[[], float],
         config: Config,
         changed: Callable[[], None],
     ) -> None:
-        self._channel = channel
+        self._link = link
         self._figures = figures
         self._lock = lock
         self._clock = clock
@@ -95,19 +95,19 @@ class Accounting:
     def heartbeat_sent(self) -> None:
         """Do what is due with each heartbeat. The lock is not held."""
         if self._returns and not self._settling:
-            self._channel.start_task(self._settle_returns())
-        backend = self._channel.backend
+            self._link.start_task(self._settle_returns())
+        backend = self._link.backend
         now = None if backend is None else backend.tallies.now()
         if backend is None or now is None:
             return
         slot = now // round(history.INTERVAL * 1000)
         if slot != self._slot:
-            self._channel.start_task(self._begin_interval(backend, slot, first=self._slot is None))
+            self._link.start_task(self._begin_interval(backend, slot, first=self._slot is None))
         self._slot = slot
 
     async def history(self) -> dict[str, Any]:
         """Return the fleet's history in the wire's shape; while the store does not answer, as it was read last."""
-        backend = self._channel.backend
+        backend = self._link.backend
         found = None if backend is None else await backend.tallies.samples()
         if found is not None:
             fine, minutes = found
@@ -129,7 +129,7 @@ class Accounting:
         self._note_versions(entries)
         with self._lock:
             self._known = set(entries)
-            if self._channel.backend is backend:
+            if self._link.backend is backend:
                 self._figures.wall_offset = wall - self._clock() * 1000
                 if self._figures.apply_tallies(found, asked, self._clock()):
                     self._changed()
@@ -145,17 +145,17 @@ class Accounting:
             if absence is not None:
                 absence = msgspec.structs.replace(absence, since=max(0, round(wall - entry.age * 1000)))
             found[node] = Found(absence, judgement.remaining, entry.present, entry.tally.serves)
-            if judgement.over and node != self._channel.node:
-                self._channel.start_task(backend.tallies.drop(node))
+            if judgement.over and node != self._link.node:
+                self._link.start_task(backend.tallies.drop(node))
             elif judgement.doubt is not None and judgement.doubt != entry.doubt:
-                self._channel.start_task(backend.tallies.keep_doubt(node, judgement.doubt))
+                self._link.start_task(backend.tallies.keep_doubt(node, judgement.doubt))
         return found
 
     def _note_versions(self, entries: Mapping[str, Entry]) -> None:
         others = [
             entry.tally.serves
             for node, entry in entries.items()
-            if entry.present and node != self._channel.node and not (entry.tally.left or entry.tally.forgotten)
+            if entry.present and node != self._link.node and not (entry.tally.left or entry.tally.forgotten)
         ]
         self.current_version = current_version(None, count_versions((self._version, *others)), others.count(""))
 
@@ -190,14 +190,14 @@ class Accounting:
         Raises:
             Busy: The store did not answer: it would bring the doubt back.
         """
-        backend = self._channel.backend
+        backend = self._link.backend
         entries = None if backend is None else await backend.tallies.entries((node,))
         if backend is None or entries is None:
             raise Busy(NOT_FORGOTTEN)
         known = node in entries and not entries[node].tally.forgotten and not entries[node].present
         if known and not await backend.tallies.forget(node):
             raise Busy(NOT_FORGOTTEN)
-        self._channel.announce(fleet_messages.Forget(node=self._channel.node, gone=node))
+        self._link.announce(fleet_messages.Forget(node=self._link.node, gone=node))
         return self.settle(node) or known
 
     def settle(self, node: str) -> bool:
@@ -210,7 +210,7 @@ class Accounting:
 
     async def _settle_returns(self) -> None:
         """Note the pages in the store that came from nodes which are gone, or sent them away."""
-        backend = self._channel.backend
+        backend = self._link.backend
         if backend is None or self._settling:
             return
         self._settling = True

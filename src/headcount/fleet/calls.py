@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 from ..core import fleet_messages
 from ..errors import UNKNOWN_HANDLE, Busy, UnknownConnection
 from ..loops import Tasks
-from .channel import Channel
+from .link import FleetLink
 
 MAX_OPEN: Final = 256
 """Questions of clients that wait for another node's answer; more are refused, and the clients try again."""
@@ -179,15 +179,15 @@ class _Open(NamedTuple):
 
 class Calls:
     """
-    Implements `Caller` on a channel, and answers the other nodes' questions.
+    Implements `Caller` on a link, and answers the other nodes' questions.
 
     Args:
-        channel: To the other nodes.
+        link: To the other nodes.
         run_command: Runs another node's command.
     """
 
-    def __init__(self, channel: Channel, run_command: CommandHandler) -> None:
-        self._channel = channel
+    def __init__(self, link: FleetLink, run_command: CommandHandler) -> None:
+        self._link = link
         self._run_command = run_command
         self._numbers = itertools.count(1)
         self._open: dict[int, _Open] = {}
@@ -196,7 +196,7 @@ class Calls:
 
     def notify(self, node: str, message: fleet_messages.Command) -> None:
         """See `Caller`."""
-        self._channel.call(lambda: self._notify(node, message))
+        self._link.call(lambda: self._notify(node, message))
 
     def next_number(self) -> int:
         """See `Caller`."""
@@ -210,9 +210,9 @@ class Calls:
         number: int | None = None,
     ) -> fleet_messages.Answer:
         """See `Caller`."""
-        if not self._channel.active:
+        if not self._link.active:
             raise NoAnswer(UNKNOWN_HANDLE)
-        return await self._channel.run(self._call(node, make, timeout, number))
+        return await self._link.run(self._call(node, make, timeout, number))
 
     async def call_all(
         self,
@@ -220,19 +220,19 @@ class Calls:
         timeout: float,
     ) -> Answers:
         """See `Caller`."""
-        if not self._channel.active:
+        if not self._link.active:
             return Answers([], None)
-        return await self._channel.run(self._call_all(make, timeout))
+        return await self._link.run(self._call_all(make, timeout))
 
     async def other_nodes(self) -> list[str] | None:
         """See `Caller`."""
-        if not self._channel.active:
+        if not self._link.active:
             return None
-        return await self._channel.run(self._other_nodes())
+        return await self._link.run(self._other_nodes())
 
     async def may_live(self, node: str) -> bool:
         """See `Caller`."""
-        return not self._channel.active or await self._channel.run(self._may_live(node))
+        return not self._link.active or await self._link.run(self._may_live(node))
 
     async def call_some(
         self,
@@ -283,15 +283,15 @@ class Calls:
             self._notices.start(self._find_and_send(node, message))
 
     async def _find_and_send(self, node: str, message: fleet_messages.Command) -> None:
-        if await self._channel.knows(node):
-            self._channel.send(node, message)
+        if await self._link.knows(node):
+            self._link.send(node, message)
 
     async def _other_nodes(self) -> list[str] | None:
-        members = await self._channel.members()
-        return None if members is None else sorted(node for node in members if node != self._channel.node)
+        members = await self._link.members()
+        return None if members is None else sorted(node for node in members if node != self._link.node)
 
     async def _may_live(self, node: str) -> bool:
-        others, backend = await self._other_nodes(), self._channel.backend
+        others, backend = await self._other_nodes(), self._link.backend
         if others is None or node in others or backend is None:
             return True
         # Its sign of life is gone. Its tally stays until it leaves, or counts as gone.
@@ -319,10 +319,10 @@ class Calls:
         self._open[number] = _Open(node, future)
         try:
             async with asyncio.timeout(limit):
-                known = await self._channel.knows(node)
+                known = await self._link.knows(node)
                 if not known:
                     raise (NoAnswer if known is None else UnknownConnection)(UNKNOWN_HANDLE)
-                self._channel.send(node, make(number), lambda: self._resolve(number, NoAnswer(UNKNOWN_HANDLE)))
+                self._link.send(node, make(number), lambda: self._resolve(number, NoAnswer(UNKNOWN_HANDLE)))
                 outcome = await future
         except TimeoutError:
             raise NoAnswer(UNKNOWN_HANDLE) from None
@@ -340,4 +340,4 @@ class Calls:
     async def _serve(self, command: fleet_messages.Command) -> None:
         answer = await self._run_command(command)
         if command.re:
-            self._channel.send(command.node, answer)
+            self._link.send(command.node, answer)

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 from ..core.liveness import LatenessMonitor
-from .channel import Channel
+from .link import FleetLink
 
 
 class CheckTimer:
@@ -16,13 +16,13 @@ class CheckTimer:
     Calls `tick` several times a heartbeat, in the backend's loop, for as long as `tick` says that it is needed.
 
     Args:
-        channel: To the other nodes.
+        link: To the other nodes.
         clock: Monotonic seconds.
         tick: Called with the time; returns whether to go on.
     """
 
-    def __init__(self, channel: Channel, clock: Callable[[], float], tick: Callable[[float], bool]) -> None:
-        self._channel = channel
+    def __init__(self, link: FleetLink, clock: Callable[[], float], tick: Callable[[float], bool]) -> None:
+        self._link = link
         self._clock = clock
         self._tick = tick
         self._lateness = LatenessMonitor()
@@ -35,10 +35,10 @@ class CheckTimer:
 
     def start(self) -> None:
         """Begin to tick. Idempotent. In the backend's loop."""
-        if self._timer is None and self._channel.backend is not None and self._channel.loop is not None:
-            step = min(0.25, self._channel.heartbeat / 4)
+        if self._timer is None and self._link.backend is not None and self._link.loop is not None:
+            step = min(0.25, self._link.heartbeat / 4)
             self._lateness.expect(self._clock() + step)
-            self._timer = self._channel.loop.call_later(step, self._run)
+            self._timer = self._link.loop.call_later(step, self._run)
 
     def stop(self) -> None:
         """Tick no more. Idempotent."""

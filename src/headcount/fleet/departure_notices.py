@@ -12,7 +12,7 @@ from typing import Final
 from ..core import fleet_messages
 from ..core.departures import Departures
 from ..core.fleet_figures import FleetFigures
-from .channel import Channel
+from .link import FleetLink
 from .publisher import Publisher
 from .report_collector import ReportCollector
 
@@ -25,7 +25,7 @@ class DepartureNotices:
     Publishes the departures of this node.
 
     Args:
-        channel: The way to the other nodes.
+        link: The way to the other nodes.
         departures: Pages whose streams this node ended.
         figures: Of the fleet, as far as they are known here.
         collector: Knows whether this node listens to the others.
@@ -37,7 +37,7 @@ class DepartureNotices:
 
     def __init__(
         self,
-        channel: Channel,
+        link: FleetLink,
         departures: Departures,
         figures: FleetFigures,
         collector: ReportCollector,
@@ -46,7 +46,7 @@ class DepartureNotices:
         clock: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
-        self._channel = channel
+        self._link = link
         self._departures = departures
         self._figures = figures
         self._collector = collector
@@ -60,39 +60,39 @@ class DepartureNotices:
 
     def publish_soon(self) -> None:
         """Tell the other nodes, soon, that this one ended streams whose pages may come back. From any loop."""
-        if self._channel.active and self._timer is None:
-            self._channel.call(self._gather)
+        if self._link.active and self._timer is None:
+            self._link.call(self._gather)
 
     def gave_up(self) -> None:
         """Say at once that pages are unaccounted for because they did not answer. From any loop; the lock is held."""
-        if not self._channel.active:
+        if not self._link.active:
             return
         if self._collector.listening:
             now = self._clock()
             away, transit = self._departures.counts(now), self._departures.transit(now)
             unanswered = self._departures.only_unanswered(now)
-            self._figures.receive_away(self._channel.node, away, transit, now, unanswered=unanswered)
-        self._channel.call(self.publish)
+            self._figures.receive_away(self._link.node, away, transit, now, unanswered=unanswered)
+        self._link.call(self.publish)
 
     def publish(self) -> None:
         """Say which pages were told to reconnect or did not answer, unless others know. In the backend's loop."""
         with self._lock:
             self.stop()
-            if self._published == self._departures.revision or self._channel.backend is None:
+            if self._published == self._departures.revision or self._link.backend is None:
                 return
             self._published = self._departures.revision
-            self._channel.backend.write_tally()
+            self._link.backend.write_tally()
             now = self._clock()
             away, transit = self._departures.counts(now), self._departures.transit(now)
             unanswered = self._departures.only_unanswered(now)
-            node = self._channel.node
+            node = self._link.node
             if self._collector.listening and self._figures.receive_away(
                 node, away, transit, now, unanswered=unanswered
             ):
                 self._changed()
             if self._publisher.schedule.interests:
                 message = fleet_messages.Away(node=node, away=away, transit=transit, unanswered=unanswered)
-                self._channel.publish(fleet_messages.encode(message))
+                self._link.publish(fleet_messages.encode(message))
 
     def stop(self) -> None:
         """Forget the timer."""
@@ -101,5 +101,5 @@ class DepartureNotices:
             self._timer = None
 
     def _gather(self) -> None:
-        if self._timer is None and self._channel.loop is not None:
-            self._timer = self._channel.loop.call_later(DEPARTURES_GATHERED, self.publish)
+        if self._timer is None and self._link.loop is not None:
+            self._timer = self._link.loop.call_later(DEPARTURES_GATHERED, self.publish)

@@ -160,7 +160,7 @@ class Membership:
                 self._node.use_figures(view)
             self._retry_at, self._retry_after = None, RETRY_AFTER
             for address in addresses:
-                view.channel.call(partial(self._meet, backend, address))
+                view.link.call(partial(self._meet, backend, address))
         except OSError as error:
             self._cannot_meet(error)
             self._retry_at = self._node.clock() + self._retry_after

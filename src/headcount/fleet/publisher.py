@@ -17,7 +17,7 @@ from ..core import fleet_messages
 from ..core.publication import Publication
 from ..core.publish_schedule import PublishSchedule
 from ..core.stats import Stats
-from .channel import Channel
+from .link import FleetLink
 from .local_node import Releases
 from .own_share import OwnShare
 
@@ -29,7 +29,7 @@ class Publisher:
     Publishes this node's share. All but `publish_soon` runs in the backend's loop, with the node's lock held.
 
     Args:
-        channel: To the other nodes.
+        link: To the other nodes.
         own_share: Where the changes come from.
         publication: What the other nodes get.
         version: The version that this node serves.
@@ -42,7 +42,7 @@ class Publisher:
 
     def __init__(
         self,
-        channel: Channel,
+        link: FleetLink,
         own_share: OwnShare,
         publication: Publication,
         version: str,
@@ -54,7 +54,7 @@ class Publisher:
     ) -> None:
         self.schedule = PublishSchedule()
         self.publication = publication
-        self._channel = channel
+        self._link = link
         self._own_share = own_share
         self._version = version
         self._releases = releases
@@ -68,7 +68,7 @@ class Publisher:
     def publish_soon(self) -> None:
         """Publish what changed here, if another node has asked for it. From any loop, after every change."""
         if self.schedule.interests and self._own_share.pending:
-            self._channel.call(self._schedule)
+            self._link.call(self._schedule)
 
     def publish_now(self) -> None:
         """Publish what changed here, before anything that is sent after this call. In the backend's loop."""
@@ -87,9 +87,9 @@ class Publisher:
 
     def on_report_request(self, request: fleet_messages.ReportRequest) -> None:
         """Send a node the whole report."""
-        if request.node not in self.schedule and self._channel.backend is not None:
+        if request.node not in self.schedule and self._link.backend is not None:
             # Its interest was lost, or is still on its way.
-            ttl = 3 * self._channel.heartbeat
+            ttl = 3 * self._link.heartbeat
             self.on_interest(fleet_messages.Interest(node=request.node, ttl=ttl, interval=1.0, rows=request.rows))
         self._own_share.sync()
         if request.rows > self.publication.rows:
@@ -105,7 +105,7 @@ class Publisher:
             report = msgspec.structs.replace(report, rows=report.rows[: len(report.rows) // 2])
             data = fleet_messages.encode(report)
         if len(data) <= fleet_messages.MAX_BYTES:
-            self._channel.send_bytes(request.node, data)
+            self._link.send_bytes(request.node, data)
         elif not self._logged_too_large:
             self._logged_too_large = True
             logger.error(
@@ -118,15 +118,15 @@ class Publisher:
         """Publish now what is pending, and answer with its sequence number."""
         self._own_share.sync()
         self._publish()
-        self._channel.send(
+        self._link.send(
             request.node,
-            fleet_messages.Heartbeat(node=self._channel.node, sequence=self.publication.sequence, re=request.re),
+            fleet_messages.Heartbeat(node=self._link.node, sequence=self.publication.sequence, re=request.re),
         )
 
     def leave_message(self, away: dict[str, int], transit: float) -> bytes:
         """Return the last message of this node, with the pages that must reconnect and the seconds that they have."""
         leave = fleet_messages.Leave(
-            node=self._channel.node, sequence=self.publication.sequence, away=away, transit=transit
+            node=self._link.node, sequence=self.publication.sequence, away=away, transit=transit
         )
         return fleet_messages.encode(leave)
 
@@ -134,13 +134,13 @@ class Publisher:
         """Forget the interest of nodes that are gone, and send a heartbeat after a quiet time."""
         if self.schedule.expire(now):
             self._interests_changed()
-        if not self.schedule.is_quiet(now, self._channel.heartbeat):
+        if not self.schedule.is_quiet(now, self._link.heartbeat):
             return
         self._publish()
-        if self.schedule.is_quiet(now, self._channel.heartbeat):
+        if self.schedule.is_quiet(now, self._link.heartbeat):
             self.schedule.heartbeat_sent(now)
-            heartbeat = fleet_messages.Heartbeat(node=self._channel.node, sequence=self.publication.sequence)
-            self._channel.publish(fleet_messages.encode(heartbeat))
+            heartbeat = fleet_messages.Heartbeat(node=self._link.node, sequence=self.publication.sequence)
+            self._link.publish(fleet_messages.encode(heartbeat))
 
     def stop(self) -> None:
         """Forget all interests, and the timer of a loop that is over."""
@@ -168,10 +168,10 @@ class Publisher:
 
     def _schedule(self) -> None:
         with self._lock:
-            if self._timer is None and self._channel.loop is not None and self.schedule.interests:
+            if self._timer is None and self._link.loop is not None and self.schedule.interests:
                 # Not in place: what else happens in this turn of the loop goes into the same delta.
                 delay = self.schedule.delay(self._clock())
-                self._timer = self._channel.loop.call_later(delay, self._publish_scheduled)
+                self._timer = self._link.loop.call_later(delay, self._publish_scheduled)
 
     def _publish_scheduled(self) -> None:
         with self._lock:
@@ -179,7 +179,7 @@ class Publisher:
             self._publish()
 
     def _publish(self) -> None:
-        if self._channel.backend is None or not self.schedule:
+        if self._link.backend is None or not self.schedule:
             return
         self._publish_first()
         self._own_share.sync()
@@ -188,4 +188,4 @@ class Publisher:
             self.schedule.published(self._clock())
             data = fleet_messages.encode(delta)
             if len(data) <= fleet_messages.MAX_BYTES:  # else all ask for the whole report
-                self._channel.publish(data)
+                self._link.publish(data)

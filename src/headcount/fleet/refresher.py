@@ -13,7 +13,7 @@ from contextlib import suppress
 from ..core import fleet_messages
 from ..core.fleet_figures import FleetFigures
 from ..core.report_requests import FlushRound
-from .channel import Channel
+from .link import FleetLink
 from .report_collector import CATCH_UP, ReportCollector
 
 
@@ -22,7 +22,7 @@ class Refresher:
     Brings the figures up to date, in one round at a time. In the backend's loop.
 
     Args:
-        channel: To the other nodes.
+        link: To the other nodes.
         figures: What is held of them.
         collector: Listens to them.
         lock: The node's.
@@ -32,14 +32,14 @@ class Refresher:
 
     def __init__(
         self,
-        channel: Channel,
+        link: FleetLink,
         figures: FleetFigures,
         collector: ReportCollector,
         lock: threading.RLock,
         clock: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
-        self._channel = channel
+        self._link = link
         self._figures = figures
         self._collector = collector
         self._lock = lock
@@ -103,13 +103,13 @@ class Refresher:
 
     async def _flush_all(self, deadline: float) -> None:
         with self._lock:
-            others = [node for node in self._figures.responsive_nodes() if node != self._channel.node]
-            if not others or not self._channel.active or self._channel.loop is None:
+            others = [node for node in self._figures.responsive_nodes() if node != self._link.node]
+            if not others or not self._link.active or self._link.loop is None:
                 return
             asked = self._clock()
-            flush, future = FlushRound(next(self._numbers), others), self._channel.loop.create_future()
+            flush, future = FlushRound(next(self._numbers), others), self._link.loop.create_future()
             self._round = (flush, future)
-        self._channel.announce(fleet_messages.FlushRequest(node=self._channel.node, re=flush.number))
+        self._link.announce(fleet_messages.FlushRequest(node=self._link.node, re=flush.number))
         patience = max(0.0, deadline - asked)
         try:
             await asyncio.wait_for(future, patience)

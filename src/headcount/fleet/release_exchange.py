@@ -9,7 +9,7 @@ from typing import Final
 
 from ..core import fleet_messages
 from .calls import Calls
-from .channel import Channel
+from .link import FleetLink
 from .local_node import Releases
 
 FANOUT: Final = 3
@@ -27,28 +27,28 @@ class ReleaseExchange:
     Compares the newest release that is known here with that of other nodes. In the backend's loop.
 
     Args:
-        channel: To the other nodes.
+        link: To the other nodes.
         calls: Questions to them.
         releases: What is known here.
     """
 
-    def __init__(self, channel: Channel, calls: Calls, releases: Releases) -> None:
-        self._channel = channel
+    def __init__(self, link: FleetLink, calls: Calls, releases: Releases) -> None:
+        self._link = link
         self._calls = calls
         self._releases = releases
 
     def on_released(self, released: fleet_messages.Released | None) -> None:
         """Receive the newest release that another node knows."""
         known = self._releases.released
-        if released is not None and (known is None or known < released) and self._channel.loop is not None:
+        if released is not None and (known is None or known < released) and self._link.loop is not None:
             # Not in place: the node's lock is held, and what learns of a release takes others.
-            self._channel.loop.call_soon(self._releases.learn, released)
+            self._link.loop.call_soon(self._releases.learn, released)
 
     def on_release_request(self, request: fleet_messages.ReleaseRequest) -> None:
         """Send another node the newest release that is known here."""
-        self._channel.send(
+        self._link.send(
             request.node,
-            fleet_messages.Answer(node=self._channel.node, re=request.re, released=self._releases.released),
+            fleet_messages.Answer(node=self._link.node, re=request.re, released=self._releases.released),
         )
 
     async def ask(self) -> None:
@@ -58,7 +58,7 @@ class ReleaseExchange:
         for begin in range(0, min(len(others), MAX_ASKED), FANOUT):
             answers = await self._calls.call_some(
                 others[begin : begin + FANOUT],
-                lambda re: fleet_messages.ReleaseRequest(node=self._channel.node, re=re),
+                lambda re: fleet_messages.ReleaseRequest(node=self._link.node, re=re),
                 TIMEOUT,
             )
             for answer in answers:

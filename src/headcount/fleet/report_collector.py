@@ -19,7 +19,7 @@ from ..core.fleet_figures import FleetFigures
 from ..core.publish_schedule import publish_interval
 from ..core.report_requests import SMALL_FLEET, ReportRequests, row_quota
 from .backends import Backend
-from .channel import Channel
+from .link import FleetLink
 from .local_node import Releases
 from .own_share import OwnShare
 
@@ -35,7 +35,7 @@ class ReportCollector:
     Listens to the other nodes. Called with the node's lock held; what sends runs in the backend's loop.
 
     Args:
-        channel: To the other nodes.
+        link: To the other nodes.
         figures: Where their reports go.
         own_share: This node's own part of it.
         releases: Which version was declared current.
@@ -50,7 +50,7 @@ class ReportCollector:
 
     def __init__(
         self,
-        channel: Channel,
+        link: FleetLink,
         figures: FleetFigures,
         own_share: OwnShare,
         releases: Releases,
@@ -67,7 +67,7 @@ class ReportCollector:
         """The reports of all nodes are here, or had time to come; until then viewers get no figures."""
         self.listening = False
         """This node listens to the others."""
-        self._channel = channel
+        self._link = link
         self._figures = figures
         self._own_share = own_share
         self._releases = releases
@@ -95,7 +95,7 @@ class ReportCollector:
     @property
     def complete(self) -> bool:
         """The report of every node is here that can be expected to send one."""
-        if not self.listening or not self._channel.active:
+        if not self.listening or not self._link.active:
             return True
         return self._members_known and not self._figures.is_incomplete(rows=self._rows > 0)
 
@@ -119,17 +119,17 @@ class ReportCollector:
 
     def viewers_changed(self) -> None:
         """Ask for as many rows as the viewers here may see now."""
-        if self.listening and self._channel.active and self._row_quota() != self._rows:
-            self._channel.call(self._announce_interest)
-            self._channel.call(self._request_reports)
+        if self.listening and self._link.active and self._row_quota() != self._rows:
+            self._link.call(self._announce_interest)
+            self._link.call(self._request_reports)
 
     def begin(self) -> None:
         """Listen by the backend, which runs now. In its loop."""
         with self._lock:
-            loop = self._channel.loop
-            if self._channel.backend is None or loop is None or not self.listening:
+            loop = self._link.loop
+            if self._link.backend is None or loop is None or not self.listening:
                 return
-            self._channel.listen(on=True)
+            self._link.listen(on=True)
             if self._connected:
                 # While the others cannot be reached, their silence lasts as long as that, however often a viewer looks.
                 self._figures.restart_deadlines(self._clock())
@@ -137,7 +137,7 @@ class ReportCollector:
             self._start_ticking()
             if not self.ready and self._ready_timer is None:
                 self._ready_timer = loop.call_later(CATCH_UP, self._set_ready)
-            self._channel.start_task(self.learn_members())
+            self._link.start_task(self.learn_members())
 
     def abandon(self) -> None:
         """Listen no more, whoever watches."""
@@ -158,7 +158,7 @@ class ReportCollector:
 
     def on_joined(self, node: str, serves: str = "") -> None:
         """Note that a node is there, and which version it serves if it says so, and ask for its report."""
-        if self._channel.backend is None or not (self.listening or self._channel.detects_failures):
+        if self._link.backend is None or not (self.listening or self._link.detects_failures):
             return
         new = self._figures.expect(node, self._clock()) | self._figures.serves(node, serves)
         if not self.listening:
@@ -166,7 +166,7 @@ class ReportCollector:
         if new:
             self._changed()
         self._requests.close(node)  # what was sent before the node could be reached is lost
-        self._channel.send(node, self._interest())
+        self._link.send(node, self._interest())
         self._request([node])
 
     def on_left(self, node: str, sequence: int | None) -> None:
@@ -203,34 +203,34 @@ class ReportCollector:
             return
         if not self._has_viewers:
             self._own_share.sync()  # else the viewers' pushes do
-        expired = self._figures.expire(now, drop=not self._channel.detects_failures)
+        expired = self._figures.expire(now, drop=not self._link.detects_failures)
         if expired.changed:
             self._changed()
-        if self._channel.backend is not None:
+        if self._link.backend is not None:
             for node in expired.dropped:
-                self._channel.backend.forget(node)
+                self._link.backend.forget(node)
         self._requests.time_out(now)
         if now >= self._interest_due:
             self._announce_interest()
-            self._channel.start_task(self.learn_members())
+            self._link.start_task(self.learn_members())
         self._request_reports()
         self.check_complete()
 
     async def learn_members(self) -> None:
         """Ask the backend which nodes there are. Takes the lock itself."""
-        backend = self._channel.backend
+        backend = self._link.backend
         if backend is None:
             return
         members = await backend.members()
         if members is not None:
             await self._read_tallies(backend)  # without an answer, what this node knows by itself stands
         with self._lock:
-            if members is None or not self.listening or self._channel.backend is not backend:
+            if members is None or not self.listening or self._link.backend is not backend:
                 return
             now = self._clock()
             changed = False
             for node in members:
-                if node != self._channel.node:
+                if node != self._link.node:
                     changed |= self._figures.expect(node, now)
             # A store that was emptied does not list a node that has not found back to it; one that spoke stays.
             for node in self._figures.never_reported() - set(members):
@@ -246,9 +246,9 @@ class ReportCollector:
     async def wait_complete(self, timeout: float) -> None:
         """Wait until the report of every node is here. Takes the lock itself."""
         with self._lock:
-            if self.complete or self._channel.loop is None:
+            if self.complete or self._link.loop is None:
                 return
-            future: asyncio.Future[None] = self._channel.loop.create_future()
+            future: asyncio.Future[None] = self._link.loop.create_future()
             self._waiting.append(future)
         try:
             await asyncio.wait_for(future, timeout)
@@ -272,9 +272,9 @@ class ReportCollector:
             return
         self.listening = True
         self._own_share.set_collecting(True)
-        if self._channel.active:
+        if self._link.active:
             self.ready = False
-            self._channel.call(self.begin)
+            self._link.call(self.begin)
 
     def _stop(self) -> None:
         self.listening = False
@@ -284,8 +284,8 @@ class ReportCollector:
         self.ready = True
         self._requests.clear()
         self._figures.forget_others()
-        self._channel.listen(on=False)
-        self._channel.announce(fleet_messages.Interest(node=self._channel.node, ttl=0.0))
+        self._link.listen(on=False)
+        self._link.announce(fleet_messages.Interest(node=self._link.node, ttl=0.0))
         self._rows = 0
         self._own_share.set_collecting(False)
 
@@ -310,10 +310,10 @@ class ReportCollector:
             self._ready_timer = None
 
     def _members_are_known(self) -> bool:
-        return self._channel.backend is None or self._channel.detects_failures or self._members_known
+        return self._link.backend is None or self._link.detects_failures or self._members_known
 
     def _update_connectivity(self) -> None:
-        backend = self._channel.backend
+        backend = self._link.backend
         connected = self._connected and self._members_are_known() and (backend is None or backend.tallies.complete)
         if self._figures.set_disconnected(disconnected=not connected, now=self._clock()):
             self._changed()
@@ -321,8 +321,8 @@ class ReportCollector:
     def _interest(self) -> fleet_messages.Interest:
         self._rows = self._row_quota()
         return fleet_messages.Interest(
-            node=self._channel.node,
-            ttl=3 * self._channel.heartbeat,
+            node=self._link.node,
+            ttl=3 * self._link.heartbeat,
             interval=publish_interval(len(self._figures), self._config.stats_interval),
             rows=self._rows,
             released=self._releases.released,
@@ -330,9 +330,9 @@ class ReportCollector:
 
     def _announce_interest(self) -> None:
         with self._lock:
-            if self._channel.backend is not None and self.listening:
-                self._interest_due = self._clock() + self._channel.heartbeat
-                self._channel.announce(self._interest())
+            if self._link.backend is not None and self.listening:
+                self._interest_due = self._clock() + self._link.heartbeat
+                self._link.announce(self._interest())
 
     def _row_quota(self) -> int:
         if not (self._shows_rows() or self._clock() < self._rows_until) or not self._members_are_known():
@@ -347,13 +347,13 @@ class ReportCollector:
         with self._lock:
             if self._requests.idle and self.listening:
                 missing = self._figures.missing_nodes(rows=self._rows > 0)
-                self._request(node for node in missing if node != self._channel.node)
+                self._request(node for node in missing if node != self._link.node)
             else:
                 self._request(())
 
     def _request(self, nodes: Iterable[str]) -> None:
-        if self._channel.backend is None or not self.listening:
+        if self._link.backend is None or not self.listening:
             return
         self._requests.add(nodes)
         for node in self._requests.drain_due(self._clock(), self._figures):
-            self._channel.send(node, fleet_messages.ReportRequest(node=self._channel.node, rows=self._rows))
+            self._link.send(node, fleet_messages.ReportRequest(node=self._link.node, rows=self._rows))

@@ -8,7 +8,7 @@ A node among the others: the figures of all nodes as they are known here.
     DepartureNotices  pages that it sent away or gave up
     Accounting        connections of nodes that are gone, and have not come back yet
     Calls             questions to other nodes, and their commands
-    Channel           the backend that carries all of it
+    FleetLink         the backend that carries all of it
 
 No node sends figures unasked. While no viewer watches anywhere, nodes exchange nothing. `FleetView` starts and stops
 these parts, hands each the messages that concern it, and is a source of figures for the node, as a registry is. Its
@@ -38,9 +38,9 @@ from ..errors import Busy
 from .accounting import NOT_FORGOTTEN, Accounting
 from .backends import Backend
 from .calls import Calls, CommandHandler
-from .channel import Channel
 from .check_timer import CheckTimer
 from .departure_notices import DepartureNotices
+from .link import FleetLink
 from .local_node import Releases
 from .own_share import OwnShare
 from .own_tally import OwnTally, TabVersions
@@ -95,8 +95,8 @@ class FleetView:
         tab_versions: TabVersions = dict,
     ) -> None:
         self.node = node
-        self.channel = Channel(node)
-        self.calls = Calls(self.channel, run_command)
+        self.link = FleetLink(node)
+        self.calls = Calls(self.link, run_command)
         self._lock = lock
         self._clock = clock
         self._changed = changed
@@ -114,11 +114,11 @@ class FleetView:
             grace=config.unaccounted_grace,
             serves=config.version,
         )
-        self._check_timer = CheckTimer(self.channel, clock, self._tick)
+        self._check_timer = CheckTimer(self.link, clock, self._tick)
         publication = Publication(node, config.max_listed_connections)
         self._own_share = OwnShare(registry, self._figures, publication, clock)
         self._publisher = Publisher(
-            self.channel,
+            self.link,
             self._own_share,
             publication,
             config.version,
@@ -128,9 +128,9 @@ class FleetView:
             self._check_timer.start,
             self._publish_departures,
         )
-        self.accounting = Accounting(self.channel, self._figures, lock, clock, config, changed)
+        self.accounting = Accounting(self.link, self._figures, lock, clock, config, changed)
         self._collector = ReportCollector(
-            self.channel,
+            self.link,
             self._figures,
             self._own_share,
             releases,
@@ -143,27 +143,27 @@ class FleetView:
             read_tallies=self.accounting.read_tallies,
         )
         self.departure_notices = DepartureNotices(
-            self.channel, departures, self._figures, self._collector, self._publisher, lock, clock, changed
+            self.link, departures, self._figures, self._collector, self._publisher, lock, clock, changed
         )
-        self._refresher = Refresher(self.channel, self._figures, self._collector, lock, clock, changed)
+        self._refresher = Refresher(self.link, self._figures, self._collector, lock, clock, changed)
         self.was_connected = False
         """The backend has reached the other nodes, if only once."""
-        self._release_exchange = ReleaseExchange(self.channel, self.calls, releases)
+        self._release_exchange = ReleaseExchange(self.link, self.calls, releases)
 
     @property
     def active(self) -> bool:
         """A backend runs, in a loop that runs."""
-        return self.channel.active
+        return self.link.active
 
     @property
     def backend(self) -> Backend | None:
         """The way to the other nodes."""
-        return self.channel.backend
+        return self.link.backend
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop of the backend."""
-        return self.channel.loop
+        return self.link.loop
 
     @property
     def ready(self) -> bool:
@@ -180,12 +180,12 @@ class FleetView:
         with self._lock:
             self._forget_loop()
             self._leaving = None
-            self.channel.open(backend)
+            self.link.open(backend)
             self._collector.set_connected(False)
             try:
                 backend.start(self)
             except OSError:
-                self.channel.close()
+                self.link.close()
                 raise
             if self._collector.listening:
                 self._collector.begin()
@@ -198,7 +198,7 @@ class FleetView:
     async def stop(self) -> None:
         """Leave the fleet: for the other nodes, this one is gone at once. Idempotent. In the backend's loop."""
         with self._lock:
-            backend = self.channel.close()
+            backend = self.link.close()
             self._forget_loop()
         if backend is not None:
             await backend.stop()
@@ -206,18 +206,18 @@ class FleetView:
     def abandon(self) -> None:
         """Stop without a word to the others, after the loop of the backend has closed or this node has left."""
         with self._lock:
-            self.channel.close()
+            self.link.close()
             self._forget_loop()
             self._collector.abandon()
 
     async def leave(self) -> None:
         """Leave the fleet, from any loop."""
         if self.active:
-            await self.channel.run(self.stop())
+            await self.link.run(self.stop())
 
     def leave_soon(self) -> None:
         """Leave the fleet, from any loop, without waiting for it; see `wait_left`."""
-        self.channel.call(self._start_leaving)
+        self.link.call(self._start_leaving)
 
     async def wait_left(self) -> None:
         """
@@ -227,13 +227,13 @@ class FleetView:
         that it caught. So the end of a stream waits for the leave message.
         """
         leaving = self._leaving
-        if leaving is not None and not leaving.done() and self.channel.loop is not None:
+        if leaving is not None and not leaving.done() and self.link.loop is not None:
             with suppress(TimeoutError, RuntimeError):
-                await self.channel.run(_wait(leaving))
+                await self.link.run(_wait(leaving))
 
     def _start_leaving(self) -> None:
         if self._leaving is None or self._leaving.done():
-            self._leaving = self.channel.start_task(self.stop())
+            self._leaving = self.link.start_task(self.stop())
 
     @property
     def report_age(self) -> float:
@@ -265,7 +265,7 @@ class FleetView:
         """
         if not self.active:
             raise Busy(NOT_FORGOTTEN)
-        return await self.channel.run(self.accounting.forget(node))
+        return await self.link.run(self.accounting.forget(node))
 
     @property
     def revision(self) -> int:
@@ -303,7 +303,7 @@ class FleetView:
     def publish_now(self) -> None:
         """Tell the nodes with viewers what changed here, before anything that is sent after this call."""
         if self.active:
-            self.channel.call(self._publisher.publish_now)
+            self.link.call(self._publisher.publish_now)
 
     def touch(self, *, rows: bool, linger: float | None = None) -> None:
         """
@@ -343,7 +343,7 @@ class FleetView:
         """
         if self.active:
             called = self._clock()
-            await self.channel.run(self._refresher.refresh(called, rows=rows))
+            await self.link.run(self._refresher.refresh(called, rows=rows))
 
     def received(self, message: bytes) -> None:
         """Receive a message from another node. Never raises. Called by the backend, as all below."""
@@ -351,7 +351,7 @@ class FleetView:
         if decoded is None or decoded.node == self.node:
             return
         with self._lock:
-            if not self.channel.backend:
+            if not self.link.backend:
                 return
             try:
                 self._dispatch(decoded)
@@ -371,11 +371,11 @@ class FleetView:
                 self._changed()
             self._on_left(node, None)
             if self._collector.listening:
-                self.channel.start_task(self._collector.learn_members())
+                self.link.start_task(self._collector.learn_members())
 
     async def history(self) -> dict[str, Any] | None:
         """Return the fleet's history in the wire's shape; None without a backend. From any loop."""
-        return await self.channel.run(self.accounting.history()) if self.active else None
+        return await self.link.run(self.accounting.history()) if self.active else None
 
     def leave_message(self) -> bytes:
         """Return the last message of this node."""
@@ -398,16 +398,16 @@ class FleetView:
     def connectivity_changed(self, *, connected: bool) -> None:
         """Learn whether the other nodes can be reached at all."""
         with self._lock:
-            if self.channel.backend is None:
+            if self.link.backend is None:
                 return
             self._collector.set_connected(connected)
             if not connected:
                 return
             self.was_connected = True
-            self.channel.announce(
+            self.link.announce(
                 fleet_messages.Join(node=self.node, released=self._releases.released, serves=self._version)
             )
-            self.channel.start_task(self._release_exchange.ask())
+            self.link.start_task(self._release_exchange.ask())
             if self._collector.listening:
                 self._collector.begin()
 
@@ -463,7 +463,7 @@ class FleetView:
         with self._lock:
             if self._extend_deadlines():
                 self._changed()
-            if self.channel.backend is None:
+            if self.link.backend is None:
                 return False
             self._publisher.tick(now)
             self._collector.tick(now)
@@ -477,7 +477,7 @@ class FleetView:
             Whether anything changed: after a long time, figures are partial until the others speak.
         """
         late = self._check_timer.lateness()
-        if not late or self.channel.backend is None:
+        if not late or self.link.backend is None:
             return False
         # This process was stopped or very busy: what the others said meanwhile still waits to be read.
         self._publisher.schedule.extend(late)

@@ -773,7 +773,7 @@ async def test_who_watches_learns_of_a_release_from_reports_and_tells_all(sites:
     one, two, three = sites(), sites(), sites()
     for site in (one, two, three):
         await _eventually(site.view.calls.other_nodes, lambda found: len(found) == 2)
-    await asyncio.gather(*(task for site in (one, two, three) for task in site.view.channel.tasks))
+    await asyncio.gather(*(task for site in (one, two, three) for task in site.view.link.tasks))
     two.released = fleet_messages.Released(5, "v2")  # all messages about it were lost
     one.watch()
     await until(lambda: one.released == three.released == two.released)

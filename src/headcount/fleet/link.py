@@ -15,7 +15,7 @@ from .backends import Backend
 T = TypeVar("T")
 
 
-class Channel:
+class FleetLink:
     """
     Carries messages to other nodes while a backend runs, and none otherwise.
 
