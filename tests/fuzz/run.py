@@ -36,10 +36,15 @@ from headcount.asgi.app import endpoints_of
 from headcount.asgi.request_head import RequestHead
 from headcount.asgi.stream_request import read_stream_request
 from headcount.asgi.takeover.choose import protocol_class
+from headcount.asgi.takeover.direct_sessions import (
+    DirectSession,
+    DirectSseSession,
+    DirectWebSocketSession,
+    SessionContext,
+)
 from headcount.asgi.takeover.first_request import FirstRequestProtocol
 from headcount.asgi.takeover.protocol import HeadcountProtocol
 from headcount.asgi.takeover.serve_protocol import ServeProtocol
-from headcount.asgi.takeover.streams import SseStream, Stream, StreamContext, WebSocketStream
 from headcount.core import messages
 from headcount.errors import ProtocolError, UnknownConnection
 
@@ -96,7 +101,7 @@ class Fuzz:
         self.loop = asyncio.get_running_loop()
         self.targets = [Target(how) for how in ("mounted", "wrapped", "alone", "alone")]
         self.headcount = self.targets[0].headcount
-        self.context = StreamContext(endpoints_of(self.headcount).host, self.loop, set())
+        self.context = SessionContext(endpoints_of(self.headcount).host, self.loop, set())
         self.outcomes: Counter[str] = Counter()
         self.problems: list[dict[str, Any]] = []
         self.log = Listening()
@@ -151,16 +156,18 @@ class Fuzz:
         public, handle = node.identify()
         self.handles.append(handle)
         counted = rng.random() < 0.9
-        stream: Stream
+        stream: DirectSession
         if rng.random() < 0.9:
             endpoints = endpoints_of(self.headcount)
             ask = endpoints.deferred_check(RequestHead(_SCOPE, "/ws", endpoints.rules), None)
-            stream = WebSocketStream(self.context, wire, public, counted=counted, make_check=ask)
+            stream = DirectWebSocketSession(self.context, wire, public, counted=counted, make_check=ask)
         else:
-            stream = SseStream(self.context, wire, public, counted=counted, visible_keepalives=rng.random() < 0.5)
+            stream = DirectSseSession(
+                self.context, wire, public, counted=counted, visible_keepalives=rng.random() < 0.5
+            )
         wire.set_protocol(stream)
         node.open(stream, "v", "/", None)
-        return "ws" if isinstance(stream, WebSocketStream) else "sse"
+        return "ws" if isinstance(stream, DirectWebSocketSession) else "sse"
 
     async def _empty(self) -> None:
         targets = self.targets
@@ -257,10 +264,10 @@ def _frames(rng: random.Random) -> bytes:
 def _look(wire: Wire) -> None:
     """See that what is kept of a peer is bounded."""
     protocol = wire.get_protocol()
-    if isinstance(protocol, WebSocketStream):
+    if isinstance(protocol, DirectWebSocketSession):
         assert len(protocol._unread) <= KEPT, len(protocol._unread)
         assert protocol._message is None or len(protocol._message) <= messages.MAX_MESSAGE
-    if isinstance(protocol, Stream):
+    if isinstance(protocol, DirectSession):
         assert protocol._queue is None or len(protocol._queue) <= 200
     if isinstance(protocol, ServeProtocol):
         assert len(protocol._body) <= messages.MAX_MESSAGE

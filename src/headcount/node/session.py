@@ -1,7 +1,7 @@
 """
 What the node needs of one open stream.
 
-Implemented by asgi/session.py, asgi/takeover/streams.py and `TabSession` in shared_streams.py.
+Implemented by asgi/session.py, asgi/takeover/direct_sessions.py and `TabSession` in shared_streams.py.
 
 Tests: tests/asgi/test_slow_peers.py, tests/asgi/takeover/test_first_request.py.
 """

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 from headcount import Headcount
 from headcount.asgi.app import endpoints_of
 from headcount.asgi.takeover.choose import protocol_class
-from headcount.asgi.takeover.streams import Stream
+from headcount.asgi.takeover.direct_sessions import DirectSession
 
 PATIENCE = 10.0
 BASE = "/__skew"
@@ -83,7 +83,7 @@ class Inside:
     @property
     def taken(self) -> int:
         """Streams on the bare socket."""
-        return sum(isinstance(session, Stream) for session in self.headcount.node.sessions.values())
+        return sum(isinstance(session, DirectSession) for session in self.headcount.node.sessions.values())
 
     @property
     def over_asgi(self) -> int:

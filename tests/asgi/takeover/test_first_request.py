@@ -20,7 +20,7 @@ from headcount import Headcount
 from headcount.asgi.app import endpoints_of
 from headcount.asgi.takeover import first_request
 from headcount.asgi.takeover.choose import protocol_class
-from headcount.asgi.takeover.streams import Stream
+from headcount.asgi.takeover.direct_sessions import DirectSession
 from headcount.server.serve import STOP_TIMEOUT, _config, _Server, listen
 
 from .inside import BASE, get, on_both_loops, until, upgrade
@@ -118,7 +118,7 @@ class Side:
         node = self.headcount.node
         info = node._registry.info(session.id) if session.counted else None
         told = info and (info.version, info.route, info.ip)
-        flags = session._flags if isinstance(session, Stream) else None
+        flags = session._flags if isinstance(session, DirectSession) else None
         return (
             type(session),
             session.counted,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headcount.asgi.app import endpoints_of
 from headcount.asgi.request_head import RequestHead
-from headcount.asgi.takeover.streams import StreamContext, WebSocketStream
+from headcount.asgi.takeover.direct_sessions import DirectWebSocketSession, SessionContext
 from headcount.core.messages import MAX_MESSAGE
 
 from .inside import BASE, Peer, frame, make, on_both_loops, running, sse, text, until, upgrade, ws
@@ -170,7 +170,7 @@ async def test_a_peer_that_floods_and_reads_nothing_costs_a_bounded_amount(kind:
         peer.send(upgrade())
         await until(lambda: inside.taken == 2)
         *_, stream = inside.headcount.node.sessions.values()
-        assert isinstance(stream, WebSocketStream)
+        assert isinstance(stream, DirectWebSocketSession)
         sessions, counters = inside.headcount.node.sessions, inside.headcount.node.counters
         for _ in range(400):
             peer.send(flood)
@@ -233,9 +233,9 @@ def test_what_is_read_does_not_depend_on_how_it_was_cut(frames: list[bytes], dat
         headcount = make()
         node, wire = headcount.node, Wire(asyncio.get_running_loop())
         endpoints = endpoints_of(headcount)
-        context = StreamContext(endpoints.host, asyncio.get_running_loop(), set())
+        context = SessionContext(endpoints.host, asyncio.get_running_loop(), set())
         make_check = endpoints.deferred_check(RequestHead(SCOPE, "/ws", endpoints.rules), None)
-        stream = WebSocketStream(context, wire, "id", counted=True, make_check=make_check)
+        stream = DirectWebSocketSession(context, wire, "id", counted=True, make_check=make_check)
         node.open(stream, "v", "/", None)
         for piece in filter(None, pieces):
             stream.data_received(piece)

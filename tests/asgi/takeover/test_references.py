@@ -14,9 +14,9 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headcount import Headcount
+from headcount.asgi.takeover.direct_sessions import DirectSession
 from headcount.asgi.takeover.first_request import FirstRequestProtocol
 from headcount.asgi.takeover.protocol import HeadcountProtocol
-from headcount.asgi.takeover.streams import Stream
 
 from .inside import (
     BASE,
@@ -168,7 +168,7 @@ async def test_of_a_request_that_became_a_stream_only_the_stream_is_left(app: st
         finally:
             gc.enable()
         kinds = [type(thing).__name__ for thing in alive]
-        assert sum(isinstance(thing, Stream) for thing in alive) == 10
+        assert sum(isinstance(thing, DirectSession) for thing in alive) == 10
         assert not [thing for thing in alive if isinstance(thing, HeadcountProtocol | FirstRequestProtocol)]
         for name in (
             "RequestResponseCycle",

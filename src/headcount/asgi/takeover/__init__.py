@@ -13,7 +13,7 @@ task, no coroutine, no scope and no parser is kept for a stream.
     handshake.py         the opening handshake of a WebSocket, as far as ASGI sees it
     uvicorn_fallback.py  a WebSocket of the application's own, handed back to uvicorn
     cached_heads.py      heads of responses
-    streams.py           the streams themselves; each is a `headcount.node.session.Session`
+    direct_sessions.py   the streams themselves; each is a `headcount.node.session.Session`
 
 Source: docs/adr/0011-takeover.md
 """

@@ -24,9 +24,9 @@ from ..endpoints import Endpoints
 from ..request_head import RequestHead
 from ..stream_request import StreamRefused
 from .cached_heads import HANDSHAKE_HEAD, SSE_HEAD
+from .direct_sessions import DirectSession, DirectSseSession, DirectWebSocketSession
 from .handshake import handshake_key, handshake_tail, websocket_scope
 from .protocol import HeadcountProtocol, host_and_port
-from .streams import SseStream, Stream, WebSocketStream
 
 _END: Final = b"\r\n\r\n"
 
@@ -144,10 +144,10 @@ class FirstRequestProtocol(asyncio.Protocol):
             return False
         request = admitted.request
         context = self.next_protocol.context_of(endpoints.host, asyncio.get_running_loop(), self._state.connections)
-        stream: Stream
+        session: DirectSession
         if key is None:
             response = SSE_HEAD(self._state.default_headers) + chunk(frame(admitted.connected))
-            stream = SseStream(
+            session = DirectSseSession(
                 context,
                 transport,
                 admitted.id,
@@ -160,10 +160,12 @@ class FirstRequestProtocol(asyncio.Protocol):
                 HANDSHAKE_HEAD(self._state.default_headers) + handshake_tail(key) + text_frame(admitted.connected)
             )
             make_check = DeferredCheck(self._template(scope), scope["client"], self._headers)
-            stream = WebSocketStream(context, transport, admitted.id, counted=request.counted, make_check=make_check)
+            session = DirectWebSocketSession(
+                context, transport, admitted.id, counted=request.counted, make_check=make_check
+            )
         self._state.connections.discard(self)
         transport.write(response)
-        admitted.enter(stream)
+        admitted.enter(session)
         return True
 
     def _parse(self, data: bytes) -> bool | None:

@@ -2,8 +2,8 @@
 The opening handshake of a WebSocket: its ASGI interface, and the response to the peer.
 
 Only as much of ASGI's WebSocket interface as it takes to accept or refuse. An accepted WebSocket is handed over to
-Headcount (`streams.WebSocketStream`), ended here, or, when the application answers it and not Headcount, given to
-uvicorn's own class for WebSockets (`uvicorn_fallback.UvicornWebSocketFallback`).
+Headcount (`direct_sessions.DirectWebSocketSession`), ended here, or, when the application answers it and not
+Headcount, given to uvicorn's own class for WebSockets (`uvicorn_fallback.UvicornWebSocketFallback`).
 
 Source: RFC 6455, section 4.2; https://asgi.readthedocs.io/en/latest/specs/www.html#websocket
 
@@ -27,7 +27,7 @@ from ...authorization.deferred import MakeCheck
 from ...node.session import Session
 from ...node.stream_host import StreamHost
 from ..responses import Headers
-from .streams import StreamContext, WebSocketStream
+from .direct_sessions import DirectWebSocketSession, SessionContext
 from .uvicorn_fallback import UpgradableProtocol, UvicornWebSocketFallback
 
 logger = logging.getLogger("headcount")
@@ -110,7 +110,7 @@ class HandshakeProtocol(UpgradableProtocol, Protocol):
     def host(self) -> StreamHost:
         """The node whose streams this server takes over."""
 
-    def context(self, host: StreamHost) -> StreamContext:
+    def context(self, host: StreamHost) -> SessionContext:
         """Return what the streams of a node in this server share."""
 
     def detach(self) -> None:
@@ -255,14 +255,14 @@ class Handshake:
 
     def _hand_over(
         self, host: StreamHost | None, public_id: str, *, counted: bool, make_check: MakeCheck | None
-    ) -> WebSocketStream:
+    ) -> DirectWebSocketSession:
         self._over = True
         protocol = self._protocol
         context, transport = protocol.context(host or protocol.host), protocol.transport
         protocol.detach()
-        stream = WebSocketStream(context, transport, public_id, counted=counted, make_check=make_check)
+        session = DirectWebSocketSession(context, transport, public_id, counted=counted, make_check=make_check)
         transport.write(self._head)
-        return stream
+        return session
 
     def _note(self, result: str) -> None:
         """Write uvicorn's line about a handshake to its log."""

@@ -19,16 +19,16 @@ from ...node.stream_host import StreamHost
 from ..endpoints import Endpoints
 from ..handover import EXTENSION
 from .declined_upgrade import parser_behind_head
+from .direct_sessions import DirectSseSession, SessionContext
 from .handshake import Handshake, handshake_key, websocket_scope
-from .streams import SseStream, StreamContext
 
 
 class HeadcountProtocol(HttpToolsProtocol):
     """Serves one TCP connection as uvicorn does, and lets go of it when it has become a stream."""
 
     endpoints: ClassVar[Endpoints]
-    context_class: ClassVar[type[StreamContext]] = StreamContext
-    _shared_context: ClassVar[StreamContext | None] = None
+    context_class: ClassVar[type[SessionContext]] = SessionContext
+    _shared_context: ClassVar[SessionContext | None] = None
 
     _upgrades: bool | None = None
     _current_cycle: RequestResponseCycle | None = None
@@ -204,12 +204,12 @@ class HeadcountProtocol(HttpToolsProtocol):
         """The node whose streams this server takes over."""
         return self.endpoints.host
 
-    def context(self, host: StreamHost) -> StreamContext:
+    def context(self, host: StreamHost) -> SessionContext:
         """Return what the streams of a node in this server share."""
         return self.context_of(host, self.loop, self.connections)
 
     @classmethod
-    def context_of(cls, host: StreamHost, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> StreamContext:
+    def context_of(cls, host: StreamHost, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> SessionContext:
         """Return what the streams of a node in a server share."""
         context = cls._shared_context
         if (
@@ -253,7 +253,7 @@ class ResponseTransport:
         counted: bool,
         visible_keepalives: bool,
         answers: bool,
-    ) -> SseStream | None:
+    ) -> DirectSseSession | None:
         """Take the socket over; see `handover.SseOffer`."""
         protocol = self._protocol
         if protocol is None or not self._is_intact(protocol, connected):
@@ -262,7 +262,7 @@ class ResponseTransport:
         self._handed_over = True
         context = protocol.context(host)
         protocol.detach()
-        stream = SseStream(
+        session = DirectSseSession(
             context,
             self._transport,
             public_id,
@@ -271,8 +271,8 @@ class ResponseTransport:
             answers=answers,
         )
         if protocol.stopping:
-            context.loop.call_soon(stream.shutdown)
-        return stream
+            context.loop.call_soon(session.shutdown)
+        return session
 
     def withdraw(self) -> None:
         """Take the offer back, because the request has been answered."""

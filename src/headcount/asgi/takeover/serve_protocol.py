@@ -18,8 +18,8 @@ from .. import client_posts
 from ..request_head import RequestHead
 from ..responses import Problem
 from .cached_heads import OK_RESPONSE
+from .direct_sessions import CountingSessionContext
 from .protocol import HeadcountProtocol
-from .streams import CountingStreamContext
 
 
 class ServeProtocol(HeadcountProtocol):
@@ -28,7 +28,7 @@ class ServeProtocol(HeadcountProtocol):
     wrapped_app: ClassVar[ASGIApp]
     """The application that Headcount is wrapped round; it has neither paths nor a session."""
 
-    context_class = CountingStreamContext
+    context_class = CountingSessionContext
     _direct = False
     """The request that is being read is a route update to be answered at once, as far as is known."""
     _body = b""

@@ -44,7 +44,7 @@ _MASKED: Final = 0x80
 TOO_LONG: Final = f"The message is too long; at most {messages.MAX_MESSAGE} bytes are allowed."
 
 
-class StreamContext:
+class SessionContext:
     """What the streams of one server in one loop have in common."""
 
     __slots__ = ("connections", "host", "loop", "node")
@@ -56,13 +56,13 @@ class StreamContext:
         self.connections = connections
         """uvicorn's set of objects to stop, and to wait for when it stops; `--limit-concurrency` counts it."""
 
-    def enter(self, stream: "Stream") -> None:
+    def enter(self, session: "DirectSession") -> None:
         """Add a stream that begins."""
-        self.connections.add(stream)
+        self.connections.add(session)
 
-    def leave(self, stream: "Stream") -> None:
+    def leave(self, session: "DirectSession") -> None:
         """Remove a stream that is over."""
-        self.connections.discard(stream)
+        self.connections.discard(session)
 
     def wait_left(self) -> None:
         """Let uvicorn wait until the leave message is out, if the node leaves because this was the last stream."""
@@ -72,7 +72,7 @@ class StreamContext:
             leaving.add_done_callback(self.connections.discard)
 
 
-class CountingStreamContext(StreamContext):
+class CountingSessionContext(SessionContext):
     """A context that is in uvicorn's set in place of all its streams, which saves an entry for each."""
 
     __slots__ = ("_count",)
@@ -81,13 +81,13 @@ class CountingStreamContext(StreamContext):
         super().__init__(host, loop, connections)
         self._count = 0
 
-    def enter(self, stream: "Stream") -> None:  # noqa: ARG002
+    def enter(self, session: "DirectSession") -> None:  # noqa: ARG002
         """Add a stream that begins."""
         self._count += 1
         if self._count == 1:
             self.connections.add(self)
 
-    def leave(self, stream: "Stream") -> None:  # noqa: ARG002
+    def leave(self, session: "DirectSession") -> None:  # noqa: ARG002
         """Remove a stream that is over."""
         self._count -= 1
         if not self._count:
@@ -96,11 +96,11 @@ class CountingStreamContext(StreamContext):
     def shutdown(self) -> None:
         """Stop all of them, because the server does."""
         for session in list(self.node.sessions.values()):
-            if isinstance(session, Stream) and session.context is self:
+            if isinstance(session, DirectSession) and session.context is self:
                 session.end(self.host.admission.going_away())
 
 
-class Stream(Outbox, asyncio.Protocol):
+class DirectSession(Outbox, asyncio.Protocol):
     """
     Base of the two kinds. Implements `headcount.node.session.Session`.
 
@@ -115,7 +115,7 @@ class Stream(Outbox, asyncio.Protocol):
     __slots__ = ("_context", "_flags", "_transport", "deadline", "id", "slot")
 
     def __init__(
-        self, context: StreamContext, transport: asyncio.Transport, public_id: str, *, counted: bool, flags: int = 0
+        self, context: SessionContext, transport: asyncio.Transport, public_id: str, *, counted: bool, flags: int = 0
     ) -> None:
         super().__init__()
         self.id = public_id
@@ -134,7 +134,7 @@ class Stream(Outbox, asyncio.Protocol):
         return self._context.loop
 
     @property
-    def context(self) -> StreamContext:
+    def context(self) -> SessionContext:
         """What it shares with the other streams of its server."""
         return self._context
 
@@ -217,7 +217,7 @@ class Stream(Outbox, asyncio.Protocol):
             self._context.loop.call_later(FAREWELL_TIMEOUT, self._transport.abort)
 
 
-class SseStream(Stream):
+class DirectSseSession(DirectSession):
     """
     What is left of a `GET /sse`: a chunked response that has begun.
 
@@ -234,7 +234,7 @@ class SseStream(Stream):
 
     def __init__(
         self,
-        context: StreamContext,
+        context: SessionContext,
         transport: asyncio.Transport,
         public_id: str,
         *,
@@ -261,7 +261,7 @@ class SseStream(Stream):
         self._close_transport()
 
 
-class WebSocketStream(Stream):
+class DirectWebSocketSession(DirectSession):
     """
     A WebSocket after its handshake.
 
@@ -277,7 +277,7 @@ class WebSocketStream(Stream):
 
     def __init__(
         self,
-        context: StreamContext,
+        context: SessionContext,
         transport: asyncio.Transport,
         public_id: str,
         *,
