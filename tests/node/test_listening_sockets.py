@@ -55,8 +55,8 @@ def test_where_descriptors_cannot_be_listed_the_first_ones_are_tried(
         listeners = Listeners(10.0)
         listener = listeners.find(tcp.getsockname())
         assert listener is not None
-        assert listener.open
-    assert not listener.open
+        assert listener.still_listens()
+    assert not listener.still_listens()
 
 
 def test_a_socket_that_was_not_found_is_searched_for_again_at_growing_intervals(
@@ -80,4 +80,4 @@ def test_a_socket_that_was_not_found_is_searched_for_again_at_growing_intervals(
     now += 1_000.0
     found = listeners.find((listening[1], None))
     assert found is not None
-    assert found.open
+    assert found.still_listens()

@@ -133,9 +133,12 @@ class RequestHead:
                 return found
         return ""
 
-    @property
-    def address(self) -> str | None:
-        """The client's address as far as it may be kept. With tracking off nothing is even looked at."""
+    def address_to_keep(self) -> str | None:
+        """
+        Return the client's address as far as it may be kept, and note why it is unknown.
+
+        With tracking off nothing is even looked at.
+        """
         rules = self._rules
         if rules.ip_tracking is False:
             return None

@@ -144,7 +144,7 @@ def read_stream_request(head: RequestHead) -> StreamRequest:
     request = _read_cached(text) if cached else _read(text)
     if not request.version:
         request = request._replace(version=head.cookie_version)
-    address = head.address
+    address = head.address_to_keep()
     return request if address is None else request._replace(ip=address)
 
 

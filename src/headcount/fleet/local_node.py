@@ -106,9 +106,8 @@ class LocalListing(Protocol):
 class ListeningSocket(Protocol):
     """A socket by which requests come in."""
 
-    @property
-    def open(self) -> bool:
-        """It still listens."""
+    def still_listens(self) -> bool:
+        """Look whether it still listens."""
 
 
 class LocalSockets(Protocol):

@@ -226,7 +226,7 @@ class Membership:
             return True
         # Asked anew: a server may have been started again at the address of one that stopped.
         listeners = [each for each in map(self._sockets.find_listener, list(self._seen)) if each is not None]
-        return bool(listeners) and not any(each.open for each in listeners)
+        return bool(listeners) and not any(each.still_listens() for each in listeners)
 
     def _listens_anew(self, key: Any) -> bool:
         """Say whether another server listens where the one did that this node left the fleet with."""

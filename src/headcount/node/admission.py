@@ -45,7 +45,7 @@ class Admission:
         Args:
             listener: The stream came in by it; None: not known, so any server of this process may be its own.
         """
-        return self.draining or (self._listeners.any_closed() if listener is None else not listener.open)
+        return self.draining or (self._listeners.any_closed() if listener is None else not listener.still_listens())
 
     def refusal(self, listener: Listener | None) -> End | None:
         """

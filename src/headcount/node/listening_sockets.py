@@ -51,11 +51,14 @@ class Listener:
     def __init__(self, sockets: tuple[_Socket, ...]) -> None:
         self.sockets = sockets
         self.closed = False
-        """What the last look said, which `Listeners.find` or `open` took; it may be out of date."""
+        """What the last look said, which `Listeners.find` or `still_listens()` took; it may be out of date."""
 
-    @property
-    def open(self) -> bool:
-        """A socket still listens. If none does, its server is stopping; other servers of this process may still run."""
+    def still_listens(self) -> bool:
+        """
+        Look whether a socket still listens, and note it in `closed`.
+
+        If none does, its server is stopping; other servers of this process may still run.
+        """
         self.closed = True
         for fd, inode in self.sockets:
             try:
@@ -101,7 +104,7 @@ class Listeners:
         """
         key = tuple(server or ())
         known = self._known.get(key, _NEVER_SEEN)
-        if known is not None and known.open:  # nearly always
+        if known is not None and known.still_listens():  # nearly always
             return known
         with self._lock:
             known = self._known.get(key, _NEVER_SEEN)
@@ -110,7 +113,7 @@ class Listeners:
     def _is_settled(self, known: Listener | None) -> bool:
         if known is None:
             return self._clock() < self._search_at
-        return known is not _NEVER_SEEN and known.open
+        return known is not _NEVER_SEEN and known.still_listens()
 
     def _find(self, key: Any, known: Listener | None) -> Listener | None:
         found = self._search(key)
@@ -126,7 +129,7 @@ class Listeners:
 
     def any_closed(self) -> bool:
         """Say whether a listener that requests came in by is closed now, and no other server replaced it."""
-        return any(known is not None and not known.open for known in list(self._known.values()))
+        return any(known is not None and not known.still_listens() for known in list(self._known.values()))
 
     def _search(self, server: tuple[Any, ...]) -> tuple[_Socket, ...]:
         found: list[_Socket] = []

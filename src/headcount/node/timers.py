@@ -138,7 +138,7 @@ class LoopTimers:
         self._hand = (self._hand + 1) % self._turn
         self._turns += not self._hand
         for listener, begin in list(self._wheels.items()):
-            if listener is not None and not listener.open:
+            if listener is not None and not listener.still_listens():
                 await self._duties.before_drain()
                 self._drain(self._slots[begin : begin + self._turn])
                 continue
