@@ -111,7 +111,7 @@ class Network(RuleBasedStateMachine):
             self.wire.append((node, encode(delta)))
 
     @rule(name=st.sampled_from(NODES))
-    def heartbeat_sent(self, name: str) -> None:
+    def publish_heartbeat(self, name: str) -> None:
         node = self.nodes[name]
         node.remember()
         self.wire.append((node, encode(Heartbeat(node=name, sequence=node.publication.sequence))))

@@ -48,7 +48,7 @@ def test_the_node_that_wants_most_decides() -> None:
     schedule.receive(interest("aa", interval=2.0, rows=10), 0.0)
     schedule.receive(interest("bb", interval=0.5, rows=3), 0.0)
     assert schedule.rows == 10
-    schedule.published(10.0)
+    schedule.note_delta(10.0)
     assert schedule.delay(10.1) == pytest.approx(0.4)
 
 
@@ -56,7 +56,7 @@ def test_the_first_change_goes_out_at_once_and_no_node_can_ask_for_a_flood() -> 
     schedule = PublishSchedule()
     schedule.receive(interest(interval=0.0), 0.0)
     assert schedule.delay(5.0) == 0.0
-    schedule.published(5.0)
+    schedule.note_delta(5.0)
     assert schedule.delay(5.0) == pytest.approx(MIN_PUBLISH_INTERVAL)
     assert schedule.delay(5.0 + MIN_PUBLISH_INTERVAL) == pytest.approx(0.0)
 
@@ -65,12 +65,12 @@ def test_a_node_that_falls_quiet_says_so_twice_soon_and_then_every_heartbeat() -
     schedule = PublishSchedule()
     assert not schedule.is_quiet(1_000.0, 3.0), "nobody watches"
     schedule.receive(interest(ttl=3_600.0), 0.0)
-    schedule.published(0.0)
+    schedule.note_delta(0.0)
     sent, now = [], 0.0
     while now < 10.0:
         now += 0.25
         if schedule.is_quiet(now, 3.0):
-            schedule.heartbeat_sent(now)
+            schedule.note_heartbeat(now)
             sent.append(now)
     assert sent == [QUIET_AFTER, 2 * QUIET_AFTER, 5.0, 8.0]
 

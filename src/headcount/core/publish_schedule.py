@@ -92,7 +92,7 @@ class PublishSchedule:
         interval = max(MIN_PUBLISH_INTERVAL, min(intervals, default=0.0))
         return max(0.0, self._published_at + interval - now)
 
-    def published(self, now: float) -> None:
+    def note_delta(self, now: float) -> None:
         """Note that a delta was published."""
         self._published_at = now
         self._quiet_heartbeats = 0
@@ -102,7 +102,7 @@ class PublishSchedule:
         quiet = heartbeat if self._quiet_heartbeats == 2 else min(QUIET_AFTER, heartbeat)
         return bool(self.interests) and now - self._published_at >= quiet
 
-    def heartbeat_sent(self, now: float) -> None:
+    def note_heartbeat(self, now: float) -> None:
         """Note that a heartbeat was published in place of a delta."""
         self._published_at = now
         self._quiet_heartbeats = min(2, self._quiet_heartbeats + 1)

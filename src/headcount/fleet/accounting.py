@@ -92,7 +92,7 @@ class Accounting:
                 self._unverified.add(node)
             self._returns.add(node, handle, version, self._clock())
 
-    def heartbeat_sent(self) -> None:
+    def on_own_heartbeat(self) -> None:
         """Do what is due with each heartbeat. The lock is not held."""
         if self._returns and not self._settling:
             self._link.start_task(self._settle_returns())

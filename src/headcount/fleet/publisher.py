@@ -138,7 +138,7 @@ class Publisher:
             return
         self._publish()
         if self.schedule.is_quiet(now, self._link.heartbeat):
-            self.schedule.heartbeat_sent(now)
+            self.schedule.note_heartbeat(now)
             heartbeat = fleet_messages.Heartbeat(node=self._link.node, sequence=self.publication.sequence)
             self._link.publish(fleet_messages.encode(heartbeat))
 
@@ -185,7 +185,7 @@ class Publisher:
         self._own_share.sync()
         delta = self.publication.drain_changes()
         if delta is not None:
-            self.schedule.published(self._clock())
+            self.schedule.note_delta(self._clock())
             data = fleet_messages.encode(delta)
             if len(data) <= fleet_messages.MAX_BYTES:  # else all ask for the whole report
                 self._link.publish(data)

@@ -391,9 +391,9 @@ class FleetView:
         """Return the list of pages that belongs to the last tally."""
         return self._own_tally.pages
 
-    def heartbeat_sent(self) -> None:
+    def on_own_heartbeat(self) -> None:
         """See `Receiver`."""
-        self.accounting.heartbeat_sent()
+        self.accounting.on_own_heartbeat()
 
     def connectivity_changed(self, *, connected: bool) -> None:
         """Learn whether the other nodes can be reached at all."""

@@ -140,7 +140,7 @@ class MemoryBackend:
         if self._receiver is not None and self._loop is not None:
             self._heartbeat_timer = self._loop.call_later(self.heartbeat, self._beat)
             self.write_tally()
-            self._receiver.heartbeat_sent()
+            self._receiver.on_own_heartbeat()
 
     def write_tally(self) -> None:
         """Write this node's tally now."""

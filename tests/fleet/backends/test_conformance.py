@@ -132,7 +132,7 @@ class Ear:
     def page_list(self) -> bytes:
         return b""
 
-    def heartbeat_sent(self) -> None:
+    def on_own_heartbeat(self) -> None:
         pass
 
     def connectivity_changed(self, *, connected: bool) -> None:
@@ -859,7 +859,7 @@ class Deaf:
 
     def __init__(self, receiver: Receiver) -> None:
         self.joined, self.left, self.leave_message = receiver.joined, receiver.left, receiver.leave_message
-        self.connectivity_changed, self.heartbeat_sent = receiver.connectivity_changed, receiver.heartbeat_sent
+        self.connectivity_changed, self.on_own_heartbeat = receiver.connectivity_changed, receiver.on_own_heartbeat
         self._receiver = receiver
 
     def tally(self, *, leaving: bool) -> Tally:

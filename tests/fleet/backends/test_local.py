@@ -62,7 +62,7 @@ class Ear:
     def page_list(self) -> bytes:
         return b""
 
-    def heartbeat_sent(self) -> None:
+    def on_own_heartbeat(self) -> None:
         pass
 
     def connectivity_changed(self, *, connected: bool) -> None:

@@ -42,7 +42,7 @@ class Receiver(Protocol):
     def page_list(self) -> bytes:
         """Return the list of pages that belongs to the last tally (core/page_lists.py); empty if it has none."""
 
-    def heartbeat_sent(self) -> None:
+    def on_own_heartbeat(self) -> None:
         """Do what is due with each heartbeat of this node, which has just been sent."""
 
     def connectivity_changed(self, *, connected: bool) -> None:

@@ -287,7 +287,7 @@ class LocalBackend:
         if self.receiver is not None and self._loop is not None:
             self._heartbeat_timer = self._loop.call_later(self.heartbeat, self._send_heartbeat)
             self.write_tally()
-            self.receiver.heartbeat_sent()
+            self.receiver.on_own_heartbeat()
 
     def _directories(self) -> list[Path]:
         return [path.parent for path, _, _ in self._meeting_places.values()]

@@ -351,7 +351,7 @@ class RedisBackend:
             self._put(("TIME",), self.tallies.set_time, optional=True)
             self.write_tally()
             if self._receiver is not None:
-                self._receiver.heartbeat_sent()
+                self._receiver.on_own_heartbeat()
             # Jittered, so that nodes that came together do not stay together.
             await asyncio.sleep(self.heartbeat * random.uniform(0.9, 1.0))  # noqa: S311  not a secret
             if loop.time() - self._heard > self.heartbeat + self._timing.store_timeout:
