@@ -79,7 +79,7 @@ async def measured(url: str, cells: int) -> None:
         counted.move(42)
         view.publish_soon()
         if counted.noted:
-            view.drain_changes()
+            view.pop_changes()
         if line.done():
             if not line.result():
                 break

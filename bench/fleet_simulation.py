@@ -300,7 +300,7 @@ class Cells:
     def note_changes(self, *, on: bool) -> None:
         self._noting, self._base, self._before = on, self.revision, ({}, {})
 
-    def drain_changes(self) -> StatsDelta | None:
+    def pop_changes(self) -> StatsDelta | None:
         if self._base == self.revision:
             return None
         before, self._before = self._before, ({}, {})
@@ -349,7 +349,7 @@ class Node:
     def flush(self) -> None:
         started = time.thread_time()
         self.view.publish_soon()
-        self.view.drain_changes()
+        self.view.pop_changes()
         self.network.cpu[self.id] += time.thread_time() - started  # type: ignore[assignment]
 
     def die(self) -> None:

@@ -10,7 +10,7 @@ from headcount.core.labels import OTHER, parse_version
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "c", "d", OTHER]), st.booleans()), max_size=60))
-def test_what_changed_is_what_differs_from_the_last_drain(events: list[tuple[str, bool]]) -> None:
+def test_what_changed_is_what_differs_from_the_last_pop(events: list[tuple[str, bool]]) -> None:
     counts = LabelCounts(2, reserved=("d",))
     counts.note_changes(on=True)
     held: list[str] = []
@@ -21,7 +21,7 @@ def test_what_changed_is_what_differs_from_the_last_drain(events: list[tuple[str
         else:
             counts.remove(held.pop(0))
         if len(held) % 3 == 0:
-            for changed, count in counts.drain_changes().items():
+            for changed, count in counts.pop_changes().items():
                 assert before.get(changed, 0) != count
                 before[changed] = count
             before = {each: count for each, count in before.items() if count}

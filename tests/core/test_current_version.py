@@ -93,7 +93,7 @@ def test_a_fleet_knows_it_only_if_every_node_that_reported_says_the_same(
         assert now.current_version == current_version(declared, count_versions(["v1", *known]), len(silent))
         assert now.current_version == fleet.current_version
         if noting:
-            delta = fleet.drain_changes()
+            delta = fleet.pop_changes()
             shown = shown if delta is None else apply(shown, delta)
             assert (shown.nodes, shown.current_version) == (now.nodes, now.current_version)
         gate = Judge(Selection("outdated"), Bound(0), 0.0, 0.0)
@@ -106,7 +106,7 @@ def test_a_node_alone_serves_the_current_version_until_another_is_declared() -> 
     assert (registry.snapshot().current_version, registry.snapshot().nodes) == ("v1", Nodes(1, 1, {"v1": 1}))
     registry.note_changes(on=True)
     registry.declare("v2")
-    delta = registry.drain_changes()
+    delta = registry.pop_changes()
     assert delta is not None
     assert delta.current_version == registry.snapshot().current_version == "v2"
 

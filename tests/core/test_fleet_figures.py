@@ -52,7 +52,7 @@ class Node:
         self.remember()
 
     def remember(self) -> None:
-        if (change := self.registry.drain_changes()) is not None:
+        if (change := self.registry.pop_changes()) is not None:
             self.publication.add(change)
         self.states[self.publication.sequence] = self.registry.snapshot()
 
@@ -107,7 +107,7 @@ class Network(RuleBasedStateMachine):
     def publish(self, name: str) -> None:
         node = self.nodes[name]
         node.remember()
-        if (delta := node.publication.drain_changes()) is not None:
+        if (delta := node.publication.pop_changes()) is not None:
             self.wire.append((node, encode(delta)))
 
     @rule(name=st.sampled_from(NODES))
@@ -127,7 +127,7 @@ class Network(RuleBasedStateMachine):
         node = self.nodes[name]
         node.remember()
         if limit == 0 or limit > node.publication.rows:
-            if (delta := node.publication.drain_changes()) is not None:
+            if (delta := node.publication.pop_changes()) is not None:
                 self.wire.append((node, encode(delta)))
             node.publication.show_rows(limit, node.registry.snapshot())
             node.states[node.publication.sequence] = node.registry.snapshot()
@@ -295,7 +295,7 @@ class Network(RuleBasedStateMachine):
     def deltas_lead_to_the_same_figures(self) -> None:
         if self.view is None:
             return
-        delta = self.fleet.drain_changes()
+        delta = self.fleet.pop_changes()
         if delta is not None:
             self.view = apply(self.view, delta)
         now = self.fleet.snapshot()
@@ -694,7 +694,7 @@ def test_a_label_that_is_reserved_late_is_counted_apart_from_then_on() -> None:
     assert before.versions == {"v1": 1, "v2": 2, OTHER: 7}
     assert fleet.declare("v4")
     assert not fleet.declare("v4")
-    delta = fleet.drain_changes()
+    delta = fleet.pop_changes()
     assert delta is not None
     assert apply(before, delta).versions == fleet.snapshot().versions == {"v1": 1, "v2": 2, "v4": 4, OTHER: 3}
     fleet.drop("aa")

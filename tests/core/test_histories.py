@@ -36,13 +36,13 @@ def history(seed: int) -> dict[str, Any]:
 
     for _ in range(chance.randrange(6)):
         happen()
-    registry.drain_changes()
+    registry.pop_changes()
     before = json.loads(messages.stats(registry.snapshot()))
     steps: list[dict[str, Any]] = []
     while len(steps) < 8:
         for _ in range(chance.randrange(1, 6)):
             happen()
-        delta = registry.drain_changes()
+        delta = registry.pop_changes()
         if delta is not None:
             steps.append(
                 {

@@ -18,12 +18,12 @@ class Desk:
             self.publication.show_rows(rows, self.registry.snapshot())
 
     def sync(self) -> None:
-        change = self.registry.drain_changes()
+        change = self.registry.pop_changes()
         assert change is not None
         self.publication.add(change)
 
     def delta(self) -> Delta:
-        delta = self.publication.drain_changes()
+        delta = self.publication.pop_changes()
         assert delta is not None
         return delta
 
@@ -41,7 +41,7 @@ def test_deltas_follow_one_another_without_a_gap() -> None:
             base = delta.sequence
     assert desk.publication.pending
     assert desk.delta().sequence == desk.publication.sequence
-    assert desk.publication.drain_changes() is None
+    assert desk.publication.pop_changes() is None
 
 
 def test_a_row_that_came_and_went_is_told_as_gone_to_whoever_saw_it_in_a_report() -> None:
@@ -90,7 +90,7 @@ def test_what_nobody_is_told_is_not_kept() -> None:
     for number in range(1_000):
         desk.registry.open("aa1", "v1", f"/{number}")
         desk.registry.close("aa1")
-        change = desk.registry.drain_changes()
+        change = desk.registry.pop_changes()
         assert change is not None
         desk.publication.skip(change.total)
     assert (desk.publication._versions, desk.publication._routes) == ({}, {})

@@ -118,7 +118,7 @@ class RegistryHistory(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        taken = self.registry.drain_changes()
+        taken = self.registry.pop_changes()
         if self.before is None:
             assert taken is None
             return
@@ -128,7 +128,7 @@ class RegistryHistory(RuleBasedStateMachine):
             return
         assert apply(self.before, taken) == after
         assert comparable(taken, self.before) == comparable(diff(self.before, after), self.before)
-        assert self.registry.drain_changes() is None
+        assert self.registry.pop_changes() is None
         self.before = after
 
     @rule(limit=st.integers(1, 3))
@@ -245,11 +245,11 @@ def test_navigate_moves_one_count() -> None:
 def test_navigate_to_same_route_changes_nothing() -> None:
     registry = watched()
     registry.open("a", "v1", "/x")
-    registry.drain_changes()
+    registry.pop_changes()
     before = registry.snapshot()
     assert registry.navigate("a", "/x") is None
     assert registry.snapshot() == before
-    assert registry.drain_changes() is None
+    assert registry.pop_changes() is None
 
 
 def test_without_route_tracking_every_route_is_the_root_and_none_is_counted() -> None:
@@ -396,22 +396,22 @@ def test_a_snapshot_does_not_change_afterwards() -> None:
 def test_nothing_is_noted_while_nobody_watches() -> None:
     registry = Registry()
     registry.open("a", "v1", "/")
-    assert registry.drain_changes() is None
+    assert registry.pop_changes() is None
     registry.note_changes(on=True)
-    assert registry.drain_changes() is None
+    assert registry.pop_changes() is None
     registry.open("b", "v1", "/")
     registry.note_changes(on=False)
-    assert registry.drain_changes() is None
+    assert registry.pop_changes() is None
 
 
 def test_a_page_in_the_background_is_marked_and_counted_as_before() -> None:
     registry = watched()
     registry.open("a", "v1", "/", "192.0.2.7")
     before = registry.snapshot()
-    registry.drain_changes()
+    registry.pop_changes()
     assert registry.set_hidden("a", hidden=True)
     assert not registry.set_hidden("a", hidden=True)
-    delta = registry.drain_changes()
+    delta = registry.pop_changes()
     assert delta is not None
     assert (delta.versions, delta.routes, delta.set) == ({}, {}, (ConnectionInfo("a", "v1", "/", "192.0.2.7", True),))
     assert apply(before, delta) == registry.snapshot()
@@ -428,7 +428,7 @@ def test_the_first_delta_starts_where_watching_began() -> None:
     registry.open("a", "v1", "/")
     registry.note_changes(on=True)
     registry.open("b", "v2", "/b")
-    assert registry.drain_changes() == StatsDelta(
+    assert registry.pop_changes() == StatsDelta(
         base=1,
         revision=2,
         total=2,
@@ -442,14 +442,12 @@ def test_the_first_delta_starts_where_watching_began() -> None:
 def test_events_that_cancel_one_another_give_a_delta_without_keys() -> None:
     registry = watched(max_listed=1)
     registry.open("a", "v1", "/")
-    registry.drain_changes()
+    registry.pop_changes()
     registry.navigate("a", "/x")
     registry.open("b", "v2", "/y")
     registry.close("b")
     registry.navigate("a", "/")
-    assert registry.drain_changes() == StatsDelta(
-        base=1, revision=5, total=1, versions={}, routes={}, set=(), removed=()
-    )
+    assert registry.pop_changes() == StatsDelta(base=1, revision=5, total=1, versions={}, routes={}, set=(), removed=())
 
 
 def test_a_delta_says_when_the_list_becomes_truncated_and_when_no_longer() -> None:
@@ -466,7 +464,7 @@ def test_a_delta_says_when_the_list_becomes_truncated_and_when_no_longer() -> No
 
 
 def truncated_by(registry: Registry) -> bool | None:
-    delta = registry.drain_changes()
+    delta = registry.pop_changes()
     assert delta is not None
     return delta.connections_truncated
 
@@ -524,13 +522,13 @@ def test_what_is_unaccounted_for_is_news_once_and_makes_figures_partial() -> Non
     absence = Absence("aa", 1, {"v1": 1}, "unanswered", 5)
     assert registry.set_absence(absence)
     assert not registry.set_absence(absence)
-    delta = registry.drain_changes()
+    delta = registry.pop_changes()
     assert delta is not None
     seen = apply(before, delta)
     assert seen == registry.snapshot()
     assert (seen.unaccounted, seen.partial) == (1, True)
     assert registry.set_absence(None)
-    delta = registry.drain_changes()
+    delta = registry.pop_changes()
     assert delta is not None
     assert apply(seen, delta) == registry.snapshot()
     assert (registry.absence, registry.snapshot().partial) == (None, False)

@@ -18,12 +18,12 @@ def test_only_so_many_are_asked_at_once_and_the_others_in_their_turn() -> None:
     requests = ReportRequests()
     nodes = [f"{number:04x}" for number in range(3 * MAX_OPEN_REQUESTS)]
     requests.add(nodes)
-    asked = requests.drain_due(0.0, nodes)
+    asked = requests.pop_due(0.0, nodes)
     assert len(asked) == MAX_OPEN_REQUESTS
-    assert requests.drain_due(0.1, nodes) == []
+    assert requests.pop_due(0.1, nodes) == []
     for node in asked[:10]:
         requests.close(node)
-    assert len(requests.drain_due(0.2, nodes)) == 10
+    assert len(requests.pop_due(0.2, nodes)) == 10
     assert not requests.idle
 
 
@@ -31,22 +31,22 @@ def test_a_node_is_asked_once_and_again_after_a_while() -> None:
     requests = ReportRequests()
     requests.add(["aa", "aa"])
     requests.add(["aa"])
-    assert requests.drain_due(0.0, {"aa"}) == ["aa"]
+    assert requests.pop_due(0.0, {"aa"}) == ["aa"]
     requests.add(["aa"])
-    assert requests.drain_due(0.1, {"aa"}) == []
+    assert requests.pop_due(0.1, {"aa"}) == []
     idle = []
     for now in (RETRY_AFTER - 0.1, RETRY_AFTER):
         requests.time_out(now)
         idle.append(requests.idle)
     assert idle == [False, True]
     requests.add(["aa"])
-    assert requests.drain_due(RETRY_AFTER, {"aa"}) == ["aa"]
+    assert requests.pop_due(RETRY_AFTER, {"aa"}) == ["aa"]
 
 
 def test_a_node_that_is_gone_is_not_asked() -> None:
     requests = ReportRequests()
     requests.add(["aa", "bb"])
-    assert requests.drain_due(0.0, {"bb"}) == ["bb"]
+    assert requests.pop_due(0.0, {"bb"}) == ["bb"]
     requests.clear()
     assert requests.idle
 

@@ -75,7 +75,7 @@ class LabelCounts:
         """Start afresh to note changes, or stop and forget them."""
         self._before = {} if on else None
 
-    def drain_changes(self) -> dict[str, int]:
+    def pop_changes(self) -> dict[str, int]:
         """Return `{label: count now}` of what changed since the last call, 0 for what is gone. O(changes)."""
         before = self._before or {}
         self._before = {}

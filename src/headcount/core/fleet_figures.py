@@ -434,23 +434,23 @@ class FleetFigures:
         self._noted(self.revision)
 
     def note_changes(self, *, on: bool) -> None:
-        """Start or stop noting changes for `drain_changes()`; the first delta starts at the present revision."""
+        """Start or stop noting changes for `pop_changes()`; the first delta starts at the present revision."""
         self._noting = on
         self._start_over()
 
-    def drain_changes(self) -> StatsDelta | None:
-        """Return what changed since the last `drain_changes()`, or since noting began; None: nothing. O(changes)."""
+    def pop_changes(self) -> StatsDelta | None:
+        """Return what changed since the last `pop_changes()`, or since noting began; None: nothing. O(changes)."""
         if not self._noting or self._base == self.revision:
             return None
         sums = self._sums
-        rows = sums.rows.drain_changes()
+        rows = sums.rows.pop_changes()
         now, before = self._outline(), self._outline_before
         delta = StatsDelta(
             base=self._base,
             revision=self.revision,
             total=sums.total,
-            versions=sums.versions.drain_changes(),
-            routes=sums.routes.drain_changes(),
+            versions=sums.versions.pop_changes(),
+            routes=sums.routes.pop_changes(),
             set=rows.set,
             removed=rows.removed,
             connections_truncated=now.truncated if now.truncated != before.truncated else None,

@@ -99,11 +99,11 @@ class Publication:
             serves=serves,
         )
 
-    def drain_changes(self) -> Delta | None:
+    def pop_changes(self) -> Delta | None:
         """Return what changed since the last delta, or None. O(changes)."""
         if not self.pending:
             return None
-        changed, removed = self._published_rows.drain_touched() if self._published_rows is not None else (None, [])
+        changed, removed = self._published_rows.pop_touched() if self._published_rows is not None else (None, [])
         delta = Delta(
             node=self.node,
             base=self._base,

@@ -2,7 +2,7 @@
 This node's connections and their counts.
 
 Every event costs O(1), whatever the number of connections: a counter moves, and while a viewer watches, the value that
-it had before is noted. `drain_changes()` turns those notes into a delta, so the cost of a push is that of what changed.
+it had before is noted. `pop_changes()` turns those notes into a delta, so the cost of a push is that of what changed.
 
     rows.shown        {id: Record}   the connections that viewers see, at most `max_listed`, in the order of listing
     rows.spare        {id: Record}   all other connections; the oldest moves up when a listed one closes
@@ -85,7 +85,7 @@ class Registry:
         self._routes = LabelCounts(max_routes, (ROOT,))
         self._sequence = 0
         self.noting = False
-        """Changes are noted for `drain_changes()`."""
+        """Changes are noted for `pop_changes()`."""
         self._base = 0
         self._truncated_before = False
         self._absences: tuple[Absence, ...] = ()
@@ -264,7 +264,7 @@ class Registry:
 
     def note_changes(self, *, on: bool) -> None:
         """
-        Start or stop noting changes for `drain_changes()`; the first delta starts at the present revision.
+        Start or stop noting changes for `pop_changes()`; the first delta starts at the present revision.
 
         While they are not noted, as without a viewer, events leave no trace but the counts.
         """
@@ -277,9 +277,9 @@ class Registry:
         self._absences_before = self._absences
         self._current_before = self._current
 
-    def drain_changes(self) -> StatsDelta | None:
+    def pop_changes(self) -> StatsDelta | None:
         """
-        Return what changed since the last `drain_changes()`, or since noting began, and start over.
+        Return what changed since the last `pop_changes()`, or since noting began, and start over.
 
         Returns:
             None when no event came. Events that cancel one another give a delta without keys, because the revision
@@ -290,15 +290,15 @@ class Registry:
         """
         if not self.noting or self._base == self.revision:
             return None
-        rows = self._rows.drain_changes()
+        rows = self._rows.pop_changes()
         truncated, current = bool(self._rows.spare), self._current
         absences, before = self._absences, self._absences_before
         delta = StatsDelta(
             base=self._base,
             revision=self.revision,
             total=self.total,
-            versions=self._versions.drain_changes(),
-            routes=self._routes.drain_changes(),
+            versions=self._versions.pop_changes(),
+            routes=self._routes.pop_changes(),
             set=rows.set,
             removed=rows.removed,
             connections_truncated=truncated if truncated != self._truncated_before else None,

@@ -35,7 +35,7 @@ class ReportRequests:
         """Need the reports of these nodes."""
         self._queue.update((node, None) for node in nodes if node not in self._open)
 
-    def drain_due(self, now: float, members: Container[str]) -> list[str]:
+    def pop_due(self, now: float, members: Container[str]) -> list[str]:
         """Return the nodes to ask now, of those that are still members."""
         due = []
         while self._queue and len(self._open) < MAX_OPEN_REQUESTS:

@@ -51,7 +51,7 @@ class ReturnedPages:
         """Forget the pages of a node that does not exist."""
         self._count -= len(self._by_node.pop(node, {}))
 
-    def drain(
+    def pop_pages(
         self,
         node: str,
         proven: Callable[[ReturnedPage], tuple[str, str] | None],

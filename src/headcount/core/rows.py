@@ -51,7 +51,7 @@ class RowChoice(Generic[Entry]):
         self.limit = limit
         self._spare_limit = spare_limit
         self._before: dict[str, ConnectionInfo | None] | None = None
-        """`{id: row as it was at the last drain, None: it was not shown}`, of rows that changed since."""
+        """`{id: row as it was at the last `pop_changes()`, None: it was not shown}`, of rows that changed since."""
 
     def row_of(self, entry: Entry) -> ConnectionInfo:
         """Return the row of an entry."""
@@ -103,7 +103,7 @@ class RowChoice(Generic[Entry]):
         """Start afresh to note changes, or stop and forget them."""
         self._before = {} if on else None
 
-    def drain_changes(self) -> RowChanges:
+    def pop_changes(self) -> RowChanges:
         """Return what changed in the choice since the last call. O(changes)."""
         changed: list[ConnectionInfo] = []
         removed: list[str] = []
@@ -151,7 +151,7 @@ class Rows(RowChoice[ConnectionInfo]):
             return True
         return self.add(row.id, row)
 
-    def drain_touched(self) -> tuple[list[ConnectionInfo], list[str]]:
+    def pop_touched(self) -> tuple[list[ConnectionInfo], list[str]]:
         """
         Return the rows shown that came or changed since the last call, and the ids of those that went.
 

@@ -243,7 +243,7 @@ class Accounting:
             counted = pages.versions(away=sent_away)
         with self._lock:
             # A page may reconnect here before its old node has written that it sent the page away.
-            found = self._returns.drain(
+            found = self._returns.pop_pages(
                 node,
                 lambda page: _proof(page, key, counted),
                 float("-inf") if sent_away or counted is not None else self._clock() - entry.age,

@@ -34,9 +34,9 @@ class FigureSource(Protocol):
         """Number of changes so far."""
 
     def note_changes(self, *, on: bool) -> None:
-        """Start or stop noting changes for `drain_changes()`."""
+        """Start or stop noting changes for `pop_changes()`."""
 
-    def drain_changes(self) -> StatsDelta | None:
+    def pop_changes(self) -> StatsDelta | None:
         """Return what changed since the last time, or None."""
 
     def snapshot(self) -> Stats:

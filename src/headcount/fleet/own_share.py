@@ -59,7 +59,7 @@ class OwnShare:
         if self._synced == self.registry.revision:
             return
         self._synced = self.registry.revision
-        change = self.registry.drain_changes() if self._noting else None
+        change = self.registry.pop_changes() if self._noting else None
         base = self._figures.sequence(self._figures.own)
         if change is None:
             now = self.registry.snapshot()

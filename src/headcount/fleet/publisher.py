@@ -183,7 +183,7 @@ class Publisher:
             return
         self._publish_first()
         self._own_share.sync()
-        delta = self.publication.drain_changes()
+        delta = self.publication.pop_changes()
         if delta is not None:
             self.schedule.note_delta(self._clock())
             data = fleet_messages.encode(delta)

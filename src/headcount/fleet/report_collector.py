@@ -355,5 +355,5 @@ class ReportCollector:
         if self._link.backend is None or not self.listening:
             return
         self._requests.add(nodes)
-        for node in self._requests.drain_due(self._clock(), self._figures):
+        for node in self._requests.pop_due(self._clock(), self._figures):
             self._link.send(node, fleet_messages.ReportRequest(node=self._link.node, rows=self._rows))

@@ -274,7 +274,7 @@ class FleetView:
 
     def note_changes(self, *, on: bool) -> None:
         """
-        Start or stop noting changes for `drain_changes()`.
+        Start or stop noting changes for `pop_changes()`.
 
         While they are noted, this node listens to the others, and for a little longer.
         """
@@ -286,11 +286,11 @@ class FleetView:
             self._figures.note_changes(on=False)
             self._collector.stop_soon()
 
-    def drain_changes(self) -> StatsDelta | None:
-        """Return what changed since the last `drain_changes()`, or since noting began; None: nothing."""
+    def pop_changes(self) -> StatsDelta | None:
+        """Return what changed since the last `pop_changes()`, or since noting began; None: nothing."""
         self._extend_deadlines()
         self._own_share.sync()
-        return self._figures.drain_changes()
+        return self._figures.pop_changes()
 
     def snapshot(self) -> Stats:
         """Return the figures as they are known; see `sync`."""

@@ -389,7 +389,7 @@ class Viewers:
     async def _flush(self) -> None:
         with self._lock:
             self._flush_loop = self._flush_timer = None
-            delta = self._figures.drain_changes()
+            delta = self._figures.pop_changes()
             if delta is not None:
                 self._last_flush = self._clock()
                 self._snapshots.clear()

@@ -389,7 +389,7 @@ class Site:
         """Do what the node does after a change."""
         with self.lock:
             self.view.publish_soon()
-            self.view.drain_changes()
+            self.view.pop_changes()
 
     def _changed(self) -> None:
         self.total_seen.append(self.view.snapshot().total)
