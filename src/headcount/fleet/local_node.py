@@ -15,7 +15,7 @@ from ..core.payload import Payload
 from ..core.stats import Stats, StatsDelta
 
 
-class Releases(Protocol):
+class ReleaseState(Protocol):
     """Which version was declared current. The node and the fleet share one object."""
 
     @property

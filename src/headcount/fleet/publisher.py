@@ -18,7 +18,7 @@ from ..core.publication import Publication
 from ..core.publish_schedule import PublishSchedule
 from ..core.stats import Stats
 from .link import FleetLink
-from .local_node import Releases
+from .local_node import ReleaseState
 from .own_share import OwnShare
 
 logger = logging.getLogger("headcount")
@@ -46,7 +46,7 @@ class Publisher:
         own_share: OwnShare,
         publication: Publication,
         version: str,
-        releases: Releases,
+        releases: ReleaseState,
         lock: threading.RLock,
         clock: Callable[[], float],
         start_ticking: Callable[[], None],

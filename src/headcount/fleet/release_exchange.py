@@ -10,7 +10,7 @@ from typing import Final
 from ..core import fleet_messages
 from .calls import Calls
 from .link import FleetLink
-from .local_node import Releases
+from .local_node import ReleaseState
 
 FANOUT: Final = 3
 """Nodes that are asked at the same time, of which one is enough."""
@@ -32,7 +32,7 @@ class ReleaseExchange:
         releases: What is known here.
     """
 
-    def __init__(self, link: FleetLink, calls: Calls, releases: Releases) -> None:
+    def __init__(self, link: FleetLink, calls: Calls, releases: ReleaseState) -> None:
         self._link = link
         self._calls = calls
         self._releases = releases

@@ -20,7 +20,7 @@ from ..core.publish_schedule import publish_interval
 from ..core.report_requests import SMALL_FLEET, ReportRequests, row_quota
 from .backends import Backend
 from .link import FleetLink
-from .local_node import Releases
+from .local_node import ReleaseState
 from .own_share import OwnShare
 
 LINGER: Final = 10.0
@@ -53,7 +53,7 @@ class ReportCollector:
         link: FleetLink,
         figures: FleetFigures,
         own_share: OwnShare,
-        releases: Releases,
+        releases: ReleaseState,
         config: Config,
         lock: threading.RLock,
         clock: Callable[[], float],

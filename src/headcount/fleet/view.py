@@ -41,7 +41,7 @@ from .calls import Calls, CommandHandler
 from .check_timer import CheckTimer
 from .departure_notices import DepartureNotices
 from .link import FleetLink
-from .local_node import Releases
+from .local_node import ReleaseState
 from .own_share import OwnShare
 from .own_tally import OwnTally, TabVersions
 from .publisher import Publisher
@@ -86,7 +86,7 @@ class FleetView:
         lock: threading.RLock,
         clock: Callable[[], float],
         *,
-        releases: Releases,
+        releases: ReleaseState,
         changed: Callable[[], None],
         shows_rows: Callable[[], bool],
         run_command: CommandHandler,

@@ -57,7 +57,7 @@ class OtherNodes(Protocol):
         """Ask the other nodes for more, if the viewers here may see more than before."""
 
 
-class Membership(Protocol):
+class HasView(Protocol):
     """The node's place in its fleet, as fleet/membership.py has it: it may find other nodes, and lose them."""
 
     @property
@@ -117,7 +117,7 @@ class Viewers:
         self._lock = lock
         self._counters = counters
         self._figures = figures
-        self._membership: Membership
+        self._membership: HasView
         self._is_shared = is_shared
         self._check_runner = check_runner
         self._policy: PushPolicy[Subscription] = PushPolicy(config.reauthorize_interval)
@@ -145,7 +145,7 @@ class Viewers:
                 self._policy.reset(figures.revision)
                 self.changed()
 
-    def use_membership(self, membership: Membership) -> None:
+    def use_membership(self, membership: HasView) -> None:
         """Reach the other nodes by this membership from now on. To be called before anything else, and after a fork."""
         self._membership = membership
 
