@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from .calls import NotJoined
 from .local_node import ListeningSocket, LocalListing, LocalNode, LocalSockets
 from .no_fleet import NoFleet
+from .node_view import NodeView
 from .remote_commands import RemoteCommands
 from .view import FleetView
 
@@ -55,7 +56,7 @@ class Membership:
         make_view: Callable[[], FleetView],
         refresh_absences: Callable[[], None],
     ) -> None:
-        self.view: FleetView | NoFleet = NoFleet(refresh_absences)
+        self.view: NodeView = NoFleet(refresh_absences)
         """The fleet as this node sees it."""
         self.among_workers = False
         """The starter of this process says that it is one of several workers, should that not be visible."""
@@ -118,7 +119,7 @@ class Membership:
         return not self._listens_anew(key)
 
     def _loop_closed(self) -> bool:
-        return isinstance(self.view, FleetView) and self.view.loop is not None and self.view.loop.is_closed()
+        return self.view.loop is not None and self.view.loop.is_closed()
 
     def _join(self, key: Any) -> None:
         if self._loop_closed():
@@ -216,7 +217,7 @@ class Membership:
         self._set_view(view)
         return view
 
-    def _set_view(self, view: FleetView | NoFleet) -> None:
+    def _set_view(self, view: NodeView) -> None:
         self.view = view
         self.remote.calls = view.calls
 
@@ -235,7 +236,7 @@ class Membership:
 
     def _check_listener(self, watching: object) -> None:
         # With pages, their timers notice. Without any, a server that stops gives no sign, and a tenth of a second.
-        if not isinstance(self.view, FleetView) or not self.view.active or self.view.loop is None:
+        if not self.view.active or self.view.loop is None:
             return
         if watching is not self._watching:
             return

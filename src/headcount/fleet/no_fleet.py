@@ -4,6 +4,7 @@ The fleet of a node that knows of no other nodes: nothing to ask, no node to tel
 Tests: tests/asgi/test_figures.py.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,8 @@ from .calls import NoCaller
 class NoNotices:
     """Tells nobody of departures."""
 
-    def publish_now(self) -> None:
-        """Do nothing: nobody listens."""
-
     def publish_soon(self) -> None:
-        """Do nothing."""
+        """Do nothing: nobody listens."""
 
     def gave_up(self) -> None:
         """Do nothing: the node's registry says so."""
@@ -26,13 +24,14 @@ class NoNotices:
 
 class NoFleet:
     """
-    The view of a node that knows of no other nodes: its own registry is all there is.
+    The view of a node that knows of no other nodes: its own registry is all there is. Implements `NodeView`.
 
     Args:
         refresh_absences: Brings the registry's absences up to date.
     """
 
     active = False
+    loop: asyncio.AbstractEventLoop | None = None
     ready = True
     was_connected = True
     current_version: str | None = None

@@ -61,7 +61,7 @@ async def _wait(task: asyncio.Task[None]) -> None:
 
 class FleetView:
     """
-    The fleet as this node sees it. Implements `Receiver` for the backend and `FigureSource` for the node.
+    The fleet as this node sees it. Implements `Receiver` for the backend, `NodeView` and `FigureSource` for the node.
 
     Args:
         node: Id of this node.
