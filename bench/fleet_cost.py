@@ -86,7 +86,7 @@ async def measured(url: str, cells: int) -> None:
             view.note_changes(on=True)
             line = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         await asyncio.sleep(0.25)
-    print(json.dumps({"nodes": len(list(view._figures.members)), "total": view.snapshot().total}))
+    print(json.dumps({"nodes": len(view._figures), "total": view.snapshot().total}))
     await view.stop()
 
 

@@ -237,7 +237,7 @@ class Network(RuleBasedStateMachine):
         routes: Counter[str] = Counter()
         total = 0
         rows: dict[str, ConnectionInfo] = {}
-        for name in self.fleet.members:
+        for name in self.fleet._reports:
             if name == OWN:
                 continue
             held = self.fleet._reports[name]
@@ -271,16 +271,18 @@ class Network(RuleBasedStateMachine):
         figures = self.fleet.snapshot()
         current = [
             name
-            for name in self.fleet.members
+            for name in self.fleet._reports
             if 0 <= self.fleet._reports[name].sequence == self.fleet._reports[name].latest
             and not self.fleet._liveness.members[name].suspect
         ]
         assert figures.nodes.reporting == len(current)
-        assert figures.nodes.expected == len(list(self.fleet.members))
+        assert figures.nodes.expected == len(self.fleet)
         assert figures.partial is (
-            self.fleet.disconnected or figures.nodes.reporting < figures.nodes.expected or bool(figures.absences)
+            self.fleet._liveness.disconnected
+            or figures.nodes.reporting < figures.nodes.expected
+            or bool(figures.absences)
         )
-        assert set(self.fleet.missing_nodes(rows=False)) == set(self.fleet.members) - set(current)
+        assert set(self.fleet.missing_nodes(rows=False)) == set(self.fleet._reports) - set(current)
 
     @invariant()
     def whoever_is_gone_is_unaccounted_for_until_they_return_or_the_time_is_over(self) -> None:

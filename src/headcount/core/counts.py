@@ -66,7 +66,7 @@ class LabelCounts:
         Count a label apart from now on, however many others there are. What is under `(other)` stays there.
 
         Returns:
-            Whether a count changed.
+            Whether a count changed: never here, where nobody knows what `(other)` consists of.
         """
         self._reserved |= {label}
         return False

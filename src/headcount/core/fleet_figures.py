@@ -23,7 +23,7 @@ unaccounted for. Which version is current, core/current_version.py judges by wha
 Source: docs/adr/0012-fleet-reports.md, docs/adr/0017-unaccounted.md
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -102,21 +102,11 @@ class FleetFigures:
         self._base = 0
         self._outline_before = self._outline()
 
-    @property
-    def members(self) -> Collection[str]:
-        """All nodes that are expected, this one included."""
-        return self._reports.keys()
-
     def __contains__(self, node: object) -> bool:
         return node in self._reports
 
     def __len__(self) -> int:
         return len(self._reports)
-
-    @property
-    def disconnected(self) -> bool:
-        """The other nodes cannot be heard."""
-        return self._liveness.disconnected
 
     def sequence(self, node: str) -> int:
         """Return the sequence number up to which a node's changes are in the sums; -1: nothing of it is held."""
