@@ -34,7 +34,7 @@ from headcount import Headcount
 from headcount.asgi import client_posts
 from headcount.asgi.app import endpoints_of
 from headcount.asgi.request_head import RequestHead
-from headcount.asgi.stream_request import read_stream_request
+from headcount.asgi.stream_request import StreamRequest, read_stream_request
 from headcount.asgi.takeover.choose import protocol_class
 from headcount.asgi.takeover.direct_sessions import (
     DirectSession,
@@ -162,9 +162,8 @@ class Fuzz:
             ask = endpoints.deferred_check(RequestHead(_SCOPE, "/ws", endpoints.rules), None)
             stream = DirectWebSocketSession(self.context, wire, public, counted=counted, make_check=ask)
         else:
-            stream = DirectSseSession(
-                self.context, wire, public, counted=counted, visible_keepalives=rng.random() < 0.5
-            )
+            request = StreamRequest("v", "/", None, counted=counted, visible_keepalives=rng.random() < 0.5)
+            stream = DirectSseSession(self.context, wire, public, request)
         wire.set_protocol(stream)
         node.open(stream, "v", "/", None)
         return "ws" if isinstance(stream, DirectWebSocketSession) else "sse"

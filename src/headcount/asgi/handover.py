@@ -15,6 +15,7 @@ from ..authorization.deferred import MakeCheck
 from ..core.payload import Payload
 from ..node.session import Session
 from ..node.stream_host import StreamHost
+from .stream_request import StreamRequest
 
 EXTENSION: Final = "headcount.handover"
 
@@ -22,18 +23,15 @@ EXTENSION: Final = "headcount.handover"
 class SseOffer(Protocol):
     """Offered with `GET {base}/sse`."""
 
-    def sse(
-        self,
-        host: StreamHost,
-        public_id: str,
-        connected: Payload,
-        *,
-        counted: bool,
-        visible_keepalives: bool,
-        answers: bool,
-    ) -> Session | None:
+    def sse(self, host: StreamHost, public_id: str, connected: Payload, request: StreamRequest) -> Session | None:
         """
         Take the socket over, after the response's head and `connected` were sent the ASGI way.
+
+        Args:
+            host: The node, and its parts.
+            public_id: Of the connection.
+            connected: The first message.
+            request: What the client says about the stream.
 
         Returns:
             The stream, which the caller must open in the node at once, and then return without sending anything more.

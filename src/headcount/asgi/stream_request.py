@@ -162,16 +162,17 @@ def _read(text: bytes) -> StreamRequest:
             "one whose tabs are."
         )
     return StreamRequest(
-        parse_version(query["version"]) if query.get("version") else "",
-        parse_route(query.get("route", "")),
-        None,
-        not (viewer or shared),
-        _flag(query, "keepalive", "message"),
-        shared,
-        query.get("replaces", ""),
-        query.get("reconnect") == "1",
-        parse_cut_after(query.get("cutAfter", "")),
-        _flag(query, "answers", "1"),
+        version=parse_version(query["version"]) if query.get("version") else "",
+        route=parse_route(query.get("route", "")),
+        ip=None,
+        counted=not (viewer or shared),
+        visible_keepalives=_flag(query, "keepalive", "message"),
+        shared=shared,
+        replaces=query.get("replaces", ""),
+        # Not a _flag: it is only counted, and a client that sends another value must not lose its stream for that.
+        reconnect=query.get("reconnect") == "1",
+        cut_after=parse_cut_after(query.get("cutAfter", "")),
+        answers=_flag(query, "answers", "1"),
     )
 
 

@@ -26,6 +26,7 @@ from ...core.payload import ARE_YOU_THERE, COMMENT, KEEPALIVE, Payload, sse_fare
 from ...errors import ProtocolError, TooLarge
 from ...node.stream_host import StreamHost
 from ..session import FAREWELL_TIMEOUT
+from ..stream_request import StreamRequest
 
 _COUNTED: Final = 1
 _VISIBLE_KEEPALIVES: Final = 2
@@ -225,25 +226,16 @@ class DirectSseSession(DirectSession):
         context: What it shares with the other streams of its server.
         transport: The socket.
         public_id: Of the connection.
-        counted: False for a viewer's own stream, and for a stream that tabs share.
-        visible_keepalives: The client cannot see comments and wants messages.
-        answers: The client answers `are-you-there`.
+        request: What the client says about the stream. It is not kept.
     """
 
     __slots__ = ()
 
     def __init__(
-        self,
-        context: SessionContext,
-        transport: asyncio.Transport,
-        public_id: str,
-        *,
-        counted: bool,
-        visible_keepalives: bool,
-        answers: bool = False,
+        self, context: SessionContext, transport: asyncio.Transport, public_id: str, request: StreamRequest
     ) -> None:
-        flags = (_VISIBLE_KEEPALIVES if visible_keepalives else 0) | (_ANSWERS if answers else 0)
-        super().__init__(context, transport, public_id, counted=counted, flags=flags)
+        flags = (_VISIBLE_KEEPALIVES if request.visible_keepalives else 0) | (_ANSWERS if request.answers else 0)
+        super().__init__(context, transport, public_id, counted=request.counted, flags=flags)
 
     def transmit(self, payload: Payload) -> None:
         """Send now; must not be called while busy."""

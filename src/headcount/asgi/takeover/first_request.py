@@ -147,14 +147,7 @@ class FirstRequestProtocol(asyncio.Protocol):
         session: DirectSession
         if key is None:
             response = SSE_HEAD(self._state.default_headers) + chunk(frame(admitted.connected))
-            session = DirectSseSession(
-                context,
-                transport,
-                admitted.id,
-                counted=request.counted,
-                visible_keepalives=request.visible_keepalives,
-                answers=request.answers,
-            )
+            session = DirectSseSession(context, transport, admitted.id, request)
         else:
             response = (
                 HANDSHAKE_HEAD(self._state.default_headers) + handshake_tail(key) + text_frame(admitted.connected)

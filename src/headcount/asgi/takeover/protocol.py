@@ -18,6 +18,7 @@ from ...core.payload import Payload
 from ...node.stream_host import StreamHost
 from ..endpoints import Endpoints
 from ..handover import EXTENSION
+from ..stream_request import StreamRequest
 from .declined_upgrade import parser_behind_head
 from .direct_sessions import DirectSseSession, SessionContext
 from .handshake import Handshake, handshake_key, websocket_scope
@@ -245,14 +246,7 @@ class ResponseTransport:
         """The socket is a stream's now, and nothing of the request may touch it any more."""
 
     def sse(
-        self,
-        host: StreamHost,
-        public_id: str,
-        connected: Payload,
-        *,
-        counted: bool,
-        visible_keepalives: bool,
-        answers: bool,
+        self, host: StreamHost, public_id: str, connected: Payload, request: StreamRequest
     ) -> DirectSseSession | None:
         """Take the socket over; see `handover.SseOffer`."""
         protocol = self._protocol
@@ -262,14 +256,7 @@ class ResponseTransport:
         self._handed_over = True
         context = protocol.context(host)
         protocol.detach()
-        session = DirectSseSession(
-            context,
-            self._transport,
-            public_id,
-            counted=counted,
-            visible_keepalives=visible_keepalives,
-            answers=answers,
-        )
+        session = DirectSseSession(context, self._transport, public_id, request)
         if protocol.stopping:
             context.loop.call_soon(session.shutdown)
         return session
