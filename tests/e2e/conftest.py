@@ -23,6 +23,9 @@ HERE = Path(__file__).parent
 PATIENCE = 30.0
 """Seconds for what happens within one, unless the machine is busy."""
 
+LONGEST_PAUSE = 0.1
+"""Seconds between two looks at something. A look costs a request, or a script in a browser."""
+
 expect.set_options(timeout=PATIENCE * 1000)
 
 # A client costs 30 ms of CPU to make, for certificates that these tests do not need. Servers come and go: each request
@@ -115,11 +118,12 @@ def every_total(server: Server) -> Iterator[list[int]]:
 
 def eventually(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
     """Wait until `condition` holds; fail with `what` and what it returned last."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 0.02
     while not (last := condition()):
         if time.monotonic() > end:
             pytest.fail(f"Waited {seconds:g} s in vain until {what}; last: {last!r}")
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.3 * pause, LONGEST_PAUSE)
 
 
 @pytest.fixture(scope="session")
@@ -162,4 +166,5 @@ def log_in(context: BrowserContext) -> None:
 
 def wait(page: Page, expression: str, seconds: float = PATIENCE) -> None:
     """Wait until a JavaScript expression holds in the page."""
-    page.wait_for_function(expression, timeout=seconds * 1000)
+    # Not with each frame, as Playwright looks by default: the browser would draw all of them.
+    page.wait_for_function(expression, timeout=seconds * 1000, polling=LONGEST_PAUSE * 1000)
