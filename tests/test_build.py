@@ -1,5 +1,6 @@
 """What `pip install` from a clone builds: whole, whatever Node the machine has, and without a trace in the clone."""
 
+import json
 import os
 import runpy
 import shutil
@@ -166,3 +167,13 @@ def test_the_machines_build_the_same(wheels: dict[str, Path]) -> None:
         record = next(name for name in contents[name] if name.endswith("/RECORD"))
         contents[name][record] = b"\n".join(sorted(contents[name][record].splitlines()))
     assert contents["a wheel"] == contents["another wheel"] == contents["a wheel of the sdist"]
+
+
+def test_the_lock_of_npm_is_for_every_platform() -> None:
+    """One that was written where the packages were installed may name that machine's binaries only."""
+    packages = json.loads((ROOT / "package-lock.json").read_text("utf-8"))["packages"]
+    names = {path.rpartition("node_modules/")[2] for path in packages}
+    missing = {
+        name for package in packages.values() for name in package.get("optionalDependencies", ()) if name not in names
+    }
+    assert missing == set()
