@@ -1340,7 +1340,7 @@ async def test_what_a_viewer_may_not_see_is_not_told_by_an_order() -> None:
         "?limit=0", "?limit=1001", "?limit=-1", "?limit=ten", "?limit=1e3", "?limit=", "?limit=%C2%B2", "?limit=%D9%A3",
         "?limit=99999999999999999999", "?cursor=x", "?cursor=-1", "?cursor=" + "9" * 5000, "?limit=1&limit=2",
         "?version=a&version=b", "?" + "&".join(f"x{n}=1" for n in range(40)),
-        "?verison=v1", "?version=v1&offset=3", "?%00=",
+        "?verison=v1", "?cursor=5", "?version=v1&offset=3", "?%00=",
     ],
 )  # fmt: skip
 @asynchronous

@@ -180,6 +180,7 @@ async def test_the_workers_of_the_first_address_are_met_later_if_they_cannot_be_
             site.node.join(sock.getsockname())
         assert tries == 2
         assert (await site.headcount.stats()).partial
+        assert site.node.unready_reason(sock.getsockname()) is None, "its figures are all that is wrong"
         assert caplog.text.count("cannot find one another") == 1
         full, ahead = False, ahead + 2.0
         site.node.join(sock.getsockname())

@@ -298,7 +298,7 @@ def has_metrics_token(token: str | None, head: RequestHead) -> bool:
 
 
 def _grant_of(exchange: Exchange) -> Grant:
-    assert exchange.grant is not None, "the route asks for one"
+    assert exchange.grant is not None, "the operation asks for one"
     return exchange.grant
 
 
@@ -316,7 +316,7 @@ def _parse_cursor(cursor: str | None) -> paging.Cursor:
         return paging.START
     node, colon, position = cursor.rpartition(":")
     after = _number(position)
-    if after is None or after >= 2**63 or (colon and not identity.is_node_id(node)):
+    if after is None or after >= 2**63 or not (identity.is_node_id(node) if colon else after == 0):
         raise Malformed(
             f"cursor is {cursor[:40]!r}; give the cursor that came with the page before, or none for the first page."
         )

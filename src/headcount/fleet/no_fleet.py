@@ -33,7 +33,7 @@ class NoFleet:
     active = False
     loop: asyncio.AbstractEventLoop | None = None
     ready = True
-    was_connected = True
+    may_get_traffic = True
     current_version: str | None = None
     report_age = 0.0
 

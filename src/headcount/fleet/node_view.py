@@ -33,8 +33,8 @@ class NodeView(Protocol):
         """The event loop of the backend, also after it has stopped; None: there was none."""
 
     @property
-    def was_connected(self) -> bool:
-        """The backend has reached the other nodes, if only once. True for a node that is alone."""
+    def may_get_traffic(self) -> bool:
+        """The backend has reached the other nodes, if only once, or cannot. True for a node that is alone."""
 
     @property
     def ready(self) -> bool:

@@ -179,7 +179,7 @@ class Publisher:
             self._publish()
 
     def _publish(self) -> None:
-        if self._link.backend is None or not self.schedule:
+        if self._link.backend is None or not self.schedule.interests:
             return
         self._publish_first()
         self._own_share.sync()

@@ -146,8 +146,8 @@ class FleetView:
             self.link, departures, self._figures, self._collector, self._publisher, lock, clock, changed
         )
         self._refresher = Refresher(self.link, self._figures, self._collector, lock, clock, changed)
-        self.was_connected = False
-        """The backend has reached the other nodes, if only once."""
+        self.may_get_traffic = False
+        """The backend has reached the other nodes, if only once, or cannot."""
         self._release_exchange = ReleaseExchange(self.link, self.calls, releases)
 
     @property
@@ -194,6 +194,7 @@ class FleetView:
         """Note that there are other nodes out of reach: figures are partial until the backend reaches them."""
         with self._lock:
             self._collector.set_connected(False)
+            self.may_get_traffic = True  # it may be so for ever, and all but the figures works
 
     async def stop(self) -> None:
         """Leave the fleet: for the other nodes, this one is gone at once. Idempotent. In the backend's loop."""
@@ -403,7 +404,7 @@ class FleetView:
             self._collector.set_connected(connected)
             if not connected:
                 return
-            self.was_connected = True
+            self.may_get_traffic = True
             self.link.announce(
                 fleet_messages.Join(node=self.node, released=self._releases.released, serves=self._version)
             )

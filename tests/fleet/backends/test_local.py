@@ -20,6 +20,7 @@ from headcount.core.fleet_messages import MAX_BYTES
 from headcount.core.tallies import Tally
 from headcount.fleet.backends import local
 from headcount.fleet.backends.local import HIGH_WATER, LocalBackend
+from headcount.fleet.backends.meeting_directory import meeting_directory
 
 pytestmark = pytest.mark.anyio
 
@@ -295,6 +296,44 @@ async def test_a_socket_that_was_cleaned_away_is_put_back(runtime: Path) -> None
     assert await two.knows("aaaaaaaaaaaa")
     await one.stop()
     await two.stop()
+
+
+async def test_a_directory_that_the_last_worker_takes_away_at_that_moment_is_made_anew(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = 0
+
+    def make_and_lose(address: str, fleet: str) -> Path:
+        nonlocal made
+        directory = meeting_directory(address, fleet)
+        made += 1
+        if made < local.BIND_ATTEMPTS:
+            directory.rmdir()
+        return directory
+
+    monkeypatch.setattr(local, "meeting_directory", make_and_lose)
+    one, ear = backend("aaaaaaaaaaaa")
+    await until(lambda: ear.connected)
+    assert (meeting_place(runtime) / "aaaaaaaaaaaa").exists()
+    await one.stop()
+
+
+async def test_members_may_be_asked_for_while_a_worker_of_two_addresses_leaves(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, ear = backend("aaaaaaaaaaaa")
+    await until(lambda: ear.connected)
+    one.meet("inet:127.0.0.1:8001")
+    await one.members()
+    connect_all = one._connect_all
+
+    async def connect_and_leave(directory: Path) -> list[Any]:
+        one._leave()
+        return await connect_all(directory)
+
+    monkeypatch.setattr(one, "_connect_all", connect_and_leave)
+    assert await one.members() == set()
+    await one.stop()
 
 
 async def test_an_address_that_could_not_be_met_is_met_once_whoever_asks_and_gives_up() -> None:

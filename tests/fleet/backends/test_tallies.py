@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import OutOfMemoryError
 
 from headcount.core import identity
 from headcount.core.history import INTERVAL, encode_sample, sample
 from headcount.core.tallies import Doubt, Tally
 from headcount.fleet.backends import Backend, local_tallies
 from headcount.fleet.backends.redis import RedisBackend
+from headcount.fleet.backends.redis_queue import NO_ANSWER
 from headcount.fleet.backends.redis_tallies import RedisTallies
 from headcount.fleet.backends.redis_timing import DEFAULT_TIMING
 from kit.stores import Store
@@ -259,6 +262,21 @@ def test_a_store_is_another_one_also_when_the_answer_that_said_so_was_lost() -> 
     assert not tallies.complete
 
 
+@pytest.mark.parametrize("answer", [NO_ANSWER, None, OutOfMemoryError("OOM")], ids=["none", "refused", "full"])
+def test_a_list_of_pages_that_redis_did_not_take_is_sent_again(answer: Any) -> None:
+    async def ask(*_: Any) -> None:
+        return None
+
+    tallies = RedisTallies("node", "fleet", ask, lambda: 0.0, patience=10.0)
+    tally = Tally(pages=7)
+    (command,) = tallies.write_pages(tally, b"list")
+    tallies.on_pages_answer(7, answer)
+    assert tallies.write_pages(tally, b"list") == [command]
+    tallies.on_pages_answer(7, b"OK")
+    assert tallies.write_pages(tally, b"list") == []
+    assert tallies.write_pages(Tally(), b"") == [("DEL", command[1])]
+
+
 async def test_a_jump_of_redis_clock_ends_no_grace(valkey: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = await _redis(valkey, 2)
     await _eventually(one.backend.tallies.entries, lambda found: len(found or ()) == 2)
@@ -308,6 +326,32 @@ def test_files_that_nobody_looks_at_are_removed_after_a_day(tmp_path: Path) -> N
     (tmp_path / "new" / "somebody's").write_text("")
     local_tallies.remove_forgotten(tmp_path, now + local_tallies.FORGOTTEN_AFTER + 60)
     assert {path.name for path in tmp_path.iterdir()} == {"new"}
+
+
+async def test_a_file_that_the_disk_has_room_for_a_part_of_does_not_replace_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "list"
+    local_tallies._write_whole(path, b"the old one")
+    write, room = os.write, 10
+
+    def write_what_fits(descriptor: int, data: memoryview) -> int:
+        nonlocal room
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = write(descriptor, data[:room])
+        room -= written
+        return written
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", write_what_fits)
+        with pytest.raises(OSError, match="No space"):
+            local_tallies._write_whole(path, b"the new one, which is longer")
+    assert path.read_bytes() == b"the old one"
+    with monkeypatch.context() as slow:
+        slow.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:3]))
+        local_tallies._write_whole(path, b"the new one, which is longer")
+    assert path.read_bytes() == b"the new one, which is longer"
 
 
 async def test_a_history_file_does_not_grow_for_ever(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ from . import Receiver
 from .local_tallies import TallyFiles, remove_forgotten
 from .meeting_directory import meeting_directory, remove
 
+BIND_ATTEMPTS: Final = 5
+
 HELLO_TIMEOUT: Final = 0.5
 """Seconds that a newcomer waits for those it found to say who they are; one that is stopped cannot."""
 
@@ -206,6 +208,8 @@ class LocalBackend:
                 self.meet(address)
         await self._opened()
         for address, (path, _, _) in list(self._meeting_places.items()):
+            if address not in self._meeting_places:  # closed meanwhile
+                continue
             if not path.exists():  # whatever cleans up temporary files took it away
                 self._close_place(address)
                 try:
@@ -297,7 +301,13 @@ class LocalBackend:
         return set(self.links) | {link.expected for link in self._unidentified if link.expected is not None}
 
     def _bind(self, address: str) -> None:
-        directory = meeting_directory(address, self._fleet)
+        for _ in range(BIND_ATTEMPTS - 1):
+            # The last worker of before removes the directory, which may be between the making of it and its use.
+            with suppress(FileNotFoundError):
+                return self._bind_in(meeting_directory(address, self._fleet), address)
+        return self._bind_in(meeting_directory(address, self._fleet), address)
+
+    def _bind_in(self, directory: Path, address: str) -> None:
         path = directory / self.node
         # Whoever sees a socket must be able to connect to it, or would take it for a dead worker's: it gets its name
         # only when it listens.

@@ -339,7 +339,7 @@ def _append_line(path: Path, line: bytes, limit: int) -> None:
         _write_whole(path, b"".join(kept + b"\n" for kept in _lines(path)[-limit:]))
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, line + b"\n")
+        _write_all(descriptor, line + b"\n")
     finally:
         os.close(descriptor)
 
@@ -349,7 +349,14 @@ def _write_whole(path: Path, data: bytes) -> None:
     unnamed = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(descriptor, data)
+        _write_all(descriptor, data)
     finally:
         os.close(descriptor)
     unnamed.replace(path)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it: where the disk has room for a part only, the system writes that part and reports no error."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

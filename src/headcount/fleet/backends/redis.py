@@ -31,6 +31,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from redis.asyncio.connection import Connection
@@ -184,7 +185,11 @@ class RedisBackend:
     def write_tally(self) -> None:
         """Write this node's tally now, before anything that is published after this call."""
         if self._receiver is not None and self._commands is not None:
-            for command in self.tallies.write(self._receiver.tally(leaving=False), self._receiver.page_list()):
+            tally, pages = self._receiver.tally(leaving=False), self._receiver.page_list()
+            for command in self.tallies.write_pages(tally, pages):
+                written = partial(self.tallies.on_pages_answer, tally.pages)
+                self._put(command, written, 100 + len(pages), optional=True)
+            for command in self.tallies.write(tally):
                 size = sum(len(word) for word in command if isinstance(word, bytes))
                 self._put(command, None, 100 + size, optional=True)
 
@@ -309,8 +314,10 @@ class RedisBackend:
         connection, receiver = self._commands, self._receiver
         if connection is None or receiver is None:
             return
+        tally, pages = receiver.tally(leaving=True), receiver.page_list()
         commands = [
-            *self.tallies.write(receiver.tally(leaving=True), receiver.page_list()),
+            *self.tallies.write_pages(tally, pages),
+            *self.tallies.write(tally),
             (self._publishing, self._channel("figures"), receiver.leave_message()),
             *self.tallies.keep(),
             ("SREM", f"{self._prefix}:nodes", self._node),

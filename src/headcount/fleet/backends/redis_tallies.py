@@ -40,6 +40,7 @@ from ...core.identity import is_node_id
 from ...core.labels import may_be_shown
 from ...core.liveness import MAX_NODES
 from ...core.tallies import Doubt, Entry, Tally
+from .redis_queue import NO_ANSWER
 
 logger = logging.getLogger("headcount")
 
@@ -161,18 +162,30 @@ class RedisTallies:
         if now is not None:
             self._offset = now - self._clock() * 1000
 
-    def write(self, tally: Tally, pages: bytes = b"") -> list[tuple[Any, ...]]:
+    def write_pages(self, tally: Tally, pages: bytes) -> list[tuple[Any, ...]]:
         """
-        Return the commands that write this node's tally, as of now, and its list of pages if that has changed.
+        Return the command that writes the list of pages that belongs to a tally, if it is not written yet.
+
+        Its answer is for `on_pages_answer`: Redis may refuse it, and then it has to be sent again.
+        """
+        if tally.pages == self._pages_written:
+            return []
+        key = f"{self._prefix}:pages:{self._node}"
+        return [("SET", key, pages, "EX", KEPT) if tally.pages else ("DEL", key)]
+
+    def on_pages_answer(self, number: int, answer: Any) -> None:
+        """Note Redis's answer to `write_pages`, whose tally named the list of this number."""
+        if answer is not NO_ANSWER and answer is not None and not isinstance(answer, Exception):
+            self._pages_written = number
+
+    def write(self, tally: Tally) -> list[tuple[Any, ...]]:
+        """
+        Return the commands that write this node's tally, as of now.
 
         When pages that were sent away are on their way no more, what others noted about them is removed.
         """
         over = self.clear_own() if self._sent_away and not tally.away else []
         self._sent_away = bool(tally.away)
-        if tally.pages != self._pages_written:
-            key = f"{self._prefix}:pages:{self._node}"
-            over.append(("SET", key, pages, "EX", KEPT) if tally.pages else ("DEL", key))
-        self._pages_written = tally.pages
         now = msgspec.structs.replace(tally, at=self._now(), joined=self.joined, life=self._clients)
         return [*over, ("HSET", f"{self._prefix}:tallies", self._node, tallies.encode(now))]
 
