@@ -405,6 +405,19 @@ async def test_compressing_middleware_does_not_hold_messages_back() -> None:
 
 @every_way
 @asynchronous
+async def test_middleware_that_would_compress_event_streams_keeps_no_compressor_for_one(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in brotli-asgi, which knows no event streams. Each open compressor takes half a megabyte there.
+    monkeypatch.setattr("starlette.middleware.gzip.DEFAULT_EXCLUDED_CONTENT_TYPES", ())
+    site = Site(way, middleware=[Middleware(GZipMiddleware, minimum_size=1)])
+    stream = await site.stranger.open("sse", headers={"accept-encoding": "gzip, br"})
+    assert stream.headers["content-encoding"] == "identity"
+    assert '"type":"connected"' in stream.text
+
+
+@every_way
+@asynchronous
 async def test_lifespan_is_served_or_handed_on(way: str) -> None:
     site = Site(way)
     sent: list[Any] = []

@@ -1,4 +1,4 @@
-"""CSRF protection of frameworks, with the real libraries, set up as docs/frameworks.md says: pages count and watch."""
+"""CSRF protection and compression of frameworks, with the real libraries, set up as docs/frameworks.md says."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asgi.asgi_client import Client, asynchronous
+from asgi.asgi_client import Client, asynchronous, until
 from headcount import Headcount
 
 PAGE = Path(__file__).parents[2] / "docs/frameworks.md"
@@ -61,7 +61,7 @@ def litestar_csrf(headcount: Headcount) -> ASGIApp:
         return None
 
     names: dict[str, Any] = {"__name__": __name__, "headcount": headcount}
-    exec(code_of("from litestar"), names)
+    exec(code_of("from litestar import"), names)
     return litestar.Litestar([settings, names["live"]], csrf_config=CSRFConfig(secret="k" * 32))  # type: ignore[return-value]
 
 
@@ -90,6 +90,24 @@ async def test_pages_navigate_and_watch_beside_csrf_protection(make: Callable[[H
     foreign = {"origin": "https://evil.example"}
     body = {"connectionId": "x.y", "route": "/"}
     assert (await client.post("/route", body, foreign)).status == 403
+
+
+@pytest.mark.parametrize("excluded", [True, False])
+@asynchronous
+async def test_compression_of_litestar_leaves_event_streams_alone_as_the_docs_set_it_up(excluded: bool) -> None:
+    import litestar
+    from litestar.config.compression import CompressionConfig
+
+    headcount = Headcount(version="v1")
+    names: dict[str, Any] = {"__name__": __name__, "headcount": headcount}
+    exec(code_of("from litestar import"), names)
+    exec(code_of("from litestar.config.compression"), names)
+    config = names["compression"] if excluded else CompressionConfig(backend="gzip")
+    client: Any = Client(litestar.Litestar([names["live"]], compression_config=config))  # type: ignore[arg-type]
+    stream = client.sse(headers={"accept-encoding": "gzip"})
+    await until(lambda: stream.status is not None)
+    assert stream.headers["content-encoding"] == ("identity" if excluded else "gzip")
+    await stream.leave()
 
 
 class Refuses:

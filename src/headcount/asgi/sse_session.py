@@ -4,7 +4,7 @@ A stream of Server-Sent Events over ASGI.
 Tests: tests/asgi/test_streams.py, tests/asgi/test_slow_peers.py.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import Message, Send
 
@@ -15,6 +15,13 @@ from .handover import SseOffer
 from .responses import Headers
 from .session import AsgiSession
 from .stream_request import AdmittedStream
+
+_HEADERS: Final = (
+    *event_stream.HEADERS,
+    # The application's middleware may compress, which takes up to 2 MB for each open stream. It leaves alone what names
+    # an encoding, and does not read no-transform.
+    (b"content-encoding", b"identity"),
+)
 
 
 class SseSession(AsgiSession):
@@ -50,7 +57,7 @@ class SseSession(AsgiSession):
         # Nothing is awaited: where this suspends, other streams would open meanwhile and be more than
         # `max_connections`; the page may use its connectionId as soon as it has read it; and nobody may find this
         # stream before its client knows of it.
-        self._put({"type": "http.response.start", "status": 200, "headers": [*event_stream.HEADERS, *headers]})
+        self._put({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *headers]})
         connected = Payload(stream.connected)
         self.send(connected)
         if offer is not None and not self.busy:

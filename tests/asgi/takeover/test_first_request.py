@@ -143,6 +143,7 @@ async def _turn(times: int) -> None:
 
 
 def _but_what_changes(answer: bytes) -> bytes:
+    answer = answer.replace(b"content-encoding: identity\r\n", b"")  # for middleware, which a door goes past
     answer = re.sub(rb'("connectionId":")[^"]+', rb"\1", answer)
     answer = re.sub(rb'("timestamp":)\d+', rb"\1", answer)
     # Of a health check, and of what the WebSocket library answers.

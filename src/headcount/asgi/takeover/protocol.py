@@ -303,7 +303,7 @@ class ResponseTransport:
         written_to: object = cycle.transport if cycle is not None else None
         return (
             b"\r\ntransfer-encoding: chunked\r\n" in head
-            and b"\r\ncontent-encoding:" not in head
+            and head.count(b"\r\ncontent-encoding:") == head.count(b"\r\ncontent-encoding: identity\r\n")
             and written_to is self  # and not that of a request which came after it
             and not protocol.pipeline
             and not cycle.disconnected

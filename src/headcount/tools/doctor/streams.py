@@ -96,13 +96,18 @@ async def _refused_event_stream(probe: EventStreamProbe, report: Report) -> None
 
 def _compression(probe: EventStreamProbe, report: Report) -> None:
     if probe.encoding in ("", "identity"):
-        report.add("compression", "ok", "No proxy compresses the stream.")
+        report.add("compression", "ok", "Nothing compresses the stream.")
         return
     report.add(
         "compression",
         "warning" if probe.readable else "fault",
-        f"A proxy compresses the stream with {probe.encoding}, and may buffer events for that.",
-        mend("compression", report.products, "Turn compression off for text/event-stream."),
+        f"A proxy, or middleware of the application, compresses the stream with {probe.encoding}. It may buffer "
+        "events, and middleware takes up to 2 MB of the server's memory for each stream.",
+        mend(
+            "compression",
+            report.products,
+            "Turn compression off for text/event-stream; for middleware, see docs/frameworks.md#compression.",
+        ),
         section="compression",
     )
 
