@@ -1,6 +1,7 @@
 """An application for the browser tests: sessions that can end, pages with `/client.js`, a door for the tests."""
 
 import asyncio
+import json
 import os
 import secrets
 from pathlib import Path
@@ -53,6 +54,7 @@ PAGE = r"""<!doctype html><meta charset="utf-8"><title>page</title><body>
   })
   const snapshots = []
   headcount.connect()
+  if (document.prerendering) fetch("/prerendering", { method: "POST" })
   if (query.has("watch")) headcount.subscribe(() => snapshots.push(headcount.getSnapshot()))
   Object.assign(window, { headcount, snapshots, snapshot: () => ({ ...headcount.getSnapshot() }) })
 </script>"""
@@ -169,6 +171,32 @@ async def plain() -> str:
 async def nuxt(name: str) -> Response:
     # Cacheable, so that VersionCookie keeps off: the published client writes the cookie of its build itself.
     return FileResponse(NUXT / Path(name).name, headers={"cache-control": "max-age=60"})
+
+
+prerendering = {"runs": False, "activate": False}
+"""Whether a prerendered page has run its script, and whether it is to be shown."""
+
+
+@app.get("/prerenders", response_class=HTMLResponse)
+async def prerenders(to: str) -> str:
+    """A page without Headcount that has another one prerendered, and goes there when the test says so."""
+    rules = json.dumps({"prerender": [{"urls": [to], "eagerness": "immediate"}]})
+    return f"""<!doctype html><title>prerenders</title><script type="speculationrules">{rules}</script><script>
+      setInterval(async () => {{
+        const state = await (await fetch("/prerendering")).json()
+        if (state.activate) location.href = {json.dumps(to)}
+      }}, 50)
+    </script>"""
+
+
+@app.get("/prerendering")
+async def read_prerendering() -> dict[str, bool]:
+    return prerendering
+
+
+@app.post("/prerendering")
+async def note_prerendering(activate: bool = False) -> None:
+    prerendering["activate" if activate else "runs"] = True
 
 
 @app.get("/{path:path}", response_class=HTMLResponse)
