@@ -461,6 +461,28 @@ def test_a_server_that_refuses_streams_itself_is_told_as_what_it_is() -> None:
     assert "nothing between is at fault" in found["sse"][0]["do"]
 
 
+def test_uvicorn_at_its_limit_of_connections_is_told_as_what_it_is() -> None:
+    headcount = Headcount(version="1", admin_token=TOKEN, keepalive_interval=2, viewer_timeout=1)
+    app = Starlette()
+    app.mount(headcount.base_path, headcount)
+    server = Threaded(app, limit_concurrency=7)
+    try:
+        with Command("swarm", f"{server.url}{headcount.base_path}", "--connections", "4") as pages:
+            pages.until("4 of 4 open")
+            code, found = examined(server.url, "--quick")
+            assert code == 1
+            assert not [finding for each in found.values() for finding in each if "idle-limit" in finding["see"]]
+            assert "--limit-concurrency" in faults(found)["post"]
+        with Command("swarm", f"{server.url}{headcount.base_path}", "--connections", "6") as pages:
+            pages.until("6 of 6 open")
+            code, found = examined(server.url, "--quick")
+            assert (code, set(faults(found))) == (1, {"reach"})
+            assert "--limit-concurrency" in faults(found)["reach"]
+            assert "max_connections" in found["reach"][0]["do"]
+    finally:
+        server.stop()
+
+
 def test_a_server_that_drains_is_told_as_what_it_is() -> None:
     headcount = Headcount(version="1", admin_token=TOKEN)
     app = Starlette()

@@ -33,6 +33,9 @@ CONNECT_TIMEOUT: Final = 10.0
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
+AT_LIMIT: Final = (
+    "uvicorn's answer when as many connections are open as --limit-concurrency allows, and each open page is one."
+)
 
 NO_SOCKS: Final = (
     "A SOCKS proxy needs two more packages; run: pip install socksio 'python-socks[asyncio]', or use an HTTP proxy."
@@ -239,6 +242,11 @@ def problem_detail(body: bytes) -> str:
     return "".join(character for character in detail[:400] if character.isprintable())
 
 
+def is_at_limit(status: int, kind: str, body: bytes) -> bool:
+    """Say whether an answer is uvicorn's own at its limit of connections."""
+    return status == 503 and kind == "text/plain" and body.strip() == b"Service Unavailable"
+
+
 def failure(url: str, status: int, headers: Mapping[str, str], body: bytes) -> NotAuthorized | ClientError:
     """Make the error for an answer that is not the one asked for."""
     kind = _kind(headers)
@@ -252,7 +260,8 @@ def failure(url: str, status: int, headers: Mapping[str, str], body: bytes) -> N
         return NotAuthorized(detail or NOT_AUTHORIZED)
     # Static file servers answer a POST with 501, which does not pass.
     if not is_refusal(status) and status != 501:
-        sentence = detail or f"{url} answered {status}: the server, or a proxy before it, has an error."
+        cause = AT_LIMIT if is_at_limit(status, kind, body) else "the server, or a proxy before it, has an error."
+        sentence = detail or f"{url} answered {status}: {cause}"
         return Unreachable(sentence, parse_retry_after(headers.get("retry-after")))
     if 300 <= status < 400 and (location := headers.get("location")):
         target = printable_url(urljoin(url, location))

@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ...client import messages
-from ...client.access import Access
+from ...client.access import AT_LIMIT, Access
 from ...core.stats import Stats
 from ...errors import ClientError, Malformed, NotAuthorized, Unreachable
 from .departure import examine_departure
@@ -69,6 +69,9 @@ async def _reach(base: str, access: Access, report: Report) -> list[TimedHealth]
             # Each request on a connection of its own, so that a load balancer spreads them.
             answer = messages.decode_health(await access.get(f"{base}/health?seen=1"))
         except Unreachable as error:
+            if AT_LIMIT in str(error):
+                report.add_limit("reach", str(error))
+                return []
             do = "Check the host and the port of the URL, and that the server is running."
             report.add("reach", "fault", str(error), do, section="unreachable")
             return []

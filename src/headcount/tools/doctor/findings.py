@@ -68,3 +68,8 @@ class Report:
         finding = Finding(check, level, says, do, f"{PAGE}#{section}" if section else "")
         self.findings.append(finding)
         self._on_finding(finding)
+
+    def add_limit(self, check: str, says: str) -> None:
+        """Add the finding that uvicorn is at its limit of connections."""
+        do = "Raise --limit-concurrency above the number of pages, or set max_connections, which limits streams only."
+        self.add(check, "fault", says, do, section="connections")

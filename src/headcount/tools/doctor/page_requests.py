@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from ...client.access import PROBLEM, Access, httpx_errors, printable_url, problem_detail
+from ...client.access import AT_LIMIT, PROBLEM, Access, httpx_errors, is_at_limit, printable_url, problem_detail
 from ...core.origin import NO_SITE
 from .findings import Report
 from .probe import web_socket
@@ -33,12 +33,14 @@ class Answer(NamedTuple):
         status: HTTP status.
         kind: Media type.
         detail: The sentence of Headcount's error; empty: the answer is not an error of Headcount.
+        is_at_limit: It is uvicorn's answer at its limit of connections.
         headers: By lower-case name.
     """
 
     status: int = 0
     kind: str = ""
     detail: str = ""
+    is_at_limit: bool = False
     headers: Mapping[str, str] = {}
 
     @property
@@ -180,6 +182,8 @@ def _explain(answer: Answer, report: Report) -> None:
             "Exempt the base path from the check.",
             section="csrf",
         )
+    elif answer.is_at_limit:
+        report.add_limit("post", f"SSE pages cannot send anything: a POST is answered with 503, {AT_LIMIT}")
     elif 300 <= status < 400:
         report.add(
             "redirect",
@@ -210,5 +214,7 @@ async def _send(access: Access, method: str, url: str, **options: Any) -> Answer
             response = await client.request(method, url, follow_redirects=False, **options)
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             detail = problem_detail(response.content) if kind == PROBLEM else ""
-            return Answer(response.status_code, kind, detail, {k.lower(): v for k, v in response.headers.items()})
+            full = is_at_limit(response.status_code, kind, response.content)
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status_code, kind, detail, full, headers)
     return Answer()

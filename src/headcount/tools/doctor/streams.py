@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from ...client import messages
-from ...client.access import PROBLEM, Access, httpx_errors, problem_detail, unreachable
+from ...client.access import AT_LIMIT, PROBLEM, Access, httpx_errors, is_at_limit, problem_detail, unreachable
 from .findings import Report
 from .limits import Cut, examine_limit
 from .probe import EventStreamProbe, Probe, WebSocketProbe, event_stream, web_socket
@@ -53,6 +53,11 @@ async def examine_event_stream(
             if connected is None:
                 return False
             unknown_stream = await _round_trip(base, client, probe, connected, report)
+            if "viewer" in query and report.has_fault("post", "csrf", "redirect"):
+                report.add(
+                    "sse-idle", "note", "The SSE stream was not held: the server ends one whose POSTs do not arrive."
+                )
+                return unknown_stream
             cut = await _hold(probe, report, "SSE", connected, hold)
         if cut is not None:
             await examine_limit(base, access, report, query, cut)
@@ -73,10 +78,12 @@ def _buffered(check: str, says: str, report: Report) -> None:
 async def _refused_event_stream(probe: EventStreamProbe, report: Report) -> None:
     status, kind = probe.status, probe.headers.get("content-type", "no content type").partition(";")[0]
     detail = ""
-    if kind == PROBLEM:
+    if kind in (PROBLEM, "text/plain"):
         await probe.until(lambda _: False, PROMPT)  # its end
         detail = problem_detail(bytes(probe.beginning))
-    if detail:
+    if is_at_limit(status, kind, bytes(probe.beginning)):
+        report.add_limit("sse", f"GET /sse is answered with 503, {AT_LIMIT}")
+    elif detail:
         report.add(
             "sse",
             "fault",
@@ -183,6 +190,9 @@ async def _round_trip(
     response = await client.post(f"{base}/subscribe-stats", json=body)
     if response.status_code == 404:
         return True
+    if is_at_limit(response.status_code, response.headers.get("content-type", "").partition(";")[0], response.content):
+        report.add_limit("post", f"SSE pages cannot send anything: a POST is answered with 503, {AT_LIMIT}")
+        return False
     if response.status_code != 200:
         report.add(
             "post",
