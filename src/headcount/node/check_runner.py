@@ -7,7 +7,7 @@ Tests: tests/asgi/test_authorization.py.
 import asyncio
 import logging
 import sys
-from collections import Counter
+from collections import defaultdict
 
 import anyio
 
@@ -26,7 +26,7 @@ class CheckRunner:
         counters: The node's.
     """
 
-    def __init__(self, timeout: float, counters: Counter[str]) -> None:
+    def __init__(self, timeout: float, counters: defaultdict[str, int]) -> None:
         self._timeout = timeout
         self._counters = counters
         self._log_throttle = LogThrottle()

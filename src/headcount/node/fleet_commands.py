@@ -9,7 +9,7 @@ Tests: tests/asgi/test_streams.py, tests/asgi/test_authorization.py, tests/fleet
 """
 
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
@@ -64,7 +64,7 @@ class FleetCommands:
         host: CommandHost,
         registry: Registry,
         lock: threading.RLock,
-        counters: Counter[str],
+        counters: defaultdict[str, int],
         *,
         releases: Releases,
         viewers: Viewers,

@@ -20,7 +20,7 @@ import asyncio
 import os
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final, assert_never
@@ -89,8 +89,13 @@ class Node:
         self._make_check = make_check
         self.started = clock()
         self._cut_reports = CutReports()
-        self.counters: Counter[str] = Counter()
-        """Events by name since the start, for tests and metrics."""
+        self.counters: defaultdict[str, int] = defaultdict(int)
+        """
+        Events by name since the start, for tests and metrics. From any thread, without the lock.
+
+        Not a `Counter`: that adds a name which it does not have yet in Python code. There another thread may come
+        between, and what it counts is lost.
+        """
         self.sessions: dict[str, Session] = {}
         """Open streams by public id."""
         self._lock = lock = threading.RLock()

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVarTuple
@@ -101,7 +101,7 @@ class Viewers:
         config: Config,
         clock: Callable[[], float],
         lock: threading.RLock,
-        counters: Counter[str],
+        counters: defaultdict[str, int],
         figures: FigureSource,
         is_shared: Callable[[str], bool],
         check_runner: CheckRunner,
