@@ -462,6 +462,50 @@ def test_a_page_whose_policy_forbids_websockets(session: Session) -> None:
     session.has_routes(auto=1)
 
 
+TRACING = """
+const before = window.fetch
+window.traced = []
+window.fetch = (url, init = {}) => {
+  const headers = new Headers(init.headers)
+  headers.set("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+  headers.set("baggage", "sentry-environment=production")
+  traced.push(String(url))
+  return before(url, { ...init, headers })
+}
+headcount.reconnect()
+"""
+"""What scripts for tracing do to each request of a page."""
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_page_of_another_origin_whose_requests_a_tracing_script_adds_headers_to(
+    session: Session, allowed: bool
+) -> None:
+    origins = session.server.url if allowed else "https://elsewhere.example"
+    server = Server(
+        *("uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning"),
+        env={"SESSION_SECRET": "s", "PAGE_ORIGINS": origins},
+    )
+    try:
+        page = session.tab("/landing", v="v1", strategy="sse", url=f"{server.url}/__skew")
+        page.wait("window.headcount")
+        page.run(TRACING)
+        page.wait("traced.some((url) => url.includes('/sse'))")
+        if allowed:
+            eventually(lambda: server.stats()["routes"] == {"/landing": 1}, "the page is counted", SLOW)
+            page.wait("snapshot().status === 'open'")
+            page.run("history.pushState({}, '', '/next')")
+            eventually(lambda: server.stats()["routes"] == {"/next": 1}, "the page has navigated", SLOW)
+            assert page.run("return traced.some((url) => url.endsWith('/route'))")
+            assert page.run("return snapshot().error") is None
+        else:
+            page.wait("snapshot().error?.includes('allowed_origins')")
+            assert server.stats()["total"] == 0
+        page.close()
+    finally:
+        server.stop()
+
+
 FORBIDDEN = (
     "locks-reject",
     "locks-throw",
