@@ -101,6 +101,10 @@ def test_pages_that_found_no_node_have_the_time_that_their_next_attempt_takes() 
     joined = 1_500_000
     assert unaccounted(500, joined=joined) == (4, "vanished")
     assert unaccounted(500 + RETURN, joined=joined) is None
+    day = 86_400
+    joined = 1_000_000 + day * 1000
+    assert unaccounted(day, joined=joined) == (4, "vanished"), "pages that are left open retry for ever"
+    assert unaccounted(day + RETURN, joined=joined) is None
     assert unaccounted(119, joined=1_001_000) == (4, "vanished"), "the grace is longer"
     short = judge(NODE, entry(12, left), 5, 1_010_000)
     assert short.remaining == 3, "who shortens the grace shortens this"
