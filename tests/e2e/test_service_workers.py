@@ -6,6 +6,7 @@ The recipes of the docs that keep a service worker away from Headcount, word for
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,12 @@ from .conftest import Server, eventually, wait
 
 HERE = Path(__file__).parent
 WORKERS = ["workbox", "vite-pwa", "plain"]
+
+WATCHED = 45
+"""Seconds; Firefox cuts the stream once in that time, about 30 s after it began."""
+
+LINGERS = 80
+"""Seconds within which the server finds by asking that a page behind a worker has gone: 75 by docs/browser.md."""
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +197,23 @@ def test_a_stream_that_a_worker_keeps_open_in_firefox_is_dropped(
     with firefox_page(firefox, server, "plain-bare", "sse"):
         has_total(server, 1)
     has_total(server, 0)
+
+
+def test_a_page_whose_streams_a_worker_cuts_in_firefox_stays_in_the_figures(firefox: WebDriver, server: Server) -> None:
+    """Firefox ends an idle worker, even one that only passes requests on, and each stream that goes through it."""
+    with firefox_page(firefox, server, "passing", "sse"):
+        has_total(server, 1)
+        totals, streams = [], set()
+        end = time.monotonic() + WATCHED
+        while time.monotonic() < end:
+            figures = server.stats()
+            totals.append(figures["total"])
+            streams.update(connection["id"] for connection in figures["connections"])
+            time.sleep(0.05)
+    share = sum(totals) / len(totals)
+    print(f"counted {share:.1%} of {WATCHED} s, on {len(streams)} streams")
+    assert len(streams) > 1, "a stream was cut"
+    assert share >= 0.97
+    assert max(totals) == 1
+    # The worker holds the last stream until Firefox ends it.
+    eventually(lambda: server.stats()["total"] == 0, "the page is gone", LINGERS)

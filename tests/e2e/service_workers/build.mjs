@@ -35,7 +35,7 @@ await build({
   build: { outDir: folder('vite-pwa'), emptyOutDir: true },
 });
 const worker = await readFile(path.join(folder('vite-pwa'), 'sw.js'), 'utf8');
-for (const name of ['vite-pwa-bare', 'workbox', 'workbox-bare', 'plain', 'plain-bare']) {
+for (const name of ['vite-pwa-bare', 'workbox', 'workbox-bare', 'plain', 'plain-bare', 'passing']) {
   await cp(folder('vite-pwa'), folder(name), { recursive: true });
 }
 await writeFile(
@@ -55,6 +55,7 @@ async function copyAndAnswer(request) {
 `;
 for (const [name, contents] of [
   ['plain', plain],
+  ['passing', 'self.addEventListener("fetch", (event) => event.respondWith(fetch(event.request)))'],
   ['plain-bare', without(plain, [/^ +if .*return$/m, ''])],
   ['workbox', workbox],
   ['workbox-bare', without(workbox, [/^\/\/ Before all.*?^\}\);\n/ms, ''])],
