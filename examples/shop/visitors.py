@@ -110,7 +110,7 @@ class Visitor:
         response = (await self.client.get(self.page)).raise_for_status()
         found = BUILD_ID.search(response.text)
         if found is None:
-            raise httpx.DecodingError("The page has no build id; is this the shop?", request=response.request)
+            raise httpx.DecodingError("The page has no build id; give the URL of the shop.", request=response.request)
         return found[1]
 
     async def stay(self, version: str, messages: AsyncIterator[Message], navigate: Navigate, leaves: float) -> bool:

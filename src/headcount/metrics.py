@@ -114,11 +114,12 @@ class Collector(PrometheusCollector):
             "headcount_nodes_expected", "Nodes that are expected to report.", value=stats.nodes.expected
         )
         yield GaugeMetricFamily(
-            "headcount_partial", "1 while connections are missing from the figures.", value=int(stats.partial)
+            "headcount_partial", "1 if the figures are partial, otherwise 0.", value=int(stats.partial)
         )
         unaccounted = GaugeMetricFamily(
             "headcount_unaccounted_connections",
-            "Connections of nodes that are gone, as far as they have not come back yet and are counted, by state.",
+            "Connections of absent nodes that have not reconnected, by state; nodes with an unknown number are left "
+            "out.",
             labels=["state"],
         )
         for state in ABSENCE_STATES:
@@ -127,7 +128,7 @@ class Collector(PrometheusCollector):
         yield unaccounted
         yield GaugeMetricFamily(
             "headcount_nodes_unaccounted",
-            "Nodes that are gone and whose connections are unaccounted for.",
+            "Absent nodes with unaccounted connections.",
             value=len(stats.absences),
         )
         yield GaugeMetricFamily(

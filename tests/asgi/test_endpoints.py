@@ -173,7 +173,7 @@ async def test_a_page_that_is_refused_for_its_origin_is_logged_with_what_to_do(
         await client.get("/sse", {"origin": "https://www.example.com"})
         assert (await client.ws("", {"origin": "https://www.example.com"}).closed())[0] == 1008
     [record] = caplog.records
-    assert "Refused a page of 'https://www.example.com': Host is 'shop.example'" in record.getMessage()
+    assert "Refused a cross-site request from 'https://www.example.com': Host is 'shop.example'" in record.getMessage()
     assert "proxy_set_header Host $http_host" in record.getMessage()
     assert "public_origins" in record.getMessage()
 

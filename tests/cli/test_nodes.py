@@ -54,7 +54,7 @@ async def test_it_lists_and_forgets_nodes_and_the_gate_waits_for_them(fleet: lis
         result = json.loads(gate.stdout)
         node = page.handle[:12]
         assert (gate.returncode, result["ok"], result["unaccounted"]) == (3, False, 1)
-        assert f"1 connection of node {node} (it is stopped or cut off) is unaccounted for since" in result["reason"]
+        assert f"1 connection of node {node} (it is stopped or cut off) is unaccounted for; the" in result["reason"]
         listed = await asyncio.to_thread(run, "nodes", other.url, "--token", "s3cret")
         assert "Unaccounted for" in listed.stdout
         assert node in listed.stdout
@@ -66,7 +66,9 @@ async def test_it_lists_and_forgets_nodes_and_the_gate_waits_for_them(fleet: lis
         assert swapped.returncode == 2
         forgotten = await asyncio.to_thread(run, "nodes", "forget", node[:6], other.url, "--token", "s3cret")
         assert forgotten.returncode == 0, forgotten.stderr
-        assert forgotten.stdout == f"Node {node} counts as gone now. Connections that were unaccounted for: 1.\n"
+        assert forgotten.stdout == (
+            f"Node {node} counts as gone now. 1 connection no longer counts as unaccounted for.\n"
+        )
         gate = await asyncio.to_thread(run, "wait", other.url, "--token", "s3cret", "--version", "v1")
         assert gate.returncode == 0, gate.stderr
         as_json = await asyncio.to_thread(run, "nodes", other.url, "--token", "s3cret", "--json")
@@ -104,20 +106,20 @@ def test_the_sentence_says_how_many_of_whom_since_when() -> None:
         return unaccounted_sentence(absences, 50_000)
 
     one = Absence("3f2a", 120, {"v1": 120}, "vanished", 10_000)
-    assert said(one) == "120 connections of node 3f2a are unaccounted for since 40 s"
+    assert said(one) == "120 connections of node 3f2a are unaccounted for; the node was last heard 40 s ago"
     assert said(Absence("3f2a", 1, {"v1": 1}, "leaving", 49_000)) == (
-        "1 connection of node 3f2a (it was stopped properly) is unaccounted for since 1 s"
+        "1 connection of node 3f2a (it was stopped properly) is unaccounted for; the node was last heard 1 s ago"
     )
     assert said(Absence("3f2a", 2, {"v1": 2}, "unanswered", 49_000)) == (
-        "2 connections of node 3f2a (their pages do not answer) are unaccounted for since 1 s"
+        "2 connections of node 3f2a (their pages do not answer) are unaccounted for; the node was last heard 1 s ago"
     )
     assert said(Absence("3f2a", None, {}, "vanished", 10_000)) == (
-        "an unknown number of connections of node 3f2a are unaccounted for since 40 s"
+        "an unknown number of connections of node 3f2a are unaccounted for; the node was last heard 40 s ago"
     )
     assert said(one, Absence("77", 1, {"v1": 1}, "cut-off", 20_000)) == (
-        "121 connections of 2 nodes (3f2a, 77) are unaccounted for, the first since 40 s"
+        "121 connections of 2 nodes (3f2a, 77) are unaccounted for; the first was last heard 40 s ago"
     )
     assert said(Absence("3f2a", 0, {}, "cut-off", 10_000)) == (
-        "node 3f2a is stopped or cut off since 40 s, and may have connections that nobody knows of"
+        "node 3f2a has been stopped or cut off for 40 s; the number of its open connections is unknown"
     )
     assert Stats(absences=(one,)).unaccounted == 120

@@ -182,7 +182,7 @@ def test_a_handshake_in_the_wrong_place_or_from_the_wrong_page_is_refused_and_fi
         server.ctrl_c()
         server.wait(10)
         [line] = server.err
-        assert "Refused a page of 'https://evil0.example'" in line
+        assert "Refused a cross-site request from 'https://evil0.example'" in line
 
 
 @contextmanager

@@ -79,7 +79,7 @@ COMMANDS = {
     "doctor": ["doctor", "{url}", "--hold", "0"],
 }
 NOT_OURS: dict[str, tuple[dict[str, Any], str]] = {
-    "spa": ({}, "answered text/html, not Headcount; is the URL right, and is /__skew passed on to Headcount?"),
+    "spa": ({}, "answered text/html, not Headcount; check the URL, and that the proxy passes /__skew on to Headcount."),
     "text": ({"kind": "text/plain"}, "answered text/plain, not Headcount"),
     "nothing": ({"kind": None, "body": b""}, "answered no content type, not Headcount"),
     "json": ({"kind": "application/json", "body": b'{"ok":true,"total":5}'}, "not Headcount's"),

@@ -377,7 +377,7 @@ HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\n
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (HTML, "/__skew/subscribe-stats answered text/html, not Headcount; is the URL right, and is /__skew passed on"),
+        (HTML, "/__skew/subscribe-stats answered text/html, not Headcount; check the URL, and that the proxy passes"),
         (b"HTTP/1.1 302 X\r\nLocation: /log-in\r\nContent-Length: 0\r\n\r\n", "/log-in; give the URL"),
     ],
     ids=["html", "log-in"],

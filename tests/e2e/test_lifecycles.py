@@ -174,7 +174,7 @@ def test_frozen_page_is_counted(asking: Server, tmp_path: Path, strategy: str, s
 def test_with_more_cookies_than_the_server_s_websockets_take_a_page_is_counted_over_sse(
     browser: Browser, server: Server, refusal: str
 ) -> None:
-    """uvicorn as it comes does not answer such a handshake; with `--ws websockets` it refuses it."""
+    """uvicorn with default settings does not answer such a handshake; with `--ws websockets` it refuses it."""
     own = None
     if refusal == "400":
         command = ("uvicorn", "page_app:app", "--port", "{port}", "--log-level", "warning", "--ws", "websockets")

@@ -143,7 +143,7 @@ async def test_behind_a_proxy_that_changes_the_host_a_refusal_says_what_to_do(tm
         assert socket.status == 403
         socket.transport.abort()
         # The log knows more: which Host arrived.
-        told = f"Refused a page of '{SITE}': Host is '127.0.0.1:{server.port}'"
+        told = f"Refused a cross-site request from '{SITE}': Host is '127.0.0.1:{server.port}'"
         await until(lambda: told in server.log, "the log says it")
         assert "(nginx: proxy_set_header Host $http_host), or add the origin to public_origins" in server.log
 

@@ -211,9 +211,7 @@ class Admin:
         except Busy as error:
             raise Problem(503, str(error), [(b"retry-after", b"1")]) from None
         if not forgotten:
-            raise Problem(
-                404, f"No connection of node {gone} is unaccounted for; GET /admin/nodes lists the absent nodes."
-            )
+            raise Problem(404, f"Node {gone} has no unaccounted connections. GET /admin/nodes lists absent nodes.")
         await exchange.respond_json({"ok": True, "node": gone})
 
     async def history(self, exchange: Exchange) -> None:

@@ -229,10 +229,9 @@ class Endpoints:
         # One kind, because strangers choose the origin.
         if head.origin is not None and (suppressed := self._log_throttle.suffix_if_due("foreign")) is not None:
             logger.warning(
-                "Refused a page of %r: Host is %r, so the page seems to be of another site. If this application is "
-                "reached under that origin, let the proxy pass Host on with its port (nginx: proxy_set_header Host "
-                "$http_host), or add the origin to public_origins; if it is another site of yours, add it to "
-                "allowed_origins.%s",
+                "Refused a cross-site request from %r: Host is %r. If this origin is the application's own, let the "
+                "proxy pass Host on with its port (nginx: proxy_set_header Host $http_host), or add the origin to "
+                "public_origins. If it is another site of yours, add it to allowed_origins.%s",
                 head.origin[:200],
                 (head.header(b"host") or "")[:200],
                 suppressed,

@@ -201,9 +201,9 @@ class InnerRequests:
         missing = known - seen
         if missing and not logged:
             logger.error(
-                "Every viewer is denied: the request's %s is set outside of the application that Headcount is mounted "
-                "in, where rights cannot be checked again. Wrap the outermost application instead of mounting: "
-                "application = headcount.wrap(application).",
+                "Every viewer is denied: middleware outside of the application that Headcount is mounted in sets the "
+                "request's %s, so Headcount cannot check rights again. Wrap the outermost application instead of "
+                "mounting: application = headcount.wrap(application).",
                 " and ".join(sorted(missing)),
             )
         return missing

@@ -88,11 +88,10 @@ _ADVICE: Final = {
     "application trust it (Django: SECURE_PROXY_SSL_HEADER), or exempt {base}/ from the redirect (Django: "
     "SECURE_REDIRECT_EXEMPT).",
     "slash": "It adds or removes a slash at the end of paths; exempt {base}/ from that.",
-    "redirect": "This is right for visitors who are not signed in. If it also happens to those who are, exempt "
-    "{base}/ from the redirect.",
+    "redirect": "Expected for visitors who are not signed in. If signed-in users are redirected, too, exempt {base}/.",
     "host": "It may not accept the Host header of the request; check which hosts it allows (Django: ALLOWED_HOSTS).",
-    "denied": "This is right for visitors whom the application's own middleware refuses. If it refuses others, such "
-    "as those without a CSRF token, exempt {base}/ from that check.",
+    "denied": "Expected for visitors whom the application's own middleware refuses. If it refuses others, too, such as "
+    "those without a CSRF token, exempt {base}/ from that check.",
     "route": "Headcount seems to be mounted at another path than base_path, or a route before it matches {base}/.",
     "error": "The application's log has the error.",
     "other": "Let the application pass GET requests below {base}/ on to Headcount.",

@@ -20,7 +20,7 @@ _COMMANDS = {
     "config": ("config", "Show every setting, its value and its source."),
     "demo": ("demo", "Run a small shop with visitors, two versions and the admin view."),
     "doctor": ("doctor", "Find what breaks streams between here and a server."),
-    "nodes": ("nodes", "List the nodes of a fleet, and end the doubt about one that is gone."),
+    "nodes": ("nodes", "List the nodes of a fleet, or declare one gone."),
     "release": ("release", "Declare a version current and notify every open page."),
     "serve": ("serve", "Run Headcount as a server, for a back end in any language."),
     "stats": ("stats", "Show the figures of a server, once."),

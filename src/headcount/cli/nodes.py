@@ -1,5 +1,5 @@
 """
-`headcount nodes`: the nodes of a fleet, and `headcount nodes forget`: end the doubt about one that is gone.
+`headcount nodes`: the nodes of a fleet, and `headcount nodes forget`: declare one gone.
 
 Tests: tests/cli/test_nodes.py.
 """
@@ -46,7 +46,7 @@ def command() -> None:
 
     Connections of a node that fell silent are unaccounted for until they come back or the grace is over. A node that is
     stopped or cut off keeps its pages, so its connections stay unaccounted for until the node comes back, or until
-    `headcount nodes forget NODE URL` says that it is gone.
+    `headcount nodes forget NODE URL` declares it gone.
     """
 
 
@@ -94,7 +94,7 @@ def list_nodes(target: Target, as_json: bool) -> None:
 @json_option
 def forget(node: str, target: Target, as_json: bool) -> None:
     """
-    Say that NODE is gone for good: its connections are not unaccounted for any more.
+    Declare NODE gone for good, so that its connections no longer count as unaccounted for.
 
     NODE is the id that `headcount nodes URL` lists, or its beginning. Pages that are still open on that node are then
     counted nowhere, and `headcount wait` does not wait for them.
@@ -103,7 +103,7 @@ def forget(node: str, target: Target, as_json: bool) -> None:
 
     if not is_node_id(node):
         raise click.UsageError(
-            f"{printable(node)} is not the id of a node; the id comes first: headcount nodes forget NODE URL"
+            f"'{printable(node)}' is not a node id. Give the id first: headcount nodes forget NODE URL"
         )
 
     async def run() -> Absence:
@@ -112,8 +112,9 @@ def forget(node: str, target: Target, as_json: bool) -> None:
         found = [absence for absence in fleet.absences if absence.node.startswith(node)]
         if len(found) != 1:
             ids = ", ".join(absence.node for absence in (found or fleet.absences)) or "none"
-            what = "is unaccounted for" if not found else "is the only one; give more of its id"
-            raise click.ClickException(f"No node {node} {what}. Nodes that are unaccounted for: {ids}.")
+            if found:
+                raise click.ClickException(f"The id {node} fits several nodes: {ids}. Give more of it.")
+            raise click.ClickException(f"Node {node} has no unaccounted connections. Absent nodes: {ids}.")
         await forget_node(target.url, found[0].node, **options)
         return found[0]
 
@@ -121,8 +122,13 @@ def forget(node: str, target: Target, as_json: bool) -> None:
     if as_json:
         write_json({"ok": True, "node": gone.node, "total": gone.total})
     else:
-        number = "unknown" if gone.total is None else f"{gone.total:,}"
-        click.echo(f"Node {gone.node} counts as gone now. Connections that were unaccounted for: {number}.")
+        click.echo(f"Node {gone.node} counts as gone now. {_accounted(gone.total)} as unaccounted for.")
+
+
+def _accounted(total: int | None) -> str:
+    if total is None:
+        return "Its connections no longer count"
+    return "1 connection no longer counts" if total == 1 else f"{total:,} connections no longer count"
 
 
 _STATES = {

@@ -41,7 +41,7 @@ def command(version: str, target: Target, as_json: bool) -> int:
         raise click.UsageError("VERSION is empty; give the build id of the new deploy.")
     if _ADDRESS.search(version) or version.partition("/")[0] == urlsplit(target.url).netloc:
         raise click.UsageError(
-            f"{printable(version)} is a URL, not a version; the version comes first: headcount release VERSION URL"
+            f"'{printable(version)}' is a URL, not a version. Give the version first: headcount release VERSION URL"
         )
     outcome = asyncio.run(release(target.url, version, base_path=target.base_path, **target.access))
     if as_json:

@@ -85,7 +85,7 @@ class _BoundType(click.ParamType[Bound]):
     type=click.IntRange(min=1),
     metavar="N",
     envvar="HEADCOUNT_OF",
-    help="Number of connections that --below N% is a share of [default: the largest number that was left for 30 s].",
+    help="Total for --below N% [default: the largest number of remaining connections that lasted 30 s].",
 )
 @click.option(
     "--for",
@@ -132,8 +132,8 @@ def command(
     Wait until at most N connections of a version are left.
 
     Partial, stale or missing figures never count as zero: the condition does not hold then, and --for starts again. The
-    same goes, with --outdated, while the nodes serve several versions and no release was declared. While connections of
-    a node that fell silent are unaccounted for, the command does not end with 0 either.
+    same goes, with --outdated, while the nodes serve several versions and no release was declared. The command also
+    does not exit with 0 while connections of a silent node are unaccounted for.
 
     A page whose connection broke off comes back within seconds, and is not counted meanwhile; --for covers that time.
     """

@@ -228,7 +228,7 @@ async def fetch_fleet(url: str, *, base_path: str | None = None, **access: Unpac
 
 
 async def forget_node(url: str, node: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> None:
-    """End the doubt about a node that is gone: its connections are not unaccounted for any more. See `fetch_stats`."""
+    """Declare a node gone, so that its connections no longer count as unaccounted for. See `fetch_stats`."""
     forget_url = f"{base_url(url, base_path)}/admin/nodes/forget"
     content = await Access(**access).post(forget_url, {"node": node})
     _decoded(forget_url, content, lambda data: messages.decode_forgotten(data, node), "answer to this request")

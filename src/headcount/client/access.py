@@ -223,13 +223,13 @@ def wrong_answer(url: str, headers: Mapping[str, str], answered_by: str = "") ->
     kind, base = _kind(headers) or "no content type", _without_endpoint(url)
     if answered_by and answered_by.partition("?")[0] != url.partition("?")[0]:
         return Refused(
-            f"{_host(url)} redirects to {printable_url(answered_by)}, which answered {kind}, not Headcount; is the "
-            "URL right, and does something before Headcount ask for a log-in?"
+            f"{_host(url)} redirects to {printable_url(answered_by)}, which answered {kind}, not Headcount; check "
+            "the URL, and whether something before Headcount asks for a log-in."
         )
     path = urlsplit(base).path or "/"
     return Refused(
-        f"{url.partition('?')[0]} answered {kind}, not Headcount; is the URL right, and is {path} passed on to "
-        "Headcount?"
+        f"{url.partition('?')[0]} answered {kind}, not Headcount; check the URL, and that the proxy passes {path} "
+        "on to Headcount."
     )
 
 

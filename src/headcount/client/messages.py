@@ -284,7 +284,7 @@ def decode_release(content: bytes, version: str) -> ReleaseResult:
     """
     answer = _answer(_decode_release, content, "answer to a release")
     if not answer.ok or answer.version != version:
-        raise Malformed("The server's answer is not about this release.")
+        raise Malformed("The server's answer does not confirm this release.")
     return ReleaseResult(answer.version, answer.told, answer.nodes, answer.partial, answer.already_current)
 
 
@@ -305,7 +305,7 @@ def decode_forgotten(content: bytes, node: str) -> None:
     """
     answer = _answer(_decode_forgotten, content, "answer")
     if not answer.ok or answer.node != node:
-        raise Malformed("The server's answer is not about this node.")
+        raise Malformed("The server's answer does not confirm that this node is forgotten.")
 
 
 def _answer(decode: Callable[[bytes], T], content: bytes, what: str) -> T:

@@ -116,7 +116,8 @@ async def _event_stream(base: str, access: Access, query: dict[str, str]) -> Asy
                 raise failure(url, response.status_code, response.headers, content)
             if kind != "text/event-stream":
                 raise Refused(
-                    f"The server answered {kind[:80] or 'nothing'} with status 200; is {base} passed on to Headcount?"
+                    f"The server answered {kind[:80] or 'nothing'} with status 200; check that the proxy passes "
+                    f"{base} on to Headcount."
                 )
             yield _EventStream(base, access, client, response)
         finally:

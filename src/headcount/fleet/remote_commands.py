@@ -31,14 +31,13 @@ ALL_TIMEOUT: Final = 2.0
 """Seconds in which all nodes must answer what is asked of all."""
 
 NOT_REVOKED: Final = (
-    "The right was not withdrawn: the server that has this connection did not answer. "
-    "Its viewer may still be watching; try again."
+    "Could not revoke: the node that holds this connection did not answer. Try again; the viewer may still be watching."
 )
 """The text of the `Busy` that `revoke` raises."""
 
 NOT_SENT: Final = (
-    "The message may not have arrived: the server that has this connection did not answer. "
-    "The connection may still be open; try again."
+    "The message may not have arrived: the node that holds this connection did not answer. "
+    "Try again; the connection may still be open."
 )
 """The text of the `Busy` that `send` raises."""
 

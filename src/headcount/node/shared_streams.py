@@ -317,7 +317,7 @@ class SharedStreams:
         """
         stream = self._streams.get(session.id)
         if stream is None:
-            raise Malformed("Tabs are reported on a stream that was opened with shared=1; this one is its page's own.")
+            raise Malformed("This stream was not opened with shared=1; report tabs only on one that was.")
         with self._lock:
             confirmed = stream.tabs.keys() - stream.unconfirmed
         keys = confirmed - set(report.remove) | {tab.key for tab in report.set}

@@ -191,8 +191,10 @@ def unaccounted_sentence(absences: Sequence[Absence], now: int) -> str:
     seconds = max(0, now - first.since) // 1000
     if not total and all(absence.state == "cut-off" for absence in absences):
         names = ", ".join(absence.node for absence in absences[:3])
-        what = f"node {names} is" if len(absences) == 1 else f"{len(absences)} nodes ({names}) are"
-        return f"{what} stopped or cut off since {seconds} s, and may have connections that nobody knows of"
+        what, whose = f"node {names} has", "its"
+        if len(absences) > 1:
+            what, whose = f"{len(absences)} nodes ({names}) have", "their"
+        return f"{what} been stopped or cut off for {seconds} s; the number of {whose} open connections is unknown"
     verb = "is" if total == 1 and number.startswith("1") else "are"
     if len(absences) == 1:
         why = {
@@ -202,9 +204,11 @@ def unaccounted_sentence(absences: Sequence[Absence], now: int) -> str:
             "unanswered": " (their pages do not answer)",
         }
         node = f"node {first.node}{why[first.state]}"
-        return f"{number} of {node} {verb} unaccounted for since {seconds} s"
+        return f"{number} of {node} {verb} unaccounted for; the node was last heard {seconds} s ago"
     names = ", ".join(absence.node for absence in absences[:3]) + (", …" if len(absences) > 3 else "")
-    return f"{number} of {len(absences)} nodes ({names}) {verb} unaccounted for, the first since {seconds} s"
+    return (
+        f"{number} of {len(absences)} nodes ({names}) {verb} unaccounted for; the first was last heard {seconds} s ago"
+    )
 
 
 class Judge:

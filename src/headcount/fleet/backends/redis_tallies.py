@@ -389,9 +389,9 @@ class RedisTallies:
 @cache
 def _say_that_lists_are_refused() -> None:
     logger.warning(
-        "Redis refused CLIENT LIST, so a node that is stopped or cut off looks like one that has ended, and its "
-        "connections count as gone after unaccounted_grace. Allow `+client|list` to the Redis user of this node. "
-        "Each process logs this once."
+        "Redis refused CLIENT LIST. A node that is stopped or cut off cannot be distinguished from one that has "
+        "crashed, so its connections, too, count as gone after unaccounted_grace. Allow `+client|list` to the Redis "
+        "user of this node. Each process logs this once."
     )
 
 

@@ -71,8 +71,8 @@ async def examine_limit(base: str, access: Access, report: Report, query: dict[s
         report.add(
             cut.check,
             "fault",
-            f"The {cut.kind} stream is cut off after {cut.life:.0f} s, and so is one that was never silent: something "
-            "limits the whole duration of a request.",
+            f"Every {cut.kind} stream ends after {cut.life:.0f} s, even a busy one: a proxy limits the duration of a "
+            "request.",
             mend("total-limit", report.products, "Raise that limit, or turn it off for the base path."),
             section="total-limit",
         )
@@ -81,7 +81,7 @@ async def examine_limit(base: str, access: Access, report: Report, query: dict[s
     report.add(
         cut.check,
         "fault",
-        f"The {cut.kind} stream is cut after {cut.silence:.0f} s of silence{slow}; one that was never silent is not.",
+        f"The {cut.kind} stream is cut after {cut.silence:.0f} s of silence{slow}; a busy one is not.",
         mend(
             "idle-limit",
             report.products,
@@ -99,7 +99,7 @@ def examine_reported_limit(seconds: Iterable[float], report: Report) -> None:
     report.add(
         "reported-limit",
         "fault" if limit < _RARE else "note",
-        f"Pages report that something ends their streams after {round(limit, 1):g} s, whether silent or not.",
+        f"Pages report that something ends every stream after {round(limit, 1):g} s, idle or busy.",
         mend("total-limit", report.products, "Raise that limit, or turn it off for the base path."),
         section="total-limit",
     )

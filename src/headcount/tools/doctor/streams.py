@@ -88,7 +88,7 @@ async def _refused_event_stream(probe: EventStreamProbe, report: Report) -> None
             "sse",
             "fault",
             f"The server itself refuses streams with {status}: {detail}",
-            "Run the command again when the server is ready; nothing between is at fault." if status == 503 else "",
+            "No proxy is at fault; run the command again when the server is ready." if status == 503 else "",
             section="refused",
         )
     else:
@@ -161,7 +161,7 @@ async def _connected(probe: Probe, report: Report, kind: str) -> messages.Connec
 def _ended_early(check: str, kind: str, probe: Probe, report: Report) -> None:
     code = probe.close_code if isinstance(probe, WebSocketProbe) else 0
     if code in (1008, 1012, 1013):
-        do = "" if code == 1008 else "Run the command again when the server is ready; nothing between is at fault."
+        do = "" if code == 1008 else "No proxy is at fault; run the command again when the server is ready."
         says = f"The server itself refuses streams: the {kind} closes at once with {probe.end}"
         report.add(check, "fault", says if says.endswith(".") else f"{says}.", do, section="refused")
     else:
@@ -303,8 +303,8 @@ async def _hold(
             report.add(
                 check,
                 "note",
-                f"The server itself ended the {kind} stream because it is stopping.",
-                "Run the command again.",
+                f"The server is stopping and ended the {kind} stream.",
+                "Run the command again when the server is up.",
                 section="refused",
             )
             return None
