@@ -26,8 +26,23 @@ def test_every_kind_of_text_is_found(collected: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("headcount config", "Exit codes: 0 the settings are valid"),
+        ("headcount doctor", "Exit codes: | 0 no fault found; there may be warnings | 1 at least one fault"),
+        ("headcount top", "| v r n c versions, routes, nodes or connections on the whole screen; the same key"),
+        ("headcount nodes forget", "`NODE`"),
+        ("headcount nodes forget", "Declare NODE gone for good"),
+    ],
+)
+def test_all_help_of_a_command_is_listed(collected: str, command: str, text: str) -> None:
+    assert text in collected.partition(f"### {command}\n")[2].partition("\n###")[0]
+
+
+@pytest.mark.parametrize(
     ("source", "expected"),
     [
+        ('raise UsageError(f"--of {of} needs a number.")', (collect.TERMINAL, "--of {of} needs a number.")),
         ('raise Malformed(f"The limit is {text!r}.")', (collect.ERRORS, "Malformed: The limit is {text}.")),
         ('logger.warning("Node %s is gone.", node)', (collect.LOGS, "Node %s is gone.")),
         ('raise Problem(404, "No such " "endpoint.")', (collect.PROBLEMS, "No such endpoint.")),

@@ -188,7 +188,7 @@ async def test_labels_can_do_no_harm_in_a_terminal(server: Serve) -> None:
         (["wait", "{url}", "--version", "a", "--outdated"], 2, "--version and --outdated are given"),
         (["wait", "{url}", "--outdated", "--below", "many"], 2, "write it as 5 or 1%"),
         (["wait", "{url}", "--outdated", "--below", "101%"], 2, "give 0% to 100%"),
-        (["wait", "{url}", "--outdated", "--below", "5", "--of", "100"], 2, "--of 100 needs a share"),
+        (["wait", "{url}", "--outdated", "--below", "5", "--of", "100"], 2, "--of 100 needs a percentage"),
         (["wait", "{url}", "--outdated", "--below", "1%", "--of", "0"], 2, "x>=1"),
         (["wait", "{url}", "--outdated", "--for", "soon"], 2, "write it as 30s, 10m or 1h30m"),
         (["wait", "{url}", "--outdated", "--token", "wrong"], 1, "not authorised"),

@@ -9,6 +9,8 @@ that a new way to show one is not lost.
 """
 
 import ast
+import inspect
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,13 +117,19 @@ def _browser() -> Iterator[Text]:
 def _commands() -> Iterator[Text]:
     context = click.Context(cli, info_name="headcount")
     yield from _help(cli, context)
-    texts: list[Text] = []
-    for name in cli.list_commands(context):
-        command = cli.get_command(context, name)
-        assert command is not None
-        texts += _help(command, click.Context(command, info_name=name, parent=context))
+    texts = list(_help_of_commands(cli, context))
     users = Counter(text.text for text in texts)
     yield from (text if users[text.text] == 1 else text._replace(file=SHARED) for text in texts)
+
+
+def _help_of_commands(group: click.Group, context: click.Context) -> Iterator[Text]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, info_name=name, parent=context)
+        yield from _help(command, inner)
+        if isinstance(command, click.Group):
+            yield from _help_of_commands(command, inner)
 
 
 def _help(command: click.Command, context: click.Context) -> Iterator[Text]:
@@ -136,6 +144,10 @@ def _help(command: click.Command, context: click.Context) -> Iterator[Text]:
         command.format_commands(context, formatter)
         rows = formatter.getvalue().splitlines()[1:]
         yield from (Text(COMMANDS, file, " ".join(row.split())) for row in rows)
+    for paragraph in inspect.cleandoc(command.epilog or "").split("\n\n"):
+        if paragraph:
+            # Lines of a table keep apart; one that is indented further belongs to the line before.
+            yield Text(COMMANDS, file, " | ".join(map(_on_one_line, re.split(r"\n {1,2}(?=\S)", paragraph))))
 
 
 def _on_one_line(text: str) -> str:

@@ -5,7 +5,8 @@ from typing import Final
 
 _WORDS: Final = re.compile(r"(?:^|[\s(\"'“])[A-Za-z][a-z']*[,;:.]? +(?:[a-z]{2,}|[A-Z0-9{%])")
 _CODE: Final = re.compile(
-    r"^\s*(?:[.#@<]|--|\(\?|redis\.call|local |return |SELECT |INSERT |DELETE |CREATE |\{\"|[a-z-]+: |use client)"
+    r"^\s*(?:[.#@<]|--[a-z-]+:|\(\?|redis\.call|local |return |SELECT |INSERT |DELETE |CREATE |\{\"|[a-z-]+: |"
+    r"use client)"
 )
 
 _STYLES: Final = re.compile(r"\{\s*[a-z-]+: [^}]*; ")

@@ -54,7 +54,7 @@ def command() -> None:
 @target_options(stream=False)
 @json_option
 def list_nodes(target: Target, as_json: bool) -> None:
-    """Show what each node reports, and which nodes are unaccounted for."""
+    """Show what each node reports, and which nodes have unaccounted connections."""
     from ..client import fetch_fleet
     from .tables import rows_table, write
 

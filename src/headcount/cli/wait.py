@@ -146,7 +146,9 @@ def command(
             "longer --timeout, or 0 for no limit."
         )
     if of is not None and not below.percent:
-        raise click.UsageError(f"--of {of} needs a share, but --below is {below}; give --below N%, or leave --of out.")
+        raise click.UsageError(
+            f"--of {of} needs a percentage, but --below is {below}; give --below N%, or leave --of out."
+        )
     # Before the clock starts: on a busy machine the import may take a second.
     importlib.import_module("headcount.client")
     from .progress import Progress
