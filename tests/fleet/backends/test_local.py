@@ -19,7 +19,8 @@ import pytest
 from headcount.core.fleet_messages import MAX_BYTES
 from headcount.core.tallies import Tally
 from headcount.fleet.backends import local
-from headcount.fleet.backends.local import HIGH_WATER, LocalBackend
+from headcount.fleet.backends.local import LocalBackend
+from headcount.fleet.backends.local_link import HIGH_WATER, MAX_BUFFERED
 from headcount.fleet.backends.meeting_directory import meeting_directory
 
 pytestmark = pytest.mark.anyio
@@ -201,7 +202,7 @@ async def test_for_a_worker_that_does_not_read_only_so_much_is_kept(runtime: Pat
     for _ in range(1_000):
         one.send("cccccccccccc", chunk, lambda: failed.append(1))
     assert failed
-    assert transport.get_write_buffer_size() <= local.MAX_BUFFERED + 2 * len(chunk)
+    assert transport.get_write_buffer_size() <= MAX_BUFFERED + 2 * len(chunk)
     writer.close()
     await one.stop()
     assert reader is not None

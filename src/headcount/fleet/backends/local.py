@@ -8,9 +8,7 @@ can. So each binds a Unix socket, named by its node id, in a private directory t
 
 A newcomer connects to every socket that it finds there, which makes a full mesh, and the end of a connection is the end
 of a worker, however it died. A socket that nobody answers is a dead worker's, and removed. Beside the sockets lie the
-workers' tallies (local_tallies.py).
-
-A frame is a length (4 bytes, of what follows), a kind (1 byte), and a body. Kinds that are not known are passed over.
+workers' tallies (local_tallies.py). What a connection carries: local_link.py.
 
 Source: docs/adr/0013-workers-meet-in-a-directory.md
 """
@@ -20,17 +18,16 @@ import errno
 import logging
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from ...core.fleet_messages import MAX_BYTES
 from ...core.identity import is_node_id
 from ...loops import Tasks
 from . import Receiver
+from .local_link import DEAF, LISTEN, MESSAGE, LocalLink, frame
 from .local_tallies import TallyFiles, remove_forgotten
 from .meeting_directory import meeting_directory, remove
 
@@ -44,18 +41,6 @@ KNOWS_TIMEOUT: Final = 4.0
 
 RESCAN_AFTER: Final = 0.2
 """Seconds after the end of a connection, in which a dying worker's socket goes away."""
-
-HIGH_WATER: Final = 2**20
-"""Bytes on their way to a worker above which published messages are dropped for it; it asks for the whole later."""
-
-MAX_BUFFERED: Final = 2 * MAX_BYTES
-"""Bytes on their way to a worker above which nothing more is sent to it."""
-
-_HELLO, _MESSAGE, _LISTEN, _DEAF = range(4)
-_HEAD = struct.Struct("!IB")
-_CREDENTIALS = struct.Struct("3i")
-"""Process, user and group."""
-_FORMAT = b"headcount-1 "
 
 _guards: Final = Tasks()
 """They wait for the end of their loop, and outlive a backend that nobody holds any more."""
@@ -78,7 +63,7 @@ class LocalBackend:
 
     def __init__(self, node: str, fleet: str, address: str, heartbeat: float = 1.0) -> None:
         self.heartbeat = heartbeat
-        self.links: dict[str, list[_Link]] = {}
+        self.links: dict[str, list[LocalLink]] = {}
         """By node; two workers that found one another at once have two."""
         self.listens = False
         self.node = node
@@ -95,7 +80,7 @@ class LocalBackend:
         self._guard: asyncio.Task[None] | None = None
         self._awaited: dict[str, list[asyncio.Future[None]]] = {}
         """By node: who waits for it to say who it is."""
-        self._unidentified: set[_Link] = set()
+        self._unidentified: set[LocalLink] = set()
         """Connections whose other end has not said who it is."""
         self.tallies = TallyFiles(node, self._directories, self._linked)
         self._heartbeat_timer: asyncio.TimerHandle | None = None
@@ -179,11 +164,11 @@ class LocalBackend:
             self.listens = on
             for links in self.links.values():
                 for link in links:
-                    link.write(_LISTEN if on else _DEAF)
+                    link.write(LISTEN if on else DEAF)
 
     def publish(self, message: bytes) -> None:
         """Hand a message to all that listen and keep up."""
-        data = _frame(_MESSAGE, message)
+        data = frame(MESSAGE, message)
         for links in self.links.values():
             if any(link.listens for link in links) and not links[0].slow:
                 links[0].transport.write(data)
@@ -191,12 +176,12 @@ class LocalBackend:
     def announce(self, message: bytes) -> None:
         """Hand a message to all."""
         for links in self.links.values():
-            links[0].write(_MESSAGE, message)
+            links[0].write(MESSAGE, message)
 
     def send(self, node: str, message: bytes, failed: Callable[[], None] | None = None) -> None:
         """Hand a message to one node."""
         links = self.links.get(node)
-        if not (links and links[0].write(_MESSAGE, message)) and failed is not None:
+        if not (links and links[0].write(MESSAGE, message)) and failed is not None:
             failed()
 
     async def members(self) -> Collection[str] | None:
@@ -259,7 +244,7 @@ class LocalBackend:
         if self.receiver is not None:
             self.tallies.write(self.receiver.tally(leaving=False), self.receiver.page_list())
 
-    def identified(self, link: "_Link", node: str) -> None:
+    def identified(self, link: LocalLink, node: str) -> None:
         """Use a connection whose other end has said who it is."""
         self._unidentified.discard(link)
         if node == self.node or self.receiver is None:
@@ -267,13 +252,13 @@ class LocalBackend:
             return
         self.links.setdefault(node, []).append(link)
         if self.listens:
-            link.write(_LISTEN)
+            link.write(LISTEN)
         self.receiver.joined(node)
         for future in self._awaited.get(node, ()):
             if not future.done():
                 future.set_result(None)
 
-    def lost(self, link: "_Link") -> None:
+    def lost(self, link: LocalLink) -> None:
         """Learn that a connection has ended."""
         self._unidentified.discard(link)
         links = self.links.get(link.node or "", [])
@@ -334,7 +319,7 @@ class LocalBackend:
     async def _open(self, address: str) -> None:
         assert self._loop is not None
         path, sock, _ = self._meeting_places[address]
-        server = await self._loop.create_unix_server(lambda: _Link(self, None), sock=sock)
+        server = await self._loop.create_unix_server(lambda: LocalLink(self, None), sock=sock)
         if self.receiver is None or address not in self._meeting_places:
             server.close()
             return
@@ -361,10 +346,10 @@ class LocalBackend:
         if self._opening:
             await asyncio.wait(self._opening)
 
-    async def _connect_all(self, directory: Path) -> "list[_Link]":
+    async def _connect_all(self, directory: Path) -> list[LocalLink]:
         """Connect to every worker in a directory that there is no connection to yet."""
         assert self._loop is not None
-        found: list[_Link] = []
+        found: list[LocalLink] = []
         try:
             names = os.listdir(directory)
         except OSError:
@@ -376,7 +361,7 @@ class LocalBackend:
                 continue
             path = directory / name
             try:
-                _, protocol = await self._loop.create_unix_connection(lambda: _Link(self, name), str(path))  # noqa: B023  called at once
+                _, protocol = await self._loop.create_unix_connection(lambda: LocalLink(self, name), str(path))  # noqa: B023  called at once
             except OSError as error:
                 if error.errno == errno.ECONNREFUSED:
                     remove(path)
@@ -389,7 +374,7 @@ class LocalBackend:
                 self.receiver.joined(name)
         return found
 
-    def connected(self, link: "_Link") -> None:
+    def connected(self, link: LocalLink) -> None:
         """Keep a connection whose other end has not said who it is."""
         self._unidentified.add(link)
 
@@ -404,117 +389,3 @@ class LocalBackend:
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._loop is not None
         return self._tasks.start(coroutine, self._loop)
-
-
-class _Link(asyncio.Protocol):
-    """One connection to another worker."""
-
-    def __init__(self, backend: LocalBackend, expected: str | None) -> None:
-        self.node: str | None = None
-        """Who is at the other end, once it has said so."""
-        self.listens = False
-        self.slow = False
-        self.transport: asyncio.Transport
-        self._backend = backend
-        self.expected = expected
-        self.dead = False
-        """The worker at the other end has ended."""
-        self._buffer = bytearray()
-        self._process: int | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say who we are."""
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=HIGH_WATER)
-        self._backend.connected(self)
-        self._await_process_end()
-        self.transport.write(_frame(_HELLO, _FORMAT + self._backend.node.encode()))
-
-    def write(self, kind: int, body: bytes = b"") -> bool:
-        """Send a frame. Returns False when it is too large, or too much waits for the other end already."""
-        if len(body) > MAX_BYTES or self.transport.is_closing():
-            return False
-        if self.transport.get_write_buffer_size() > MAX_BUFFERED:
-            return False
-        self.transport.write(_frame(kind, body))
-        return True
-
-    def pause_writing(self) -> None:
-        """Learn that the other end does not keep up."""
-        self.slow = True
-
-    def resume_writing(self) -> None:
-        """Learn that it does again."""
-        self.slow = False
-
-    def data_received(self, data: bytes) -> None:
-        """Take frames out of what came."""
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        while len(buffer) - start >= _HEAD.size:
-            size, kind = _HEAD.unpack_from(buffer, start)
-            if not 1 <= size <= MAX_BYTES + 1:
-                self.transport.abort()
-                return
-            end = start + 4 + size
-            if len(buffer) < end:
-                break
-            self._on_frame(kind, bytes(buffer[start + _HEAD.size : end]))
-            start = end
-        del buffer[:start]
-
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
-        """Tell that the other end is gone."""
-        if self._process is not None:
-            asyncio.get_running_loop().remove_reader(self._process)
-            os.close(self._process)
-            self._process = None
-        self._backend.lost(self)
-
-    def _await_process_end(self) -> None:
-        """
-        Learn of the end of the worker itself, where the kernel tells that.
-
-        A process that the application forked from it has inherited its sockets, and may outlive it: then no connection
-        ends, and its listening socket still takes new ones.
-        """
-        if not hasattr(os, "pidfd_open") or not hasattr(socket, "SO_PEERCRED"):
-            return
-        try:
-            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as sock:
-                process, _, _ = _CREDENTIALS.unpack(
-                    sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-                )
-            if process in (0, os.getpid()):
-                return  # in a container of its own, or a test
-            self._process = os.pidfd_open(process)
-            asyncio.get_running_loop().add_reader(self._process, self._ended)
-        except ProcessLookupError:
-            self._ended()
-        except (OSError, NotImplementedError):
-            return  # not allowed here, or not by this event loop
-
-    def _ended(self) -> None:
-        self.dead = True
-        self.transport.abort()
-
-    def _on_frame(self, kind: int, body: bytes) -> None:
-        if kind == _HELLO and self.node is None:
-            node = body.removeprefix(_FORMAT).decode("ascii", "replace")
-            if not body.startswith(_FORMAT) or not is_node_id(node) or self.expected not in (None, node):
-                self.transport.abort()
-                return
-            self.node = node
-            self._backend.identified(self, node)
-        elif self.node is None:
-            self.transport.abort()
-        elif kind == _MESSAGE:
-            if self._backend.receiver is not None:
-                self._backend.receiver.received(body)
-        elif kind in (_LISTEN, _DEAF):
-            self.listens = kind == _LISTEN
-
-
-def _frame(kind: int, body: bytes) -> bytes:
-    return _HEAD.pack(len(body) + 1, kind) + body
