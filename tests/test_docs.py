@@ -14,6 +14,8 @@ from headcount.core.ends import CAUSES
 from kit.programs import files_of_git, missing, needs
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src/headcount"
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text("utf-8")
 WITHOUT_GIT = missing("git")
 PAGES = (
     []
@@ -61,6 +63,33 @@ def test_files_that_the_glossary_names_exist() -> None:
     assert len(places) > 30
     for place in places:
         assert (ROOT / "src/headcount" / place).exists() or (ROOT / place).exists(), place
+
+
+def test_the_architecture_names_every_module() -> None:
+    tree = ARCHITECTURE.partition("```\n")[2].partition("\n```")[0]
+    named = set(re.findall(r"\w+\.py\b", tree))
+    modules = [path for path in PACKAGE.rglob("*.py") if not path.name.startswith("__")]
+    assert not [str(path.relative_to(PACKAGE)) for path in modules if path.name not in named]
+    assert not named - {path.name for path in modules}
+
+
+def test_the_architecture_names_the_largest_files_and_classes() -> None:
+    (paragraph,) = re.findall(r"^\w+ files have more than 500 lines.*?(?=\n\n)", ARCHITECTURE, re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"`([\w/.]+)`", re.sub(r"\([^)]*\)", "", paragraph)))
+    largest = set()
+    for path in PACKAGE.rglob("*.py"):
+        source = path.read_text("utf-8")
+        if source.count("\n") > 500:
+            largest.add(path.relative_to(PACKAGE).as_posix())
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ClassDef) and len(_public_methods(node)) > 30:
+                largest.add(node.name)
+    assert named == largest
+
+
+def _public_methods(node: ast.ClassDef) -> set[str]:
+    functions = (part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {function.name for function in functions if not function.name.startswith("_")}
 
 
 def test_the_index_lists_every_page() -> None:
