@@ -47,7 +47,7 @@ e2e: setup tests/e2e/nuxt_client/dist/sse.html ## tests in Chromium, Firefox and
 	cd tests && ../$(BIN)/python -m e2e.engines
 	$(BIN)/pytest tests/e2e -n 4 $(PYTEST_ARGS)
 
-shuffled: setup ## all tests but those in a browser, in random order and with random hashes
+shuffled: setup ## all tests but exclusive ones and those in a browser, in random order and with random hashes
 	PYTHONHASHSEED=random $(BIN)/pytest --ignore=tests/e2e -p randomly -m "not exclusive" -n $(JOBS) $(PYTEST_ARGS)
 
 uvicorn-versions: setup ## take streams over from every minor version of uvicorn, and serve a Unix socket; `make test` tries a few

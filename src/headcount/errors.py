@@ -53,7 +53,7 @@ class WrongSetting(ConfigError):  # noqa: N818  reads as a sentence where it is 
         self.variable = variable
 
 
-class NoVersion(ConfigError):  # noqa: N818  as above
+class NoVersion(ConfigError):  # noqa: N818  reads as a sentence where it is raised
     """No version was given, and no variable of a CI system tells one."""
 
 
@@ -69,7 +69,7 @@ class ClientError(HeadcountError):
     """A client could not do what it was asked to."""
 
 
-class Unreachable(ClientError):  # noqa: N818  as above
+class Unreachable(ClientError):  # noqa: N818  reads as a sentence where it is raised
     """No answer, or one that says to come back later. `retry_after`: after how many seconds, if the server said."""
 
     def __init__(self, sentence: str, retry_after: float | None = None) -> None:
@@ -77,7 +77,7 @@ class Unreachable(ClientError):  # noqa: N818  as above
         self.retry_after = retry_after
 
 
-class Refused(ClientError):  # noqa: N818  as above
+class Refused(ClientError):  # noqa: N818  reads as a sentence where it is raised
     """The server refused; the same request would be refused again."""
 
 
@@ -93,5 +93,5 @@ class Malformed(ProtocolError):  # noqa: N818  reads as a sentence where it is r
     """Not JSON, not an object, a wrong field, a bad label."""
 
 
-class TooLarge(ProtocolError):  # noqa: N818  as above
+class TooLarge(ProtocolError):  # noqa: N818  reads as a sentence where it is raised
     """A message or body above its limit."""

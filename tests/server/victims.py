@@ -15,7 +15,7 @@ from kit.pages import Sse, WebSocket, all_of
 
 
 async def main(url: str) -> None:
-    """See above."""
+    """Open the streams at `url` and wait to be killed."""
     pages = await all_of([Sse.open(url, version="victim") for _ in range(100)])
     sockets = await all_of([WebSocket.open(url, version="victim") for _ in range(100)])
     for index, sock in enumerate(sockets):
