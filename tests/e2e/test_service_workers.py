@@ -203,7 +203,8 @@ def test_a_page_whose_streams_a_worker_cuts_in_firefox_stays_in_the_figures(fire
     """Firefox ends an idle worker, even one that only passes requests on, and each stream that goes through it."""
     with firefox_page(firefox, server, "passing", "sse"):
         has_total(server, 1)
-        totals, streams = [], set()
+        totals: list[int] = []
+        streams: set[str] = set()
         end = time.monotonic() + WATCHED
         while time.monotonic() < end:
             figures = server.stats()
