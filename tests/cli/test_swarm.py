@@ -79,6 +79,19 @@ async def test_a_release_that_fails_is_told_and_no_success(server: Serve) -> Non
     assert done.stdout.startswith("5 of 5 pages were open")
 
 
+async def test_a_release_that_is_not_answered_before_the_end_is_waited_for(server: Serve) -> None:
+    arguments = ["--connections", "5", "--release", "next", "--release-after", "4s", "--duration", "4.5s"]
+    async with Proxy(server.port) as proxy, use_active_connections(server.url, token=TOKEN) as live:
+        origin = f"http://127.0.0.1:{proxy.port}"
+        running = asyncio.create_task(asyncio.to_thread(run, "swarm", origin, "--token", "wrong", *arguments))
+        async with asyncio.timeout(60):
+            await live.wait_for(lambda stats: stats.total == 5)
+        proxy.delay = 1.0  # the question and the answer take a second each
+        done = await running
+    assert done.returncode == 1, done.stdout
+    assert "headcount: The release failed. You are not authorised" in done.stderr
+
+
 async def test_pages_lose_their_connection_and_come_back(server: Serve) -> None:
     async with asyncio.timeout(60), use_active_connections(server.url, token=TOKEN) as live:
         with swarm(server, "--connections", "50", "--reconnect", "0.3s", "--navigate", "0", "--json") as command:

@@ -192,7 +192,9 @@ class Stream(asyncio.Protocol):
 
     def rst(self) -> None:
         """Leave by RST, as the kernel of a process that was killed with unread data."""
-        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:  # else the server has ended it, such as a viewer's without a right
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
     def half_close(self) -> None:

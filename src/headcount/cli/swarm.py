@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _REFRESH: Final = 0.5
 """Seconds between two updates of the progress line."""
 
+_RELEASE_PATIENCE: Final = 10.0
+"""Seconds, after the end of the run, for the answer to a release."""
+
 
 class _Versions(click.ParamType[dict[str, int]]):
     name = "V[:N],…"
@@ -235,6 +238,16 @@ class _Releaser:
             self.clear_progress()
             complain(f"The release failed. {reason}")
 
+    async def finish(self, task: asyncio.Task[None]) -> None:
+        """Wait for the answer to a release that was declared shortly before the end of the run."""
+        await asyncio.wait([task], timeout=_RELEASE_PATIENCE)
+        if not task.done():
+            self.failed = True
+            complain(
+                f"The server has not answered the release of {self._version} within {_RELEASE_PATIENCE:g} s. "
+                "`headcount stats` says which version is current."
+            )
+
 
 async def _run(swarm: "Swarm", plan: "Plan", duration: float, releaser: _Releaser) -> None:
     """Run the swarm until its duration is over or a signal ends it."""
@@ -256,6 +269,8 @@ async def _run(swarm: "Swarm", plan: "Plan", duration: float, releaser: _Release
                 await asyncio.wait([ended, tasks[0]], timeout=min(_REFRESH, max(0.01, deadline - time.monotonic())),
                                    return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
             _show(progress, swarm.tally, plan, started, duration, last=True)
+        if not ended.done() and not tasks[0].done():
+            await releaser.finish(tasks[1])
         if tasks[0].done():
             tasks[0].result()
     finally:

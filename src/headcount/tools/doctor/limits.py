@@ -9,6 +9,7 @@ Tests: tests/cli/test_doctor.py.
 """
 
 import asyncio
+import enum
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -45,6 +46,21 @@ _RARE: Final = 600.0
 """Seconds. A reported limit of this length is no fault: some proxies must have one, and pages renew before."""
 
 
+_TRIES: Final = 3
+"""Streams that are kept busy, at most: on a busy machine or network, one falls silent all the same."""
+
+
+class Fate(enum.Enum):
+    """What became of a stream that was to be kept busy."""
+
+    HELD = enum.auto()
+    """It outlived the silent one, or did not open."""
+    CUT = enum.auto()
+    """It was ended although it was busy."""
+    FELL_SILENT = enum.auto()
+    """It was ended when it had been silent for long: either limit may have ended it."""
+
+
 class Cut(NamedTuple):
     """
     How a silent stream ended. Times in seconds.
@@ -66,8 +82,11 @@ class Cut(NamedTuple):
 
 async def examine_limit(base: str, access: Access, report: Report, query: dict[str, str], cut: Cut) -> None:
     """Keep a stream busy for as long as a silent one lived, and report which limit ends streams."""
-    busy = await _keep_busy(base, access, report, query, cut)
-    if busy is not None:
+    for _ in range(_TRIES):
+        fate = await _keep_busy(base, access, report, query, cut)
+        if fate is not Fate.FELL_SILENT:
+            break
+    if fate is Fate.CUT:
         report.add(
             cut.check,
             "fault",
@@ -105,8 +124,8 @@ def examine_reported_limit(seconds: Iterable[float], report: Report) -> None:
     )
 
 
-async def _keep_busy(base: str, access: Access, report: Report, query: dict[str, str], cut: Cut) -> float | None:
-    """Return for how long a busy stream lived, in seconds; None: it was not cut off, or only when it fell silent."""
+async def _keep_busy(base: str, access: Access, report: Report, query: dict[str, str], cut: Cut) -> Fate:
+    """Keep one stream busy, and return what became of it."""
     pause = max(0.2, min(_MAX_PAUSE, cut.silence / 3))
     hold = cut.life * _LONGER + _SLACK
     with suppress(*httpx_errors, TimeoutError, msgspec.ValidationError):
@@ -115,28 +134,28 @@ async def _keep_busy(base: str, access: Access, report: Report, query: dict[str,
                 await probe.until(lambda one: one.find("connected"), _SLACK)
                 found = probe.find("connected")
                 if found is None:
-                    return None
+                    return Fate.HELD
                 body = {"connectionId": msgspec.convert(found[1], messages.Connected).connection_id}
 
                 async def subscribe() -> None:
                     await client.post(f"{base}/subscribe-stats", json=body)
 
-                return await _lived(probe, subscribe, report, cut, pause, hold)
+                return await _fate(probe, subscribe, report, cut, pause, hold)
         async with web_socket(base, access, query) as socket_probe:
             if socket_probe.socket is None:
-                return None
+                return Fate.HELD
             socket = socket_probe.socket
 
             async def ping() -> None:
                 await socket.send('{"type":"ping"}')
 
-            return await _lived(socket_probe, ping, report, cut, pause, hold)
-    return None
+            return await _fate(socket_probe, ping, report, cut, pause, hold)
+    return Fate.HELD
 
 
-async def _lived(
+async def _fate(
     probe: Probe, say: Callable[[], Awaitable[None]], report: Report, cut: Cut, pause: float, hold: float
-) -> float | None:
+) -> Fate:
     while (passed := time.monotonic() - probe.opened_at) < hold and probe.ended_at is None:
         report.on_progress("Finding out which limit ends streams", passed / hold)
         with suppress(*httpx_errors, ConnectionClosed, TimeoutError):
@@ -144,11 +163,11 @@ async def _lived(
                 await say()
         await probe.until(lambda _: False, min(pause, max(0.01, hold - passed)))
     if probe.ended_at is None:
-        return None
+        return Fate.HELD
     silence, life = probe.ended_at - probe.last_byte_at, probe.ended_at - probe.opened_at
     # The server sends figures that moved with its next flush, so a busy stream may be silent for longer than a pause.
     # Two that lived equally long, and heard something at different times, were not ended by silence.
     heard = cut.life - cut.silence > _SAME_LIFE
     if silence <= max(_TOO_SILENT * pause, _CLEARLY_SHORTER * cut.silence):
-        return life
-    return life if heard and abs(life - cut.life) < _SAME_LIFE else None
+        return Fate.CUT
+    return Fate.CUT if heard and abs(life - cut.life) < _SAME_LIFE else Fate.FELL_SILENT
