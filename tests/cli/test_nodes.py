@@ -21,11 +21,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def fleet() -> Iterator[list[Server]]:
     with ExitStack() as stack:
         store = stack.enter_context(Store())

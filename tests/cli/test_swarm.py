@@ -20,11 +20,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 def server() -> Iterator[Serve]:
     with Serve(stats_interval=0.02, reconnect_spread=0.2) as serving:
         yield serving

@@ -17,11 +17,6 @@ ENV = {"HEADCOUNT_TOKEN": TOKEN}
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def server() -> Iterator[Serve]:
     with Serve(reconnect_spread=0.1) as serving:
         yield serving

@@ -32,11 +32,6 @@ ANSWERS = json.loads((Path(__file__).parents[2] / "protocol/fixtures/reconnect.j
 Script = Callable[[ServerConnection, int], Awaitable[None]]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Come back at once; how long it would be drawn is tested apart."""

@@ -19,11 +19,6 @@ PAGE = (Path(__file__).parents[2] / "docs/python-client.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def execute(block: str, **names: Any) -> None:
     """Run a block that awaits, or in a thread one that does not."""
     scope: dict[str, Any] = {**vars(headcount.client), "token": TOKEN, **names}

@@ -29,11 +29,6 @@ STRATEGIES: tuple[UpdateStrategy, ...] = ("sse", "ws", "auto")
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 def shared() -> Iterator[Serve]:
     with Serve(ip_tracking=True, stats_interval=0.02) as server:
         yield server

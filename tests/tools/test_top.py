@@ -25,11 +25,6 @@ ROWS = (
 )
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 MIXED = Stats(total=3, versions={"v1": 3}, nodes=Nodes(3, 3, {"v2": 2, "v1": 1}))
 SHARES = [NodeShare("node", 2, reporting=True, silent=0.0), NodeShare("other", 0, reporting=False, silent=6.2)]
 

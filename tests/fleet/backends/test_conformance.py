@@ -39,11 +39,6 @@ Make = Callable[[str], Backend]
 KINDS = ("memory", "local", *PROGRAMS, "cluster")
 
 
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def stores() -> Iterator[Callable[[str], Store]]:
     """Start each server when it is first asked for."""

@@ -26,11 +26,6 @@ from headcount.fleet.backends.meeting_directory import meeting_directory
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # Not tmp_path: with the folder of a worker of pytest-xdist in it, it is too long for the address of a socket.

@@ -17,11 +17,6 @@ from .test_conformance import Ear, named, until
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def store() -> Iterator[Store]:
     with Store("valkey") as store:

@@ -27,11 +27,6 @@ from .test_conformance import Ear, Make, _eventually, make, named, stores, until
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Node(Ear):
     """A backend, and what it says about itself."""
 
