@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headcount import Grant, Headcount
 from headcount.authorization.threads import MAX_THREADS
-from headcount.node import listing, timers
+from headcount.node import listing
 from headcount.node.node import Node
 from headcount.node.viewers import Subscription
 
@@ -55,12 +55,6 @@ SUBSCRIBE = {"type": "subscribe-stats", "deltas": True}
 def due_of(node: Node, subscription: Subscription) -> Any:
     """Return what the push policy knows of a subscription."""
     return node.viewers._policy._subscribers[subscription]
-
-
-@pytest.fixture
-def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the pulse look at its clock every few milliseconds."""
-    monkeypatch.setattr(timers, "TICK", 0.002)
 
 
 async def denied(client: Client, transport: str) -> Stream:

@@ -27,12 +27,6 @@ both = pytest.mark.parametrize("transport", TRANSPORTS)
 every_way = pytest.mark.parametrize("way", WAYS)
 
 
-@pytest.fixture
-def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the pulse look at its clock every few milliseconds."""
-    monkeypatch.setattr(timers, "TICK", 0.002)
-
-
 @every_way
 @both
 @asynchronous

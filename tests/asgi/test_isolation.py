@@ -19,7 +19,6 @@ from starlette.middleware.sessions import SessionMiddleware
 from headcount import Headcount
 from headcount.core import messages
 from headcount.core.payload import Payload
-from headcount.node import timers as node_timers
 
 from .asgi_client import (
     ADMIN,
@@ -119,12 +118,6 @@ def loops() -> Iterator[Callable[[], Loop]]:
         loop.stop()
     _open.reset(token)
     gc.collect()
-
-
-@pytest.fixture
-def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the pulse look at its clock every few milliseconds."""
-    monkeypatch.setattr(node_timers, "TICK", 0.002)
 
 
 @both

@@ -15,7 +15,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headcount.core import messages
 from headcount.core.payload import Payload
-from headcount.node import timers
 
 from .asgi_client import (
     TRANSPORTS,
@@ -44,12 +43,6 @@ def news(number: int) -> Payload:
 async def passes(request: Request, call_next: CallNext) -> Response:
     """Do nothing, the way `BaseHTTPMiddleware` does it: with tasks and streams of anyio."""
     return await call_next(request)
-
-
-@pytest.fixture
-def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the pulse look at its clock every few milliseconds."""
-    monkeypatch.setattr(timers, "TICK", 0.002)
 
 
 @every_way
