@@ -59,12 +59,6 @@ HIDE_PROC = "mount -t tmpfs none /proc\n"
 TOKEN = "Authorization: Bearer s3cret\r\n"
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Choose the versions of uvicorn."""
-    if "minor" in metafunc.fixturenames:
-        metafunc.parametrize("minor", TESTED if metafunc.config.getoption("--all-versions") else A_FEW)
-
-
 @pytest.mark.parametrize(("name", "workers"), SETTINGS)
 async def test_figures_are_exact_and_the_server_stops(name: str, workers: int) -> None:
     packages = daphne_packages() if name == "daphne" else None

@@ -34,12 +34,6 @@ EXTRA = re.compile(r'"(httptools|websockets)>=([\d.]+)"')
 """As pyproject.toml names what the extra needs."""
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Choose the versions."""
-    if "minor" in metafunc.fixturenames:
-        metafunc.parametrize("minor", TESTED if metafunc.config.getoption("--all-versions") else A_FEW)
-
-
 def installed(*requirements: str) -> Path:
     """Install packages in a folder of their own; return it."""
     folder = CACHE / "-".join(re.sub(r"[^\w.]+", "", requirement) for requirement in requirements)
