@@ -11,6 +11,7 @@ import pytest
 
 import headcount
 from headcount.core.ends import CAUSES
+from kit.docs import code_in, section_of
 from kit.programs import files_of_git, missing, needs
 
 ROOT = Path(__file__).parents[1]
@@ -44,21 +45,20 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 @each_page
 def test_python_of_pages_compiles(page: Path) -> None:
-    for code in re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE):
-        compile(code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    for block in code_in((ROOT / page).read_text("utf-8"), "python"):
+        compile(block, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def test_browser_code_of_the_readme_is_part_of_the_tested_example() -> None:
-    section = (ROOT / "README.md").read_text("utf-8").partition("## In the browser")[2]
-    (code,) = re.findall(r"^```ts\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
-    example = (ROOT / "docs/browser.md").read_text("utf-8").partition("## Vue")[2].partition("\n## ")[0]
-    lines = [line for line in code.splitlines() if line and not line.startswith("//")]
+    (block,) = code_in((ROOT / "README.md").read_text("utf-8").partition("## In the browser")[2], "ts")
+    example = section_of("docs/browser.md", "Vue")
+    lines = [line for line in block.splitlines() if line and not line.startswith("//")]
     assert len(lines) == 3
     assert all(line in example.splitlines() for line in lines)
 
 
 def test_files_that_the_glossary_names_exist() -> None:
-    glossary = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## Glossary")[2].partition("\n## ")[0]
+    glossary = section_of("CONTRIBUTING.md", "Glossary")
     places = re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?|[a-z_]+\.py)`", glossary)
     assert len(places) > 30
     for place in places:

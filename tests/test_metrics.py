@@ -27,8 +27,8 @@ from cli.processes import TOKEN, VERSION, Serve
 from headcount import Headcount
 from headcount.client import fetch_nodes
 from headcount.core.stats import ABSENCE_STATES, Absence
+from kit.docs import DOCS, code_in
 
-DOCS = Path(__file__).parents[1] / "docs"
 SCRAPER = "only-for-prometheus-0123"
 
 
@@ -140,7 +140,7 @@ async def test_opentelemetry_gets_the_same_numbers_as_the_page_says(monkeypatch:
     provider = MeterProvider([reader])
     monkeypatch.setattr("opentelemetry.metrics.get_meter", provider.get_meter)
     site = Site(version="new", route_tracking=True)
-    *_, recipe = re.findall(r"```python\n(.*?)```", (DOCS / "metrics.md").read_text("utf-8"), re.DOTALL)
+    *_, recipe = code_in((DOCS / "metrics.md").read_text("utf-8"), "python")
     exec(recipe, {"headcount": site.headcount})
     await site.stranger.open("ws", "?version=old&route=/a")
     await (await site.stranger.open("sse", "?version=new&reconnect=1")).leave()

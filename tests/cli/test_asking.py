@@ -9,12 +9,12 @@ import subprocess
 import textwrap
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 
 from headcount.cli.target import without_dashboard
+from kit.docs import DOCS, code_in
 from kit.pages import Sse, WebSocket, ask, everybody_leaves
 
 from .processes import HEADCOUNT, TOKEN, VERSION, Command, Serve, run
@@ -517,9 +517,7 @@ def _worker_of(server: Serve, client: int) -> psutil.Process:
     raise AssertionError("no worker has a connection of that process")
 
 
-RECIPES = re.findall(
-    r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs/command-line.md").read_text("utf-8"), re.DOTALL
-)
+RECIPES = code_in((DOCS / "command-line.md").read_text("utf-8"), "yaml")
 
 
 async def shell(script: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:

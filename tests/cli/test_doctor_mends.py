@@ -17,7 +17,8 @@ import pytest
 from headcount.client.access import Access
 from headcount.tools.doctor import Report, examine
 from headcount.tools.doctor.products import MENDS
-from kit.proxies import DOCS, PRODUCTS, Product, RunningProxy, blocks
+from kit.docs import blocks, section_of
+from kit.proxies import PRODUCTS, Product, RunningProxy
 
 from .processes import TOKEN, Serve
 
@@ -378,7 +379,7 @@ def server() -> Iterator[Serve]:
 
 def row(section: str, product: str) -> str:
     """Return what the page says of a product in a section."""
-    text = (DOCS / "doctor.md").read_text("utf-8").partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    text = section_of("docs/doctor.md", f"{section}\n")
     rows = [line.split("|", 2) for line in text.splitlines() if line.startswith("| ")]
     (found,) = [rest for _, names, rest in rows if NAMES[product] in re.split(r", | and ", names.strip())]
     return found

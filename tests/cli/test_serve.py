@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import click
@@ -21,13 +20,12 @@ import pytest
 from headcount.cli import cli
 from headcount.config import Config
 from headcount.environment import COMMAND_VARIABLES, variable_of
+from kit.docs import code_in, section_of
 from kit.pages import Sse, WebSocket, all_of
 from kit.programs import needs
 
 from .processes import HEADCOUNT
 from .running import TOKEN, Running, asynchronous, environment, run
-
-ROOT = Path(__file__).parents[2]
 
 ADMIN = {"authorization": f"Bearer {TOKEN}"}
 
@@ -49,8 +47,7 @@ def origin(url: str) -> str:
 def test_the_commands_of_the_page_start_it_and_ask_it() -> None:
     """Those of docs/frameworks.md, word for word, without `pip install`."""
     needs("curl", "openssl")
-    section = (ROOT / "docs/frameworks.md").read_text("utf-8").partition("## Serve:")[2].partition("\n## ")[0]
-    start, question = re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    start, question = code_in(section_of("docs/frameworks.md", "Serve:"), "sh")
     install, export, serve = start.splitlines()
     assert install == 'pip install "headcount[serve]"'
     path = f"{HEADCOUNT.parent}{os.pathsep}{os.environ['PATH']}"

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +10,12 @@ import pytest
 import headcount.client
 from cli.processes import TOKEN, VERSION, Serve
 from headcount.client.access import Access
+from kit.docs import DOCS, code_in
 from kit.pages import WebSocket
 
 pytestmark = pytest.mark.anyio
 
-PAGE = (Path(__file__).parents[2] / "docs/python-client.md").read_text("utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = code_in((DOCS / "python-client.md").read_text("utf-8"), "python")
 
 
 async def execute(block: str, **names: Any) -> None:

@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
 
+from kit.docs import code_in
+
 from .conftest import Server, eventually
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "examples/pages"
-DOCS = (ROOT / "docs/browser.md").read_text("utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", DOCS, flags=re.DOTALL | re.MULTILINE)
+PAGE = (ROOT / "docs/browser.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +112,15 @@ NEW_PROJECT = {
 
 def test_recipes_pass_the_type_checker_of_a_new_project(tmp_path: Path) -> None:
     files = {name: json.dumps(content) for name, content in NEW_PROJECT.items()}
-    for code in (*blocks("ts"), *blocks("tsx")):
-        told = code.partition("\n")[0].removeprefix("// ")
+    for block in (*code_in(PAGE, "ts"), *code_in(PAGE, "tsx")):
+        told = block.partition("\n")[0].removeprefix("// ")
         if told in ("main.tsx", "Figures.tsx", "headcount.ts"):
-            files[f"src/{told}"] = code
+            files[f"src/{told}"] = block
         elif told == "vite.config.ts":
-            files[told] = code
-        elif "name: 'build-id'" in code:
-            files["build-id.ts"] = code
-    (files["src/env.d.ts"],) = re.findall(r"`(interface ImportMetaEnv .*?)`", DOCS)
+            files[told] = block
+        elif "name: 'build-id'" in block:
+            files["build-id.ts"] = block
+    (files["src/env.d.ts"],) = re.findall(r"`(interface ImportMetaEnv .*?)`", PAGE)
     assert len(files) == 8
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -136,8 +134,8 @@ def test_recipes_pass_the_type_checker_of_a_new_project(tmp_path: Path) -> None:
 
 
 def test_recipes_are_the_files_that_are_tested() -> None:
-    assert (PAGES / "build-id.ts").read_text("utf-8") in blocks("ts")
-    assert (PAGES / "src/Figures.svelte").read_text("utf-8") in blocks("svelte")
-    assert (PAGES / "src/element.ts").read_text("utf-8") in blocks("ts")
-    (element,) = [block for block in blocks("html") if "VITE_BUILD_ID" in block]
+    assert (PAGES / "build-id.ts").read_text("utf-8") in code_in(PAGE, "ts")
+    assert (PAGES / "src/Figures.svelte").read_text("utf-8") in code_in(PAGE, "svelte")
+    assert (PAGES / "src/element.ts").read_text("utf-8") in code_in(PAGE, "ts")
+    (element,) = [block for block in code_in(PAGE, "html") if "VITE_BUILD_ID" in block]
     assert element.strip() in (PAGES / "element.html").read_text("utf-8")

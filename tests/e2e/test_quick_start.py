@@ -1,7 +1,6 @@
 """The README's quick start, word for word: its commands and its code, in an empty folder with a fresh environment."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import httpx2 as httpx
 import pytest
 from playwright.sync_api import Browser
 
+from kit.docs import code_in, section_of
 from kit.ports import free_port
 
 from .conftest import eventually, wait
@@ -19,11 +19,6 @@ from .conftest import eventually, wait
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.timeout(300)  # packages are installed, and perhaps fetched
-
-
-def blocks(language: str) -> list[str]:
-    section = (ROOT / "README.md").read_text("utf-8").partition("## Quick start")[2].partition("\n## ")[0]
-    return re.findall(rf"^```{language}\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +35,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def started(wheel: Path, tmp_path: Path) -> Iterator[str]:
     """The application of the README, installed and started as it says."""
-    install, start = blocks("sh")
-    (code,) = blocks("python")
-    (tmp_path / "app.py").write_text(code, "utf-8")
+    page = section_of("README.md", "Quick start")
+    install, start = code_in(page, "sh")
+    (application,) = code_in(page, "python")
+    (tmp_path / "app.py").write_text(application, "utf-8")
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     port = free_port()
     environment = {

@@ -10,6 +10,7 @@ import httpx2 as httpx
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
+from kit.docs import code_in, section_of
 from kit.ports import free_port
 
 from .conftest import Server, eventually, log_in
@@ -30,11 +31,10 @@ TSCONFIG = """{
 @pytest.fixture
 def application(tmp_path: Path, server: Server) -> Iterator[str]:
     """Make it, check it, build it and serve it with Vite; gives its URL."""
-    section = (ROOT / "docs/browser.md").read_text("utf-8").partition("## Vue")[2].partition("\n## ")[0]
     files = {"index.html": INDEX, "tsconfig.json": TSCONFIG}
-    for code in re.findall(r"^```(?:ts|vue)\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE):
-        (name,) = re.findall(r"[\w./]+\.(?:ts|vue)", code.partition("\n")[0])
-        files[name] = code
+    for block in code_in(section_of("docs/browser.md", "Vue"), "ts", "vue"):
+        (name,) = re.findall(r"[\w./]+\.(?:ts|vue)", block.partition("\n")[0])
+        files[name] = block
     assert {"src/main.ts", "src/App.vue", "vite.config.ts"} <= set(files)
     assert "http://127.0.0.1:8000" in files["vite.config.ts"]
     files["vite.config.ts"] = files["vite.config.ts"].replace("http://127.0.0.1:8000", server.url)

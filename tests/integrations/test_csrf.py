@@ -1,9 +1,7 @@
 """CSRF protection and compression of frameworks, with the real libraries, set up as docs/frameworks.md says."""
 
 import logging
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,15 +16,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asgi.asgi_client import Client, asynchronous, until
 from headcount import Headcount
+from kit.docs import DOCS, code_in
 
-PAGE = Path(__file__).parents[2] / "docs/frameworks.md"
+PAGE = (DOCS / "frameworks.md").read_text("utf-8")
 TRUE = {"x-role": "admin"}
 
 
 def code_of(first: str) -> str:
     """Return the block of the page that begins with these words."""
-    (code,) = re.findall(rf"^```python\n({re.escape(first)}.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    return str(code)
+    (found,) = [block for block in code_in(PAGE, "python") if block.startswith(first)]
+    return found
 
 
 async def change(_: Request) -> Response:

@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import re
 from collections.abc import Awaitable, Callable
 from http.cookies import SimpleCookie
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +12,9 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Scope
 
 from headcount import Headcount
+from kit.docs import DOCS, code_in
 
-PAGE = Path(__file__).parents[2] / "docs/frameworks.md"
+PAGE = (DOCS / "frameworks.md").read_text("utf-8")
 
 
 def litestar_app(headcount: Headcount) -> ASGIApp:
@@ -27,9 +26,9 @@ def litestar_app(headcount: Headcount) -> ASGIApp:
     async def log_in(request: litestar.Request[Any, Any, Any]) -> None:
         request.set_session({"role": "admin"})
 
-    (code,) = re.findall(r"^```python\n(from litestar .*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    (block,) = [block for block in code_in(PAGE, "python") if block.startswith("from litestar ")]
     names: dict[str, Any] = {"__name__": __name__, "headcount": headcount}
-    exec(code, names)  # what users paste
+    exec(block, names)  # what users paste
     config = ServerSideSessionConfig()
     return litestar.Litestar(
         [log_in, names["live"]], middleware=[config.middleware], stores={"sessions": MemoryStore()}

@@ -16,33 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from .docs import Block
 from .ports import free_port
+from .programs import ROOT
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
 _BIN = Path(sys.executable).parent
-
-
-class Block(NamedTuple):
-    """A code block of a page of the docs."""
-
-    page: str
-    language: str
-    code: str
-
-    @property
-    def name(self) -> str:
-        """For test ids."""
-        return f"{self.page}-{self.language}-{self.code.strip().splitlines()[0][:30]}"
-
-
-def blocks(*pages: str) -> list[Block]:
-    """Return all code blocks of some pages."""
-    found = []
-    for page in pages:
-        text = (DOCS / page).read_text("utf-8")
-        found += [Block(page, *pair) for pair in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
-    return found
 
 
 def program(name: str) -> str | None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from kit.docs import blocks
 from kit.pages import Sse, ask
 from kit.ports import free_port
 from kit.processes import BIN
-from kit.proxies import blocks
 
 from .serving import HERE, ended_at_last
 

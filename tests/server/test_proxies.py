@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from kit.docs import Block, blocks
 from kit.pages import Sse, WebSocket, ask, until
 from kit.processes import BIN
-from kit.proxies import PRODUCTS, Block, RunningProxy, blocks
+from kit.proxies import PRODUCTS, RunningProxy
 
 from .serving import HERE, Server
 
