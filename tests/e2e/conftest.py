@@ -33,6 +33,14 @@ expect.set_options(timeout=PATIENCE * 1000)
 _client = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))
 
 
+def answers(url: str) -> bool:
+    """Say whether there is something at a URL."""
+    try:
+        return _client.get(url, timeout=1).is_success
+    except httpx.TransportError:
+        return False
+
+
 class Server:
     """
     A server process that can be stopped, killed and started again on the same port.
@@ -64,10 +72,7 @@ class Server:
     def answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, "the server has ended"
-        try:
-            return _client.get(f"{self.url}/__skew/health", timeout=1).is_success
-        except httpx.TransportError:
-            return False
+        return answers(f"{self.url}/__skew/health")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None:

@@ -7,14 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2 as httpx
 import pytest
 from playwright.sync_api import Browser
 
 from kit.docs import code_in, section_of
 from kit.ports import free_port
 
-from .conftest import eventually, wait
+from .conftest import answers, eventually, wait
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,18 +57,11 @@ def started(wheel: Path, tmp_path: Path) -> Iterator[str]:
     process = subprocess.Popen(["bash", "-ec", f"exec {start}"], cwd=tmp_path, env=environment)
     url = f"http://127.0.0.1:{port}"
     try:
-        eventually(lambda: _answers(url), "uvicorn answers", seconds=30)
+        eventually(lambda: answers(url), "uvicorn answers", seconds=30)
         yield url
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=1).is_success
-    except httpx.TransportError:
-        return False
 
 
 def test_quick_start_does_what_it_says(started: str, browser: Browser) -> None:

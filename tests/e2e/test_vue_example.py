@@ -6,14 +6,13 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx2 as httpx
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from kit.docs import code_in, section_of
 from kit.ports import free_port
 
-from .conftest import Server, eventually, log_in
+from .conftest import Server, answers, eventually, log_in
 
 ROOT = Path(__file__).parents[2]
 INDEX = '<!doctype html><title>app</title><div id="app"></div><script type="module" src="/src/main.ts"></script>'
@@ -63,18 +62,11 @@ def application(tmp_path: Path, server: Server) -> Iterator[str]:
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        eventually(lambda: _answers(url), "vite serves it", seconds=30)
+        eventually(lambda: answers(url), "vite serves it", seconds=30)
         yield url
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=1).is_success
-    except httpx.TransportError:
-        return False
 
 
 def test_vue_example_shows_the_figures_to_who_may_see_them(
