@@ -1,41 +1,18 @@
 """Run commands as people do, in processes of their own, and read what they print while they run."""
 
-import asyncio
-import functools
 import os
 import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, ParamSpec, Self
+from typing import IO, Self
 
 from kit import processes
-from kit.pages import everybody_leaves
 from kit.processes import BIN
 
 TOKEN = "a token that nobody guesses"
-
-
-P = ParamSpec("P")
-
-
-def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Run a test in a loop of its own, and close the streams that it leaves open."""
-
-    @functools.wraps(test)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        asyncio.run(_run(test(*args, **kwargs)))
-
-    return wrapper
-
-
-async def _run(test: Coroutine[Any, Any, None]) -> None:
-    try:
-        await test
-    finally:
-        await everybody_leaves()
 
 
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:

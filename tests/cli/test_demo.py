@@ -13,8 +13,10 @@ import pytest
 from headcount.client import use_active_connections
 from kit.pages import Sse
 
-from .running import Running, asynchronous, run
+from .running import Running, run
 from .terminal import Terminal
+
+pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"(http://127\.0\.0\.1:\d+)/admin/sign-in\?token=\S+")
@@ -44,7 +46,6 @@ def test_the_readme_says_how_to_run_it_without_a_clone() -> None:
     assert readme.index('pip install "headcount[demo]"') < readme.index("run `headcount demo`")
 
 
-@asynchronous
 async def test_its_link_opens_authorised_and_shows_visitors_who_move_to_the_new_version() -> None:
     with demo("--visitors", "20", "--deploy-every", "8") as (process, link, origin):
         cookie = follow(link, origin)
@@ -77,7 +78,6 @@ async def test_its_link_opens_authorised_and_shows_visitors_who_move_to_the_new_
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-@asynchronous
 async def test_it_stops_at_once_with_browsers_open_whoever_tells_it(number: signal.Signals, code: int) -> None:
     with demo("--visitors", "3") as (process, _, origin):
         page = await Sse.open(origin)

@@ -25,7 +25,9 @@ from kit.pages import Sse, WebSocket, all_of
 from kit.programs import needs
 
 from .processes import HEADCOUNT
-from .running import TOKEN, Running, asynchronous, environment, run
+from .running import TOKEN, Running, environment, run
+
+pytestmark = pytest.mark.anyio
 
 ADMIN = {"authorization": f"Bearer {TOKEN}"}
 
@@ -73,7 +75,6 @@ def test_the_commands_of_the_page_start_it_and_ask_it() -> None:
             server.terminate()
 
 
-@asynchronous
 async def test_it_counts_by_version_and_route_on_both_transports() -> None:
     with serving("--route-tracking") as (_, url):
         viewer = await Sse.open(origin(url), token=TOKEN, viewer=1)
@@ -95,7 +96,6 @@ async def test_it_counts_by_version_and_route_on_both_transports() -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-@asynchronous
 async def test_an_event_stream_that_no_page_reads_any_more_is_dropped(workers: str) -> None:
     """On the bare socket; tests/asgi/test_slow_peers.py has the same over ASGI."""
     with serving("--workers", workers, HEADCOUNT_KEEPALIVE_INTERVAL="0.5", HEADCOUNT_UNACCOUNTED_GRACE="20") as (
@@ -218,7 +218,6 @@ def test_a_token_from_a_file_with_a_newline_at_its_end_works() -> None:
         assert httpx.get(f"{url}/admin/stats", headers=ADMIN).status_code == 200
 
 
-@asynchronous
 async def test_the_authorize_url_decides_with_the_viewers_own_cookies() -> None:
     with (
         back_end("session=admin") as (ask, asked),
@@ -247,7 +246,6 @@ def test_a_short_token_is_told_to_be_one() -> None:
         server.line("The admin token is short enough to guess; make a longer one: openssl rand -hex 24")
 
 
-@asynchronous
 async def test_it_stops_within_three_seconds_of_sigterm_with_open_streams() -> None:
     with serving() as (server, url):
         pages = await all_of([Sse.open(origin(url)) for _ in range(50)])
@@ -265,7 +263,6 @@ async def test_it_stops_within_three_seconds_of_sigterm_with_open_streams() -> N
         assert not server.leftovers()
 
 
-@asynchronous
 async def test_ctrl_c_stops_it_with_a_word_and_the_exit_code_of_an_interrupt() -> None:
     with serving() as (server, url):
         await all_of([Sse.open(origin(url)) for _ in range(50)])
@@ -367,7 +364,6 @@ def test_wrong_usage_is_one_sentence_that_names_what_was_wrong_and_exits_2(
     + [((f"--ip-tracking={word}",), None) for word in ("false", "False", "off", "no", "0")],
     ids=str,
 )
-@asynchronous
 async def test_addresses_are_kept_as_the_option_says(options: tuple[str, ...], kept: str | None) -> None:
     with serving(*options) as (_, url):
         await Sse.open(origin(url))
