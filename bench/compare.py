@@ -31,10 +31,12 @@ from contenders import (
     socket_io,
     watch,
 )
-from load import Peer, close_peers, frame, open_peers, raise_file_limit
+from load import Peer, close_peers, open_peers, raise_file_limit
 from measure import machine
 from servers import Server
 from suite import ROUTES
+
+from kit.frames import frame
 
 NAMES = {
     "ours": "headcount serve",
@@ -196,7 +198,7 @@ async def navigate(
         text = contender.update
 
         async def write(page: Peer, route: str) -> None:
-            page.transport.write(frame(text(route)))
+            page.transport.write(frame(1, text(route).encode()))
 
         await walk(write)
     return updates

@@ -15,8 +15,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from load import Peer, Poster, SsePeer, WebSocketPeer, frame, open_peers
+from load import Peer, Poster, SsePeer, WebSocketPeer, open_peers
 from servers import TOKEN, Server, serve
+
+from kit.frames import frame
 
 HERE = Path(__file__).parent
 SCRATCH = HERE / "results" / "peers"
@@ -66,7 +68,7 @@ class SocketIoPeer(WebSocketPeer):
         self._head += data
         if not self._asked and b'0{"sid"' in self._head:
             self._asked = True
-            self.transport.write(frame(self.join))
+            self.transport.write(frame(1, self.join.encode()))
         if self.joined in self._head:
             self._head = b""
             self.opened.set_result(None)

@@ -10,13 +10,16 @@ import json
 import os
 import re
 import resource
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
-P = TypeVar("P", bound="Peer")
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-MASK = b"\x00\x00\x00\x00"
-"""Clients must mask; with zeros the text stays as it is."""
+from kit.frames import frame
+
+P = TypeVar("P", bound="Peer")
 
 BROWSER = (
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36",
@@ -37,13 +40,6 @@ def raise_file_limit() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
-
-
-def frame(text: str) -> bytes:
-    """Make a client's text frame."""
-    data = text.encode()
-    length = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2, "big")
-    return b"\x81" + length + MASK + data
 
 
 class Peer(asyncio.Protocol):
@@ -92,7 +88,7 @@ class WebSocketPeer(Peer):
 
     def send(self, message: dict[str, object]) -> None:
         """Send one JSON message."""
-        self.transport.write(frame(json.dumps(message, separators=(",", ":"))))
+        self.transport.write(frame(1, json.dumps(message, separators=(",", ":")).encode()))
 
 
 class Viewer(WebSocketPeer):

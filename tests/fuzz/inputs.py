@@ -6,6 +6,8 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
+from kit.frames import frame
+
 BASE = "/__skew"
 LABELS = ("v1", "", "/", "/a/b?c#d", "é", "\x00", "v" * 129, "r" * 513, "(other)", "%2F", "a b", "\u2028", "😀")
 ORIGINS = ("http://shop.example", "https://evil.example", "null", "http://", "*", "\xff")
@@ -156,12 +158,8 @@ def _frame(rng: random.Random) -> bytes:
         opcode, data = 8, rng.choice((b"", b"\x03\xe8", b"\x03\xe8bye", b"\x03", b"\x03\xed", b"\x03\xe8\xff"))
     else:
         opcode, data = rng.randrange(16), rng.randbytes(rng.choice((0, 1, 125, 126, 300, 4_096, 5_000)))
-    fin = 0x80 if rng.random() < 0.9 else 0
-    mask = rng.randbytes(4)
-    size = len(data)
-    head = bytes((fin | opcode, 0x80 | size)) if size < 126 else bytes((fin | opcode, 0xFE)) + size.to_bytes(2, "big")
-    key = int.from_bytes((mask * (size // 4 + 1))[:size], "big")
-    return head + mask + (int.from_bytes(data, "big") ^ key).to_bytes(size, "big")
+    fin = rng.random() < 0.9
+    return frame(opcode, data, fin=fin, mask=rng.randbytes(4))
 
 
 def _at(rng: random.Random, made: bytearray) -> int:

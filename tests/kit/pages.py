@@ -17,6 +17,8 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import urlencode, urlsplit
 
+from .frames import frame
+
 T = TypeVar("T")
 OUTLINE = ("connectionsTruncated", "nodes", "partial", "currentVersion", "unaccounted", "absences")
 """Fields of figures that a delta has when they changed."""
@@ -364,14 +366,6 @@ class WebSocket(Stream):
                 self.transport.write(frame(8, body[:2]))
             elif opcode == 9:
                 self.transport.write(frame(10, body))
-
-
-def frame(opcode: int, body: bytes) -> bytes:
-    """Make one masked frame."""
-    size = len(body)
-    short = size < 126
-    head = struct.pack("!BB", 0x80 | opcode, 0x80 | size) if short else struct.pack("!BBH", 0x80 | opcode, 254, size)
-    return head + b"\0\0\0\0" + body
 
 
 def figures_of(pages: Iterable[tuple[str, str]]) -> dict[str, Any]:

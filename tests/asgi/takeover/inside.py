@@ -26,6 +26,7 @@ from headcount import Headcount
 from headcount.asgi.app import endpoints_of
 from headcount.asgi.takeover.choose import protocol_class
 from headcount.asgi.takeover.direct_sessions import DirectSession
+from kit import frames
 
 PATIENCE = 10.0
 BASE = "/__skew"
@@ -258,19 +259,8 @@ def upgrade(path: str = f"{BASE}/ws", *headers: str, key: str | None = None) -> 
 
 
 def frame(opcode: int, data: bytes = b"", *, fin: bool = True, mask: bytes | None = b"\x12\x34\x56\x78") -> bytes:
-    """Make one frame as clients do."""
-    first = (0x80 if fin else 0) | opcode
-    masked = 0 if mask is None else 0x80
-    size = len(data)
-    if size < 126:
-        head = bytes((first, masked | size))
-    elif size < 1 << 16:
-        head = bytes((first, masked | 126)) + size.to_bytes(2, "big")
-    else:
-        head = bytes((first, masked | 127)) + size.to_bytes(8, "big")
-    if mask is None:
-        return head + data
-    return head + mask + bytes(byte ^ mask[index % 4] for index, byte in enumerate(data))
+    """Make one frame as clients do, whose masks change what they send."""
+    return frames.frame(opcode, data, fin=fin, mask=mask)
 
 
 def text(message: Any, **how: Any) -> bytes:
