@@ -19,7 +19,7 @@ import uvloop
 from load import SsePeer, Viewer, WebSocketPeer, close_peers, open_peers, raise_file_limit
 from measure import machine
 from servers import TOKEN, serve
-from suite import ROUTES, navigate, until
+from suite import ROUTES, navigate, seconds_until
 
 PATH = "/__skew/{}?version=v{}&route=/"
 WARM_UP = 0.25
@@ -53,10 +53,10 @@ async def run(minutes: float, count: int) -> int:
             events += 120
             samples.append((passed, server.own_memory))
             if passed >= minute * 60:
-                await until(lambda: viewer.stats["total"] == len(pages))
+                await seconds_until(lambda: viewer.stats["total"] == len(pages))
                 print(f"{minute:3} min  {samples[-1][1] / 1e6:6.1f} MB  {events:,} events", flush=True)
                 minute += 1
-        await until(lambda: viewer.stats["total"] == len(pages))
+        await seconds_until(lambda: viewer.stats["total"] == len(pages))
         exact = sum(viewer.stats["versions"].values()) == sum(viewer.stats["routes"].values()) == len(pages)
         known = set(viewer.stats["routes"]) <= {"/", *ROUTES}
     kept = [(at, size) for at, size in samples if at > minutes * 60 * WARM_UP]

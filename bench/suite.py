@@ -88,7 +88,7 @@ async def viewers(server: Server, count: int, *, deltas: bool = True) -> AsyncIt
     watching = await open_peers(Viewer, server.port, count, "/__skew/ws?viewer=1", headers)
     for viewer in watching:
         viewer.send({"type": "subscribe-stats", "deltas": deltas})
-    await until(lambda: all(viewer.messages for viewer in watching))
+    await seconds_until(lambda: all(viewer.messages for viewer in watching))
     try:
         yield watching
     finally:
@@ -96,8 +96,8 @@ async def viewers(server: Server, count: int, *, deltas: bool = True) -> AsyncIt
         await server.quiet()
 
 
-async def until(condition: Callable[[], object], seconds: float = 60) -> float:
-    """Wait until something holds; returns for how many seconds."""
+async def seconds_until(condition: Callable[[], object], seconds: float = 60) -> float:
+    """Wait until something holds; return for how many seconds."""
     started = time.monotonic()
     while not condition():
         if time.monotonic() - started > seconds:
@@ -241,7 +241,7 @@ async def broadcast() -> list[Row]:
                     await server.quiet()
                     before, received = server.cpu, sum(peer.received for peer in peers)
                     server.broadcast()
-                    await until(lambda: sum(peer.received for peer in peers) >= received + MANY * 200)  # noqa: B023
+                    await seconds_until(lambda: sum(peer.received for peer in peers) >= received + MANY * 200)  # noqa: B023
                     await server.quiet()
                     costs.append((server.cpu - before) / MANY * 1e6)
                 pause = (await server.observed())["gcPause"]
@@ -426,7 +426,7 @@ async def storm() -> list[Row]:
             parts = [peers[start : start + 1_000] for start in range(0, MANY, 1_000)]
             back = [peer for some in await asyncio.gather(*map(come_back, parts)) for peer in some]
             last = time.monotonic()
-            exact = await until(lambda: all(viewer.stats["total"] == MANY for viewer in seeing))
+            exact = await seconds_until(lambda: all(viewer.stats["total"] == MANY for viewer in seeing))
             await asyncio.sleep(0.3)
             spent = server.cpu - before
             rate = max(
@@ -462,7 +462,7 @@ async def hundred_thousand() -> list[Row]:
                         raise SystemExit("Not all of the pages could be opened; raise ulimit -Hn.")
             pages = await open_peers(WebSocketPeer, server.port, 200, WS)
             async with viewers(server, 1) as [viewer]:
-                exact = await until(lambda: viewer.stats["total"] == count + 200)
+                exact = await seconds_until(lambda: viewer.stats["total"] == count + 200)
                 await server.quiet()
                 total = server.memory
                 delays = await latencies(pages, viewer, 20, 10)

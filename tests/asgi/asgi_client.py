@@ -53,7 +53,7 @@ async def _contained(test: Coroutine[Any, Any, None]) -> None:
     finally:
         for call in reversed(_open.get()):
             await call.leave()
-    await until(lambda: not _left_over(), "nothing is left behind")
+    await turn_until(lambda: not _left_over(), "nothing is left behind")
 
 
 def _left_over() -> list[object]:
@@ -70,7 +70,7 @@ def timers() -> list[object]:
     ]
 
 
-async def until(condition: Callable[[], Any], what: str = "", patience: float = PATIENCE) -> None:
+async def turn_until(condition: Callable[[], Any], what: str = "", patience: float = PATIENCE) -> None:
     """Wait until something holds, turning the loop meanwhile."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience
@@ -222,7 +222,7 @@ class Stream(Call):
 
     async def next(self, *types: str) -> dict[str, Any]:
         """Wait for the next message, which must be of one of `types`, if any are given."""
-        await until(lambda: self.unread or self.done, f"a message {types} comes on {self._scope['path']}")
+        await turn_until(lambda: self.unread or self.done, f"a message {types} comes on {self._scope['path']}")
         assert self.unread, f"the stream ended before a message {types}; {self.sent[-1:]}"
         message = self.unread[0]
         self._read += 1
@@ -630,7 +630,7 @@ class Site:
 
     async def settled(self) -> None:
         """Wait until all that was sent to the application is done, and its viewers are told."""
-        await until(lambda: all(call.caught_up for call in _open.get()))
+        await turn_until(lambda: all(call.caught_up for call in _open.get()))
         await turns()
-        await until(lambda: self.node.viewers._flush_loop is None)
+        await turn_until(lambda: self.node.viewers._flush_loop is None)
         await turns()

@@ -31,8 +31,8 @@ from .asgi_client import (
     asynchronous,
     at_once,
     problem,
+    turn_until,
     turns,
-    until,
 )
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
@@ -101,7 +101,7 @@ async def test_deeply_nested_json_is_refused_or_ignored_and_breaks_nothing(way: 
             assert answer.status in (400, 404)
         socket = await scene.site.stranger.open("ws", "?viewer=1")
         socket.say_text(f'{{"type":"x","x":{nested}}}')
-        await until(lambda: socket.done or scene.site.node.counters["unknown_messages"])
+        await turn_until(lambda: socket.done or scene.site.node.counters["unknown_messages"])
         assert socket.close is None or socket.close[0] == 4400
 
 
@@ -811,11 +811,11 @@ async def test_limit_holds_when_many_come_at_once_and_do_not_read(way: str) -> N
         stream = site.stranger.sse()
         stream.block()
         streams.append(stream)
-    await until(lambda: sum(stream.attempts > 0 for stream in streams) == 10)
+    await turn_until(lambda: sum(stream.attempts > 0 for stream in streams) == 10)
     assert len(site.node.sessions) == 3
     for stream in streams:
         stream.unblock()
-    await until(lambda: all(stream.status for stream in streams))
+    await turn_until(lambda: all(stream.status for stream in streams))
     assert sorted(stream.status or 0 for stream in streams) == [200] * 3 + [503] * 7
 
 
@@ -826,7 +826,7 @@ async def test_limit_holds_behind_http_middleware_too() -> None:
 
     site = Site(middleware=[passes], max_connections=3)
     streams = [site.stranger.sse() for _ in range(10)]
-    await until(lambda: all(stream.status for stream in streams))
+    await turn_until(lambda: all(stream.status for stream in streams))
     assert sorted(stream.status or 0 for stream in streams) == [200] * 3 + [503] * 7
     assert site.total == 3
 

@@ -41,8 +41,8 @@ from .asgi_client import (
     asynchronous,
     problem,
     sorted_connections,
+    turn_until,
     turns,
-    until,
 )
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
@@ -70,7 +70,7 @@ async def rechecked(site: Site, clock: Clock) -> None:
     (subscription,) = site.node.viewers.subscriptions.values()
     last = due_of(site.node, subscription).recheck_at
     clock.advance(60)
-    await until(lambda: due_of(site.node, subscription).recheck_at > last)
+    await turn_until(lambda: due_of(site.node, subscription).recheck_at > last)
 
 
 async def withdrawn(stream: Stream) -> None:
@@ -234,7 +234,7 @@ async def test_hook_that_hangs_means_no_and_holds_nobody_up(way: str, transport:
     site = Site(way, hangs, authorize_timeout=0.5)
     waiting = await site.visitor.open("ws")
     await site.visitor.say(waiting, SUBSCRIBE)
-    await until(lambda: site.node.viewers.pending)
+    await turn_until(lambda: site.node.viewers.pending)
     figures = await site.admin.watch(await site.admin.open(transport))
     waiting.say({"type": "route-update", "route": "/meanwhile"})
     await figures.until(lambda now: "/meanwhile" in now["routes"])
@@ -300,7 +300,7 @@ async def test_synchronous_hook_that_hangs_holds_nobody_up(way: str) -> None:
     try:
         waiting = await site.visitor.open("ws")
         waiting.say(SUBSCRIBE)
-        await until(lambda: site.node.viewers.pending)
+        await turn_until(lambda: site.node.viewers.pending)
         await site.admin.watch(await site.admin.open("sse"))
         await waiting.next("stats-unauthorized")
     finally:
@@ -328,7 +328,7 @@ async def test_synchronous_hooks_that_hang_leave_the_application_its_threads_and
         for _ in range(2):
             for stranger in strangers:
                 stranger.say(SUBSCRIBE)
-            await until(lambda: len(site.node.viewers.pending) == 60)
+            await turn_until(lambda: len(site.node.viewers.pending) == 60)
             assert (await Client(site.app, base="").get("/synchronous")).status == 200
             assert site.node.viewers.pending, "the answer came while they were being asked for"
             for stranger in strangers:
@@ -337,7 +337,7 @@ async def test_synchronous_hooks_that_hang_leave_the_application_its_threads_and
         assert site.headcount._authorizer.threads.running == MAX_THREADS
     finally:
         release.set()
-    await until(lambda: site.headcount._authorizer.threads.running == 0)
+    await turn_until(lambda: site.headcount._authorizer.threads.running == 0)
     await site.admin.watch(await site.admin.open("ws"))
 
 
@@ -545,7 +545,7 @@ async def test_in_an_application_mounted_in_another_its_own_sessions_decide(tran
     (subscription,) = headcount.node.viewers.subscriptions.values()
     asked = due_of(headcount.node, subscription).recheck_at
     clock.advance(60)
-    await until(lambda: due_of(headcount.node, subscription).recheck_at > asked)
+    await turn_until(lambda: due_of(headcount.node, subscription).recheck_at > asked)
     assert headcount.node.viewers.subscriptions, "asked again, the inner application was found again"
 
 
@@ -765,9 +765,9 @@ async def test_no_figures_are_caught_up_with_after_a_grant_has_ended(transport: 
     await site.admin.watch(viewer)
     viewer.block()
     await site.stranger.open("ws")
-    await until(lambda: viewer.attempts > len(viewer.sent))
+    await turn_until(lambda: viewer.attempts > len(viewer.sent))
     await site.stranger.open("ws")
-    await until(lambda: site.node.counters["conflated"])
+    await turn_until(lambda: site.node.counters["conflated"])
     clock.advance(3)
     viewer.unblock()
     await viewer.next("stats-delta")
@@ -910,12 +910,12 @@ async def test_while_a_recheck_hangs_no_figures_come_later_than_the_interval(
     (subscription,) = site.node.viewers.subscriptions.values()
     release.append(asyncio.Event())
     clock.advance(59)
-    await until(lambda: due_of(site.node, subscription).rechecking)
+    await turn_until(lambda: due_of(site.node, subscription).rechecking)
     await site.stranger.open("ws")
     await figures.total(2)
     clock.advance(1)
     await site.stranger.open("ws")
-    await until(lambda: site.node.counters["withheld"])
+    await turn_until(lambda: site.node.counters["withheld"])
     assert not viewer.unread
     release[0].set()
     if verdict:
@@ -947,16 +947,16 @@ async def test_rights_are_asked_for_one_at_a_time_and_not_all_in_one_moment(tran
     assert max(due) - min(due) > 1
     release.clear()
     clock.advance(60)
-    await until(lambda: running[0] == 20)
+    await turn_until(lambda: running[0] == 20)
     clock.advance(600)
     (ticking,) = site.node.timers.by_loop.values()
     for _ in range(3):
         hand = ticking._hand
-        await until(lambda: ticking._hand != hand)  # noqa: B023  it is called in this round
+        await turn_until(lambda: ticking._hand != hand)  # noqa: B023  it is called in this round
     await turns()
     assert running[0] == 20, "while one answer is due, no second is asked for"
     release.set()
-    await until(lambda: running[0] == 0)
+    await turn_until(lambda: running[0] == 0)
 
 
 @every_way
@@ -1016,7 +1016,7 @@ class Desk:
 
     async def asked(self, count: int) -> None:
         """Wait for the question number `count`."""
-        await until(lambda: len(self.questions) >= count)
+        await turn_until(lambda: len(self.questions) >= count)
 
     def answer(self, index: int, verdict: bool | Grant) -> None:
         """Answer a question."""
@@ -1067,7 +1067,7 @@ async def test_flood_of_subscriptions_asks_the_hook_one_at_a_time(way: str) -> N
         await desk.asked(asked + 1)
         for _ in range(200):
             socket.say(SUBSCRIBE)
-        await until(lambda: socket.caught_up)
+        await turn_until(lambda: socket.caught_up)
         await turns(50)
         assert len(desk.questions) == asked + 1
         desk.answer(asked, not verdict)
@@ -1095,7 +1095,7 @@ async def test_verdict_for_somebody_who_unsubscribed_meanwhile_changes_nothing(t
     await desk.asked(1)
     await site.stranger.say(stream, {"type": "unsubscribe-stats"})
     desk.answer(0, True)
-    await until(lambda: not site.node.viewers.pending)
+    await turn_until(lambda: not site.node.viewers.pending)
     assert not site.node.viewers.subscriptions
     assert not stream.unread
 
@@ -1114,7 +1114,7 @@ async def test_verdict_for_somebody_who_was_revoked_meanwhile_is_no(transport: s
     assert await site.headcount.revoke(stream.public) is True
     await stream.next("stats-unauthorized")
     desk.answer(0, True)
-    await until(lambda: not site.node.viewers.pending)
+    await turn_until(lambda: not site.node.viewers.pending)
     assert not site.node.viewers.subscriptions
     assert not stream.unread
 
@@ -1136,7 +1136,7 @@ async def test_verdict_for_somebody_who_left_meanwhile_changes_nothing(way: str,
     if call is not None:
         desk.answer(0, True)
         await call.ended()
-    await until(lambda: not site.node.viewers.pending)
+    await turn_until(lambda: not site.node.viewers.pending)
     assert not site.node.viewers.subscriptions
     assert not site.node.sessions
 

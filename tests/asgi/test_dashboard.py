@@ -8,7 +8,7 @@ import pytest
 from headcount.asgi import dashboard
 from headcount.node import timers
 
-from .asgi_client import WAYS, Clock, Site, asynchronous, problem, until
+from .asgi_client import WAYS, Clock, Site, asynchronous, problem, turn_until
 
 every_way = pytest.mark.parametrize("way", WAYS)
 
@@ -99,9 +99,9 @@ async def test_the_last_hour_is_for_those_who_may_see_it(monkeypatch: pytest.Mon
     empty = {"intervalMs": 10_000, "samples": [], "minutes": {"intervalMs": 60_000, "samples": []}}
     assert (await site.admin.get("/admin/history")).json == empty
     await site.visitor.open("ws", "?version=v1")
-    await until(lambda: site.node.figures.history.to_dict()["samples"], "a first sample")
+    await turn_until(lambda: site.node.figures.history.to_dict()["samples"], "a first sample")
     await site.visitor.open("ws", "?version=v2")
     clock.advance(10)
-    await until(lambda: len(site.node.figures.history.to_dict()["samples"]) == 2, "a second sample")
+    await turn_until(lambda: len(site.node.figures.history.to_dict()["samples"]) == 2, "a second sample")
     samples = (await site.admin.get("/admin/history")).json["samples"]
     assert [(sample["total"], sample["versions"]) for sample in samples] == [(1, {"v1": 1}), (2, {"v1": 1, "v2": 1})]

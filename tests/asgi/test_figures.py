@@ -19,8 +19,8 @@ from .asgi_client import (
     Site,
     Stream,
     asynchronous,
+    turn_until,
     turns,
-    until,
 )
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
@@ -278,7 +278,7 @@ async def _ticks(site: Site, count: int = 3) -> None:
     (wheel,) = site.node.timers.by_loop.values()
     for _ in range(count):
         hand = wheel._timer
-        await until(lambda: wheel._timer is not hand)  # noqa: B023  awaited at once
+        await turn_until(lambda: wheel._timer is not hand)  # noqa: B023  awaited at once
 
 
 @every_way
@@ -291,7 +291,7 @@ async def test_after_unsubscribing_nothing_more_is_told(way: str, transport: str
     figures = await site.admin.watch(viewer)
     others = await site.admin.watch(other)
     await site.admin.say(viewer, {"type": "unsubscribe-stats"})
-    await until(lambda: viewer.public not in site.node.viewers.subscriptions)
+    await turn_until(lambda: viewer.public not in site.node.viewers.subscriptions)
     await site.stranger.open("sse")
     await others.total(3)
     await site.headcount.send(viewer.public, {"type": "marker"})
@@ -478,12 +478,12 @@ async def test_keepalives_come_within_the_interval(transport: str, quick_ticks: 
     site = Site(keepalive_interval=0.02)
     stream: Stream = await site.stranger.open(transport)
     plain = await site.stranger.open("sse", "?keepalive=message")
-    await until(lambda: plain.keepalives)
+    await turn_until(lambda: plain.keepalives)
     if isinstance(stream, EventStream):
-        await until(lambda: "\n\n:\n\n" in stream.text)
+        await turn_until(lambda: "\n\n:\n\n" in stream.text)
         assert not stream.keepalives, "a comment lets the page's code sleep on"
     else:
-        await until(lambda: stream.keepalives)
+        await turn_until(lambda: stream.keepalives)
 
 
 @asynchronous
@@ -501,7 +501,7 @@ async def test_keepalives_of_those_who_come_together_are_spread_and_begin_after_
 async def test_each_stream_has_its_keepalive_in_each_turn_of_the_wheel(quick_ticks: None) -> None:
     site = Site(keepalive_interval=0.02)
     streams = [await site.stranger.open("ws") for _ in range(20)]
-    await until(lambda: all(stream.keepalives >= 2 for stream in streams))
+    await turn_until(lambda: all(stream.keepalives >= 2 for stream in streams))
     counts = [stream.keepalives for stream in streams]
     assert max(counts) - min(counts) <= 1
 

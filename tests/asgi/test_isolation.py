@@ -34,8 +34,8 @@ from .asgi_client import (
     admins_only,
     asynchronous,
     timers,
+    turn_until,
     turns,
-    until,
 )
 
 with warnings.catch_warnings():
@@ -686,7 +686,7 @@ async def test_what_opens_and_closes_a_thousand_times_leaves_nothing() -> None:
             await client.watch(stream)
         await stream.leave()
         _open.get().clear()
-    await until(lambda: len(asyncio.all_tasks()) == 1)
+    await turn_until(lambda: len(asyncio.all_tasks()) == 1)
     assert _sizes(site) == sizes
 
 

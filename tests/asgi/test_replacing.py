@@ -2,7 +2,7 @@
 
 import pytest
 
-from .asgi_client import TRANSPORTS, WAYS, Site, WebSocket, asynchronous, until
+from .asgi_client import TRANSPORTS, WAYS, Site, WebSocket, asynchronous, turn_until
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
 every_way = pytest.mark.parametrize("way", WAYS)
@@ -54,4 +54,4 @@ async def test_a_shared_stream_is_replaced_and_its_tabs_wait_to_be_reported() ->
     await old.next("tabs")
     await site.visitor.open("ws", f"?shared=1&replaces={old.handle}")
     assert site.total == 1
-    await until(lambda: site.total == 0, "nobody reported it")
+    await turn_until(lambda: site.total == 0, "nobody reported it")

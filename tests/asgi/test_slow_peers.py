@@ -21,8 +21,8 @@ from .asgi_client import (
     Stream,
     WebSocket,
     asynchronous,
+    turn_until,
     turns,
-    until,
 )
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
@@ -77,7 +77,7 @@ async def test_viewer_that_recovers_when_nothing_has_changed_gets_nothing_twice(
     figures = await site.admin.watch(viewer)
     viewer.block()
     page = await site.stranger.open("ws")
-    await until(lambda: site.node.sessions[viewer.public].busy)
+    await turn_until(lambda: site.node.sessions[viewer.public].busy)
     viewer.unblock()
     await figures.total(2)
     await site.settled()
@@ -101,7 +101,7 @@ async def test_peer_that_does_not_read_is_dropped_in_time(way: str, transport: s
     slow.block()
     await site.stranger.open("ws")
     await figures.total(2)
-    await until(lambda: site.node.sessions[slow.public].busy)
+    await turn_until(lambda: site.node.sessions[slow.public].busy)
     clock.advance(9.9)
     await ticks(site)
     assert not slow.done
@@ -123,7 +123,7 @@ async def test_peer_that_reads_at_the_last_moment_stays(transport: str) -> None:
     for round_ in range(3):
         viewer.block()
         await site.stranger.open("ws")
-        await until(lambda: site.node.sessions[viewer.public].busy)
+        await turn_until(lambda: site.node.sessions[viewer.public].busy)
         clock.advance(9.9)
         await ticks(site)
         viewer.unblock()
@@ -140,7 +140,7 @@ async def test_peer_that_stopped_reading_is_told_why_if_it_reads_again_at_once(t
     slow.block()
     await site.headcount.send(slow.public, {"type": "news"})
     clock.advance(11)
-    await until(lambda: slow.public not in site.node.sessions)
+    await turn_until(lambda: slow.public not in site.node.sessions)
     slow.unblock()
     await slow.ended()
     if isinstance(slow, WebSocket):
@@ -156,9 +156,9 @@ async def test_peer_that_never_reads_even_the_beginning_is_dropped(transport: st
     site = Site(clock=clock)
     stream: Stream = site.stranger.sse() if transport == "sse" else site.stranger.ws()
     if transport == "ws":
-        await until(lambda: stream.received)
+        await turn_until(lambda: stream.received)
     stream.block()
-    await until(lambda: site.node.sessions)
+    await turn_until(lambda: site.node.sessions)
     await site.headcount.broadcast({"type": "news"})
     assert site.total == 1
     clock.advance(11)
@@ -172,7 +172,7 @@ async def test_keepalives_do_not_pile_up_behind_a_peer_that_does_not_read(transp
     site = Site(keepalive_interval=0.002)
     slow = await site.stranger.open(transport)
     slow.block()
-    await until(lambda: site.node.sessions[slow.public].busy)
+    await turn_until(lambda: site.node.sessions[slow.public].busy)
     attempts = slow.attempts
     await ticks(site, 20)
     assert slow.attempts == attempts
@@ -183,7 +183,7 @@ async def ticks(site: Site, count: int = 3) -> None:
     (wheel,) = site.node.timers.by_loop.values()
     for _ in range(count):
         timer = wheel._timer
-        await until(lambda: wheel._timer is not timer)  # noqa: B023  awaited at once
+        await turn_until(lambda: wheel._timer is not timer)  # noqa: B023  awaited at once
     await turns(3)
 
 
@@ -292,7 +292,7 @@ async def test_withdrawal_is_told_after_what_was_on_its_way_and_nothing_after_it
     viewer.block()
     await site.stranger.open("ws")
     await other.total(2)
-    await until(lambda: site.node.sessions[viewer.public].busy)
+    await turn_until(lambda: site.node.sessions[viewer.public].busy)
     await site.headcount.revoke(viewer.public)
     await site.stranger.open("ws")
     await other.total(3)
@@ -414,9 +414,9 @@ async def test_nothing_is_sent_while_the_node_is_locked(transport: str, monkeypa
     figures = await site.admin.watch(viewer)
     viewer.block()
     await site.stranger.open(transport)
-    await until(lambda: site.node.sessions[viewer.public].busy)
+    await turn_until(lambda: site.node.sessions[viewer.public].busy)
     await site.stranger.open(transport)
-    await until(lambda: site.node.counters["conflated"])
+    await turn_until(lambda: site.node.counters["conflated"])
     viewer.unblock()
     await figures.total(3)
     assert await site.headcount.revoke(viewer.public)
@@ -453,7 +453,7 @@ async def test_a_stream_that_no_page_reads_any_more_is_found_by_asking(way: str)
     assert [message["type"] for message in (*old.received, *socket.received)] == ["connected", "connected"]
     assert site.node.counters["closed:no answer"] == 1
     await page.leave()
-    await until(lambda: page.done)
+    await turn_until(lambda: page.done)
     assert not any(loop.asked for loop in site.node.timers.by_loop.values()), "nothing is kept of a stream that left"
 
 
@@ -493,7 +493,7 @@ async def test_a_page_that_does_not_read_may_be_frozen_too(transport: str) -> No
     page = await site.stranger.open(transport, "?version=v1")
     page.block()
     await site.headcount.broadcast({"type": "news"})
-    await until(lambda: site.node.sessions[page.public].busy)
+    await turn_until(lambda: site.node.sessions[page.public].busy)
     clock.advance(10.1)
     await page.ended()
     stats = site.node.figures.stats()

@@ -26,8 +26,8 @@ from .asgi_client import (
     WebSocket,
     asynchronous,
     problem,
+    turn_until,
     turns,
-    until,
 )
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
@@ -304,7 +304,7 @@ async def test_body_that_comes_with_the_opening_request_is_ignored() -> None:
     stream = await site.stranger.open("sse")
     for _ in range(100):
         stream.put({"type": "http.request", "body": b"x" * 65_536, "more_body": True})
-    await until(lambda: stream.caught_up)
+    await turn_until(lambda: stream.caught_up)
     assert not stream.done
     await site.headcount.broadcast({"type": "news"})
     await stream.next("news")
@@ -321,7 +321,7 @@ async def test_everything_works_behind_http_middleware(way: str, transport: str,
     await figures.total(2)
     await site.stranger.navigate(page, "/on")
     await figures.until(lambda now: "/on" in now["routes"])
-    await until(lambda: page.keepalives > 2)
+    await turn_until(lambda: page.keepalives > 2)
     await site.headcount.send(page.public, {"type": "news"})
     await page.next("news")
     await page.leave()

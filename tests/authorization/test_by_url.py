@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asgi.asgi_client import TRANSPORTS, Client, Site, asynchronous, at_once, problem, until
+from asgi.asgi_client import TRANSPORTS, Client, Site, asynchronous, at_once, problem, turn_until
 from headcount import ConfigError, Headcount
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
@@ -209,6 +209,6 @@ def test_settings_of_a_proxy_in_the_environment_are_not_used(monkeypatch: pytest
     async def ask() -> None:
         async with back_end() as server:
             assert (await make(server.url).admin.get("/admin/stats")).status == 200
-            await until(lambda: server.requests)
+            await turn_until(lambda: server.requests)
 
     asynchronous(ask)()

@@ -13,7 +13,7 @@ from headcount.tools.rollout_gate import unaccounted_sentence
 from kit.pages import Sse
 from kit.stores import Store
 from server.serving import Server
-from server.test_unaccounted import until
+from server.test_unaccounted import until_figures
 
 from .running import run
 
@@ -38,11 +38,11 @@ def fleet() -> Iterator[list[Server]]:
 async def test_it_lists_and_forgets_nodes_and_the_gate_waits_for_them(fleet: list[Server]) -> None:
     stopped, other = fleet
     page = await Sse.open(stopped.url, version="v1", route="/")
-    await until(other, lambda seen: seen["total"] == 1)
+    await until_figures(other, lambda seen: seen["total"] == 1)
     await asyncio.sleep(2)
     stopped.signal(signal.SIGSTOP)
     try:
-        await until(other, lambda seen: seen.get("unaccounted") == 1)
+        await until_figures(other, lambda seen: seen.get("unaccounted") == 1)
         gate = await asyncio.to_thread(
             run, "wait", other.url, "--token", "s3cret", "--version", "v1", "--timeout", "6s", "--json"
         )

@@ -106,7 +106,7 @@ async def test_an_event_stream_that_no_page_reads_any_more_is_dropped(workers: s
         old = await Sse.open(origin(url), version="v7")
         figures: dict[str, Any] = {"total": 3}
 
-        async def until(total: int, unaccounted: int) -> None:
+        async def until_counted(total: int, unaccounted: int) -> None:
             nonlocal figures
             async with asyncio.timeout(60):
                 while (figures["total"], figures.get("unaccounted", 0)) != (total, unaccounted):
@@ -114,7 +114,7 @@ async def test_an_event_stream_that_no_page_reads_any_more_is_dropped(workers: s
                     figures = (await asyncio.to_thread(httpx.get, f"{url}/admin/stats", headers=ADMIN)).json()
                     assert figures["total"] + figures.get("unaccounted", 0) >= total + unaccounted
 
-        await until(1, 2)
+        await until_counted(1, 2)
         assert {absence["state"] for absence in figures["absences"]} == {"unanswered"}
         metrics = httpx.get(f"{url}/metrics", headers=ADMIN).text
         assert 'headcount_unaccounted_connections{state="unanswered"} 2' in metrics
@@ -122,8 +122,8 @@ async def test_an_event_stream_that_no_page_reads_any_more_is_dropped(workers: s
             assert 'reason="no answer"} 2' in metrics
         # One was frozen, and comes back to whichever worker.
         back = await Sse.open(origin(url), version="v7", answers=0, replaces=ghosts[0].handle)
-        await until(2, 1)
-        await until(2, 0)
+        await until_counted(2, 1)
+        await until_counted(2, 0)
         for page in (*ghosts, old, back):
             page.fin()
 

@@ -30,7 +30,7 @@ def open_page(context: BrowserContext, strategy: str, build: str) -> Page:
     return page
 
 
-def until(page: Page, condition: Callable[[dict[str, Any]], bool], what: str) -> None:
+def until_live(page: Page, condition: Callable[[dict[str, Any]], bool], what: str) -> None:
     def holds() -> bool:
         page.wait_for_timeout(10)  # lets the page's events in
         return condition(live(page))
@@ -42,29 +42,29 @@ def test_authorised_viewer_sees_figures_navigation_and_leaving(new_context: NewC
     context = new_context()
     log_in(context)
     viewer = open_page(context, strategy, "v2")
-    until(viewer, lambda seen: seen["authorized"] is True and seen["total"] == 1, "authorised")
+    until_live(viewer, lambda seen: seen["authorized"] is True and seen["total"] == 1, "authorised")
     other = open_page(new_context(), strategy, "v1")
-    until(viewer, lambda seen: seen["versions"] == {"v2": 1, "v1": 1}, "the other page by its cookie's version")
+    until_live(viewer, lambda seen: seen["versions"] == {"v2": 1, "v1": 1}, "the other page by its cookie's version")
     other.evaluate("go('/shopping')")
-    until(viewer, lambda seen: seen["routes"] == {"/a": 1, "/shopping": 1}, "navigation")
+    until_live(viewer, lambda seen: seen["routes"] == {"/a": 1, "/shopping": 1}, "navigation")
     seen = live(viewer)
     assert [row["version"] for row in seen["connections"] if row["id"] == seen["yourId"]] == ["v2"]
     other.close()
-    until(viewer, lambda seen: seen["total"] == 1, "the other page left")
+    until_live(viewer, lambda seen: seen["total"] == 1, "the other page left")
 
 
 def test_stranger_is_denied(new_context: NewContext, strategy: str) -> None:
     page = open_page(new_context(), strategy, "v1")
-    until(page, lambda seen: seen["authorized"] is False and seen["total"] == 0, "denied")
+    until_live(page, lambda seen: seen["authorized"] is False and seen["total"] == 0, "denied")
 
 
 def test_client_survives_messages_it_does_not_know(new_context: NewContext, server: Server, strategy: str) -> None:
     context = new_context()
     log_in(context)
     page = open_page(context, strategy, "v2")
-    until(page, lambda seen: seen["authorized"] is True, "authorised")
+    until_live(page, lambda seen: seen["authorized"] is True, "authorised")
     page.request.post("/broadcast", data={"type": "something-new", "x": [1]})
     wait(page, "__messages.some((message) => message.type === 'something-new')")
     open_page(new_context(), strategy, "v1")
-    until(page, lambda seen: seen["total"] == 2, "figures go on")
+    until_live(page, lambda seen: seen["total"] == 2, "figures go on")
     assert page.evaluate("__errors") == []

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from asgi.asgi_client import Site, until
+from asgi.asgi_client import Site, turn_until
 from headcount.fleet.backends.local import LocalBackend
 from headcount.fleet.view import FleetView
 from headcount.node import listening_sockets
@@ -59,15 +59,15 @@ async def test_a_server_that_is_started_again_in_the_same_loop_joins_again(sites
     server = sock.getsockname()
     site.node.join(server)
     other.node.join(server)
-    await until(lambda: other.node.id in _links(site))
+    await turn_until(lambda: other.node.id in _links(site))
     sock.close()
     site.node.membership.leave_if_ending()
-    await until(lambda: not site.node.membership.view.active)
+    await turn_until(lambda: not site.node.membership.view.active)
     site.node.join(server)
     assert not site.node.membership.view.active, "its server still stops"
     with listen(server[1]):
         site.node.join(server)
-        await until(lambda: other.node.id in _links(site))
+        await turn_until(lambda: other.node.id in _links(site))
         site.node._registry.open("a", "v1", "/")
         assert (await other.headcount.stats()).total == 1
         site.node.membership.leave_if_ending()
@@ -104,7 +104,7 @@ async def test_workers_meet_whichever_of_two_addresses_each_was_asked_at_first(s
             one.node.join(server.getsockname())
         for server in (second, first):
             two.node.join(server.getsockname())
-        await until(lambda: two.node.id in _links(one))
+        await turn_until(lambda: two.node.id in _links(one))
 
 
 async def test_an_address_that_a_proxy_made_up_does_not_make_figures_partial(sites: Callable[[], Site]) -> None:
@@ -114,7 +114,7 @@ async def test_an_address_that_a_proxy_made_up_does_not_make_figures_partial(sit
         site.node.join(("proxy.example", 1))
         assert (await site.headcount.stats()).partial
         site.node.join(sock.getsockname())
-        await until(lambda: not site.node.figures.stats().partial)
+        await turn_until(lambda: not site.node.figures.stats().partial)
         site.node.join(("another.example", 1))
         assert not (await site.headcount.stats()).partial
 
@@ -143,7 +143,7 @@ async def test_figures_are_partial_until_the_workers_of_a_second_address_are_met
             assert (await site.headcount.stats()).partial
             await asyncio.sleep(0.01)
         full.clear()
-        await until(lambda: not site.node.figures.stats().partial)
+        await turn_until(lambda: not site.node.figures.stats().partial)
         assert (await site.headcount.stats()).total == 1
 
 
@@ -179,7 +179,7 @@ async def test_the_workers_of_the_first_address_are_met_later_if_they_cannot_be_
         assert caplog.text.count("cannot find one another") == 1
         full, ahead = False, ahead + 2.0
         site.node.join(sock.getsockname())
-        await until(lambda: other.node.id in _links(site))
+        await turn_until(lambda: other.node.id in _links(site))
         stats = await site.headcount.stats()
         assert (stats.total, stats.partial) == (1, False)
 

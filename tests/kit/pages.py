@@ -456,12 +456,14 @@ async def everybody_leaves() -> None:
     await until(lambda: not _open, "closing our own streams")
 
 
-async def until(condition: Callable[[], bool], what: str, timeout: float = 30) -> None:
+async def until(condition: Callable[[], object], what: str = "a condition holds", timeout: float = 30) -> None:
     """Wait for something that only asking again can tell."""
     deadline = time.monotonic() + timeout
+    pause = 0.001
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(pause)
+        pause = min(1.5 * pause, 0.005)
 
 
 def _short(value: Any) -> str:

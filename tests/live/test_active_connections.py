@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asgi.asgi_client import Site, asynchronous, turns, until
+from asgi.asgi_client import Site, asynchronous, turn_until, turns
 from headcount import ConnectionInfo, LocalConnections, Observable, Stats
 
 
@@ -153,9 +153,9 @@ async def test_subscriber_is_called_with_each_new_value_until_it_ends_that() -> 
     totals: list[int] = []
     stop = live.total.subscribe(totals.append)
     await site.stranger.open("ws")
-    await until(lambda: totals == [1])
+    await turn_until(lambda: totals == [1])
     page = await site.stranger.open("ws", "?route=/a")
-    await until(lambda: totals == [1, 2])
+    await turn_until(lambda: totals == [1, 2])
     await site.stranger.navigate(page, "/b")
     await site.settled()
     assert totals == [1, 2], "a value that did not change is not told"
@@ -180,7 +180,7 @@ async def test_subscriber_that_fails_disturbs_no_other(caplog: pytest.LogCapture
     figures = await site.admin.watch(viewer)
     await site.stranger.open("ws")
     await figures.total(1)
-    await until(lambda: totals == [1])
+    await turn_until(lambda: totals == [1])
     assert site.node.counters["observer_errors"] == 1
     assert "other subscribers are not affected" in caplog.text
     for stop in stops:
@@ -220,7 +220,7 @@ async def test_changed_waits_for_the_next_value() -> None:
 async def test_changed_that_is_cancelled_leaves_nothing() -> None:
     site, live = make()
     waiting = asyncio.ensure_future(live.total.changed())
-    await until(lambda: site.node.viewers.observers)
+    await turn_until(lambda: site.node.viewers.observers)
     waiting.cancel()
     await asyncio.wait([waiting])
     assert not site.node.viewers.observers
@@ -238,10 +238,10 @@ async def test_iterating_gives_the_figures_now_and_then_the_newest_after_each_ch
                 return
 
     reader = asyncio.ensure_future(read())
-    await until(lambda: seen == [0])
+    await turn_until(lambda: seen == [0])
     for total in (1, 2, 3):
         await site.stranger.open("ws")
-        await until(lambda: seen[-1] == total)  # noqa: B023  awaited at once
+        await turn_until(lambda: seen[-1] == total)  # noqa: B023  awaited at once
     await reader
     assert seen == [0, 1, 2, 3]
     await turns()
@@ -262,7 +262,7 @@ async def test_slow_reader_misses_what_came_between_and_not_the_last() -> None:
                 return
 
     reader = asyncio.ensure_future(read())
-    await until(lambda: seen == [0])
+    await turn_until(lambda: seen == [0])
     for _ in range(50):
         await site.stranger.open("ws")
     await site.settled()

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec
 
 import pytest
 
-from asgi.asgi_client import TRANSPORTS, WAYS, Clock, Site, Stream, asynchronous, problem, turns, until
+from asgi.asgi_client import TRANSPORTS, WAYS, Clock, Site, Stream, asynchronous, problem, turn_until, turns
 from headcount.core.ends import CLIENT
 from headcount.node import shared_streams, timers
 from headcount.node.node import Node
@@ -68,7 +68,7 @@ class Events:
 async def drop_held_tabs(site: Site, clock: Clock) -> None:
     """Let the time pass for which tabs are held."""
     clock.advance(HOLD + 0.1)
-    await until(lambda: not site.node.shared_streams._held, "nothing is held any more")
+    await turn_until(lambda: not site.node.shared_streams._held, "nothing is held any more")
 
 
 @both
@@ -177,7 +177,7 @@ async def test_tabs_that_nobody_reports_are_dropped_in_time(transport: str) -> N
     assert site.total == 2
     assert HOLD + 0.5 <= 2, "a tick late, and still within two seconds"
     clock.advance(0.2)
-    await until(lambda: site.total == 0, "the whole browser has gone")
+    await turn_until(lambda: site.total == 0, "the whole browser has gone")
     assert (site.node.shared_streams.tab_count, site.node.shared_streams._held) == (0, {})
 
 
@@ -342,7 +342,7 @@ async def test_messages_wait_for_the_next_leader(transport: str) -> None:
     assert await new.next() == {"type": "to", "tabs": [key("a")], "message": {"type": "hello"}}
     assert await new.next() == {"type": "to", "tabs": [key("leader"), key("a")], "message": {"type": "sale"}}
     await site.visitor.say(new, {"type": "tabs", "set": [tab("a")]})
-    await until(lambda: any(message["type"] == "tabs" for message in new.unread))
+    await turn_until(lambda: any(message["type"] == "tabs" for message in new.unread))
     assert len(new.unread) <= shared_streams.MAX_WAITING
 
 
@@ -416,7 +416,7 @@ async def test_tabs_that_leave_in_another_thread_meanwhile_are_not_released_twic
     old = await site.visitor.open("sse", "?shared=1")
     await report(site.visitor, old, tab("leader"), tab("a"), tab("b"))
     await old.leave()
-    await until(lambda: bool(tabs._held), "the tabs are held")
+    await turn_until(lambda: bool(tabs._held), "the tabs are held")
     [stream] = tabs._held.values()
     confirm = tabs._confirm
     failures: list[Exception] = []

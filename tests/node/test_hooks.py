@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asgi.asgi_client import TRANSPORTS, WAYS, Clock, Site, asynchronous, turns, until
+from asgi.asgi_client import TRANSPORTS, WAYS, Clock, Site, asynchronous, turn_until, turns
 from headcount import ConfigError, Connection, Headcount, UnknownConnection
 from headcount.node.hooks import MAX_WAITING, Hooks
 
@@ -49,7 +49,7 @@ async def test_hooks_are_told_who_came_moved_and_left(way: str, transport: str, 
     await site.stranger.navigate(page, "/b#top")  # where it is already
     await site.settled()
     await page.leave()
-    await until(lambda: len(told) >= 3)
+    await turn_until(lambda: len(told) >= 3)
     await turns()
     who = (page.public, "v0")
     assert told == [
@@ -117,7 +117,7 @@ async def test_slow_open_is_never_overtaken_by_a_move_or_a_close(transport: str)
     await turns()
     assert told == ["open begins"]
     release.set()
-    await until(lambda: "client" in told)
+    await turn_until(lambda: "client" in told)
     assert told == ["open begins", "open ends", "/a to /b", "/b to /c", "client"]
 
 
@@ -136,10 +136,10 @@ async def test_slow_hook_of_one_page_holds_no_other_up(transport: str) -> None:
 
     await site.stranger.open(transport, "?route=/slow")
     await site.stranger.open(transport, "?route=/quick")
-    await until(lambda: told)
+    await turn_until(lambda: told)
     assert told == ["/quick"]
     release.set()
-    await until(lambda: len(told) == 2)
+    await turn_until(lambda: len(told) == 2)
 
 
 @every_way
@@ -174,7 +174,7 @@ async def test_exception_in_a_hook_is_logged_and_counted_and_breaks_nothing(
     await site.settled()
     assert site.node.figures.stats().routes == {"/on": 1}
     await page.leave()
-    await until(lambda: site.headcount._hooks.errors == 3)
+    await turn_until(lambda: site.headcount._hooks.errors == 3)
     assert told == ["after it"]
     assert site.total == 0
     records = [record for record in caplog.records if record.name == "headcount"]
@@ -202,7 +202,7 @@ async def test_hook_that_hangs_is_cancelled_and_the_next_one_runs(transport: str
 
     page = await site.stranger.open(transport)
     await page.leave()
-    await until(lambda: len(told) == 2)
+    await turn_until(lambda: len(told) == 2)
     assert told == ["cancelled", "client"]
     assert site.headcount._hooks.errors == 1
 
@@ -235,10 +235,10 @@ async def test_page_that_navigates_faster_than_the_hook_runs_costs_a_bounded_amo
     assert len([record for record in caplog.records if record.name == "headcount"]) == 1
     await flooder.leave()
     release.set()
-    await until(lambda: "client" in told)
+    await turn_until(lambda: "client" in told)
     assert told.index("/calm") < told.index("client")
     assert len(told) == MAX_WAITING + 2
-    await until(lambda: not site.headcount._hooks._waiting)
+    await turn_until(lambda: not site.headcount._hooks._waiting)
     assert not site.headcount._hooks._last
 
 
@@ -274,7 +274,7 @@ async def test_sending_to_a_page_that_has_left_is_an_error_of_the_hook_only(tran
 
     page = await site.stranger.open(transport)
     await page.leave()
-    await until(lambda: site.headcount._hooks.errors == 1)
+    await turn_until(lambda: site.headcount._hooks.errors == 1)
     assert site.total == 0
 
 
@@ -385,7 +385,7 @@ def test_loop_that_closes_while_hooks_wait_leaves_no_forgotten_coroutine() -> No
 
         scope = site.stranger.scope("GET", "/__skew/sse")
         stream = asyncio.create_task(site.app(scope, incoming.get, send))
-        await until(lambda: begun)
+        await turn_until(lambda: begun)
         incoming.put_nowait({"type": "http.disconnect"})
         await stream
 
@@ -475,7 +475,7 @@ async def test_page_that_makes_a_hook_fail_again_and_again_cannot_fill_the_log(
     assert [record.getMessage().partition(" ")[0] for record in caplog.records] == ["Hook", "authorize_stats"]
     clock.advance(60)
     await site.stranger.navigate(page, "/later")
-    await until(lambda: len(caplog.records) == 3)
+    await turn_until(lambda: len(caplog.records) == 3)
     assert "199 similar messages suppressed" in caplog.records[2].getMessage()
 
 

@@ -4,7 +4,18 @@ from typing import Any
 
 import pytest
 
-from asgi.asgi_client import TRANSPORTS, Client, Clock, Site, Stream, WebSocket, asynchronous, problem, turns, until
+from asgi.asgi_client import (
+    TRANSPORTS,
+    Client,
+    Clock,
+    Site,
+    Stream,
+    WebSocket,
+    asynchronous,
+    problem,
+    turn_until,
+    turns,
+)
 from headcount.core import messages
 from headcount.node import shared_streams, timers
 from headcount.node.shared_streams import MAX_TABS
@@ -50,7 +61,7 @@ async def test_tabs_are_counted_and_their_stream_is_not(transport: str) -> None:
     assert await report(site.visitor, stream, remove=("a",)) == {}
     assert site.node.figures.stats().versions == {"v2": 1}
     await stream.leave()
-    await until(lambda: site.total == 0, "its tabs are gone")
+    await turn_until(lambda: site.total == 0, "its tabs are gone")
     assert site.node.shared_streams.tab_count == 0
 
 
@@ -133,7 +144,7 @@ async def test_a_tab_moves_with_the_leadership_and_is_never_counted_twice(transp
     await report(site.visitor, old, remove=("a",))
     assert site.total == 3
     await old.leave()
-    await until(lambda: site.node.figures.stats().routes == {"/": 1, "/a": 1}, "the leader's tab has gone")
+    await turn_until(lambda: site.node.figures.stats().routes == {"/": 1, "/a": 1}, "the leader's tab has gone")
     assert told == [
         ("open", ids[key("leader")]),
         ("open", ids[key("a")]),
@@ -221,7 +232,7 @@ async def test_a_refused_viewer_s_tabs_stay(transport: str) -> None:
     await stream.next("stats-unauthorized")
     viewer = await site.visitor.open(transport, "?viewer=1")
     clock.advance(11)
-    await until(lambda: viewer.done, "a viewer's own stream without a right ends")
+    await turn_until(lambda: viewer.done, "a viewer's own stream without a right ends")
     assert not stream.done
     assert site.total == 1
 
@@ -238,7 +249,7 @@ async def test_a_shared_stream_without_tabs_is_closed(transport: str) -> None:
     await report(site.visitor, emptied, remove=("a",))
     await report(site.visitor, used, tab("b"))
     clock.advance(11)
-    await until(lambda: never.done and emptied.done, "streams without tabs end")
+    await turn_until(lambda: never.done and emptied.done, "streams without tabs end")
     if isinstance(never, WebSocket):
         assert await never.closed() == (4400, "This stream was opened with shared=1, but no tab was reported on it.")
     assert not used.done
@@ -258,7 +269,7 @@ async def test_more_tabs_than_a_browser_has_are_refused(transport: str) -> None:
         stream.say({"type": "tabs", **too_many})
         code, reason = await stream.closed()
         assert (code, "64 tabs" in reason) == (4400, True)
-        await until(lambda: site.total == 0, "its tabs are gone")
+        await turn_until(lambda: site.total == 0, "its tabs are gone")
     else:
         answer = await site.visitor.post("/tabs", {"connectionId": stream.handle, **too_many})
         problem(answer, 400, "64 tabs")

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +18,7 @@ from typing import Any, Self
 import pytest
 
 from headcount.core.page_lists import MARK_BYTES, decode
-from kit.pages import BASE, Sse, all_of, ask, history
+from kit.pages import BASE, Sse, all_of, ask, history, until
 from kit.ports import free_port
 from kit.programs import make_certificate
 from kit.stores import PROGRAMS, Store
@@ -129,7 +129,7 @@ async def test_clocks_that_jump_change_nothing(tmp_path: Path) -> None:
             told = page.messages[0]["timestamp"] / 1_000 - time.time()
             assert abs(told - ahead) < 60, "its clock did jump"
         await fleet.until_exact()
-        await _until(lambda: len(store.lines("KEYS", "{headcount:test}:node:*")) == 3)
+        await until(lambda: len(store.lines("KEYS", "{headcount:test}:node:*")) == 3)
         for viewer, before in zip(fleet.viewers, seen, strict=True):
             assert not any(told["partial"] for _, told in list(history(viewer))[before:])
 
@@ -144,7 +144,7 @@ async def test_clocks_that_jump_change_nothing(tmp_path: Path) -> None:
         assert time.monotonic() - started < EXPIRED
         seen = [len(viewer.messages) for viewer in fleet.viewers]
         asked = _commands(store)["smembers"]
-        await _until(lambda: _commands(store)["smembers"] >= asked + 3)  # both have looked again who is there
+        await until(lambda: _commands(store)["smembers"] >= asked + 3)  # both have looked again who is there
         for viewer, before in zip(fleet.viewers[:2], seen, strict=False):
             assert not figures(viewer)["partial"]
             assert len(viewer.messages) == before, "nor was it for a moment"
@@ -164,11 +164,11 @@ async def test_a_node_that_is_told_to_stop_is_gone_at_once(fleet: Fleet) -> None
 async def test_a_node_without_a_page_that_is_told_to_stop_is_gone_at_once() -> None:
     with Store("valkey") as store, Server("uvicorn", backend=store.url, fleet_name="test") as server:
         server.wait_ready()
-        await _until(lambda: len(store.lines("KEYS", "{headcount:test}:node:*")) == 1)
+        await until(lambda: len(store.lines("KEYS", "{headcount:test}:node:*")) == 1)
         server.process.terminate()
         # Its last word stays for those who remember it, and so does the mark of the store.
         kept = {b"{headcount:test}:tallies", b"{headcount:test}:store"}
-        await _until(lambda: set(store.lines("KEYS", "{headcount:test}:*")) == kept, 3)
+        await until(lambda: set(store.lines("KEYS", "{headcount:test}:*")) == kept, timeout=3)
         assert 0 < int(store.ask("TTL", "{headcount:test}:tallies")[1:]) <= 24 * 3_600
 
 
@@ -221,13 +221,13 @@ async def test_nothing_personal_is_ever_stored() -> None:
         }
         assert [store.lines("GET", key)[0] for key in keys if ":node:" in key] == [b"1", b"1"]
         key = "{headcount:test}:tallies"
-        await _until(lambda: [b"v1" in tally for tally in store.lines("HVALS", key)] == [True, True])
+        await until(lambda: [b"v1" in tally for tally in store.lines("HVALS", key)] == [True, True])
         handles = [page.handle.encode() for pages in fleet.pages for page in pages]
         for tally in store.lines("HVALS", key):
             assert not any(word in tally for word in (b"127.0.0.1", b"route", *handles))
         # Four bytes of each public id, which prove nothing; so there is no room for anything else.
         whole = {"v1": MARK_BYTES * len(fleet.pages[0])}
-        await _until(lambda: all(_sizes_of_list(store.lines("GET", key)[0]) == whole for key in lists))
+        await until(lambda: all(_sizes_of_list(store.lines("GET", key)[0]) == whole for key in lists))
 
 
 def _sizes_of_list(data: bytes) -> dict[str, int]:
@@ -253,7 +253,7 @@ async def test_a_node_on_which_nobody_watches_does_not_listen() -> None:
         ]
         for server in servers:
             server.wait_ready()
-        await _until(lambda: len(store.lines("SMEMBERS", "{headcount:test}:nodes")) == 2)
+        await until(lambda: len(store.lines("SMEMBERS", "{headcount:test}:nodes")) == 2)
         pages = [await Sse.open(server.url) for server in servers]
         before = await _have_met(store)
         for _ in range(5):
@@ -314,7 +314,7 @@ async def test_every_kind_of_address_works(kind: str, tmp_path: Path) -> None:
             assert store.ask("ACL", "SETUSER", "headcount", "on", ">pw", *RIGHTS) == b"+OK"
         if kind == "cluster":
             assert store.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK"
-            await _until(lambda: b"cluster_state:ok" in store.lines("CLUSTER", "INFO")[0])
+            await until(lambda: b"cluster_state:ok" in store.lines("CLUSTER", "INFO")[0])
         url = {
             "password": f"redis://:p%40ss@127.0.0.1:{store.port}/0",
             "user": f"redis://headcount:pw@127.0.0.1:{store.port}/1",
@@ -348,7 +348,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_taken(tmp_path: Path
         with Server("uvicorn", admin_token="s3cret", backend=url) as server:
             server.wait_ready()
             page = await Sse.open(server.url)
-            await _until(lambda: "cannot be used" in server.log)
+            await until(lambda: "cannot be used" in server.log)
             assert "CERTIFICATE_VERIFY_FAILED" in server.log
             _, told = await ask(server.url, "GET", BASE + "/admin/stats", headers=TOKEN)
             assert (told["total"], told["partial"]) == (1, True)
@@ -400,9 +400,3 @@ def _commands(store: Store) -> dict[str, int]:
         name.removeprefix("cmdstat_"): int(value.partition(",")[0].removeprefix("calls="))
         for name, value in found.items()
     }
-
-
-async def _until(condition: Callable[[], Any], patience: float = 15) -> None:
-    async with asyncio.timeout(patience):
-        while not condition():
-            await asyncio.sleep(0.02)

@@ -55,7 +55,7 @@ async def fleet(store: Store, *versions: str, name: str = "") -> AsyncIterator[l
         for server in servers:
             await asyncio.to_thread(server.wait_ready)
         for server in servers:
-            await until(server, lambda stats: stats["nodes"]["reporting"] == len(versions))
+            await until_figures(server, lambda stats: stats["nodes"]["reporting"] == len(versions))
         yield servers
 
 
@@ -66,7 +66,7 @@ async def figures(server: Server) -> dict[str, Any]:
     return found
 
 
-async def until(server: Server, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+async def until_figures(server: Server, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     async with asyncio.timeout(40):
         while not condition(stats := await figures(server)):
             await asyncio.sleep(0.05)
@@ -89,7 +89,7 @@ async def test_no_node_of_a_mixed_fleet_lets_the_gate_pass_before_a_release(stor
     async with fleet(store, "v1", "v2") as servers:
         pages = [await Sse.open(servers[0].url, version="v1", route="/") for _ in range(5)]
         for server in servers:
-            await until(server, lambda stats: stats["total"] == 5)
+            await until_figures(server, lambda stats: stats["total"] == 5)
         late = [wait_outdated(server, "--timeout", "8s", *hold) for server in servers for hold in ((), ("--for", "1s"))]
         lost = [wait_outdated(server, "--lost-after", "6s") for server in servers]
         for code, answer in await asyncio.gather(*late):

@@ -23,13 +23,13 @@ TOKEN = {"Authorization": "Bearer s3cret"}
 async def test_a_worker_that_takes_the_place_of_a_dead_one_knows_the_release() -> None:
     with Server("headcount-workers") as server:
         server.wait_ready()
-        await until(lambda told: len(told) == 4, server)
+        await until_current(lambda told: len(told) == 4, server)
         assert (await release(server, "v2"))["ok"]
-        await until(lambda told: set(told.values()) == {"v2"}, server)
+        await until_current(lambda told: set(told.values()) == {"v2"}, server)
         before = set(await current(server))
         _, worker, *_ = server.processes()
         worker.send_signal(signal.SIGKILL)
-        told = await until(lambda told: bool(set(told) - before) and len(told) == 4, server)
+        told = await until_current(lambda told: bool(set(told) - before) and len(told) == 4, server)
         assert set(told.values()) == {"v2"}
         # Whichever worker a page of the old version meets from now on, it hears of the release.
         for page in [await Sse.open(server.url, version="v1") for _ in range(12)]:
@@ -38,13 +38,13 @@ async def test_a_worker_that_takes_the_place_of_a_dead_one_knows_the_release() -
         # And the latest wins, whoever declares it.
         await release(server, "v3")
         await release(server, "v2")
-        await until(lambda told: set(told.values()) == {"v2"}, server)
+        await until_current(lambda told: set(told.values()) == {"v2"}, server)
 
 
 async def test_a_release_says_how_many_nodes_it_reached() -> None:
     with Server("headcount-two-workers") as server:
         server.wait_ready()
-        await until(lambda told: len(told) == 2, server)
+        await until_current(lambda told: len(told) == 2, server)
         reached = await release(server, "v2")
         assert (reached["nodes"], reached["partial"]) == ({"reached": 2, "expected": 2}, False)
         command = [str(BIN / "headcount"), "release", "v3", server.url, "--token", "s3cret"]
@@ -101,7 +101,9 @@ async def metrics(server: Server) -> str:
         writer.close()
 
 
-async def until(condition: Callable[[dict[str, str]], bool], server: Server, timeout: float = 40) -> dict[str, str]:
+async def until_current(
+    condition: Callable[[dict[str, str]], bool], server: Server, timeout: float = 40
+) -> dict[str, str]:
     try:
         async with asyncio.timeout(timeout):
             while not condition(told := await current(server)):

@@ -54,7 +54,7 @@ class Nodes:
     async def ready(self) -> "Nodes":
         for server in self.servers:
             await asyncio.to_thread(server.wait_ready)
-        await until(self.servers[0], lambda seen: node_counts(seen) == (len(self.servers), len(self.servers)))
+        await until_figures(self.servers[0], lambda seen: node_counts(seen) == (len(self.servers), len(self.servers)))
         return self
 
 
@@ -65,7 +65,7 @@ async def stats(server: Server) -> dict[str, Any]:
     return answer
 
 
-async def until(server: Server, condition: Callable[[dict[str, Any]], bool], what: str = "") -> dict[str, Any]:
+async def until_figures(server: Server, condition: Callable[[dict[str, Any]], bool], what: str = "") -> dict[str, Any]:
     seen: dict[str, Any] = {}
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -108,7 +108,7 @@ async def test_pages_of_a_killed_node_are_unaccounted_for_until_they_are_back_or
         nodes = await Nodes(stack, stack.enter_context(Store())).ready()
         dying, *others = nodes.servers
         pages = await pages_of(dying, 4) + await pages_of(dying, 2, "v2")
-        await until(others[0], lambda seen: seen["total"] == 6)
+        await until_figures(others[0], lambda seen: seen["total"] == 6)
         await asyncio.sleep(2 * 3 * CLOCK)  # two signs of life, the last of which has all pages
         dying.process.kill()
         killed = time.monotonic()
@@ -118,10 +118,10 @@ async def test_pages_of_a_killed_node_are_unaccounted_for_until_they_are_back_or
             seen.append(figures)
             return bool(figures["total"] == 0)
 
-        await until(others[0], is_out, "it leaves the figures")
+        await until_figures(others[0], is_out, "it leaves the figures")
         never_silent(seen, 6)
         for server in others:
-            told = await until(server, lambda figures: bool(figures.get("absences")), "whoever is asked")
+            told = await until_figures(server, lambda figures: bool(figures.get("absences")), "whoever is asked")
             assert gone(told) == [(6, {"v1": 4, "v2": 2}, "vanished")]
             assert (told["unaccounted"], told["partial"]) == (6, True)
             assert await metrics(server) == {"vanished": 6, "cut-off": 0, "leaving": 0, "unanswered": 0, "nodes": 1}
@@ -132,10 +132,10 @@ async def test_pages_of_a_killed_node_are_unaccounted_for_until_they_are_back_or
             await Sse.open(others[0].url, version=version, route="/", replaces=page.handle)
         forged = pages[1].handle[:-8] + "00000000"
         await Sse.open(others[0].url, version="v1", route="/", replaces=forged)
-        told = await until(others[1], lambda figures: figures.get("unaccounted") == 4, "those that came back")
+        told = await until_figures(others[1], lambda figures: figures.get("unaccounted") == 4, "those that came back")
         assert gone(told) == [(4, {"v1": 3, "v2": 1}, "vanished")]
 
-        told = await until(others[1], lambda figures: not figures["partial"], "the grace is over")
+        told = await until_figures(others[1], lambda figures: not figures["partial"], "the grace is over")
         assert "unaccounted" not in told
         assert time.monotonic() - killed > GRACE - 1.5, "counted from its last sign of life"
         assert (told["total"], node_counts(told)) == (4, (2, 2))
@@ -149,17 +149,17 @@ async def test_only_pages_that_their_node_counted_when_it_died_take_one_off() ->
         for stream in collected[:5]:
             stream.fin()
         pages = await pages_of(dying, 4) + await pages_of(dying, 2, "v2")
-        await until(other, lambda seen: seen["total"] == 6)
+        await until_figures(other, lambda seen: seen["total"] == 6)
         await asyncio.sleep(3 * 3 * CLOCK)  # some signs of life, the last of which has these pages only
         dying.process.kill()
-        await until(other, lambda figures: figures.get("unaccounted") == 6)
+        await until_figures(other, lambda figures: figures.get("unaccounted") == 6)
         # A stranger has handles of streams that ended, and of one that was not counted.
         for stream in collected:
             await Sse.open(other.url, version="v1", route="/", replaces=stream.handle)
         # One page comes back by itself, another one was reloaded meanwhile.
         await Sse.open(other.url, version="v1", route="/", replaces=pages[0].handle)
         await Sse.open(other.url, version="v3", route="/", replaces=pages[4].handle)
-        await until(other, lambda figures: figures.get("unaccounted", 6) <= 4, "those that came back")
+        await until_figures(other, lambda figures: figures.get("unaccounted", 6) <= 4, "those that came back")
         await asyncio.sleep(3 * 3 * CLOCK)
         assert gone(await stats(other)) == [(4, {"v1": 3, "v2": 1}, "vanished")]
 
@@ -185,7 +185,7 @@ async def test_whoever_asks_first_after_a_node_died_learns_of_it() -> None:
         )
         await asyncio.to_thread(newcomer.wait_ready)
         for server in (newcomer, others[1]):
-            told = await until(server, lambda figures: bool(figures.get("unaccounted")), "it was not there")
+            told = await until_figures(server, lambda figures: bool(figures.get("unaccounted")), "it was not there")
             assert gone(told) == [(3, {"v1": 3}, "vanished")]
 
         # The store is started empty: what it knew is written back by those who know it.
@@ -198,7 +198,7 @@ async def test_whoever_asks_first_after_a_node_died_learns_of_it() -> None:
                 seen.append(figures)
                 return figures["nodes"]["reporting"] == 3 and bool(gone(figures))
 
-            assert gone(await until(server, back, "they are back")) == [(3, {"v1": 3}, "vanished")]
+            assert gone(await until_figures(server, back, "they are back")) == [(3, {"v1": 3}, "vanished")]
             never_silent(seen, 3)
 
 
@@ -207,30 +207,30 @@ async def test_a_stopped_node_is_cut_off_until_it_goes_on_or_an_operator_says_th
         nodes = await Nodes(stack, stack.enter_context(Store()), unaccounted_grace=2).ready()
         one, two, other = nodes.servers
         await all_of([pages_of(one, 3), pages_of(two, 2)])
-        await until(other, lambda seen: seen["total"] == 5)
+        await until_figures(other, lambda seen: seen["total"] == 5)
         await asyncio.sleep(2 * 3 * CLOCK)
         for server in (one, two):
             server.signal(signal.SIGSTOP)
-        told = await until(other, lambda figures: figures.get("unaccounted") == 5, "they are found out")
+        told = await until_figures(other, lambda figures: figures.get("unaccounted") == 5, "they are found out")
         await asyncio.sleep(2 * 2)
         told = await stats(other)
         assert sorted(gone(told)) == [(2, {"v1": 2}, "cut-off"), (3, {"v1": 3}, "cut-off")], "no grace ends that"
         assert await metrics(other) == {"vanished": 0, "cut-off": 5, "leaving": 0, "unanswered": 0, "nodes": 2}
 
         one.signal(signal.SIGCONT)
-        told = await until(
+        told = await until_figures(
             other, lambda figures: figures["total"] == 3 and figures.get("unaccounted") == 2, "it is back"
         )
         (absence,) = told["absences"]
         status, _ = await ask(other.url, "POST", BASE + "/admin/nodes/forget", {"node": absence["node"]}, TOKEN)
         assert status == 200
-        told = await until(one, lambda figures: not figures["partial"], "it is forgotten everywhere")
+        told = await until_figures(one, lambda figures: not figures["partial"], "it is forgotten everywhere")
         assert (told["total"], told["nodes"]["expected"]) == (3, 2)
         status, problem = await ask(other.url, "POST", BASE + "/admin/nodes/forget", {"node": "ab12"}, TOKEN)
         assert (status, "unaccounted" in problem["detail"]) == (404, True)
 
         two.signal(signal.SIGCONT)
-        told = await until(
+        told = await until_figures(
             one, lambda figures: figures["total"] == 5 and not figures["partial"], "and it is back after all"
         )
 
@@ -240,14 +240,14 @@ async def test_the_grace_of_a_node_that_was_stopped_begins_when_it_is_killed() -
         nodes = await Nodes(stack, stack.enter_context(Store()), unaccounted_grace=3).ready()
         one, _, other = nodes.servers
         await pages_of(one, 3)
-        await until(other, lambda seen: seen["total"] == 3)
+        await until_figures(other, lambda seen: seen["total"] == 3)
         await asyncio.sleep(2 * 3 * CLOCK)
         one.signal(signal.SIGSTOP)
-        await until(other, lambda figures: gone(figures) == [(3, {"v1": 3}, "cut-off")])
+        await until_figures(other, lambda figures: gone(figures) == [(3, {"v1": 3}, "cut-off")])
         await asyncio.sleep(4)
         one.process.kill()
-        await until(other, lambda figures: gone(figures) == [(3, {"v1": 3}, "vanished")])
-        await until(other, lambda figures: not figures["partial"])
+        await until_figures(other, lambda figures: gone(figures) == [(3, {"v1": 3}, "vanished")])
+        await until_figures(other, lambda figures: not figures["partial"])
 
 
 async def test_pages_of_a_node_that_stops_are_on_their_way() -> None:
@@ -255,7 +255,7 @@ async def test_pages_of_a_node_that_stops_are_on_their_way() -> None:
         nodes = await Nodes(stack, stack.enter_context(Store()), reconnect_spread=3, unaccounted_grace=60).ready()
         stopping, *others = nodes.servers
         pages = await pages_of(stopping, 6)
-        await until(others[0], lambda seen: seen["total"] == 6)
+        await until_figures(others[0], lambda seen: seen["total"] == 6)
         seen: list[dict[str, Any]] = []
 
         def is_out(figures: dict[str, Any]) -> bool:
@@ -263,15 +263,15 @@ async def test_pages_of_a_node_that_stops_are_on_their_way() -> None:
             return bool(figures["nodes"]["expected"] == 2)
 
         stopping.process.terminate()
-        await until(others[0], is_out, "it is gone")
+        await until_figures(others[0], is_out, "it is gone")
         never_silent(seen, 6)
         told = await stats(others[1])
         assert gone(told) == [(6, {"v1": 6}, "leaving")]
         assert await metrics(others[1]) == {"vanished": 0, "cut-off": 0, "leaving": 6, "unanswered": 0, "nodes": 1}
         for page in pages[:2]:
             await Sse.open(others[1].url, version="v1", route="/", replaces=page.handle)
-        told = await until(others[0], lambda figures: figures.get("unaccounted") == 4, "two are back")
-        told = await until(others[0], lambda figures: not figures["partial"], "their time is over")
+        told = await until_figures(others[0], lambda figures: figures.get("unaccounted") == 4, "two are back")
+        told = await until_figures(others[0], lambda figures: not figures["partial"], "their time is over")
         assert told["total"] == 2
         await asyncio.to_thread(stopping.wait, 10)
 
@@ -307,7 +307,7 @@ async def test_pages_of_a_fleet_that_was_away_for_longer_than_they_were_told_are
         server = stack.enter_context(Server("headcount-serve", **settings))
         await asyncio.to_thread(server.wait_ready)
         pages = await pages_of(server, 3)
-        await until(server, lambda seen: seen["total"] == 3)
+        await until_figures(server, lambda seen: seen["total"] == 3)
         server.process.terminate()
         await asyncio.to_thread(server.wait, 10)
         await asyncio.sleep(3.5)  # they were told to come at once, and TRANSIT_SLACK is over
@@ -322,8 +322,8 @@ async def test_pages_of_a_fleet_that_was_away_for_longer_than_they_were_told_are
         first = await stats(again)
         assert gone(first) == [(3, {"v1": 3}, "leaving")], "the first answer says so"
         await Sse.open(again.url, version="v1", route="/", replaces=pages[0].handle)
-        await until(again, lambda figures: figures.get("unaccounted") == 2, "one is back")
-        await until(again, is_settled, "their time is over")
+        await until_figures(again, lambda figures: figures.get("unaccounted") == 2, "one is back")
+        await until_figures(again, is_settled, "their time is over")
         never_silent(seen[:-1], 3)
 
 
@@ -341,7 +341,7 @@ async def _workers(stack: ExitStack, **settings: Any) -> tuple[Server, list[Sse 
     server = stack.enter_context(Server("headcount-workers", **settings))
     await asyncio.to_thread(server.wait_ready)
     pages = await pages_of(server, 24)
-    await until(server, lambda seen: seen["total"] == 24 and not seen["partial"])
+    await until_figures(server, lambda seen: seen["total"] == 24 and not seen["partial"])
     await asyncio.sleep(2.5)
     return server, pages
 
@@ -356,13 +356,13 @@ async def test_pages_of_a_killed_worker_are_unaccounted_for() -> None:
         lost = _of_one(pages)
         _worker_of(lost[0], server).kill()
         for _ in range(8):
-            told = await until(server, lambda seen: seen["total"] == 24 - len(lost), "whichever worker answers")
+            told = await until_figures(server, lambda seen: seen["total"] == 24 - len(lost), "whichever worker answers")
             assert gone(told) == [(len(lost), {"v1": len(lost)}, "vanished")]
         await Sse.open(server.url, version="v1", route="/", replaces=lost[0].handle)
         left = len(lost) - 1
-        await until(server, lambda seen: seen.get("unaccounted", 0) == left, "one is back")
+        await until_figures(server, lambda seen: seen.get("unaccounted", 0) == left, "one is back")
         for _ in range(8):
-            await until(server, lambda seen: not seen["partial"], "the grace is over")
+            await until_figures(server, lambda seen: not seen["partial"], "the grace is over")
 
 
 async def test_pages_of_a_stopped_worker_are_unaccounted_for_until_it_goes_on() -> None:
@@ -376,7 +376,7 @@ async def test_pages_of_a_stopped_worker_are_unaccounted_for_until_it_goes_on() 
         finally:
             worker.resume()
         for _ in range(8):
-            await until(server, lambda seen: seen["total"] == 24 and not seen["partial"], "it is back")
+            await until_figures(server, lambda seen: seen["total"] == 24 and not seen["partial"], "it is back")
 
 
 async def _until_unaccounted(server: Server, gone_as: list[tuple[int | None, dict[str, int], str]]) -> None:
@@ -402,9 +402,9 @@ async def test_a_machine_of_workers_that_is_gone_is_known_to_those_that_come_aft
         server.process.wait(10)
         again = stack.enter_context(Server("headcount-workers", port=server.port, unaccounted_grace=20))
         await asyncio.to_thread(again.wait_ready)
-        told = await until(again, lambda seen: seen.get("unaccounted") == 24, "its files are still there")
+        told = await until_figures(again, lambda seen: seen.get("unaccounted") == 24, "its files are still there")
         assert {one["state"] for one in told["absences"]} == {"vanished"}
         await Sse.open(again.url, version="v1", route="/", replaces=pages[0].handle)
-        await until(again, lambda seen: seen.get("unaccounted") == 23, "one is back")
+        await until_figures(again, lambda seen: seen.get("unaccounted") == 23, "one is back")
         for _ in range(8):
-            await until(again, lambda seen: not seen["partial"], "the grace is over")
+            await until_figures(again, lambda seen: not seen["partial"], "the grace is over")

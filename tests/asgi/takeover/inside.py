@@ -26,11 +26,13 @@ from headcount import Headcount
 from headcount.asgi.app import endpoints_of
 from headcount.asgi.takeover.choose import protocol_class
 from headcount.asgi.takeover.direct_sessions import DirectSession
-from kit import frames
+from kit import frames, pages
 
 PATIENCE = 10.0
 BASE = "/__skew"
 Test = Callable[..., Coroutine[Any, Any, None]]
+
+until = functools.partial(pages.until, timeout=PATIENCE)
 
 
 def on_both_loops(test: Test) -> Callable[..., None]:
@@ -283,15 +285,6 @@ async def ws(inside: Inside, path: str = f"{BASE}/ws", *headers: str) -> Peer:
     assert head.startswith(b"HTTP/1.1 101 "), head
     assert (await peer.message())["type"] == "connected"
     return peer
-
-
-async def until(condition: Callable[[], Any], what: str = "a condition holds") -> None:
-    """Wait until something holds, turning the loop meanwhile."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + PATIENCE
-    while not condition():
-        assert loop.time() < deadline, f"waited in vain until {what}"
-        await asyncio.sleep(0.001)
 
 
 async def garbage_of(work: Callable[[], Awaitable[None]], *kinds: str) -> list[str]:

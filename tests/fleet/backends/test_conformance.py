@@ -29,6 +29,7 @@ from headcount.fleet.backends import Backend, Receiver, TallyStore
 from headcount.fleet.backends.local import LocalBackend
 from headcount.fleet.backends.redis import RedisBackend
 from headcount.fleet.view import FleetView
+from kit.pages import until
 from kit.stores import PROGRAMS, Store
 
 from .memory_backend import Hub, MemoryBackend
@@ -90,13 +91,6 @@ def make(
 def named() -> str:
     """Make up a node's name."""
     return os.urandom(6).hex()
-
-
-async def until(condition: Callable[[], Any], what: str = "", patience: float = 15) -> None:
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        await asyncio.sleep(0.002)
 
 
 class Ear:

@@ -9,10 +9,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,6 +20,7 @@ from headcount.fleet.backends import local
 from headcount.fleet.backends.local import LocalBackend
 from headcount.fleet.backends.local_link import HIGH_WATER, MAX_BUFFERED
 from headcount.fleet.backends.meeting_directory import meeting_directory
+from kit.pages import until
 
 pytestmark = pytest.mark.anyio
 
@@ -64,13 +63,6 @@ class Ear:
 
     def connectivity_changed(self, *, connected: bool) -> None:
         self.connected = connected
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.002)
 
 
 def backend(node: str, address: str = "inet:127.0.0.1:8000") -> tuple[LocalBackend, Ear]:

@@ -10,9 +10,10 @@ import pytest
 from headcount.fleet.backends.redis import RedisBackend
 from headcount.fleet.backends.redis_address import database
 from headcount.fleet.backends.redis_timing import DEFAULT_TIMING, Timing
+from kit.pages import until
 from kit.stores import Store
 
-from .test_conformance import Ear, named, until
+from .test_conformance import Ear, named
 
 pytestmark = pytest.mark.anyio
 

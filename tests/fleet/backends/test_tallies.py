@@ -20,9 +20,10 @@ from headcount.fleet.backends.redis import RedisBackend
 from headcount.fleet.backends.redis_queue import NO_ANSWER
 from headcount.fleet.backends.redis_tallies import RedisTallies
 from headcount.fleet.backends.redis_timing import DEFAULT_TIMING
+from kit.pages import until
 from kit.stores import Store
 
-from .test_conformance import Ear, Make, _eventually, make, named, stores, until  # noqa: F401  fixtures
+from .test_conformance import Ear, Make, _eventually, make, named, stores  # noqa: F401  fixtures
 
 pytestmark = pytest.mark.anyio
 

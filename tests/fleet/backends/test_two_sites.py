@@ -10,7 +10,7 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 from starlette.requests import HTTPConnection
 
-from asgi.asgi_client import WAYS, Client, Site, asynchronous, problem, sorted_connections, until
+from asgi.asgi_client import WAYS, Client, Site, asynchronous, problem, sorted_connections, turn_until
 from headcount import Busy, Grant, UnknownConnection
 from headcount.core.paging import LocalPage, SortedRows, parse_order
 from headcount.core.stats import ConnectionInfo
@@ -82,7 +82,7 @@ def test_a_subscription_posted_to_the_other_is_decided_on_that_request_and_again
             assert figures.now["routes"] == {"/mine": 1}
             assert "ip" not in figures.now["connections"][0], "the grant is what was granted there"
             before = len(asked)
-            await until(lambda: len(asked) > before + 2, "it is asked again, at the owner", 20)
+            await turn_until(lambda: len(asked) > before + 2, "it is asked again, at the owner", 20)
             assert set(asked[before:]) == {"other"}, "on the headers of that request"
             assert owner.node.viewers.subscriptions
             allowed = False
@@ -117,7 +117,7 @@ def test_the_servers_own_state_is_there_when_the_owner_asks_again(store: Store) 
             await page.next("stats")
             assert seen[-1] == ("pool of other", None)
             count = len(seen)
-            await until(lambda: len(seen) > count + 1, "it is asked again", 20)
+            await turn_until(lambda: len(seen) > count + 1, "it is asked again", 20)
             assert set(seen[count:]) == {("pool of owner", None)}
 
     check()
@@ -148,7 +148,7 @@ def test_an_unsubscribe_is_not_overtaken_by_a_subscribe_that_is_still_being_deci
         async with both(store, "mounted", hook) as (owner, other):
             page = await owner.admin.open("sse")
             waiting = asyncio.ensure_future(other.admin.post("/subscribe-stats", {"connectionId": page.handle}))
-            await until(lambda: owner.node.viewers.pending)
+            await turn_until(lambda: owner.node.viewers.pending)
             assert (await other.admin.post("/unsubscribe-stats", {"connectionId": page.handle})).status == 200
             release.set()
             assert (await waiting).status == 200
@@ -227,7 +227,7 @@ def test_a_right_that_may_exist_while_the_store_is_away_is_not_called_withdrawn(
                 backend = view.backend
                 assert isinstance(backend, RedisBackend)
                 own.kill()
-                await until(lambda: backend._commands is None)
+                await turn_until(lambda: backend._commands is None)
                 backend._members.clear()  # the owner has joined since this node last looked
                 with pytest.raises(Busy, match="may still be watching"):
                     await other.headcount.revoke(viewer.public)
@@ -258,7 +258,7 @@ def test_what_cannot_be_known_of_the_owner_is_no_answer_about_its_viewer(
                 await owner.stranger.open("ws")
                 backend, keys = _redis_of(other), "{headcount:two}"
                 _redis_of(owner).write_tally()
-                await until(lambda: own.ask("HEXISTS", f"{keys}:tallies", owner.node.id) == b":1")
+                await turn_until(lambda: own.ask("HEXISTS", f"{keys}:tallies", owner.node.id) == b":1")
                 monkeypatch.setattr(_redis_of(owner), "_put", lambda *_, **__: None)  # it gives no sign any more
                 await asyncio.sleep(0)
                 match how:
@@ -266,7 +266,7 @@ def test_what_cannot_be_known_of_the_owner_is_no_answer_about_its_viewer(
                         # Redis said that it knew no such node, and went away before it could be asked again.
                         monkeypatch.setattr(backend, "knows", AsyncMock(return_value=False))
                         own.kill()
-                        await until(lambda: backend._commands is None)
+                        await turn_until(lambda: backend._commands is None)
                     case "emptied":
                         own.ask("FLUSHALL")
                     case "expired":
@@ -294,7 +294,7 @@ def test_a_node_that_has_not_met_its_fleet_knows_of_no_connection_whether_it_is_
         assert (await site.node.commands.release("v2")).partial
         assert (await site.headcount.stats()).partial
         assert (await site.stranger.get("/health")).status == 200
-        await until(lambda: not site.node.figures.stats().partial)
+        await turn_until(lambda: not site.node.figures.stats().partial)
         await site.node.leave()
 
     check()
@@ -345,7 +345,7 @@ def test_a_node_is_not_forgotten_while_the_store_is_away() -> None:
         with Store("valkey") as own:
             async with both(own, admin_token="t" * 16) as (owner, other):
                 own.kill()
-                await until(lambda: _redis_of(other)._commands is None)
+                await turn_until(lambda: _redis_of(other)._commands is None)
                 body, token = {"node": owner.node.id}, {"authorization": f"Bearer {'t' * 16}"}
                 answer = await other.stranger.post("/admin/nodes/forget", body, token)
                 problem(answer, 503, "not forgotten")
@@ -411,7 +411,9 @@ def test_tabs_whose_next_stream_comes_to_the_other_never_leave_the_figures(store
             for some in (tabs[1:2], tabs[2:]):
                 assert (await other.visitor.post("/tabs", {"connectionId": new.handle, "set": some})).status == 200
                 await asyncio.sleep(0.2)
-            await until(lambda: owner.node.figures.local_stats().total == 0, "it holds them no longer than it has to")
+            await turn_until(
+                lambda: owner.node.figures.local_stats().total == 0, "it holds them no longer than it has to"
+            )
             for figures in viewers:
                 seen = [4]
                 while seen[-1] != 3 or figures.stream.unread:
@@ -436,7 +438,7 @@ def test_a_limit_is_proven_by_streams_of_the_other(store: Store) -> None:
             for stream in streams:
                 await sites[1].visitor.open("ws", f"?version=v1&cutAfter=600000&replaces={stream.handle}")
                 await stream.ended()
-            await until(lambda: sites[0].node.cut_after == 600.0, "the node that had the streams knows it")
+            await turn_until(lambda: sites[0].node.cut_after == 600.0, "the node that had the streams knows it")
             assert sites[1].node.cut_after is None
 
     check()
@@ -469,11 +471,11 @@ def test_a_release_that_was_declared_while_the_store_was_away_is_learnt_afterwar
         with Store("valkey") as own:
             async with both(own) as (one, two):
                 own.kill()
-                await until(lambda: one.node.figures.stats().partial and two.node.figures.stats().partial)
+                await turn_until(lambda: one.node.figures.stats().partial and two.node.figures.stats().partial)
                 await one.headcount.release("v2")
                 assert two.node.releases.current == "v1"
                 own.start()
-                await until(lambda: two.node.releases.current == "v2", patience=20)
+                await turn_until(lambda: two.node.releases.current == "v2", patience=20)
 
     check()
 
