@@ -1,83 +1,14 @@
-"""Commands as real processes, against `headcount serve` as a real process."""
+"""`headcount serve` as a real process, for commands and clients that ask it."""
 
-import os
-import re
-import selectors
 import signal
-import subprocess
-import time
-from collections.abc import Mapping
 from typing import Any, Self
 
-from kit import processes
 from kit.ports import free_port
 
-from .running import environment
+from .running import Command
 
-HEADCOUNT = processes.BIN / "headcount"
 TOKEN = "a-token-for-tests-0123456789"
 VERSION = "2026.11.3"
-
-
-def run(
-    *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 60, text: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return processes.run([HEADCOUNT, *arguments], env=environment(env), timeout=timeout, input=text)
-
-
-class Command:
-    """A command that runs. Leaving the `with` kills it."""
-
-    def __init__(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
-        self.process = processes.Popen[bytes](
-            [HEADCOUNT, *arguments],
-            env=environment(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self.output = ""
-
-    def until(self, pattern: str, timeout: float = 30) -> re.Match[str]:
-        """Read what it writes until `pattern` is in it."""
-        assert self.process.stdout is not None
-        deadline = time.monotonic() + timeout
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            while (found := re.search(pattern, self.output)) is None:
-                left = deadline - time.monotonic()
-                assert left > 0, f"no {pattern!r} within {timeout:g} s in:\n{self.output}"
-                if selector.select(left):
-                    piece = os.read(self.process.stdout.fileno(), 65_536)
-                    assert piece, f"it ended ({self.process.wait(10)}) without {pattern!r}:\n{self.output}"
-                    self.output += piece.decode("utf-8", "replace")
-        return found
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal."""
-        self.process.send_signal(number)
-
-    def end(self, timeout: float = 30) -> int:
-        """Wait for its end and return the exit code; `output` is whole then."""
-        rest, _ = self.process.communicate(timeout=timeout)
-        self.output += rest.decode("utf-8", "replace")
-        return self.process.returncode
-
-    def kill(self) -> None:
-        """End it now."""
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(30)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
 
 
 class Serve:

@@ -13,8 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Self
 
-from .processes import HEADCOUNT
-from .running import environment
+from .running import HEADCOUNT, environment
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*\x1b\\|[@-Z\\-_=>78c])")
 

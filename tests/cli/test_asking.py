@@ -17,8 +17,8 @@ from headcount.cli.target import without_dashboard
 from kit.docs import DOCS, code_in
 from kit.pages import Sse, WebSocket, ask, everybody_leaves
 
-from .processes import HEADCOUNT, TOKEN, VERSION, Command, Serve, run
-from .running import environment
+from .processes import TOKEN, VERSION, Serve
+from .running import HEADCOUNT, Command, environment, run
 from .terminal import Terminal
 
 pytestmark = pytest.mark.anyio
@@ -493,7 +493,7 @@ async def test_a_fleet_that_is_not_whole_is_no_zero() -> None:
                     r"Waiting: (figures are partial \(1 of 2 nodes are reporting\)|node \w+ is stopped or cut off)",
                     30,
                 )
-                command.output = ""
+                command.forget()
                 deadline = time.monotonic() + 10
                 while time.monotonic() < deadline:  # its figures go meanwhile
                     assert command.process.poll() is None, command.output

@@ -11,8 +11,7 @@ import pytest
 from headcount.config import Config
 from headcount.environment import COMMAND_VARIABLES, variable_of
 
-from .processes import HEADCOUNT, run
-from .running import environment
+from .running import HEADCOUNT, environment, run
 
 COMMANDS = ["completion", "config", "demo", "doctor", "nodes", "release", "serve", "stats", "swarm", "top", "wait"]
 

@@ -13,7 +13,7 @@ import pytest
 from headcount.client import use_active_connections
 from kit.pages import Sse
 
-from .running import Running, run
+from .running import Command, run
 from .terminal import Terminal
 
 pytestmark = pytest.mark.anyio
@@ -23,9 +23,9 @@ LINK = re.compile(r"(http://127\.0\.0\.1:\d+)/admin/sign-in\?token=\S+")
 
 
 @contextmanager
-def demo(*options: str) -> Iterator[tuple[Running, str, str]]:
+def demo(*options: str) -> Iterator[tuple[Command, str, str]]:
     """Run it on a free port; gives the process, its link and the link's origin."""
-    with Running("demo", "--port", "0", *options) as process:
+    with Command("demo", "--port", "0", *options, apart=True) as process:
         link = process.line("http").strip()
         found = LINK.fullmatch(link)
         assert found, link
@@ -112,7 +112,7 @@ def test_its_door_is_closed_to_other_links() -> None:
 def test_make_demo_ends_without_a_complaint_of_make() -> None:
     variables = {"HEADCOUNT_PORT": "0", "HEADCOUNT_VISITORS": "0", "HEADCOUNT_DEPLOY_EVERY": "0"}
     # What is there already is not set up again: CI came here by `make test`.
-    with Running("--old-file=setup", "demo", program="make", cwd=ROOT, variables=variables) as process:
+    with Command("--old-file=setup", "demo", program="make", cwd=ROOT, env=variables, apart=True) as process:
         process.line("Press Ctrl-C to stop.")
         process.ctrl_c()
         process.wait(10)
@@ -150,12 +150,12 @@ def test_a_port_in_use_is_said_in_a_sentence() -> None:
 def test_wrong_usage_is_one_sentence_and_exits_2(
     options: tuple[str, ...], variables: dict[str, str], sentence: str
 ) -> None:
-    done = run("demo", *options, **variables)
+    done = run("demo", *options, env=variables)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith(f"Error: {sentence}")
 
 
 def test_a_wrong_setting_in_the_environment_is_wrong_usage_here_as_well() -> None:
-    done = run("demo", HEADCOUNT_MAX_CONNECTIONS="many")
+    done = run("demo", env={"HEADCOUNT_MAX_CONNECTIONS": "many"})
     assert (done.returncode, done.stdout) == (2, "")
     assert "HEADCOUNT_MAX_CONNECTIONS is 'many'; give a whole number, at least 1." in done.stderr

@@ -28,8 +28,8 @@ from kit.ports import free_port
 from kit.programs import make_certificate
 from server.test_restarting import Threaded
 
-from .processes import TOKEN, Command, Serve, run
-from .running import environment
+from .processes import TOKEN, Serve
+from .running import Command, environment, run
 
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 pytestmark = pytest.mark.skipif(

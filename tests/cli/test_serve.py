@@ -24,19 +24,19 @@ from kit.docs import code_in, section_of
 from kit.pages import Sse, WebSocket, all_of
 from kit.programs import needs
 
-from .processes import HEADCOUNT
-from .running import TOKEN, Running, environment, run
+from .running import HEADCOUNT, Command, environment, run
 
 pytestmark = pytest.mark.anyio
 
+TOKEN = "a token that nobody guesses"
 ADMIN = {"authorization": f"Bearer {TOKEN}"}
 
 
 @contextmanager
-def serving(*options: str, **variables: str) -> Iterator[tuple[Running, str]]:
+def serving(*options: str, **variables: str) -> Iterator[tuple[Command, str]]:
     """Serve on a free port; gives the process and the URL that it told, with the base path."""
     variables = {"HEADCOUNT_ADMIN_TOKEN": TOKEN, "HEADCOUNT_VERSION": "v7", **variables}
-    with Running("serve", "--port", "0", *options, variables=variables) as server:
+    with Command("serve", "--port", "0", *options, env=variables, apart=True) as server:
         found = re.search(r"http://\S+", server.line("Headcount serves"))
         assert found
         yield server, found[0]
@@ -235,7 +235,7 @@ async def test_the_authorize_url_decides_with_the_viewers_own_cookies() -> None:
 
 
 def test_without_token_and_url_nobody_may_see_and_it_says_so() -> None:
-    with Running("serve", "--port", "0", "--version", "v7") as server:
+    with Command("serve", "--port", "0", "--version", "v7") as server:
         server.line("Nobody may see the figures: set HEADCOUNT_ADMIN_TOKEN or give --authorize-url.")
         url = server.line("Headcount serves").split()[2]
         assert httpx.get(f"{url}/admin/stats").status_code == 401
@@ -345,7 +345,7 @@ ORIGINS = "has 'a.example'; give origins as browsers send them, such as https://
 def test_wrong_usage_is_one_sentence_that_names_what_was_wrong_and_exits_2(
     options: tuple[str, ...], variables: dict[str, str], sentence: str
 ) -> None:
-    done = run("serve", *options, **variables)
+    done = run("serve", *options, env=variables)
     assert done.returncode == 2, done
     assert done.stdout == ""
     usage, hint, nothing, error = done.stderr.splitlines()

@@ -13,7 +13,8 @@ from headcount.client import use_active_connections
 from headcount.tools.swarm import Plan, Swarm
 from kit.proxy import Proxy
 
-from .processes import TOKEN, VERSION, Command, Serve, run
+from .processes import TOKEN, VERSION, Serve
+from .running import Command, run
 from .terminal import Terminal
 
 pytestmark = pytest.mark.anyio

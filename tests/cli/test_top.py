@@ -8,7 +8,8 @@ import pytest
 
 from kit.pages import WebSocket
 
-from .processes import TOKEN, VERSION, Serve, run
+from .processes import TOKEN, VERSION, Serve
+from .running import run
 from .terminal import Terminal
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from .processes import TOKEN, Serve, run
+from .processes import TOKEN, Serve
+from .running import run
 from .terminal import Terminal
 
 HTML = b"<!doctype html><title>Shop</title><div id=app></div>"
