@@ -4,22 +4,25 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from measure import cpu_seconds, pss, pss_of_its_own
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from kit.servers import ServerProcess
+
 HERE = Path(__file__).parent
 TOKEN = "a token for the benchmark only"
 
 
-class Server:
+class Server(ServerProcess):
     """
     A server that answers `/__skew/health`.
 
@@ -33,8 +36,7 @@ class Server:
     """Further variables; PORT is replaced."""
 
     def __init__(self, *command: str, **settings: object) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as sock:
-            self.port: int = sock.getsockname()[1]
+        super().__init__()
         self._folder = tempfile.TemporaryDirectory(prefix="headcount-bench-")
         self._observed = Path(self._folder.name, "observed.json")
         port = str(self.port)
@@ -48,34 +50,24 @@ class Server:
             **{name: value.replace("PORT", port) for name, value in self.environment.items()},
         }
         arguments = [word.replace("PORT", port) for word in command]
-        self._process = subprocess.Popen([self.program, *arguments], cwd=HERE, env=variables, stdout=subprocess.DEVNULL)
-        self.pid = self._process.pid
+        self.launch([self.program, *arguments], cwd=HERE, env=variables, stdout=subprocess.DEVNULL)
+        self.pid = self.process.pid
 
     async def __aenter__(self) -> Self:
-        for _ in range(400):
-            if self._process.poll() is not None:
-                raise SystemExit("The server did not start; its message stands above.")
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            except OSError:
-                await asyncio.sleep(0.05)
-                continue
-            writer.write(b"GET /__skew/health HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
-            answered = await reader.read()
-            writer.close()
-            if answered.startswith(b"HTTP/1.1 200"):
-                return self
-            await asyncio.sleep(0.05)
-        raise SystemExit("The server did not answer within 20 s.")
+        try:
+            return await asyncio.to_thread(self.wait_ready, 20)
+        except AssertionError:
+            if self.process.poll() is not None:
+                raise SystemExit("The server did not start; its message stands above.") from None
+            self.kill()
+            raise SystemExit("The server did not answer within 20 s.") from None
 
     async def __aexit__(self, *_: object) -> None:
         # Not gently: plain uvicorn would wait for the streams of others to end.
-        self._process.terminate()
-        deadline = time.monotonic() + 5
-        while self._process.poll() is None and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        self._process.kill()
-        self._process.wait()
+        self.signal(signal.SIGTERM)
+        with suppress(AssertionError):
+            await asyncio.to_thread(self.wait, 5)
+        self.kill()
         self._folder.cleanup()
 
     @property

@@ -3,7 +3,7 @@
 import signal
 from typing import Any, Self
 
-from kit.ports import free_port
+from kit.servers import ServerProcess
 
 from .running import Command
 
@@ -11,7 +11,7 @@ TOKEN = "a-token-for-tests-0123456789"
 VERSION = "2026.11.3"
 
 
-class Serve:
+class Serve(ServerProcess):
     """
     `headcount serve`, which can be stopped and started again at the same address.
 
@@ -20,8 +20,7 @@ class Serve:
     """
 
     def __init__(self, **settings: Any) -> None:
-        self.port = free_port()
-        self.origin = f"http://127.0.0.1:{self.port}"
+        super().__init__()
         values = {"version": VERSION, "route_tracking": True, "admin_token": TOKEN, **settings}
         self._env = {f"HEADCOUNT_{name.upper()}": str(value) for name, value in values.items() if value is not None}
         self.command: Command | None = None
@@ -31,17 +30,23 @@ class Serve:
         """URL of the base path."""
         return f"{self.origin}{self._env.get('HEADCOUNT_BASE_PATH', '/__skew')}"
 
+    @property
+    def log(self) -> str:
+        """What it has written since it was started."""
+        return "" if self.command is None else self.command.output
+
     def start(self) -> Self:
         """Start it and wait until it serves."""
         self.command = Command("serve", "--port", str(self.port), env=self._env)
+        self.process = self.command.process
         self.command.until(r"Headcount serves")
         return self
 
     def stop(self, *, gently: bool = True) -> None:
         """Stop it, by SIGTERM or by SIGKILL."""
         assert self.command is not None
-        self.command.signal(signal.SIGTERM if gently else signal.SIGKILL)
-        self.command.end()
+        self.signal(signal.SIGTERM if gently else signal.SIGKILL)
+        self.command.wait()
 
     def __enter__(self) -> Self:
         return self.start()

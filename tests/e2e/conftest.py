@@ -13,8 +13,8 @@ import httpx2 as httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from kit.ports import free_port
-from kit.processes import BIN, Popen
+from kit.processes import BIN
+from kit.servers import ServerProcess
 
 from . import chromium
 
@@ -41,7 +41,7 @@ def answers(url: str) -> bool:
         return False
 
 
-class Server:
+class Server(ServerProcess):
     """
     A server process that can be stopped, killed and started again on the same port.
 
@@ -53,46 +53,28 @@ class Server:
     """
 
     def __init__(self, program: str, *arguments: str, cwd: Path = HERE, env: dict[str, str] | None = None) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__()
+        self.url = self.origin
         self._command = [str(BIN / program), *(part.replace("{port}", str(self.port)) for part in arguments)]
         self._cwd = cwd
         self.env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
-        self._process: Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
-        self._process = Popen(self._command, cwd=self._cwd, env=self.env)
+        self.launch(self._command, cwd=self._cwd, env=self.env)
         try:
-            eventually(self.answers, "the server answers", seconds=90)
+            self.wait_ready(90)
         except BaseException:
             self.kill()
             raise
 
     def answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, "the server has ended"
-        return answers(f"{self.url}/__skew/health")
+        assert self.process.poll() is None, "the server has ended"
+        return super().answers()
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        if self._process is not None:
-            self._process.send_signal(how)
-            self._process.wait(timeout=PATIENCE)
-            self._process = None
-
-    def kill(self) -> None:
-        """End it without a word."""
-        self.stop(signal.SIGKILL)
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """It does nothing meanwhile, not even hang up."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self._process.send_signal(signal.SIGCONT)
+        self.signal(how)
+        self.wait(PATIENCE)
 
     def stats(self) -> dict[str, Any]:
         """The figures, past all sessions."""

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any, Self
 
 import psutil
 
-from kit.ports import free_port
-from kit.processes import BIN, Popen
+from kit.processes import BIN
+from kit.servers import ServerProcess
 
 HERE = Path(__file__).parent
 VERSION = "2026.11.3"
@@ -135,7 +134,7 @@ def ended_at_last(process: subprocess.Popen[bytes], log: Path) -> Iterator[None]
         process.wait(30)
 
 
-class Server:
+class Server(ServerProcess):
     """
     One server of `COMMANDS`, running. It is ready when `wait_ready` returned; leaving the `with` ends it.
 
@@ -161,9 +160,8 @@ class Server:
         **settings: Any,
     ) -> None:
         given = environment
+        super().__init__(host, port)
         self.name = f"{server}, {app}"
-        self.host = host
-        self.port = port or free_port()
         self._directory = tempfile.TemporaryDirectory(prefix="headcount-")
         self._log = Path(self._directory.name, "log")
         self._marker = Path(self._directory.name, "marker")
@@ -180,11 +178,10 @@ class Server:
         target = app if ":" in app else f"apps:{app}"
         program, *arguments = [word.format(app=target, host=host, port=self.port) for word in COMMANDS[server]]
         with self._log.open("wb") as log:
-            self.process = Popen[bytes](
+            self.launch(
                 [BIN / program, *arguments],
                 env=environment,
                 cwd=self._directory.name,
-                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -198,7 +195,7 @@ class Server:
     @property
     def url(self) -> str:
         """Origin."""
-        return f"http://{self.host}:{self.port}"
+        return self.origin
 
     @property
     def log(self) -> str:
@@ -209,19 +206,6 @@ class Server:
     def marks(self) -> list[str]:
         """What the application's lifespan has written so far."""
         return self._marker.read_text().split() if self._marker.exists() else []
-
-    def wait_ready(self, timeout: float = 60) -> Self:
-        """Wait until it answers."""
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                if self.get("/__skew/health")[0] == 200:
-                    return self
-            except OSError:
-                pass
-            assert self.process.poll() is None, f"{self.name} ended before it served:\n{self.log}"
-            assert time.monotonic() < deadline, f"{self.name} does not serve:\n{self.log}"
-            time.sleep(0.02)
 
     def request(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -262,17 +246,6 @@ class Server:
         """Return the resident bytes of the process that runs the application."""
         size: int = psutil.Process(self.debug()["pid"]).memory_info().rss
         return size
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process that was started, as `kill` and process supervisors do."""
-        self.process.send_signal(number)
-
-    def wait(self, timeout: float) -> int:
-        """Wait until the process has ended; returns its exit code."""
-        try:
-            return self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} still runs after {timeout:g} s:\n{self.log[-4000:]}") from None
 
     def stop(self) -> None:
         """End it, and whatever it started, now; when coverage is measured, after it has written what it ran."""
