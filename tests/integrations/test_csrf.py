@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asgi.asgi_client import Client, asynchronous, until
+from asgi.asgi_client import Client, asynchronous, turn_until
 from headcount import Headcount
 from kit.docs import DOCS, code_in
 
@@ -104,7 +104,7 @@ async def test_compression_of_litestar_leaves_event_streams_alone_as_the_docs_se
     config = names["compression"] if excluded else CompressionConfig(backend="gzip")
     client: Any = Client(litestar.Litestar([names["live"]], compression_config=config))  # type: ignore[arg-type]
     stream = client.sse(headers={"accept-encoding": "gzip"})
-    await until(lambda: stream.status is not None)
+    await turn_until(lambda: stream.status is not None)
     assert stream.headers["content-encoding"] == ("identity" if excluded else "gzip")
     await stream.leave()
 
