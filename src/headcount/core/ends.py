@@ -94,4 +94,4 @@ ENDS: Final = (
 """All of them. `FULL`, `CROSS_SITE` and `NO_WEBSOCKET` refuse a stream that has not begun, so hooks never get those."""
 
 CAUSES: Final = frozenset({CLIENT, CANCELLED, LOOP_CLOSED}) | {end.cause for end in ENDS if end is not FULL}
-"""Everything that `on_connection_close` can get as its reason, and that is counted as `closed:<reason>`."""
+"""Everything that `on_connection_close` can get as its reason, and that is counted as `closed:<cause>`."""

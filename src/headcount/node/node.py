@@ -323,7 +323,7 @@ class Node:
         if info is not None and self.hooks.open:
             self.hooks.run(self.hooks.open, HookConnection(info, self.commands.deliver))
 
-    def close(self, session: Session, reason: str) -> None:
+    def close(self, session: Session, cause: str) -> None:
         """Remove a stream. Idempotent. In the stream's loop, unless that is closed: timers and hooks belong to it."""
         with self._lock:
             if self.sessions.pop(session.id, None) is None:
@@ -334,21 +334,21 @@ class Node:
                 self._cut_reports.ended(session.id, self.clock())
             info = self._registry.close(session.id)
             if info is not None:
-                if reason == GOING_AWAY.cause or (
-                    reason != REPLACED.cause and self.admission.is_stopping(self.timers.listener_of(stream))
+                if cause == GOING_AWAY.cause or (
+                    cause != REPLACED.cause and self.admission.is_stopping(self.timers.listener_of(stream))
                 ):
                     self._departed.sent_away(info.version, stream.id)
-                elif reason in UNANSWERED:
+                elif cause in UNANSWERED:
                     self._departed.gave_up(info.version, stream.id)
                 self.viewers.changed()
             self.timers.discard(session)
-        self.shared_streams.on_closed(session, reason)
+        self.shared_streams.on_closed(session, cause)
         if self.is_idle:
             self.membership.leave_if_ending()
         self.counters["closed"] += 1
-        self.counters[f"closed:{reason}"] += 1
+        self.counters[f"closed:{cause}"] += 1
         if info is not None and self.hooks.close:
-            self.hooks.run(self.hooks.close, HookConnection(info, self.commands.deliver), reason)
+            self.hooks.run(self.hooks.close, HookConnection(info, self.commands.deliver), cause)
 
     def dispatch(
         self, handle: str, message: messages.ClientMessage, make_check: Callable[[], AuthorizationCheck]

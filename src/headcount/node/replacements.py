@@ -37,7 +37,7 @@ class ReplacementHost(Protocol):
     def stream_id(self, handle: str) -> str | None:
         """Return the public id that a secret handle of this node names; None: it is forged, or another node's."""
 
-    def close(self, session: Session, reason: str) -> None:
+    def close(self, session: Session, cause: str) -> None:
         """Remove a stream. Idempotent."""
 
     def page_returned(self, handle: str, version: str) -> None:

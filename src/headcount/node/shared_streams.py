@@ -67,7 +67,7 @@ class TabHost(Protocol):
     def open(self, session: Session, version: str, route: str, ip: str | None) -> None:
         """Take a new stream into the figures."""
 
-    def close(self, session: Session, reason: str) -> None:
+    def close(self, session: Session, cause: str) -> None:
         """Take a stream out of the figures. Idempotent."""
 
     def navigate(self, session: Session, route: str) -> None:
@@ -225,7 +225,7 @@ class SharedStreams:
         for keys, payload in old.waiting:
             session.send(Payload(messages.to_tabs(keys, payload.json)))
 
-    def on_closed(self, session: Session, reason: str) -> None:
+    def on_closed(self, session: Session, cause: str) -> None:
         """Hold the tabs of a stream that ended, or take them out of the figures."""
         stream = self._streams.pop(session.id, None)
         if stream is None:
@@ -234,15 +234,15 @@ class SharedStreams:
             self._drop_unconfirmed(stream)  # else a client that opens stream after stream collects tabs
         self._held.pop(session.id, None)
         # A lone tab is its own leader, and has left, unless its next stream is here already.
-        others = len(stream.tabs) > 1 or reason == REPLACED.cause or self._clock() < stream.left_at + HOLD
-        if stream.tabs and others and reason in _FOLLOWED:
+        others = len(stream.tabs) > 1 or cause == REPLACED.cause or self._clock() < stream.left_at + HOLD
+        if stream.tabs and others and cause in _FOLLOWED:
             stream.ended = True
-            if reason in UNANSWERED:
-                stream.cause = reason  # else the tabs that are held have left with it
+            if cause in UNANSWERED:
+                stream.cause = cause  # else the tabs that are held have left with it
             self._hold(stream)
             return
         for tab in list(stream.tabs.values()):
-            self._drop(tab, reason)
+            self._drop(tab, cause)
 
     def _hold(self, stream: SharedStream) -> None:
         with self._lock:
@@ -276,11 +276,11 @@ class SharedStreams:
         if not call_in_loop(stream.session.loop, self._drop_unconfirmed, stream):
             self._drop_unconfirmed(stream, LOOP_CLOSED)
 
-    def _drop_unconfirmed(self, stream: SharedStream, reason: str = "") -> None:
+    def _drop_unconfirmed(self, stream: SharedStream, cause: str = "") -> None:
         with self._lock:
             left = [stream.tabs[key] for key in stream.unconfirmed if key in stream.tabs]
         for tab in left:
-            self._drop(tab, reason or stream.cause)
+            self._drop(tab, cause or stream.cause)
 
     def remove_held(self, stream_id: str | None, keys: Iterable[str]) -> bool:
         """
@@ -418,10 +418,10 @@ class SharedStreams:
             if not stream.unconfirmed:
                 self._held.pop(stream.session.id, None)
 
-    def _drop(self, tab: TabSession, reason: str) -> None:
+    def _drop(self, tab: TabSession, cause: str) -> None:
         # Another loop may have dropped it later than it was asked to: the key may be a newer tab's by now.
         with self._lock:
             if self._by_key.get(tab.key) is tab:
                 del self._by_key[tab.key]
             self._detach(tab)
-        self._host.close(tab, reason)
+        self._host.close(tab, cause)
