@@ -322,7 +322,7 @@ class Registry:
             version: Only those of this version.
             route: Only those on this route.
             limit: Rows at most.
-            after: Cursor from the page before; 0 is the start.
+            after: Cursor from the previous page; 0 is the start.
 
         Returns:
             The rows, and the cursor of the next page or None. Connections that stay open while a caller pages are

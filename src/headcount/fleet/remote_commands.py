@@ -136,15 +136,15 @@ class RemoteCommands:
         Args:
             handle: Secret handle of the stream.
             cut_after: What the client reports about a limit, in seconds; the owner can check it. 0: nothing.
-            shared: Tabs share the new stream; the owner holds those of the old one until `take_tabs`.
+            shared: Tabs share the new stream; the owner holds those of the old one until `release_tabs`.
         """
         self._notify_owner(
             handle,
             lambda: fleet_messages.Replace(node=self._node, handle=handle, cut=cut_after, shared=shared),
         )
 
-    def take_tabs(self, handle: str, keys: Iterable[str]) -> None:
-        """Have the owner of a stream count tabs no more that are counted here now. Does not wait for it."""
+    def release_tabs(self, handle: str, keys: Iterable[str]) -> None:
+        """Tell the owner of a stream to stop counting tabs that are counted here now. Does not wait for it."""
         self._notify_owner(
             handle,
             lambda: fleet_messages.ReportTabs(node=self._node, re=0, handle=handle, remove=tuple(keys)),

@@ -226,7 +226,7 @@ class FleetCommands:
             version: Only those of this version.
             route: Only those on this route.
             limit: Rows at most.
-            cursor: Of the page before.
+            cursor: Of the previous page.
 
         Raises:
             Busy: Too many requests wait for other nodes.

@@ -372,14 +372,14 @@ class Node:
         """Do what the last report of a shared stream says after its end. Returns False if it left no tabs here."""
         return self.shared_streams.remove_held(identity.id_of(handle, self._key), report.remove)
 
-    def tabs_taken(self, handle: str, keys: list[str]) -> None:
-        """Have the node of a shared stream before count tabs no more that are counted here."""
+    def release_tabs_elsewhere(self, handle: str, keys: list[str]) -> None:
+        """Tell the node of the previous stream to stop counting these tabs."""
         # First, or viewers elsewhere would hear that the tabs went before they hear that they came.
         self.membership.view.publish_now()
-        self.membership.remote.take_tabs(handle, keys)
+        self.membership.remote.release_tabs(handle, keys)
 
     def page_returned(self, handle: str, version: str) -> None:
-        """Note a page whose stream before, as its secret handle says, was on a node that may be gone."""
+        """Note a page whose previous stream, which the secret handle names, was on a node that may be gone."""
         if len(handle) <= identity.MAX_HANDLE:
             self.membership.view.page_returned(handle, version)
 

@@ -41,7 +41,7 @@ class ReplacementHost(Protocol):
         """Remove a stream. Idempotent."""
 
     def page_returned(self, handle: str, version: str) -> None:
-        """Note a page whose stream before was on a node that may be gone."""
+        """Note a page whose previous stream was on a node that may be gone."""
 
 
 class Replacements:
@@ -121,7 +121,7 @@ class Replacements:
             session: The stream. It must be opened at once.
             version: Of tabs that do not say theirs.
             ip: Of its tabs.
-            replaces: Secret handle of the browser's stream before; "" for none.
+            replaces: Secret handle of the browser's previous stream; "" for none.
             cut_after: See `replace`.
         """
         replaced = self._host.stream_id(replaces)

@@ -74,10 +74,10 @@ class TabHost(Protocol):
         """Move a page to another route."""
 
     def page_returned(self, handle: str, version: str) -> None:
-        """Note a page whose stream before was on a node that may be gone."""
+        """Note a page whose previous stream was on a node that may be gone."""
 
-    def tabs_taken(self, handle: str, keys: list[str]) -> None:
-        """Have the node of a stream before count tabs no more that are counted here."""
+    def release_tabs_elsewhere(self, handle: str, keys: list[str]) -> None:
+        """Tell the node of the previous stream to stop counting these tabs."""
 
     def set_hidden(self, session: Session, hidden: bool) -> None:
         """Note that a page went to the background or came back."""
@@ -350,7 +350,7 @@ class SharedStreams:
                 stream.returned = True
                 self._host.page_returned(stream.foreign_handle, report.set[0].version or stream.version)
             if self._clock() < stream.foreign_until:
-                self._host.tabs_taken(stream.foreign_handle, came)
+                self._host.release_tabs_elsewhere(stream.foreign_handle, came)
         session.deadline = None if stream.tabs else self._clock() + self._viewer_timeout
         session.send(Payload(messages.tabs(ids)))
 
