@@ -99,13 +99,13 @@ class ReportCollector:
             return True
         return self._members_known and not self._figures.is_incomplete(rows=self._rows > 0)
 
-    def start(self) -> None:
-        """Listen to the others until `stop_soon`, because a viewer watches here."""
+    def on_first_viewer_came(self) -> None:
+        """Listen to the others until `on_last_viewer_left`."""
         self._has_viewers = True
-        self._start()
+        self._start_listening()
 
-    def stop_soon(self) -> None:
-        """Listen a little longer, and then no more."""
+    def on_last_viewer_left(self) -> None:
+        """Listen to the others for `LINGER` seconds more, and then stop."""
         self._has_viewers = False
         self._lingers_until = max(self._lingers_until, self._clock() + LINGER)
 
@@ -115,7 +115,7 @@ class ReportCollector:
         self._lingers_until = max(self._lingers_until, until)
         if rows:
             self._rows_until = max(self._rows_until, until)
-        self._start()
+        self._start_listening()
 
     def viewers_changed(self) -> None:
         """Ask for as many rows as the viewers here may see now."""
@@ -123,8 +123,8 @@ class ReportCollector:
             self._link.call(self._announce_interest)
             self._link.call(self._request_reports)
 
-    def begin(self) -> None:
-        """Listen by the backend, which runs now. In its loop."""
+    def on_backend_ready(self) -> None:
+        """Have the backend listen, and announce it, if this node listens. In the backend's loop."""
         with self._lock:
             loop = self._link.loop
             if self._link.backend is None or loop is None or not self.listening:
@@ -142,7 +142,7 @@ class ReportCollector:
     def abandon(self) -> None:
         """Listen no more, whoever watches."""
         if self.listening:
-            self._stop()
+            self._stop_listening()
 
     def forget_loop(self) -> None:
         """Drop what belonged to a loop that is over."""
@@ -199,7 +199,7 @@ class ReportCollector:
         if not self.listening:
             return
         if not self._has_viewers and now >= self._lingers_until:
-            self._stop()
+            self._stop_listening()
             return
         if not self._has_viewers:
             self._own_share.sync()  # else the viewers' pushes do
@@ -267,16 +267,16 @@ class ReportCollector:
             if not future.done():
                 future.set_result(None)
 
-    def _start(self) -> None:
+    def _start_listening(self) -> None:
         if self.listening:
             return
         self.listening = True
         self._own_share.set_collecting(True)
         if self._link.active:
             self.ready = False
-            self._link.call(self.begin)
+            self._link.call(self.on_backend_ready)
 
-    def _stop(self) -> None:
+    def _stop_listening(self) -> None:
         self.listening = False
         self._members_known = False
         self._update_connectivity()

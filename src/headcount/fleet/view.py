@@ -188,7 +188,7 @@ class FleetView:
                 self.link.close()
                 raise
             if self._collector.listening:
-                self._collector.begin()
+                self._collector.on_backend_ready()
 
     def mark_disconnected(self) -> None:
         """Note that there are other nodes out of reach: figures are partial until the backend reaches them."""
@@ -280,12 +280,12 @@ class FleetView:
         While they are noted, this node listens to the others, and for a little longer.
         """
         if on:
-            self._collector.start()
+            self._collector.on_first_viewer_came()
             self._own_share.sync()
             self._figures.note_changes(on=True)
         else:
             self._figures.note_changes(on=False)
-            self._collector.stop_soon()
+            self._collector.on_last_viewer_left()
 
     def pop_changes(self) -> StatsDelta | None:
         """Return what changed since the last `pop_changes()`, or since noting began; None: nothing."""
@@ -410,7 +410,7 @@ class FleetView:
             )
             self.link.start_task(self._release_exchange.ask())
             if self._collector.listening:
-                self._collector.begin()
+                self._collector.on_backend_ready()
 
     def _dispatch(self, message: fleet_messages.FleetMessage) -> None:
         if isinstance(message, fleet_messages.Report | fleet_messages.Join | fleet_messages.Interest):
