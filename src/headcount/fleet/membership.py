@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .backends.local import LocalBackend
 
 LISTENER_INTERVAL: Final = 0.05
-"""Seconds between two looks at the listening socket while there is no page."""
+"""Seconds between two checks of the listening socket while there is no page."""
 
 RETRY_AFTER: Final = 1.0
 """Seconds after which a node that could not meet the other workers tries again, with the next request; then twice as
@@ -60,8 +60,8 @@ class Membership:
         """The fleet as this node sees it."""
         self.among_workers = False
         """The starter of this process says that it is one of several workers, should that not be visible."""
-        self._watching: object = None
-        """Names the looks at the listening socket that are due; whoever joins again ends those of before."""
+        self._listener_checks: object = None
+        """Identifies the running series of listener checks; a new join replaces it."""
         self._node = node
         self._sockets = sockets
         self._make_view = make_view
@@ -102,14 +102,14 @@ class Membership:
         if self._single:
             return
         key = tuple(server or ())
-        if (key in self._seen and self.view.active) or self._has_joined(key):
+        if (key in self._seen and self.view.active) or self._nothing_to_do(key):
             return
         with self._lock:
-            if not self._has_joined(key):
+            if not self._nothing_to_do(key):
                 self._join(key)
 
-    def _has_joined(self, key: Any) -> bool:
-        """Say whether a request by an address that is known, or not, changes nothing."""
+    def _nothing_to_do(self, key: Any) -> bool:
+        """Say whether a request that came in by this address changes nothing about this node's place in the fleet."""
         if key not in self._seen or self._loop_closed():
             return False
         if self.view.active:
@@ -203,8 +203,8 @@ class Membership:
         view = self._ensure_view()
         view.start(RedisBackend(self._node.id, config.backend, self._fleet_name, without_password(config.backend)))
         self._node.use_figures(view)
-        self._watching = object()
-        self._check_listener(self._watching)
+        self._listener_checks = object()
+        self._check_listener(self._listener_checks)
 
     @property
     def _fleet_name(self) -> str:
@@ -234,15 +234,15 @@ class Membership:
         listener = self._sockets.find_listener(key)
         return listener is not None and listener is not self._seen[key] and not self._sockets.draining
 
-    def _check_listener(self, watching: object) -> None:
+    def _check_listener(self, series: object) -> None:
         # With pages, their timers notice. Without any, a server that stops gives no sign, and a tenth of a second.
         if not self.view.active or self.view.loop is None:
             return
-        if watching is not self._watching:
+        if series is not self._listener_checks:
             return
         if self._node.is_idle:
             self.leave_if_ending()
-        self.view.loop.call_later(LISTENER_INTERVAL, self._check_listener, watching)
+        self.view.loop.call_later(LISTENER_INTERVAL, self._check_listener, series)
 
 
 def several_workers() -> bool:

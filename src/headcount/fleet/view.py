@@ -38,7 +38,6 @@ from ..errors import Busy
 from .accounting import NOT_FORGOTTEN, Accounting
 from .backends import Backend
 from .calls import Calls, CommandHandler
-from .check_timer import CheckTimer
 from .departure_notices import DepartureNotices
 from .link import FleetLink
 from .local_node import ReleaseState
@@ -48,6 +47,7 @@ from .publisher import Publisher
 from .refresher import Refresher
 from .release_exchange import ReleaseExchange
 from .report_collector import ReportCollector
+from .ticker import FleetTicker
 
 LEAVE_PATIENCE: Final = 2.0
 """Seconds that the last stream of a server that stops waits for the leave message: twice what Redis gets for it."""
@@ -114,7 +114,7 @@ class FleetView:
             grace=config.unaccounted_grace,
             serves=config.version,
         )
-        self._check_timer = CheckTimer(self.link, clock, self._tick)
+        self._ticker = FleetTicker(self.link, clock, self._tick)
         publication = Publication(node, config.max_listed_connections)
         self._own_share = OwnShare(registry, self._figures, publication, clock)
         self._publisher = Publisher(
@@ -125,7 +125,7 @@ class FleetView:
             releases,
             lock,
             clock,
-            self._check_timer.start,
+            self._ticker.start,
             self._publish_departures,
         )
         self.accounting = Accounting(self.link, self._figures, lock, clock, config, changed)
@@ -139,7 +139,7 @@ class FleetView:
             clock,
             changed=changed,
             shows_rows=shows_rows,
-            start_ticking=self._check_timer.start,
+            start_ticking=self._ticker.start,
             read_tallies=self.accounting.read_tallies,
         )
         self.departure_notices = DepartureNotices(
@@ -477,7 +477,7 @@ class FleetView:
         Returns:
             Whether anything changed: after a long time, figures are partial until the others speak.
         """
-        late = self._check_timer.lateness()
+        late = self._ticker.lateness()
         if not late or self.link.backend is None:
             return False
         # This process was stopped or very busy: what the others said meanwhile still waits to be read.
@@ -487,7 +487,7 @@ class FleetView:
     def _forget_loop(self) -> None:
         """Drop what belonged to a loop that is over, or to the fleet that this node leaves."""
         self.departure_notices.stop()
-        self._check_timer.stop()
+        self._ticker.stop()
         self._collector.forget_loop()
         self._refresher.forget_loop()
         self._publisher.stop()

@@ -553,7 +553,7 @@ async def test_nobody_listens_or_publishes_while_nobody_watches(
     assert not two.registry.noting, "changes are not even noted"
     two.open_page()
     two.flush()
-    await until(lambda: not one.view._check_timer.running and not two.view._check_timer.running, "no timer is left")
+    await until(lambda: not one.view._ticker.running and not two.view._ticker.running, "no timer is left")
     one.watch()
     await until(lambda: is_sum(one, one, two))
 
@@ -565,7 +565,7 @@ async def test_nothing_is_kept_for_a_node_that_is_gone(sites: Callable[..., Site
     await until(lambda: is_sum(one, one, two))
     await one.view.stop()
     await until(lambda: not two.registry.noting, "changes are noted for nobody")
-    await until(lambda: not two.view._check_timer.running)
+    await until(lambda: not two.view._ticker.running)
 
 
 async def test_rows_told_to_a_node_that_is_gone_are_not_told_to_the_next(sites: Callable[..., Site]) -> None:
@@ -623,14 +623,14 @@ async def test_who_looks_now_and_then_is_told_in_between(
         one.view.touch(rows=True, linger=60.0)
         one.view.touch(rows=True)
     ticks = 0
-    tick = one.view._check_timer._tick
+    tick = one.view._ticker._tick
 
     def ticked(now: float) -> bool:
         nonlocal ticks
         ticks += 1
         return tick(now)
 
-    monkeypatch.setattr(one.view._check_timer, "_tick", ticked)
+    monkeypatch.setattr(one.view._ticker, "_tick", ticked)
     await until(lambda: is_sum(one, one, two))
     await until(lambda: ticks > 2, "at each of which it could have stopped to listen")
     two.open_page()

@@ -11,7 +11,7 @@ from ..core.liveness import LatenessMonitor
 from .link import FleetLink
 
 
-class CheckTimer:
+class FleetTicker:
     """
     Calls `tick` several times a heartbeat, in the backend's loop, for as long as `tick` says that it is needed.
 
