@@ -32,7 +32,7 @@ from headcount.core import fleet_messages
 from headcount.core.departures import Departures
 from headcount.core.registry import Registry
 from headcount.core.stats import ConnectionInfo, Stats, StatsDelta
-from headcount.core.tallies import Doubt, Entry
+from headcount.core.tallies import Entry, SeenAlive
 from headcount.fleet.backends import Receiver, TallyStore
 from headcount.fleet.backends.redis import HEARTBEATS_PER_SET_CHECK
 from headcount.fleet.view import FleetView
@@ -183,7 +183,7 @@ class SimulatedBackend:
     async def knows(self, node: str) -> bool:
         return node in self._network.backends
 
-    def forget(self, node: str) -> None:
+    def remove_sign_of_life(self, node: str) -> None:
         self._network.count("del")
         self._network.expires.pop(node, None)
 
@@ -222,11 +222,11 @@ class SimulatedTallies:
     async def pages(self, node: str) -> bytes | None:
         raise AssertionError(node)
 
-    async def add_back(self, node: str, pages: Mapping[str, str]) -> None:
+    async def note_returned(self, node: str, pages: Mapping[str, str]) -> None:
         raise AssertionError(node, pages)
 
-    async def keep_doubt(self, node: str, doubt: Doubt) -> None:
-        raise AssertionError(node, doubt)
+    async def keep_seen_alive(self, node: str, seen_alive: SeenAlive) -> None:
+        raise AssertionError(node, seen_alive)
 
     async def drop(self, node: str) -> None:
         raise AssertionError(node)

@@ -11,7 +11,7 @@ from headcount.core.fleet_figures import FleetFigures
 from headcount.core.fleet_messages import Join, Report, decode, encode
 from headcount.core.registry import Registry
 from headcount.core.stats import Nodes, apply
-from headcount.core.unaccounted import Found
+from headcount.core.unaccounted import StoredAbsence
 from headcount.tools.rollout_gate import Bound, Judge, Selection
 
 versions = st.sampled_from(["v1", "v2", "v3", ""])
@@ -73,7 +73,9 @@ def test_a_fleet_knows_it_only_if_every_node_that_reported_says_the_same(
             case "store":
                 if life in fleet:
                     serves[life] = serves.get(life) or version
-                fleet.apply_tallies({life: Found(None, 0.0, present=True, serves=serves.get(life, version))}, 0.0, 0.0)
+                fleet.apply_tallies(
+                    {life: StoredAbsence(None, 0.0, present=True, serves=serves.get(life, version))}, 0.0, 0.0
+                )
             case "expect":
                 fleet.expect(life, 0.0)
             case "leave" | "vanish":

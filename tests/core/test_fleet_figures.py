@@ -18,7 +18,7 @@ from headcount.core.labels import OTHER, parse_version
 from headcount.core.publication import Publication
 from headcount.core.registry import Registry
 from headcount.core.stats import Absence, ConnectionInfo, NodeShare, Stats, apply
-from headcount.core.unaccounted import Found
+from headcount.core.unaccounted import StoredAbsence
 
 OWN = "00"
 NODES = ("aa", "bb", "cc")
@@ -424,10 +424,10 @@ def test_pages_that_did_not_answer_are_unaccounted_for_since_the_first_of_them(f
     first = figures.absences[0].since
     # The node writes its tally again and again.
     fleet.apply_tallies(
-        {"aa": Found(Absence("aa", 1, {"v1": 1}, "unanswered", first + 60_000), 59.0, present=True)}, 71.0, 71.1
+        {"aa": StoredAbsence(Absence("aa", 1, {"v1": 1}, "unanswered", first + 60_000), 59.0, present=True)}, 71.0, 71.1
     )
     assert fleet.snapshot().absences[0].since == first
-    fleet.apply_tallies({"aa": Found(None, inf, present=True)}, 80.0, 80.1)
+    fleet.apply_tallies({"aa": StoredAbsence(None, inf, present=True)}, 80.0, 80.1)
     assert (fleet.snapshot().unaccounted, fleet.snapshot().partial) == (0, False), "it came back"
 
 
@@ -435,26 +435,28 @@ def test_the_store_decides_about_what_was_claimed_before_it_was_asked(fleet: Fle
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.receive(report("bb", 1, {"v1": 4}), 10.0)
     fleet.drop_vanished("aa", 20.0)
-    nothing = Found(None, inf)
-    fleet.apply_tallies({"aa": Found(Absence("aa", 1, {"v1": 1}, "vanished", 10_000), 50.0), "bb": nothing}, 20.5, 20.6)
+    nothing = StoredAbsence(None, inf)
+    fleet.apply_tallies(
+        {"aa": StoredAbsence(Absence("aa", 1, {"v1": 1}, "vanished", 10_000), 50.0), "bb": nothing}, 20.5, 20.6
+    )
     assert fleet.snapshot().unaccounted == 1, "two have come back elsewhere"
     fleet.drop_vanished("bb", 21.0)
     fleet.apply_tallies({"aa": nothing, "bb": nothing}, 20.9, 21.1)
     assert [one.node for one in fleet.snapshot().absences] == ["bb"], "when it was asked, it lived"
     fleet.apply_tallies({}, 22.0, 22.1)
     assert [one.node for one in fleet.snapshot().absences] == ["bb"], "the store does not know of it"
-    assert fleet.settle("bb")
+    assert fleet.end_absence("bb")
     assert fleet.snapshot().absences == ()
 
 
 def test_a_sign_of_life_that_outlasts_its_node_does_not_account_for_its_pages(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.drop_vanished("aa", 20.0)
-    present = Found(None, inf, present=True)
+    present = StoredAbsence(None, inf, present=True)
     fleet.apply_tallies({"aa": present}, 20.5, 20.6)
     assert (fleet.snapshot().unaccounted, fleet.snapshot().partial) == (3, True)
     # The sign expires, and the store knows that one page came back.
-    fleet.apply_tallies({"aa": Found(Absence("aa", 2, {"v1": 2}, "vanished", 10_000), 50.0)}, 21.5, 21.6)
+    fleet.apply_tallies({"aa": StoredAbsence(Absence("aa", 2, {"v1": 2}, "vanished", 10_000), 50.0)}, 21.5, 21.6)
     assert fleet.snapshot().unaccounted == 2
     # Another one lives after all, and speaks.
     fleet.receive(report("bb", 1, {"v1": 4}), 22.0)
@@ -465,20 +467,22 @@ def test_a_sign_of_life_that_outlasts_its_node_does_not_account_for_its_pages(fl
     assert (fleet.snapshot().total, fleet.snapshot().unaccounted) == (4, 0)
     # A node reports itself which pages it sent away, so its tally is newer than the claim.
     fleet.receive_away("bb", {"v1": 2}, 8.0, 24.0)
-    fleet.apply_tallies({"bb": Found(Absence("bb", 1, {"v1": 1}, "leaving", 24_000), 7.0, present=True)}, 24.5, 24.6)
+    fleet.apply_tallies(
+        {"bb": StoredAbsence(Absence("bb", 1, {"v1": 1}, "leaving", 24_000), 7.0, present=True)}, 24.5, 24.6
+    )
     assert fleet.snapshot().unaccounted == 1
 
 
 def test_what_is_in_the_sums_is_accounted_for_whatever_the_store_says(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
-    fleet.apply_tallies({"aa": Found(Absence("aa", 3, {"v1": 3}, "vanished", 1), 9.0)}, 11.0, 11.0)
+    fleet.apply_tallies({"aa": StoredAbsence(Absence("aa", 3, {"v1": 3}, "vanished", 1), 9.0)}, 11.0, 11.0)
     assert (fleet.snapshot().total, fleet.snapshot().unaccounted) == (3, 0)
     fleet.drop_vanished("aa", 12.0)
     assert fleet.snapshot().unaccounted == 3
 
 
 def test_what_the_store_said_ends_when_it_said_though_it_is_not_asked_again(fleet: FleetFigures) -> None:
-    fleet.apply_tallies({"aa": Found(Absence("aa", 3, {"v1": 3}, "leaving", 1), 5.0)}, 11.0, 11.1)
+    fleet.apply_tallies({"aa": StoredAbsence(Absence("aa", 3, {"v1": 3}, "leaving", 1), 5.0)}, 11.0, 11.1)
     fleet.expire(15.9)
     assert fleet.snapshot().unaccounted == 3
     fleet.expire(16.0)

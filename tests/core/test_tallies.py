@@ -12,10 +12,10 @@ from headcount.core.tallies import (
     MAX_TALLY,
     MAX_VERSIONS,
     RETURN,
-    Doubt,
     Entry,
+    SeenAlive,
     Tally,
-    decode_doubt,
+    decode_seen_alive,
     decode_tally,
     encode,
     first_joined,
@@ -59,24 +59,26 @@ def test_a_node_that_is_known_to_live_is_unaccounted_for_however_long_it_takes()
 
 def test_the_grace_of_a_node_that_was_stopped_and_then_killed_begins_with_its_end() -> None:
     stopped = judge(NODE, entry(200, lives=True), GRACE)
-    killed = judge(NODE, entry(203, lives=False, doubt=stopped.doubt), GRACE)
+    killed = judge(NODE, entry(203, lives=False, seen_alive=stopped.seen_alive), GRACE)
     assert killed.absence is not None
     assert killed.absence.state == "vanished"
-    assert unaccounted(319, lives=None, doubt=killed.doubt) == (4, "vanished"), "an end that was seen stays an end"
-    assert unaccounted(321, lives=None, doubt=killed.doubt) is None
+    assert unaccounted(319, lives=None, seen_alive=killed.seen_alive) == (4, "vanished"), (
+        "an end that was seen stays an end"
+    )
+    assert unaccounted(321, lives=None, seen_alive=killed.seen_alive) is None
 
 
 def test_a_connection_whose_end_nobody_saw_says_nothing_of_its_process() -> None:
     listed = judge(NODE, entry(20, lives=True), GRACE)
     for age in (21, 700, 86_400):
-        assert unaccounted(age, lives=None, doubt=listed.doubt) == (4, "cut-off")
+        assert unaccounted(age, lives=None, seen_alive=listed.seen_alive) == (4, "cut-off")
 
 
 def test_however_many_come_back_a_node_that_lives_may_have_more() -> None:
     assert unaccounted(9, lives=True, back={"v1": 1}) == (3, "cut-off")
     assert unaccounted(9, lives=True, back={"v1": 3, "v2": 1}) == (None, "cut-off")
     assert unaccounted(9, Tally(at=1_000_000), lives=True) == (None, "cut-off"), "it may have got pages since"
-    assert unaccounted(9, lives=None, doubt=Doubt(1_000_000), back={"v1": 3, "v2": 1}) == (None, "cut-off")
+    assert unaccounted(9, lives=None, seen_alive=SeenAlive(1_000_000), back={"v1": 3, "v2": 1}) == (None, "cut-off")
 
 
 def test_pages_of_a_node_that_left_are_on_their_way_for_as_long_as_they_were_told() -> None:
@@ -170,12 +172,12 @@ def test_what_remains_is_never_less_than_what_has_not_come_back(had: dict[str, i
     st.floats(0, 1_000),
     counts,
     st.sampled_from([None, True, False]),
-    st.none() | st.builds(Doubt, st.integers(1_000_000, 2_000_000), st.booleans()),
+    st.none() | st.builds(SeenAlive, st.integers(1_000_000, 2_000_000), st.booleans()),
 )
 def test_within_the_grace_nothing_is_ever_taken_for_gone(
-    age: float, had: dict[str, int], lives: bool | None, doubt: Doubt | None
+    age: float, had: dict[str, int], lives: bool | None, seen_alive: SeenAlive | None
 ) -> None:
-    found = judge(NODE, entry(age, Tally(at=1_000_000, versions=had), lives=lives, doubt=doubt), GRACE)
+    found = judge(NODE, entry(age, Tally(at=1_000_000, versions=had), lives=lives, seen_alive=seen_alive), GRACE)
     if age < GRACE - 0.001:
         assert not found.over
         total = found.absence.total if found.absence else 0
@@ -190,7 +192,7 @@ def test_a_tally_survives_its_encoding_and_is_small() -> None:
     tally = Tally(at=5, versions=many, away=many, transit=8.0, serves="v1", key=b"k" * 16, joined=4, life=(1, 2))
     assert decode_tally(encode(tally)) == tally
     assert len(encode(tally)) < 1_000
-    assert decode_doubt(encode(Doubt(7, ended=True))) == Doubt(7, ended=True)
+    assert decode_seen_alive(encode(SeenAlive(7, ended=True))) == SeenAlive(7, ended=True)
 
 
 @pytest.mark.parametrize(
@@ -199,5 +201,5 @@ def test_a_tally_survives_its_encoding_and_is_small() -> None:
 )
 def test_what_is_no_tally_is_none(data: bytes) -> None:
     assert decode_tally(data) is None
-    assert decode_doubt(b"\xc1") is None
-    assert decode_doubt(None) is None
+    assert decode_seen_alive(b"\xc1") is None
+    assert decode_seen_alive(None) is None

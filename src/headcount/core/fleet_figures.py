@@ -35,7 +35,7 @@ from .liveness import MAX_TOMBSTONES, Liveness
 from .report_sums import NodeReport, ReportSums
 from .stats import ENDED_STATES, Absence, Nodes, NodeShare, Stats, StatsDelta
 from .tallies import limited
-from .unaccounted import Found, Unaccounted
+from .unaccounted import StoredAbsence, Unaccounted
 
 
 class Expired(NamedTuple):
@@ -216,7 +216,7 @@ class FleetFigures:
         if self._sums.replace(held, report):
             self.revision += 1
         if returned and self._unaccounted:
-            self._unaccounted.settle(report.node)
+            self._unaccounted.end_absence(report.node)
             self._update_absences()
         self._update_stale(report.node)
         return self._noted(before)
@@ -304,7 +304,7 @@ class FleetFigures:
         self._update_absences()
         return self._noted(before)
 
-    def apply_tallies(self, found: Mapping[str, Found], asked: float, now: float) -> bool:
+    def apply_tallies(self, found: Mapping[str, StoredAbsence], asked: float, now: float) -> bool:
         """
         Apply what follows from the tallies in the backend's store.
 
@@ -324,10 +324,10 @@ class FleetFigures:
             self._set_serves(node, what.serves)
         return self._noted(before)
 
-    def settle(self, node: str) -> bool:
+    def end_absence(self, node: str) -> bool:
         """End the doubt about a node, because an operator says that it is gone. Returns whether anything changed."""
         before = self.revision
-        self._unaccounted.settle(node)
+        self._unaccounted.end_absence(node)
         self._update_absences()
         return self._noted(before)
 

@@ -1,10 +1,10 @@
 """
 What a node writes about itself for the others to read once it is gone, and what follows from that.
 
-    Tally     a node's counts by version, written with each sign of life, whether or not a viewer watches
-    Entry     a tally as another node finds it: how old, whether its writer lives, which pages have come back
-    Doubt     that a silent node was seen to live
-    judge     whether connections of a node are unaccounted for
+    Tally      a node's counts by version, written with each sign of life, whether or not a viewer watches
+    Entry      a tally as another node finds it: how old, whether its writer lives, which pages have come back
+    SeenAlive  that a silent node was seen to live
+    judge      whether connections of a node are unaccounted for
 
 Rules:
 
@@ -90,7 +90,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the backend needs to find out whether the node lives."""
 
 
-class Doubt(msgspec.Struct, frozen=True):
+class SeenAlive(msgspec.Struct, frozen=True):
     """A silent node was seen to live."""
 
     lived: int
@@ -109,7 +109,7 @@ class Entry(NamedTuple):
     """The node gives signs of life."""
     lives: bool | None = None
     """A node without them is known to live, or to have ended for certain; None: nobody can tell."""
-    doubt: Doubt | None = None
+    seen_alive: SeenAlive | None = None
     back: Mapping[str, int] = _NOTHING
     """Pages that have come back, by version."""
 
@@ -124,7 +124,7 @@ class Judgement(NamedTuple):
 
     absence: Absence | None
     """Connections that are unaccounted for. Its `since` is not set."""
-    doubt: Doubt | None
+    seen_alive: SeenAlive | None
     """What is to be kept with the entry; None: nothing."""
     over: bool
     """The entry can be removed."""
@@ -169,20 +169,20 @@ def judge(node: str, entry: Entry, grace: float, joined: int = 0) -> Judgement:
         gone = tally.left and not entry.present and not on_their_way and entry.age >= LISTED
         return Judgement(absence, None, gone, left)
     counts = _sum(tally.versions, tally.away)
-    doubt = entry.doubt
+    seen_alive = entry.seen_alive
     if entry.lives:
-        doubt = Doubt(entry.now)
-        return Judgement(_cut_off(node, counts, entry), doubt, over=False)
-    if doubt is not None and not doubt.ended:
+        seen_alive = SeenAlive(entry.now)
+        return Judgement(_cut_off(node, counts, entry), seen_alive, over=False)
+    if seen_alive is not None and not seen_alive.ended:
         if entry.lives is None:
-            return Judgement(_cut_off(node, counts, entry), doubt, over=False)
-        doubt = Doubt(doubt.lived, ended=True)
-    silent_since = tally.at if doubt is None else max(tally.at, doubt.lived)
+            return Judgement(_cut_off(node, counts, entry), seen_alive, over=False)
+        seen_alive = SeenAlive(seen_alive.lived, ended=True)
+    silent_since = tally.at if seen_alive is None else max(tally.at, seen_alive.lived)
     left = max(grace - max(0, entry.now - silent_since) / 1000, returning)
     if left <= 0:
         return Judgement(None, None, over=True)
     absence = _absence(node, counts, entry.back, "vanished", unknown=tally.unknown)
-    return Judgement(absence, doubt, over=False, remaining=left)
+    return Judgement(absence, seen_alive, over=False, remaining=left)
 
 
 def limited(versions: Mapping[str, int]) -> dict[str, int]:
@@ -228,11 +228,11 @@ def _sum(one: Mapping[str, int], two: Mapping[str, int]) -> Mapping[str, int]:
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_tally = msgspec.msgpack.Decoder(Tally).decode
-_decode_doubt = msgspec.msgpack.Decoder(Doubt).decode
+_decode_seen_alive = msgspec.msgpack.Decoder(SeenAlive).decode
 
 
-def encode(value: Tally | Doubt) -> bytes:
-    """Encode a tally or a doubt."""
+def encode(value: Tally | SeenAlive) -> bytes:
+    """Encode a tally or a `SeenAlive`."""
     return _encode(value)
 
 
@@ -246,11 +246,11 @@ def decode_tally(data: bytes) -> Tally | None:
         return None
 
 
-def decode_doubt(data: bytes | None) -> Doubt | None:
-    """Decode a doubt. Returns None for none, and for one that is malformed."""
+def decode_seen_alive(data: bytes | None) -> SeenAlive | None:
+    """Decode a `SeenAlive`. Returns None for none, and for one that is malformed."""
     if data is None:
         return None
     try:
-        return _decode_doubt(data)
+        return _decode_seen_alive(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None

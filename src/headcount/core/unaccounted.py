@@ -30,7 +30,7 @@ class _Claim(NamedTuple):
     ends: float
 
 
-class Found(NamedTuple):
+class StoredAbsence(NamedTuple):
     """What the store says of one node."""
 
     absence: Absence | None
@@ -86,16 +86,16 @@ class Unaccounted:
         state: AbsenceState = "leaving",
     ) -> None:
         """Note that a node left properly, or ended streams, and that its pages may come back for `transit` seconds."""
-        self.settle(node)
+        self.end_absence(node)
         if any(away.values()) and transit > 0:
             self._claim(node, away, state, now, now + transit, wall)
 
-    def settle(self, node: str) -> None:
+    def end_absence(self, node: str) -> None:
         """End the claims about a node: it lives, or it is gone for certain."""
         self._claims.pop(node, None)
         self._board.pop(node, None)
 
-    def apply_tallies(self, found: Mapping[str, Found], asked: float) -> None:
+    def apply_tallies(self, found: Mapping[str, StoredAbsence], asked: float) -> None:
         """
         Replace the board by what follows from the tallies in the store.
 

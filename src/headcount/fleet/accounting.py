@@ -22,7 +22,7 @@ from ..core.fleet_figures import FleetFigures
 from ..core.page_lists import PageVersions
 from ..core.returned_pages import ReturnedPage, ReturnedPages
 from ..core.tallies import Entry, first_joined, judge
-from ..core.unaccounted import Found
+from ..core.unaccounted import StoredAbsence
 from ..errors import Busy
 from .backends import Backend
 from .link import FleetLink
@@ -77,7 +77,7 @@ class Accounting:
         """Nodes that the store has, or had a moment ago."""
         self._unverified: set[str] = set()
         """Nodes that pages have named since the last heartbeat, and that are not known."""
-        self._settling = False
+        self._recording_returns = False
         self._slot: int | None = None
         """The last interval of the history in which this node asked whether it is its turn to add the sample."""
         self._history: dict[str, Any] = history.to_dict((), ())
@@ -94,8 +94,8 @@ class Accounting:
 
     def on_own_heartbeat(self) -> None:
         """Do what is due with each heartbeat. The lock is not held."""
-        if self._returns and not self._settling:
-            self._link.start_task(self._settle_returns())
+        if self._returns and not self._recording_returns:
+            self._link.start_task(self._record_returns())
         backend = self._link.backend
         now = None if backend is None else backend.tallies.now()
         if backend is None or now is None:
@@ -120,7 +120,7 @@ class Accounting:
         """Read the tallies and apply what follows. Returns whether the store answered. Takes the lock itself."""
         asked = self._clock()
         if self._returns:
-            await self._settle_returns()
+            await self._record_returns()
         entries = await backend.tallies.entries()
         if entries is None:
             return False
@@ -135,20 +135,20 @@ class Accounting:
                     self._changed()
         return True
 
-    def _judge(self, backend: Backend, entries: Mapping[str, Entry], wall: float) -> dict[str, Found]:
+    def _judge(self, backend: Backend, entries: Mapping[str, Entry], wall: float) -> dict[str, StoredAbsence]:
         """Judge what the store holds, and tidy it up."""
-        found: dict[str, Found] = {}
+        found: dict[str, StoredAbsence] = {}
         joined = first_joined(backend.tallies.joined, entries.values())
         for node, entry in entries.items():
             judgement = judge(node, entry, self._grace, joined)
             absence = judgement.absence
             if absence is not None:
                 absence = msgspec.structs.replace(absence, since=max(0, round(wall - entry.age * 1000)))
-            found[node] = Found(absence, judgement.remaining, entry.present, entry.tally.serves)
+            found[node] = StoredAbsence(absence, judgement.remaining, entry.present, entry.tally.serves)
             if judgement.over and node != self._link.node:
                 self._link.start_task(backend.tallies.drop(node))
-            elif judgement.doubt is not None and judgement.doubt != entry.doubt:
-                self._link.start_task(backend.tallies.keep_doubt(node, judgement.doubt))
+            elif judgement.seen_alive is not None and judgement.seen_alive != entry.seen_alive:
+                self._link.start_task(backend.tallies.keep_seen_alive(node, judgement.seen_alive))
         return found
 
     def _note_versions(self, entries: Mapping[str, Entry]) -> None:
@@ -198,22 +198,22 @@ class Accounting:
         if known and not await backend.tallies.forget(node):
             raise Busy(NOT_FORGOTTEN)
         self._link.announce(fleet_messages.Forget(node=self._link.node, gone=node))
-        return self.settle(node) or known
+        return self.end_absence(node) or known
 
-    def settle(self, node: str) -> bool:
+    def end_absence(self, node: str) -> bool:
         """End the doubt about a node here. Returns whether anything changed."""
         with self._lock:
-            changed = self._figures.settle(node)
+            changed = self._figures.end_absence(node)
             if changed:
                 self._changed()
         return changed
 
-    async def _settle_returns(self) -> None:
+    async def _record_returns(self) -> None:
         """Note the pages in the store that came from nodes which are gone, or sent them away."""
         backend = self._link.backend
-        if backend is None or self._settling:
+        if backend is None or self._recording_returns:
             return
-        self._settling = True
+        self._recording_returns = True
         try:
             with self._lock:
                 self._returns.expire(self._clock())
@@ -228,11 +228,11 @@ class Accounting:
                             self._returns.discard(node)
             for node, entry in (entries or {}).items():
                 if _may_miss_pages(entry):
-                    await self._settle_returns_of(backend, node, entry)
+                    await self._record_returns_of(backend, node, entry)
         finally:
-            self._settling = False
+            self._recording_returns = False
 
-    async def _settle_returns_of(self, backend: Backend, node: str, entry: Entry) -> None:
+    async def _record_returns_of(self, backend: Backend, node: str, entry: Entry) -> None:
         key, sent_away = entry.tally.key, _sent_away(entry)
         data = await backend.tallies.pages(node) if entry.tally.pages else None
         counted: PageVersions | None = None
@@ -251,7 +251,7 @@ class Accounting:
             )
         if found:
             backend.write_tally()  # first, or a page that is lost now would be in no tally
-            await backend.tallies.add_back(node, found)
+            await backend.tallies.note_returned(node, found)
 
 
 def _proof(page: ReturnedPage, key: bytes, counted: PageVersions | None) -> tuple[str, str] | None:

@@ -208,7 +208,7 @@ class ReportCollector:
             self._changed()
         if self._link.backend is not None:
             for node in expired.dropped:
-                self._link.backend.forget(node)
+                self._link.backend.remove_sign_of_life(node)
         self._requests.time_out(now)
         if now >= self._interest_due:
             self._announce_interest()

@@ -437,7 +437,7 @@ class FleetView:
                 ):
                     self._changed()
             case fleet_messages.Forget():
-                self.accounting.settle(message.gone)
+                self.accounting.end_absence(message.gone)
             case fleet_messages.Join():
                 self._collector.on_joined(message.node, message.serves)
             case fleet_messages.Interest():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
-from headcount.core.tallies import Doubt, Entry, Tally
+from headcount.core.tallies import Entry, SeenAlive, Tally
 from headcount.fleet.backends import Receiver
 
 
@@ -21,7 +21,7 @@ class Hub:
     def __init__(self) -> None:
         self.backends: dict[str, MemoryBackend] = {}
         self.tallies: dict[str, Tally] = {}
-        self.doubts: dict[str, Doubt] = {}
+        self.seen_alive: dict[str, SeenAlive] = {}
         self.pages: dict[str, bytes] = {}
         self.back: dict[str, dict[str, str]] = {}
         self.turns: set[int] = set()
@@ -53,7 +53,7 @@ class MemoryTallies:
                 self.now(),
                 node in hub.backends,
                 None,
-                hub.doubts.get(node),
+                hub.seen_alive.get(node),
                 Counter(hub.back.get(node, {}).values()),
             )
             for node, tally in hub.tallies.items()
@@ -64,17 +64,17 @@ class MemoryTallies:
         """Return a node's list of pages."""
         return self._hub.pages.get(node) or None
 
-    async def add_back(self, node: str, pages: Mapping[str, str]) -> None:
+    async def note_returned(self, node: str, pages: Mapping[str, str]) -> None:
         """Note pages that came back."""
         self._hub.back.setdefault(node, {}).update(pages)
 
-    async def keep_doubt(self, node: str, doubt: Doubt) -> None:
-        """Keep a doubt."""
-        self._hub.doubts[node] = doubt
+    async def keep_seen_alive(self, node: str, seen_alive: SeenAlive) -> None:
+        """Keep that a silent node was seen to live."""
+        self._hub.seen_alive[node] = seen_alive
 
     async def drop(self, node: str) -> None:
         """Remove what is kept of a node."""
-        for kept in (self._hub.tallies, self._hub.pages, self._hub.doubts, self._hub.back):
+        for kept in (self._hub.tallies, self._hub.pages, self._hub.seen_alive, self._hub.back):
             kept.pop(node, None)
 
     async def forget(self, node: str) -> bool:
@@ -192,7 +192,7 @@ class MemoryBackend:
         """Say whether there is a node of that id."""
         return node in self._hub.backends
 
-    def forget(self, node: str) -> None:
+    def remove_sign_of_life(self, node: str) -> None:
         """Nothing outlives a node here."""
 
     def take(self, message: bytes) -> None:

@@ -237,7 +237,7 @@ async def test_a_node_that_is_forgotten_and_lives_is_there_again_a_heartbeat_lat
         backend.heartbeat = 0.3
     async with three:
         one, two, _ = three.names
-        three.backends[0].forget(two)
+        three.backends[0].remove_sign_of_life(two)
         await _eventually(three.backends[2].members, lambda found: found is not None and set(found) == {one, two})
         assert await three.backends[0].knows(two)
 
@@ -805,8 +805,8 @@ class Next:
     async def knows(self, node: str) -> bool | None:
         return await self._backend.knows(node)
 
-    def forget(self, node: str) -> None:
-        self._backend.forget(node)
+    def remove_sign_of_life(self, node: str) -> None:
+        self._backend.remove_sign_of_life(node)
 
     @property
     def tallies(self) -> TallyStore:

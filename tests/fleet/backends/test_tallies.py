@@ -14,7 +14,7 @@ from redis.exceptions import OutOfMemoryError
 
 from headcount.core import identity
 from headcount.core.history import INTERVAL, encode_sample, sample
-from headcount.core.tallies import Doubt, Tally
+from headcount.core.tallies import SeenAlive, Tally
 from headcount.fleet.backends import Backend, local_tallies
 from headcount.fleet.backends.redis import RedisBackend
 from headcount.fleet.backends.redis_queue import NO_ANSWER
@@ -90,7 +90,7 @@ async def test_a_page_that_came_back_counts_once_whoever_notes_it(nodes: list[No
     two.backend.write_tally()
     await _eventually(one.backend.tallies.entries, lambda found: bool(found.get(two.id) and found[two.id].tally.away))
     for pages in ({"p1": "v1", "p2": "v 2"}, {"p1": "v1"}, {"p1": "other"}):
-        await one.backend.tallies.add_back(two.id, pages)
+        await one.backend.tallies.note_returned(two.id, pages)
     found = await one.backend.tallies.entries()
     assert found is not None
     if "Memory" not in type(one.backend).__name__:
@@ -121,11 +121,11 @@ async def test_the_list_of_pages_belongs_to_the_tally(nodes: list[Node]) -> None
     assert await one.backend.tallies.pages(two.id) is None
 
 
-async def test_doubts_and_an_operators_word_are_kept_for_all(nodes: list[Node]) -> None:
+async def test_what_was_seen_to_live_and_an_operators_word_are_kept_for_all(nodes: list[Node]) -> None:
     one, two = nodes
     await _eventually(one.backend.tallies.entries, lambda found: two.id in found)
-    await one.backend.tallies.keep_doubt(two.id, Doubt(5))
-    assert (await two.backend.tallies.entries() or {})[two.id].doubt == Doubt(5)
+    await one.backend.tallies.keep_seen_alive(two.id, SeenAlive(5))
+    assert (await two.backend.tallies.entries() or {})[two.id].seen_alive == SeenAlive(5)
     await two.backend.stop()
     await _eventually(one.backend.tallies.entries, lambda found: found[two.id].tally.left)
     await one.backend.tallies.forget(two.id)
@@ -317,10 +317,10 @@ def test_files_that_nobody_looks_at_are_removed_after_a_day(tmp_path: Path) -> N
         (tmp_path / name / "aaaaaaaaaaaa.tally").write_bytes(b"x")
         (tmp_path / name / "history").write_bytes(b"x")
     now = time.time()
-    local_tallies.remove_forgotten(tmp_path, now)
+    local_tallies.remove_abandoned_files(tmp_path, now)
     assert {path.name for path in tmp_path.iterdir()} == {"old", "new"}
     (tmp_path / "new" / "somebody's").write_text("")
-    local_tallies.remove_forgotten(tmp_path, now + local_tallies.FORGOTTEN_AFTER + 60)
+    local_tallies.remove_abandoned_files(tmp_path, now + local_tallies.ABANDONED_AFTER + 60)
     assert {path.name for path in tmp_path.iterdir()} == {"new"}
 
 

@@ -13,7 +13,7 @@ Tests: tests/fleet/backends/test_conformance.py.
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
-from ...core.tallies import Doubt, Entry, Tally
+from ...core.tallies import Entry, SeenAlive, Tally
 
 
 class Receiver(Protocol):
@@ -71,10 +71,10 @@ class TallyStore(Protocol):
     async def pages(self, node: str) -> bytes | None:
         """Return the list of pages that a node wrote with its tally; None: there is none, or no answer."""
 
-    async def add_back(self, node: str, pages: Mapping[str, str]) -> None:
+    async def note_returned(self, node: str, pages: Mapping[str, str]) -> None:
         """Note pages of a node that came to this one: `{public id: version}`. Each counts once, whoever notes it."""
 
-    async def keep_doubt(self, node: str, doubt: Doubt) -> None:
+    async def keep_seen_alive(self, node: str, seen_alive: SeenAlive) -> None:
         """Keep that a silent node was seen to live."""
 
     async def drop(self, node: str) -> None:
@@ -142,7 +142,7 @@ class Backend(Protocol):
         question, so it must be cheap and bounded.
         """
 
-    def forget(self, node: str) -> None:
+    def remove_sign_of_life(self, node: str) -> None:
         """Remove the sign of life of a node that has been silent for too long. If the node lives, it gives another."""
 
     def write_tally(self) -> None:

@@ -28,7 +28,7 @@ from ...core.identity import is_node_id
 from ...loops import Tasks
 from . import Receiver
 from .local_link import DEAF, LISTEN, MESSAGE, LocalLink, frame
-from .local_tallies import TallyFiles, remove_forgotten
+from .local_tallies import TallyFiles, remove_abandoned_files
 from .meeting_directory import meeting_directory, remove
 
 BIND_ATTEMPTS: Final = 5
@@ -97,7 +97,7 @@ class LocalBackend:
         self._bind(self._first)
         self._open_soon(self._first)
         self._guard = _guards.start(self._leave_with_the_loop(), self._loop)
-        remove_forgotten(self._directories()[0].parent, time.time())
+        remove_abandoned_files(self._directories()[0].parent, time.time())
         self.tallies.clear_own()
         self._send_heartbeat()
 
@@ -236,7 +236,7 @@ class LocalBackend:
                 del self._awaited[node]
         return node in self.links
 
-    def forget(self, node: str) -> None:
+    def remove_sign_of_life(self, node: str) -> None:
         """Nothing outlives a worker here: its connections are the sign that it lives."""
 
     def write_tally(self) -> None:

@@ -3,7 +3,7 @@ The tallies of the workers of one machine, as files in the directory where they 
 
     {node}.tally   when its writer last lived (8 bytes, monotonic ms), and its Tally
     {node}.pages   the list of pages that belongs to its tally
-    {node}.doubt   Doubt: it fell silent, and was seen to live
+    {node}.doubt   SeenAlive: it fell silent, and was seen to live
     {node}.back    one line for each page of it that came to another worker: public id, blank, version
     history        one line for each sample of the last hour
     minutes        one line for each sample of the last day
@@ -34,7 +34,7 @@ from ...core import history, page_lists, tallies
 from ...core.identity import is_node_id
 from ...core.labels import may_be_shown
 from ...core.liveness import MAX_NODES
-from ...core.tallies import Doubt, Entry, Tally
+from ...core.tallies import Entry, SeenAlive, Tally
 from .meeting_directory import remove
 
 SILENT: Final = 9.0
@@ -46,7 +46,7 @@ MAX_BACK_BYTES: Final = 8 * 2**20
 MAX_HISTORY_BYTES: Final = 8 * 2**20
 """Of one file of samples."""
 
-FORGOTTEN_AFTER: Final = 24 * 3_600.0
+ABANDONED_AFTER: Final = 24 * 3_600.0
 """Seconds after which files in other meeting places are removed that nobody looks at."""
 
 _HEAD: Final = struct.Struct("!Q")
@@ -142,7 +142,7 @@ class TallyFiles:
                     now,
                     present,
                     lives,
-                    _read_doubt(place / f"{node}.doubt"),
+                    _read_seen_alive(place / f"{node}.doubt"),
                     _read_back(place / f"{node}.back") if not present or tally.away else {},
                 )
         return found
@@ -159,7 +159,7 @@ class TallyFiles:
                     return file.read(page_lists.MAX_LIST + 1)
         return None
 
-    async def add_back(self, node: str, pages: Mapping[str, str]) -> None:
+    async def note_returned(self, node: str, pages: Mapping[str, str]) -> None:
         """Note pages of a worker that came to this one: `{public id: version}`."""
         lines = "".join(f"{page} {version}\n" for page, version in pages.items()).encode("utf-8", "replace")
         for place in self._places():
@@ -173,12 +173,12 @@ class TallyFiles:
                     finally:
                         os.close(descriptor)
 
-    async def keep_doubt(self, node: str, doubt: Doubt) -> None:
+    async def keep_seen_alive(self, node: str, seen_alive: SeenAlive) -> None:
         """Keep that a silent worker was seen to live."""
         for place in self._places():
             if (place / f"{node}.tally").exists():
                 with suppress(OSError):
-                    _write_whole(place / f"{node}.doubt", tallies.encode(doubt))
+                    _write_whole(place / f"{node}.doubt", tallies.encode(seen_alive))
 
     async def drop(self, node: str) -> None:
         """Remove what is kept of a worker: nothing follows from it any more."""
@@ -249,14 +249,14 @@ def process_life(process: int) -> tuple[int, ...]:
     return process, _started(process) or 0, namespace, boot
 
 
-def remove_forgotten(root: Path, now: float) -> None:
+def remove_abandoned_files(root: Path, now: float) -> None:
     """Remove files in all meeting places that have not been touched for long, and places that are then empty."""
     with suppress(OSError):
         for place in root.iterdir():
             with suppress(OSError):
                 for path in place.iterdir():
                     kept = path.suffix in (".tally", ".pages", ".doubt", ".back") or path.name in ("history", "minutes")
-                    if kept and now - path.stat().st_mtime > FORGOTTEN_AFTER:
+                    if kept and now - path.stat().st_mtime > ABANDONED_AFTER:
                         remove(path)
                 place.rmdir()  # refused while something is in it
 
@@ -304,9 +304,9 @@ def _read(path: Path, own: tuple[int, ...]) -> Tally | None:
     return msgspec.structs.replace(tally, at=at)
 
 
-def _read_doubt(path: Path) -> Doubt | None:
+def _read_seen_alive(path: Path) -> SeenAlive | None:
     try:
-        return tallies.decode_doubt(path.read_bytes()[:256])
+        return tallies.decode_seen_alive(path.read_bytes()[:256])
     except OSError:
         return None
 

@@ -177,7 +177,7 @@ class RedisBackend:
             return True
         return False if self.tallies.complete else None
 
-    def forget(self, node: str) -> None:
+    def remove_sign_of_life(self, node: str) -> None:
         """Let no sign remain that a node lives: it would stay for as long as Redis's clock has jumped backwards."""
         self._members.discard(node)
         self._put(("DEL", f"{self._prefix}:node:{node}"), None)

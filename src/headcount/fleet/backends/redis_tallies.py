@@ -2,7 +2,7 @@
 The tallies of all nodes, in Redis.
 
     {headcount:NAME}:tallies   HASH  {node: Tally}   written with each sign of life, removed when nothing follows
-    {headcount:NAME}:doubts    HASH  {node: Doubt}   silent nodes that were seen to live
+    {headcount:NAME}:doubts    HASH  {node: SeenAlive}   silent nodes that were seen to live
     {headcount:NAME}:pages:ID  the list of pages that belongs to its tally, written when it has changed
     {headcount:NAME}:back:ID   HASH  {connection: version}   pages of that node that came to others
     {headcount:NAME}:history   LIST  samples of the last hour
@@ -39,7 +39,7 @@ from ...core import history, tallies
 from ...core.identity import is_node_id
 from ...core.labels import may_be_shown
 from ...core.liveness import MAX_NODES
-from ...core.tallies import Doubt, Entry, Tally
+from ...core.tallies import Entry, SeenAlive, Tally
 from .redis_queue import NO_ANSWER
 
 logger = logging.getLogger("headcount")
@@ -102,8 +102,8 @@ class RedisTallies:
         """The last tally said that pages were sent away."""
         self._pages_written = 0
         """Number of the list of pages that was written last."""
-        self._doubts: dict[str, bytes] = {}
-        """Doubts about nodes that are silent still; Redis may lose them."""
+        self._seen_alive: dict[str, bytes] = {}
+        """By node: the encoded `SeenAlive` of each that is still silent. Redis may lose them."""
         self._listed_before: set[str] = set()
         """Silent nodes that Redis listed since this node's own connection was made."""
 
@@ -234,7 +234,7 @@ class RedisTallies:
         found = answer[0] if isinstance(answer, list) and answer else None
         return found if isinstance(found, bytes) else None
 
-    async def add_back(self, node: str, pages: Mapping[str, str]) -> None:
+    async def note_returned(self, node: str, pages: Mapping[str, str]) -> None:
         """Note pages of a node that came to this one: `{public id: version}`. The first to note one is right."""
         key = f"{self._prefix}:back:{node}"
         count = await self._ask("HLEN", key)
@@ -242,15 +242,15 @@ class RedisTallies:
             await asyncio.gather(*(self._ask("HSETNX", key, page, version) for page, version in pages.items()))
             await self._ask("EXPIRE", key, KEPT)
 
-    async def keep_doubt(self, node: str, doubt: Doubt) -> None:
+    async def keep_seen_alive(self, node: str, seen_alive: SeenAlive) -> None:
         """Keep that a silent node was seen to live."""
-        self._doubts[node] = tallies.encode(doubt)
-        await self._ask("HSET", f"{self._prefix}:doubts", node, tallies.encode(doubt))
+        self._seen_alive[node] = tallies.encode(seen_alive)
+        await self._ask("HSET", f"{self._prefix}:doubts", node, tallies.encode(seen_alive))
 
     async def drop(self, node: str) -> None:
         """Remove what is kept of a node: nothing follows from it any more."""
         self._remembered.pop(node, None)
-        self._doubts.pop(node, None)
+        self._seen_alive.pop(node, None)
         await asyncio.gather(
             self._ask("HDEL", f"{self._prefix}:tallies", node),
             self._ask("HDEL", f"{self._prefix}:doubts", node),
@@ -312,25 +312,25 @@ class RedisTallies:
         names = list(held)
         if not names:
             return {}
-        signs, doubts = await asyncio.gather(
+        signs, all_seen = await asyncio.gather(
             self._ask("MGET", *(f"{self._prefix}:node:{name}" for name in names)),
             self._ask("HMGET", f"{self._prefix}:doubts", *names),
         )
         if not isinstance(signs, list) or len(signs) != len(names):
             signs = [None] * len(names)
-        if not isinstance(doubts, list) or len(doubts) != len(names):
-            doubts = [None] * len(names)
-        for name, doubt in zip(names, doubts, strict=True):
-            if isinstance(doubt, bytes):
-                self._doubts[name] = doubt
+        if not isinstance(all_seen, list) or len(all_seen) != len(names):
+            all_seen = [None] * len(names)
+        for name, seen in zip(names, all_seen, strict=True):
+            if isinstance(seen, bytes):
+                self._seen_alive[name] = seen
         present = {name for name, sign in zip(names, signs, strict=True) if sign is not None} | {self._node}
         silent = [name for name in names if name not in present and not held[name].left]
-        for name in self._doubts.keys() - set(silent):
+        for name in self._seen_alive.keys() - set(silent):
             if name in held:
-                del self._doubts[name]
-        lost = [name for name, doubt in zip(names, doubts, strict=True) if doubt is None and name in self._doubts]
+                del self._seen_alive[name]
+        lost = [name for name, seen in zip(names, all_seen, strict=True) if seen is None and name in self._seen_alive]
         for name in lost:
-            await self._ask("HSETNX", f"{self._prefix}:doubts", name, self._doubts[name])
+            await self._ask("HSETNX", f"{self._prefix}:doubts", name, self._seen_alive[name])
         asked_back = [name for name in names if name in silent or held[name].away]
         lives, *back = await asyncio.gather(
             self._listed({name: held[name] for name in silent}, now),
@@ -343,10 +343,10 @@ class RedisTallies:
                 self._steady(name, held[name], now),
                 present=name in present,
                 lives=lives.get(name),
-                doubt=tallies.decode_doubt(doubt if doubt is not None else self._doubts.get(name)),
+                seen_alive=tallies.decode_seen_alive(seen if seen is not None else self._seen_alive.get(name)),
                 back=returned.get(name, {}),
             )
-            for name, doubt in zip(names, doubts, strict=True)
+            for name, seen in zip(names, all_seen, strict=True)
         }
 
     async def _listed(self, silent: Mapping[str, Tally], now: int) -> dict[str, bool | None]:
@@ -382,7 +382,7 @@ class RedisTallies:
         self._remembered = dict(list(raw.items())[:MAX_NODES])
         self._looked = self._clock()
         self._seen = {node: seen for node, seen in self._seen.items() if node in raw}
-        self._doubts = {node: doubt for node, doubt in self._doubts.items() if node in raw}
+        self._seen_alive = {node: seen for node, seen in self._seen_alive.items() if node in raw}
         self._listed_before &= raw.keys()
 
 
