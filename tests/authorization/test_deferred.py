@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from headcount import Headcount
-from headcount.authorization.deferred import DeferredCheck, HandshakeTemplate
+from headcount.authorization.deferred import DeferredCheckMaker, HandshakeTemplate
 from headcount.authorization.inner_request import InnerRequestCheck, InnerRequests
 
 HEADERS = [(b"host", b"shop.example"), (b"cookie", b"session=1; a=\xff"), (b"cookie", b"b=2"), (b"x-\xe9", b"\x00"),
@@ -49,7 +49,7 @@ def test_the_hook_meets_the_same_request(client: Any, wrapped: bool) -> None:
     inner = beneath if wrapped else None
     now = InnerRequestCheck(requests, handshake, PREFIX, inner)
     common = HandshakeTemplate(requests, handshake, PREFIX, inner)
-    later = DeferredCheck(common, client, HEADERS)(None)
+    later = DeferredCheckMaker(common, client, HEADERS)(None)
     assert asyncio.run(now()) == asyncio.run(later())
     first, second = met
     for of_both in (first, second):
@@ -71,7 +71,7 @@ def test_where_no_address_may_be_kept_the_hook_meets_that_of_the_socket_once() -
 
     headers = [*HEADERS[:2], (b"x-forwarded-for", b"203.0.113.9")]
     common = HandshakeTemplate(requests_of(headcount, forget_address=True), scope(headers=headers), PREFIX, None)
-    later = DeferredCheck(common, ("192.0.2.7", 1), headers)
+    later = DeferredCheckMaker(common, ("192.0.2.7", 1), headers)
     assert b"203.0.113" not in later._own
     assert b"192.0.2.7" not in later._own
     asking = later(("198.51.100.1", 2))
@@ -86,7 +86,7 @@ def test_pages_of_one_browser_share_what_it_always_sends_and_nothing_else() -> N
     common = HandshakeTemplate(requests_of(headcount), scope(), PREFIX, None)
     browser = [(b"host", b"shop.example"), (b"user-agent", b"Mozilla/5.0"), (b"accept-language", b"eo")]
     one, other = (
-        DeferredCheck(
+        DeferredCheckMaker(
             common, ("192.0.2.7", 1), [*browser[:1], (b"cookie", secret), *browser[1:], (b"x-secret", secret)]
         )
         for secret in (b"first", b"second")
@@ -105,8 +105,8 @@ def test_pages_of_one_browser_share_what_it_always_sends_and_nothing_else() -> N
 def test_what_strangers_send_is_not_kept_without_bound() -> None:
     headcount = Headcount(version="1")
     common = HandshakeTemplate(requests_of(headcount), scope(), PREFIX, None)
-    kept = [DeferredCheck(common, None, [(b"user-agent", b"%d" % number)]) for number in range(2_000)]
-    long = DeferredCheck(common, None, [(b"user-agent", b"x" * 60_000)])
+    kept = [DeferredCheckMaker(common, None, [(b"user-agent", b"%d" % number)]) for number in range(2_000)]
+    long = DeferredCheckMaker(common, None, [(b"user-agent", b"x" * 60_000)])
     assert len(common._interned) <= 500
     assert sum(map(len, common._interned)) < 1_000_000
     for number, later in enumerate(kept):

@@ -159,7 +159,7 @@ class Fuzz:
         stream: DirectSession
         if rng.random() < 0.9:
             endpoints = endpoints_of(self.headcount)
-            ask = endpoints.deferred_check(RequestHead(_SCOPE, "/ws", endpoints.rules), None)
+            ask = endpoints.deferred_check_maker(RequestHead(_SCOPE, "/ws", endpoints.rules), None)
             stream = DirectWebSocketSession(self.context, wire, public, counted=counted, make_check=ask)
         else:
             request = StreamRequest("v", "/", None, counted=counted, visible_keepalives=rng.random() < 0.5)

@@ -106,7 +106,7 @@ class Headcount:
             self.config,
             self._hooks,
             ordinal=_next_ordinal(self.config.base_path),
-            make_check=inner_requests.check_from_description,
+            check_from_description=inner_requests.check_from_description,
         )
         """The connections of this process, for integrations and metrics."""
         self._figures = self.node.figures

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..authorization.authorizer import Grant
-from ..authorization.deferred import DeferredCheck, HandshakeTemplate
+from ..authorization.deferred import DeferredCheckMaker, HandshakeTemplate
 from ..authorization.inner_request import PATH as AUTHORIZE
 from ..authorization.inner_request import InnerRequestCheck, InnerRequests
 from ..core.address import AddressGap, AddressGaps
@@ -258,15 +258,15 @@ class Endpoints:
         prefix = RequestHead(scope, "/ws", self.rules).prefix
         return HandshakeTemplate(self._inner_requests, scope, prefix, wrapped_app)
 
-    def deferred_check(self, head: RequestHead, wrapped_app: ASGIApp | None) -> DeferredCheck:
-        """Keep of a WebSocket's handshake what it takes to check its right to watch later."""
+    def deferred_check_maker(self, head: RequestHead, wrapped_app: ASGIApp | None) -> DeferredCheckMaker:
+        """Return the maker of a WebSocket's authorization check, which keeps what that needs of the handshake."""
         wildcard = head.origin_verdict is OriginVerdict.WILDCARD
         scope = head.scope_without_credentials() if wildcard else head.scope
         template = self._template
         if template is None or not template.fits(scope, wrapped_app):
             # The newest is kept, because nearly all come by one path.
             template = self._template = self.template(scope, wrapped_app)
-        return DeferredCheck(template, scope.get("client"), scope["headers"])
+        return DeferredCheckMaker(template, scope.get("client"), scope["headers"])
 
     def _check(self, head: RequestHead, wrapped_app: ASGIApp | None) -> InnerRequestCheck:
         wildcard = head.origin_verdict is OriginVerdict.WILDCARD
@@ -352,7 +352,7 @@ class Endpoints:
         offer = websocket_offer(head.scope)
         if offer is not None:
             # What is handed over keeps no scope, so what is needed of it is packed.
-            deferred = self.deferred_check(head, wrapped_app)
+            deferred = self.deferred_check_maker(head, wrapped_app)
             taken = offer.websocket(self.host, stream.id, counted=stream.request.counted, make_check=deferred)
             if taken is not None:
                 taken.send(Payload(stream.connected))

@@ -87,7 +87,7 @@ class HandshakeTemplate:
         return mine.keys() == other.keys() and all(mine[name] is other[name] for name in mine)
 
 
-class DeferredCheck:
+class DeferredCheckMaker:
     """
     Makes the `InnerRequestCheck` of one handshake; a `MakeCheck`.
 

@@ -68,7 +68,7 @@ class Node:
     Args:
         config: Checked settings.
         hooks: The application's hooks.
-        make_check: Makes a check of what another process's `AuthorizationCheck` described; None: it cannot.
+        check_from_description: Makes a check of what another process's `AuthorizationCheck` described; None: it cannot.
         clock: Monotonic seconds.
         ordinal: Its number among the nodes of this process with the same base path: equal numbers of workers form one
             fleet.
@@ -78,7 +78,7 @@ class Node:
         self,
         config: Config,
         hooks: Hooks,
-        make_check: Callable[[Mapping[str, Any]], AuthorizationCheck | None],
+        check_from_description: Callable[[Mapping[str, Any]], AuthorizationCheck | None],
         clock: Callable[[], float] = time.monotonic,
         ordinal: int = 0,
     ) -> None:
@@ -86,7 +86,7 @@ class Node:
         self.hooks = hooks
         self.clock = clock
         self.ordinal = ordinal
-        self._make_check = make_check
+        self._check_from_description = check_from_description
         self.started = clock()
         self._cut_reports = CutReports()
         self.counters: defaultdict[str, int] = defaultdict(int)
@@ -224,7 +224,7 @@ class Node:
             listing=self.listing,
             authorize=self.check_runner.run,
             remote=self.membership.remote,
-            check_from_description=self._make_check,
+            check_from_description=self._check_from_description,
         )
         view = FleetView(
             self.id,

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Scope
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from ...authorization.deferred import DeferredCheck, HandshakeTemplate
+from ...authorization.deferred import DeferredCheckMaker, HandshakeTemplate
 from ...core.event_stream import chunk, frame
 from ...core.frames import text_frame
 from ...errors import ProtocolError
@@ -152,7 +152,7 @@ class FirstRequestProtocol(asyncio.Protocol):
             response = (
                 HANDSHAKE_HEAD(self._state.default_headers) + handshake_tail(key) + text_frame(admitted.connected)
             )
-            make_check = DeferredCheck(self._template(scope), scope["client"], self._headers)
+            make_check = DeferredCheckMaker(self._template(scope), scope["client"], self._headers)
             session = DirectWebSocketSession(
                 context, transport, admitted.id, counted=request.counted, make_check=make_check
             )
