@@ -27,8 +27,8 @@ MAX_RUNNING: Final = 1_024
 MAX_CONCURRENT_CALLS: Final = 64
 """Nodes that are asked at the same time what is asked of all."""
 
-MAX_NOTICES: Final = 1_024
-"""Messages without an answer whose owner is being looked for; more are dropped. After a deploy all pages come at once,
+MAX_ONE_WAY: Final = 1_024
+"""One-way messages whose receiver is being looked for; more are dropped. After a deploy all pages come at once,
 and each names a stream of a node that is gone."""
 
 TIMEOUT: Final = 5.0
@@ -51,14 +51,14 @@ class Answers(NamedTuple):
     asked: int | None
 
 
-class NoAnswer(UnknownConnection):
+class NodeUnreachable(UnknownConnection):
     """The other node may live, and was not reached or did not answer. Clients take it for gone, and open a stream."""
 
 
 class Caller(Protocol):
     """The questions that this node can ask."""
 
-    def notify(self, node: str, message: fleet_messages.Command) -> None:
+    def send_one_way(self, node: str, message: fleet_messages.Command) -> None:
         """Send a node a command that needs no answer, if there is such a node. It may be a stranger's invention."""
 
     def next_number(self) -> int:
@@ -81,7 +81,7 @@ class Caller(Protocol):
             number: From `next_number()`, if it had to be known before.
 
         Raises:
-            UnknownConnection: There is no such node; as `NoAnswer`, it does not answer.
+            UnknownConnection: There is no such node; if a `NodeUnreachable`, the node did not answer.
             Busy: Too many questions wait already.
         """
 
@@ -103,7 +103,7 @@ class Caller(Protocol):
 class NoCaller:
     """A `Caller` where there are no other nodes."""
 
-    def notify(self, node: str, message: fleet_messages.Command) -> None:
+    def send_one_way(self, node: str, message: fleet_messages.Command) -> None:
         """Do nothing: there is no such node."""
 
     def next_number(self) -> int:
@@ -147,8 +147,8 @@ class NotJoined(NoCaller):
         timeout: float = TIMEOUT,  # noqa: ARG002
         number: int | None = None,  # noqa: ARG002
     ) -> fleet_messages.Answer:
-        """Raise NoAnswer: there may be such a node."""
-        raise NoAnswer(UNKNOWN_HANDLE)
+        """Raise NodeUnreachable: there may be such a node."""
+        raise NodeUnreachable(UNKNOWN_HANDLE)
 
     async def call_all(
         self,
@@ -192,11 +192,11 @@ class Calls:
         self._numbers = itertools.count(1)
         self._open: dict[int, _Open] = {}
         self._running = Tasks()
-        self._notices = Tasks()
+        self._one_way = Tasks()
 
-    def notify(self, node: str, message: fleet_messages.Command) -> None:
+    def send_one_way(self, node: str, message: fleet_messages.Command) -> None:
         """See `Caller`."""
-        self._link.call(lambda: self._notify(node, message))
+        self._link.call(lambda: self._send_one_way(node, message))
 
     def next_number(self) -> int:
         """See `Caller`."""
@@ -211,7 +211,7 @@ class Calls:
     ) -> fleet_messages.Answer:
         """See `Caller`."""
         if not self._link.active:
-            raise NoAnswer(UNKNOWN_HANDLE)
+            raise NodeUnreachable(UNKNOWN_HANDLE)
         return await self._link.run(self._call(node, make, timeout, number))
 
     async def call_all(
@@ -278,9 +278,9 @@ class Calls:
             if question.node == node:
                 self._resolve(number, UnknownConnection(UNKNOWN_HANDLE))
 
-    def _notify(self, node: str, message: fleet_messages.Command) -> None:
-        if len(self._notices) < MAX_NOTICES:
-            self._notices.start(self._find_and_send(node, message))
+    def _send_one_way(self, node: str, message: fleet_messages.Command) -> None:
+        if len(self._one_way) < MAX_ONE_WAY:
+            self._one_way.start(self._find_and_send(node, message))
 
     async def _find_and_send(self, node: str, message: fleet_messages.Command) -> None:
         if await self._link.knows(node):
@@ -321,11 +321,11 @@ class Calls:
             async with asyncio.timeout(limit):
                 known = await self._link.knows(node)
                 if not known:
-                    raise (NoAnswer if known is None else UnknownConnection)(UNKNOWN_HANDLE)
-                self._link.send(node, make(number), lambda: self._resolve(number, NoAnswer(UNKNOWN_HANDLE)))
+                    raise (NodeUnreachable if known is None else UnknownConnection)(UNKNOWN_HANDLE)
+                self._link.send(node, make(number), lambda: self._resolve(number, NodeUnreachable(UNKNOWN_HANDLE)))
                 outcome = await future
         except TimeoutError:
-            raise NoAnswer(UNKNOWN_HANDLE) from None
+            raise NodeUnreachable(UNKNOWN_HANDLE) from None
         finally:
             del self._open[number]
         if isinstance(outcome, UnknownConnection):

@@ -15,7 +15,7 @@ from ..core import fleet_messages, identity, messages, paging
 from ..core.fleet_messages import Released
 from ..core.rows import is_valid_row
 from ..errors import UNKNOWN_HANDLE, Busy, Malformed, UnknownConnection
-from .calls import Answers, Caller, NoAnswer, NoCaller
+from .calls import Answers, Caller, NoCaller, NodeUnreachable
 from .local_node import LocalListing
 
 MAX_PENDING: Final = 256
@@ -138,14 +138,14 @@ class RemoteCommands:
             cut_after: What the client reports about a limit, in seconds; the owner can check it. 0: nothing.
             shared: Tabs share the new stream; the owner holds those of the old one until `release_tabs`.
         """
-        self._notify_owner(
+        self._send_to_owner(
             handle,
             lambda: fleet_messages.Replace(node=self._node, handle=handle, cut=cut_after, shared=shared),
         )
 
     def release_tabs(self, handle: str, keys: Iterable[str]) -> None:
         """Tell the owner of a stream to stop counting tabs that are counted here now. Does not wait for it."""
-        self._notify_owner(
+        self._send_to_owner(
             handle,
             lambda: fleet_messages.ReportTabs(node=self._node, re=0, handle=handle, remove=tuple(keys)),
         )
@@ -303,21 +303,21 @@ class RemoteCommands:
             return None
         try:
             return await self.calls.call(owner, make)
-        except NoAnswer:
+        except NodeUnreachable:
             raise Busy(unknown) from None
         except UnknownConnection:
             if await self.calls.may_live(owner):
                 raise Busy(unknown) from None
             return None
 
-    def _notify_owner(self, handle: str, make: Callable[[], fleet_messages.Command]) -> None:
+    def _send_to_owner(self, handle: str, make: Callable[[], fleet_messages.Command]) -> None:
         """Send the owner of a stream a command that needs no answer; a stranger may have made the handle up."""
         try:
             owner = self._owner_of(handle)
         except UnknownConnection:
             return
         if len(handle) <= identity.MAX_HANDLE:
-            self.calls.notify(owner, make())
+            self.calls.send_one_way(owner, make())
 
     async def _subscribe(
         self, owner: str, handle: str, make_check: Callable[[], AuthorizationCheck], *, deltas: bool

@@ -17,7 +17,7 @@ from headcount.core.history import INTERVAL, encode_sample, sample
 from headcount.core.tallies import SeenAlive, Tally
 from headcount.fleet.backends import Backend, local_tallies
 from headcount.fleet.backends.redis import RedisBackend
-from headcount.fleet.backends.redis_queue import NO_ANSWER
+from headcount.fleet.backends.redis_queue import NO_REPLY
 from headcount.fleet.backends.redis_tallies import RedisTallies
 from headcount.fleet.backends.redis_timing import DEFAULT_TIMING
 from kit.pages import until
@@ -258,7 +258,7 @@ def test_a_store_is_another_one_also_when_the_answer_that_said_so_was_lost() -> 
     assert not tallies.complete
 
 
-@pytest.mark.parametrize("answer", [NO_ANSWER, None, OutOfMemoryError("OOM")], ids=["none", "refused", "full"])
+@pytest.mark.parametrize("answer", [NO_REPLY, None, OutOfMemoryError("OOM")], ids=["none", "refused", "full"])
 def test_a_list_of_pages_that_redis_did_not_take_is_sent_again(answer: Any) -> None:
     async def ask(*_: Any) -> None:
         return None

@@ -39,7 +39,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from . import Receiver
 from .redis_address import NoShardError, advice_for, connect, database, find_shard, resolve
-from .redis_queue import NO_ANSWER, CommandQueue, OnAnswer, Queued
+from .redis_queue import NO_REPLY, CommandQueue, OnAnswer, Queued
 from .redis_tallies import RedisTallies
 from .redis_timing import DEFAULT_TIMING, Timing
 
@@ -139,7 +139,7 @@ class RedisBackend:
         """Hand a message to one node."""
 
         def answer(receivers: Any) -> None:
-            if failed is not None and (receivers == 0 or receivers is NO_ANSWER):
+            if failed is not None and (receivers == 0 or receivers is NO_REPLY):
                 failed()
 
         self._publish(f"to:{node}", message, answer)
@@ -188,10 +188,10 @@ class RedisBackend:
             tally, pages = self._receiver.tally(leaving=False), self._receiver.page_list()
             for command in self.tallies.write_pages(tally, pages):
                 written = partial(self.tallies.on_pages_answer, tally.pages)
-                self._put(command, written, 100 + len(pages), optional=True)
+                self._put(command, written, 100 + len(pages), may_be_refused=True)
             for command in self.tallies.write(tally):
                 size = sum(len(word) for word in command if isinstance(word, bytes))
-                self._put(command, None, 100 + size, optional=True)
+                self._put(command, None, 100 + size, may_be_refused=True)
 
     def _ask_store(self) -> None:
         """Learn whether Redis was emptied."""
@@ -199,7 +199,7 @@ class RedisBackend:
 
         def answered(answer: Any) -> None:
             for command in self.tallies.on_store(proposed, answer):
-                self._put(command, None, 100 + len(command[-1]), optional=True)
+                self._put(command, None, 100 + len(command[-1]), may_be_refused=True)
 
         self._put(self.tallies.ask_store(proposed), answered)
 
@@ -211,9 +211,11 @@ class RedisBackend:
 
         def answered(answer: Any) -> None:
             if not future.done():
-                future.set_result(None if answer is NO_ANSWER or isinstance(answer, Exception) else answer)
+                future.set_result(None if answer is NO_REPLY or isinstance(answer, Exception) else answer)
 
-        self._put(command, answered, 100 + sum(len(word) for word in command if isinstance(word, bytes)), optional=True)
+        self._put(
+            command, answered, 100 + sum(len(word) for word in command if isinstance(word, bytes)), may_be_refused=True
+        )
         return await future
 
     async def _run(self) -> None:
@@ -340,14 +342,14 @@ class RedisBackend:
             await subscribed.wait()  # whoever learns of us may speak to us at once
         self._ask_store()  # before it is known that Redis can be used again
         for command in self.tallies.clear_own():  # what others noted while this node was silent
-            self._put(command, None, optional=True)
+            self._put(command, None, may_be_refused=True)
         for number in itertools.count(random.randrange(HEARTBEATS_PER_SET_CHECK)):  # noqa: S311  not a secret
             if number % HEARTBEATS_PER_SET_CHECK == 0:
                 # Somebody may have taken us for dead and out of the set just as we gave a sign of life, or Redis may
                 # have evicted the set and not the key; then posts for our pages would be nobody's.
                 self._put(("SADD", f"{self._prefix}:nodes", self._node), None)
                 for command in self.tallies.keep():
-                    self._put(command, None, optional=True)
+                    self._put(command, None, may_be_refused=True)
             self._put(
                 (
                     *("SET", f"{self._prefix}:node:{self._node}", "1"),
@@ -355,7 +357,7 @@ class RedisBackend:
                 ),
                 self._on_heartbeat_answer,
             )
-            self._put(("TIME",), self.tallies.set_time, optional=True)
+            self._put(("TIME",), self.tallies.set_time, may_be_refused=True)
             self.write_tally()
             if self._receiver is not None:
                 self._receiver.on_own_heartbeat()
@@ -380,7 +382,7 @@ class RedisBackend:
             # New, too long silent, or forgotten by a Redis that was emptied.
             self._ask_store()
             self._put(("SADD", f"{self._prefix}:nodes", self._node), self._on_first_answer)
-        elif before is not NO_ANSWER:
+        elif before is not NO_REPLY:
             self._set_connected(connected=True)
 
     def _on_first_answer(self, added: Any) -> None:
@@ -397,14 +399,14 @@ class RedisBackend:
     def _publish(self, channel: str, message: bytes, answer: OnAnswer | None = None) -> None:
         if self._commands is None:
             if answer is not None:
-                answer(NO_ANSWER)
+                answer(NO_REPLY)
             return
         self._put((None, self._channel(channel), message), answer, len(message))
 
     def _put(
-        self, command: tuple[Any, ...], answer: OnAnswer | None, size: int = 100, *, optional: bool = False
+        self, command: tuple[Any, ...], answer: OnAnswer | None, size: int = 100, *, may_be_refused: bool = False
     ) -> None:
-        self._queue.put(command, answer, size, optional=optional)
+        self._queue.put(command, answer, size, may_be_refused=may_be_refused)
         self._wake()
 
     def _wake(self) -> None:
@@ -443,22 +445,22 @@ class RedisBackend:
                     packed += connection.pack_command(queued.command[0] or self._publishing, *queued.command[1:])
                 await connection.send_packed_command(packed, check_health=False)
                 for queued in batch:
-                    result = await self._answer_of(connection, optional=queued.optional)
+                    result = await self._answer_of(connection, may_be_refused=queued.may_be_refused)
                     answered += 1
                     queued.answer(result)
         except TimeoutError:
             raise _Lost(f"it did not answer within {self._timing.store_timeout:g} s") from None
         finally:
             for queued in batch[answered:]:
-                queued.answer(NO_ANSWER)
+                queued.answer(NO_REPLY)
 
-    async def _answer_of(self, connection: Connection, *, optional: bool) -> Any:
+    async def _answer_of(self, connection: Connection, *, may_be_refused: bool) -> Any:
         try:
             return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
         except ResponseError as error:
             if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
                 return error if isinstance(error, OutOfMemoryError) else OutOfMemoryError(str(error))
-            if optional:
+            if may_be_refused:
                 return None
             # READONLY, MOVED, NOPERM, LOADING: not this command alone, and perhaps not this server.
             raise _Lost(str(error)) from None
@@ -528,7 +530,7 @@ class RedisBackend:
         if dead:
             # Nodes of an older version wrote no tally. A node that joins later would not know that they were there.
             for command in self.tallies.unknown(dead):
-                self._put(command, None, optional=True)
+                self._put(command, None, may_be_refused=True)
             self._put(("SREM", f"{self._prefix}:nodes", *dead), None)
         self._resolve_members({name for name, life in zip(names, lives, strict=True) if life is not None})
 

@@ -20,14 +20,14 @@ MAX_QUEUED_BYTES: Final = 2 * MAX_BYTES
 """Bytes of those."""
 
 OnAnswer = Callable[[Any], None]
-"""Called once with the answer of Redis, or with `NO_ANSWER`."""
+"""Called once with the answer of Redis, or with `NO_REPLY`."""
 
 
-class _NoAnswer:
+class _NoReply:
     """Passed instead of an answer when there will be none."""
 
 
-NO_ANSWER: Final = _NoAnswer()
+NO_REPLY: Final = _NoReply()
 
 
 class Queued(NamedTuple):
@@ -36,17 +36,17 @@ class Queued(NamedTuple):
     command: tuple[Any, ...]
     size: int
     on_answer: OnAnswer | None
-    optional: bool = False
+    may_be_refused: bool = False
     """A refusal concerns this command alone, and is answered with None."""
 
     def answer(self, answer: Any) -> None:
-        """Hand over the answer of Redis, or `NO_ANSWER`."""
+        """Hand over the answer of Redis, or `NO_REPLY`."""
         if self.on_answer is not None:
             self.on_answer(answer)
 
 
 class CommandQueue:
-    """What waits, in order. When it is full, the oldest commands are dropped and answered with `NO_ANSWER`."""
+    """What waits, in order. When it is full, the oldest commands are dropped and answered with `NO_REPLY`."""
 
     def __init__(self) -> None:
         self._queue: deque[Queued] = deque()
@@ -55,11 +55,13 @@ class CommandQueue:
     def __bool__(self) -> bool:
         return bool(self._queue)
 
-    def put(self, command: tuple[Any, ...], on_answer: OnAnswer | None, size: int, *, optional: bool = False) -> None:
+    def put(
+        self, command: tuple[Any, ...], on_answer: OnAnswer | None, size: int, *, may_be_refused: bool = False
+    ) -> None:
         """Add a command of about `size` bytes."""
         while self._queue and (len(self._queue) >= MAX_QUEUED or self._bytes + size > MAX_QUEUED_BYTES):
-            self._pop().answer(NO_ANSWER)
-        self._queue.append(Queued(command, size, on_answer, optional))
+            self._pop().answer(NO_REPLY)
+        self._queue.append(Queued(command, size, on_answer, may_be_refused))
         self._bytes += size
 
     def next_batch(self) -> list[Queued]:
@@ -67,11 +69,11 @@ class CommandQueue:
         return [self._pop() for _ in range(min(len(self._queue), MAX_BATCH))]
 
     def fail_all(self) -> None:
-        """Drop everything, and answer it with `NO_ANSWER`."""
+        """Drop everything, and answer it with `NO_REPLY`."""
         queue, self._queue = self._queue, deque()
         self._bytes = 0
         for queued in queue:
-            queued.answer(NO_ANSWER)
+            queued.answer(NO_REPLY)
 
     def _pop(self) -> Queued:
         queued = self._queue.popleft()

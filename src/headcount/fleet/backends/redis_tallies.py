@@ -40,7 +40,7 @@ from ...core.identity import is_node_id
 from ...core.labels import may_be_shown
 from ...core.liveness import MAX_NODES
 from ...core.tallies import Entry, SeenAlive, Tally
-from .redis_queue import NO_ANSWER
+from .redis_queue import NO_REPLY
 
 logger = logging.getLogger("headcount")
 
@@ -175,7 +175,7 @@ class RedisTallies:
 
     def on_pages_answer(self, number: int, answer: Any) -> None:
         """Note Redis's answer to `write_pages`, whose tally named the list of this number."""
-        if answer is not NO_ANSWER and answer is not None and not isinstance(answer, Exception):
+        if answer is not NO_REPLY and answer is not None and not isinstance(answer, Exception):
             self._pages_written = number
 
     def write(self, tally: Tally) -> list[tuple[Any, ...]]:
