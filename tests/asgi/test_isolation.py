@@ -369,13 +369,13 @@ def test_a_tab_that_two_loops_report_at_the_same_moment_is_counted_once(
     site = Site()
     sides = loops(), loops()
     streams = [side.run(site.visitor.open("ws", "?shared=1")) for side in sides]
-    both_looked, identify = threading.Barrier(2), site.node.identify
+    both_looked, new_ids = threading.Barrier(2), site.node.new_ids
 
-    def identify_together() -> tuple[str, str]:
+    def new_ids_together() -> tuple[str, str]:
         both_looked.wait(PATIENCE)  # neither has found the tab
-        return identify()
+        return new_ids()
 
-    monkeypatch.setattr(site.node, "identify", identify_together)
+    monkeypatch.setattr(site.node, "new_ids", new_ids_together)
     tab = {"key": "key-of-the-only-tab", "version": "v1", "route": "/"}
     said = [
         asyncio.run_coroutine_threadsafe(site.visitor.say(stream, {"type": "tabs", "set": [tab]}), side.loop)

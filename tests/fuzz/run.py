@@ -153,7 +153,7 @@ class Fuzz:
 
     def _stream(self, rng: random.Random, wire: Wire) -> str:
         node = self.headcount.node
-        public, handle = node.identify()
+        public, handle = node.new_ids()
         self.handles.append(handle)
         counted = rng.random() < 0.9
         stream: DirectSession

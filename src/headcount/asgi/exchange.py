@@ -25,7 +25,7 @@ class Exchange(NamedTuple):
     wrapped_app: ASGIApp | None
     """The application that Headcount is wrapped round, if it is."""
     grant: Grant | None = None
-    """The viewer's, where the route asks for one."""
+    """The viewer's, where the operation asks for one."""
 
     @property
     def scope(self) -> Scope:

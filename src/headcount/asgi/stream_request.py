@@ -119,7 +119,7 @@ class StreamGate:
             raise StreamRefused(end, reconnect=request.reconnect)
         if request.reconnect:
             node.counters["reconnects"] += 1
-        public, handle = node.identify()
+        public, handle = node.new_ids()
         return AdmittedStream(self._host, request, listener, public, self._connected(handle))
 
     def _connected(self, handle: str) -> bytes:

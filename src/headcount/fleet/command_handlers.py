@@ -15,7 +15,7 @@ from ..core import fleet_messages, messages, paging
 from ..core.labels import parse_version
 from ..core.payload import Payload
 from ..errors import Malformed, ProtocolError, UnknownConnection
-from .local_node import ClientDoor, LocalCommands, LocalListing, LocalReplacements
+from .local_node import ClientMessages, LocalCommands, LocalListing, LocalReplacements
 from .remote_commands import RemoteCheck, RemoteCommands
 
 MAX_PAGE: Final = 1_000
@@ -30,7 +30,7 @@ class CommandHandlers:
 
     Args:
         node: Id of this node.
-        door: What clients ask of it.
+        client_messages: What clients ask of it.
         replacements: End streams that new ones replace.
         commands: What the application and its operators ask of it.
         listing: Its connections as pages.
@@ -43,7 +43,7 @@ class CommandHandlers:
         self,
         node: str,
         *,
-        door: ClientDoor,
+        client_messages: ClientMessages,
         replacements: LocalReplacements,
         commands: LocalCommands,
         listing: LocalListing,
@@ -52,7 +52,7 @@ class CommandHandlers:
         check_from_description: Callable[[Mapping[str, Any]], AuthorizationCheck | None],
     ) -> None:
         self._node = node
-        self._door = door
+        self._client_messages = client_messages
         self._replacements = replacements
         self._commands = commands
         self._listing = listing
@@ -73,22 +73,22 @@ class CommandHandlers:
         return fleet_messages.Answer(node=self._node, re=command.re, ok=False)
 
     async def _dispatch(self, command: fleet_messages.Command) -> fleet_messages.Answer:
-        door = self._door
+        client = self._client_messages
         ok, count = True, 0
         match command:
             case fleet_messages.Navigate(handle=handle, route=route):
-                door.on_message(door.find(handle), messages.RouteUpdate(messages.checked_route(route)), _no_check)
+                client.on_message(client.find(handle), messages.RouteUpdate(messages.checked_route(route)), _no_check)
             case fleet_messages.ReportTabs(handle=handle, set=tabs, remove=remove):
                 report = messages.checked_tabs(tabs, remove)
-                if not door.remove_held_tabs(handle, report):
-                    door.on_message(door.find(handle), report, _no_check)
+                if not client.remove_held_tabs(handle, report):
+                    client.on_message(client.find(handle), report, _no_check)
             case fleet_messages.Unsubscribe(handle=handle):
-                door.on_message(door.find(handle), messages.UnsubscribeStats(), _no_check)
+                client.on_message(client.find(handle), messages.UnsubscribeStats(), _no_check)
             case fleet_messages.Replace(handle=handle, cut=cut_after, shared=shared):
                 ok = self._replacements.replace_here(handle, cut_after, shared=shared)
             case fleet_messages.Subscribe(handle=handle, deltas=deltas):
                 check = RemoteCheck(self._remote, command.node, command.re, self._check_from_description)
-                deciding = door.on_message(door.find(handle), messages.SubscribeStats(deltas), lambda: check)
+                deciding = client.on_message(client.find(handle), messages.SubscribeStats(deltas), lambda: check)
                 if deciding is not None:
                     await deciding
                     count = 1

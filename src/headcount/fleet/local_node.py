@@ -43,7 +43,7 @@ class FigureSource(Protocol):
         """Return the figures now."""
 
 
-class ClientDoor(Protocol):
+class ClientMessages(Protocol):
     """What clients ask of a node on their streams, and the command handlers for clients whose POST came elsewhere."""
 
     def find(self, handle: str) -> Any:

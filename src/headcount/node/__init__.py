@@ -1,1 +1,1 @@
-"""One process: its sessions, its viewers, and the one door for what clients and operators ask."""
+"""One process: its sessions, its viewers, and what clients and operators ask of them."""

@@ -1,12 +1,12 @@
 """
-A node: one process's connections. The one imperative shell round the core, and the one door for what clients ask.
+A node: one process's connections. The one imperative shell round the core; every request of a client goes through it.
 
 It owns the lock, the sessions and their identities: streams are opened and closed here, and the node joins its fleet,
 drains and leaves. Other state has its own class: `Admission` (listening sockets), `Viewers` (subscriptions, pushes),
 `FigureReader` (history), `SharedStreams` (tabs), `Timers`, `Releases`, `Membership` (other nodes), `DepartedPages`
 (pages whose streams this node ended).
 
-`on_message()` is the one door for what a client asks, whichever way it came. `Replacements` ends the streams that new
+`on_message()` does what a client asks, whichever way the message came. `Replacements` ends the streams that new
 ones replace. `FleetCommands` does what the application and its operators ask of all nodes.
 
 Pages of one application may live in several event loops (tests with several clients do, threads may). The figures are
@@ -218,7 +218,7 @@ class Node:
     def _make_view(self) -> FleetView:
         handlers = CommandHandlers(
             self.id,
-            door=self,
+            client_messages=self,
             replacements=self.replacements,
             commands=self.commands,
             listing=self.listing,
@@ -252,8 +252,8 @@ class Node:
         """Take the figures from another source from now on; None: from this node's connections."""
         self.viewers.use_figures(self._registry if figures is None else figures)
 
-    def identify(self) -> tuple[str, str]:
-        """Make the public id and the secret handle of a new connection."""
+    def new_ids(self) -> tuple[str, str]:
+        """Return a new public id and its secret handle, for a new connection."""
         public = identity.public_id(self.id, os.urandom(identity.ID_BYTES))
         return public, identity.handle_for(public, self._key)
 

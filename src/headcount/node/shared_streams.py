@@ -61,8 +61,8 @@ class TabHost(Protocol):
     def sessions(self) -> Mapping[str, Session]:
         """Open streams by public id."""
 
-    def identify(self) -> tuple[str, str]:
-        """Make the public id and the secret handle of a new connection."""
+    def new_ids(self) -> tuple[str, str]:
+        """Return a new public id and its secret handle, for a new connection."""
 
     def open(self, session: Session, version: str, route: str, ip: str | None) -> None:
         """Take a new stream into the figures."""
@@ -384,7 +384,7 @@ class SharedStreams:
             # A page does not change its version while it is open, and timers stay in their loop: this is another one.
             known = None
         if known is None:
-            known = TabSession(self, stream, session, host.identify()[0], tab)
+            known = TabSession(self, stream, session, host.new_ids()[0], tab)
             with self._lock:
                 # The one above, or one that another loop has reported since.
                 before = self._by_key.get(tab.key)

@@ -65,7 +65,7 @@ class SessionContext:
         """Remove a stream that is over."""
         self.connections.discard(session)
 
-    def wait_left(self) -> None:
+    def hold_server_until_left(self) -> None:
         """Let uvicorn wait until the leave message is out, if the node leaves because this was the last stream."""
         if self.node.is_idle:
             leaving = self.loop.create_task(self.node.wait_left())
@@ -176,7 +176,7 @@ class DirectSession(Outbox, asyncio.Protocol):
     def shutdown(self) -> None:
         """Stop: uvicorn calls this when the server does. Other servers have connections of their own."""
         self.end(self._context.host.admission.going_away())
-        self._context.wait_left()
+        self._context.hold_server_until_left()
 
     def data_received(self, data: bytes) -> None:
         """Ignore it: after its request, nothing is expected from this peer."""

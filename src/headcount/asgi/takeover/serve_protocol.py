@@ -29,21 +29,21 @@ class ServeProtocol(HeadcountProtocol):
     """The application that Headcount is wrapped round; it has neither paths nor a session."""
 
     context_class = CountingSessionContext
-    _direct = False
+    _answers_at_once = False
     """The request that is being read is a route update to be answered at once, as far as is known."""
     _body = b""
 
     def on_headers_complete(self) -> None:
         """Wait for the body of a request that may be answered at once."""
-        self._direct = self._may_be_direct()
-        if self._direct:
+        self._answers_at_once = self._may_answer_at_once()
+        if self._answers_at_once:
             self._body = b""
         else:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Add a piece of the body."""
-        if not self._direct:
+        if not self._answers_at_once:
             super().on_body(body)
         else:
             self._body += body
@@ -52,9 +52,9 @@ class ServeProtocol(HeadcountProtocol):
 
     def on_message_complete(self) -> None:
         """Answer at once, or delegate."""
-        if self._direct:
+        if self._answers_at_once:
             if self._navigate():
-                self._direct = False
+                self._answers_at_once = False
                 return
             self._delegate()
         super().on_message_complete()
@@ -62,10 +62,10 @@ class ServeProtocol(HeadcountProtocol):
     def data_received(self, data: bytes) -> None:
         """Read. A request that is not complete by now is delegated, because its body may take long."""
         super().data_received(data)
-        if self._direct and not self.transport.is_closing():
+        if self._answers_at_once and not self.transport.is_closing():
             self._delegate()
 
-    def _may_be_direct(self) -> bool:
+    def _may_answer_at_once(self) -> bool:
         path, _, query = self.url.partition(b"?")
         if (
             path != self.endpoints.raw_route_path
@@ -101,7 +101,7 @@ class ServeProtocol(HeadcountProtocol):
         return True
 
     def _delegate(self) -> None:
-        body, self._body, self._direct = self._body, b"", False
+        body, self._body, self._answers_at_once = self._body, b"", False
         super().on_headers_complete()
         if body:
             super().on_body(body)
