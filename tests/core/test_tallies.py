@@ -189,7 +189,9 @@ def test_within_the_grace_nothing_is_ever_taken_for_gone(
 def test_a_tally_survives_its_encoding_and_is_small() -> None:
     many = limited({f"version-{n:03}": n for n in range(1, 200)})
     assert len(many) == MAX_VERSIONS + 1
-    tally = Tally(at=5, versions=many, away=many, transit=8.0, serves="v1", key=b"k" * 16, joined=4, life=(1, 2))
+    tally = Tally(
+        at=5, versions=many, away=many, transit=8.0, serves="v1", key=b"k" * 16, joined=4, liveness_ids=(1, 2)
+    )
     assert decode_tally(encode(tally)) == tally
     assert len(encode(tally)) < 1_000
     assert decode_seen_alive(encode(SeenAlive(7, ended=True))) == SeenAlive(7, ended=True)

@@ -59,7 +59,7 @@ async def test_a_server_that_is_started_again_in_the_same_loop_joins_again(sites
     server = sock.getsockname()
     site.node.join(server)
     other.node.join(server)
-    await turn_until(lambda: other.node.id in _links(site))
+    await turn_until(lambda: other.node.id in _peers(site))
     sock.close()
     site.node.membership.leave_if_ending()
     await turn_until(lambda: not site.node.membership.view.active)
@@ -67,7 +67,7 @@ async def test_a_server_that_is_started_again_in_the_same_loop_joins_again(sites
     assert not site.node.membership.view.active, "its server still stops"
     with listen(server[1]):
         site.node.join(server)
-        await turn_until(lambda: other.node.id in _links(site))
+        await turn_until(lambda: other.node.id in _peers(site))
         site.node._registry.open("a", "v1", "/")
         assert (await other.headcount.stats()).total == 1
         site.node.membership.leave_if_ending()
@@ -104,7 +104,7 @@ async def test_workers_meet_whichever_of_two_addresses_each_was_asked_at_first(s
             one.node.join(server.getsockname())
         for server in (second, first):
             two.node.join(server.getsockname())
-        await turn_until(lambda: two.node.id in _links(one))
+        await turn_until(lambda: two.node.id in _peers(one))
 
 
 async def test_an_address_that_a_proxy_made_up_does_not_make_figures_partial(sites: Callable[[], Site]) -> None:
@@ -179,7 +179,7 @@ async def test_the_workers_of_the_first_address_are_met_later_if_they_cannot_be_
         assert caplog.text.count("cannot find one another") == 1
         full, ahead = False, ahead + 2.0
         site.node.join(sock.getsockname())
-        await turn_until(lambda: other.node.id in _links(site))
+        await turn_until(lambda: other.node.id in _peers(site))
         stats = await site.headcount.stats()
         assert (stats.total, stats.partial) == (1, False)
 
@@ -238,6 +238,6 @@ def test_figures_go_on_where_no_fleet_is_found_after_the_loop_of_the_first_has_c
     asyncio.run(go_on())
 
 
-def _links(site: Site) -> dict[str, Any]:
+def _peers(site: Site) -> dict[str, Any]:
     view = site.node.membership.view
-    return view.backend.links if isinstance(view, FleetView) and isinstance(view.backend, LocalBackend) else {}
+    return view.backend.peers if isinstance(view, FleetView) and isinstance(view.backend, LocalBackend) else {}

@@ -86,7 +86,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Number of the list of its pages (core/page_lists.py); 0: there is none, or no page."""
     joined: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
     """When the node came, in ms by the clock of the backend; 0: it does not say."""
-    life: Annotated[tuple[int, ...], msgspec.Meta(max_length=4)] = ()
+    liveness_ids: Annotated[tuple[int, ...], msgspec.Meta(max_length=4)] = msgspec.field(name="life", default=())
     """What the backend needs to find out whether the node lives."""
 
 

@@ -1,7 +1,7 @@
 """
 Which connections are unaccounted for: those of nodes that are gone, and have not come back yet.
 
-    claims    what this node knows by itself: a node fell silent, a worker's link broke, a leave message came
+    claims    what this node knows by itself: a node fell silent, the connection to a worker ended, a leave message came
     board     what the backend's store says (core/tallies.py), when it was read last
 
 A claim bridges the time until the store has been asked, so that a figure never goes down without a word. The store then

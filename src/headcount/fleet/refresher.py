@@ -46,10 +46,14 @@ class Refresher:
         self._clock = clock
         self._changed = changed
         self._numbers = itertools.count(1)
-        self._turn: asyncio.Lock | None = None
-        self._started = float("-inf")
-        self._with_rows = False
-        self._round: tuple[FlushRound, asyncio.Future[None]] | None = None
+        self._one_at_a_time: asyncio.Lock | None = None
+        """Held by the round that runs."""
+        self._last_began = float("-inf")
+        """When the last round began."""
+        self._last_had_rows = False
+        """The last round asked for connections, too."""
+        self._open_round: tuple[FlushRound, asyncio.Future[None]] | None = None
+        """The round whose answers are still coming, and what waits for them."""
 
     async def refresh(self, called: float, *, rows: bool) -> None:
         """
@@ -61,12 +65,12 @@ class Refresher:
         """
         with self._lock:
             self._collector.touch(rows=rows)
-        if self._turn is None:
-            self._turn = asyncio.Lock()
-        async with self._turn:
-            if self._started >= called and (self._with_rows or not rows):
+        if self._one_at_a_time is None:
+            self._one_at_a_time = asyncio.Lock()
+        async with self._one_at_a_time:
+            if self._last_began >= called and (self._last_had_rows or not rows):
                 return  # a round that began after the call has what the caller wants
-            self._started, self._with_rows = self._clock(), rows
+            self._last_began, self._last_had_rows = self._clock(), rows
             deadline = self._clock() + CATCH_UP
             with suppress(TimeoutError):
                 async with asyncio.timeout(CATCH_UP):
@@ -76,30 +80,30 @@ class Refresher:
 
     def on_heartbeat(self, heartbeat: fleet_messages.Heartbeat) -> None:
         """Note the sequence number up to which a node has published. The lock is held."""
-        if self._round is not None and heartbeat.re:
-            self._round[0].answered(heartbeat.node, heartbeat.re, heartbeat.sequence)
+        if self._open_round is not None and heartbeat.re:
+            self._open_round[0].answered(heartbeat.node, heartbeat.re, heartbeat.sequence)
 
     def on_applied(self, node: str) -> None:
         """Note that something of a node was applied. The lock is held."""
-        if self._round is not None:
-            self._round[0].arrived(node, self._figures.sequence(node))
+        if self._open_round is not None:
+            self._open_round[0].arrived(node, self._figures.sequence(node))
             self._end_complete_round()
 
     def on_left(self, node: str) -> None:
         """Wait no longer for a node that is gone. The lock is held."""
-        if self._round is not None:
-            self._round[0].left(node)
+        if self._open_round is not None:
+            self._open_round[0].left(node)
             self._end_complete_round()
 
     def forget_loop(self) -> None:
         """Drop what belonged to a loop that is over."""
-        self._turn = None
-        self._started = float("-inf")
-        self._round = None
+        self._one_at_a_time = None
+        self._last_began = float("-inf")
+        self._open_round = None
 
     def _end_complete_round(self) -> None:
-        if self._round is not None and self._round[0].complete and not self._round[1].done():
-            self._round[1].set_result(None)
+        if self._open_round is not None and self._open_round[0].complete and not self._open_round[1].done():
+            self._open_round[1].set_result(None)
 
     async def _flush_all(self, deadline: float) -> None:
         with self._lock:
@@ -108,7 +112,7 @@ class Refresher:
                 return
             asked = self._clock()
             flush, future = FlushRound(next(self._numbers), others), self._link.loop.create_future()
-            self._round = (flush, future)
+            self._open_round = (flush, future)
         self._link.announce(fleet_messages.FlushRequest(node=self._link.node, re=flush.number))
         patience = max(0.0, deadline - asked)
         try:
@@ -120,4 +124,4 @@ class Refresher:
                 if patience >= CATCH_UP / 2 and self._figures.mark_silent(flush.pending, asked):
                     self._changed()
         finally:
-            self._round = None
+            self._open_round = None

@@ -67,7 +67,8 @@ class LoopTimers:
         self._loop = loop
         self._send_timeout = config.send_timeout
         # Rounded down: clients were given the interval as the longest silence.
-        self._turn = max(1, math.floor(config.keepalive_interval / TICK))
+        self._slots_per_wheel = max(1, math.floor(config.keepalive_interval / TICK))
+        """So many ticks the hand takes for one round, which is one keepalive interval."""
         self._slots: list[set[Session]] = []
         self._wheels: dict[Listener | None, int] = {}
         """
@@ -77,14 +78,16 @@ class LoopTimers:
         self._listeners: list[Listener | None] = []
         """The listener of each wheel."""
         self._count = 0
-        self._viewers: set[Session] = set()
+        self._uncounted: set[Session] = set()
+        """Sessions that are not counted: of viewers, and streams that tabs share. They may have a deadline."""
         self._hand = 0
-        self._turns = 0
-        """Of the hand, so far."""
+        self._rounds = 0
+        """Rounds of the hand so far."""
         self._answer_time = ANSWER_TURNS * config.keepalive_interval
         self.asked: dict[Session, float] = {}
         """Sessions that were asked whether they are there, and when they are dropped. Oldest first."""
-        self._next = 0
+        self._spread = 0
+        """Slots behind the hand at which the last session was put; see `add`."""
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
         self._shutdown = ReactorShutdown(duties.shut_down)
@@ -96,14 +99,14 @@ class LoopTimers:
         begin = self._wheels.get(listener)
         if begin is None:
             begin = self._wheels[listener] = len(self._slots)
-            self._slots += [set() for _ in range(self._turn)]
+            self._slots += [set() for _ in range(self._slots_per_wheel)]
             self._listeners.append(listener)
-        self._next = (self._next + 1) % max(1, self._turn // 2)
-        session.slot = begin + (self._hand - self._next) % self._turn
+        self._spread = (self._spread + 1) % max(1, self._slots_per_wheel // 2)
+        session.slot = begin + (self._hand - self._spread) % self._slots_per_wheel
         self._slots[session.slot].add(session)
         self._count += 1
         if not session.counted:
-            self._viewers.add(session)
+            self._uncounted.add(session)
         if self._timer is None:
             self._timer = self._loop.call_later(TICK, self._tick)
 
@@ -113,7 +116,7 @@ class LoopTimers:
         if session in slot:
             slot.discard(session)
             self._count -= 1
-        self._viewers.discard(session)
+        self._uncounted.discard(session)
         self.busy_deadlines.pop(session, None)
         self.asked.pop(session, None)
         if self._count:
@@ -126,7 +129,7 @@ class LoopTimers:
 
     def listener_of(self, session: Session) -> Listener | None:
         """Return the listener that a session came in by; None: not known."""
-        return self._listeners[session.slot // self._turn]
+        return self._listeners[session.slot // self._slots_per_wheel]
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK, self._tick)
@@ -135,23 +138,23 @@ class LoopTimers:
 
     async def _serve(self) -> None:
         now = self._clock()
-        self._hand = (self._hand + 1) % self._turn
-        self._turns += not self._hand
+        self._hand = (self._hand + 1) % self._slots_per_wheel
+        self._rounds += not self._hand
         for listener, begin in list(self._wheels.items()):
             if listener is not None and not listener.still_listens():
                 await self._duties.before_drain()
-                self._drain(self._slots[begin : begin + self._turn])
+                self._drain(self._slots[begin : begin + self._slots_per_wheel])
                 continue
             for session in list(self._slots[begin + self._hand]):
                 # Streams of one slot are asked in one turn, those of the next slot in the next.
-                ask = (self._turns + session.slot) % ASK_TURNS == 0
+                ask = (self._rounds + session.slot) % ASK_TURNS == 0
                 if not session.busy and session.keepalive(ask):
                     self.asked.setdefault(session, now + self._answer_time)
         for session in [session for session, deadline in self.busy_deadlines.items() if now >= deadline]:
             session.end(STALLED.lasting(self._send_timeout))
         for session in [session for session, deadline in list(self.asked.items()) if now >= deadline]:
             session.end(NO_ANSWER)
-        for session in list(self._viewers):
+        for session in list(self._uncounted):
             if session.deadline is not None and now >= session.deadline:
                 session.end(NO_TABS if self._duties.is_shared(session.id) else NOT_AUTHORISED)
         self._duties.on_tick(self._loop, now)

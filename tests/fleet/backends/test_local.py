@@ -19,7 +19,7 @@ from headcount.core.fleet_messages import MAX_BYTES
 from headcount.core.tallies import Tally
 from headcount.fleet.backends import local
 from headcount.fleet.backends.local import LocalBackend
-from headcount.fleet.backends.local_link import HIGH_WATER, MAX_BUFFERED
+from headcount.fleet.backends.local_peer import HIGH_WATER, MAX_BUFFERED
 from headcount.fleet.backends.meeting_directory import meeting_directory
 from kit.pages import until
 
@@ -180,8 +180,8 @@ async def test_for_a_worker_that_does_not_read_only_so_much_is_kept(runtime: Pat
     reader, writer = await asyncio.open_unix_connection(str(meeting_place(runtime) / "aaaaaaaaaaaa"), limit=1)
     for kind, body in ((0, b"headcount-1 cccccccccccc"), (2, b"")):
         writer.write(struct.pack("!IB", len(body) + 1, kind) + body)
-    await until(lambda: "cccccccccccc" in ear.there and one.links["cccccccccccc"][0].listens)
-    transport = one.links["cccccccccccc"][0].transport
+    await until(lambda: "cccccccccccc" in ear.there and one.peers["cccccccccccc"][0].listens)
+    transport = one.peers["cccccccccccc"][0].transport
     chunk = os.urandom(100_000)
     for _ in range(200):
         one.publish(chunk)
@@ -200,7 +200,7 @@ async def test_a_message_that_is_too_large_fails_and_costs_nobody_the_connection
     one, _ = backend("aaaaaaaaaaaa")
     two, other = backend("bbbbbbbbbbbb")
     # One is there as soon as its socket is found; it can be sent messages once it has said who it is.
-    await until(lambda: "bbbbbbbbbbbb" in one.links and "aaaaaaaaaaaa" in two.links)
+    await until(lambda: "bbbbbbbbbbbb" in one.peers and "aaaaaaaaaaaa" in two.peers)
     failed: list[int] = []
     one.send("bbbbbbbbbbbb", bytes(MAX_BYTES + 1), lambda: failed.append(1))
     assert failed == [1]
@@ -215,10 +215,10 @@ async def test_who_does_not_listen_any_more_is_published_to_on_none_of_two_conne
     one, _ = backend("aaaaaaaaaaaa")
     two, ear = backend("bbbbbbbbbbbb")
     two.listen(on=True)
-    await until(lambda: len(one.links.get("bbbbbbbbbbbb", ())) == 2)  # each found the other
-    await until(lambda: any(link.listens for link in one.links["bbbbbbbbbbbb"]))
+    await until(lambda: len(one.peers.get("bbbbbbbbbbbb", ())) == 2)  # each found the other
+    await until(lambda: any(peer.listens for peer in one.peers["bbbbbbbbbbbb"]))
     two.listen(on=False)
-    await until(lambda: not any(link.listens for link in one.links["bbbbbbbbbbbb"]))
+    await until(lambda: not any(peer.listens for peer in one.peers["bbbbbbbbbbbb"]))
     one.publish(b"figures")
     one.announce(b"to all")
     await until(lambda: ear.messages == [b"to all"])
@@ -259,7 +259,7 @@ async def test_a_killed_worker_is_gone_although_a_child_of_it_holds_its_sockets(
     assert worker.stdout is not None
     child = int(await asyncio.to_thread(worker.stdout.readline))
     try:
-        await until(lambda: "cccccccccccc" in one.links)
+        await until(lambda: "cccccccccccc" in one.peers)
         worker.kill()
         await until(lambda: "cccccccccccc" in ear.gone)
         worker.wait(5)
@@ -334,7 +334,7 @@ async def test_an_address_that_could_not_be_met_is_met_once_whoever_asks_and_giv
     asked = asyncio.ensure_future(one.members())
     await asyncio.sleep(0)
     asked.cancel()
-    await until(lambda: "bbbbbbbbbbbb" in one.links)
+    await until(lambda: "bbbbbbbbbbbb" in one.peers)
     sockets = {address: sock for address, (_, sock, _) in one._meeting_places.items()}
     one.meet_later(second)
     await one.members()

@@ -296,18 +296,18 @@ def test_processes_are_known_by_number_and_start() -> None:
     import os
     import subprocess
 
-    own = local_tallies.process_life(os.getpid())
+    own = local_tallies.process_liveness_ids(os.getpid())
     child = subprocess.Popen(["sleep", "60"])
     try:
-        life = local_tallies.process_life(child.pid)
-        assert local_tallies._lives(life, own) is True
-        assert local_tallies._lives((life[0], life[1] + 1, *life[2:]), own) is False, "another one under that number"
-        assert local_tallies._lives((*life[:2], life[2] + 1, life[3]), own) is None, "another container's"
-        assert local_tallies._lives((*life[:3], life[3] + 1), own) is False, "before the machine was started"
+        ids = local_tallies.process_liveness_ids(child.pid)
+        assert local_tallies._lives(ids, own) is True
+        assert local_tallies._lives((ids[0], ids[1] + 1, *ids[2:]), own) is False, "another one under that number"
+        assert local_tallies._lives((*ids[:2], ids[2] + 1, ids[3]), own) is None, "another container's"
+        assert local_tallies._lives((*ids[:3], ids[3] + 1), own) is False, "before the machine was started"
     finally:
         child.kill()
         child.wait()
-    assert local_tallies._lives(life, own) is False
+    assert local_tallies._lives(ids, own) is False
     assert local_tallies._lives((), own) is None
 
 

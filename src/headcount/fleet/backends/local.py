@@ -8,7 +8,7 @@ can. So each binds a Unix socket, named by its node id, in a private directory t
 
 A newcomer connects to every socket that it finds there, which makes a full mesh, and the end of a connection is the end
 of a worker, however it died. A socket that nobody answers is a dead worker's, and removed. Beside the sockets lie the
-workers' tallies (local_tallies.py). What a connection carries: local_link.py.
+workers' tallies (local_tallies.py). What a connection carries: local_peer.py.
 
 Source: docs/adr/0013-workers-meet-in-a-directory.md
 """
@@ -27,7 +27,7 @@ from typing import Any, Final
 from ...core.identity import is_node_id
 from ...loops import Tasks
 from . import Receiver
-from .local_link import DEAF, LISTEN, MESSAGE, LocalLink, frame
+from .local_peer import DEAF, LISTEN, MESSAGE, LocalPeer, frame
 from .local_tallies import TallyFiles, remove_abandoned_files
 from .meeting_directory import meeting_directory, remove
 
@@ -63,8 +63,8 @@ class LocalBackend:
 
     def __init__(self, node: str, fleet: str, address: str, heartbeat: float = 1.0) -> None:
         self.heartbeat = heartbeat
-        self.links: dict[str, list[LocalLink]] = {}
-        """By node; two workers that found one another at once have two."""
+        self.peers: dict[str, list[LocalPeer]] = {}
+        """Connections by node; two workers that found one another at once have two."""
         self.listens = False
         self.node = node
         self.receiver: Receiver | None = None
@@ -80,9 +80,9 @@ class LocalBackend:
         self._guard: asyncio.Task[None] | None = None
         self._awaited: dict[str, list[asyncio.Future[None]]] = {}
         """By node: who waits for it to say who it is."""
-        self._unidentified: set[LocalLink] = set()
+        self._unidentified: set[LocalPeer] = set()
         """Connections whose other end has not said who it is."""
-        self.tallies = TallyFiles(node, self._directories, self._linked)
+        self.tallies = TallyFiles(node, self._directories, self._peer_ids)
         self._heartbeat_timer: asyncio.TimerHandle | None = None
 
     def start(self, receiver: Receiver) -> None:
@@ -153,35 +153,35 @@ class LocalBackend:
             with suppress(OSError):  # others are still there
                 path.parent.rmdir()
         self._meeting_places.clear()
-        for link in [*self._unidentified, *(link for links in self.links.values() for link in links)]:
-            link.transport.close()  # what was written is still sent
-        self.links.clear()
+        for peer in [*self._unidentified, *(peer for peers in self.peers.values() for peer in peers)]:
+            peer.transport.close()  # what was written is still sent
+        self.peers.clear()
         self._unidentified.clear()
 
     def listen(self, *, on: bool) -> None:
         """Receive what others publish, or no more."""
         if on != self.listens:
             self.listens = on
-            for links in self.links.values():
-                for link in links:
-                    link.write(LISTEN if on else DEAF)
+            for peers in self.peers.values():
+                for peer in peers:
+                    peer.write(LISTEN if on else DEAF)
 
     def publish(self, message: bytes) -> None:
         """Hand a message to all that listen and keep up."""
         data = frame(MESSAGE, message)
-        for links in self.links.values():
-            if any(link.listens for link in links) and not links[0].slow:
-                links[0].transport.write(data)
+        for peers in self.peers.values():
+            if any(peer.listens for peer in peers) and not peers[0].slow:
+                peers[0].transport.write(data)
 
     def announce(self, message: bytes) -> None:
         """Hand a message to all."""
-        for links in self.links.values():
-            links[0].write(MESSAGE, message)
+        for peers in self.peers.values():
+            peers[0].write(MESSAGE, message)
 
     def send(self, node: str, message: bytes, failed: Callable[[], None] | None = None) -> None:
         """Hand a message to one node."""
-        links = self.links.get(node)
-        if not (links and links[0].write(MESSAGE, message)) and failed is not None:
+        peers = self.peers.get(node)
+        if not (peers and peers[0].write(MESSAGE, message)) and failed is not None:
             failed()
 
     async def members(self) -> Collection[str] | None:
@@ -211,12 +211,12 @@ class LocalBackend:
             # Somebody may have come whose connection waits to be accepted here.
             await self._connect_all(path.parent)
         # Those that have not said who they are yet are busy or stopped, and there all the same.
-        return self._linked()
+        return self._peer_ids()
 
     async def knows(self, node: str) -> bool:
         """Say whether there is a worker of that id."""
         await self._opened()
-        if node in self.links:
+        if node in self.peers:
             return True
         if not any((path.parent / node).exists() for path, _, _ in self._meeting_places.values()):
             return False
@@ -234,7 +234,7 @@ class LocalBackend:
             futures.remove(future)
             if not futures:
                 del self._awaited[node]
-        return node in self.links
+        return node in self.peers
 
     def remove_sign_of_life(self, node: str) -> None:
         """Nothing outlives a worker here: its connections are the sign that it lives."""
@@ -244,30 +244,30 @@ class LocalBackend:
         if self.receiver is not None:
             self.tallies.write(self.receiver.tally(leaving=False), self.receiver.page_list())
 
-    def identified(self, link: LocalLink, node: str) -> None:
+    def identified(self, peer: LocalPeer, node: str) -> None:
         """Use a connection whose other end has said who it is."""
-        self._unidentified.discard(link)
+        self._unidentified.discard(peer)
         if node == self.node or self.receiver is None:
-            link.transport.close()
+            peer.transport.close()
             return
-        self.links.setdefault(node, []).append(link)
+        self.peers.setdefault(node, []).append(peer)
         if self.listens:
-            link.write(LISTEN)
+            peer.write(LISTEN)
         self.receiver.joined(node)
         for future in self._awaited.get(node, ()):
             if not future.done():
                 future.set_result(None)
 
-    def lost(self, link: LocalLink) -> None:
+    def lost(self, peer: LocalPeer) -> None:
         """Learn that a connection has ended."""
-        self._unidentified.discard(link)
-        links = self.links.get(link.node or "", [])
-        if link in links:
-            links.remove(link)
-            if not links and link.node is not None:
-                del self.links[link.node]
+        self._unidentified.discard(peer)
+        peers = self.peers.get(peer.node or "", [])
+        if peer in peers:
+            peers.remove(peer)
+            if not peers and peer.node is not None:
+                del self.peers[peer.node]
                 if self.receiver is not None:
-                    self.receiver.left(link.node)
+                    self.receiver.left(peer.node)
         if self.receiver is not None and self._rescan is None and self._loop is not None:
             self._rescan = self._loop.call_later(RESCAN_AFTER, self._scan_again)
 
@@ -281,9 +281,9 @@ class LocalBackend:
     def _directories(self) -> list[Path]:
         return [path.parent for path, _, _ in self._meeting_places.values()]
 
-    def _linked(self) -> set[str]:
+    def _peer_ids(self) -> set[str]:
         """Return the workers that there is a connection to, those included that have not said who they are."""
-        return set(self.links) | {link.expected for link in self._unidentified if link.expected is not None}
+        return set(self.peers) | {peer.expected for peer in self._unidentified if peer.expected is not None}
 
     def _bind(self, address: str) -> None:
         for _ in range(BIND_ATTEMPTS - 1):
@@ -319,14 +319,14 @@ class LocalBackend:
     async def _open(self, address: str) -> None:
         assert self._loop is not None
         path, sock, _ = self._meeting_places[address]
-        server = await self._loop.create_unix_server(lambda: LocalLink(self, None), sock=sock)
+        server = await self._loop.create_unix_server(lambda: LocalPeer(self, None), sock=sock)
         if self.receiver is None or address not in self._meeting_places:
             server.close()
             return
         self._meeting_places[address] = (path, sock, server)
         found = await self._connect_all(path.parent)
         waited = 0.0
-        while waited < HELLO_TIMEOUT and any(link in self._unidentified for link in found):
+        while waited < HELLO_TIMEOUT and any(peer in self._unidentified for peer in found):
             await asyncio.sleep(0.005)
             waited += 0.005
         if len(self._opening) > 1:
@@ -346,22 +346,22 @@ class LocalBackend:
         if self._opening:
             await asyncio.wait(self._opening)
 
-    async def _connect_all(self, directory: Path) -> list[LocalLink]:
+    async def _connect_all(self, directory: Path) -> list[LocalPeer]:
         """Connect to every worker in a directory that there is no connection to yet."""
         assert self._loop is not None
-        found: list[LocalLink] = []
+        found: list[LocalPeer] = []
         try:
             names = os.listdir(directory)
         except OSError:
             return found
         for name in names:
-            if name == self.node or not is_node_id(name) or name in self.links:
+            if name == self.node or not is_node_id(name) or name in self.peers:
                 continue
-            if any(link.expected == name for link in self._unidentified):
+            if any(peer.expected == name for peer in self._unidentified):
                 continue
             path = directory / name
             try:
-                _, protocol = await self._loop.create_unix_connection(lambda: LocalLink(self, name), str(path))  # noqa: B023  called at once
+                _, protocol = await self._loop.create_unix_connection(lambda: LocalPeer(self, name), str(path))  # noqa: B023  called at once
             except OSError as error:
                 if error.errno == errno.ECONNREFUSED:
                     remove(path)
@@ -374,9 +374,9 @@ class LocalBackend:
                 self.receiver.joined(name)
         return found
 
-    def connected(self, link: LocalLink) -> None:
+    def connected(self, peer: LocalPeer) -> None:
         """Keep a connection whose other end has not said who it is."""
-        self._unidentified.add(link)
+        self._unidentified.add(peer)
 
     def _scan_again(self) -> None:
         self._rescan = None

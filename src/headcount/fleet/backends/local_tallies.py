@@ -64,21 +64,21 @@ class TallyFiles:
     Args:
         node: Id of this worker.
         places: Returns the directories.
-        linked: Returns the workers that there is a connection to.
+        peer_ids: Returns the workers that there is a connection to.
     """
 
     complete = True
 
-    def __init__(self, node: str, places: Callable[[], list[Path]], linked: Callable[[], Collection[str]]) -> None:
+    def __init__(self, node: str, places: Callable[[], list[Path]], peer_ids: Callable[[], Collection[str]]) -> None:
         self._node = node
         self._places = places
-        self._linked = linked
+        self._peer_ids = peer_ids
         self._written: dict[Path, bytes] = {}
         """What each place has of this worker."""
         self._open: dict[Path, int] = {}
         self.joined = now_ms()
         """When this worker came."""
-        self._life = process_life(os.getpid())
+        self._liveness_ids = process_liveness_ids(os.getpid())
         self._sent_away = False
         """The last tally said that pages were sent away."""
 
@@ -91,7 +91,7 @@ class TallyFiles:
         if self._sent_away and not tally.away:
             self.clear_own()
         self._sent_away = bool(tally.away)
-        body = tallies.encode(msgspec.structs.replace(tally, joined=self.joined, life=self._life))
+        body = tallies.encode(msgspec.structs.replace(tally, joined=self.joined, liveness_ids=self._liveness_ids))
         head = _HEAD.pack(now_ms())
         for place in self._places():
             try:
@@ -126,17 +126,17 @@ class TallyFiles:
 
     async def entries(self, nodes: Collection[str] | None = None) -> dict[str, Entry]:
         """Return the tallies of all workers, or of some."""
-        now, linked = now_ms(), self._linked()
+        now, peer_ids = now_ms(), self._peer_ids()
         found: dict[str, Entry] = {}
         for place in self._places():
             for node in self._names(place) if nodes is None else nodes:
-                tally = _read(place / f"{node}.tally", self._life)
+                tally = _read(place / f"{node}.tally", self._liveness_ids)
                 if tally is None or (node in found and found[node].tally.at >= tally.at) or len(found) >= MAX_NODES:
                     continue
                 fresh = now - tally.at < SILENT * 1000
                 own = node == self._node
-                present = own or (fresh and node in linked)
-                lives = None if present or tally.left else _lives(tally.life, self._life)
+                present = own or (fresh and node in peer_ids)
+                lives = None if present or tally.left else _lives(tally.liveness_ids, self._liveness_ids)
                 found[node] = Entry(
                     tally,
                     now,
@@ -237,7 +237,7 @@ class TallyFiles:
         return []
 
 
-def process_life(process: int) -> tuple[int, ...]:
+def process_liveness_ids(process: int) -> tuple[int, ...]:
     """Return what identifies a process of this machine: number, start, its namespace of numbers, and the boot."""
     try:
         namespace = os.stat("/proc/self/ns/pid").st_ino
@@ -261,12 +261,12 @@ def remove_abandoned_files(root: Path, now: float) -> None:
                 place.rmdir()  # refused while something is in it
 
 
-def _lives(life: tuple[int, ...], own: tuple[int, ...]) -> bool | None:
+def _lives(ids: tuple[int, ...], own: tuple[int, ...]) -> bool | None:
     """Say whether a process lives; None: it cannot be told from here."""
-    if len(life) != 4 or life[2:] != own[2:] or life[0] == own[0]:
+    if len(ids) != 4 or ids[2:] != own[2:] or ids[0] == own[0]:
         # Another container's or boot's numbers; or this very process, whose node left without a word.
-        return False if len(life) == 4 and life[3] != own[3] else None
-    process, started = life[:2]
+        return False if len(ids) == 4 and ids[3] != own[3] else None
+    process, started = ids[:2]
     if started:
         return _started(process) == started
     try:
@@ -299,7 +299,9 @@ def _read(path: Path, own: tuple[int, ...]) -> Tally | None:
         return None
     now = now_ms()
     at = min(_HEAD.unpack_from(data)[0], now)
-    if len(tally.life) == 4 and tally.life[3] != own[3]:  # before the machine was started; its clock has begun anew
+    if (
+        len(tally.liveness_ids) == 4 and tally.liveness_ids[3] != own[3]
+    ):  # before the machine was started; its clock has begun anew
         at = max(0, now - max(0, round((time.time() - written) * 1000)))
     return msgspec.structs.replace(tally, at=at)
 

@@ -224,7 +224,7 @@ class RedisBackend:
             while True:
                 started = asyncio.get_running_loop().time()
                 try:
-                    await self._session()
+                    await self._stay_connected()
                 except (OSError, TimeoutError, RedisError, NoShardError, _Lost) as error:
                     self._report_loss(error)
                 except Exception as error:
@@ -240,7 +240,7 @@ class RedisBackend:
         finally:
             self._fail_all()
 
-    async def _session(self) -> None:
+    async def _stay_connected(self) -> None:
         """Connect, and stay connected until something goes wrong."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(4 * self._timing.store_timeout):

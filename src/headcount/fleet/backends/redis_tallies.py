@@ -186,7 +186,7 @@ class RedisTallies:
         """
         over = self.clear_own() if self._sent_away and not tally.away else []
         self._sent_away = bool(tally.away)
-        now = msgspec.structs.replace(tally, at=self._now(), joined=self.joined, life=self._clients)
+        now = msgspec.structs.replace(tally, at=self._now(), joined=self.joined, liveness_ids=self._clients)
         return [*over, ("HSET", f"{self._prefix}:tallies", self._node, tallies.encode(now))]
 
     def keep(self) -> list[tuple[Any, ...]]:
@@ -355,7 +355,7 @@ class RedisTallies:
 
         False means that Redis held them before, and that this node was connected ever since: the process has ended.
         """
-        ids = [str(client) for tally in silent.values() for client in tally.life]
+        ids = [str(client) for tally in silent.values() for client in tally.liveness_ids]
         if not ids:
             return {}
         answer = await self._ask("CLIENT", "LIST", "ID", *ids)

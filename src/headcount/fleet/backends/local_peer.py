@@ -33,23 +33,23 @@ _CREDENTIALS = struct.Struct("3i")
 _FORMAT = b"headcount-1 "
 
 
-class LinkOwner(Protocol):
-    """What a link needs of the backend that holds it."""
+class PeerOwner(Protocol):
+    """What a peer needs of the backend that holds it."""
 
     node: str
     receiver: Receiver | None
 
-    def connected(self, link: "LocalLink") -> None:
+    def connected(self, peer: "LocalPeer") -> None:
         """Keep a connection whose other end has not said who it is."""
 
-    def identified(self, link: "LocalLink", node: str) -> None:
+    def identified(self, peer: "LocalPeer", node: str) -> None:
         """Use a connection whose other end has said who it is."""
 
-    def lost(self, link: "LocalLink") -> None:
+    def lost(self, peer: "LocalPeer") -> None:
         """Learn that a connection has ended."""
 
 
-class LocalLink(asyncio.Protocol):
+class LocalPeer(asyncio.Protocol):
     """
     One connection to another worker.
 
@@ -58,7 +58,7 @@ class LocalLink(asyncio.Protocol):
         expected: The id that the other end must have; None: any.
     """
 
-    def __init__(self, backend: LinkOwner, expected: str | None) -> None:
+    def __init__(self, backend: PeerOwner, expected: str | None) -> None:
         self.node: str | None = None
         """Who is at the other end, once it has said so."""
         self.listens = False
