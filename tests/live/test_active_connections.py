@@ -182,7 +182,7 @@ async def test_subscriber_that_fails_disturbs_no_other(caplog: pytest.LogCapture
     await figures.total(1)
     await turn_until(lambda: totals == [1])
     assert site.node.counters["observer_errors"] == 1
-    assert "other subscribers are not affected" in caplog.text
+    assert "other observers are not affected" in caplog.text
     for stop in stops:
         stop()
 

@@ -20,7 +20,7 @@ _ASGI_TRANSPORT: Final = ("127.0.0.1", 123)
 
 
 _ASGI_TRANSPORT_RECEIVE: Final = "ASGITransport.handle_async_request.<locals>.receive"
-"""Its function that gives the request. What else is known of it, daphne's requests have, too."""
+"""Name of the `receive` function of httpx's ASGITransport. daphne's requests have no `spec_version`, either."""
 
 
 def refuse_buffering_client(scope: Scope, receive: Receive) -> None:

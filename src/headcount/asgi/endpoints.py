@@ -254,7 +254,7 @@ class Endpoints:
             logger.warning("Client addresses are unknown. %s Each process logs this once.", gap.value)
 
     def template(self, scope: Scope, wrapped_app: ASGIApp | None) -> HandshakeTemplate:
-        """Make the template of the WebSocket handshakes that come by the path of this one."""
+        """Make the template for all WebSocket handshakes on the path that this one came on."""
         prefix = RequestHead(scope, "/ws", self.rules).prefix
         return HandshakeTemplate(self._inner_requests, scope, prefix, wrapped_app)
 

@@ -139,7 +139,7 @@ def read_stream_request(head: RequestHead) -> StreamRequest:
     """
     scope: Scope = head.scope
     text: bytes = scope["query_string"]
-    # One that names a stream is this page's own, and names it by its secret.
+    # A query that names a stream is not cached: one page sends it once, and it contains that stream's secret handle.
     cached = len(text) <= _MAX_CACHED_QUERY and b"replaces" not in text
     request = _read_cached(text) if cached else _read(text)
     if not request.version:

@@ -230,12 +230,13 @@ class Membership:
         return bool(listeners) and not any(each.still_listens() for each in listeners)
 
     def _listens_anew(self, key: Any) -> bool:
-        """Say whether another server listens where the one did that this node left the fleet with."""
+        """Say whether a new server listens at the address of the one that stopped when this node left the fleet."""
         listener = self._sockets.find_listener(key)
         return listener is not None and listener is not self._seen[key] and not self._sockets.draining
 
     def _check_listener(self, series: object) -> None:
-        # With pages, their timers notice. Without any, a server that stops gives no sign, and a tenth of a second.
+        # While pages are open, their timers notice that the server stops. Without pages nothing says so, and the
+        # process ends a tenth of a second later.
         if not self.view.active or self.view.loop is None:
             return
         if series is not self._listener_checks:

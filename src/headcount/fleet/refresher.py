@@ -118,8 +118,8 @@ class Refresher:
         try:
             await asyncio.wait_for(future, patience)
         except TimeoutError:
-            # What these nodes reported before may be old by now, and a caller that wants the figures of this moment
-            # should know. Where the store took the time to list the nodes, they had none to answer.
+            # The figures of these nodes may be old, and the caller wants those of this moment, so it gets partial ones;
+            # unless the store took so long to list the nodes that they had too little time to answer.
             with self._lock:
                 if patience >= CATCH_UP / 2 and self._figures.mark_silent(flush.pending, asked):
                     self._changed()

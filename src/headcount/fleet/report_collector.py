@@ -131,7 +131,7 @@ class ReportCollector:
                 return
             self._link.listen(on=True)
             if self._connected:
-                # While the others cannot be reached, their silence lasts as long as that, however often a viewer looks.
+                # Not otherwise: a viewer that comes must not restart the deadlines of nodes that cannot be reached.
                 self._figures.restart_deadlines(self._clock())
             self._announce_interest()
             self._start_ticking()
@@ -232,7 +232,8 @@ class ReportCollector:
             for node in members:
                 if node != self._link.node:
                     changed |= self._figures.expect(node, now)
-            # A store that was emptied does not list a node that has not found back to it; one that spoke stays.
+            # A node that has reported stays although it is not listed: the store may have been emptied, and the node
+            # has not registered there again yet.
             for node in self._figures.never_reported() - set(members):
                 changed |= self._figures.drop(node)
             self._members_known = True

@@ -50,7 +50,10 @@ from .report_collector import ReportCollector
 from .ticker import FleetTicker
 
 LEAVE_PATIENCE: Final = 2.0
-"""Seconds that the last stream of a server that stops waits for the leave message: twice what Redis gets for it."""
+"""
+Seconds for which the last stream of a server that stops waits until the leave message is out. Twice the time that the
+Redis backend has to send it.
+"""
 
 logger = logging.getLogger("headcount")
 

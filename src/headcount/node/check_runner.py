@@ -36,7 +36,8 @@ class CheckRunner:
         try:
             with anyio.fail_after(2 * self._timeout) as limit:
                 grant = await check()
-                # The hook caught the cancellation of this limit, because the time was over before its own had begun.
+                # It took long until the hook was called, so this limit ended before the hook's own. The hook caught the
+                # cancellation, and its verdict comes too late.
                 if anyio.current_time() >= limit.deadline:
                     raise TimeoutError
                 return grant

@@ -19,7 +19,7 @@ from .releases import timestamp
 
 
 class DepartureHost(Protocol):
-    """The node, which has another id and another way to the other nodes after a fork."""
+    """The node. Its id and its membership are read each time, because a fork replaces them."""
 
     @property
     def id(self) -> str:
@@ -27,7 +27,7 @@ class DepartureHost(Protocol):
 
     @property
     def membership(self) -> Membership:
-        """Its way to the other nodes."""
+        """Its place in the fleet."""
 
 
 class DepartedPages:

@@ -18,7 +18,7 @@ from .releases import Releases
 
 
 class FigureHost(Protocol):
-    """The node, which has another id and another way to the other nodes after a fork."""
+    """The node. Its id and its membership are read each time, because a fork replaces them."""
 
     @property
     def id(self) -> str:
@@ -26,11 +26,11 @@ class FigureHost(Protocol):
 
     @property
     def membership(self) -> Membership:
-        """Its way to the other nodes."""
+        """Its place in the fleet."""
 
 
 class StatsSource(Protocol):
-    """Where the newest figures are kept for viewers; node/viewers.py is it."""
+    """What keeps the newest figures for viewers: `Viewers`."""
 
     def stats(self) -> Stats:
         """Return the figures now."""

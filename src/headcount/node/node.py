@@ -70,8 +70,8 @@ class Node:
         hooks: The application's hooks.
         check_from_description: Makes a check of what another process's `AuthorizationCheck` described; None: it cannot.
         clock: Monotonic seconds.
-        ordinal: Its number among the nodes of this process with the same base path: equal numbers of workers form one
-            fleet.
+        ordinal: Its number among the nodes of this process with the same base path. The workers' nodes with the same
+            ordinal form one fleet.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Node:
         between, and what it counts is lost.
         """
         self.sessions: dict[str, Session] = {}
-        """Open streams by public id."""
+        """Open streams, and the tabs of shared ones, by public id."""
         self._lock = lock = threading.RLock()
         self._registry = registry = Registry(
             route_tracking=config.route_tracking,

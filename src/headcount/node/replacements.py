@@ -24,15 +24,15 @@ logger = logging.getLogger("headcount")
 
 
 class ReplacementHost(Protocol):
-    """The node, which has another key and another way to the other nodes after a fork."""
+    """The node. Its key and its membership are read each time, because a fork replaces them."""
 
     @property
     def sessions(self) -> Mapping[str, Session]:
-        """Open streams by public id."""
+        """Open streams, and the tabs of shared ones, by public id."""
 
     @property
     def membership(self) -> Membership:
-        """Its way to the other nodes."""
+        """Its place in the fleet."""
 
     def stream_id(self, handle: str) -> str | None:
         """Return the public id that a secret handle of this node names; None: it is forged, or another node's."""

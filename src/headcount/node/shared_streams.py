@@ -59,7 +59,7 @@ class TabHost(Protocol):
 
     @property
     def sessions(self) -> Mapping[str, Session]:
-        """Open streams by public id."""
+        """Open streams, and the tabs of shared ones, by public id."""
 
     def new_ids(self) -> tuple[str, str]:
         """Return a new public id and its secret handle, for a new connection."""
@@ -102,7 +102,7 @@ class SharedStream(msgspec.Struct):
     ended: bool = False
     """All its tabs are held, until another stream takes them."""
     cause: str = CLIENT
-    """Why it ended: what its tabs are closed with that no other stream takes."""
+    """Why it ended. Its tabs are closed with this cause, unless another stream takes them."""
     foreign_handle: str = ""
     """Secret handle of a stream of another node that this one replaces; "" for none."""
     foreign_until: float = 0.0

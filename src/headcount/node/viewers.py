@@ -476,7 +476,7 @@ class Viewers:
             observer[1]()
         except Exception:  # the application's own function; those after it are still called
             self._counters["observer_errors"] += 1
-            logger.exception("A subscriber of use_active_connections() raised; other subscribers are not affected.")
+            logger.exception("An observer of use_active_connections() raised; other observers are not affected.")
 
 
 def _call_unlocked(loop: asyncio.AbstractEventLoop, call: Callable[[*Ts], object], *args: *Ts) -> UnlockedCall:

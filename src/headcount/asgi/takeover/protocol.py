@@ -56,7 +56,8 @@ class HeadcountProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Read a request."""
         self._upgrades = None
-        # It may come together with one before it that was answered while it was read, and began the wait for this one.
+        # The previous request may have come in the same data. If it was answered while it was read, the keep-alive
+        # timeout has begun, and this request ends it.
         self._unset_keepalive_if_required()
         super().on_message_begin()
 

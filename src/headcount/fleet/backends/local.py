@@ -43,7 +43,10 @@ RESCAN_AFTER: Final = 0.2
 """Seconds after the end of a connection, in which a dying worker's socket goes away."""
 
 _guards: Final = Tasks()
-"""They wait for the end of their loop, and outlive a backend that nobody holds any more."""
+"""
+Tasks that wait for the end of their event loop. They are held here, because a backend that nobody holds any more must
+leave all the same when its loop ends.
+"""
 
 logger = logging.getLogger("headcount")
 

@@ -17,7 +17,7 @@ class Timing(NamedTuple):
     store_timeout: float = 3.0
     """In which Redis must answer, and be connected to."""
     longest_wait: float = 5.0
-    """Between two attempts to connect, at most and on average."""
+    """Upper bound of the back-off between two attempts to connect, before a jitter of 50 % either way."""
 
     def scaled(self, factor: float) -> "Timing":
         """Return all of them times a factor."""
