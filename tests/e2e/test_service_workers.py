@@ -23,7 +23,10 @@ HERE = Path(__file__).parent
 WORKERS = ["workbox", "vite-pwa", "plain"]
 
 WATCHED = 45
-"""Seconds; Firefox cuts the stream once in that time, about 30 s after it began."""
+"""Seconds for which the total is looked at, or longer, until Firefox has cut a stream."""
+
+CUT_WITHIN = 100
+"""Seconds. It is about 30 on an idle machine, and was 75 on a busy one."""
 
 LINGERS = 80
 """Seconds within which the server finds by asking that a page behind a worker has gone: 75 by docs/browser.md."""
@@ -205,14 +208,14 @@ def test_a_page_whose_streams_a_worker_cuts_in_firefox_stays_in_the_figures(fire
         has_total(server, 1)
         totals: list[int] = []
         streams: set[str] = set()
-        end = time.monotonic() + WATCHED
-        while time.monotonic() < end:
+        begun = time.monotonic()
+        while (passed := time.monotonic() - begun) < WATCHED or (len(streams) < 2 and passed < CUT_WITHIN):
             figures = server.stats()
             totals.append(figures["total"])
             streams.update(connection["id"] for connection in figures["connections"])
             time.sleep(0.05)
     share = sum(totals) / len(totals)
-    print(f"counted {share:.1%} of {WATCHED} s, on {len(streams)} streams")
+    print(f"counted {share:.1%} of {passed:.0f} s, on {len(streams)} streams")
     assert len(streams) > 1, "a stream was cut"
     assert share >= 0.97
     assert max(totals) == 1

@@ -23,6 +23,10 @@ EXTENSION: Final = "headcount.handover"
 class SseOffer(Protocol):
     """Offered with `GET {base}/sse`."""
 
+    @property
+    def passes_middleware(self) -> bool:
+        """The response may pass the application's middleware on its way to the socket."""
+
     def sse(self, host: StreamHost, public_id: str, connected: Payload, request: StreamRequest) -> Session | None:
         """
         Take the socket over, after the response's head and `connected` were sent the ASGI way.

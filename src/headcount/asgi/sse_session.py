@@ -16,12 +16,11 @@ from .responses import Headers
 from .session import AsgiSession
 from .stream_request import AdmittedStream
 
-_HEADERS: Final = (
-    *event_stream.HEADERS,
-    # The application's middleware may compress, which takes up to 2 MB for each open stream. It leaves alone what names
-    # an encoding, and does not read no-transform.
-    (b"content-encoding", b"identity"),
-)
+_FOR_MIDDLEWARE: Final = (b"content-encoding", b"identity")
+"""
+The application's middleware may compress, which takes up to 2 MB for each open stream. It leaves alone what names an
+encoding, and does not read no-transform.
+"""
 
 
 class SseSession(AsgiSession):
@@ -57,7 +56,10 @@ class SseSession(AsgiSession):
         # Nothing is awaited: where this suspends, other streams would open meanwhile and be more than
         # `max_connections`; the page may use its connectionId as soon as it has read it; and nobody may find this
         # stream before its client knows of it.
-        self._put({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *headers]})
+        head = [*event_stream.HEADERS, *headers]
+        if offer is None or offer.passes_middleware:
+            head.append(_FOR_MIDDLEWARE)
+        self._put({"type": "http.response.start", "status": 200, "headers": head})
         connected = Payload(stream.connected)
         self.send(connected)
         if offer is not None and not self.busy:

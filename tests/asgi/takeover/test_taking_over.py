@@ -540,6 +540,8 @@ async def test_requests_of_every_odd_form_are_answered_as_on_asgi(app: bool) -> 
 
     def _plain(data: bytes) -> bytes:
         data = re.sub(rb'"connectionId":"[^"]*"|"timestamp":\d+|"uptime":[\d.]+', b"?", data)
+        if not app:  # there, no middleware is between
+            data = data.replace(b"content-encoding: identity\r\n", b"")
         return re.sub(rb"(?i)(date|server): [^\r]*\r\n", b"", data)
 
     expected, found = await answers(False), await answers(True)

@@ -29,6 +29,8 @@ class HeadcountProtocol(HttpToolsProtocol):
 
     endpoints: ClassVar[Endpoints]
     context_class: ClassVar[type[SessionContext]] = SessionContext
+    passes_middleware: ClassVar[bool] = True
+    """Responses may pass the application's middleware."""
     _shared_context: ClassVar[SessionContext | None] = None
 
     _upgrades: bool | None = None
@@ -234,7 +236,7 @@ class ResponseTransport:
         transport: The socket.
     """
 
-    __slots__ = ("_handed_over", "_head", "_protocol", "_transport", "_written")
+    __slots__ = ("_handed_over", "_head", "_protocol", "_transport", "_written", "passes_middleware")
 
     def __init__(self, protocol: HeadcountProtocol, transport: asyncio.Transport) -> None:
         self._protocol: HeadcountProtocol | None = protocol
@@ -243,6 +245,7 @@ class ResponseTransport:
         """Held back until more comes, or the loop turns."""
         self._written: tuple[bytes, bytes] | None = None
         """Head and first piece of the body, while nothing else was written."""
+        self.passes_middleware = protocol.passes_middleware
         self._handed_over = False
         """The socket is a stream's now, and nothing of the request may touch it any more."""
 

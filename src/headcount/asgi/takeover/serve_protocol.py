@@ -29,6 +29,7 @@ class ServeProtocol(HeadcountProtocol):
     """The application that Headcount is wrapped round; it has neither paths nor a session."""
 
     context_class = CountingSessionContext
+    passes_middleware = False
     _answers_at_once = False
     """The request that is being read is a route update to be answered at once, as far as is known."""
     _body = b""
