@@ -21,6 +21,7 @@ ENGINES = "tests/e2e/test_engines.py"
 
 FIRST = (
     ENGINES,
+    "tests/e2e/test_service_workers.py",
     "tests/test_build.py",
     "tests/server/test_slow.py",
     "tests/server/test_leaks.py",
