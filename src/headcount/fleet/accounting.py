@@ -242,10 +242,13 @@ class Accounting:
                 return  # the node has just written another one
             counted = pages.versions(away=sent_away)
         with self._lock:
+            # A node that is there is told of the page itself, and takes it off. Else the page would be taken off twice
+            # if it came just before: once here, by the list of before, and once there.
+            newest = self._clock() - (self._link.heartbeat / 2 if entry.present and counted is not None else 0)
             # A page may reconnect here before its old node has written that it sent the page away.
             found = self._returns.pop_pages(
                 node,
-                lambda page: _proof(page, key, counted),
+                lambda page: _proof(page, key, counted) if page.came <= newest else None,
                 float("-inf") if sent_away or counted is not None else self._clock() - entry.age,
                 keep=sent_away and counted is not None,
             )
