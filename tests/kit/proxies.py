@@ -5,7 +5,6 @@ nginx, HAProxy and Caddy come from Debian; Traefik and Envoy as packages of PyPI
 development server from npm.
 """
 
-import http.client
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from typing import NamedTuple, Self
 from .docs import Block
 from .ports import free_port
 from .programs import ROOT
+from .servers import serves_headcount
 
 _BIN = Path(sys.executable).parent
 
@@ -166,7 +166,8 @@ class RunningProxy:
     def __enter__(self) -> Self:
         deadline = time.monotonic() + 30
         while True:
-            if self._answers():
+            # Traefik listens before it has read its configuration, and says 404.
+            if serves_headcount("127.0.0.1", self.port):
                 return self
             running = self._process.poll() is None
             if not running or time.monotonic() > deadline:
@@ -175,17 +176,6 @@ class RunningProxy:
                     f"the proxy {'does not listen' if running else 'ended'}: {self._log.read_text()[-2000:]}"
                 )
             time.sleep(0.02)
-
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", "/__skew/health")
-            # Traefik listens before it has read its configuration, and says 404.
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()

@@ -13,6 +13,18 @@ from .ports import free_port
 from .processes import Popen
 
 
+def serves_headcount(host: str, port: int) -> bool:
+    """Say whether Headcount answers at an address."""
+    connection = http.client.HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", "/__skew/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 class ServerProcess:
     """
     A server at a port that nobody else has. What is derived from it says what is launched, and when.
@@ -45,14 +57,7 @@ class ServerProcess:
 
     def answers(self) -> bool:
         """Say whether it serves Headcount."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
-        try:
-            connection.request("GET", "/__skew/health")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        return serves_headcount(self.host, self.port)
 
     def wait_ready(self, timeout: float = 60) -> Self:
         """Wait until it answers."""

@@ -242,8 +242,8 @@ class Accounting:
                 return  # the node has just written another one
             counted = pages.versions(away=sent_away)
         with self._lock:
-            # A node that is there is told of the page itself, and takes it off. Else the page would be taken off twice
-            # if it came just before: once here, by the list of before, and once there.
+            # A node that still runs learns of the page directly and removes it from its next list. Until then its old
+            # list holds the page, and to record the return here as well would count it twice.
             newest = self._clock() - (self._link.heartbeat / 2 if entry.present and counted is not None else 0)
             # A page may reconnect here before its old node has written that it sent the page away.
             found = self._returns.pop_pages(
