@@ -4,12 +4,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PYTEST_ARGS ?=
-JOBS ?= 8  # workers of pytest: tests wait for processes more often than they compute, so two cores carry eight
+DEMO_ARGS ?=
+JOBS ?= 12  # workers of pytest: tests wait for processes far more often than they compute
 
 # Tests start some thousand processes. Without bytecode on the disk, each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test lint unit test-web test-python test-exclusive e2e shuffled coverage texts web bench bench-cuts bench-peers soak chaos clean images browser uvicorn-versions old-version fuzz
+.PHONY: help setup demo test lint unit test-web test-python test-exclusive e2e shuffled coverage texts web bench bench-opening bench-cuts bench-peers soak chaos hostile clean images browser uvicorn-versions old-version fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -17,11 +18,11 @@ help: ## list the verbs
 
 setup: .venv/.ready node_modules/.ready src/headcount/static/client.js src/headcount/static/dashboard/index.html examples/shop/static/.ready ## set everything up: Python, Node packages, browser code
 
-demo: setup ## a small shop with visitors, two versions and the admin view
-	@trap : INT; $(BIN)/headcount demo || test $$? -eq 130  # Ctrl-C is how it ends
+demo: setup ## a small shop with visitors, two versions and the admin view; options in DEMO_ARGS="--port 9000"
+	@trap : INT; $(BIN)/headcount demo $(DEMO_ARGS) || test $$? -eq 130  # Ctrl-C is how it ends
 
-test: setup tests/e2e/nuxt_client/dist/sse.html ## everything that must pass: ruff, mypy, tsc, vitest, pytest, browser tests
-	@$(BIN)/python tests/run_parts.py lint test-web :: e2e test-python test-exclusive
+test: setup .venv/.tests-compiled tests/e2e/nuxt_client/dist/sse.html ## everything that must pass: ruff, mypy, tsc, vitest, pytest, browser tests
+	@$(BIN)/python tests/run_parts.py lint test-web test-python :: e2e test-exclusive
 
 lint: setup ## ruff, vulture, deptry, import-linter, mypy --strict, tsc
 	$(BIN)/ruff check .
@@ -37,7 +38,7 @@ unit: test-web test-python test-exclusive ## all tests but those in a browser
 test-web: setup
 	npm run test
 
-test-python: setup
+test-python: setup .venv/.tests-compiled
 	$(BIN)/pytest --ignore=tests/e2e -m "not exclusive" -n $(JOBS) $(PYTEST_ARGS)
 
 test-exclusive: setup
@@ -79,8 +80,14 @@ chaos: setup ## minutes of faults upon a fleet of real processes and a real Redi
 		tests/server/test_gate_chaos.py tests/server/test_leaving.py \
 		tests/server/test_fleet.py::test_a_node_stopped_and_continued $(PYTEST_ARGS)
 
+hostile: setup ## a deploy among hostile visitors for a minute, on each kind of server; `make test` takes 12 seconds
+	HOSTILE_SECONDS=$${HOSTILE_SECONDS:-60} $(BIN)/pytest -s tests/server/test_hostile_visitors.py $(PYTEST_ARGS)
+
 bench: setup ## measure memory, CPU, bytes and latency against their targets (25 minutes)
 	@status=0; for part in suite dashboard; do $(BIN)/python bench/$$part.py || status=1; done; exit $$status
+
+bench-opening: setup ## measure what a stream costs the process to open, update and close; AGAINST=../old/src compares in turns
+	$(BIN)/python bench/opening_cost.py $(AGAINST)
 
 bench-cuts: setup ## count pages behind a proxy that ends every stream after 10 to 60 s (11 minutes)
 	$(BIN)/python bench/cuts.py
@@ -95,16 +102,25 @@ clean: ## remove everything that was built or installed
 	rm -rf .venv node_modules src/headcount/static/*.js src/headcount/static/dashboard examples/shop/static \
 		web/client/dist tests/e2e/nuxt_client/dist dist bench/results
 
-.venv/.ready: pyproject.toml uv.lock
+.venv/.ready: pyproject.toml uv.lock .ci/uv.txt
 	@test -n "$(PYTHON)" || { echo "Headcount needs Python 3.11 or newer; install it, or run make PYTHON=/path/to/python3."; exit 1; }
+	@echo "Installing Python packages into .venv (a few minutes) …"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --require-hashes --requirement .ci/uv.txt
 	VIRTUAL_ENV= $(BIN)/python -m uv sync --locked --quiet --compile-bytecode $(if $(CI),--group proxies)
+	@touch $@
+
+# pytest compiles tests in a way of its own. Once, here: its workers would all do so, each for itself. What changes later
+# is little, and is compiled when it is needed.
+.venv/.tests-compiled: .venv/.ready
+	@echo "Compiling the tests (20 s) …"
+	$(BIN)/pytest --collect-only -qq >/dev/null || true  # the tests themselves say what is wrong
 	@touch $@
 
 node_modules/.ready: package.json package-lock.json $(wildcard web/*/package.json examples/shop/web/package.json tests/e2e/*/package.json)
 	@command -v npm >/dev/null || { echo "Headcount's browser code needs Node 20 or newer; install it from https://nodejs.org."; exit 1; }
-	npm ci --no-fund --no-audit
+	@echo "Installing Node packages into node_modules (a minute) …"
+	npm ci --ignore-scripts --no-fund --no-audit
 	@touch $@
 
 src/headcount/static/client.js: node_modules/.ready $(wildcard web/client/src/*.ts web/client/*.json web/client/scripts/*.js)

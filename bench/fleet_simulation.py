@@ -23,12 +23,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, cast
 
 from headcount.config import Config
 from headcount.core import fleet_messages
+from headcount.core.broken_off import BrokenOff
 from headcount.core.departures import Departures
 from headcount.core.registry import Registry
 from headcount.core.stats import ConnectionInfo, Stats, StatsDelta
@@ -246,6 +247,13 @@ class SimulatedTallies:
     async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
         return None
 
+    async def keep_release(self, data: bytes) -> None:
+        """Keep nothing: nothing is declared."""
+
+    async def kept_release(self) -> bytes | None:
+        """Return None."""
+        return None
+
 
 class Cells:
     """Stands for a registry of many connections: counts of cells that move, and a few rows."""
@@ -336,10 +344,13 @@ class Node:
             threading.RLock(),
             lambda: network.loop.now,
             releases=NoReleases(),
+            known=NoReleases(),
             changed=lambda: None,
             shows_rows=lambda: True,
             run_command=_never,
             departures=Departures(8.0),
+            broken_off=BrokenOff(),
+            refresh_departed=lambda: None,
             return_key=b"",
         )
 
@@ -361,12 +372,16 @@ class Node:
 
 
 class NoReleases:
-    """No version is ever declared current."""
+    """No version is ever declared current, and only the nodes' own is known."""
 
     released = None
+    known_versions = frozenset({"v1"})
 
     def learn(self, released: fleet_messages.Released) -> None:
         raise AssertionError(released)
+
+    def learn_versions(self, versions: Iterable[str]) -> None:
+        assert {*versions} <= {"v1", ""}
 
 
 async def _never(command: fleet_messages.Command) -> fleet_messages.Answer:

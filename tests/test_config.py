@@ -29,8 +29,10 @@ DEFAULTS: dict[str, Any] = {
     "admin_token": None,
     "metrics_token": None,
     "authorize_url": None,
+    "authorize_headers": (),
     "allowed_origins": (),
     "public_origins": (),
+    "allowed_hosts": (),
     "trusted_proxies": (),
     "stats_interval": 0.25,
     "keepalive_interval": 15.0,
@@ -41,9 +43,16 @@ DEFAULTS: dict[str, Any] = {
     "body_timeout": 10.0,
     "reconnect_spread": 5.0,
     "unaccounted_grace": 120.0,
+    "settle_time": 30.0,
+    "state_file": None,
+    "known_versions": (),
     "max_connections": None,
+    "max_connections_per_address": None,
+    "max_opens_per_second": None,
     "max_queued_messages": 64,
+    "max_messages_per_second": 20,
     "fleet_name": None,
+    "fleet_secret": (),
     "max_metric_labels": 50,
 }
 
@@ -57,16 +66,19 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "cookie": ("build", "build"),
     "backend": ("memory", "memory"),
     "fleet_name": ("shop/eu-1", "shop/eu-1"),
+    "fleet_secret": (f"{'n' * 16}, {'o' * 16}\n", ("n" * 16, "o" * 16)),
     "viewer_timeout": ("3", 3.0),
     "reauthorize_interval": ("0.5", 0.5),
     "max_listed_connections": ("5", 5),
     "max_versions": ("6", 6),
     "max_routes": ("7", 7),
-    "admin_token": ("12", "12"),
-    "metrics_token": ("34", "34"),
+    "admin_token": ("1" * 16, "1" * 16),
+    "metrics_token": ("2" * 16, "2" * 16),
     "authorize_url": ("http://127.0.0.1:8000/may", "http://127.0.0.1:8000/may"),
+    "authorize_headers": ("X-Tenant, X-Peer,", ("X-Tenant", "X-Peer")),
     "allowed_origins": ("https://a.example, http://b.example:8080,", ("https://a.example", "http://b.example:8080")),
     "public_origins": ("https://a.example,http://b.example:8080", ("https://a.example", "http://b.example:8080")),
+    "allowed_hosts": ("a.example,*.b.example", ("a.example", "*.b.example")),
     "trusted_proxies": ("10.0.0.0/8,::1", ("10.0.0.0/8", "::1")),
     "stats_interval": ("1", 1.0),
     "keepalive_interval": ("15.5", 15.5),
@@ -77,8 +89,14 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "body_timeout": ("2", 2.0),
     "reconnect_spread": ("0", 0.0),
     "unaccounted_grace": ("2", 2.0),
+    "settle_time": ("0", 0.0),
+    "state_file": ("state.json", "state.json"),
+    "known_versions": ("fleet, v0", ("fleet", "v0")),
     "max_connections": ("9", 9),
+    "max_connections_per_address": ("10", 10),
+    "max_opens_per_second": ("11", 11),
     "max_queued_messages": ("1", 1),
+    "max_messages_per_second": ("1", 1),
     "max_metric_labels": ("7", 7),
 }
 """What stands in the environment, and what it means."""
@@ -167,7 +185,7 @@ def test_without_any_version_the_error_says_how_to_give_one() -> None:
         Config.load({"version": None}, {"GITHUB_SHA": ""})
 
 
-@pytest.mark.parametrize("version", ["v" * 128, "🦆" * 128, "2026.11.3", "(other)", "__proto__"])
+@pytest.mark.parametrize("version", ["v" * 128, "🦆" * 128, "2026.11.3", "__proto__"])
 def test_any_label_is_a_version(version: str) -> None:
     assert load(version=version).version == version
 
@@ -283,14 +301,20 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "unaccounted_grace": SECONDS,
     "reauthorize_interval": (0, -1, 60.1, NAN, INF),
     "reconnect_spread": (-0.1, 3_600.1, NAN),
+    "settle_time": (-0.1, 3_600.1, NAN),
+    "state_file": ("", " ", "/tmp/", "a\0b", 5),
     "peer_timeout": (0, 0.9, -1, 3_601, NAN, INF),
+    "known_versions": (["(other)"], ["unknown"], "v1\u200b", [""], [f"v{n}" for n in range(65)], 5),
     "max_connections": LIMIT,
+    "max_connections_per_address": LIMIT,
+    "max_opens_per_second": LIMIT,
     "max_listed_connections": LIMIT,
     "max_versions": LIMIT,
     "max_routes": LIMIT,
     "max_queued_messages": LIMIT,
+    "max_messages_per_second": LIMIT,
     "max_metric_labels": LIMIT,
-    "version": ("", "v" * 129, "a\nb", "\x00", "\ud800", 5),
+    "version": ("", "v" * 129, "a\nb", "\x00", "\ud800", "v1\u200b", "\u202e1v", " v1", "(other)", "unknown", 5),
     "update_strategy": ("http", "", "SSE", 1),
     "connection_tracking": ("perhaps", 2, []),
     "route_tracking": ("perhaps", 2, []),
@@ -299,8 +323,19 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "cookie": ("", True, "a b", "a=b", "a;b", "ä", "a\n", "a.b", 5),
     "backend": ("", "Memory", "memcached://localhost", "redis", "redis://[", "http://localhost", *WRONG_STORES),
     "fleet_name": ("", "a b", "a" * 65, "{shop}"),
-    "admin_token": ("", " ", 5, "two\nlines", "null\0"),
-    "metrics_token": ("", " ", 5, "two\nlines", "null\0"),
+    "fleet_secret": (
+        "",
+        " , ",
+        "x" * 15,
+        5,
+        "x" * 20 + "\0",
+        ",".join("abcde" * 1) + "x" * 16,
+        ["x" * 16, 7],
+        "x" * 16 + ",y",
+    ),
+    "admin_token": ("", " ", 5, "two\nlines and more", "null\0", "fifteen letters", " \t fifteen letters\n"),
+    "metrics_token": ("", " ", 5, "two\nlines and more", "null\0", "fifteen letters"),
+    "authorize_headers": ("x y", "x:", "ä", "x" * 101, [""], [5], 5),
     "authorize_url": ("", "/may", "ftp://a.example", "http://", "http://[", 5),
     "allowed_origins": (
         *("", "a.example", "https://", "https://a.example/", "https://a.example/path", "https://*.example", "null"),
@@ -326,6 +361,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
         [5],
         5,
     ),
+    "allowed_hosts": ("", "Shop.example", "shop.example:80", "https://shop.example", "shop.example/", "*shop", [5], 5),
     "trusted_proxies": ("", "proxy", "10.0.0.0/33", "256.0.0.1", "10.0.0.1:80", [5], 5),
 }
 
@@ -402,7 +438,7 @@ def test_a_wrong_value_gets_one_sentence_that_names_the_setting(name: str, value
     assert len(sentence) < 300
 
 
-@pytest.mark.parametrize("name", sorted(set(WRONG) - {"admin_token", "metrics_token"}))
+@pytest.mark.parametrize("name", sorted(set(WRONG) - {"admin_token", "metrics_token", "fleet_secret"}))
 def test_a_wrong_text_in_the_environment_gets_such_a_sentence_too(name: str) -> None:
     variable = f"HEADCOUNT_{name.upper()}"
     with pytest.raises(WrongSetting) as caught:
@@ -460,12 +496,31 @@ def test_an_argument_that_is_wrong_is_not_blamed_on_the_variable_it_wins_over() 
 
 
 def test_a_token_may_end_in_the_newline_of_the_file_it_was_read_from() -> None:
-    assert load({"HEADCOUNT_ADMIN_TOKEN": "a token\n"}).admin_token == "a token"
-    assert load(admin_token=" a token\n").admin_token == "a token"
+    assert load({"HEADCOUNT_ADMIN_TOKEN": "a token of a file\n"}).admin_token == "a token of a file"
+    assert load(admin_token=" a token of a file\n").admin_token == "a token of a file"
+
+
+@pytest.mark.parametrize("name", ["admin_token", "metrics_token"])
+def test_a_secret_has_at_least_sixteen_characters(name: str) -> None:
+    assert complaint(**{name: "fifteen letters"}) == (
+        f"{name} has 15 characters, and at least 16 are needed; give a long random text, such as the output of: "
+        "openssl rand -hex 24."
+    )
+    assert complaint({f"HEADCOUNT_{name.upper()}": "short"}).startswith(f"HEADCOUNT_{name.upper()} has 5 characters")
+    assert getattr(load(**{name: "sixteen letters!"}), name) == "sixteen letters!"
 
 
 def test_a_secret_is_not_repeated_in_a_sentence() -> None:
     assert "hunter2" not in complaint(admin_token=["hunter2"])
+    for value in ("hunter2", ["hunter2"], {"hunter2": 1}, ["hunter2" * 3, 5], ["hunter2"] * 9, ["hunter2" * 3] * 9):
+        assert "hunter2" not in complaint(fleet_secret=value)
+
+
+def test_an_empty_fleet_secret_is_refused_and_does_not_leave_the_fleet_open() -> None:
+    with pytest.raises(WrongSetting, match="HEADCOUNT_FLEET_SECRET is empty; leave it out, or give a random text"):
+        load({"HEADCOUNT_FLEET_SECRET": " "})
+    assert load(fleet_secret="a" * 16).fleet_secret == ("a" * 16,)
+    assert len(load(fleet_secret=[c * 16 for c in "abcd"]).fleet_secret) == 4
     assert "hunter2" not in complaint(backend="redsi://:hunter2@redis.internal:6379/0")
     assert "hunter2" not in complaint(authorize_url="ftp://us:hunter2@www.example.com/may")
 

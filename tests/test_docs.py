@@ -49,6 +49,16 @@ def test_python_of_pages_compiles(page: Path) -> None:
         compile(block, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
+@pytest.mark.anyio
+async def test_the_example_of_messages_to_pages_runs() -> None:
+    (block,) = code_in(section_of("docs/python-api.md", "Messages to pages"), "python")
+    code = compile(block, "python-api.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    names = {"headcount": headcount.Headcount(version="v1"), "connection_id": "0123456789abcdef"}
+    await eval(code, names)
+    assert names["UnknownConnection"] is headcount.UnknownConnection
+    assert names["Busy"] is headcount.Busy
+
+
 def test_browser_code_of_the_readme_is_part_of_the_tested_example() -> None:
     (block,) = code_in((ROOT / "README.md").read_text("utf-8").partition("## In the browser")[2], "ts")
     example = section_of("docs/browser.md", "Vue")
@@ -110,6 +120,24 @@ def test_make_verbs_that_pages_name_exist() -> None:
 def test_public_names_exist_and_are_sorted() -> None:
     assert list(headcount.__all__) == sorted(headcount.__all__)
     assert all(hasattr(headcount, name) for name in headcount.__all__)
+
+
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/threat-model.md"])
+def test_every_test_that_a_page_on_security_names_exists(page: str) -> None:
+    named = re.findall(r"`(tests/\S+\.py)::(\w+)`", (ROOT / page).read_text("utf-8"))
+    assert len(named) > 10
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text("utf-8"), f"{page} names {path}::{name}"
+
+
+def test_every_line_of_the_threat_model_names_a_test() -> None:
+    page = (ROOT / "docs/threat-model.md").read_text("utf-8")
+    lines = [line for line in page.splitlines() if re.match(r"\| (can |cannot |with )", line)]
+    assert len(lines) > 40
+    for line in lines:
+        assert re.search(r"\| `tests/\S+::\w+` \|$", line), line
+    for party in ("Visitor", "Viewer", "Admin", "Neighbour on Redis", "Other local user", "Other node", "Proxy"):
+        assert section_of("docs/threat-model.md", party)
 
 
 def test_ci_runs_the_command_of_the_readme() -> None:

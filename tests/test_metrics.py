@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from starlette.requests import HTTPConnection
+from websockets.sync.client import connect
 
 from asgi.asgi_client import Clock, Site, asynchronous
 from cli.processes import TOKEN, VERSION, Serve
 from headcount import Headcount
 from headcount.client import fetch_nodes
-from headcount.core.stats import ABSENCE_STATES, Absence
+from headcount.core.current_version import Release
+from headcount.core.identity import owner_of
+from headcount.core.stats import ABSENCE_STATES, Absence, Nodes
 from kit.docs import DOCS, code_in
 
 SCRAPER = "only-for-prometheus-0123"
@@ -82,6 +86,21 @@ async def test_figures_and_counters_are_those_of_the_node() -> None:
 def test_the_current_version_has_a_series_before_anybody_runs_it() -> None:
     told = numbers(Headcount(version="v1"))
     assert told[("headcount_connections", (("version", "v1"),))] == 0
+
+
+def test_nodes_are_counted_by_version_and_those_that_say_none_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    headcount = Headcount(version="v1")
+    assert numbers(headcount)[("headcount_nodes", (("version", "v1"),))] == 1
+    # Real nodes of several versions: tests/fleet/backends/test_two_sites.py.
+    nodes = Nodes(4, 5, {"v1": 1, "v2": 2})
+    known = msgspec.structs.replace(headcount.node.figures.stats(), nodes=nodes, release=Release("unsettled"))
+    monkeypatch.setattr(headcount.node.figures, "stats", lambda **_: known)
+    told = numbers(headcount)
+    counts = {labels[0][1]: value for (name, labels), value in told.items() if name == "headcount_nodes"}
+    assert counts == {"v1": 1, "v2": 2, "unknown": 2}
+    released = msgspec.structs.replace(known, release=Release("declared", "v9"))
+    monkeypatch.setattr(headcount.node.figures, "stats", lambda **_: released)
+    assert numbers(headcount)[("headcount_nodes", (("version", "v9"),))] == 0, "a current version that nobody serves"
 
 
 def test_connections_that_are_unaccounted_for_are_there_by_state(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,11 +266,11 @@ def test_any_worker_tells_the_fleet_and_says_when_a_share_is_missing() -> None:
         one, other = psutil.Process(server.command.process.pid).children()
         one.suspend()
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 90
             while True:
                 assert time.monotonic() < deadline
                 try:
-                    text = scrape(server, timeout=2)[2]  # or it went to the one that is stopped
+                    text = scrape(server, timeout=3)[2]  # or it went to the one that is stopped
                 except httpx2.TimeoutException:
                     continue
                 if _value(text, "headcount_partial")[1] and _value(text, "headcount_last_report_age_seconds")[1] > 4:
@@ -261,6 +280,46 @@ def test_any_worker_tells_the_fleet_and_says_when_a_share_is_missing() -> None:
         finally:
             one.resume()
         assert other.is_running()
+
+
+@asynchronous
+async def test_a_version_that_somebody_waits_for_is_listed_however_many_strangers_make_up() -> None:
+    site = Site(version="new", max_metric_labels=3)
+    for number in range(6):
+        for _ in range(2):
+            await site.stranger.open("sse", f"?version=made-up-{number}")
+    await site.stranger.open("sse", "?version=old")
+    listed = "headcount_connections", (("version", "old"),)
+    assert listed not in numbers(site.headcount), "the smallest of what strangers say"
+    await site.admin.get("/admin/stats?version=old")
+    assert numbers(site.headcount)[listed] == 1
+
+
+def test_any_worker_names_the_limit_that_one_of_them_has_proof_of() -> None:
+    def open_page(replaces: str = "") -> str:
+        query = f"version=v1&cutAfter=1000{replaces and '&replaces=' + replaces}"
+        stream = streams.enter_context(connect(f"ws{server.url.removeprefix('http')}/ws?{query}", proxy=None))
+        handle: str = json.loads(stream.recv())["connectionId"]
+        return handle
+
+    with Serve(workers=2, metrics_token=SCRAPER) as server, ExitStack() as streams:
+        pages: dict[str | None, list[str]] = {}
+        while max(map(len, pages.values()), default=0) < 3:  # reports with proof, to one worker
+            handle = open_page()
+            pages.setdefault(owner_of(handle), []).append(handle)
+        time.sleep(0.7)  # the age of the streams is the proof
+        for handle in max(pages.values(), key=len):
+            open_page(handle)
+        deadline = time.monotonic() + 30
+        while "headcount_cut_after_seconds{" not in scrape(server)[2]:  # it may be on its way to its worker
+            assert time.monotonic() < deadline, "no worker knows of the limit"
+        limits: dict[str, float] = {}
+        while len(limits) < 2:
+            node, seconds = _value(scrape(server)[2], "headcount_cut_after_seconds", r'node="(\w+)"')
+            limits[node] = seconds
+            answer = httpx2.get(f"{server.url}/admin/nodes", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+            assert answer["cutAfterMs"] == 1_000
+        assert set(limits.values()) == {1.0}
 
 
 def _value(text: str, name: str, label: str = "") -> tuple[str, float]:

@@ -37,7 +37,11 @@ def test_a_keyword_argument_has_the_type_of_its_setting(name: str) -> None:
             expected |= {type(None)}  # found elsewhere then
         case "cookie":
             expected = {str, False}  # True would be no name
-        case "allowed_origins" | "public_origins" | "trusted_proxies":
+        case "fleet_secret":
+            expected |= {str, list[str]}
+        case "known_versions":
+            expected |= {list[str], str}
+        case "authorize_headers" | "allowed_origins" | "public_origins" | "allowed_hosts" | "trusted_proxies":
             expected |= {list[str]}
     assert members(KEYWORDS[name]) == expected
 

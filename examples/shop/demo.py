@@ -67,7 +67,9 @@ class Display:
 
     def show(self, stats: Stats, version: str) -> None:
         """Print figures; on a terminal, in place of the previous ones."""
-        parts = [f"{stats.total} users", *(f"{name} {count}" for name, count in sorted(stats.versions.items()))]
+        noun = "connection" if stats.total == 1 else "connections"
+        noun = "connection" if stats.total == 1 else "connections"
+        parts = [f"{stats.total:,} {noun}", *(f"{name} {count}" for name, count in sorted(stats.versions.items()))]
         if stats.total:
             parts.append(f"{100 * stats.versions.get(version, 0) // stats.total}% on {version}")
         text = " · ".join(parts)
@@ -141,7 +143,7 @@ async def main(
     loop.add_signal_handler(signal.SIGTERM, stop, 0)
 
     token = secrets.token_urlsafe(24)
-    password = secrets.token_urlsafe(9)
+    password = secrets.token_urlsafe(12)
     try:
         app = create_app(
             "v1",
@@ -151,6 +153,8 @@ async def main(
             sign_in_token=token,
             # The visitors send made-up addresses in X-Forwarded-For.
             trusted_proxies=["127.0.0.1", "::1"],
+            # This process is the whole fleet, and each demo starts with an empty history.
+            backend="memory",
         )
     except MissingBuild as error:
         raise DemoProblem(str(error)) from None
@@ -159,7 +163,15 @@ async def main(
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     server = Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, proxy_headers=False, timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            # A compression context triples the memory of a WebSocket, and its messages are small.
+            ws_per_message_deflate=False,
+            timeout_graceful_shutdown=1,
+        )
     )
     display = Display()
     async with contextlib.AsyncExitStack() as stack:
@@ -170,11 +182,11 @@ async def main(
         link = f"{url}/admin/sign-in?token={token}"
         print(f"\n  {link}\n", flush=True)
         print(
-            f"This link opens the admin view of a small shop for one hour. After that, log in with the password "
-            f"{password}\n"
+            "This link opens the admin view of a small shop for one hour. After that, log in with this password:\n\n"
+            f"  {password}\n\n"  # a line of its own, so that no terminal breaks it
             "Headcount's own dashboard is at /__skew/dashboard there, with the same password.\n"
             f"The same in a terminal: headcount top {url.removeprefix('http://')} --token {password}\n"
-            f"{visitors} visitors are connecting. "
+            f"About {visitors:,} visitors are connecting; some are away at any time. "
             + (f"A release every {deploy_every:g} s. " if deploy_every else "")
             + "Press Ctrl-C to stop.\n",
             flush=True,
@@ -210,7 +222,9 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise DemoProblem(f"Port {port} is in use on {host}; choose another port with --port.") from None
+            raise DemoProblem(
+                f"Port {port} is in use on {host}; choose another port with --port or HEADCOUNT_PORT."
+            ) from None
         raise DemoProblem(f"Cannot listen on {host}, port {port}: {error.strerror}.") from None
 
 
@@ -235,7 +249,7 @@ async def keep_deploying(app: FastAPI, display: Display, every: float) -> None:
             # A visitor may keep an old page open; the next release does not wait for them.
             async with asyncio.timeout(every):
                 await live.wait_for(lambda stats, version=version: set(stats.versions) <= {version})
-                display.say(f"All users migrated to {version}, {clock() - began:.0f} s after the deploy.")
+                display.say(f"All connections are on {version}, {clock() - began:.0f} s after the deploy.")
         await asyncio.sleep(max(0.0, began + every - clock()))
 
 

@@ -172,6 +172,7 @@ def create_app(
     sign_in_seconds: float = 3600,
     trusted_proxies: Sequence[str] = (),
     database: str | None = None,
+    backend: str | None = None,
 ) -> FastAPI:
     """
     Make the shop.
@@ -186,6 +187,7 @@ def create_app(
         trusted_proxies: Addresses of proxies whose `X-Forwarded-For` is trusted.
         database: File for the state that several workers share. Default: `SHOP_DATABASE`, else memory, for one
             process.
+        backend: Backend of Headcount. Default: `HEADCOUNT_BACKEND`, else the workers of this machine.
 
     Returns:
         The application. `app.state.headcount` is its Headcount, `app.state.version` the build that is live, and
@@ -217,6 +219,7 @@ def create_app(
         ip_tracking="anonymized",
         admin_token=admin_token,
         trusted_proxies=tuple(trusted_proxies),
+        backend=backend or os.environ.get("HEADCOUNT_BACKEND") or "auto",
         # A log-out in one tab ends the live figures of the other tabs too, at the latest after this long.
         reauthorize_interval=5,
     )

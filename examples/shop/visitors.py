@@ -251,6 +251,10 @@ async def main(arguments: Sequence[str] | None = None) -> None:
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await running
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # After Ctrl-C comes the demo's SIGTERM. Python complains of a signal that meets a loop which is closing.
+        asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

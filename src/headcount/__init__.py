@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .asgi.app import Headcount
     from .asgi.cookie import VersionCookie
+    from .asgi.outdated import OutdatedClients, refuse_outdated
     from .authorization.authorizer import Grant
     from .core.stats import ConnectionInfo, Nodes, Stats, StatsDelta
     from .errors import Busy, ConfigError, HeadcountError, NotAuthorized, UnknownConnection
@@ -35,10 +36,12 @@ __all__ = [
     "Nodes",
     "NotAuthorized",
     "Observable",
+    "OutdatedClients",
     "Stats",
     "StatsDelta",
     "UnknownConnection",
     "VersionCookie",
+    "refuse_outdated",
 ]
 
 _MODULES = {
@@ -55,10 +58,12 @@ _MODULES = {
     "Nodes": "core.stats",
     "NotAuthorized": "errors",
     "Observable": "live.observable",
+    "OutdatedClients": "asgi.outdated",
     "Stats": "core.stats",
     "StatsDelta": "core.stats",
     "UnknownConnection": "errors",
     "VersionCookie": "asgi.cookie",
+    "refuse_outdated": "asgi.outdated",
 }
 
 

@@ -26,6 +26,7 @@ COMMAND_VARIABLES: Final = frozenset(
         "HEADER",
         "HOLD",
         "HOST",
+        "INCLUDE_AWAY",
         "INSECURE",
         "JSON",
         "LIMIT",
@@ -48,9 +49,11 @@ COMMAND_VARIABLES: Final = frozenset(
         "SEED",
         "TIMEOUT",
         "TOKEN",
+        "UNSERVED",
         "URL",
         "VERSIONS",
         "VISITORS",
+        "WHEN_SETTLED",
         "WORKERS",
         "YES",
     )
@@ -76,7 +79,14 @@ def from_text(setting: str, text: str) -> Any:
     """Return the value of a setting that is given as text. A text that is not understood is returned as it is."""
     lowered = text.lower()
     match setting:
-        case "allowed_origins" | "public_origins" | "trusted_proxies":
+        case (
+            "authorize_headers"
+            | "allowed_origins"
+            | "public_origins"
+            | "allowed_hosts"
+            | "trusted_proxies"
+            | "known_versions"
+        ):
             return tuple(part.strip() for part in text.split(",") if part.strip())
         case "cookie" if lowered in ("false", "0", "no", "off", ""):
             return False

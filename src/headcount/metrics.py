@@ -4,13 +4,14 @@ The figures and counters as Prometheus metrics, for `GET /metrics` and for an ap
     REGISTRY.register(headcount.collector())
 
 Figures are those of the fleet or of this node (`scope`). Counters are always those of this node and carry a `node`
-label, so that rates stay right when each scrape reaches another worker. Label values are bounded, because strangers can
-name any number of versions and routes: the most frequent ones, the current version, and `(other)`.
+label, so that rates stay right when each scrape reaches another worker. Label values are bounded, at a time and over
+time, because strangers can name any number of versions and routes (core/shown_labels.py).
 
 Needs the extra `headcount[metrics]`.
 """
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry
@@ -20,9 +21,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector as PrometheusCollector
 
 from .authorization.authorizer import Authorizer
-from .core.counts import bounded
+from .core.ends import REFUSALS
 from .core.labels import UNKNOWN
+from .core.shown_labels import ShownLabels, versions_known_to_the_fleet
 from .core.stats import ABSENCE_STATES
+from .core.visibility import EVERYTHING, Visibility
 from .node.figures import FigureReader
 from .node.hooks import Hooks
 from .node.node import Node
@@ -35,6 +38,34 @@ SCRAPE_LINGER: Final = 150.0
 two scrapes. Scrapes are usually at most a minute apart, and one may fail."""
 
 _CLOSED: Final = "closed:"
+
+
+class MetricLabels:
+    """
+    Which labels have series of their own, for all scrapes of one process: several scrapers see the same ones.
+
+    Args:
+        limit: Labels of one metric at a time.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()  # an application's own registry may be scraped in a thread
+        self._choices: dict[tuple[Scope, str], ShownLabels] = {}
+
+    def choose(
+        self,
+        scope: Scope,
+        label: str,
+        counts: Mapping[str, int],
+        now: float,
+        known: Iterable[str] = (),
+        always: Iterable[str] = (),
+    ) -> dict[str, int]:
+        """Return the counts to show of `version` or `route`; see `ShownLabels.choose`."""
+        with self._lock:
+            choice = self._choices.setdefault((scope, label), ShownLabels(self._limit))
+            return choice.choose(counts, now, known, always)
 
 
 class Collector(PrometheusCollector):
@@ -50,6 +81,8 @@ class Collector(PrometheusCollector):
         scope: Whose figures: the fleet's or this node's.
         linger: Seconds for which reports of other nodes are received after a scrape. None: the caller fetches their
             figures before each scrape.
+        labels: Chooses the labels; the same for all collectors of one Headcount.
+        visibility: What the scraper may see.
     """
 
     def __init__(
@@ -61,6 +94,9 @@ class Collector(PrometheusCollector):
         authorizer: Authorizer,
         scope: Scope = "fleet",
         linger: float | None = None,
+        *,
+        labels: MetricLabels,
+        visibility: Visibility = EVERYTHING,
     ) -> None:
         self._node = node
         self._figures = figures
@@ -69,6 +105,8 @@ class Collector(PrometheusCollector):
         self._authorizer = authorizer
         self._scope = scope
         self._linger = linger
+        self._labels = labels
+        self._visibility = visibility
 
     def collect(self) -> Iterator[Metric]:
         """Give all metrics."""
@@ -78,22 +116,28 @@ class Collector(PrometheusCollector):
     def _figure_metrics(self) -> Iterator[Metric]:
         node, figures = self._node, self._figures
         fleet = self._scope == "fleet"
-        stats = figures.stats(rows=False, linger=self._linger) if fleet else figures.local_stats()
+        stats = self._visibility.stats(
+            figures.stats(rows=False, linger=self._linger) if fleet else figures.local_stats()
+        )
         current = stats.current_version if fleet else figures.current_version
-        known = () if current is None else (current,)
-        limit = node.config.max_metric_labels
+        known = versions_known_to_the_fleet(
+            node.config.version, current, stats.nodes.versions, (UNKNOWN, *node.known_versions)
+        )
+        declared = () if current is None else (current,)
+        now = node.clock()
         yield _gauge_by(
             "headcount_connections",
             "Open connections, by version of the page.",
             "version",
-            bounded(stats.versions, limit, (*known, node.config.version, UNKNOWN), always=known),
+            self._labels.choose(self._scope, "version", stats.versions, now, known, declared),
         )
-        yield _gauge_by(
-            "headcount_connections_by_route",
-            "Open connections, by route of the page; empty without route_tracking.",
-            "route",
-            bounded(stats.routes, limit),
-        )
+        if self._visibility.routes:
+            yield _gauge_by(
+                "headcount_connections_by_route",
+                "Open connections, by route of the page; empty without route_tracking.",
+                "route",
+                self._labels.choose(self._scope, "route", stats.routes, now),
+            )
         outdated = GaugeMetricFamily(
             "headcount_outdated_connections",
             "Open connections on another version than the current one, unknown included; absent while that is unknown.",
@@ -105,13 +149,19 @@ class Collector(PrometheusCollector):
             "headcount_current_version_info",
             "1 for the current version: the released one, else the one that all nodes serve; absent while unknown.",
             "version",
-            dict.fromkeys(known, 1),
+            dict.fromkeys(declared, 1),
         )
         yield GaugeMetricFamily(
             "headcount_nodes_reporting", "Nodes whose connections are in the figures.", value=stats.nodes.reporting
         )
         yield GaugeMetricFamily(
             "headcount_nodes_expected", "Nodes that are expected to report.", value=stats.nodes.expected
+        )
+        yield _gauge_by(
+            "headcount_nodes",
+            "Nodes that are expected to report, by the version that they serve; unknown: they do not say.",
+            "version",
+            self._labels.choose(self._scope, "nodes", stats.nodes.by_version, now, known, declared),
         )
         yield GaugeMetricFamily(
             "headcount_partial", "1 if the figures are partial, otherwise 0.", value=int(stats.partial)
@@ -126,6 +176,12 @@ class Collector(PrometheusCollector):
             count = sum(absence.total or 0 for absence in stats.absences if absence.state == state)
             unaccounted.add_metric([state], count)
         yield unaccounted
+        yield _gauge_by(
+            "headcount_connections_away",
+            "Pages whose connection broke off and that may come back, by version of the page.",
+            "version",
+            self._labels.choose(self._scope, "away", stats.away, now, known, declared),
+        )
         yield GaugeMetricFamily(
             "headcount_nodes_unaccounted",
             "Absent nodes with unaccounted connections.",
@@ -137,20 +193,45 @@ class Collector(PrometheusCollector):
             value=figures.report_age if fleet else 0.0,
         )
 
-        cut = GaugeMetricFamily(
-            "headcount_cut_after_seconds",
-            "Seconds after which something between browsers and this node ends streams; absent while unknown.",
+        strangers = GaugeMetricFamily(
+            "headcount_stranger_nodes",
+            "Nodes with another secret under the same fleet name; they are expected and not counted.",
             labels=["node"],
         )
-        if (cut_after := node.cut_after) is not None:
+        strangers.add_metric([node.id], len(node.border.strangers))
+        yield strangers
+
+        cut = GaugeMetricFamily(
+            "headcount_cut_after_seconds",
+            "Seconds after which something between browsers and the servers ends streams; absent while unknown.",
+            labels=["node"],
+        )
+        if (cut_after := node.cut_after if fleet else node.cut_after_here) is not None:
             cut.add_metric([node.id], cut_after)
         yield cut
 
     def _counter_metrics(self) -> Iterator[Metric]:
         node, counters = self._node, dict(self._node.counters)
+        counters["strangers"] = node.border.ignored
         subscribers = GaugeMetricFamily("headcount_subscribers", "Viewers that receive statistics.", labels=["node"])
         subscribers.add_metric([node.id], len(self._viewers.subscriptions))
         yield subscribers
+        half_open = GaugeMetricFamily(
+            "headcount_half_open_connections",
+            "TCP connections that have not sent a whole request; absent where the server does not tell.",
+            labels=["node"],
+        )
+        if node.count_half_open is not None:
+            half_open.add_metric([node.id], node.count_half_open())
+        yield half_open
+        given_up = CounterMetricFamily(
+            "headcount_half_open_closes",
+            "TCP connections closed before their request was whole, by reason.",
+            labels=["node", "reason"],
+        )
+        for name in ("timeout", "limit", "size"):
+            given_up.add_metric([node.id, name], counters.get(f"half_open:{name}", 0))
+        yield given_up
         closes = CounterMetricFamily(
             "headcount_closes", "Streams closed, by reason (viewers included).", labels=["node", "reason"]
         )
@@ -158,6 +239,12 @@ class Collector(PrometheusCollector):
             if name.startswith(_CLOSED):
                 closes.add_metric([node.id, name.removeprefix(_CLOSED)], count)
         yield closes
+        refused = CounterMetricFamily(
+            "headcount_refused_connections", "Connections refused by a limit, by reason.", labels=["node", "reason"]
+        )
+        for end in REFUSALS:
+            refused.add_metric([node.id, end.cause], counters.get(f"refused:{end.cause}", 0))
+        yield refused
         errors = CounterMetricFamily(
             "headcount_hook_errors", "Failures of the application's functions, by hook.", labels=["node", "hook"]
         )
@@ -184,7 +271,13 @@ _PLAIN: Final = (
     ("headcount_slow_peers_dropped", "Streams closed because the peer did not read.", "closed:slow"),
     ("headcount_withdrawn_rights", "Viewers who lost their right while they watched.", "withdrawn"),
     ("headcount_malformed_messages", "Malformed messages refused.", "malformed"),
+    (
+        "headcount_rate_limited_messages",
+        "Messages refused because their stream sent too many.",
+        "rate_limited",
+    ),
     ("headcount_releases", "Versions declared current.", "releases"),
+    ("headcount_ignored_fleet_messages", "Messages and stored values of strangers that were ignored.", "strangers"),
 )
 """Name without `_total`, which the format adds; help; name in `Node.counters`."""
 

@@ -2,7 +2,14 @@
 
 import pytest
 
+from headcount.authorization import tokens
 from headcount.node import timers
+
+
+@pytest.fixture(autouse=True)
+def _quick_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a wrong token be answered after a moment; tests/authorization/test_tokens.py has the real second."""
+    monkeypatch.setattr(tokens, "DELAY", 0.02)
 
 
 @pytest.fixture

@@ -10,10 +10,13 @@ import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 import pytest
+from starlette.requests import HTTPConnection
 
+from authorization.test_kept_headers import ADDRESS_HEADERS
 from headcount import Headcount
 from kit.ports import free_port
 
@@ -24,9 +27,11 @@ from .asgi_client import (
     WAYS,
     Call,
     Client,
+    Clock,
     Figures,
     Site,
     Stream,
+    admins_only,
     answer_of,
     asynchronous,
     at_once,
@@ -180,7 +185,7 @@ H2C = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c"}
 async def test_body_that_the_server_has_dropped_is_said_to_be_missing(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with undisturbed(admin_token="s3cret") as scene:
+    async with undisturbed(admin_token="s3cret-of-the-tests") as scene:
         for length in ({"content-length": "38"}, {"transfer-encoding": "chunked"}):
             answer = await scene.site.admin.request("POST", path, b"", {**JSON, **length, **H2C})
             problem(answer, 400, "the server dropped it because the request asks for Upgrade: h2c")
@@ -300,7 +305,7 @@ async def test_unknown_path_is_not_found(way: str, path: str) -> None:
 
 
 @every_way
-@pytest.mark.parametrize("path", ["/ws", "/ws/", "/ws?route=/a&version=v1"])
+@pytest.mark.parametrize("path", ["/ws", "/ws?route=/a&version=v1"])
 @asynchronous
 async def test_ordinary_request_to_the_websocket_is_told_what_it_takes(way: str, path: str) -> None:
     async with undisturbed(way) as scene:
@@ -352,12 +357,28 @@ async def test_websocket_elsewhere_is_refused_in_the_handshake(way: str, path: s
         assert reason.endswith(".")
 
 
+@every_way
+@pytest.mark.parametrize(
+    "path", ["/__skew/admin/stats", "/admin/stats/", "//admin/stats", "/admin%2Fstats", "/%61dmin/stats"]
+)
 @asynchronous
-async def test_trailing_slash_is_forgiven() -> None:
-    site = Site()
-    assert (await site.stranger.get("/health/")).status == 200
-    await site.stranger.open("sse", "/?route=/a")
-    assert site.node.figures.stats().routes == {"/a": 1}
+async def test_an_endpoint_has_no_second_path(way: str, path: str) -> None:
+    site = Site(way)
+    scope = site.admin.scope("GET", site.admin.base + unquote(path))
+    call = Call(site.app, {**scope, "raw_path": (site.admin.base + path).encode()}).start()
+    call.put({"type": "http.request", "body": b"", "more_body": False})
+    await call.ended()
+    problem(answer_of(call), 404, "/admin/stats")
+
+
+@every_way
+@pytest.mark.parametrize("path", ["/__skew/ws", "/ws/", "/%77s"])
+@asynchronous
+async def test_a_websocket_has_no_second_path(way: str, path: str) -> None:
+    site = Site(way)
+    socket = site.stranger.ws()
+    socket._scope.update(path=site.stranger.base + unquote(path), raw_path=(site.stranger.base + path).encode())
+    assert ((await socket.closed())[0], socket.accepted) == (1008, False)
 
 
 GOOD_ROUTES = {
@@ -374,10 +395,10 @@ GOOD_ROUTES = {
     "/a?" + "q" * 3_000: "/a",
     "/<script>alert(1)</script>": "/<script>alert(1)</script>",
     '/"quoted"\\': '/"quoted"\\',
-    "(other)": "(other)",
+    "/(other)": "/(other)",
 }
 
-BAD_ROUTES = ["/" + "x" * 512, "/a\nb", "/a\rb", "/\0", "/\x1b[2J", "/\x7f", "/\u2028", "/\x85"]
+BAD_ROUTES = ["/" + "x" * 512, "/a\nb", "/a\rb", "/\0", "/\x1b[2J", "/\x7f", "/\u2028", "/\x85", "/\u202e", "(other)"]
 
 
 @both
@@ -426,6 +447,11 @@ async def test_route_that_is_no_text_is_refused(wrong: object) -> None:
         ("?version=" + "x" * 10_000, "version"),
         ("?version=a%0D%0Aset-cookie:x", "version"),
         ("?version=%00", "version"),
+        ("?version=(other)", "version"),
+        ("?version=v1%E2%80%8B", "version"),
+        ("?version=%E2%80%AEv1", "version"),
+        ("?version=+v1", "version"),
+        ("?route=/%E2%80%AE", "route"),
         ("?route=" + "/x" * 5_000, "route"),
         ("?route=/a%0Ab", "route"),
         ("?version=a&version=b", "version"),
@@ -451,7 +477,7 @@ async def test_bad_query_opens_no_stream(transport: str, query: str, word: str) 
 
 
 @both
-@pytest.mark.parametrize("version", ["__proto__", "constructor", "é" * 128, "<b>", "a b", "%", "(other)", "unknown"])
+@pytest.mark.parametrize("version", ["__proto__", "constructor", "é" * 128, "<b>", "a b", "%", "unknown"])
 @asynchronous
 async def test_version_is_any_word(transport: str, version: str) -> None:
     site = Site(version="current")
@@ -517,6 +543,36 @@ async def test_long_message_closes_that_one_peer_and_a_long_enough_one_does_not(
         socket.say_text(most.replace('"}', 'x"}'))
         code, reason = await socket.closed()
         assert (code, "4096" in reason) == (4400, True)
+
+
+@asynchronous
+async def test_a_websocket_that_sends_too_many_messages_is_closed_with_4429() -> None:
+    async with undisturbed() as scene:
+        socket = await scene.site.stranger.open("ws", "?viewer=1")
+        for _ in range(65):
+            socket.say({"type": "ping"})
+        assert await socket.closed() == (4429, "Too many messages; send at most 20 a second.")
+        assert [message["type"] for message in socket.received].count("pong") == 64
+        counters = scene.site.node.counters
+        assert (counters["closed:rate"], counters["rate_limited"], counters["malformed"]) == (1, 1, 0)
+
+
+@asynchronous
+async def test_a_page_that_posts_too_often_is_told_to_wait_and_stays_open() -> None:
+    async with undisturbed() as scene:
+        page = scene.page
+        body = {"connectionId": page.handle, "route": "/page"}
+        answers = [await scene.site.stranger.post("/route", body) for _ in range(64)]
+        assert {answer.status for answer in answers} == {200}
+        refused = await scene.site.stranger.post("/route", body)
+        while refused.status == 200:  # on a machine that is busy, time goes by
+            refused = await scene.site.stranger.post("/route", body)
+        problem(refused, 429)
+        assert "Too many messages; send at most 20 a second." in str(refused.json)
+        assert refused.headers["retry-after"] == "1"
+        assert page.public in scene.site.node.sessions
+        page_session = scene.site.node.sessions[page.public]
+        page_session.paid_until = 0.0  # time has passed
 
 
 @asynchronous
@@ -697,8 +753,16 @@ ADDRESS = "203.0.113.99"
 @both
 @asynchronous
 async def test_without_ip_tracking_no_byte_of_an_address_is_told_or_kept(way: str, transport: str) -> None:
-    site = Site(way)
-    headers = {"x-forwarded-for": ADDRESS, "cf-connecting-ip": ADDRESS, "x-real-ip": ADDRESS, "forwarded": ADDRESS}
+    met: list[tuple[Any, list[str]]] = []
+
+    def hook(request: HTTPConnection) -> bool:
+        met.append(
+            (request.client, [f"{name}: {value}" for name, value in request.headers.items() if ADDRESS in value])
+        )
+        return admins_only(request)
+
+    site = Site(way, hook)
+    headers = {name.lower(): ADDRESS for name in ADDRESS_HEADERS}
     seen: list[str] = []
     site.headcount.on_connection_open(lambda connection: seen.append(repr((connection, connection.ip))))
     client = Client(site.app, headers, client=ADDRESS)
@@ -720,6 +784,33 @@ async def test_without_ip_tracking_no_byte_of_an_address_is_told_or_kept(way: st
     assert len(site.node.viewers.subscriptions) == 2
     kept = [found for found in _strings_within(site.headcount) if ADDRESS in found]
     assert kept == []
+    # At the first check, at the next one, and for a program.
+    checks = [subscription.check for subscription in site.node.viewers.subscriptions.values()]
+    assert [await check() is None for check in checks] == [False, False]
+    assert (await client.get("/admin/stats", ADMIN)).status == 200
+    assert set(map(repr, met)) == {repr((None, []))}
+
+
+@every_way
+@both
+@pytest.mark.parametrize(("tracking", "host"), [(True, ADDRESS), ("anonymized", "203.0.113.0")])
+@asynchronous
+async def test_with_ip_tracking_the_hook_meets_the_same_client_at_every_check(
+    way: str, transport: str, tracking: bool | str, host: str
+) -> None:
+    met: list[Any] = []
+
+    def hook(request: HTTPConnection) -> bool:
+        met.append((request.client and request.client.host, request.headers.get("x-forwarded-for")))
+        return True
+
+    site = Site(way, hook, ip_tracking=tracking)
+    client = Client(site.app, {"x-forwarded-for": "198.51.100.7"}, client=ADDRESS)
+    await client.watch(await client.open(transport))
+    (subscription,) = site.node.viewers.subscriptions.values()
+    await subscription.check()
+    await client.get("/admin/stats")
+    assert met == [(host, "198.51.100.7" if tracking is True else None)] * 3
 
 
 def _strings_within(root: object) -> list[str]:
@@ -750,6 +841,8 @@ def _strings_within(root: object) -> list[str]:
             continue
         else:
             todo.extend(gc.get_referents(thing))
+            if isinstance(thing, dict):
+                todo.extend(thing)  # the collector has no use for keys that are strings
     return found
 
 
@@ -759,7 +852,7 @@ async def test_that_the_walk_above_finds_what_is_kept() -> None:
     await Client(site.app, client=ADDRESS).open("ws")
     assert any(ADDRESS in text for text in _strings_within(site.headcount))
     # Of a viewer something is kept even without tracking: what it takes to ask for its right again.
-    site = Site(hook=lambda _: True)
+    site = Site(hook=lambda _: True, authorize_headers=["X-Anything"])
     client = Client(site.app, {"x-anything": ADDRESS})
     viewer = await client.open("ws")
     await client.watch(viewer)
@@ -800,6 +893,53 @@ async def test_server_that_is_full_says_so_and_when_to_come_back(way: str) -> No
     assert (await site.stranger.get("/health")).status == 200
     await first.leave()
     await site.stranger.open("ws")
+
+
+@every_way
+@asynchronous
+async def test_one_address_cannot_fill_the_server_for_others(way: str) -> None:
+    site = Site(way, max_connections_per_address=3, trusted_proxies=["10.0.0.1"])
+
+    def client(address: str) -> Client:
+        return Client(site.app, {"x-forwarded-for": address}, client="10.0.0.1")
+
+    page = await client("192.0.2.7").open("sse")
+    await client("192.0.2.7").open("ws", "?viewer=1")
+    shared = await client("192.0.2.7").open("ws", "?shared=1")
+    answer = await client("192.0.2.7").get("/sse")
+    problem(answer, 429, "Too many connections are open from this address")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert (await client("192.0.2.7").ws().closed())[0] == 1013
+    await client("192.0.2.8").open("sse")
+    tabs = [{"key": f"key-of-the-tab-{number}", "version": "v1", "route": "/"} for number in range(2)]
+    await client("192.0.2.7").say(shared, {"type": "tabs", "set": tabs, "remove": []})
+    assert (await shared.closed())[0] == 1013, "its second tab is one too many"
+    assert site.node.counters["refused:address full"] == 3
+    await page.leave()
+    await client("192.0.2.7").open("sse")
+
+
+@every_way
+@asynchronous
+async def test_only_so_many_connections_are_opened_in_a_second(way: str) -> None:
+    clock = Clock()
+    site = Site(way, clock=clock, max_opens_per_second=4)
+    for _ in range(4):
+        await site.stranger.open("sse")
+    answer = await site.stranger.get("/sse")
+    problem(answer, 503, "opens no more connections in this second")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert (await site.stranger.ws().closed())[0] == 1013
+    clock.now += 0.5
+    stream = await site.stranger.open("ws", "?shared=1")
+    tabs = [{"key": f"key-of-the-tab-{number}", "version": "v1", "route": "/"} for number in range(3)]
+    await site.stranger.say(stream, {"type": "tabs", "set": tabs, "remove": []})
+    assert (await stream.closed())[0] == 1013, "two more than one that is left"
+    clock.now += 60
+    for _ in range(4):
+        await site.stranger.open("sse")
+    problem(await site.stranger.get("/sse"), 503, "opens no more")
+    assert site.node.counters["refused:opening too fast"] == 4
 
 
 @every_way

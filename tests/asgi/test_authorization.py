@@ -271,6 +271,15 @@ async def test_check_whose_time_is_over_before_the_hook_begins_is_denied() -> No
         def describe(self) -> None:
             return None
 
+        def contains(self, nonce: bytes) -> bool:
+            return False
+
+        def visitor(self) -> tuple[bytes, str]:
+            return b"", ""
+
+        def question(self) -> None:
+            return None
+
     site = Site(authorize_timeout=0.01)
     assert await site.node.check_runner.run(Stubborn()) is None
 
@@ -1058,10 +1067,11 @@ async def test_of_two_requests_at_once_the_newest_decides(way: str) -> None:
 @every_way
 @asynchronous
 async def test_flood_of_subscriptions_asks_the_hook_one_at_a_time(way: str) -> None:
-    desk = Desk()
-    site = Site(way, desk)
+    desk, clock = Desk(), Clock()
+    site = Site(way, desk, clock=clock, max_messages_per_second=1_000)
     socket = await site.stranger.open("ws")
     for verdict in (False, True):
+        clock.advance(10)
         asked = len(desk.questions)
         socket.say(SUBSCRIBE)
         await desk.asked(asked + 1)
@@ -1070,15 +1080,78 @@ async def test_flood_of_subscriptions_asks_the_hook_one_at_a_time(way: str) -> N
         await turn_until(lambda: socket.caught_up)
         await turns(50)
         assert len(desk.questions) == asked + 1
-        desk.answer(asked, not verdict)
-        await desk.asked(asked + 2)
-        assert not socket.unread
-        desk.answer(asked + 1, verdict)
+        desk.answer(asked, verdict)
+        if not verdict:
+            await turns(50)
+            assert len(desk.questions) == asked + 1, "the next check waits for a second"
+            assert not socket.unread
+            await desk.asked(asked + 2)
+            desk.answer(asked + 1, verdict)
         await socket.next("stats" if verdict else "stats-unauthorized")
         await turns(50)
-        assert len(desk.questions) == asked + 2, "the newest of them is asked for, and the rest with it"
+        assert len(desk.questions) == asked + 2 - verdict, "the newest of them is decided, and the rest with it"
         assert not socket.unread
         assert not site.node.viewers.pending
+
+
+@every_way
+@asynchronous
+async def test_one_stream_has_its_right_checked_at_most_once_a_second(way: str) -> None:
+    clock = Clock()
+    checks: list[float] = []
+
+    def hook(request: HTTPConnection) -> bool:
+        checks.append(clock.now)
+        return "role=admin" in request.headers.get("cookie", "")
+
+    site = Site(way, hook, clock=clock)
+    for visitor, kind in ((site.stranger, "stats-unauthorized"), (site.admin, "stats")):
+        socket = await visitor.open("ws")
+        checks.clear()
+        began = clock.now
+        while clock.now < began + 10:
+            socket.say(SUBSCRIBE)
+            await turns(30)
+            clock.advance(0.2)
+        await turn_until(lambda: not site.node.viewers.pending)
+        await socket.next(kind)
+        assert 1 <= len(checks) <= 11, checks
+        await socket.leave()
+
+
+@asynchronous
+async def test_a_verdict_that_is_used_again_is_checked_again_after_a_second_and_never_after_it_was_withdrawn() -> None:
+    clock = Clock()
+    allowed = [True]
+    checks: list[float] = []
+
+    def hook(_: HTTPConnection) -> bool:
+        checks.append(clock.now)
+        return allowed[0]
+
+    site = Site(hook=hook, clock=clock)
+    socket = await site.admin.open("ws")
+    socket.say(SUBSCRIBE)
+    await socket.next("stats")
+    allowed[0] = False
+    socket.say({"type": "unsubscribe-stats"})
+    socket.say(SUBSCRIBE)
+    await socket.next("stats")
+    assert len(checks) == 1, "the same question in the same second"
+    clock.advance(1.1)
+    site.node.viewers.recheck(asyncio.get_running_loop(), clock.now)
+    await socket.next("stats-unauthorized")
+    assert len(checks) == 2
+    clock.advance(10)
+    allowed[0] = True
+    socket.say(SUBSCRIBE)
+    await socket.next("stats")
+    allowed[0] = False
+    assert await site.headcount.revoke(socket.public)
+    await socket.next("stats-unauthorized")
+    socket.say(SUBSCRIBE)
+    await socket.next("stats-unauthorized")
+    assert len(checks) == 4, "the verdict from before the withdrawal is void"
 
 
 @both
@@ -1184,32 +1257,41 @@ async def test_right_is_not_lost_by_asking_again_while_it_is_rechecked(quick_tic
     assert len(site.node.viewers.subscriptions) == 1
 
 
-TOKEN = {"authorization": "Bearer correct-horse"}
+TOKEN = {"authorization": "Bearer correct-horse-battery-staple"}
 
 
 @every_way
 @both
 @asynchronous
 async def test_bearer_token_authorises_without_a_hook(way: str, transport: str) -> None:
-    site = Site(way, hook=None, admin_token="correct-horse")
+    site = Site(way, hook=None, admin_token="correct-horse-battery-staple")
     client = Client(site.app, TOKEN)
     await client.watch(await client.open(transport))
     assert (await client.get("/admin/stats")).status == 200
-    assert (await site.stranger.get("/admin/stats", {"authorization": "bearer  correct-horse "})).status == 200
-    for wrong in ("Bearer correct-hors", "Bearer correct-horse2", "Bearer", "Basic correct-horse", "correct-horse", ""):
+    assert (
+        await site.stranger.get("/admin/stats", {"authorization": "bearer  correct-horse-battery-staple "})
+    ).status == 200
+    for wrong in (
+        "Bearer correct-horse-battery-stapl",
+        "Bearer correct-horse-battery-staple2",
+        "Bearer",
+        "Basic correct-horse-battery-staple",
+        "correct-horse-battery-staple",
+        "",
+    ):
         problem(await site.stranger.get("/admin/stats", {"authorization": wrong}), 401)
-    for around in (" correct-horse", "correct-horse \t"):
+    for around in (" correct-horse-battery-staple", "correct-horse-battery-staple \t"):
         assert (await site.stranger.get("/admin/stats", {"authorization": f"Bearer {around}"})).status == 200
-    for other in ("correct-horse\u00a0", "\u0085correct-horse"):
+    for other in ("correct-horse-battery-staple\u00a0", "\u0085correct-horse-battery-staple"):
         problem(await site.stranger.get("/admin/stats", {"authorization": f"Bearer {other}"}), 401)
-    problem(await site.stranger.get("/admin/stats?token=correct-horse"), 401)
+    problem(await site.stranger.get("/admin/stats?token=correct-horse-battery-staple"), 401)
     await denied(site.admin, transport)
 
 
 @asynchronous
 async def test_token_and_hook_each_authorise_and_a_wrong_token_leaves_it_to_the_hook() -> None:
-    site = Site(admin_token="schlüssel")
-    utf8 = {"authorization": "Bearer " + "schlüssel".encode().decode("latin-1")}
+    site = Site(admin_token="schlüssel zum schloss")
+    utf8 = {"authorization": "Bearer " + "schlüssel zum schloss".encode().decode("latin-1")}
     assert (await site.stranger.get("/admin/stats", utf8)).status == 200
     assert (await site.admin.get("/admin/stats", {"authorization": "Bearer wrong"})).status == 200
     problem(await site.visitor.get("/admin/stats", {"authorization": "Bearer wrong"}), 401)

@@ -67,6 +67,32 @@ async def test_without_the_slash_it_sends_there(way: str, built: Path) -> None:
     assert (answer.status, answer.header("location")) == (308, "dashboard/?counted")
 
 
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+@every_way
+@asynchronous
+async def test_the_base_path_leads_browsers_to_the_dashboard_and_nobody_else(way: str, built: Path) -> None:
+    client = Site(way).stranger
+    answer = await client.get("/", BROWSER)
+    assert (answer.status, answer.header("location")) == (307, "dashboard/")
+    assert "accept" in (answer.header("vary") or "")
+    problem(await client.get("/"), 404, "/dashboard/")
+    problem(await client.get("/", {"accept": "application/json"}), 404)
+    problem(await client.request("POST", "/", b"", BROWSER), 404)
+    for path in ("//", "/.", "/%2f", "/./"):
+        problem(await client.get(path, BROWSER), 404)
+    link = {**BROWSER, "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert (await client.get("/", link)).status == 307
+    problem(await client.get("/", {**link, "sec-fetch-dest": "iframe"}), 403)
+
+
+@asynchronous
+async def test_the_base_path_without_its_slash_leads_there_too(built: Path) -> None:
+    answer = await Site("wrapped").stranger.get("?", BROWSER)
+    assert (answer.status, answer.header("location")) == (307, "__skew/dashboard/")
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -11,7 +11,7 @@ from headcount.asgi.app import endpoints_of
 from headcount.asgi.endpoints import Access
 from headcount.asgi.exchange import Exchange
 
-from .asgi_client import WAYS, Client, Site, asynchronous, problem
+from .asgi_client import WAYS, Client, Site, asynchronous, problem, turn_until
 
 ORIGIN = "https://shop.example.com"
 OPERATIONS = endpoints_of(Headcount(version="v1")).operations
@@ -25,7 +25,9 @@ every_endpoint = pytest.mark.parametrize("endpoint", sorted(OPERATIONS))
 def test_the_table_holds_what_is_served() -> None:
     served = {
         *("GET /sse", "GET /ws", "POST /route", "POST /subscribe-stats", "POST /unsubscribe-stats", "POST /tabs"),
+        "POST /bye",
         *("GET /health", "GET /metrics", "GET /client.js", "GET /element.js", "GET /shared.js", "GET /dashboard/"),
+        *("GET /release.js", "GET /release-element.js"),
         *("GET /admin/stats", "GET /admin/connections", "GET /admin/nodes", "GET /admin/history"),
         *("POST /admin/release", "POST /admin/nodes/forget", "POST /log-in", "POST /log-out"),
     }
@@ -42,7 +44,7 @@ def test_access_is_that_of_the_contract() -> None:
         "/admin/release": Access.RELEASE,
         "/admin/nodes/forget": Access.RELEASE,
         "/metrics": Access.METRICS,
-        **dict.fromkeys(("/route", "/subscribe-stats", "/unsubscribe-stats", "/tabs"), Access.HANDLE),
+        **dict.fromkeys(("/route", "/subscribe-stats", "/unsubscribe-stats", "/tabs", "/bye"), Access.HANDLE),
     }
 
 
@@ -249,12 +251,64 @@ async def test_uvicorn_finds_the_address_behind_proxies_elsewhere_that_it_trusts
 @asynchronous
 async def test_a_cross_site_request_is_refused_but_for_scripts_and_health(way: str, endpoint: str) -> None:
     client, operation = Site(way).stranger, OPERATIONS[endpoint]
-    if endpoint in {"/health", "/client.js", "/element.js", "/shared.js"}:
+    if endpoint in {"/health", *SCRIPTS}:
         answer = await client.request("PATCH", endpoint, headers={"origin": "https://evil.example"})
         assert answer.status == 405, "it came as far as the table"
     else:
         answer = await client.request(operation.method, endpoint, headers={"origin": "https://evil.example"})
         problem(answer, 403, "https://evil.example", "allowed_origins")
+
+
+LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+SCRIPTS = {"/client.js", "/element.js", "/shared.js", "/release.js", "/release-element.js"}
+
+
+@every_way
+@asynchronous
+async def test_a_link_of_another_site_opens_the_dashboard_and_nothing_else(way: str) -> None:
+    site = Site(way)
+    for client in (site.stranger, site.admin):
+        assert (await client.get("/dashboard", LINK)).status == 308
+        page = await client.get("/dashboard/", LINK)
+        assert (page.status, page.header("content-type")) == (200, "text/html; charset=utf-8")
+        for headers in (
+            {**LINK, "sec-fetch-dest": "iframe"},
+            {**LINK, "sec-fetch-mode": "no-cors"},
+            {**LINK, "origin": "https://evil.example"},
+            {"sec-fetch-site": "cross-site"},
+        ):
+            problem(await client.get("/dashboard/", headers), 403, "another site")
+        problem(await client.request("POST", "/dashboard/", b"", LINK), 403, "another site")
+        for endpoint, operation in OPERATIONS.items():
+            if endpoint not in {"/dashboard/", "/health", *SCRIPTS}:
+                problem(await client.request(operation.method, endpoint, headers=LINK), 403, "another site")
+        problem(await client.get("/dashboard/assets/index.js", LINK), 403, "another site")
+
+
+@every_endpoint
+@every_way
+@pytest.mark.parametrize("allowed", [[], ["https://www.example.com"], ["*"]])
+@asynchronous
+async def test_an_answer_says_what_it_depends_on_and_who_may_embed_it(
+    way: str, allowed: list[str], endpoint: str
+) -> None:
+    client, operation = Site(way, allowed_origins=allowed).admin, OPERATIONS[endpoint]
+    deciding = {"origin"} if endpoint in {*SCRIPTS, "/health"} else {"origin", "sec-fetch-site"}
+    if endpoint == "/dashboard/":
+        deciding |= {"sec-fetch-mode", "sec-fetch-dest"}
+    for origin in (None, "https://www.example.com", "https://evil.example"):
+        headers = {"origin": origin} if origin else {}
+        if endpoint == "/sse":
+            stream = client.sse(headers=headers)
+            await turn_until(lambda stream=stream: stream.status is not None)  # type: ignore[misc]
+            found = stream.headers
+        else:
+            found = (await client.request(operation.method, endpoint, headers=headers)).headers
+            is_error = found["content-type"] == "application/problem+json"
+            embedders = "cross-origin" if endpoint in {*SCRIPTS, "/health"} and not is_error else "same-origin"
+            assert found["cross-origin-resource-policy"] == embedders
+        varies = set(filter(None, found.get("vary", "").replace(" ", "").split(",")))
+        assert varies - {"Cookie"} == deciding, "the session's middleware adds its own"
 
 
 @every_way
@@ -279,5 +333,5 @@ def test_users_see_public_names_only() -> None:
     assert public == {
         *("authorize_stats", "on_connection_open", "on_connection_close", "on_route_update", "stats", "send"),
         *("broadcast", "revoke", "drain", "release", "is_client_outdated", "use_active_connections", "collector"),
-        *("wrap", "base_path", "version", "protocol", "node", "config"),
+        *("wrap", "base_path", "version", "current_version", "protocol", "node", "config"),
     }

@@ -2,11 +2,13 @@
 
 import json
 import random
+import time
 from collections import Counter
 from typing import Any
 
 import pytest
 
+from headcount.core import push_policy
 from headcount.node import timers
 
 from .asgi_client import (
@@ -91,6 +93,7 @@ async def test_subscriber_gets_whole_figures_at_once(way: str, transport: str) -
         "nodes": {"reporting": 1, "expected": 1, "versions": {"v1": 1}},
         "partial": False,
         "currentVersion": "v1",
+        "release": {"state": "settled", "version": "v1"},
         "yourId": viewer.public,
     }
 
@@ -131,7 +134,8 @@ async def test_first_change_after_a_quiet_time_is_told_at_once(way: str, transpo
 async def test_a_second_holds_at_most_four_pushes_however_many_changes(transport: str, deltas: bool) -> None:
     assert Site().headcount.config.stats_interval == 0.25
     clock = Clock()
-    site = Site(clock=clock, stats_interval=0.025)  # ten times as fast is soon enough for a test
+    # Ten times as fast is soon enough for a test.
+    site = Site(clock=clock, stats_interval=0.025, max_messages_per_second=1_000)
     viewer = await site.admin.open(transport)
     figures = await site.admin.watch(viewer, deltas=deltas)
     before = len(viewer.received)
@@ -386,7 +390,7 @@ async def test_labels_beyond_their_limits_are_counted_together(transport: str) -
 
 @asynchronous
 async def test_a_hundred_thousand_routes_leave_maps_and_messages_bounded() -> None:
-    site = Site(max_routes=50, max_listed_connections=10, stats_interval=0.001)
+    site = Site(max_routes=50, max_listed_connections=10, stats_interval=0.001, max_messages_per_second=1_000_000)
     viewer = await site.admin.open("ws", "?viewer=1")
     figures = await site.admin.watch(viewer)
     pages = [await site.stranger.open("ws") for _ in range(60)]
@@ -542,7 +546,7 @@ async def test_a_node_alone_has_everything() -> None:
     await site.stranger.open("ws")
     assert (await site.stranger.get("/admin/nodes")).status == 401
     assert (await site.admin.get("/admin/nodes")).json == {
-        "shares": [{"node": site.node.id, "total": 1, "reporting": True, "silentMs": 0}],
+        "shares": [{"node": site.node.id, "total": 1, "reporting": True, "silentMs": 0, "version": "v1"}],
         "nodes": {"reporting": 1, "expected": 1, "versions": {"v1": 1}},
         "partial": False,
     }
@@ -554,3 +558,23 @@ async def test_anonymized_addresses_are_cut_before_they_are_kept() -> None:
     await site.stranger.open("sse")
     await Client(site.app, client="2001:db8:1:2:3::4").open("ws")
     assert [row.ip for row in site.node.figures.stats().connections] == ["192.0.2.0", "2001:db8:1::"]
+
+
+@both
+@pytest.mark.parametrize("deltas", [True, False])
+@asynchronous
+async def test_a_viewer_is_sent_so_many_bytes_a_second_whatever_changes(
+    transport: str, deltas: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push_policy, "MAX_BYTES_PER_SECOND", 5_000)
+    site = Site(stats_interval=0.001)
+    viewer = await site.admin.open(transport, "?viewer=1")
+    figures = await site.admin.watch(viewer, deltas=deltas)
+    await site.stranger.open("sse", "?route=/" + "a" * 500)
+    await figures.total(1)
+    started = time.monotonic()
+    for _ in range(5):
+        await site.stranger.open("sse", "?route=/b")
+    await figures.total(6)
+    assert time.monotonic() - started > 0.1, "after about a thousand bytes"
+    assert site.node.counters["flushes"] <= 3, "what happens meanwhile is one message"

@@ -19,6 +19,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from headcount import Headcount
 from headcount.core import messages
 from headcount.core.payload import Payload
+from headcount.node import check_pace
 
 from .asgi_client import (
     ADMIN,
@@ -283,7 +284,10 @@ def test_subscription_posted_in_another_loop_is_told_on_the_stream(loops: Callab
     assert not site.node.viewers.subscriptions
 
 
-def test_right_revoked_from_another_thread_is_gone_at_once(loops: Callable[[], Loop]) -> None:
+def test_right_revoked_from_another_thread_is_gone_at_once(
+    loops: Callable[[], Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_pace, "INTERVAL", 0.02)
     site = Site(stats_interval=0.001)
     here, there = loops(), loops()
     viewer = here.run(site.admin.open("ws"))
@@ -675,8 +679,8 @@ def test_stream_of_a_closed_loop_that_is_collected_late_harms_nobody(blocked: bo
 async def test_what_opens_and_closes_a_thousand_times_leaves_nothing() -> None:
     from .asgi_client import _open
 
-    site = Site("alone", admin_token="token")
-    client = Client(site.app, {"authorization": "Bearer token"})
+    site = Site("alone", admin_token="token of this test", stats_interval=0.001)
+    client = Client(site.app, {"authorization": "Bearer token of this test"})
     for _ in range(3):  # so that everything that is made once is there
         await (await client.open("ws")).leave()
     sizes = _sizes(site)

@@ -1,8 +1,10 @@
 """Reading the head of a request."""
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
+from headcount import Headcount
 from headcount.asgi.request_head import RequestHead, RequestRules, endpoint_of, parse_query
 from headcount.core.address import AddressGap
 from headcount.core.origin import OriginVerdict
@@ -54,11 +57,9 @@ def address_of(scope: Scope, tracking: bool | str, trusted: Any) -> str | None:
     [
         ("/__skew/sse", None, "/sse"),
         ("/__skew/sse", "", "/sse"),
-        ("/__skew/sse/", "", "/sse"),
         ("/__skew/admin/stats", "", "/admin/stats"),
         ("/__skew", "", "/"),
         ("/__skew/", "", "/"),
-        ("/__skew//", "", "/"),
         # The server knows its prefix, and the path holds it, as ASGI wants.
         ("/api/__skew/sse", "/api", "/sse"),
         ("/api/__skew/sse", "/api/", "/sse"),
@@ -87,7 +88,6 @@ def test_wrapped_only_what_is_below_the_base_path_is_for_us(
     [
         # Starlette leaves the path whole and adds the mount point to the root path.
         ("/__skew/sse", "/__skew", "/sse"),
-        ("/__skew/sse/", "/__skew", "/sse"),
         ("/__skew/admin/stats", "/__skew", "/admin/stats"),
         ("/__skew/", "/__skew", "/"),
         ("/__skew", "/__skew", "/"),
@@ -112,6 +112,12 @@ def test_wrapped_only_what_is_below_the_base_path_is_for_us(
         ("/live/live/sse", "/live", "/live/sse"),
         ("/a/b/b/sse", "/a/b", "/b/sse"),
         ("/__skewed/sse", "/__skew", "/__skewed/sse"),
+        # What stands before the endpoint is cut off once.
+        ("/__skew/__skew/sse", "/__skew", "/__skew/sse"),
+        ("/__skew/__skew/sse", "", "/__skew/sse"),
+        ("/api/__skew/__skew/sse", "/api/__skew", "/__skew/sse"),
+        # The whole application is this Headcount, behind a prefix.
+        ("/api/__skew/sse", "/api", "/sse"),
     ],
 )
 def test_mounted_everything_is_for_us(path: str, root_path: str | None, endpoint: str) -> None:
@@ -144,13 +150,82 @@ async def no_send(message: Any) -> None:
     raise AssertionError
 
 
-@given(st.text(st.sampled_from("/ab_"), max_size=12), st.text(st.sampled_from("/ab"), max_size=12), st.booleans())
-def test_any_path_leads_to_an_endpoint_that_begins_and_does_not_end_with_a_slash(
-    path: str, root_path: str, mounted: bool
+@given(
+    st.text(st.sampled_from("/ab_%"), max_size=12),
+    st.text(st.sampled_from("/ab"), max_size=12),
+    st.booleans(),
+    st.none() | st.binary(max_size=12) | st.text(st.sampled_from("/ab%61?"), max_size=12).map(str.encode),
+)
+def test_any_path_leads_to_an_endpoint_that_begins_with_a_slash(
+    path: str, root_path: str, mounted: bool, raw_path: bytes | None
 ) -> None:
-    endpoint = endpoint_of(scope_of("/" + path, root_path), "/a", mounted=mounted)
-    assert endpoint is None or endpoint == "/" or (endpoint.startswith("/") and not endpoint.endswith("/"))
+    scope = {**scope_of("/" + path, root_path), "raw_path": raw_path}
+    endpoint = endpoint_of(scope, "/a", mounted=mounted)
+    assert endpoint is None or endpoint.startswith("/")
     assert endpoint is not None or not mounted
+
+
+SPELLINGS = [
+    *("/__skew/sse/", "/__skew//sse", "//__skew/sse//", "/__skew/%73se", "/__skew/ss%65", "/__skew%2fsse"),
+    *("/%5f_skew/sse", "/__ske%77/sse", "/__skew/sse%2f", "/__skew/./sse", "/__skew/x/../sse", "/__skew/__skew/sse"),
+    *("/__skew/SSE", "/__skew/sse%00", "/__skew/sse;a", "/__skew/sse%3f"),
+]  # fmt: skip
+
+
+def scope_that_servers_make(raw_path: str, root_path: str = "") -> Scope:
+    return {**scope_of(unquote(raw_path), root_path), "raw_path": raw_path.encode()}
+
+
+def litestar(scope: Scope) -> Scope:
+    """What Litestar makes of a request that it hands to what is mounted at /__skew."""
+    path = re.sub("/+", "/", scope["path"]).rstrip("/")
+    return {**scope, "path": path.removeprefix("/__skew") + "/"}
+
+
+def starlette(scope: Scope) -> Scope:
+    """What Starlette makes of it."""
+    return {**scope, "app_root_path": "", "root_path": "/__skew"}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_an_endpoint_has_one_spelling(spelling: str) -> None:
+    for change, mounted in ((None, True), (None, False), (starlette, True), (litestar, True)):
+        for raw_path, is_served in (("/__skew/sse", True), (spelling, False)):
+            scope = scope_that_servers_make(raw_path)
+            endpoint = endpoint_of(change(scope) if change else scope, BASE, mounted=mounted)
+            assert (endpoint == "/sse") == is_served, (change, mounted, endpoint)
+
+
+def test_a_mount_elsewhere_than_the_base_path_has_one_spelling_as_well() -> None:
+    for raw_path, endpoint in (
+        ("/live/sse", "/sse"),
+        ("/live/__skew/sse", "/__skew/sse"),
+        ("/live/%73se", "/live/%73se"),
+    ):
+        scope = {**scope_that_servers_make(raw_path), "app_root_path": "", "root_path": "/live"}
+        assert endpoint_of(scope, BASE, mounted=True) == endpoint
+
+
+def test_what_stands_before_the_endpoint_may_be_escaped() -> None:
+    for base in ("/café", "/a+b", "/a:b"):
+        raw_path = quote(base) + "/sse"
+        for mounted in (True, False):
+            assert endpoint_of(scope_that_servers_make(raw_path), base, mounted=mounted) == "/sse"
+    assert endpoint_of(scope_that_servers_make("/caf%C3%A9/__skew/sse", "/café"), BASE, mounted=True) == "/sse"
+
+
+def test_a_path_that_middleware_has_rewritten_counts_as_it_is() -> None:
+    scope = {**scope_of("/__skew/admin/stats"), "raw_path": b"/statistics"}
+    assert endpoint_of(scope, BASE, mounted=False) == "/admin/stats"
+
+
+def test_the_dashboard_is_the_one_folder() -> None:
+    for change in (None, starlette, litestar):
+        for raw_path in ("/__skew/dashboard", "/__skew/dashboard/"):
+            scope = scope_that_servers_make(raw_path)
+            endpoint = endpoint_of(change(scope) if change else scope, BASE, mounted=True)
+            assert endpoint == raw_path.removeprefix("/__skew")
+    assert endpoint_of(scope_of("/__skew/dashboard/"), BASE, mounted=True) == "/dashboard/"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +233,7 @@ def test_any_path_leads_to_an_endpoint_that_begins_and_does_not_end_with_a_slash
     [
         ("/__skew/sse", None, "/__skew"),
         ("/__skew/sse", b"/__skew/sse", "/__skew"),
-        ("/api/__skew/sse/", None, "/api/__skew"),
+        ("/api/__skew/sse", None, "/api/__skew"),
         ("/sse", b"/live/sse", "/live"),
         ("/sse", b"/caf%C3%A9/sse", "/café"),
         ("/sse", None, ""),
@@ -635,3 +710,35 @@ def test_without_credentials_a_request_keeps_only_a_bearer_token() -> None:
     bearer, basic, cookie = ("authorization", "Bearer x"), ("authorization", "Basic x"), ("cookie", "a=b")
     scope = scope_of(headers=[bearer, basic, cookie, ("host", "h")])
     assert head_of(scope).scope_without_credentials()["headers"] == [(b"authorization", b"Bearer x"), (b"host", b"h")]
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(("host", "shop.example"), ("host", "other.example"), ("host", "")),
+                *(("origin", "https://shop.example"), ("origin", "https://ok.example"), ("origin", "null")),
+                *(("sec-fetch-site", site) for site in ("same-origin", "same-site", "cross-site", "none")),
+                *(("x-forwarded-host", "shop.example"), ("x-forwarded-proto", "https")),
+            ]
+        ),
+        max_size=5,
+    ),
+    st.sampled_from(["1.1", "1.0", "2", "9.9", None]),
+    st.sampled_from([{}, {"allowed_origins": ["https://ok.example"]}, {"allowed_origins": ["*"]}]),
+    st.sampled_from([{}, {"allowed_hosts": ["shop.example"]}]),
+)
+def test_whether_a_page_is_of_this_site_is_what_the_single_questions_say(
+    headers: list[tuple[str, str]], version: str | None, origins: dict[str, Any], hosts: dict[str, Any]
+) -> None:
+    scope = {**scope_of(headers=headers), **({} if version is None else {"http_version": version})}
+    rules = RequestRules.of(Headcount(version="1", **origins, **hosts).node.config)
+    assert rules.have_defaults is not bool(origins or hosts)
+    head = RequestHead(scope, "/sse", rules)
+    assert RequestHead(scope, "/sse", rules).is_own_page is (
+        head.defect is None
+        and head.header(b"host") is not None
+        and head.is_for_this_server
+        and head.cors_origin is None
+        and head.origin_verdict is OriginVerdict.OWN
+    )

@@ -1,6 +1,7 @@
 """Peers that do not read, or cannot be sent to: what they cost, and that nobody else pays."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import AsyncMock
@@ -133,7 +134,10 @@ async def test_peer_that_reads_at_the_last_moment_stays(transport: str) -> None:
 
 @both
 @asynchronous
-async def test_peer_that_stopped_reading_is_told_why_if_it_reads_again_at_once(transport: str) -> None:
+async def test_peer_that_stopped_reading_is_told_why_if_it_reads_again_at_once(
+    monkeypatch: pytest.MonkeyPatch, transport: str
+) -> None:
+    monkeypatch.setattr("headcount.asgi.session.FAREWELL_TIMEOUT", 30.0)  # "at once" takes a second on a busy machine
     clock = Clock()
     site = Site(clock=clock)
     slow = await site.stranger.open(transport)
@@ -220,6 +224,38 @@ async def test_peer_for_whom_too_many_messages_wait_is_dropped_and_others_get_th
         assert (await quick.next("news"))["number"] == number
     if isinstance(slow, WebSocket):
         assert slow.close is None, "it did not even read that"
+
+
+KEYS = tuple(f"tab-{number:016}" for number in range(64))
+
+
+@every_way
+@asynchronous
+async def test_a_browser_of_64_tabs_is_not_slow_when_each_gets_a_message_at_once(way: str) -> None:
+    """It reports all of them before it reads: that they are counted, what is current, and what a hook says to each."""
+    site = Site(way, settle_time=0)
+    await site.headcount.release("v2", unserved=True)
+
+    @site.headcount.on_connection_open
+    async def greet(connection: Any) -> None:
+        await connection.send({"type": "greeting", "to": connection.id})
+
+    stream = await site.visitor.open("ws", "?shared=1&version=v1")
+    for key in KEYS:
+        stream.say_text(json.dumps({"type": "tabs", "set": [{"key": key}]}))
+    ids, told, greeted = dict[str, str](), list[str](), dict[str, str]()
+    while len(ids) < len(KEYS) or len(told) < len(KEYS) or len(greeted) < len(KEYS):
+        message = await stream.next()
+        if message["type"] == "tabs":
+            ids |= message["ids"]
+        elif message["message"]["type"] == "version":
+            told += message["tabs"]
+        else:
+            [key] = message["tabs"]
+            greeted[key] = message["message"]["to"]
+    assert sorted(told) == sorted(KEYS), "each once"
+    assert greeted == ids
+    assert not stream.done
 
 
 @asynchronous

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from headcount import Headcount
 from headcount.asgi import client_js
+from headcount.node.figures import FigureReader
 
 from .asgi_client import HOST, WAYS, Client, Clock, Site, asynchronous, problem
 
@@ -20,13 +21,48 @@ every_way = pytest.mark.parametrize("way", WAYS)
 @asynchronous
 async def test_health_says_version_and_uptime_and_no_figure(way: str) -> None:
     clock = Clock()
-    site = Site(way, clock=clock, version="2026.11.3")
+    site = Site(way, clock=clock, uptime=0, version="2026.11.3")
     await site.stranger.open("ws", "?version=secret-version&route=/secret-route")
     clock.advance(12.5)
     answer = await site.stranger.get("/health")
     assert answer.json == {"ok": True, "version": "2026.11.3", "uptime": 12.5}
     assert answer.header("content-type") == "application/json"
     assert answer.header("cache-control") == "no-store"
+
+
+@every_way
+@asynchronous
+async def test_health_tells_a_page_without_a_stream_which_version_is_current(way: str) -> None:
+    site = Site(way, version="v1")
+    assert "outdated" not in (await site.stranger.get("/health")).json, "nobody asked"
+
+    async def told(version: str) -> tuple[object, object]:
+        answer = (await site.stranger.get(f"/health?version={version}")).json
+        return answer.get("currentVersion"), answer["outdated"]
+
+    assert await told("v1") == ("v1", False)
+    await site.headcount.release("v2", unserved=True)
+    assert await told("v1") == ("v2", True)
+    assert await told("v2") == ("v2", False)
+    assert (await site.stranger.get("/health")).json["version"] == "v1", "what this server serves"
+    problem(await site.stranger.get(f"/health?version={'v' * 129}"), 400)
+
+
+@asynchronous
+async def test_health_says_unknown_while_no_version_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a rolling update, in which a page must be told nothing."""
+    monkeypatch.setattr(FigureReader, "current_version", None)
+    answer = (await Site(version="v1").stranger.get("/health?version=v2")).json
+    assert answer["outdated"] is None
+    assert "currentVersion" not in answer
+
+
+@asynchronous
+async def test_health_may_be_read_by_pages_of_allowed_origins_only() -> None:
+    site = Site(allowed_origins=["https://www.example.com"])
+    for origin, named in (("https://www.example.com", "https://www.example.com"), ("https://evil.example", None)):
+        answer = await site.stranger.get("/health?version=v1", {"origin": origin})
+        assert (answer.status, answer.header("access-control-allow-origin")) == (200, named)
 
 
 @every_way
@@ -76,13 +112,13 @@ async def test_client_is_told_where_its_server_is_and_what_it_would_like(way: st
 async def test_client_holds_no_secret(built: Path) -> None:
     """A bug that the system this comes from had: secrets of the server in the bundle."""
     site = Site(
-        admin_token="very-secret",
+        admin_token="very-secret-of-this-test",
         hook=None,
         trusted_proxies=["10.0.0.0/8"],
         allowed_origins=["https://internal.example"],
     )
     body = (await site.stranger.get("/client.js")).body.decode()
-    assert not any(secret in body for secret in ("very-secret", "10.0.0.0", "internal.example"))
+    assert not any(secret in body for secret in ("very-secret-of-this-test", "10.0.0.0", "internal.example"))
 
 
 @asynchronous
@@ -167,3 +203,15 @@ def test_without_a_cookie_only_the_header_tells() -> None:
     for headers, outdated in (({"cookie": "__nkpv=v1"}, False), ({"x-headcount-version": "v1"}, True)):
         request = HTTPConnection(Client(headcount, headers).scope("GET", "/"))
         assert headcount.is_client_outdated(request) is outdated
+
+
+@asynchronous
+async def test_the_version_that_all_nodes_serve_is_declared_without_naming_it() -> None:
+    site = Site(version="v2")
+    await site.headcount.release("v1")
+    answer = await site.admin.post("/admin/release", {"settled": True})
+    assert (answer.status, answer.json["version"], answer.json["alreadyCurrent"]) == (200, "v2", False)
+    assert site.node.releases.current == "v2"
+    problem(await site.admin.post("/admin/release", {"settled": True, "version": "v2"}), 400, "send one of the two")
+    problem(await site.admin.post("/admin/release", {"settled": False}), 400, "version")
+    problem(await site.admin.post("/admin/release", {}), 400, "version")

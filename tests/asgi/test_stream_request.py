@@ -46,6 +46,19 @@ def test_the_version_comes_from_the_query_then_from_the_cookie() -> None:
     assert opening("", (b"cookie", b"__nkpv=" + b"v" * 129)).version == "unknown"
 
 
+@pytest.mark.parametrize("claim", ["unknown", "Unknown"])
+def test_who_says_that_the_version_is_unknown_says_nothing(claim: str) -> None:
+    assert opening(f"version={claim}", (b"cookie", b"__nkpv=v2")).version == "v2"
+    assert opening(f"version={claim}").version == "unknown"
+
+
+@pytest.mark.parametrize("cookie", ["(other)", "v1%E2%80%8B", "%E2%80%AE1v", "%20v1", "v%EF%BC%91"])
+def test_a_version_that_no_page_can_have_is_unknown_in_a_cookie_and_malformed_in_a_query(cookie: str) -> None:
+    assert opening("", (b"cookie", b"__nkpv=" + cookie.encode())).version == "unknown"
+    with pytest.raises(ProtocolError):
+        opening(f"version={cookie}")
+
+
 def test_a_bad_label_in_the_query_is_malformed_each_time() -> None:
     for query in ("version=" + "v" * 129, "version=a%00", "route=/%0A", "route=/" + "a" * 512, "version=%E2%80%A8"):
         for _ in range(2):

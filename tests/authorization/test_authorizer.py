@@ -6,6 +6,7 @@ import time
 from starlette.requests import HTTPConnection
 
 from headcount.authorization.authorizer import Authorizer
+from headcount.core.host import HostRules
 
 
 def test_a_hook_that_catches_its_cancellation_is_cancelled_again() -> None:
@@ -21,7 +22,7 @@ def test_a_hook_that_catches_its_cancellation_is_cancelled_again() -> None:
         return False
 
     async def decide() -> object:
-        authorizer = Authorizer(None, timeout=0.05)
+        authorizer = Authorizer(None, timeout=0.05, hosts=HostRules())
         authorizer.hook = retries
         return await authorizer.decide(HTTPConnection({"type": "http", "headers": []}))
 

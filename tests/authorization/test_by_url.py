@@ -5,18 +5,34 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx2
 import pytest
+from starlette.requests import HTTPConnection
 
 from asgi.asgi_client import TRANSPORTS, Client, Site, asynchronous, at_once, problem, turn_until
 from headcount import ConfigError, Headcount
+from headcount.authorization import by_url
+from headcount.authorization.by_url import UrlCheck
+from kit.listener import Listener
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
 
 SUBSCRIBE = {"type": "subscribe-stats", "deltas": True}
 
 
+@pytest.fixture(autouse=True)
+def _quickly_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Close connections that are not used any more after a moment: each test waits until nothing of it is left."""
+    assert by_url.IDLE == 5.0
+    monkeypatch.setattr(by_url, "IDLE", 0.05)
+
+
 class BackEnd:
     """A tiny HTTP server that answers as it is told, and keeps what it was asked."""
+
+    stays = False
+    """Connections are kept after the answer."""
+    connections = 0
 
     def __init__(self) -> None:
         self.answer: bytes | None = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
@@ -28,32 +44,36 @@ class BackEnd:
         self.answer = b"HTTP/1.1 %d X\r\n%scontent-length: %d\r\n\r\n" % (status, headers.encode(), len(body)) + body
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one request and close."""
+        """Serve requests, one unless connections stay."""
+        self.connections += 1
         try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            line, *fields = head.strip().split("\r\n")
-            pairs = [field.partition(": ") for field in fields]
-            self.requests.append((line, [(name.lower(), value) for name, _, value in pairs]))
-            if self.answer is None:
-                await reader.read()  # says nothing until it is left alone
-            else:
-                writer.write(self.answer)
-                await writer.drain()
+            await self._serve(reader, writer)
+            while self.stays:
+                await self._serve(reader, writer)
+        except asyncio.IncompleteReadError:
+            pass
         finally:
             writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        line, *fields = head.strip().split("\r\n")
+        pairs = [field.partition(": ") for field in fields]
+        self.requests.append((line, [(name.lower(), value) for name, _, value in pairs]))
+        if self.answer is None:
+            await reader.read()  # says nothing until it is left alone
+        else:
+            writer.write(self.answer)
+            await writer.drain()
 
 
 @asynccontextmanager
 async def back_end() -> AsyncIterator[BackEnd]:
     """Run one."""
     handler = BackEnd()
-    server = await asyncio.start_server(handler, "127.0.0.1", 0)
-    handler.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/may-watch?what=stats"
-    try:
+    async with Listener(handler) as server:
+        handler.url = f"{server.url}/may-watch?what=stats"
         yield handler
-    finally:
-        server.close()
-        await server.wait_closed()
 
 
 def make(url: str, way: str = "alone", **settings: Any) -> Site:
@@ -187,12 +207,115 @@ async def test_server_that_is_down_denies(transport: str) -> None:
 @asynchronous
 async def test_many_questions_at_once_hold_nobody_up() -> None:
     async with back_end() as server:
-        site = make(server.url, admin_token="token")
+        site = make(server.url, admin_token="token of this test")
         answers = await at_once(*(site.admin.get("/admin/stats") for _ in range(20)))
         assert {answer.status for answer in answers} == {200}
-        assert len(server.requests) == 20
-        assert (await site.stranger.get("/admin/stats", {"authorization": "Bearer token"})).status == 200
-        assert len(server.requests) == 20, "a right token needs no question"
+        assert len(server.requests) == 1, "they share one question, because their credentials are the same"
+        others = [Client(site.app, {"cookie": f"sid={number}"}) for number in range(20)]
+        answers = await at_once(*(client.get("/admin/stats") for client in others))
+        assert {answer.status for answer in answers} == {200}
+        assert len(server.requests) == 21
+        assert (await site.stranger.get("/admin/stats", {"authorization": "Bearer token of this test"})).status == 200
+        assert len(server.requests) == 21, "a right token needs no question"
+
+
+def request(cookie: str, **headers: str) -> HTTPConnection:
+    pairs = {"cookie": cookie, **headers}.items()
+    return HTTPConnection({"type": "http", "headers": [(name.encode(), value.encode()) for name, value in pairs]})
+
+
+@asynchronous
+async def test_a_verdict_holds_for_a_second_for_the_same_credentials_and_no_others() -> None:
+    now = [100.0]
+    async with back_end() as server:
+        check = UrlCheck(server.url, 5, clock=lambda: now[0])
+        assert await check(request("sid=1"))
+        server.says(403)
+        assert await check(request("sid=1"))
+        for other in (request("sid=2"), request("sid=1", authorization="x")):
+            assert not await check(other)
+        assert len(server.requests) == 3, "without a credential nobody is asked"
+        now[0] += 1
+        assert not await check(request("sid=1"))
+        server.says(200)
+        assert not await check(request("sid=1")), "a no holds as long"
+        now[0] += 1
+        assert await check(request("sid=1"))
+        assert not [key for key in check._verdicts if b"sid" in key], "no credential is kept"
+        await check.close()
+
+
+@asynchronous
+async def test_a_failure_is_remembered_neither_as_yes_nor_as_no() -> None:
+    async with back_end() as server:
+        check = UrlCheck(server.url, 5, clock=lambda: 100.0)
+        server.answer = b"nonsense\r\n\r\n"
+        for _ in range(2):
+            with pytest.raises(httpx2.RemoteProtocolError):
+                await check(request("sid=1"))
+        server.says(200)
+        assert await check(request("sid=1"))
+        await check.close()
+
+
+@asynchronous
+async def test_remembered_verdicts_are_bounded() -> None:
+    assert by_url.MAX_REMEMBERED == 1_024
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(by_url, "MAX_REMEMBERED", 16)
+        await _ask_for_many()
+
+
+async def _ask_for_many() -> None:
+    async with back_end() as server:
+        server.stays = True
+        check = UrlCheck(server.url, 5, clock=lambda: 100.0)
+        for number in range(26):
+            await check(request(f"sid={number}"))
+        assert len(check._verdicts) == 16
+        await check.close()
+
+
+@asynchronous
+async def test_connections_are_kept_and_closed_at_the_end() -> None:
+    async with back_end() as server:
+        server.stays = True
+        site = make(server.url)
+        for number in range(5):
+            assert (await Client(site.app, {"cookie": f"sid={number}"}).get("/admin/stats")).status == 200
+        assert (len(server.requests), server.connections) == (5, 1)
+        await site.node.leave()
+        assert (await site.admin.get("/admin/stats")).status == 200
+        assert server.connections == 2
+        await site.node.leave()
+
+
+@asynchronous
+async def test_a_connection_that_the_back_end_closed_meanwhile_denies_nobody() -> None:
+    async with back_end() as server:
+        server.stays = True
+        site = make(server.url)
+        assert (await Client(site.app, {"cookie": "sid=0"}).get("/admin/stats")).status == 200
+        server.stays = False
+        for number in range(1, 6):
+            assert (await Client(site.app, {"cookie": f"sid={number}"}).get("/admin/stats")).status == 200
+        await site.node.leave()
+
+
+@asynchronous
+async def test_who_leaves_takes_the_answer_from_nobody_who_asked_the_same() -> None:
+    async with back_end() as server:
+        server.answer = None
+        check = UrlCheck(server.url, 0.3)
+        first = asyncio.create_task(check(request("sid=1")))
+        second = asyncio.create_task(check(request("sid=1")))
+        await turn_until(lambda: server.requests)
+        first.cancel()
+        with pytest.raises(TimeoutError):
+            await second
+        assert first.cancelled()
+        assert len(server.requests) == 1
+        await check.close()
 
 
 def test_url_and_hook_together_are_refused() -> None:

@@ -21,7 +21,7 @@ class Serve(ServerProcess):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
-        values = {"version": VERSION, "route_tracking": True, "admin_token": TOKEN, **settings}
+        values = {"version": VERSION, "route_tracking": True, "admin_token": TOKEN, "settle_time": 0, **settings}
         self._env = {f"HEADCOUNT_{name.upper()}": str(value) for name, value in values.items() if value is not None}
         self.command: Command | None = None
 

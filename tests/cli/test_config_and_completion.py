@@ -38,16 +38,17 @@ def test_an_option_wins_over_the_environment() -> None:
 def test_secrets_are_masked(as_json: bool) -> None:
     env = {
         "HEADCOUNT_VERSION": "v1",
-        "HEADCOUNT_ADMIN_TOKEN": "hunter2-hunter2",
-        "HEADCOUNT_METRICS_TOKEN": "swordfish",
+        "HEADCOUNT_ADMIN_TOKEN": "hunter2-hunter2-hunter2",
+        "HEADCOUNT_METRICS_TOKEN": "swordfish-swordfish",
+        "HEADCOUNT_FLEET_SECRET": "correct-horse-battery,staple-staple-staple",
         "HEADCOUNT_AUTHORIZE_URL": "https://shop:opensesame@example.com/may-see",
         "HEADCOUNT_BACKEND": "redis://:not@quoted@store/0",
     }
     done = run("config", *(["--json"] if as_json else []), env=env)
     assert done.returncode == 0
-    for secret in ("hunter2", "swordfish", "opensesame", "quoted"):
+    for secret in ("hunter2", "swordfish", "horse", "staple", "opensesame", "quoted"):
         assert secret not in done.stdout + done.stderr
-    assert done.stdout.count("********") == 2
+    assert done.stdout.count("********") == 3
     assert "@example.com/may-see" in done.stdout
     assert "redis://…@store/0" in done.stdout
 

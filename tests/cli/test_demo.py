@@ -47,7 +47,7 @@ def test_the_readme_says_how_to_run_it_without_a_clone() -> None:
 
 
 async def test_its_link_opens_authorised_and_shows_visitors_who_move_to_the_new_version() -> None:
-    with demo("--visitors", "20", "--deploy-every", "8") as (process, link, origin):
+    with demo("--visitors", "20", "--deploy-every", "8s") as (process, link, origin):
         cookie = follow(link, origin)
         stranger = await Sse.open(origin)
         await stranger.subscribe(origin)
@@ -60,8 +60,11 @@ async def test_its_link_opens_authorised_and_shows_visitors_who_move_to_the_new_
         assert viewer.figures is not None
         assert len(viewer.figures["routes"]) > 1, "they look at several pages"
         assert all("ip" in row for row in viewer.figures["connections"] if row["version"] != "unknown")
+        assert "log in with this password:" in process.line("admin view")
         told = re.search(r"headcount top (\S+) --token (\S+)$", process.line("in a terminal").strip())
         assert told, "the same is seen in a terminal"
+        assert told[2] in [line.strip() for line in process.out], "it has a line of its own, which no terminal breaks"
+        assert "About 20 visitors are connecting" in process.line("visitors")
         process.line("v2 is deployed.")
         async with use_active_connections(told[1], token=told[2]) as live:
             assert live.current_version.value == "v2"
@@ -90,7 +93,7 @@ async def test_it_stops_at_once_with_browsers_open_whoever_tells_it(number: sign
 
 def test_a_log_line_does_not_continue_the_line_of_figures() -> None:
     with Terminal("demo", "--port", "0", "--visitors", "0", columns=200) as terminal:
-        terminal.until("0 users")
+        terminal.until("0 connections")
         found = LINK.search(terminal.text)
         assert found
         with socket.create_connection(("127.0.0.1", int(found[1].rpartition(":")[2]))) as stranger:
@@ -110,7 +113,8 @@ def test_its_door_is_closed_to_other_links() -> None:
 
 
 def test_make_demo_ends_without_a_complaint_of_make() -> None:
-    variables = {"HEADCOUNT_PORT": "0", "HEADCOUNT_VISITORS": "0", "HEADCOUNT_DEPLOY_EVERY": "0"}
+    # The options win over the environment.
+    variables = {"HEADCOUNT_PORT": "1", "DEMO_ARGS": "--port 0 --visitors 0 --deploy-every 0"}
     # What is there already is not set up again: CI came here by `make test`.
     with Command("--old-file=setup", "demo", program="make", cwd=ROOT, env=variables, apart=True) as process:
         process.line("Press Ctrl-C to stop.")
@@ -126,7 +130,9 @@ def test_a_port_in_use_is_said_in_a_sentence() -> None:
         port = taken.getsockname()[1]
         done = run("demo", "--port", str(port))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"headcount: Port {port} is in use on 127.0.0.1; choose another port with --port.\n"
+    assert done.stderr == (
+        f"headcount: Port {port} is in use on 127.0.0.1; choose another port with --port or HEADCOUNT_PORT.\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +146,11 @@ def test_a_port_in_use_is_said_in_a_sentence() -> None:
             "Invalid value for 'HEADCOUNT_VISITORS': 'many' is not a valid whole number.",
         ),
         ((), {"HEADCOUNT_PORT": "70000"}, "Invalid value for 'HEADCOUNT_PORT': 70000 is not in the range 0<=x<=65535."),
-        (("--deploy-every", "soon"), {}, "Invalid value for '--deploy-every': 'soon' is not a valid number."),
+        (
+            ("--deploy-every", "soon"),
+            {},
+            "Invalid value for '--deploy-every': 'soon' is not a duration; write it as 30s",
+        ),
         (("--update-strategy", "http"), {}, "Invalid value for '--update-strategy': 'http' is not one of"),
         (("--seed", "x"), {}, "Invalid value for '--seed': 'x' is not a valid whole number."),
         (("--visitor", "3"), {}, "No such option '--visitor'. Did you mean '--visitors'?"),

@@ -20,10 +20,11 @@ from starlette.applications import Starlette
 from websockets.sync.client import connect
 
 from headcount import Headcount
-from headcount.cli.doctor import command
+from headcount.cli import cli
 from headcount.config import Config
 from headcount.tools.doctor.findings import Report
 from headcount.tools.doctor.limits import examine_reported_limit
+from kit.listener import Listener
 from kit.ports import free_port
 from kit.programs import make_certificate
 from server.test_restarting import Threaded
@@ -96,7 +97,8 @@ def nginx(folder: Path, upstream: int | str, location: str, listen: str = "", mo
 
 def examined(url: str, *arguments: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     """Return the exit code and the findings by check. Streams are not held longer than for a keepalive."""
-    done = run("doctor", url, "--token", TOKEN, "--json", "--quick", *arguments)
+    token = () if "--token" in arguments else ("--token", TOKEN)
+    done = run("doctor", url, *token, "--json", "--quick", *arguments)
     assert done.returncode in (0, 1), done.stderr
     told = json.loads(done.stdout)
     assert told["ok"] is (done.returncode == 0)
@@ -204,12 +206,11 @@ def test_nginx_that_buffers(server: Serve, tmp_path: Path) -> None:
 
 def test_a_proxy_that_waits_until_it_has_enough(server: Serve) -> None:
     """It hands the head of an answer on, and of its body nothing below 8 KiB, as some content networks do."""
-    port = 0
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, onward = await asyncio.open_connection("127.0.0.1", server.port)
+        there, onward = await listener.connect(server.port)
         request = await reader.readuntil(b"\r\n\r\n")
-        onward.write(re.sub(rb"(?i)\r\nhost:[^\r]*", f"\r\nHost: 127.0.0.1:{port}".encode(), request))
+        onward.write(re.sub(rb"(?i)\r\nhost:[^\r]*", f"\r\nHost: 127.0.0.1:{listener.port}".encode(), request))
         streams = request.startswith(b"GET /__skew/sse?v")
 
         async def back() -> None:
@@ -232,11 +233,10 @@ def test_a_proxy_that_waits_until_it_has_enough(server: Serve) -> None:
         await asyncio.gather(back(), forth(), return_exceptions=True)
 
     async def examine() -> tuple[int, dict[str, list[dict[str, Any]]]]:
-        nonlocal port
-        async with await asyncio.start_server(proxy, "127.0.0.1", 0) as listening:
-            port = listening.sockets[0].getsockname()[1]
-            return await asyncio.to_thread(examined, f"http://127.0.0.1:{port}", "--hold", "0")
+        async with listener:
+            return await asyncio.to_thread(examined, listener.url, "--hold", "0")
 
+    listener = Listener(proxy)
     code, found = asyncio.run(examine())
     assert code == 1
     assert set(faults(found)) == {"sse"}
@@ -524,7 +524,7 @@ def test_streams_are_held_for_longer_than_a_minute_by_default(
         report.add("reach", "ok", "Headcount answers.")
 
     monkeypatch.setattr("headcount.tools.doctor.examine", examine)
-    done = CliRunner().invoke(command, ["https://shop.example", *arguments])
+    done = CliRunner().invoke(cli, ["doctor", "https://shop.example", *arguments])
     first, answers, *said, last = done.output.splitlines()
     assert (first, last) == ("Examining https://shop.example/__skew.", "No fault.")
     assert answers.split() == ["ok", "Headcount", "answers."]
@@ -600,7 +600,7 @@ def test_a_proxy_that_keeps_streams_open_after_pages_have_left(
     server: Serve, hold: list[str], level: str, seconds: int
 ) -> None:
     async def examine() -> tuple[int, dict[str, list[dict[str, Any]]]]:
-        async with Cutting(server.port, 60.0, keeps=True) as relay:
+        async with Cutting(server.port, 60.0, keeps=60.0) as relay:
             return await asyncio.to_thread(examined, f"http://127.0.0.1:{relay.port}", *hold)
 
     code, found = asyncio.run(examine())
@@ -612,6 +612,23 @@ def test_a_proxy_that_keeps_streams_open_after_pages_have_left(
     )
 
 
+def test_a_proxy_that_notices_late_that_pages_have_left(server: Serve) -> None:
+    async def examine() -> tuple[int, dict[str, list[dict[str, Any]]]]:
+        async with Cutting(server.port, 60.0, keeps=5.6) as relay:
+            return await asyncio.to_thread(examined, f"http://127.0.0.1:{relay.port}")
+
+    code, found = asyncio.run(examine())
+    assert code == 0
+    [finding] = found["departure"]
+    assert (finding["level"], finding["see"]) == ("warning", "docs/doctor.md#departure")
+    late = re.fullmatch(
+        r"A page that has left stays in the figures for (\d+) s: a proxy notices late that it has left\.",
+        finding["says"],
+    )
+    assert late
+    assert 5 <= int(late[1]) <= 10
+
+
 class Cutting:
     """
     A proxy that ends streams after some seconds.
@@ -621,34 +638,32 @@ class Cutting:
         seconds: Until a stream is cut off.
         silent: Whether only seconds of silence count.
         delay: Seconds for which each subscription but the first is held up.
-        keeps: Whether it goes on reading a stream that its client has left.
+        keeps: Seconds for which it goes on reading a stream that its client has left.
     """
 
-    def __init__(
-        self, port: int, seconds: float, *, silent: bool = False, delay: float = 0, keeps: bool = False
-    ) -> None:
+    def __init__(self, port: int, seconds: float, *, silent: bool = False, delay: float = 0, keeps: float = 0) -> None:
         self._upstream = port
         self._seconds = seconds
         self._silent = silent
         self._delay = delay
         self._keeps = keeps
         self._subscriptions = 0
+        self._listener = Listener(self._serve)
 
     @property
     def port(self) -> int:
         """Where it listens."""
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+        return self._listener.port
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        await self._listener.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
+    async def __aexit__(self, *error: object) -> None:
+        await self._listener.__aexit__(*error)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, onward = await asyncio.open_connection("127.0.0.1", self._upstream)
+        there, onward = await self._listener.connect(self._upstream)
         head = await reader.readuntil(b"\r\n\r\n")
         onward.write(re.sub(rb"(?i)\r\nhost:[^\r]*", f"\r\nHost: 127.0.0.1:{self.port}".encode(), head))
         stream = re.match(rb"GET /__skew/(sse|ws)", head) is not None
@@ -663,8 +678,9 @@ class Cutting:
                     sink.write(piece)
                     if self._silent and seconds is not None:
                         limit.reschedule(asyncio.get_running_loop().time() + seconds)
-                if not (stream and self._keeps):
-                    sink.close()
+                if stream:
+                    await asyncio.sleep(self._keeps)
+                sink.close()
 
         try:
             with suppress(TimeoutError, OSError):

@@ -73,7 +73,7 @@ except ConfigError as error:
 def test_metrics_say_what_to_install() -> None:
     program = """
 from headcount import ConfigError, Headcount
-headcount = Headcount(version="v1", metrics_token="scraper")
+headcount = Headcount(version="v1", metrics_token="scraper-of-this-test")
 try:
     headcount.collector()
 except ConfigError as error:
@@ -84,7 +84,8 @@ sent = []
 async def receive(): return {"type": "http.request", "body": b""}
 async def send(message): sent.append(message)
 scope = {"type": "http", "method": "GET", "path": "/__skew/metrics", "query_string": b"", "scheme": "http",
-         "headers": [(b"authorization", b"Bearer scraper")], "client": None, "server": None, "http_version": "1.1"}
+         "headers": [(b"authorization", b"Bearer scraper-of-this-test")],
+         "client": None, "server": None, "http_version": "1.1"}
 asyncio.run(headcount(scope, receive, send))
 print(sent[0]["status"], sent[1]["body"].decode())
 """

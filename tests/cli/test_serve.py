@@ -24,6 +24,7 @@ from kit.docs import code_in, section_of
 from kit.pages import Sse, WebSocket, all_of
 from kit.programs import needs
 
+from .processes import Serve
 from .running import HEADCOUNT, Command, environment, run
 
 pytestmark = pytest.mark.anyio
@@ -136,7 +137,7 @@ def test_options_and_variables_say_where_and_for_which_version() -> None:
         server.wait(10)
         assert server.out == [
             f"Headcount serves {url} for version v8. Press Ctrl-C to stop.\n",
-            f"The dashboard is {url}/dashboard. Log in with the admin token.\n",
+            f"The dashboard is {url}/dashboard/; log in with the admin token.\n",
             "Stopped.\n",
         ]
         assert server.err == []
@@ -241,9 +242,18 @@ def test_without_token_and_url_nobody_may_see_and_it_says_so() -> None:
         assert httpx.get(f"{url}/admin/stats").status_code == 401
 
 
-def test_a_short_token_is_told_to_be_one() -> None:
-    with serving(HEADCOUNT_ADMIN_TOKEN="short") as (server, _):
-        server.line("The admin token is short enough to guess; make a longer one: openssl rand -hex 24")
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [
+        (("--admin-token", "short"), {}),
+        ((), {"HEADCOUNT_ADMIN_TOKEN": "short"}),
+        ((), {"HEADCOUNT_METRICS_TOKEN": "short"}),
+    ],
+)
+def test_a_short_token_is_refused(arguments: tuple[str, ...], env: dict[str, str]) -> None:
+    done = run("serve", "--version", "v7", *arguments, env=env)
+    assert done.returncode == 2
+    assert " has 5 characters, and at least 16 are needed; give a long random text" in done.stderr
 
 
 async def test_it_stops_within_three_seconds_of_sigterm_with_open_streams() -> None:
@@ -285,7 +295,7 @@ def test_the_help_names_every_setting_as_an_option_or_a_variable() -> None:
 
 
 def test_every_option_can_be_set_in_the_environment_and_is_a_known_variable() -> None:
-    context = click.Context(cli)
+    context = click.Context(cli, **cli.context_settings)
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         assert command is not None
@@ -337,7 +347,11 @@ ORIGINS = "has 'a.example'; give origins as browsers send them, such as https://
             {"HEADCOUNT_PORT": "tcp://10.0.0.1:8000"},
             "Invalid value for 'HEADCOUNT_PORT': 'tcp://10.0.0.1:8000' was set by Kubernetes for a Service called",
         ),
-        (("--verison", "v1"), {}, "No such option '--verison'. Did you mean '--version'?"),
+        (
+            ("--verison", "v1"),
+            {},
+            "No such option '--verison'. (Did you mean one of: '--known-versions', '--version'?)",
+        ),
         ((*V, "more"), {}, "Got unexpected extra argument (more)"),
     ],
     ids=str,
@@ -389,7 +403,7 @@ def test_a_port_in_use_is_the_only_thing_that_is_said() -> None:
     assert done.stdout == ""
     assert done.stderr == (
         f"headcount: Cannot listen on 127.0.0.1:{port} (Address already in use); "
-        "choose another port with --port; 0 is any free port.\n"
+        "choose another port with --port or HEADCOUNT_PORT; 0 is any free port.\n"
     )
 
 
@@ -406,3 +420,12 @@ def test_an_address_that_is_none_is_an_error_of_the_run() -> None:
     done = run("serve", *V, "--host", "no such host")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("headcount: Cannot listen on no such host: not an address of this machine (")
+
+
+@pytest.mark.parametrize("path", ["/health", "/sse", "/client.js"])
+def test_a_request_without_a_host_is_refused(path: str) -> None:
+    with Serve() as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as peer:
+        peer.sendall(f"GET /__skew{path} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
+        answer = peer.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 400 "), answer
+        assert b"application/problem+json" in answer

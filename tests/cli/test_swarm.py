@@ -4,13 +4,16 @@ import asyncio
 import itertools
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headcount.client import use_active_connections
-from headcount.tools.swarm import Plan, Swarm
+from headcount.tools.swarm import Plan, Swarm, Tally
+from kit.listener import Listener
 from kit.proxy import Proxy
 
 from .processes import TOKEN, VERSION, Serve
@@ -39,13 +42,23 @@ async def ended(command: Command) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("strategy", ["sse", "ws", "auto"])
-async def test_pages_are_counted_by_version_and_route_and_leave(server: Serve, strategy: str) -> None:
+async def test_pages_are_counted_by_version_and_route_and_say_goodbye(server: Serve, strategy: str) -> None:
+    old, new = f"old-{strategy}", f"new-{strategy}"
     async with asyncio.timeout(60), use_active_connections(server.url, token=TOKEN) as live:
         await live.wait_for(lambda stats: stats.total == 0)
-        arguments = ["--connections", "300", "--versions", "old:2,new:1", "--routes", "/a,/b", "--navigate", "0.5s"]
+        arguments = [
+            "--connections",
+            "300",
+            "--versions",
+            f"{old}:2,{new}:1",
+            "--routes",
+            "/a,/b",
+            "--navigate",
+            "0.5s",
+        ]
         with swarm(server, *arguments, "--update-strategy", strategy, "--json") as command:
             stats = await live.wait_for(lambda stats: stats.total == 300)
-            assert stats.versions == {"old": 200, "new": 100}
+            assert stats.versions == {old: 200, new: 100}
             assert set(stats.routes) == {"/a", "/b"}
             first = {row.id: row.route for row in stats.connections}
             await live.wait_for(lambda stats: sum(first.get(row.id) != row.route for row in stats.connections) > 50)
@@ -54,7 +67,8 @@ async def test_pages_are_counted_by_version_and_route_and_leave(server: Serve, s
         assert told["navigations"] > 50
         assert (told["refused"], told["lost"], told["failedNavigations"], told["errors"]) == (0, 0, 0, {})
         assert told["openedAfterMs"]["median"] <= told["openedAfterMs"]["p99"]
-        await live.wait_for(lambda stats: stats.total == 0)
+        stats = await live.wait_for(lambda stats: stats.total == 0)
+        assert not {old, new} & stats.away.keys(), "no page is taken for one that broke off"
 
 
 async def test_after_a_release_pages_reload_onto_it(server: Serve) -> None:
@@ -143,6 +157,66 @@ async def test_pages_behind_a_proxy_that_ends_streams_stay_in_the_figures(server
             await live.wait_for(lambda stats: stats.total == 0)
 
 
+FIXTURE = json.loads((Path(__file__).parents[2] / "protocol/fixtures/reconnect.json").read_text())
+
+
+def answering(status: int, kind: str | None, body: str = "hi") -> bytes:
+    content_type = f"Content-Type: {kind}\r\n" if kind else ""
+    return (
+        f"HTTP/1.1 {status} X\r\n{content_type}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
+    )
+
+
+@asynccontextmanager
+async def swarming(swarm: Swarm) -> AsyncIterator[Tally]:
+    running = asyncio.create_task(swarm.run())
+    try:
+        async with asyncio.timeout(60):
+            yield swarm.tally
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+@pytest.mark.parametrize("case", FIXTURE["posts"], ids=lambda case: case["name"])
+async def test_a_navigation_arrives_when_headcount_says_so(case: dict[str, Any], server: Serve) -> None:
+    own = answering(case["status"], case["contentType"], case["body"])
+    async with Proxy(server.port) as proxy:
+        proxy.answer = lambda method, _: own if method == "POST" else None
+        plan = Plan(1, {"v1": 1}, ("/",), navigate=0.05, strategy="sse")
+        async with swarming(Swarm(f"http://127.0.0.1:{proxy.port}/__skew", plan)) as tally:
+            while not tally.events["posted"] and not tally.events["failed navigations"]:
+                await asyncio.sleep(0.01)
+            assert tally.open == 1, "its stream stays open meanwhile"
+    assert bool(tally.failure) == (case["outcome"] != "done") == (not tally.events["posted"])
+    for part in case["says"]:
+        assert part in tally.failure
+
+
+@pytest.mark.parametrize(("status", "kind"), [(200, "text/html"), (404, "text/html"), (501, "text/html")])
+async def test_navigations_that_never_reach_headcount_are_no_success(status: int, kind: str, server: Serve) -> None:
+    own = answering(status, kind)
+    arguments = ["--connections", "5", "--update-strategy", "sse", "--navigate", "0.2s", "--duration", "2s"]
+    async with Proxy(server.port) as proxy:
+        proxy.answer = lambda method, _: own if method == "POST" else None
+        done = await asyncio.to_thread(run, "swarm", f"http://127.0.0.1:{proxy.port}", *arguments)
+    assert done.returncode == 1, done.stdout
+    assert "headcount: No navigation reached Headcount." in done.stderr
+    assert f"/__skew/route answered {status} with {kind}, not Headcount" in done.stderr
+    assert done.stdout.startswith("5 of 5 pages were open")
+
+
+@pytest.mark.parametrize("bad", ["ws", "sse"])
+async def test_with_auto_pages_use_the_kind_of_stream_that_gets_through(bad: str, server: Serve) -> None:
+    async with Proxy(server.port) as proxy:
+        proxy.answer = lambda _, path: answering(200, "text/html") if path == f"/__skew/{bad}" else None
+        plan = Plan(6, {"v1": 1}, ("/",), navigate=0.0, strategy="auto")
+        async with swarming(Swarm(f"http://127.0.0.1:{proxy.port}/__skew", plan)) as tally:
+            while tally.open < 6:
+                await asyncio.sleep(0.01)
+    assert proxy.requests.count(f"GET /__skew/{bad}") == 3, "half of the pages prefer it, and each tries it once"
+
+
 async def test_it_ends_when_time_is_up_and_says_what_happened(server: Serve) -> None:
     done = await asyncio.to_thread(run, "swarm", server.origin, "--connections", "20", "--duration", "1s")
     assert done.returncode == 0
@@ -213,10 +287,9 @@ async def test_a_page_answers_pings_of_its_websocket(together: bool) -> None:
         ponged.set_result(await reader.readexactly(10))
         writer.close()
 
-    async with asyncio.timeout(30), await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
-        port = listening.sockets[0].getsockname()[1]
+    async with asyncio.timeout(30), Listener(serve) as server:
         plan = Plan(1, {"v1": 1}, ("/",), navigate=0, strategy="ws")
-        life = asyncio.create_task(Swarm(f"http://127.0.0.1:{port}/__skew", plan).run())
+        life = asyncio.create_task(Swarm(f"{server.url}/__skew", plan).run())
         head, mask, text = (pong := await ponged)[:2], pong[2:6], pong[6:]
         life.cancel()
         await asyncio.wait([life])

@@ -153,7 +153,7 @@ def test_an_older_server_that_names_no_nodes_is_believed() -> None:
     body = {"ok": True, "version": "v9", "told": 3}
     with Other(kind="application/json", body=json.dumps(body).encode()).running() as other:
         done = run("release", "v9", other.url, "--token", TOKEN)
-    assert (done.returncode, done.stdout) == (0, "v9 is current.\n")
+    assert (done.returncode, done.stdout) == (0, "v9 is current; 3 pages received it.\n")
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,24 @@ def test_a_release_that_missed_a_node_fails_and_says_how_many_it_reached(nodes: 
     assert json.loads(as_json.stdout) == {**body, "ok": False}
 
 
+def test_nodes_that_a_release_did_not_reach_are_named_with_the_reason() -> None:
+    reasons = ("silent", "refused", "stranger", "disconnected", "of a newer server\x1b[2J", "silent", "silent")
+    missed = [{"node": f"node{number}", "reason": reason} for number, reason in enumerate(reasons)]
+    nodes = {"reached": 1, "expected": 8}
+    body = {"ok": True, "version": "v9", "told": 3, "nodes": nodes, "partial": True, "unreached": missed}
+    with Other(kind="application/json", body=json.dumps(body).encode()).running() as other:
+        done = run("release", "v9", other.url, "--token", TOKEN)
+        as_json = run("release", "v9", other.url, "--token", TOKEN, "--json")
+    assert (done.returncode, done.stdout, as_json.returncode) == (1, "", 1)
+    assert (
+        "v9 is current on 1 of 8 nodes. Not reached: node0 (did not answer), node1 (its clock is more than a day "
+        "behind), node2 (has another secret), node3 (the store between the nodes cannot be reached), node4 and 2 more."
+    ) in done.stderr
+    assert json.loads(as_json.stdout)["unreached"] == missed
+
+
 def test_a_release_while_the_store_is_away_fails_and_says_why() -> None:
-    with Serve(backend="redis://127.0.0.1:1/0") as server:
+    with Serve(backend="redis://127.0.0.1:1/0", version="v9") as server:
         done = run("release", "v9", server.url, "--token", TOKEN)
     assert done.returncode == 1
     assert "v9 is current on the node that answered, which cannot reach its backend" in done.stderr

@@ -20,6 +20,7 @@ from headcount.client.transport import open_stream
 from headcount.core import reconnect
 from headcount.core.reconnect import Reconnect, after_end
 from headcount.errors import Unreachable
+from kit.listener import Listener
 from kit.programs import make_certificate
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +28,8 @@ pytestmark = pytest.mark.anyio
 CONNECTED = {"type": "connected", "version": "v1", "connectionId": "secret", "keepaliveMs": 20_000}
 STATS = {"type": "stats", "total": 1, "versions": {"v1": 1}, "connections": [], "revision": 7, "yourId": "me"}
 
-ANSWERS = json.loads((Path(__file__).parents[2] / "protocol/fixtures/reconnect.json").read_text())["answers"]
+FIXTURE = json.loads((Path(__file__).parents[2] / "protocol/fixtures/reconnect.json").read_text())
+ANSWERS = FIXTURE["answers"]
 
 Script = Callable[[ServerConnection, int], Awaitable[None]]
 
@@ -270,9 +272,7 @@ async def test_where_websockets_do_not_get_through_it_uses_sse_at_once(monkeypat
             writer.write(b'Content-Length: 11\r\n\r\n{"ok":true}')
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, use_active_connections(url, token="t0ken") as live:
+    async with Listener(answer) as server, use_active_connections(server.url, token="t0ken") as live:
         await settled(live, status="open", total=1)
         assert [path.partition("?")[0] for path in seen] == [
             "/__skew/ws",
@@ -294,9 +294,7 @@ async def test_restarts_of_the_server_say_nothing_about_the_kind_of_stream() -> 
                 writer.write(f"data: {json.dumps(CONNECTED)}\n\n".encode())
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, use_active_connections(url), asyncio.timeout(20):
+    async with Listener(answer) as server, use_active_connections(server.url), asyncio.timeout(20):
         while len(kinds) < 9:
             await asyncio.sleep(0.01)
     assert kinds[:9] == ["ws", "sse", "ws", "sse"] * 2 + ["ws"]
@@ -306,7 +304,7 @@ async def test_restarts_of_the_server_say_nothing_about_the_kind_of_stream() -> 
     ("answer", "status", "words"),
     [
         (b"HTTP/1.1 503 X\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n", "reconnecting", "503"),
-        (b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n", "reconnecting", "base path"),
+        (b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n", "reconnecting", "pass /__skew on"),
         (b"HTTP/1.1 401 X\r\nContent-Length: 0\r\n\r\n", "closed", "not authorised"),
         (b"HTTP/1.1 200 X\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi", "reconnecting", "text/html"),
         (b"nonsense\r\n\r\n", "reconnecting", "cannot be reached"),
@@ -319,9 +317,7 @@ async def test_answers_that_are_no_stream(answer: bytes, status: str, words: str
         writer.write(answer)
         writer.close()
 
-    server = await asyncio.start_server(handler, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, use_active_connections(url, update_strategy="sse") as live:
+    async with Listener(handler) as server, use_active_connections(server.url, update_strategy="sse") as live:
         assert live.status.value == status
         assert words in (live.error.value or "")
 
@@ -338,9 +334,7 @@ async def test_answers_in_place_of_a_stream_are_named(case: dict[str, Any]) -> N
         writer.write(head.encode())
         writer.close()
 
-    server = await asyncio.start_server(handler, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, use_active_connections(url, update_strategy="sse") as live:
+    async with Listener(handler) as server, use_active_connections(server.url, update_strategy="sse") as live:
         for part in case["says"]:
             assert part in (live.error.value or "")
 
@@ -358,9 +352,11 @@ async def test_a_refusal_is_met_again_once_and_then_rarely(
         writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode())
         writer.close()
 
-    server = await asyncio.start_server(handler, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, use_active_connections(url, update_strategy="sse"), asyncio.timeout(20):
+    async with (
+        Listener(handler) as server,
+        use_active_connections(server.url, update_strategy="sse"),
+        asyncio.timeout(20),
+    ):
         while len(times) < 3:
             await asyncio.sleep(0.01)
     assert (times[2] - times[1] >= 2.0) == rarely
@@ -398,9 +394,11 @@ async def test_a_subscription_that_something_else_answers_is_said_and_tried_agai
             writer.write(answer if path.startswith("/__skew/") else HTML)
         writer.close()
 
-    server = await asyncio.start_server(handler, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, asyncio.timeout(20), use_active_connections(url, update_strategy="sse") as live:
+    async with (
+        Listener(handler) as server,
+        asyncio.timeout(20),
+        use_active_connections(server.url, update_strategy="sse") as live,
+    ):
         assert live.status.value == "reconnecting"
         assert live.authorized.value is None
         assert words in (live.error.value or "")
@@ -408,6 +406,41 @@ async def test_a_subscription_that_something_else_answers_is_said_and_tried_agai
             await asyncio.sleep(0.01)
     assert set(requests) == {"GET /__skew/sse", "POST /__skew/subscribe-stats"}
     assert times[2] - times[1] >= 2.0
+
+
+@pytest.mark.parametrize("case", FIXTURE["posts"], ids=lambda case: case["name"])
+async def test_what_answers_a_subscription_is_named(case: dict[str, Any]) -> None:
+    body = case["body"].encode()
+    head = f"HTTP/1.1 {case['status']} X\r\nContent-Length: {len(body)}\r\n"
+    if case["contentType"]:
+        head += f"Content-Type: {case['contentType']}\r\n"
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await _head(reader, writer)).decode().split()[1]
+        if path.startswith("/__skew/sse"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+            writer.write(f"data: {json.dumps(CONNECTED)}\n\n".encode())
+            if case["outcome"] == "done":
+                writer.write(f"data: {json.dumps(STATS)}\n\n".encode())
+            await reader.read()
+        else:
+            writer.write(f"{head}\r\n".encode() + body)
+        writer.close()
+
+    async with (
+        Listener(handler) as server,
+        asyncio.timeout(20),
+        use_active_connections(server.url, update_strategy="sse") as live,
+    ):
+        error = live.error.value or ""
+        if case["outcome"] == "done":
+            assert (live.authorized.value, live.total.value, error) == (True, 1, "")
+        else:
+            # What a stream says of its handle, only Headcount knows.
+            assert ("does not hold this stream" in error) == (case["outcome"] == "unknown")
+            for part in case["says"]:
+                assert part in error
+            assert live.status.value == ("closed" if case["status"] in (401, 403) else "reconnecting")
 
 
 @asynccontextmanager
@@ -421,8 +454,8 @@ async def refusing(answer: bytes) -> AsyncIterator[tuple[str, list[float]]]:
         writer.write(b"HTTP/1.1 " + answer + b"Content-Length: 0\r\n\r\n")
         writer.close()
 
-    async with await asyncio.start_server(handler, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", times
+    async with Listener(handler) as server:
+        yield server.url, times
 
 
 async def test_a_socket_that_is_refused_is_tried_again_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -553,14 +586,12 @@ async def test_proxy_is_used() -> None:
         async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             asked.append((await _head(reader, writer)).decode().partition("\r\n")[0])
             writer.write(b"HTTP/1.1 200 Established\r\n\r\n")
-            there, onward = await asyncio.open_connection("127.0.0.1", port)
+            there, onward = await server.connect(port)
             await asyncio.gather(_pump(reader, onward), _pump(there, writer))
 
-        server = await asyncio.start_server(proxy, "127.0.0.1", 0)
-        through = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with (
-            server,
-            use_active_connections("http://shop.example:80", update_strategy="ws", proxy=through) as live,
+            Listener(proxy) as server,
+            use_active_connections("http://shop.example:80", update_strategy="ws", proxy=server.url) as live,
         ):
             await settled(live, status="open", total=1)
     assert asked == ["CONNECT shop.example:80 HTTP/1.1"]
@@ -610,18 +641,16 @@ async def test_after_a_redirect_to_tls_certificates_are_checked_as_told(
 
     async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _head(reader, writer)
-        port = secure.sockets[0].getsockname()[1]
-        writer.write(f"HTTP/1.1 301 Moved\r\nLocation: https://localhost:{port}/\r\nContent-Length: 0\r\n\r\n".encode())
+        writer.write(
+            f"HTTP/1.1 301 Moved\r\nLocation: https://localhost:{secure.port}/\r\nContent-Length: 0\r\n\r\n".encode()
+        )
         writer.close()
 
-    secure = await asyncio.start_server(respond, "127.0.0.1", 0, ssl=context)
-    plain = await asyncio.start_server(redirect, "127.0.0.1", 0)
-    async with secure, plain:
-        url = f"http://127.0.0.1:{plain.sockets[0].getsockname()[1]}"
+    async with Listener(respond, ssl=context) as secure, Listener(redirect) as plain:
         with pytest.raises(Unreachable, match="certificate is not trusted"):
-            await Access().get(url)
+            await Access().get(plain.url)
         for verify in (False, str(authorities), ssl.create_default_context(cafile=authorities)):
-            assert await Access(verify=verify).get(url) == b"{}"
+            assert await Access(verify=verify).get(plain.url) == b"{}"
 
 
 async def test_headers_and_cookies_are_sent() -> None:

@@ -21,6 +21,7 @@ from headcount.client import (
     release,
     use_active_connections,
 )
+from headcount.core.current_version import Release
 from kit.pages import WebSocket, everybody_leaves
 
 pytestmark = pytest.mark.anyio
@@ -90,6 +91,7 @@ async def test_six_names_are_there_when_it_is_open(server: Serve, strategy: Upda
             "total": 3,
             "current_version": VERSION,
         }
+        assert live.release.value == Release("settled", VERSION)
     assert live.status.value == "closed"
     assert live.is_stale.value is True, "what it still shows is of the past"
     with pytest.raises(TypeError):
@@ -146,7 +148,7 @@ async def test_viewer_learns_which_version_is_current(server: Serve) -> None:
             assert live.current_version.value == VERSION
             waiting = asyncio.create_task(live.current_version.changed())
             await asyncio.sleep(0)
-            await release(own.url, "2026.11.4", token=TOKEN)
+            await release(own.url, "2026.11.4", unserved=True, token=TOKEN)
             assert await waiting == "2026.11.4"
         async with asyncio.timeout(20), use_active_connections(own.url, token=TOKEN) as live:
             assert live.current_version.value == "2026.11.4", "who comes later is told, too"

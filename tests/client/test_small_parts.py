@@ -131,11 +131,40 @@ def test_update_strategy_is_checked() -> None:
 def test_answers_become_errors(status: int, kind: type[Exception]) -> None:
     problem = failure("https://x/__skew/sse", status, {"retry-after": "7"}, b'{"detail":"Because\\u0007."}')
     assert type(problem) is kind
-    assert ("give the URL with its base path" if status == 404 else "Because.") in str(problem)
+    assert ("answered 404 (no content type), which is not Headcount's answer" if status == 404 else "Because.") in str(
+        problem
+    )
     if isinstance(problem, Unreachable):
         assert problem.retry_after == 7
     for body in (b"", b"<html>", b"[]", b"\xff", b'{"detail":5}'):
         assert str(failure("https://x/__skew/sse", status, {}, body))
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (
+            "https://x/__skew/admin/stats",
+            "https://x/__skew answered 404 (text/html), which is not Headcount's answer; ch",
+        ),
+        ("https://x/shop/admin/stats", "https://x/shop answered 404 (text/html), which is not Headcount's answer; try"),
+        ("https://x/shop/admin/stats", "; try https://x/__skew, or"),
+        ("https://x/a/__skew/b/admin/stats", "; try https://x/a/__skew, or"),
+        ("https://x/admin/admin/history", "; try https://x/__skew, or"),
+    ],
+)
+def test_a_404_says_what_answered_and_which_url_to_try(url: str, words: str) -> None:
+    assert words in str(failure(url, 404, {"content-type": "text/html; charset=utf-8"}, b"<html>"))
+
+
+def test_a_refused_token_is_named() -> None:
+    body = b'{"detail":"You may not; send the admin token as Authorization: Bearer <token>."}'
+    headers = {"content-type": "application/problem+json"}
+    assert "does not accept this token" in str(failure("https://x/__skew/sse", 401, headers, body, token=True))
+    assert "does not accept this token" in str(failure("https://x/__skew/sse", 401, {}, b"", token=True))
+    assert "Authorization: Bearer" in str(failure("https://x/__skew/sse", 401, headers, body))
+    other = b'{"detail":"Host is x."}'
+    assert str(failure("https://x/__skew/sse", 403, headers, other, token=True)) == "Host is x."
 
 
 @pytest.mark.parametrize("proxy", ["http://operator:secret@127.0.0.1:9", "environment"])

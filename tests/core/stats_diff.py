@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from msgspec import UNSET
-
 from headcount.core.stats import Stats, StatsDelta, is_move
 
 T = TypeVar("T")
@@ -27,7 +25,7 @@ def diff(before: Stats, after: Stats) -> StatsDelta:
         nodes=_changed(before.nodes, after.nodes),
         partial=_changed(before.partial, after.partial),
         absences=_changed(before.absences, after.absences),
-        current_version=UNSET if before.current_version == after.current_version else after.current_version,
+        release=_changed(before.release, after.release),
         moved=frozenset(row.id for row in changed if is_move(rows.get(row.id), row)),
     )
 

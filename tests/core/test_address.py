@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.core.address import NEWEST_STREAMS, AddressGap, AddressGaps, IPNetwork, anonymized, client_address
+from headcount.core.address import (
+    NEWEST_STREAMS,
+    AddressGap,
+    AddressGaps,
+    IPAddress,
+    IPNetwork,
+    anonymized,
+    client_address,
+    may_hold_address,
+)
 
 PROXY = "10.0.0.1"
 STRANGER = "203.0.113.9"
@@ -158,11 +167,74 @@ def test_whatever_a_header_says_the_answer_is_an_address_or_none(value: str, pee
         ("255.255.255.255", "255.255.255.0"),
         ("2001:db8:1:ffff:3:4:5:6", "2001:db8:1::"),
         ("2001:db8::1", "2001:db8::"),
+        ("2002:cb00:7107::1", "203.0.113.0"),  # 6to4
+        ("2001:0:4136:e378:8000:63bf:34ff:8ef8", "203.0.113.0"),  # Teredo, the address inverted
+        ("64:ff9b::203.0.113.7", "203.0.113.0"),  # NAT64
+        ("64:ff9b:1::203.0.113.7", "64:ff9b:1::"),
+        ("64:ff9b:1:cb00:71:700::", "64:ff9b:1::"),  # the same with a prefix of 48 bits
+        ("::ffff:203.0.113.7", "203.0.113.0"),
+        ("::203.0.113.7", "203.0.113.0"),
+        ("2001:db8::5efe:203.0.113.7", "2001:db8::"),  # ISATAP
+        ("::1", "::"),
+        ("::", "::"),
     ],
 )
 def test_an_anonymized_address_is_its_network(address: str, network: str) -> None:
     assert anonymized(address) == network
     assert anonymized(network) == network
+
+
+def _embedded(kind: str, ipv4: int, rest: int) -> ipaddress.IPv6Address:
+    """Put an IPv4 address into an IPv6 address as a transition mechanism does; `rest` fills the other bits."""
+    low, ten = rest & 0xFFFF_FFFF, rest & (1 << 80) - 1
+    return ipaddress.IPv6Address(
+        {
+            "mapped": 0xFFFF << 32 | ipv4,
+            "compatible": ipv4,
+            "6to4": 0x2002 << 112 | ipv4 << 80 | ten,
+            "teredo": 0x2001_0000 << 96 | low << 64 | (rest >> 32 & 0xFFFF_FFFF) << 32 | ipv4 ^ 0xFFFF_FFFF,
+            "nat64": 0x64_FF9B << 96 | ipv4,
+            "local nat64": 0x64_FF9B_0001 << 80 | ipv4,
+            "local nat64 after 48 bits": 0x64_FF9B_0001 << 80 | (ipv4 >> 16) << 64 | (ipv4 & 0xFFFF) << 40,
+        }[kind]
+    )
+
+
+@given(
+    st.sampled_from(["mapped", "compatible", "6to4", "teredo", "nat64", "local nat64", "local nat64 after 48 bits"]),
+    st.integers(2**24, 2**32 - 1),
+    st.integers(0, 2**80 - 1),
+)
+def test_the_last_byte_of_an_ipv4_address_inside_an_ipv6_address_makes_no_difference(
+    kind: str, ipv4: int, rest: int
+) -> None:
+    network = anonymized(str(_embedded(kind, ipv4, rest)))
+    assert network in (str(ipaddress.IPv4Address(ipv4 & ~0xFF)), "64:ff9b:1::")
+    assert {anonymized(str(_embedded(kind, ipv4 & ~0xFF | last, rest))) for last in range(256)} == {network}
+
+
+@given(st.ip_addresses())
+def test_a_network_is_its_own_network(address: IPAddress) -> None:
+    network = anonymized(str(address))
+    assert anonymized(network) == network
+
+
+@given(st.ip_addresses(), st.sampled_from(["{}", "for={}", '"[{}]:443"', "{}, 10.0.0.1", " {} ", "{}:80"]))
+def test_a_header_that_holds_an_address_is_recognised(address: IPAddress, form: str) -> None:
+    packed, text = address.packed.hex(), str(address)
+    for written in (form.format(text), form.format(address.exploded), packed, packed.upper(), f"0x{packed}"):
+        assert may_hold_address(written.encode())
+        assert may_hold_address(written.replace(":", "%3A").replace(".", "%2e").encode())
+    if address.version == 4:
+        assert may_hold_address(f"host-{text.replace('.', '-')}.isp.example".encode())
+        assert may_hold_address(str(max(int(address), 10_000_000)).encode())
+
+
+@pytest.mark.parametrize(
+    "value", ["admin", "1", "", "shop", "yes; q=0.9", "2026-11-29", "Bearer s3cret", "ann@example.com", "a:b", "v1.2.3"]
+)
+def test_an_ordinary_value_holds_no_address(value: str) -> None:
+    assert not may_hold_address(value.encode())
 
 
 def test_a_reason_holds_while_half_of_the_newest_streams_have_no_address() -> None:

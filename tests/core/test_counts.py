@@ -52,6 +52,17 @@ def test_a_reserved_label_that_comes_and_goes_makes_room_for_nobody() -> None:
     assert sums.counts == {"b": 1, "c": 1, OTHER: 2}
 
 
+def test_a_label_that_is_reserved_later_leaves_the_rest() -> None:
+    sums = LabelSums(1, parse_version)
+    for label in ("a", "b", "c"):
+        sums.change(label, 2)
+    sums.note_changes(on=True)
+    assert sums.set_reserved(frozenset({"b", "z"}))
+    assert sums.counts == {"a": 2, "b": 2, OTHER: 2}
+    assert sums.pop_changes() == {"b": 2, OTHER: 2}
+    assert not sums.set_reserved(frozenset({"b"}))
+
+
 @given(
     st.dictionaries(st.sampled_from(["a", "b", "c", "d", "(other)", "unknown"]), st.integers(1, 9)),
     st.integers(1, 6),

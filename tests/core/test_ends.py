@@ -24,7 +24,17 @@ def test_nobody_makes_ends_beside_the_table() -> None:
 
 def test_codes_are_those_of_the_contract() -> None:
     codes = {end.cause: end.code for end in ENDS if end.code >= 1008}
-    assert codes == {"denied": 1008, "drain": 1012, "full": 1013, "malformed": 4400, "no tabs": 4400, "slow": 4408}
+    assert codes == {
+        "denied": 1008,
+        "drain": 1012,
+        "full": 1013,
+        "address full": 1013,
+        "opening too fast": 1013,
+        "malformed": 4400,
+        "rate": 4429,
+        "no tabs": 4400,
+        "slow": 4408,
+    }
 
 
 def test_a_code_that_a_server_refuses_to_send_has_another_that_means_the_same() -> None:
@@ -58,5 +68,5 @@ def test_an_end_takes_another_sentence_or_delay_and_keeps_the_rest() -> None:
 def test_causes_are_those_that_hooks_get() -> None:
     assert {
         *("broken", "cancelled", "client", "denied", "drain", "loop closed", "malformed", "no tabs", "replaced"),
-        *("no answer", "slow"),
+        *("no answer", "rate", "slow", "full", "address full", "opening too fast"),
     } == CAUSES

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from math import inf
+from math import inf, nan
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,7 +18,8 @@ from headcount.core.fleet_messages import Delta, Heartbeat, Leave, Report, decod
 from headcount.core.labels import OTHER, parse_version
 from headcount.core.publication import Publication
 from headcount.core.registry import Registry
-from headcount.core.stats import Absence, ConnectionInfo, NodeShare, Stats, apply
+from headcount.core.report_sums import _RESERVED_SLACK
+from headcount.core.stats import Absence, ConnectionInfo, NodeShare, Stats, VersionCount, apply
 from headcount.core.unaccounted import StoredAbsence
 
 OWN = "00"
@@ -72,7 +74,7 @@ class Network(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 100.0
-        self.fleet = FleetFigures(OWN, max_listed=8, max_versions=3, max_routes=3, reserved_versions=("v1",))
+        self.fleet = FleetFigures(OWN, max_listed=8, max_versions=3, max_routes=3, known_versions=("v1",))
         self.nodes = {name: Node(name) for name in NODES}
         self.dead: set[str] = set()
         self.wire: list[tuple[Node, bytes]] = []
@@ -571,6 +573,13 @@ def test_shares_tell_what_each_node_has(fleet: FleetFigures) -> None:
     assert missing == NodeShare("bb", 0, reporting=False, silent=1.0)
 
 
+def test_shares_say_which_version_each_node_serves(fleet: FleetFigures) -> None:
+    fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
+    fleet.expect("bb", 10.0)
+    fleet.serves("bb", "v2")
+    assert {share.node: share.version for share in fleet.shares(12.0)} == {OWN: None, "aa": None, "bb": "v2"}
+
+
 def test_a_node_that_slept_forgives_the_others(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.extend_deadlines(60.0)
@@ -658,16 +667,16 @@ def test_labels_and_nodes_are_bounded_whatever_is_sent(monkeypatch: pytest.Monke
     for number in range(50):
         node = f"{number:02x}aa"
         rows = tuple(ConnectionInfo(f"{node}{row:04}", "v", "/") for row in range(100))
-        fleet.receive(report(node, 1, {f"{node}{label}": 1 for label in range(200)}, rows), 0.0)
+        fleet.receive(report(node, 1, {f"{node}{label}": 1 for label in range(400)}, rows), 0.0)
         fleet.update(
-            Delta(node=node, base=1, sequence=2, total=400, versions={f"new{label}": 1 for label in range(200)}), 0.0
+            Delta(node=node, base=1, sequence=2, total=800, versions={f"new{label}": 1 for label in range(400)}), 0.0
         )
     figures = fleet.snapshot()
     assert len(figures.versions) <= 11
     assert len(figures.connections) <= 10
     assert figures.partial, "who found no place is missing"
     assert (len(fleet), figures.nodes.expected) == (5, 10)
-    assert all(len(held.versions) <= 10 + 17 for held in fleet._reports.values())
+    assert all(len(held.versions) <= 10 + _RESERVED_SLACK + 1 for held in fleet._reports.values())
     assert len(fleet._sums.rows.spare) <= 10
     for number in range(50):
         fleet.drop(f"{number:02x}aa", 9)
@@ -680,15 +689,15 @@ def test_labels_and_nodes_are_bounded_whatever_is_sent(monkeypatch: pytest.Monke
 
 def test_folded_reports_are_never_added_to_by_deltas() -> None:
     fleet = FleetFigures(OWN, max_versions=10)
-    labels = {f"v{label:03}": 1 for label in range(100)}
+    labels = {f"v{label:03}": 1 for label in range(300)}
     fleet.receive(report("aa", 1, labels), 0.0)
-    assert fleet.snapshot().total == 100
-    assert sum(fleet.snapshot().versions.values()) == 100
-    fleet.update(Delta(node="aa", base=1, sequence=2, total=101, versions={"v099": 2}), 0.0)
+    assert fleet.snapshot().total == 300
+    assert sum(fleet.snapshot().versions.values()) == 300
+    fleet.update(Delta(node="aa", base=1, sequence=2, total=301, versions={"v299": 2}), 0.0)
     assert fleet.missing_nodes(rows=False) == ["aa"], "what was folded cannot be told apart, so the whole is needed"
-    assert sum(fleet.snapshot().versions.values()) == 100
-    fleet.receive(report("aa", 2, {**labels, "v099": 2}), 0.0)
-    assert sum(fleet.snapshot().versions.values()) == 101
+    assert sum(fleet.snapshot().versions.values()) == 300
+    fleet.receive(report("aa", 2, {**labels, "v299": 2}), 0.0)
+    assert sum(fleet.snapshot().versions.values()) == 301
     assert not fleet.missing_nodes(rows=False)
 
 
@@ -698,8 +707,8 @@ def test_a_label_that_is_reserved_late_is_counted_apart_from_then_on() -> None:
     fleet.note_changes(on=True)
     before = fleet.snapshot()
     assert before.versions == {"v1": 1, "v2": 2, OTHER: 7}
-    assert fleet.declare("v4")
-    assert not fleet.declare("v4")
+    assert fleet.set_known_versions(frozenset({"v4"}))
+    assert not fleet.set_known_versions(frozenset({"v4"}))
     delta = fleet.pop_changes()
     assert delta is not None
     assert apply(before, delta).versions == fleet.snapshot().versions == {"v1": 1, "v2": 2, "v4": 4, OTHER: 3}
@@ -707,24 +716,115 @@ def test_a_label_that_is_reserved_late_is_counted_apart_from_then_on() -> None:
     assert fleet.snapshot().versions == {}
 
 
+def test_what_a_node_cannot_tell_apart_may_be_of_any_version() -> None:
+    fleet = FleetFigures(OWN, max_versions=3, known_versions=("v2",))
+    for node, known in (("aa", ("v1", "v2")), ("bb", ("v2",)), ("cc", ())):
+        versions = {"v1": 1, "made-up": 1, OTHER: 10}
+        fleet.receive(msgspec.structs.replace(report(node, 1, versions), known=known), 0.0)
+    assert fleet.count_of("v1") == VersionCount("v1", 3, 23), "two nodes count it with others"
+    assert fleet.count_of("v2") == VersionCount("v2", 0, 10), "an older node does not say"
+    assert fleet.count_of("unknown") == VersionCount("unknown", 0, 0), "it is always counted apart"
+    fleet.note_known("bb", ("v1", "v2"))
+    assert fleet.count_of("v1") == VersionCount("v1", 3, 13)
+    fleet.drop("cc")
+    assert fleet.count_of("v1") == VersionCount("v1", 2, 2)
+
+
+def test_the_shortest_limit_of_the_other_nodes_is_known_as_long_as_they_are() -> None:
+    fleet = FleetFigures(OWN)
+
+    def shortest() -> float | None:
+        return fleet.shortest_cut
+
+    fleet.note_cut("aa", 15.0)
+    assert shortest() is None, "nothing else is known of this node"
+    for node, seconds in (("aa", 60.0), ("bb", 15.0), ("cc", 0.0)):
+        fleet.receive(report(node, 1, {"v1": 1}), 0.0)
+        fleet.note_cut(node, seconds)
+    assert shortest() == 15.0
+    fleet.note_cut("cc", 0.001)
+    assert shortest() == 15.0, "no client can have proven so short a limit"
+    fleet.drop("bb")
+    assert shortest() == 60.0
+    fleet.note_cut("aa", 0.0)
+    assert shortest() is None, "it knows of no limit any more"
+    fleet.note_cut("aa", 60.0)
+    fleet.forget_others()
+    assert shortest() is None
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 86_401.0, inf, nan, "15"])
+def test_a_limit_that_cannot_be_meant_makes_the_message_invalid(seconds: Any) -> None:
+    for message in (Heartbeat(node="aa", sequence=1), report("aa", 1, {"v1": 1})):
+        assert decode(encode(msgspec.structs.replace(message, cut=15.0))) is not None
+        assert decode(encode(msgspec.structs.replace(message, cut=seconds))) is None
+
+
+def test_where_only_known_versions_count_a_node_may_have_others_under_unknown() -> None:
+    fleet = FleetFigures(OWN, known_versions=("v1", "v2"), only_known=True)
+    fleet.receive(msgspec.structs.replace(report("aa", 1, {"v2": 1, "unknown": 5}), known=("v2",)), 0.0)
+    assert fleet.count_of("v1") == VersionCount("v1", 0, 5)
+    assert fleet.count_of("v2") == VersionCount("v2", 1, 1)
+
+
+def test_a_report_that_had_too_many_labels_says_nothing_of_a_version_that_became_known_later() -> None:
+    fleet = FleetFigures(OWN, max_versions=10)
+    labels = {f"v{label:03}": 2 for label in range(300)} | {"wanted": 1}
+    whole = msgspec.structs.replace(report("aa", 1, labels), known=("wanted",))
+    fleet.receive(whole, 0.0)
+    fleet.set_known_versions(frozenset({"wanted"}))
+    count = fleet.count_of("wanted")
+    assert count.least == 0
+    assert count.most > 0
+    fleet.receive(msgspec.structs.replace(whole, sequence=2), 0.0)
+    assert fleet.count_of("wanted").least == 1, "known versions are the last to be cut off"
+
+
 def test_what_was_folded_with_the_rest_is_not_taken_for_what_a_node_calls_the_rest() -> None:
     fleet = FleetFigures(OWN, max_versions=10)
-    labels = {**{f"v{label:03}": 1 for label in range(100)}, OTHER: 5}
+    labels = {**{f"v{label:03}": 1 for label in range(300)}, OTHER: 5}
     fleet.receive(report("aa", 1, labels), 0.0)
-    fleet.update(Delta(node="aa", base=1, sequence=2, total=106, versions={OTHER: 6}), 0.0)
+    fleet.update(Delta(node="aa", base=1, sequence=2, total=306, versions={OTHER: 6}), 0.0)
     assert sum(fleet.snapshot().versions.values()) == fleet.snapshot().total
     fleet.receive(report("aa", 2, {**labels, OTHER: 6}), 0.0)
-    assert (sum(fleet.snapshot().versions.values()), fleet.snapshot().total) == (106, 106)
+    assert (sum(fleet.snapshot().versions.values()), fleet.snapshot().total) == (306, 306)
 
 
 def test_one_label_too_many_is_folded_like_hundreds() -> None:
     fleet = FleetFigures(OWN, max_versions=10)
-    labels = {f"v{label:03}": 1 for label in range(27)}
+    most = 10 + _RESERVED_SLACK
+    labels = {f"v{label:03}": 1 for label in range(most + 1)}
     fleet.receive(report("aa", 1, labels), 0.0)
     gone = {"v000": 0, "v001": 0}
-    fleet.update(Delta(node="aa", base=1, sequence=2, total=25, versions=gone), 0.0)
-    fleet.update(Delta(node="aa", base=2, sequence=3, total=26, versions={"v026": 2}), 0.0)
+    fleet.update(Delta(node="aa", base=1, sequence=2, total=most - 1, versions=gone), 0.0)
+    fleet.update(Delta(node="aa", base=2, sequence=3, total=most, versions={f"v{most:03}": 2}), 0.0)
     assert sum(fleet.snapshot().versions.values()) == fleet.snapshot().total
+
+
+def test_labels_that_are_gone_make_room_for_those_that_come_in_the_same_delta() -> None:
+    """Strangers replace all labels of a node between two deltas. No report is missing because of that."""
+    fleet = FleetFigures(OWN, max_versions=200)
+    before, after = ({f"{word}{label:03}": 1 for label in range(200)} for word in ("old", "new"))
+    for node in ("aa", OWN):
+        fleet.receive(report(node, 1, before), 0.0)
+        fleet.update(
+            Delta(node=node, base=1, sequence=2, total=200, versions=dict.fromkeys(before, 0) | after, rows=()), 0.0
+        )
+        assert fleet.sequence(node) == 2
+    assert not fleet.missing_nodes(rows=False)
+    assert not fleet.snapshot().partial
+    assert fleet.snapshot().total == 400
+    assert fleet._reports["aa"].versions == after
+
+
+def test_labels_that_never_were_make_no_room() -> None:
+    fleet = FleetFigures(OWN, max_versions=10)
+    most = 10 + _RESERVED_SLACK
+    fleet.receive(report("aa", 1, {f"v{label:03}": 1 for label in range(most)}), 0.0)
+    made_up = {f"never{label}": 0 for label in range(100)}
+    fleet.update(Delta(node="aa", base=1, sequence=2, total=most + 1, versions=made_up | {"v": 1}), 0.0)
+    assert len(fleet._reports["aa"].versions) == most
+    assert fleet.missing_nodes(rows=False) == ["aa"]
 
 
 def test_rows_with_labels_that_no_page_may_have_are_not_shown(fleet: FleetFigures) -> None:
@@ -779,3 +879,56 @@ def test_nonsense_and_news_are_not_understood(data: bytes) -> None:
 def test_a_field_of_the_next_version_is_passed_over() -> None:
     told: dict[str, Any] = {"t": "beat", "node": "aa", "sequence": 3, "mood": "good"}
     assert decode(encode(told)) == Heartbeat(node="aa", sequence=3)
+
+
+def says(node: str, away: dict[str, int] | None, *, remembers: bool = True) -> Report:
+    return Report(node=node, sequence=1, total=0, versions={}, routes={}, away=away, remembers=remembers)
+
+
+def test_who_broke_off_is_known_if_every_node_says_so_and_one_was_there_before() -> None:
+    fleet = FleetFigures("a")
+    fleet.receive(says("a", {"old": 1}, remembers=False), 0.0)
+    assert not fleet.snapshot().away_known
+    fleet.receive(says("b", {"old": 2, "new": 1}), 0.0)
+    assert fleet.snapshot().away_known
+    assert (dict(fleet.snapshot().away), fleet.snapshot().partial) == ({"old": 3, "new": 1}, False)
+    fleet.receive(says("c", None), 0.0)
+    assert not fleet.snapshot().away_known, "a node of an older Headcount"
+    fleet.receive_leave("c", 1, {}, 0.0, 1.0)
+    assert fleet.snapshot().away_known
+    fleet.receive_leave("b", 1, {}, 0.0, 1.0)
+    assert (dict(fleet.snapshot().away), fleet.snapshot().away_known) == ({"old": 1}, False)
+
+
+def test_what_changes_of_those_who_broke_off_is_in_the_delta() -> None:
+    fleet = FleetFigures("a")
+    fleet.note_changes(on=True)
+    fleet.receive(says("b", {"old": 2}, remembers=False), 0.0)
+    before = fleet.pop_changes()
+    assert before is not None
+    assert (dict(before.away), before.away_known) == ({"old": 2}, None)
+    fleet.update(Delta(node="b", base=1, sequence=2, total=0, away={"old": 0, "new": 1}, remembers=True), 0.0)
+    delta = fleet.pop_changes()
+    assert delta is not None
+    assert (dict(delta.away), delta.away_known) == ({"old": 0, "new": 1}, True)
+    assert dict(fleet.snapshot().away) == {"new": 1}
+
+
+def test_those_who_broke_off_at_a_node_that_vanishes_are_unaccounted_for_and_away_no_more() -> None:
+    fleet = FleetFigures("a")
+    fleet.receive(Report(node="b", sequence=1, total=1, versions={"old": 1}, routes={}, away={"old": 2, "new": 1}), 0.0)
+    fleet.drop_vanished("b", 1.0)
+    stats = fleet.snapshot()
+    assert (dict(stats.away), stats.unaccounted) == ({}, 4)
+    assert stats.absences[0].versions == {"old": 3, "new": 1}
+
+
+def test_versions_of_strangers_who_broke_off_share_a_count_and_known_ones_have_their_own() -> None:
+    fleet = FleetFigures("a", known_versions=("old",))
+    for number in range(5):
+        made_up = {f"made-up-{number}-{each}": 1 for each in range(60)}
+        fleet.receive(says(f"b{number}", {**made_up, "old": 1}), 0.0)
+    away = fleet.snapshot().away
+    assert away["old"] == 5
+    assert sum(away.values()) == 305
+    assert len(away) <= 66

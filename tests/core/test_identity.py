@@ -1,5 +1,6 @@
 """Public ids and the secret handles that prove them."""
 
+import os
 import string
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from headcount.core.fleet_messages import Heartbeat, decode, encode
 from headcount.core.identity import (
     ID_BYTES,
+    IDS_AT_ONCE,
     MAX_HANDLE,
     MAX_NODE_ID,
     NODE_LENGTH,
@@ -17,6 +19,7 @@ from headcount.core.identity import (
     is_node_id,
     owner_of,
     public_id,
+    split_random,
 )
 
 KEY = bytes(range(32))
@@ -111,3 +114,11 @@ def test_a_node_of_another_version_may_have_a_shorter_or_longer_id(text: str) ->
 def test_what_is_no_node_id_here_is_none_in_a_message(text: str) -> None:
     assert not is_node_id(text)
     assert decode(encode(Heartbeat(node=text, sequence=1))) is None
+
+
+def test_random_bytes_are_cut_into_those_of_single_ids() -> None:
+    random = os.urandom(IDS_AT_ONCE * ID_BYTES)
+    parts = split_random(random)
+    assert len(parts) == IDS_AT_ONCE
+    assert {len(part) for part in parts} == {ID_BYTES}
+    assert b"".join(parts) == random

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headcount.core import messages
+from headcount.core.current_version import Release
 from headcount.core.messages import (
     MAX_MESSAGE,
     Ping,
@@ -27,6 +28,7 @@ from headcount.core.messages import (
     decode_body,
 )
 from headcount.core.stats import ConnectionInfo, Nodes, Stats, StatsDelta
+from headcount.core.visibility import Visibility
 from headcount.errors import Malformed, TooLarge
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "protocol/fixtures/messages.json").read_text())
@@ -343,7 +345,7 @@ def golden_stats() -> Stats:
         connections=tuple(ConnectionInfo(**row) for row in wire["connections"]),
         revision=wire["revision"],
         nodes=Nodes(**wire["nodes"]),
-        current_version=wire["currentVersion"],
+        release=Release(**wire["release"]),
     )
 
 
@@ -351,7 +353,14 @@ def golden_delta() -> StatsDelta:
     wire = SERVER["stats-delta"]
     rows = tuple(ConnectionInfo(**row) for row in wire["connections"]["set"])
     return StatsDelta(
-        wire["base"], wire["revision"], wire["total"], wire["versions"], wire["routes"], rows, (), current_version=None
+        wire["base"],
+        wire["revision"],
+        wire["total"],
+        wire["versions"],
+        wire["routes"],
+        rows,
+        (),
+        release=Release("unsettled"),
     )
 
 
@@ -421,13 +430,13 @@ def test_a_delta_omits_what_did_not_change() -> None:
 
 
 def test_a_grant_without_routes_gets_no_counts_of_routes() -> None:
-    assert json.loads(messages.stats(FIGURES, routes=False))["routes"] == {}
-    assert json.loads(messages.stats_delta(CHANGES, routes=False))["routes"] == {}
+    assert json.loads(messages.stats(FIGURES, Visibility(routes=False)))["routes"] == {}
+    assert json.loads(messages.stats_delta(CHANGES, Visibility(routes=False)))["routes"] == {}
 
 
 def test_a_grant_without_connections_gets_none_and_the_rest_whole() -> None:
-    snapshot = messages.stats(FIGURES, connections=False)
-    delta = messages.stats_delta(CHANGES, connections=False)
+    snapshot = messages.stats(FIGURES, Visibility(connections=False))
+    delta = messages.stats_delta(CHANGES, Visibility(connections=False))
     assert json.loads(snapshot) == {**json.loads(messages.stats(FIGURES)), "connections": []}
     assert json.loads(delta)["connections"] == {"set": [], "remove": []}
     for encoded in (snapshot, delta):
@@ -435,15 +444,18 @@ def test_a_grant_without_connections_gets_none_and_the_rest_whole() -> None:
 
 
 def test_a_grant_without_addresses_gets_no_byte_of_one() -> None:
-    for encoded in (messages.stats(FIGURES, ips=False), messages.stats_delta(CHANGES, ips=False)):
+    for encoded in (
+        messages.stats(FIGURES, Visibility(ips=False)),
+        messages.stats_delta(CHANGES, Visibility(ips=False)),
+    ):
         assert b"192" not in encoded
         assert b'"ip"' not in encoded
     rows = [
         {"id": "c1", "version": "v1", "route": "/secret-route"},
         {"id": "c2", "version": "v1", "route": "/secret-route"},
     ]
-    assert json.loads(messages.stats(FIGURES, ips=False))["connections"] == rows
-    assert json.loads(messages.stats_delta(CHANGES, ips=False))["connections"]["set"] == rows
+    assert json.loads(messages.stats(FIGURES, Visibility(ips=False)))["connections"] == rows
+    assert json.loads(messages.stats_delta(CHANGES, Visibility(ips=False)))["connections"]["set"] == rows
 
 
 def test_a_grant_with_addresses_gets_those_that_are_known() -> None:
@@ -453,7 +465,7 @@ def test_a_grant_with_addresses_gets_those_that_are_known() -> None:
 
 
 def test_a_grant_without_anything_gets_total_and_versions() -> None:
-    encoded = messages.stats(FIGURES, routes=False, connections=False, ips=False)
+    encoded = messages.stats(FIGURES, Visibility(routes=False, connections=False, ips=False))
     assert json.loads(encoded) == {
         "type": "stats",
         **FIGURES.to_dict(),
@@ -461,7 +473,7 @@ def test_a_grant_without_anything_gets_total_and_versions() -> None:
         "connections": [],
     }
     assert b"secret" not in encoded
-    assert b"secret" not in messages.stats_delta(CHANGES, routes=False, connections=False, ips=False)
+    assert b"secret" not in messages.stats_delta(CHANGES, Visibility(routes=False, connections=False, ips=False))
 
 
 def test_an_application_message_is_sent_as_it_was_made() -> None:

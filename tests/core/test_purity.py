@@ -15,7 +15,7 @@ CORE = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.glob("core/
 PURE = {
     *("base64", "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib", "heapq", "hmac"),
     *("ipaddress", "itertools", "json", "math", "operator", "re", "statistics", "string", "types", "typing"),
-    *("urllib.parse", "msgspec"),
+    *("unicodedata", "urllib.parse", "msgspec"),
 }
 """What the core may import beside itself and `errors`."""
 

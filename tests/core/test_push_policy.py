@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from headcount.core.push_policy import Due, Push, PushPolicy, Variant
+from headcount.core.push_policy import MAX_BYTES_PER_SECOND, Due, Push, PushPolicy
+from headcount.core.visibility import EVERYTHING, Visibility
 
 INTERVAL = 60.0
 
@@ -39,9 +40,19 @@ def policy_with(*keys: str, deltas: bool = True, right: Right | None = None) -> 
 def test_a_new_subscriber_gets_a_snapshot_and_then_deltas() -> None:
     policy = policy_with("a")
     flush = policy.flush(0, 3, 1.0, idle)
-    assert flush.pushes == [Push("a", Variant(True, True, True), 1, Due.DELTA)]
+    assert flush.pushes == [Push("a", EVERYTHING, 1, Due.DELTA)]
     assert (flush.expired, flush.withheld, flush.conflated) == ([], 0, 0)
     assert policy.flush(3, 4, 1.0, idle).pushes[0].due is Due.DELTA
+
+
+def test_a_large_message_delays_the_next_flush_and_a_small_one_does_not() -> None:
+    policy = policy_with("a")
+    policy.pause_after([MAX_BYTES_PER_SECOND // 2, 300])
+    assert policy.pause == 0.5
+    policy.pause_after([300])
+    assert policy.pause < 0.001
+    policy.pause_after([])
+    assert policy.pause == 0
 
 
 def test_a_flush_without_changes_sends_nothing() -> None:
@@ -141,7 +152,7 @@ def test_a_right_that_shows_something_else_starts_a_new_chain() -> None:
     policy = policy_with("a")
     assert [policy.shows_connections, policy.confirm("a", Right(connections=False), 1.0, 50.0)] == [True, True]
     assert not policy.shows_connections
-    assert policy.variant("a") == Variant(routes=True, connections=False, ips=True)
+    assert policy.visibility("a") == Visibility(connections=False)
 
 
 def test_a_right_is_checked_again_once_at_a_time() -> None:

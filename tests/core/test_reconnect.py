@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headcount.core import reconnect
+from headcount.core.ends import ENDS
 from headcount.core.reconnect import (
     BASE,
     CAP,
@@ -30,8 +31,10 @@ from headcount.core.reconnect import (
     after_life,
     after_opening,
     backoff,
+    is_cut,
     is_refusal,
     next_way,
+    post_outcome,
 )
 
 FIXTURE = json.loads((Path(__file__).parents[2] / "protocol/fixtures/reconnect.json").read_text())
@@ -136,6 +139,22 @@ def test_a_time_that_the_server_named_is_kept_before_the_other_kind_is_tried() -
 def test_answers_that_would_be_the_same_the_next_time(case: dict[str, Any]) -> None:
     if case["refused"] is not None:
         assert is_refusal(case["status"]) == case["refused"]
+
+
+@pytest.mark.parametrize("case", FIXTURE["cuts"], ids=lambda case: str(case["code"]))
+def test_only_the_codes_of_the_server_tell_that_a_stream_was_not_ended_from_outside(case: dict[str, Any]) -> None:
+    assert is_cut(case["code"]) == case["cut"]
+
+
+def test_every_end_of_the_server_is_in_the_fixture() -> None:
+    assert is_cut(None)
+    assert {end.code for end in ENDS} <= {case["code"] for case in FIXTURE["cuts"]}
+
+
+@cases("posts")
+def test_what_an_answer_to_a_post_means(case: dict[str, Any]) -> None:
+    kind = (case["contentType"] or "").partition(";")[0]
+    assert post_outcome(case["status"], kind, ok=case["body"] == '{"ok":true}') == case["outcome"]
 
 
 def counted_share(cut_after: float, random: Random, seconds: float = 600.0) -> float:

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from headcount.core.labels import OTHER, ROOT
 from headcount.core.registry import Registry
-from headcount.core.stats import Absence, ConnectionInfo, Stats, StatsDelta, apply
+from headcount.core.stats import Absence, ConnectionInfo, Stats, StatsDelta, VersionCount, apply
 from headcount.errors import UnknownConnection
 
 from .stats_diff import diff
@@ -64,7 +64,7 @@ class RegistryHistory(RuleBasedStateMachine):
             max_listed=max_listed,
             max_versions=max_versions,
             max_routes=max_routes,
-            reserved_versions=RESERVED,
+            known_versions=RESERVED,
         )
         self.known: list[Known] = []
         self.opened = 0
@@ -366,7 +366,7 @@ def test_a_connection_leaves_the_label_it_was_counted_under() -> None:
 
 
 def test_made_up_versions_cannot_push_reserved_ones_out() -> None:
-    registry = Registry(max_versions=2, reserved_versions=("ours", "unknown"))
+    registry = Registry(max_versions=2, known_versions=("ours", "unknown"))
     for number in range(4):
         registry.open(f"c{number}", f"made-up-{number}", "/")
     registry.open("a", "ours", "/")
@@ -503,16 +503,52 @@ def test_the_cursor_counts_only_matching_rows() -> None:
     assert registry.page(version="even", limit=2, after=cursor) == ([ConnectionInfo("c4", "even", "/")], None)
 
 
-def test_a_version_that_is_reserved_later_is_counted_apart_from_then_on() -> None:
-    registry = Registry(max_versions=1)
+@pytest.mark.parametrize("only_known", [False, True])
+def test_a_version_that_becomes_known_takes_its_connections_along(only_known: bool) -> None:
+    registry = Registry(max_versions=1, known_versions=("ours",), only_known=only_known)
     registry.open("a", "made-up", "/")
     registry.open("b", "released", "/")
-    registry.declare("released")
-    registry.open("c", "released", "/")
-    assert registry.snapshot().versions == {"made-up": 1, "(other)": 1, "released": 1}
-    registry.close("b")
-    registry.close("c")
-    assert registry.snapshot().versions == {"made-up": 1}
+    registry.open("c", "made-up-too", "/")
+    registry.open("d", "unknown", "/")
+    assert registry.count_of("released") == VersionCount("released", 0, 4 if only_known else 2)
+    registry.note_changes(on=True)
+    before = registry.snapshot()
+    assert registry.set_known_versions(frozenset({"ours", "released"}))
+    delta, after = registry.pop_changes(), registry.snapshot()
+    assert delta is not None
+    assert apply(before, delta) == after
+    if only_known:
+        assert after.versions == {"unknown": 3, "released": 1}
+        assert delta.versions == {"unknown": 3, "released": 1}
+    else:
+        assert after.versions == {"made-up": 1, "(other)": 1, "unknown": 1, "released": 1}
+        assert delta.versions == {"(other)": 1, "released": 1}
+    assert registry.count_of("released") == VersionCount("released", 1, 1)
+    registry.open("e", "released", "/")
+    assert registry.count_of("released") == VersionCount("released", 2, 2)
+    for connection in "abcde":
+        registry.close(connection)
+    assert registry.snapshot().versions == {}
+
+
+def test_learning_a_version_costs_nothing_while_every_version_is_counted_apart() -> None:
+    registry = Registry()
+    registry.open("a", "v1", "/")
+    revision = registry.revision
+    assert not registry.set_known_versions(frozenset({"v1"}))
+    assert registry.revision == revision
+
+
+def test_a_version_that_is_not_known_any_more_stays_where_it_is_counted() -> None:
+    registry = Registry(max_versions=1, known_versions=("v1",))
+    registry.open("a", "made-up", "/")
+    registry.open("b", "v1", "/")
+    registry.set_known_versions(frozenset({"v2"}))
+    registry.open("c", "v1", "/")
+    assert registry.snapshot().versions == {"made-up": 1, "v1": 2}
+    assert registry.count_of("v1") == VersionCount("v1", 2, 2)
+    registry.open("d", "made-up-too", "/")
+    assert registry.count_of("v1") == VersionCount("v1", 2, 3)
 
 
 def test_what_is_unaccounted_for_is_news_once_and_makes_figures_partial() -> None:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from headcount.client.messages import DeltaMessage, StatsMessage, decode
 from headcount.core import messages
+from headcount.core.current_version import Release
 from headcount.core.stats import Absence, ConnectionInfo, Nodes, Stats, StatsDelta, apply
+from headcount.core.visibility import Visibility
 
 from .stats_diff import diff
 
@@ -43,6 +45,11 @@ def consecutive(draw: st.DrawFn) -> tuple[Stats, Stats]:
     )
 
 
+releases = st.sampled_from(
+    [Release("unsettled"), Release("settled", "v1"), Release("declared", "v2"), Release("orphaned", "v2")]
+)
+
+
 @st.composite
 def snapshots(draw: st.DrawFn, rows: tuple[ConnectionInfo, ...], revision: int) -> Stats:
     return Stats(
@@ -54,7 +61,7 @@ def snapshots(draw: st.DrawFn, rows: tuple[ConnectionInfo, ...], revision: int) 
         connections_truncated=draw(st.booleans()),
         nodes=draw(nodes),
         partial=draw(st.booleans()),
-        current_version=draw(st.sampled_from([None, "v1", "v2"])),
+        release=draw(releases),
     )
 
 
@@ -83,6 +90,7 @@ def delta_from(wire: dict[str, Any]) -> StatsDelta:
         connections_truncated=wire.get("connectionsTruncated"),
         nodes=Nodes(**wire["nodes"]) if "nodes" in wire else None,
         partial=wire.get("partial"),
+        release=Release(**wire["release"]) if "release" in wire else None,
     )
 
 
@@ -94,7 +102,11 @@ def apply_as_a_page_does(wire: dict[str, Any], delta: dict[str, Any]) -> dict[st
     return {
         **wire,
         **{key: delta[key] for key in ("revision", "total")},
-        **{key: delta[key] for key in ("connectionsTruncated", "nodes", "partial", "currentVersion") if key in delta},
+        **{
+            key: delta[key]
+            for key in ("connectionsTruncated", "nodes", "partial", "currentVersion", "release")
+            if key in delta
+        },
         **{
             key: {label: count for label, count in {**wire[key], **delta[key]}.items() if count}
             for key in ("versions", "routes")
@@ -119,8 +131,8 @@ def test_a_page_that_applies_the_encoded_delta_shows_the_same(pair: tuple[Stats,
 
 @given(consecutive())
 def test_to_whoever_sees_no_routes_a_delta_tells_nothing_of_who_only_navigated(pair: tuple[Stats, Stats]) -> None:
-    before, after = (json.loads(messages.stats(stats, routes=False)) for stats in pair)
-    delta = json.loads(messages.stats_delta(diff(*pair), routes=False))
+    before, after = (json.loads(messages.stats(stats, Visibility(routes=False))) for stats in pair)
+    delta = json.loads(messages.stats_delta(diff(*pair), Visibility(routes=False)))
     shown = apply_as_a_page_does(before, delta)
     assert (shown["connections"], shown["routes"]) == (after["connections"], {})
     assert not [row for row in delta["connections"]["set"] if row in before["connections"]]

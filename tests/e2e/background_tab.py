@@ -94,8 +94,8 @@ def wait_until_a_ghost_is_dropped(server: Server) -> None:
         assert b"are-you-there" in b"".join(ghost.iter_raw())
 
 
-def gate(server: Server, timeout: str = "2s") -> int:
+def gate(server: Server, *further: str, timeout: str = "2s") -> int:
     """Run `headcount wait` for the old version, and return its exit code."""
     command = [BIN / "headcount", "wait", f"{server.url}/__skew", "--version", "v1"]
     options = ["--token", "the tests' own door", "--timeout", timeout]
-    return run([*command, *options], timeout=60).returncode
+    return run([*command, *options, *further], timeout=60).returncode

@@ -1,11 +1,15 @@
 """A real Chromium and real servers for the browser tests."""
 
+import asyncio
+import http.client
+import json
 import os
+import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from kit.processes import BIN
+from kit.proxy import Proxy
 from kit.servers import ServerProcess
 
 from . import chromium
@@ -78,9 +83,22 @@ class Server(ServerProcess):
 
     def stats(self) -> dict[str, Any]:
         """The figures, past all sessions."""
-        headers = {"authorization": "Bearer the tests' own door"}
-        found: dict[str, Any] = _client.get(f"{self.url}/__skew/admin/stats", headers=headers).json()
-        return found
+        with closing(self.connect()) as connection:
+            return read_stats(connection)
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection for `read_stats`: tests read figures often, and this costs half the CPU time of httpx."""
+        return http.client.HTTPConnection(self.host, self.port, timeout=5)
+
+
+def read_stats(connection: http.client.HTTPConnection) -> dict[str, Any]:
+    """Ask a server for its figures, past all sessions."""
+    connection.request("GET", "/__skew/admin/stats", headers={"authorization": "Bearer the tests' own door"})
+    response = connection.getresponse()
+    body = response.read()
+    assert response.status == 200, body
+    found: dict[str, Any] = json.loads(body)
+    return found
 
 
 @contextmanager
@@ -90,9 +108,10 @@ def every_total(server: Server) -> Iterator[list[int]]:
     stop = threading.Event()
 
     def look() -> None:
-        while not stop.is_set():
-            seen.append(server.stats()["total"])
-            time.sleep(0.01)
+        with closing(server.connect()) as connection:
+            while not stop.is_set():
+                seen.append(read_stats(connection)["total"])
+                time.sleep(0.01)
 
     looking = threading.Thread(target=look)
     looking.start()
@@ -101,6 +120,32 @@ def every_total(server: Server) -> Iterator[list[int]]:
     finally:
         stop.set()
         looking.join()
+
+
+@contextmanager
+def proxy_in_front_of(
+    server: Server, *, life: float | None = None, answer: Callable[[str, str], bytes | None] | None = None
+) -> Iterator[str]:
+    """Run a proxy that ends every request after `life` seconds, or answers some itself, and yield its origin."""
+    loop, stop, ports = asyncio.new_event_loop(), asyncio.Event(), queue.Queue[int]()
+
+    async def run() -> None:
+        async with Proxy(server.port) as proxy:
+            proxy.request_life, proxy.answer = life, answer
+            ports.put(proxy.port)
+            await stop.wait()
+
+    def run_and_close() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:  # it ends what is still being accepted
+            runner.run(run())
+
+    thread = threading.Thread(target=run_and_close)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{ports.get(timeout=PATIENCE)}"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
 
 
 def eventually(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:

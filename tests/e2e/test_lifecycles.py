@@ -167,7 +167,7 @@ def test_frozen_page_is_counted(asking: Server, tmp_path: Path, strategy: str, s
         eventually(lambda: routes(asking) == {"/b": 1}, "it navigates on")
         assert tab.evaluate("snapshot().status") == "open"
     eventually(lambda: asking.stats()["total"] == 0, "it is gone")
-    assert gate(asking, timeout="30s") == 0
+    assert gate(asking, "--exclude-away", timeout="30s") == 0
 
 
 @pytest.mark.parametrize("refusal", ["none", "400"])

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from headcount.core import page_lists
+from headcount.core.broken_off import BrokenOff
 from headcount.core.departures import Departures
 from headcount.core.identity import ID_BYTES, public_id
 from headcount.core.labels import OTHER
@@ -24,10 +25,18 @@ class Host:
         self.now = 100.0
         self.registry = Registry()
         self.departures = Departures(8.0)
+        self.broken_off = BrokenOff()
         self.shared: dict[str, str] = {}
         lock = threading.RLock()
         self.own = OwnTally(
-            self.registry, self.departures, lock, lambda: self.now, "v2", b"k" * 16, lambda: dict(self.shared)
+            self.registry,
+            self.departures,
+            self.broken_off,
+            lock,
+            lambda: self.now,
+            "v2",
+            b"k" * 16,
+            lambda: dict(self.shared),
         )
 
     def open(self, version: str) -> str:

@@ -20,7 +20,7 @@ from urllib.parse import urlencode, urlsplit
 from .frames import frame
 
 T = TypeVar("T")
-OUTLINE = ("connectionsTruncated", "nodes", "partial", "currentVersion", "unaccounted", "absences")
+OUTLINE = ("connectionsTruncated", "nodes", "partial", "currentVersion", "release", "unaccounted", "absences")
 """Fields of figures that a delta has when they changed."""
 BASE = "/__skew"
 
@@ -57,6 +57,8 @@ class Stream(asyncio.Protocol):
         self.ended = False
         self.status: int | None = None
         self.transport: asyncio.Transport
+        self.origin = ""
+        """Of the server."""
         self._path = path
         self._headers = headers
         self._buffer = bytearray()
@@ -140,6 +142,7 @@ class Stream(asyncio.Protocol):
             loop = asyncio.get_running_loop()
             await loop.sock_connect(sock, (parts.hostname, parts.port))
             _, stream = await loop.create_connection(lambda: cls(path, lines), sock=sock)
+            stream.origin = url
         except BaseException:
             sock.close()
             raise
@@ -187,6 +190,13 @@ class Stream(asyncio.Protocol):
         if self.figures is None:
             return None
         return {name: self.figures[name] for name in ("total", "versions", "routes")}
+
+    async def leave(self) -> None:
+        """Leave as a browser's page does that is closed: with a farewell."""
+        if self.messages:
+            with suppress(OSError):
+                await ask(self.origin, "POST", BASE + "/bye", {"connectionId": self.handle})
+        self.transport.close()
 
     def fin(self) -> None:
         """Leave as a browser does that closes a tab: without a word, by FIN."""
@@ -446,8 +456,10 @@ async def all_of(jobs: Iterable[Coroutine[Any, Any, T]], at_once: int = 64) -> l
     return await asyncio.gather(*map(one, jobs))
 
 
-async def everybody_leaves() -> None:
-    """Close every stream that is still open."""
+async def everybody_leaves(*, politely: bool = False) -> None:
+    """Close every stream that is still open; politely: with a farewell, so that none of them is away after that."""
+    if politely:
+        await all_of([stream.leave() for stream, loop in list(_open.items()) if not loop.is_closed()])
     for stream, loop in list(_open.items()):
         if loop.is_closed():  # left by a test that failed; its loop took the connection with it
             del _open[stream]

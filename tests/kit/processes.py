@@ -1,5 +1,5 @@
 """
-Start `headcount` and `uvicorn` as processes of their own, without the time in which they import what they need.
+Start `headcount` and servers as processes of their own, without the time in which they import what they need.
 
 `Popen` and `run` do what those of `subprocess` do. Processes are forks of one that has imported everything
 (kit/preloaded.py), where a test starts one of these programs and asks for nothing special; any other program is started
@@ -17,14 +17,21 @@ from pathlib import Path
 from typing import Any, AnyStr
 
 BIN = Path(sys.executable).parent
-PROGRAMS = frozenset(str(BIN / name) for name in ("headcount", "uvicorn"))
+FURTHER = frozenset({"granian", "gunicorn", "hypercorn"})
+"""Those with packages of their own; see kit/preloaded.py."""
+PROGRAMS = frozenset(str(BIN / name) for name in ("headcount", "uvicorn", *FURTHER))
+PYTHON = str(BIN / "python")
 PACKAGES = (
     "sitecustomize.py",
     "headcount",
+    "granian",
+    "gunicorn",
     "h11",
     "httptools",
+    "hypercorn",
     "starlette",
     "uvicorn",
+    "uvicorn_worker",
     "uvloop",
     "websockets",
     "wsproto",
@@ -90,11 +97,12 @@ class Popen(subprocess.Popen[AnyStr]):
         # The signature of Python 3.11 to 3.13, of which the last are `start_new_session` and `process_group`.
         _, pass_fds, cwd, env, _, _, shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *rest = others
         words = [os.fspath(arg) for arg in args] if not isinstance(args, str) else [args]
+        script = words[1:] if words[0] == PYTHON and words[1:] and words[1].endswith(".py") else words
         environment = dict(os.environ if env is None else env)
         plain = not (executable or preexec_fn or pass_fds or shell)
         if (
             not plain
-            or words[0] not in PROGRAMS
+            or (script is words and words[0] not in PROGRAMS)
             or "COVERAGE_PROCESS_CONFIG" in environment
             or os.environ.get("HEADCOUNT_TESTS_EXEC")
             or not _asks_for_nothing_special(environment)
@@ -104,8 +112,9 @@ class Popen(subprocess.Popen[AnyStr]):
             return
         self._report, theirs = socket.socketpair()
         order = {
-            "script": words[0],
-            "arguments": words[1:],
+            "further": name if (name := Path(script[0]).name) in FURTHER else None,
+            "script": script[0],
+            "arguments": script[1:],
             "environment": environment,
             "cwd": None if cwd is None else os.fspath(cwd),
             "session": bool(rest[-2]),

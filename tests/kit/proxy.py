@@ -1,8 +1,12 @@
 """A TCP proxy that a test can make slow or deaf: a network, or a load balancer that ends connections."""
 
 import asyncio
+import re
+from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Self
+
+from kit.listener import Listener
 
 
 class Proxy:
@@ -14,24 +18,26 @@ class Proxy:
         life: Seconds after which each connection is ended; None: never.
         request_life: Seconds after the client's last bytes at which its connection is ended, as load balancers limit
             each request; None: never. A browser sends several requests by one connection.
+        answer: Gives, for the method and the path of a request, the answer of the proxy itself; None: the request is
+            forwarded. Then each connection has one request.
+        requests: Method and path of each request, if there is an `answer`.
     """
 
     def __init__(self, port: int) -> None:
         self.delay = 0.0
         self.life: float | None = None
         self.request_life: float | None = None
+        self.answer: Callable[[str, str], bytes | None] | None = None
+        self.requests: list[str] = []
         self._target = port
-        self._over = False
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server
+        self._listener = Listener(self._serve)
         self._whole = asyncio.Event()
         self._whole.set()
 
     @property
     def port(self) -> int:
-        """Where it listens."""
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+        """Where it listens, also while it is away."""
+        return self._listener.port
 
     @property
     def cut(self) -> bool:
@@ -46,37 +52,51 @@ class Proxy:
             self._whole.set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        await self._listener.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        self._over = True
-        while self._tasks:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks)
+    async def __aexit__(self, *error: object) -> None:
+        """Go away: connections end, and new ones are refused. Entered again, it is back on the same port."""
+        await self._listener.__aexit__(*error)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        with suppress(OSError, asyncio.CancelledError), closing(writer):
-            if self._over:
-                return  # it was accepted at the last moment
-            there, here = await asyncio.open_connection("127.0.0.1", self._target)
-            with closing(here):
-                ways = [
-                    asyncio.ensure_future(self._forward(reader, here, self.request_life)),
-                    asyncio.ensure_future(self._forward(there, writer)),
-                ]
-                try:
-                    await asyncio.wait(ways, timeout=self.life, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for way in ways:
-                        way.cancel()
-                    await asyncio.wait(ways)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = b""
+        if self.answer is not None:
+            head, own = await self._examine(reader, self.answer)
+            if own is not None:
+                writer.write(own)
+                await writer.drain()
+                return
+        there, here = await self._listener.connect(self._target)
+        with closing(here):
+            here.write(head)
+            ways = [
+                asyncio.ensure_future(self._forward(reader, here, self.request_life)),
+                asyncio.ensure_future(self._forward(there, writer)),
+            ]
+            try:
+                await asyncio.wait(ways, timeout=self.life, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.wait(ways)
+
+    async def _examine(
+        self, reader: asyncio.StreamReader, answer: Callable[[str, str], bytes | None]
+    ) -> tuple[bytes, bytes | None]:
+        """Read the head of a request. Returns it as it is forwarded, and the proxy's own answer, if there is one."""
+        with suppress(asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
+            path = target.partition("?")[0]
+            self.requests.append(f"{method} {path}")
+            own = answer(method, path)
+            if own is None:
+                return re.sub(rb"(?i)\r\nconnection: keep-alive", b"\r\nConnection: close", head), None
+            if length := re.search(rb"(?i)\r\ncontent-length: *(\d+)", head):
+                await reader.readexactly(int(length[1]))
+            return head, own
+        raise ConnectionError
 
     async def _forward(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, patience: float | None = None

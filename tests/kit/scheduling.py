@@ -12,7 +12,11 @@ ONE_BY_ONE = (
     "tests/fleet/backends/test_conformance.py",
     "tests/fleet/backends/test_redis.py",
     "tests/fleet/backends/test_two_sites.py",
+    "tests/fleet/backends/test_neighbours.py",
     "tests/server/test_fleet.py",
+    "tests/server/test_gate_chaos.py",
+    "tests/server/test_mixed_versions.py",
+    "tests/server/test_unaccounted.py",
     "tests/server/test_uvicorn_versions.py",
 )
 """Modules whose tests share little, and wait for most of their time: each test may run on any worker."""
@@ -28,6 +32,9 @@ FIRST = (
     "tests/server/test_workers.py",
     "tests/server/test_hostile.py",
     "tests/server/test_chaos.py",
+    "tests/server/test_unaccounted.py",
+    "tests/server/test_gate_chaos.py",
+    "tests/server/test_mixed_versions.py",
     "tests/server/test_fleet_faults.py",
     "tests/server/test_cut_off.py",
     "tests/server/test_servers.py",

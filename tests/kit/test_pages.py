@@ -8,6 +8,8 @@ import warnings
 
 import pytest
 
+from kit.listener import Listener
+
 from .pages import Sse, WebSocket
 
 pytestmark = pytest.mark.anyio
@@ -45,8 +47,8 @@ async def test_a_page_that_is_refused_does_not_stay() -> None:
         writer.close()
 
     left: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+    async with Listener(refuse) as server:
         with pytest.raises(AssertionError, match="refused: 503"):
-            await Sse.open(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            await Sse.open(server.url)
         async with asyncio.timeout(5):
             assert await left == b""

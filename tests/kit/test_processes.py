@@ -28,6 +28,8 @@ sys.exit(3)
 @pytest.fixture(params=["forked", "started"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.delenv("HEADCOUNT_TESTS_EXEC", raising=False)
+    # Coverage measures only what is started.
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
     if request.param == "started":
         monkeypatch.setenv("HEADCOUNT_TESTS_EXEC", "1")
     return str(request.param)
@@ -99,6 +101,52 @@ def test_it_writes_where_this_process_writes_unless_it_is_told_where(
     written, errors = capfd.readouterr()
     assert "argv" in written
     assert errors == "an error\n"
+
+
+SPAWNING = """
+import multiprocessing, os, sys
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    for target, arguments in ((print, ("spawned",)), (sys.exit, (7,)), (os.abort, ()), (os.chdir, ("/nowhere",))):
+        process = context.Process(target=target, args=arguments)
+        process.start()
+        process.join()
+        print(process.exitcode, flush=True)
+"""
+
+
+def test_what_it_spawns_runs_and_ends_as_ever(script: str) -> None:
+    Path(script).write_text(f"#!{sys.executable}\n{SPAWNING}")
+    done = run([script], timeout=60)
+    assert done.stdout.split() == ["spawned", "0", "7", "-6", "1"]
+    assert "FileNotFoundError" in done.stderr
+
+
+IGNORING = """
+import multiprocessing, os, signal
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    for handler in (signal.SIG_IGN, signal.default_int_handler):
+        signal.signal(signal.SIGINT, handler)
+        process = context.Process(target=signal.raise_signal, args=(signal.SIGINT,))
+        process.start()
+        process.join()
+        print(process.exitcode, flush=True)
+"""
+
+
+def test_what_it_spawns_ignores_the_signals_that_it_ignores(script: str) -> None:
+    Path(script).write_text(f"#!{sys.executable}\n{IGNORING}")
+    assert run([script], timeout=60).stdout.split() == ["0", "1"]
+
+
+def test_a_script_of_python_is_forked(tmp_path: Path, way: str) -> None:
+    (tmp_path / "script.py").write_text("import sys; print(__name__, *sys.argv); sys.exit(3)")
+    command = [str(BIN / "python"), str(tmp_path / "script.py"), "one"]
+    with Popen[str](command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+        assert (process._report is not None) == (way == "forked")
+        assert process.communicate(timeout=30)[0] == f"__main__ {tmp_path / 'script.py'} one\n"
+        assert process.returncode == 3
 
 
 def test_headcount_itself(way: str) -> None:

@@ -18,7 +18,7 @@ from asgi.asgi_client import (
 )
 from headcount.core import messages
 from headcount.node import shared_streams, timers
-from headcount.node.shared_streams import MAX_TABS
+from headcount.node.shared_streams import MAX_TAB_VERSIONS, MAX_TABS
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
 
@@ -297,12 +297,68 @@ async def test_a_viewer_s_stream_cannot_be_shared() -> None:
 
 
 @asynchronous
-async def test_tabs_do_not_fill_the_server_but_their_streams_do() -> None:
-    site = Site(max_connections=2)
+async def test_tabs_fill_the_server_as_connections_do() -> None:
+    site = Site(max_connections=4)
     stream = await site.visitor.open("ws", "?shared=1")
     await report(site.visitor, stream, tab("a"), tab("b"), tab("c"))
     await site.visitor.open("ws")
     problem(await site.visitor.get("/sse"), 503, "full")
+    await report(site.visitor, stream, tab("a", route="/moved"), tab("d"), remove=("b",))
+    assert site.total == 4, "one more came when one had left"
+
+
+@asynchronous
+async def test_streams_without_tabs_fill_the_server_too() -> None:
+    site = Site(max_connections=2)
+    await site.visitor.open("ws", "?shared=1")
+    await site.visitor.open("sse", "?shared=1")
+    problem(await site.visitor.get("/sse"), 503, "full")
+
+
+@asynchronous
+async def test_a_report_of_tabs_for_which_there_is_no_room_changes_nothing() -> None:
+    site = Site(max_connections=3)
+    sse, ws = await site.visitor.open("sse", "?shared=1"), await site.visitor.open("ws", "?shared=1")
+    await report(site.visitor, sse, tab("a"))
+    await report(site.visitor, ws, tab("b"))
+    body = {"connectionId": sse.handle, "set": [tab("c"), tab("d")], "remove": []}
+    answer = await site.visitor.post("/tabs", body)
+    problem(answer, 503, "This server is full; reconnect later.")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert site.total == 2
+    await site.visitor.say(ws, {"type": "tabs", "set": [tab("e"), tab("f")], "remove": []})
+    assert await ws.closed() == (1013, "This server is full; reconnect later.")
+    await turn_until(lambda: site.total == 1)
+    assert site.node.counters["refused:full"] == 2
+
+
+@both
+@asynchronous
+async def test_a_stream_s_tabs_are_of_at_most_eight_versions(transport: str) -> None:
+    site = Site()
+    stream = await site.visitor.open(transport, "?shared=1&version=v0")
+    await report(site.visitor, stream, *(tab(f"{n}", f"v{n}") for n in range(MAX_TAB_VERSIONS)))
+    await report(site.visitor, stream, tab("a", "v1"), tab("b", ""))
+    await report(site.visitor, stream, tab("c", "new"), remove=("7",))
+    message = {"type": "tabs", "set": [tab("d", "newer")], "remove": []}
+    if isinstance(stream, WebSocket):
+        await site.visitor.say(stream, message)
+        code, reason = await stream.closed()
+        assert (code, "at most 8 versions" in reason) == (4400, True)
+    else:
+        problem(await site.visitor.post("/tabs", {**message, "connectionId": stream.handle}), 400, "at most 8 versions")
+        assert len(site.node.figures.stats().versions) == MAX_TAB_VERSIONS
+
+
+@asynchronous
+async def test_renaming_tabs_one_by_one_fills_no_more_than_eight_versions() -> None:
+    site = Site()
+    stream = await site.visitor.open("ws", "?shared=1")
+    await report(site.visitor, stream, *(tab(f"{n}") for n in range(20)))
+    for number in range(20):
+        await site.visitor.say(stream, {"type": "tabs", "set": [tab(f"{number}", f"made-up-{number}")], "remove": []})
+    await stream.closed()
+    assert len(site.node.figures.stats().versions) == 0
 
 
 @both

@@ -16,7 +16,7 @@ from kit.stores import Store
 
 from .serving import Server
 
-TOKEN = {"Authorization": "Bearer s3cret"}
+TOKEN = {"Authorization": "Bearer s3cret-of-the-tests"}
 HEALED = 20.0
 """Seconds in which everything must be right again after a fault, most of which is back-off."""
 CLOCK = 0.25
@@ -49,7 +49,7 @@ class Fleet:
             self.pages.append(await all_of([Sse.open(server.url, version="v1", route="/") for _ in range(5)]))
         await self.until_all_listed()  # nobody can know of a node that has not reached Redis yet
         for server in self.servers:
-            viewer = await Sse.open(server.url, token="s3cret", viewer=1)
+            viewer = await Sse.open(server.url, token="s3cret-of-the-tests", viewer=1)
             status, _ = await ask(
                 server.url, "POST", BASE + "/subscribe-stats", {"connectionId": viewer.handle, "deltas": True}, TOKEN
             )
@@ -141,7 +141,7 @@ async def three_nodes(program: str, clock: float = 1.0) -> AsyncIterator[Fleet]:
             stack.enter_context(
                 Server(
                     "uvicorn",
-                    admin_token="s3cret",
+                    admin_token="s3cret-of-the-tests",
                     backend=f"redis://127.0.0.1:{proxy.port}/0",
                     fleet_name="test",
                     environment={"FLEET_CLOCK": str(clock)},

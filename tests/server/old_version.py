@@ -58,14 +58,20 @@ async def upgrading(kind: str, old: Path) -> AsyncIterator[tuple[list[Server], i
             # Each has a socket of its own at one address, and the kernel chooses which gets a connection.
             port = free_port()
             servers = [
-                stack.enter_context(Server("uvicorn-fd", port=port, admin_token="s3cret", packages=where))
+                stack.enter_context(Server("uvicorn-fd", port=port, admin_token="s3cret-of-the-tests", packages=where))
                 for where in packages
             ]
         else:
             store = stack.enter_context(Store(kind))
             servers = [
                 stack.enter_context(
-                    Server("uvicorn", admin_token="s3cret", backend=store.url, fleet_name="upgrade", packages=where)
+                    Server(
+                        "uvicorn",
+                        admin_token="s3cret-of-the-tests",
+                        backend=store.url,
+                        fleet_name="upgrade",
+                        packages=where,
+                    )
                 )
                 for where in packages
             ]
@@ -130,7 +136,7 @@ def _last_release(page: Sse | WebSocket) -> str:
 
 
 async def _viewer(server: Server) -> Sse:
-    viewer = await Sse.open(server.url, token="s3cret", viewer=1)
+    viewer = await Sse.open(server.url, token="s3cret-of-the-tests", viewer=1)
     body = {"connectionId": viewer.handle, "deltas": True}
     status, _ = await ask(server.url, "POST", BASE + "/subscribe-stats", body, TOKEN)
     assert status == 200

@@ -3,10 +3,8 @@
 import http.client
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,16 +13,25 @@ from typing import Any, Self
 
 import psutil
 
+from kit.packages import installed
 from kit.processes import BIN
 from kit.servers import ServerProcess
 
 HERE = Path(__file__).parent
 VERSION = "2026.11.3"
 
+SERVE = [
+    *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking"],
+    *["--admin-token", "s3cret-of-the-tests"],
+]
+
 COMMANDS: dict[str, list[str]] = {
     "uvicorn": ["uvicorn", "{app}", "--host", "{host}", "--port", "{port}"],
     "uvicorn-no-ping": [
         *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}", "--ws-ping-interval", "86400"],
+    ],
+    "uvicorn-bounded": [
+        *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}", "--ws-max-size", "65536"],
     ],
     "uvicorn-plain": [
         *["uvicorn", "{app}", "--host", "{host}", "--port", "{port}"],
@@ -59,15 +66,15 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "hypercorn-workers": ["hypercorn", "{app}", "--bind", "{host}:{port}", "--workers", "4"],
     "headcount-workers": [
-        *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking", "--admin-token", "s3cret"],
+        *SERVE,
         *["--workers", "4"],
     ],
     "headcount-two-workers": [
-        *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking", "--admin-token", "s3cret"],
+        *SERVE,
         *["--workers", "2"],
     ],
     "headcount-chaos": [
-        *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking", "--admin-token", "s3cret"],
+        *SERVE,
         *["--workers", "3"],
     ],
     "uvicorn-takeover": [
@@ -96,7 +103,7 @@ COMMANDS: dict[str, list[str]] = {
     "uvicorn-run-takeover": ["python", str(HERE / "run.py"), "{host}", "{port}"],
     "alone": ["python", str(HERE / "alone.py"), "{host}", "{port}"],
     "headcount-serve": [
-        *["headcount", "serve", "--host", "{host}", "--port", "{port}", "--route-tracking", "--admin-token", "s3cret"],
+        *SERVE,
     ],
 }
 """By the name that tests use. `{app}` is `apps:mounted`, `apps:wrapped` or another module's."""
@@ -107,16 +114,7 @@ TAKEN_OVER = ("uvicorn-takeover", "uvicorn-takeover-asyncio", "alone")
 
 def daphne_packages() -> Path:
     """Return a folder with daphne, which is installed there once: its Twisted is nobody else's business."""
-    folder = HERE.parents[1] / ".cache" / "daphne"
-    if not folder.exists():
-        made = folder.with_name(f"daphne-{os.getpid()}")
-        subprocess.run(
-            [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", made, "daphne==4.2.*"], check=True
-        )
-        with suppress(OSError):  # another test installed it meanwhile
-            made.rename(folder)
-        shutil.rmtree(made, ignore_errors=True)
-    return folder
+    return installed("daphne==4.2.*", dependencies=True)
 
 
 @contextmanager
@@ -166,7 +164,8 @@ class Server(ServerProcess):
         self._log = Path(self._directory.name, "log")
         self._marker = Path(self._directory.name, "marker")
         # A second: most tests of dead nodes are not about what is unaccounted for meanwhile.
-        values = {"version": VERSION, "unaccounted_grace": 1, **settings}
+        # And most tests of versions are not about a fleet that settles.
+        values = {"version": VERSION, "unaccounted_grace": 1, "settle_time": 0, **settings}
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HEADCOUNT_")},
             **{f"HEADCOUNT_{name.upper()}": _text(value) for name, value in values.items()},

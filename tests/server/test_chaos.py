@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from headcount.core.broken_off import GRACE
 from kit.pages import BASE, Sse, WebSocket, all_of, ask, history
 from kit.proxy import Proxy
 from kit.stores import PROGRAMS, Store
@@ -40,15 +41,20 @@ PAGES = int(os.environ.get("CHAOS_PAGES", "1000"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 MINUTES = SECONDS >= 120
 """Whether there is time for faults that last a minute."""
-TOKEN = {"Authorization": "Bearer s3cret"}
+TOKEN = {"Authorization": "Bearer s3cret-of-the-tests"}
 LISTED = 1_000
 """Connections that a viewer is shown at most."""
 WORKERS = 3
 FLEET = 2 + WORKERS
 """Nodes: two machines with a server of one process, and one with workers."""
 
-SETTLES = 30.0
-"""Seconds after the last fault: nodes expire after nine, back-off is five at most, and the machine is busy."""
+AWAY_GRACE = 3.0
+"""Seconds for which a page that left without a farewell may come back, by servers of the tests' application."""
+SETTLES = 30.0 + GRACE
+"""
+Seconds after the last fault: nodes expire after nine, back-off is five at most, and the machine is busy. Such pages of
+`headcount serve` that stopped are unaccounted for as long as any may come back.
+"""
 GHOST = 10.0
 """Seconds in which a node that died must be out, while it can be heard who is silent."""
 REPRIEVE = 9.0
@@ -114,7 +120,14 @@ class Chaos:
     def _start(self, index: int) -> Server:
         url = f"redis://127.0.0.1:{self.proxies[index].port}/0"
         server = self._stack.enter_context(
-            Server(self.kinds[index], admin_token="s3cret", backend=url, fleet_name="chaos", route_tracking="true")
+            Server(
+                self.kinds[index],
+                admin_token="s3cret-of-the-tests",
+                backend=url,
+                fleet_name="chaos",
+                route_tracking="true",
+                environment={"AWAY_GRACE": str(AWAY_GRACE)},
+            )
         )
         self.all_servers.append(server)
         return server
@@ -211,7 +224,7 @@ class Chaos:
             self.deaf.append((started, time.monotonic() + AWAY))
 
     async def _do(self, kind: str) -> None:
-        store = self.store
+        store, started = self.store, time.monotonic()
         match kind:
             case "kill node":
                 await self._replace(signal.SIGKILL)
@@ -223,7 +236,6 @@ class Chaos:
                     self.chance.choice(workers).kill()
             case "stop node":
                 server = self.chance.choice(self.servers[:2])
-                started = time.monotonic()
                 server.process.send_signal(signal.SIGSTOP)
                 await self._while([1.0, 5.0, 11.0], 60.0)
                 server.process.send_signal(signal.SIGCONT)
@@ -242,23 +254,35 @@ class Chaos:
             case "pause":
                 store.ask("CLIENT", "PAUSE", "4000", "WRITE")
                 await asyncio.sleep(4)
+                self._no_signs(started)
             case "oom":
                 store.ask("CONFIG", "SET", "maxmemory", "1")
                 await asyncio.sleep(4)
                 store.ask("CONFIG", "SET", "maxmemory", "0")
+                self._no_signs(started)
             case "read-only":
                 store.ask("CONFIG", "SET", "min-replicas-to-write", "1")
                 await asyncio.sleep(4)
                 store.ask("CONFIG", "SET", "min-replicas-to-write", "0")
+                self._no_signs(started)
             case "flush":
                 store.ask("FLUSHALL")
             case "cut":
                 index = self.chance.randrange(len(self.proxies))
-                started = time.monotonic()
                 self.proxies[index].cut = True
                 await self._while([2.0, 6.0, 12.0], 30.0)
                 self.proxies[index].cut = False
                 self._unheard(self.servers[index], started)
+
+    def _no_signs(self, since: float) -> None:
+        """
+        Note that no node could write its sign of life.
+
+        After two such faults in a row the others take it for vanished, and after `unaccounted_grace` for gone. That is
+        two minutes, in which figures are partial; only here it is a second.
+        """
+        for server in self.servers:
+            self._unheard(server, since)
 
     def _unheard(self, server: Server, since: float) -> None:
         self.unheard += [
@@ -284,7 +308,7 @@ class Chaos:
                 continue
             async with asyncio.timeout(SETTLES):
                 while True:
-                    viewer = await Sse.open(server.url, token="s3cret", viewer=1)
+                    viewer = await Sse.open(server.url, token="s3cret-of-the-tests", viewer=1)
                     body = {"connectionId": viewer.handle, "deltas": True}
                     status, _ = await ask(server.url, "POST", BASE + "/subscribe-stats", body, TOKEN)
                     if status == 200:

@@ -27,7 +27,7 @@ COMMANDS = sorted(
     }
 )
 APP = "from apps import mounted as app, mounted_headcount as headcount\n"
-AUTH = {"Authorization": "Bearer s3cret"}
+AUTH = {"Authorization": "Bearer s3cret-of-the-tests"}
 
 
 def test_there_is_one_of_each() -> None:
@@ -44,7 +44,7 @@ def running(command: str, folder: Path) -> Iterator[tuple["subprocess.Popen[byte
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join((str(folder), str(HERE))),
         "HEADCOUNT_VERSION": "v1",
-        "HEADCOUNT_ADMIN_TOKEN": "s3cret",
+        "HEADCOUNT_ADMIN_TOKEN": "s3cret-of-the-tests",
         "UVICORN_PORT": port,
         "GRANIAN_PORT": port,
     }
@@ -71,7 +71,7 @@ async def test_a_server_that_was_started_so_counts_navigates_and_stops(command: 
         await _until_it_answers(process, url)
         pages = [await Sse.open(url, version="v1", route="/") for _ in range(6)]
         await pages[0].navigate(url, "/a")
-        viewer = await Sse.open(url, token="s3cret", viewer=1)
+        viewer = await Sse.open(url, token="s3cret-of-the-tests", viewer=1)
         subscribed = await ask(url, "POST", "/__skew/subscribe-stats", {"connectionId": viewer.handle}, AUTH)
         assert subscribed == (200, {"ok": True})
         await viewer.until_figures([("v1", "/a"), *[("v1", "/")] * 5], 60)

@@ -15,12 +15,13 @@ import pytest
 
 from kit.docs import Block, blocks
 from kit.pages import Sse, WebSocket, ask, until
+from kit.ports import free_port
 from kit.processes import BIN
-from kit.proxies import PRODUCTS, RunningProxy
+from kit.proxies import PRODUCTS, RunningProxy, program
 
 from .serving import HERE, Server
 
-TOKEN = "s3cret"
+TOKEN = "s3cret-of-the-tests"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
 CLIENT = "127.0.0.9"
 """Where the pages come from. Proxies reach the server from 127.0.0.1, which is all that it trusts."""
@@ -257,5 +258,19 @@ def test_every_block_of_the_pages_is_run_or_checked(block: Block, tmp_path: Path
                 assert line.endswith(" /commit:apphost")
         case "ts":
             assert PRODUCTS["vite"].match(block)
+        case "conf":  # directives of nginx that belong to several places
+            assert "limit_conn_zone" in block.code, "test_nginx_understands_the_limits_of_the_page"
         case other:
             raise AssertionError(f"{block.page} has a block of {other!r}; say here how it is checked")
+
+
+def test_nginx_understands_the_limits_of_the_page(tmp_path: Path) -> None:
+    product = PRODUCTS["nginx"]
+    if product.missing:
+        pytest.skip(product.missing)
+    (limits,) = (block.code for block in BLOCKS if block.language == "conf" and "limit_conn_zone" in block.code)
+    directives, _, location = limits.partition("location ")
+    config = f"{directives}\nserver {{\nlisten 80;\nlocation {location}\n}}"
+    arguments = product.prepare(tmp_path, config, free_port())
+    done = subprocess.run([str(program("nginx")), *arguments, "-t"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

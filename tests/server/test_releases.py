@@ -17,7 +17,7 @@ from .serving import Server
 
 pytestmark = pytest.mark.anyio
 
-TOKEN = {"Authorization": "Bearer s3cret"}
+TOKEN = {"Authorization": "Bearer s3cret-of-the-tests"}
 
 
 async def test_a_worker_that_takes_the_place_of_a_dead_one_knows_the_release() -> None:
@@ -47,9 +47,12 @@ async def test_a_release_says_how_many_nodes_it_reached() -> None:
         await until_current(lambda told: len(told) == 2, server)
         reached = await release(server, "v2")
         assert (reached["nodes"], reached["partial"]) == ({"reached": 2, "expected": 2}, False)
-        command = [str(BIN / "headcount"), "release", "v3", server.url, "--token", "s3cret"]
+        assert reached["unreached"] == []
+        command = [str(BIN / "headcount"), "release", "v3", server.url, "--unserved"]
+        command += ["--token", "s3cret-of-the-tests"]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (0, "v3 is current on 2 nodes.\n")
+        assert done.returncode == 0
+        assert done.stdout == "v3 is current on 2 nodes; 0 pages received it.\n"
         _, *workers = server.processes()
         workers[0].suspend()
         try:
@@ -58,6 +61,7 @@ async def test_a_release_says_how_many_nodes_it_reached() -> None:
                 while (missed := await one_try(server, "v4")) is None:
                     pass
             assert (missed["nodes"], missed["partial"]) == ({"reached": 1, "expected": 2}, True)
+            assert [each["reason"] for each in missed["unreached"]] == ["silent"]
         finally:
             workers[0].resume()
 
@@ -94,7 +98,7 @@ async def metrics(server: Server) -> str:
     reader, writer = await asyncio.open_connection(server.host, server.port)
     try:
         head = f"GET {BASE}/metrics HTTP/1.1\r\nHost: {server.host}:{server.port}\r\nConnection: close\r\n"
-        writer.write(f"{head}Authorization: Bearer s3cret\r\n\r\n".encode())
+        writer.write(f"{head}Authorization: Bearer s3cret-of-the-tests\r\n\r\n".encode())
         async with asyncio.timeout(20):
             return (await reader.read()).decode()
     finally:

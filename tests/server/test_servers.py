@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from kit.pages import Sse, WebSocket, all_of, ask
-from kit.processes import BIN
+from kit.processes import BIN, run
 
 from .serving import TAKEN_OVER, Server, daphne_packages
 
@@ -211,11 +210,9 @@ async def test_doctor_finds_servers_whose_websockets_take_few_cookies(
 ) -> None:
     with Server(command, environment={} if limit is None else {"WEBSOCKETS_MAX_LINE_LENGTH": limit}) as server:
         server.wait_ready()
-        doctor = await asyncio.create_subprocess_exec(
-            *[str(BIN / "headcount"), "doctor", server.url, "--hold", "0", "--json"], stdout=subprocess.PIPE
-        )
-        output, _ = await asyncio.wait_for(doctor.communicate(), 60)
-        [found] = [finding for finding in json.loads(output)["findings"] if finding["check"] == "cookies"]
+        arguments = [BIN / "headcount", "doctor", server.url, "--hold", "0", "--json"]
+        doctor = await asyncio.to_thread(run, arguments, timeout=60)
+        [found] = [finding for finding in json.loads(doctor.stdout)["findings"] if finding["check"] == "cookies"]
         assert (found["level"], says in found["says"]) == (level, True), found
 
 

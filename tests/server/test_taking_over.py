@@ -14,7 +14,7 @@ import pytest
 
 from kit.pages import Sse, WebSocket
 from kit.ports import free_port
-from kit.processes import BIN
+from kit.processes import BIN, Popen
 from kit.programs import make_certificate
 
 from .serving import HERE, Server
@@ -77,7 +77,7 @@ async def test_over_a_unix_socket_streams_are_taken_over() -> None:
 class _started:  # noqa: N801  reads as the statement that it is
     def __init__(self, arguments: list[str]) -> None:
         environment = {**os.environ, "HEADCOUNT_VERSION": "1", "PYTHONPATH": str(HERE)}
-        self.process = subprocess.Popen(
+        self.process = Popen[bytes](
             [BIN / "uvicorn", "apps:mounted", "--http", "apps:mounted_headcount.protocol", *arguments],
             env=environment,
             stdout=subprocess.DEVNULL,

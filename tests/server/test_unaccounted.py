@@ -41,7 +41,7 @@ class Nodes:
             stack.enter_context(
                 Server(
                     "uvicorn",
-                    admin_token="s3cret",
+                    admin_token="s3cret-of-the-tests",
                     backend=store.url,
                     fleet_name="test",
                     environment={"FLEET_CLOCK": str(CLOCK)},
@@ -147,7 +147,7 @@ async def test_only_pages_that_their_node_counted_when_it_died_take_one_off() ->
         dying, other, _ = nodes.servers
         collected = [*await pages_of(dying, 5), await Sse.open(dying.url, viewer="1", version="v1", headers=TOKEN)]
         for stream in collected[:5]:
-            stream.fin()
+            await stream.leave()
         pages = await pages_of(dying, 4) + await pages_of(dying, 2, "v2")
         await until_figures(other, lambda seen: seen["total"] == 6)
         await asyncio.sleep(3 * 3 * CLOCK)  # some signs of life, the last of which has these pages only
@@ -176,7 +176,7 @@ async def test_whoever_asks_first_after_a_node_died_learns_of_it() -> None:
         newcomer = stack.enter_context(
             Server(
                 "uvicorn",
-                admin_token="s3cret",
+                admin_token="s3cret-of-the-tests",
                 backend=nodes.store.url,
                 fleet_name="test",
                 environment={"FLEET_CLOCK": str(CLOCK)},

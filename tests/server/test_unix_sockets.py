@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from headcount.asgi.takeover.choose import TESTED
-from kit.processes import BIN
+from kit.packages import installed
+from kit.processes import BIN, Popen
 
 from .serving import HERE, daphne_packages, ended_at_last
-from .test_uvicorn_versions import installed
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +56,7 @@ mount --bind /dev/shm "$0/shm"
 mount --rbind "$0" /dev
 """
 HIDE_PROC = "mount -t tmpfs none /proc\n"
-TOKEN = "Authorization: Bearer s3cret\r\n"
+TOKEN = "Authorization: Bearer s3cret-of-the-tests\r\n"
 
 
 @pytest.mark.parametrize(("name", "workers"), SETTINGS)
@@ -89,12 +89,12 @@ def _started(
         environment = {
             **os.environ,
             "HEADCOUNT_VERSION": "1",
-            "HEADCOUNT_ADMIN_TOKEN": "s3cret",
+            "HEADCOUNT_ADMIN_TOKEN": "s3cret-of-the-tests",
             "PYTHONPATH": os.pathsep.join(map(str, filter(None, (packages, HERE)))),
         }
         program, *arguments = [word.format(path=path, workers=workers) for word in COMMANDS[name]]
         with log.open("wb") as output:
-            process = subprocess.Popen(
+            process = Popen[bytes](
                 [*prefix, BIN / program, *arguments],
                 env=environment,
                 stdout=output,

@@ -11,45 +11,23 @@ import itertools
 import json
 import re
 import socket
-import subprocess
-import sys
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from headcount.asgi.takeover.choose import TESTED
+from kit.packages import installed
 from kit.pages import Sse, WebSocket, ask
 
 from .serving import Server
 
 pytestmark = pytest.mark.anyio
 
-CACHE = Path(__file__).parents[2] / ".cache" / "uvicorn"
 NAMED = 36
 """The first minor version whose command line takes a protocol by name. An application can give it to any."""
 A_FEW = sorted({TESTED[0], NAMED, 43, 50, TESTED[-1]})
 EXTRA = re.compile(r'"(httptools|websockets)>=([\d.]+)"')
 """As pyproject.toml names what the extra needs."""
-
-
-def installed(*requirements: str) -> Path:
-    """Install packages in a folder of their own; return it."""
-    folder = CACHE / "-".join(re.sub(r"[^\w.]+", "", requirement) for requirement in requirements)
-    if not folder.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as incomplete:
-            command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--target"]
-            made = Path(incomplete) / "packages"
-            done = subprocess.run(
-                [*command, made, "--python", sys.executable, *requirements], capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, f"{requirements} cannot be installed:\n{done.stderr}"
-            with suppress(OSError):  # another test installed it meanwhile
-                made.rename(folder)
-            assert folder.exists()
-    return folder
 
 
 async def test_streams_are_taken_over_from_this_version(minor: int) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from kit.pages import BASE, Sse, WebSocket, all_of, ask
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 Opening = Callable[[], Coroutine[Any, Any, Sse | WebSocket]]
 
-TOKEN = {"Authorization": "Bearer s3cret"}
+TOKEN = {"Authorization": "Bearer s3cret-of-the-tests"}
 SERVERS = (
     "uvicorn-workers",
     "gunicorn-workers",
@@ -36,7 +37,7 @@ RESTARTING = tuple(name for name in SERVERS if name not in ("hypercorn-workers",
 def servers() -> Iterator[dict[str, Server]]:
     """Start all of them at once: most of the time goes into imports."""
     with ExitStack() as stack:
-        started = {name: stack.enter_context(Server(name, admin_token="s3cret")) for name in SERVERS}
+        started = {name: stack.enter_context(Server(name, admin_token="s3cret-of-the-tests")) for name in SERVERS}
         for server in started.values():
             server.wait_ready()
         yield started
@@ -65,7 +66,9 @@ async def test_every_worker_tells_the_figures_of_all(server: Server) -> None:
 
 
 async def test_viewers_at_every_worker_follow_all_pages(server: Server) -> None:
-    viewers = await all_of([Sse.open(server.url, token="s3cret", version="admin", viewer=1) for _ in range(12)])
+    viewers = await all_of(
+        [Sse.open(server.url, token="s3cret-of-the-tests", version="admin", viewer=1) for _ in range(12)]
+    )
     for viewer in viewers:
         await _watch(server, viewer)
     pages = await _pages(server, 20)
@@ -85,19 +88,54 @@ async def test_viewers_at_every_worker_follow_all_pages(server: Server) -> None:
     await _leave(server, [*pages, *viewers])
 
 
+async def test_a_log_out_at_any_worker_ends_the_ticket_and_its_streams_at_all(server: Server) -> None:
+    cookies = [await _logged_in(server) for _ in range(2)]
+    opens: list[Opening] = [
+        partial(kind.open, server.url, cookie=cookie, viewer=1) for cookie in cookies for kind in (Sse, WebSocket) * 6
+    ]
+    viewers = await all_of([open_() for open_ in opens])
+    for viewer, cookie in zip(viewers, [cookie for cookie in cookies for _ in range(12)], strict=True):
+        if isinstance(viewer, WebSocket):
+            viewer.send({"type": "subscribe-stats"})
+        else:
+            assert await viewer.post(server.url, "/subscribe-stats", cookie) == 200
+        await viewer.until(lambda s: bool(s.of_type("stats")))
+    status, _ = await ask(server.url, "POST", BASE + "/log-out", {}, {"Cookie": cookies[0]})
+    assert status == 200
+    for viewer in viewers[:12]:
+        await viewer.until(lambda s: bool(s.of_type("stats-unauthorized")))
+    for cookie, expected in zip(cookies, (403, 200), strict=True):
+        for _ in range(12):  # each on a connection of its own, so at different workers
+            status, _ = await ask(server.url, "GET", BASE + "/admin/stats", None, {"Cookie": cookie})
+            assert status == expected
+    assert not any(viewer.of_type("stats-unauthorized") for viewer in viewers[12:])
+    await _leave(server, viewers)
+
+
+async def _logged_in(server: Server) -> str:
+    """Return the cookie that a log-in sets."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.post(server.url + BASE + "/log-in", json={"token": "s3cret-of-the-tests"})
+    assert answer.status_code == 200
+    return answer.headers["set-cookie"].partition(";")[0]
+
+
 async def test_any_post_may_land_on_any_worker(server: Server) -> None:
     page = await Sse.open(server.url)
     for number in range(20):
         assert await page.post(server.url, "/route", route=f"/{number}") == 200
         assert (await _stats(server))["routes"] == {f"/{number}": 1}
-    for number in range(10):
-        assert await page.post(server.url, "/subscribe-stats") == 200
-        await page.until(lambda s: len(s.of_type("stats-unauthorized")) > number)  # noqa: B023  awaited at once
-    assert not page.of_type("stats")
+    # A page each: the right of one is checked once in some seconds.
+    strangers = await all_of([Sse.open(server.url) for _ in range(10)])
+    for stranger in strangers:
+        assert await stranger.post(server.url, "/subscribe-stats") == 200
+    for stranger in strangers:
+        await stranger.until(lambda s: bool(s.of_type("stats-unauthorized")))
+        assert not stranger.of_type("stats")
     await _watch(server, page)
     for _ in range(10):
         assert await page.post(server.url, "/unsubscribe-stats") == 200
-    await _leave(server, [page])
+    await _leave(server, [page, *strangers])
 
 
 async def test_tabs_may_be_reported_to_any_worker(server: Server) -> None:
@@ -145,7 +183,7 @@ async def test_all_connections_are_paged_over_all_workers(server: Server) -> Non
 @pytest.mark.exclusive
 @pytest.mark.parametrize("name", RESTARTING)
 async def test_a_killed_worker_is_gone_at_once_and_replaced(name: str) -> None:
-    with Server(name, admin_token="s3cret") as server:
+    with Server(name, admin_token="s3cret-of-the-tests") as server:
         server.wait_ready()
         await _all_there(server)
         pages = await _pages(server, 40)
@@ -203,7 +241,7 @@ async def test_a_stopped_worker_makes_figures_partial_and_comes_back() -> None:
 
 
 async def test_who_asks_for_the_figures_of_now_learns_that_a_worker_does_not_answer() -> None:
-    with Server("headcount-workers", admin_token="s3cret") as server:
+    with Server("headcount-workers", admin_token="s3cret-of-the-tests") as server:
         server.wait_ready()
         pages = await _pages(server, 20)
         whole = await _stats(server)
@@ -223,7 +261,7 @@ async def test_workers_without_a_directory_say_so_and_mark_their_figures(name: s
     directory = tmp_path / f"headcount-{os.geteuid()}"
     directory.mkdir()
     directory.chmod(0o755)  # others may look inside, and would know who is there
-    with Server(name, admin_token="s3cret", environment={"XDG_RUNTIME_DIR": str(tmp_path)}) as server:
+    with Server(name, admin_token="s3cret-of-the-tests", environment={"XDG_RUNTIME_DIR": str(tmp_path)}) as server:
         server.wait_ready()
         pages = await _pages(server, 8)
         _, seen = await ask(server.url, "GET", BASE + "/admin/stats", headers=TOKEN)
@@ -235,7 +273,10 @@ async def test_workers_without_a_directory_say_so_and_mark_their_figures(name: s
 
 
 async def test_two_servers_of_one_application_are_two_fleets() -> None:
-    with Server("uvicorn-workers", admin_token="s3cret") as one, Server("uvicorn-workers", admin_token="s3cret") as two:
+    with (
+        Server("uvicorn-workers", admin_token="s3cret-of-the-tests") as one,
+        Server("uvicorn-workers", admin_token="s3cret-of-the-tests") as two,
+    ):
         one.wait_ready()
         two.wait_ready()
         await _pages(one, 10)
@@ -314,13 +355,13 @@ async def _viewer_elsewhere(server: Server, page: Sse | WebSocket) -> Sse:
     for _ in range(
         20
     ):  # where each worker has a socket of its own, chance decides, and a paused one would keep its share
-        viewer = await Sse.open(server.url, token="s3cret", viewer=1)
+        viewer = await Sse.open(server.url, token="s3cret-of-the-tests", viewer=1)
         if viewer.handle[:12] != page.handle[:12]:
             break
         viewer.fin()
     else:
         with _paused(await _process_of(server, page)):
-            viewer = await Sse.open(server.url, token="s3cret", viewer=1)
+            viewer = await Sse.open(server.url, token="s3cret-of-the-tests", viewer=1)
     await _watch(server, viewer)
     return viewer
 

@@ -115,7 +115,8 @@ def _browser() -> Iterator[Text]:
 
 
 def _commands() -> Iterator[Text]:
-    context = click.Context(cli, info_name="headcount")
+    # The settings of a command say which options ask for help; a command keeps the first answer that it gives.
+    context = click.Context(cli, info_name="headcount", **cli.context_settings)
     yield from _help(cli, context)
     texts = list(_help_of_commands(cli, context))
     users = Counter(text.text for text in texts)
@@ -126,7 +127,7 @@ def _help_of_commands(group: click.Group, context: click.Context) -> Iterator[Te
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
-        inner = click.Context(command, info_name=name, parent=context)
+        inner = click.Context(command, info_name=name, parent=context, **command.context_settings)
         yield from _help(command, inner)
         if isinstance(command, click.Group):
             yield from _help_of_commands(command, inner)

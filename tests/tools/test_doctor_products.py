@@ -1,13 +1,28 @@
 """Proxies are named by their headers, and told what the docs tell."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
 from headcount.tools.doctor.products import MENDS, mend, products
+from kit.docs import section_of
 
 PAGE = (Path(__file__).parents[2] / "docs/doctor.md").read_text("utf-8")
+PRODUCTS = ("nginx", "Traefik", "Caddy", "HAProxy", "Envoy", "AWS ALB", "Google Cloud", "Cloudflare", "IIS")
+NOT_OF_PROXIES = {
+    "Other sites",  # a setting of Headcount
+    "Cookies",  # the ASGI server
+    "Statistics",  # not known
+    "Refused",
+    "Connections",  # uvicorn
+    "Service workers",
+    "Clock",
+    "Processes",
+}
+"""Sections whose cause is elsewhere."""
+
 SOURCE = Path(__file__).parents[2] / "src/headcount/tools/doctor"
 
 
@@ -61,3 +76,25 @@ def test_each_finding_leads_to_a_section_of_the_page() -> None:
     assert len(named) > 10
     assert named <= sections
     assert set(MENDS) <= sections
+
+
+def test_each_fault_and_warning_has_a_section() -> None:
+    without = []
+    found = 0
+    for path in SOURCE.glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "add":
+                levels = {node.value for node in ast.walk(call.args[1]) if isinstance(node, ast.Constant)}
+                found += bool(levels & {"fault", "warning"})
+                if levels & {"fault", "warning"} and "section" not in {keyword.arg for keyword in call.keywords}:
+                    without.append(f"{path.name}:{call.lineno}")
+    assert found > 25
+    assert without == []
+
+
+@pytest.mark.parametrize("section", sorted(set(re.findall(r"^## (.+)$", PAGE, re.MULTILINE)) - NOT_OF_PROXIES))
+def test_each_cause_that_a_proxy_can_be_has_a_row_for_each_product(section: str) -> None:
+    text = section_of("docs/doctor.md", f"{section}\n")
+    named = ", ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| "))
+    also = re.findall(r"When (.+) notice it was not tried", text)
+    assert [product for product in PRODUCTS if product not in f"{named}, {also}"] == []

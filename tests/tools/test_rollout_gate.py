@@ -2,13 +2,24 @@
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.core.stats import Absence, Nodes, Stats
+from headcount.core.stats import Absence, Nodes, Stats, VersionCount
 from headcount.core.time_to_go import NEVER
-from headcount.tools.rollout_gate import BASE_HELD, Base, Bound, Judge, Selection, Verdict
+from headcount.tools.rollout_gate import (
+    BASE_HELD,
+    HOLD,
+    KNOWN_HOLD,
+    Base,
+    Bound,
+    Judge,
+    Selection,
+    Verdict,
+    away_sentence,
+)
 
 
 def figures(*, partial: bool = False, **versions: int) -> Stats:
@@ -50,10 +61,22 @@ def test_an_unknown_current_version_is_lost_contact_only_for_who_waits_for_outda
 
 
 def test_versions_that_are_not_counted_apart_may_be_the_one() -> None:
-    stats = Stats(total=7, versions={"new": 3, "(other)": 4})
+    stats = Stats(total=8, versions={"new": 3, "unknown": 1, "(other)": 4})
     assert Selection("version", "old").left(stats, None) == 4
-    assert Selection("version", "new").left(stats, None) == 3
-    assert Selection("not-version", "new").left(stats, None) == 4
+    assert Selection("version", "new").left(stats, None) == 7, "also when some of it are counted apart"
+    assert Selection("version", "unknown").left(stats, None) == 1, "which is always counted apart"
+    assert Selection("not-version", "new").left(stats, None) == 5
+    assert Selection("outdated").left(stats, "new") == 5
+
+
+@pytest.mark.parametrize(("least", "most"), [(3, 3), (3, 5)])
+def test_what_the_server_says_of_one_version_replaces_what_may_be(least: int, most: int) -> None:
+    stats = Stats(total=7, versions={"v1": 3, "(other)": 4}, of_version=VersionCount("v1", least, most))
+    assert Selection("version", "v1").left(stats, None) == most
+    assert Selection("not-version", "v1").left(stats, None) == 7 - least
+    assert Selection("outdated").left(stats, "v1") == 7 - least
+    assert Selection("version", "v2").left(stats, None) == 4, "it says nothing of another"
+    assert Selection("outdated").left(stats, "v2") == 7
 
 
 @pytest.mark.parametrize(
@@ -278,3 +301,90 @@ def test_the_base_agrees_with_every_window(steps: list[tuple[float, int]]) -> No
 
     held = [least(at) for at, _ in samples if at - BASE_HELD >= samples[0][0]]
     assert base_of(*samples) == (max(held) if held else min(left for _, left in samples))
+
+
+def away(known: bool = True, **versions: int) -> Stats:
+    return Stats(total=1, versions={"new": 1}, away=versions, away_known=known)
+
+
+@pytest.mark.parametrize(
+    ("selection", "count"),
+    [
+        (Selection("version", "old"), 5),
+        (Selection("version", "unknown"), 4),
+        (Selection("version", "absent"), 3),
+        (Selection("not-version", "new"), 6),
+        (Selection("not-version", "absent"), 8),
+        (Selection("outdated"), 6),
+    ],
+)
+def test_pages_that_broke_off_count_like_those_that_are_left(selection: Selection, count: int) -> None:
+    stats = Stats(away={"old": 2, "new": 2, "unknown": 1, "(other)": 3})
+    assert selection.away(stats, "new") == count
+
+
+def test_without_a_current_version_nobody_who_broke_off_is_known_to_be_outdated() -> None:
+    assert Selection("outdated").away(Stats(away={"old": 2}), None) == 0
+
+
+def test_it_does_not_hold_while_a_page_may_come_back() -> None:
+    watched = judge(hold=1)
+    verdict = watched.look(0, away(old=2), None)
+    assert (verdict.left, verdict.away, verdict.held, verdict.done) == (0, 2, None, False)
+    assert watched.look(40, away(old=1), None).done is False
+    assert watched.look(48, away(), None).held == 0
+    assert watched.look(49, away(), None).done is True
+
+
+def test_a_bound_and_a_share_are_of_those_that_are_left_and_those_that_broke_off() -> None:
+    stats = Stats(total=1, versions={"old": 1}, away={"old": 2}, away_known=True)
+    assert judge(bound=Bound(3)).look(0, stats, None).done is True
+    assert judge(bound=Bound(2)).look(0, stats, None).done is False
+    assert judge(bound=Bound(3, percent=True, of=100)).look(0, stats, None).done is True
+    assert judge(bound=Bound(2, percent=True, of=100)).look(0, stats, None).done is False
+
+
+def test_who_says_how_long_it_must_hold_waits_for_nobody_who_broke_off() -> None:
+    stats = Stats(away={"old": 2}, away_known=True)
+    watched = Judge(Selection("version", "old"), Bound(0), 3.0, 0, include_away=False)
+    assert watched.look(0, stats, None).held == 0
+    verdict = watched.look(3, stats, None)
+    assert (verdict.done, verdict.away) == (True, 2)
+
+
+def test_it_holds_longer_while_a_node_cannot_say_who_broke_off() -> None:
+    watched = Judge(Selection("version", "old"), Bound(0), HOLD, 0, KNOWN_HOLD)
+    assert watched.look(0, away(known=False), None).held == 0
+    assert watched.look(47, away(known=False), None).done is False
+    assert watched.hold == HOLD
+    assert watched.look(47.5, away(), None).done is True, "now every node says so"
+    assert watched.hold == KNOWN_HOLD
+    unknown = Judge(Selection("version", "old"), Bound(0), HOLD, 0, KNOWN_HOLD)
+    unknown.look(0, away(known=False), None)
+    assert unknown.look(HOLD, away(known=False), None).done is True
+
+
+def test_pages_that_were_told_to_reconnect_have_as_long_as_those_that_broke_off() -> None:
+    """Their first attempt may fail, and the next is later than the time for which they are on their way."""
+    left = Absence("a", 1, {"old": 1}, "leaving", 0)
+    watched = Judge(Selection("version", "old"), Bound(0), HOLD, 0, KNOWN_HOLD)
+    watched.look(0, msgspec.structs.replace(away(), partial=True, absences=(left,)), None)
+    assert watched.look(13, away(), None).done is False
+    assert watched.look(HOLD - 0.1, away(), None).done is False
+    assert watched.look(HOLD, away(), None).done is True
+    watched.look(60, msgspec.structs.replace(away(), partial=True, absences=(left,)), None)
+    watched.look(70, Stats(total=1, versions={"old": 1}, away_known=True), None)
+    assert watched.look(100, away(), None).held == 0
+    assert watched.look(107, away(), None).done is False
+    assert watched.look(108, away(), None).done is True
+
+
+@pytest.mark.parametrize(
+    ("count", "sentence"),
+    [
+        (1, "1 page broke off and may return within 48 s"),
+        (1200, "1,200 pages broke off and may return within 48 s"),
+    ],
+)
+def test_how_many_broke_off_in_words(count: int, sentence: str) -> None:
+    assert away_sentence(count) == sentence

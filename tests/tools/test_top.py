@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from textual.events import Key, Paste
+from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, Static
 
 from headcount.client import RemoteConnections, use_active_connections
+from headcount.core.current_version import Release
 from headcount.core.stats import Absence, ConnectionInfo, Nodes, NodeShare, Stats
 from headcount.errors import Refused
 from headcount.tools import top
@@ -26,7 +28,11 @@ ROWS = (
 
 
 MIXED = Stats(total=3, versions={"v1": 3}, nodes=Nodes(3, 3, {"v2": 2, "v1": 1}))
-SHARES = [NodeShare("node", 2, reporting=True, silent=0.0), NodeShare("other", 0, reporting=False, silent=6.2)]
+ORPHANED = Stats(total=3, nodes=Nodes(3, 3, {"v1": 2}), release=Release("orphaned", "v2"))
+SHARES = [
+    NodeShare("node", 2, reporting=True, silent=0.0, version="v1"),
+    NodeShare("other", 0, reporting=False, silent=6.2),
+]
 
 
 async def two_nodes() -> list[NodeShare]:
@@ -92,6 +98,14 @@ async def test_filter_lists_what_matches_and_escape_ends_it(monkeypatch: pytest.
         assert app.focused is table
 
 
+async def settle(pilot: Pilot[Any], done: Callable[[], bool]) -> None:
+    """Wait until the keys have had their effect; a pause ends earlier on a busy machine."""
+    deadline = time.monotonic() + 30
+    await pilot.pause()
+    while not done() and time.monotonic() < deadline:
+        await pilot.pause(0.01)
+
+
 def type_at_once(app: Top, *keys: str) -> None:
     """Press keys without a pause, as a fast typist or a terminal without bracketed paste does."""
     names = {"/": "slash", " ": "space"}
@@ -120,7 +134,7 @@ async def test_keys_after_the_slash_go_to_the_filter_at_any_speed(
     app, _ = dashboard(monkeypatch)
     async with app.run_test(size=(80, 24)) as pilot:
         type_at_once(app, *keys)
-        await pilot.pause()
+        await settle(pilot, lambda: app._filter == value)
         assert app.is_running
         assert app.query_one("#filter", Input).value == value
         assert app.query_one("#filter").region.height > 0
@@ -135,7 +149,7 @@ async def test_the_focus_that_comes_late_leaves_the_first_keys(monkeypatch: pyte
         type_at_once(app, "/", "v")
         await pilot.pause()
         type_at_once(app, "2")
-        await pilot.pause()
+        await settle(pilot, lambda: app._filter == "v2")
         assert app._filter == "v2"
 
 
@@ -144,8 +158,8 @@ async def test_keys_after_the_filter_are_shortcuts_at_any_speed(monkeypatch: pyt
     app, _ = dashboard(monkeypatch)
     async with app.run_test(size=(80, 24)) as pilot:
         type_at_once(app, "/", *"v2", *(["alt+c"] if end == "alt" else [end, "c"]))
-        await pilot.pause()
         cleared = end in ("escape", "alt")
+        await settle(pilot, lambda: shown(app) == ["#connections"])
         assert app._filter == ("" if cleared else "v2")
         assert (app.query_one("#filter").region.height > 0) is not cleared
         assert shown(app) == ["#connections"]
@@ -157,15 +171,15 @@ async def test_pasted_text_is_a_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         app.post_message(Paste("/shopping\nq"))
         app.post_message(Key("x", "x"))
-        await pilot.pause()
+        await settle(pilot, lambda: app._filter == "/shoppingx")
         assert app._filter == "/shoppingx"
         type_at_once(app, "escape", "/", "v")
         app.post_message(Paste("1"))
-        await pilot.pause()
+        await settle(pilot, lambda: app._filter == "v1")
         assert app._filter == "v1"
         type_at_once(app, "escape")
         app.post_message(Paste("\n"))
-        await pilot.pause()
+        await settle(pilot, lambda: app.query_one("#filter").region.height == 0)
         assert app.query_one("#filter").region.height == 0, "there is nothing to filter by"
 
 
@@ -175,11 +189,11 @@ async def test_a_click_decides_where_keys_go(monkeypatch: pytest.MonkeyPatch) ->
         await pilot.press("/", *"v2")
         await pilot.click("#connections")
         type_at_once(app, "c")
-        await pilot.pause()
+        await settle(pilot, lambda: shown(app) == ["#connections"])
         assert shown(app) == ["#connections"]
         await pilot.click("#filter", offset=(20, 1))
         type_at_once(app, "c")
-        await pilot.pause()
+        await settle(pilot, lambda: app._filter == "v2c")
         assert app._filter == "v2c"
 
 
@@ -270,8 +284,8 @@ async def test_nodes_are_shown_where_there_are_several_and_room(
         app.refresh_figures()
         await app.workers.wait_for_complete([worker for worker in app.workers if worker.group == "nodes"])
         panel = app.query_one("#nodes", Counts)
-        assert panel._counts == ({"node": 2, "other": 0} if seen else {})
-        assert panel._marks == ({"other": Mark("silent 6 s", "yellow")} if seen else {})
+        assert panel._counts == ({"node v1": 2, "other unknown": 0} if seen else {})
+        assert panel._marks == ({"other unknown": Mark("silent 6 s", "yellow")} if seen else {})
 
 
 async def test_nodes_that_cannot_be_had_are_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +329,11 @@ async def test_pause_holds_the_picture_still(monkeypatch: pytest.MonkeyPatch) ->
         ({"status": "open", "is_stale": True}, "catching up"),
         ({"stats": Stats(partial=True, nodes=Nodes(4, 5))}, "PARTIAL  4 of 5 nodes"),
         ({"stats": MIXED, "current_version": None}, "current: unknown (nodes by version v1: 1, v2: 2)"),
+        ({"stats": MIXED, "current_version": "v2"}, "current: v2 (nodes by version v1: 1, v2: 2)"),
+        (
+            {"stats": ORPHANED, "current_version": None},
+            "current: unknown, no node serves v2, which was declared (nodes by version v1: 2, unknown: 1)",
+        ),
     ],
 )
 async def test_what_colour_says_a_word_says_too(
@@ -329,12 +348,31 @@ async def test_what_colour_says_a_word_says_too(
 
 
 async def test_what_is_not_known_is_no_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    app, _ = dashboard(
+    app, live = dashboard(
         monkeypatch, status="reconnecting", authorized=None, stats=Stats(), error="There is no such host."
     )
     async with app.run_test(size=(80, 24)):
         app.refresh_figures()
         assert str(app.query_one("#number", Static).content) == "no figures yet"
+        assert app.query_one("#connections", DataTable).border_title == "Connections: …"
+        for part in ("#versions", "#routes"):
+            assert str(app.query_one(part, Counts).render()) == "…"
+        show(live, stats=Stats(revision=1))
+        app.refresh_figures()
+        assert app.query_one("#connections", DataTable).border_title == "Connections: 0"
+        assert str(app.query_one("#versions", Counts).render()) == "none"
+
+
+async def test_a_resize_shows_the_figures_that_came_meanwhile_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, live = dashboard(monkeypatch, authorized=None, status="connecting")
+    monkeypatch.setattr(top, "REFRESH", 3_600.0)  # nothing but the resize refreshes the figures
+    async with app.run_test(size=(80, 24)) as pilot:
+        show(live)
+        await pilot.resize_terminal(130, 40)
+        await settle(pilot, lambda: "3 connections" in str(app.query_one("#number", Static).content))
+        assert "3 connections" in str(app.query_one("#number", Static).content)
+        await settle(pilot, lambda: app.query_one("#connections").region.right == 130)
+        assert app.query_one("#connections").region.right == 130
 
 
 async def test_losing_the_right_ends_it_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,24 +5,24 @@ Tests: tests/asgi/test_figures.py, tests/asgi/test_small_endpoints.py, tests/tes
 """
 
 from collections.abc import Callable
-from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..authorization.authorizer import Grant
-from ..core import identity, messages, paging
+from ..authorization.tokens import is_same
+from ..core import identity, paging
 from ..core.address import AddressGaps
-from ..core.labels import UNKNOWN, parse_version
-from ..core.stats import ConnectionInfo, Stats, unaccounted_fields
-from ..errors import Busy, Malformed
+from ..core.labels import parse_build_id, parse_version
+from ..core.stats import ConnectionInfo, unaccounted_fields
+from ..core.visibility import Visibility
+from ..errors import Busy, Malformed, Unserved, Unsettled
 from ..node.figures import FigureReader
 from ..node.fleet_commands import FleetCommands
 from ..node.node import Node
 from .client_posts import read_json
 from .exchange import Exchange
 from .request_head import RequestHead
-from .responses import Problem, respond
+from .responses import Problem, respond, respond_json
 
 if TYPE_CHECKING:
     from ..metrics import Collector, Scope
@@ -32,7 +32,9 @@ MAX_PAGE = 1_000
 
 
 class _Release(msgspec.Struct):
-    version: str
+    version: str = ""
+    unserved: bool | None = None
+    settled: bool = False
 
 
 _decode_release = msgspec.json.Decoder(_Release)
@@ -62,7 +64,7 @@ class Admin:
         node: Node,
         figures: FigureReader,
         commands: FleetCommands,
-        make_collector: "Callable[[Scope], Collector]",
+        make_collector: "Callable[[Scope, Visibility], Collector]",
         address_gaps: AddressGaps,
     ) -> None:
         self._node = node
@@ -75,31 +77,51 @@ class Admin:
         """
         Answer with version and uptime, without figures: no right is needed.
 
-        With `seen=1` it also holds how the request arrived, for `headcount doctor`: what a proxy made of it.
+        With `seen=1` it also holds how the request arrived, for `headcount doctor`: what a proxy made of it. With
+        `version=V`, for a page of that version that has no stream, also what `connected` would say: `currentVersion`,
+        absent while it is not known, and `outdated`, null while that is not known.
 
         Raises:
+            Malformed: V is not a version.
             Problem: 503, with `ready=1`: this server should get no traffic yet, or no more.
         """
         node, head = self._node, exchange.head
-        query = head.query(("seen", "ready"))
+        query = head.query(("seen", "ready", "version"))
         if query.get("ready") == "1":
             reason = node.unready_reason(head.scope.get("server"))
             if reason is not None:
                 raise Problem(503, reason, [(b"retry-after", b"1")])
         answer = {"ok": True, "version": node.config.version, "uptime": round(node.clock() - node.started, 3)}
+        if asked := query.get("version"):
+            version, current = parse_version(asked), self._figures.current_version
+            answer["outdated"] = None if current is None else version != current
+            if current is not None:
+                answer["currentVersion"] = current
         if query.get("seen") == "1":
             names = ("cf-connecting-ip", "x-forwarded-for", "x-real-ip", "forwarded")
             answer["seen"] = {
                 "httpVersion": head.scope.get("http_version", ""),
                 "forwarded": [name for name in names if head.header(name.encode()) is not None],
             }
-        await exchange.respond_json(answer)
+        # Any page may ask in the mode no-cors, in which it cannot read the answer: so the client tells a server that
+        # does not allow its page from a network that is away.
+        await respond_json(exchange.send, answer, exchange.cors, b"cross-origin")
 
     async def stats(self, exchange: Exchange) -> None:
-        """Answer with the figures of the fleet, as far as the grant lets them be seen."""
-        grant = _grant_of(exchange)
-        stats = await self._figures.fresh_stats(rows=grant.connections)
-        await exchange.respond_json(self._with_gap(visible_stats(stats, grant), grant))
+        """
+        Answer with the figures of the fleet, as far as the grant lets them be seen.
+
+        With `version=V` also with `ofVersion`: `{version, least, most}`, whatever many other versions there are. The
+        two differ while a node counts V together with others and cannot tell them apart.
+
+        Raises:
+            Malformed: V is not a version, or comes twice.
+        """
+        visibility = exchange.visibility
+        asked = exchange.head.query(("version",)).get("version")
+        version = parse_version(asked) if asked else None
+        stats = await self._figures.fresh_stats(rows=visibility.connections, version=version)
+        await exchange.respond_json(self._with_gap(visibility.stats(stats).to_dict(), visibility))
 
     async def connections(self, exchange: Exchange) -> None:
         """
@@ -111,43 +133,44 @@ class Admin:
                 questions to other nodes are open.
             Malformed: A bad limit, cursor or sort, a parameter twice, or an unknown one.
         """
-        grant = _grant_of(exchange)
-        if not grant.connections:
+        visibility = exchange.visibility
+        if not visibility.connections:
             raise Problem(
                 403, "You may not see the connection list; authorize_stats must return Grant(connections=True)."
             )
         # Strict: with a misspelt filter ignored, the answer would be that to another question.
         query = exchange.head.query(("version", "route", "sort", "limit", "cursor"), strict=True)
-        if "route" in query and not grant.routes:
+        if "route" in query and not visibility.shows("route"):
             raise Problem(
                 403, "You may not filter by route; leave it out. authorize_stats must return Grant(routes=True)."
             )
         try:
-            rows, cursor, partial = await (self._page if "sort" not in query else self._sorted_page)(grant, query)
+            rows, cursor, partial = await (self._page if "sort" not in query else self._sorted_page)(visibility, query)
         except Busy as error:
             raise Problem(503, str(error), [(b"retry-after", b"1")]) from None
         stats = await self._figures.fresh_stats(rows=False)
         page = {
-            "connections": messages.rows(rows, routes=grant.routes, ips=grant.ips),
+            "connections": visibility.rows(rows),
             "cursor": cursor,
             "total": stats.total,
             "nodes": msgspec.to_builtins(stats.nodes),
             "partial": stats.partial or partial,
         }
-        await exchange.respond_json(self._with_gap(page, grant))
+        await exchange.respond_json(self._with_gap(page, visibility))
 
-    async def _page(self, _: Grant, query: dict[str, str]) -> tuple[list[ConnectionInfo], str | None, bool]:
+    async def _page(self, _: Visibility, query: dict[str, str]) -> tuple[list[ConnectionInfo], str | None, bool]:
         limit, cursor = _limit(query.get("limit")), _parse_cursor(query.get("cursor"))
         page = await self._commands.page(
             version=query.get("version"), route=query.get("route"), limit=limit, cursor=cursor
         )
         return page.rows, None if page.cursor is None else f"{page.cursor.node}:{page.cursor.after}", page.partial
 
-    async def _sorted_page(self, grant: Grant, query: dict[str, str]) -> tuple[list[ConnectionInfo], str | None, bool]:
+    async def _sorted_page(
+        self, visibility: Visibility, query: dict[str, str]
+    ) -> tuple[list[ConnectionInfo], str | None, bool]:
         order = paging.parse_order(query["sort"])
         # An order would reveal what the viewer may not see.
-        hidden = {"route": not grant.routes, "ip": not grant.ips}
-        if hidden.get(order.by):
+        if not visibility.shows(order.by):
             raise Problem(403, f"You may not sort by {order.by}; authorize_stats must return Grant({order.by}s=True).")
         cursor = query.get("cursor")
         rows, more, partial = await self._commands.sorted_page(
@@ -159,23 +182,25 @@ class Admin:
         )
         return rows, paging.write_cursor(order, rows[-1]) if more and rows else None, partial
 
-    def _with_gap(self, figures: dict[str, Any], grant: Grant) -> dict[str, Any]:
+    def _with_gap(self, figures: dict[str, Any], visibility: Visibility) -> dict[str, Any]:
         """Add the reason why addresses are not known, for who may see addresses."""
-        if grant.connections and grant.ips and (reason := self._address_gaps.reason()) is not None:
+        if visibility.connections and visibility.ips and (reason := self._address_gaps.reason()) is not None:
             figures["ipsUnknown"] = reason.value
         return figures
 
     async def nodes(self, exchange: Exchange) -> None:
         """
-        Answer with the share of each node: `{shares, nodes, partial}`, this node first; and `cutAfterMs`, if this node
-        knows it. Durations in ms.
+        Answer with the share of each node: `{shares, nodes, partial}`, this node first. Durations in ms. `version` of a
+        share is null while it is not known which version the node serves.
 
-        With `{unaccounted, absences}`, if connections are unaccounted for.
+        With `cutAfterMs`, the shortest limit that clients have proven to a node, if there is one; `strangers`, the ids
+        of nodes with another secret, if there are any; `{unaccounted, absences}`, if connections are unaccounted for.
         """
         shares = await self._figures.shares()
         stats = self._figures.stats(rows=False)
         cut_after = self._node.cut_after
         limit = {} if cut_after is None else {"cutAfterMs": round(cut_after * 1000)}
+        strangers = sorted(self._node.border.strangers)
         await exchange.respond_json(
             {
                 "shares": [
@@ -184,12 +209,14 @@ class Admin:
                         "total": share.total,
                         "reporting": share.reporting,
                         "silentMs": round(share.silent * 1000),
+                        "version": share.version,
                     }
                     for share in shares
                 ],
                 "nodes": msgspec.to_builtins(stats.nodes),
                 "partial": stats.partial,
                 **limit,
+                **({"strangers": strangers} if strangers else {}),
                 **unaccounted_fields(stats.absences),
             }
         )
@@ -220,17 +247,23 @@ class Admin:
 
     async def release(self, exchange: Exchange) -> None:
         """
-        Declare the version in the body current and answer `{ok, version, told, nodes, partial, alreadyCurrent}`.
+        Declare the version in the body current and answer
+        `{ok, version, told, nodes, partial, alreadyCurrent, unreached}`; `unreached` holds `{node, reason}` of the
+        nodes that did not. With `"settled": true` instead of a version, that is the one that the fleet has settled on.
 
         Raises:
-            Problem: 400, 413 or 415.
-            Malformed: The version is not a version.
+            Problem: 400, 413 or 415; 409 for a version that no node serves, if the body says `"unserved": false`, and
+                when the fleet has not settled.
+            Malformed: The version is not a version, or is missing; or there are both.
         """
         body = await read_json(self._node, exchange.head, exchange.receive, _decode_release)
-        version = parse_version(body.version)
-        if version == UNKNOWN:
-            raise Malformed("The version is empty or 'unknown'; send the build id that is current now.")
-        outcome = await self._commands.release(version)
+        if body.settled and body.version:
+            raise Malformed('The body has a version and "settled": true; send one of the two.')
+        try:
+            version = await self._commands.settled_version() if body.settled else parse_build_id(body.version)
+            outcome = await self._commands.release(version, unserved=body.unserved)
+        except (Unserved, Unsettled) as error:
+            raise Problem(409, str(error)) from None
         await exchange.respond_json(
             {
                 "ok": True,
@@ -239,12 +272,13 @@ class Admin:
                 "nodes": {"reached": outcome.reached, "expected": outcome.expected},
                 "partial": outcome.partial,
                 "alreadyCurrent": outcome.already_current,
+                "unreached": [each._asdict() for each in outcome.unreached],
             }
         )
 
     async def metrics(self, exchange: Exchange) -> None:
         """
-        Answer a scrape.
+        Answer a scrape as far as the grant lets the figures be seen.
 
         Raises:
             Problem: 501 without the package that writes the format.
@@ -259,15 +293,21 @@ class Admin:
         try:
             from ..metrics import render
 
-            collector = self._make_collector(scope)
+            collector = self._make_collector(scope, exchange.visibility)
         except ImportError:
             raise Problem(501, "Metrics need prometheus-client; run: pip install 'headcount[metrics]'.") from None
         body, content_type = render(collector, exchange.head.header(b"accept") or "")
         await respond(exchange.send, 200, body, content_type.encode("ascii"), exchange.cors)
 
 
-def not_authorised(head: RequestHead) -> Problem:
+def not_authorised(head: RequestHead, *, has_hook: bool) -> Problem:
     """Make the problem of a request without the right: 401 when a log-in could help, 403 when there is a session."""
+    if has_hook and head.is_rebound:
+        return Problem(
+            403,
+            f"Host is {(head.header(b'host') or '')[:100]!r}, but the request came to a loopback address. If this "
+            "server is reached under that name, add the name to allowed_hosts, or use the admin token.",
+        )
     if head.header(b"authorization") is None and head.header(b"cookie") is not None:
         return Problem(403, "You are not authorised to see statistics; sign in as a user whom authorize_stats allows.")
     return Problem(
@@ -277,27 +317,12 @@ def not_authorised(head: RequestHead) -> Problem:
     )
 
 
-def visible_stats(stats: Stats, grant: Grant) -> dict[str, Any]:
-    """Return the figures as far as a grant lets them be seen, in the wire's shape."""
-    shown = stats.to_dict()
-    if not grant.routes:
-        shown["routes"] = {}
-    rows = messages.rows(stats.connections, routes=grant.routes, ips=grant.ips) if grant.connections else ()
-    shown["connections"] = msgspec.to_builtins(rows)
-    return shown
-
-
 def has_metrics_token(token: str | None, head: RequestHead) -> bool:
     """Say whether a request carries the token of its own that metrics may have."""
     sent = head.bearer_token
     if token is None or sent is None:
         return False
-    return compare_digest(sent.encode("latin-1", "replace"), token.encode())
-
-
-def _grant_of(exchange: Exchange) -> Grant:
-    assert exchange.grant is not None, "the operation asks for one"
-    return exchange.grant
+    return is_same(sent.encode("latin-1", "replace"), token.encode())
 
 
 def _limit(text: str | None) -> int:

@@ -9,18 +9,22 @@ Tests: tests/asgi/test_endpoints.py, tests/asgi/test_streams.py, tests/asgi/test
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..authorization.authorizer import AuthorizeHook, Authorizer
+from ..authorization.authorizer import AuthorizeHook, Authorizer, runs_in_thread
 from ..authorization.inner_request import InnerRequests
+from ..authorization.kept_headers import KeptHeaders
+from ..authorization.threads import MAX_THREADS
+from ..authorization.tokens import Tickets
 from ..config import Config
 from ..core.address import AddressGaps
-from ..core.labels import UNKNOWN, parse_version
+from ..core.labels import UNKNOWN, parse_build_id, parse_version
 from ..core.stats import Stats
+from ..core.visibility import EVERYTHING, Visibility
 from ..errors import ConfigError, Malformed
 from ..live.in_process import LocalConnections
 from ..node.hooks import CloseHook, Hooks, OpenHook, RouteHook, validate_hook
@@ -32,7 +36,7 @@ from .request_head import RequestHead, endpoint_of
 from .stream_request import StreamGate
 
 if TYPE_CHECKING:
-    from ..metrics import Collector
+    from ..metrics import Collector, MetricLabels
 
 
 class Settings(TypedDict, total=False):
@@ -47,11 +51,14 @@ class Settings(TypedDict, total=False):
     cookie: str | Literal[False]
     backend: str
     fleet_name: str | None
+    fleet_secret: str | list[str] | tuple[str, ...]
     admin_token: str | None
     metrics_token: str | None
     authorize_url: str | None
+    authorize_headers: list[str] | tuple[str, ...]
     allowed_origins: list[str] | tuple[str, ...]
     public_origins: list[str] | tuple[str, ...]
+    allowed_hosts: list[str] | tuple[str, ...]
     trusted_proxies: list[str] | tuple[str, ...]
     stats_interval: float
     keepalive_interval: float
@@ -64,11 +71,17 @@ class Settings(TypedDict, total=False):
     body_timeout: float
     reconnect_spread: float
     unaccounted_grace: float
+    settle_time: float
+    state_file: str | None
+    known_versions: str | list[str] | tuple[str, ...]
     max_connections: int | None
+    max_connections_per_address: int | None
+    max_opens_per_second: int | None
     max_listed_connections: int
     max_versions: int
     max_routes: int
     max_queued_messages: int
+    max_messages_per_second: int
     max_metric_labels: int
 
 
@@ -94,21 +107,29 @@ class Headcount:
     def __init__(self, **settings: Unpack[Settings]) -> None:
         self.config = Config.load(settings)
         self._hooks = Hooks(self.config.hook_timeout)
-        self._authorizer = Authorizer(self.config.admin_token, self.config.authorize_timeout)
-        if self.config.authorize_url is not None:
-            from ..authorization.by_url import ask_url
-
-            self._authorizer.hook = ask_url(self.config.authorize_url, self.config.authorize_timeout)
-        inner_requests = InnerRequests(
-            self._authorizer, self.config.base_path, forget_address=self.config.ip_tracking is False
+        tickets = Tickets(self.config.admin_token, self.config.fleet_name or self.config.base_path)
+        kept = KeptHeaders(self.config.ip_tracking, self.config.authorize_headers)
+        self._authorizer = Authorizer(
+            self.config.admin_token, self.config.authorize_timeout, self.config.host_rules(), tickets
         )
+        close_hook: Callable[[], Coroutine[Any, Any, None]] | None = None
+        if self.config.authorize_url is not None:
+            from ..authorization.by_url import UrlCheck
+
+            hook = UrlCheck(self.config.authorize_url, self.config.authorize_timeout, kept.credentials)
+            self._authorizer.hook, close_hook = hook, hook.close
+            self._authorizer.asks_url = True
+        inner_requests = InnerRequests(self._authorizer, self.config.base_path, kept)
         self.node = Node(
             self.config,
             self._hooks,
             ordinal=_next_ordinal(self.config.base_path),
             check_from_description=inner_requests.check_from_description,
+            tickets=tickets,
         )
         """The connections of this process, for integrations and metrics."""
+        self.node.on_leave = close_hook
+        self._check_runner = self.node.check_runner
         self._figures = self.node.figures
         self._commands = self.node.commands
         self._viewers = self.node.viewers
@@ -117,12 +138,14 @@ class Headcount:
         self._endpoints = Endpoints(
             host,
             StreamGate(host, self._figures),
-            self.node.check_runner,
+            self._check_runner,
             inner_requests,
             Admin(self.node, self._figures, self._commands, self._make_collector, gaps),
             gaps,
+            self.node.log_outs,
         )
         self._protocol: type[asyncio.Protocol] | None = None
+        self._metric_labels: MetricLabels | None = None
 
     @property
     def base_path(self) -> str:
@@ -161,6 +184,9 @@ class Headcount:
         if self._authorizer.hook is not None:
             raise ConfigError("authorize_stats (or authorize_url) is set already; combine the rules in one function.")
         self._authorizer.hook = hook
+        if runs_in_thread(hook):
+            # Else those who wait would wait for a thread, where whoever comes first is first.
+            self._check_runner.limit_to(MAX_THREADS)
         return hook
 
     def on_connection_open(self, hook: OpenHook) -> OpenHook:
@@ -226,40 +252,64 @@ class Headcount:
         """Ask every page to reconnect elsewhere, spread over time, and end its stream; refuse new streams."""
         self.node.drain()
 
-    def is_client_outdated(self, request: HTTPConnection) -> bool:
-        """
-        Say whether a request comes from a page of another version than this server's.
+    @property
+    def current_version(self) -> str | None:
+        """The version that is current in the fleet; None: it is not known, as in a rolling update without a release."""
+        return self._figures.current_version
 
-        The version is in the header `x-headcount-version` or in the cookie. A request without one is not outdated:
-        programs that call an API have no version.
+    def is_client_outdated(self, request: HTTPConnection, *, query: str | None = "version") -> bool:
         """
-        version = request.headers.get("x-headcount-version")
-        if not version:
-            version = RequestHead(request.scope, "", self._endpoints.rules).cookie_version
-        return version not in (UNKNOWN, self.config.version)
+        Say whether a request comes from a page of another version than the current one.
+
+        The page's version is in the header `x-headcount-version`, else in a query parameter, else in the cookie. A
+        request without one is not outdated: programs that call an API have no version. While it is not known which
+        version is current, as in a rolling update without a release, nobody is outdated.
+
+        Args:
+            request: The request.
+            query: Name of the query parameter; None: the application uses one of that name for something else.
+        """
+        current = self.current_version
+        version = self._client_version(request, query)
+        return current is not None and version not in (UNKNOWN, current)
+
+    def _client_version(self, request: HTTPConnection, query: str | None) -> str:
+        try:
+            if named := request.headers.get("x-headcount-version"):
+                return parse_version(named)
+            head = RequestHead(request.scope, "", self._endpoints.rules)
+            if query is not None and (named := head.query((query,)).get(query)):
+                return parse_version(named)
+        except Malformed:
+            return UNKNOWN
+        return head.cookie_version
 
     def use_active_connections(self) -> LocalConnections:
         """Return the figures as observable values, inside this process."""
         return LocalConnections(self._figures, self._viewers)
 
-    async def release(self, version: str) -> int:
+    async def release(self, version: str, *, unserved: bool | None = None) -> int:
         """
         Declare a version current, and send it to every open page.
+
+        Args:
+            version: The build id.
+            unserved: Whether it may be a version that no node serves, because another server delivers the front end.
+                None: it may.
 
         Returns:
             The number of streams that it was sent to, on the nodes that answered within 2 s; the others learn of it
             when they can be reached. 0 if the version is current already.
 
         Raises:
-            ConfigError: The version is empty, too long, or has control characters.
+            ConfigError: The version is empty, too long, reserved, or has invisible characters.
+            Unserved: No node serves it, and `unserved` is False.
         """
         try:
-            checked = parse_version(version)
+            checked = parse_build_id(version)
         except Malformed as error:
             raise ConfigError(str(error)) from None
-        if checked == UNKNOWN:
-            raise ConfigError("The version is empty or 'unknown'; give the build id that is current now.")
-        return (await self._commands.release(checked)).streams
+        return (await self._commands.release(checked, unserved=unserved)).streams
 
     def collector(self, scope: Literal["fleet", "node"] = "fleet") -> "Collector":
         """
@@ -273,14 +323,28 @@ class Headcount:
         try:
             from ..metrics import SCRAPE_LINGER
 
-            return self._make_collector(scope, SCRAPE_LINGER)
+            return self._make_collector(scope, linger=SCRAPE_LINGER)
         except ImportError:
             raise ConfigError("Metrics need prometheus-client; run: pip install 'headcount[metrics]'") from None
 
-    def _make_collector(self, scope: Literal["fleet", "node"], linger: float | None = None) -> "Collector":
-        from ..metrics import Collector
+    def _make_collector(
+        self, scope: Literal["fleet", "node"], visibility: Visibility = EVERYTHING, linger: float | None = None
+    ) -> "Collector":
+        from ..metrics import Collector, MetricLabels
 
-        return Collector(self.node, self._figures, self._viewers, self._hooks, self._authorizer, scope, linger)
+        if self._metric_labels is None:
+            self._metric_labels = MetricLabels(self.config.max_metric_labels)
+        return Collector(
+            self.node,
+            self._figures,
+            self._viewers,
+            self._hooks,
+            self._authorizer,
+            scope,
+            linger,
+            labels=self._metric_labels,
+            visibility=visibility,
+        )
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """Answer `base_path` in front of any ASGI application; everything else goes to it untouched."""

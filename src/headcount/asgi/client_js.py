@@ -16,7 +16,7 @@ from .responses import Problem, respond
 
 _PLACEHOLDER: Final = '"__HEADCOUNT_DEFAULTS__"'
 
-SCRIPTS: Final = frozenset({"/client.js", "/element.js", "/shared.js"})
+SCRIPTS: Final = frozenset({"/client.js", "/element.js", "/shared.js", "/release.js", "/release-element.js"})
 """What is served; the others import the first, from beside them."""
 
 _MAX_MADE: Final = 16
@@ -52,7 +52,7 @@ class ClientScript:
             await send({"type": "http.response.start", "status": 304, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
             return
-        await respond(send, 200, body, b"text/javascript; charset=utf-8", headers, b"no-cache")
+        await respond(send, 200, body, b"text/javascript; charset=utf-8", headers, b"no-cache", b"cross-origin")
 
     def read(self, endpoint: str, base_path: str) -> tuple[bytes, bytes]:
         """

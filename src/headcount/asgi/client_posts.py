@@ -1,7 +1,7 @@
 """
-The POSTs of SSE pages: navigate, subscribe, unsubscribe, report tabs.
+The POSTs of pages: navigate, subscribe, unsubscribe, report tabs, say goodbye.
 
-Tests: tests/asgi/test_abuse.py, tests/asgi/test_streams.py.
+Tests: tests/asgi/test_abuse.py, tests/asgi/test_streams.py, tests/asgi/test_farewells.py.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from starlette.types import Receive
 
 from ..authorization.authorizer import AuthorizationCheck
 from ..core import identity, messages
-from ..errors import Busy, Malformed, TooLarge, UnknownConnection
+from ..errors import Busy, Malformed, TooLarge, TooManyMessages, UnknownConnection
 from ..node.node import Node
 from .exchange import Exchange
 from .one_step import Suspended, run_one_step
@@ -27,6 +27,7 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     "/subscribe-stats": msgspec.json.Decoder(messages.SubscribeBody),
     "/unsubscribe-stats": msgspec.json.Decoder(messages.UnsubscribeBody),
     "/tabs": msgspec.json.Decoder(messages.TabsBody),
+    "/bye": msgspec.json.Decoder(messages.ByeBody),
 }
 PATHS: Final = frozenset(_DECODERS)
 
@@ -60,33 +61,39 @@ async def serve_post(node: Node, exchange: Exchange, make_check: Callable[[], Au
         make_check: Makes the check of the right to watch, on this very request.
 
     Raises:
-        Problem: 400, 404, 413, 415 or 503.
+        Problem: 400, 404, 413, 415, 429 or 503.
     """
-    check_content_type(exchange.head)
+    # A beacon, which is all that a page can send while it is left, is sent as text: JSON would need a preflight.
+    check_content_type(exchange.head, "text/plain" if exchange.head.endpoint == "/bye" else None)
     try:
-        body = await read_body(node, exchange.head, exchange.receive)
-        handle, message = read_command(exchange.head.endpoint, body)
-        coroutine = node.dispatch(handle, message, make_check)
+        await _run_command(node, exchange, make_check)
     except Malformed as error:
         raise Problem(400, str(error)) from None
-    try:
-        if coroutine is not None:
-            await coroutine
     except UnknownConnection as error:
         raise Problem(404, str(error)) from None
+    except TooManyMessages as error:
+        raise Problem(429, str(error), [(b"retry-after", b"1")]) from None
     except Busy as error:
         raise Problem(503, str(error), [(b"retry-after", b"1")]) from None
     await exchange.send({"type": "http.response.start", "status": 200, "headers": [*OK.headers, *exchange.cors]})
     await exchange.send({"type": "http.response.body", "body": OK.body})
 
 
-def check_content_type(head: RequestHead) -> None:
-    """Raise 415 unless the Content-Type is JSON, or there is none."""
+async def _run_command(node: Node, exchange: Exchange, make_check: Callable[[], AuthorizationCheck]) -> None:
+    body = await read_body(node, exchange.head, exchange.receive)
+    handle, message = read_command(exchange.head.endpoint, body)
+    coroutine = node.dispatch(handle, message, make_check)
+    if coroutine is not None:
+        await coroutine
+
+
+def check_content_type(head: RequestHead, other: str | None = None) -> None:
+    """Raise 415 unless the Content-Type is JSON or `other`, or there is none."""
     content_type = head.header(b"content-type")
     if content_type is None or content_type == "application/json":
         return
     content_type = content_type.partition(";")[0].strip().lower()
-    if content_type != "application/json":
+    if content_type not in ("application/json", other):
         raise Problem(415, f"The Content-Type is {content_type[:100]}; send JSON with Content-Type: application/json.")
 
 
@@ -107,6 +114,8 @@ def read_command(path: str, data: bytes) -> tuple[str, messages.ClientMessage]:
             return body.connection_id, messages.SubscribeStats(deltas)
         case messages.TabsBody(set=tabs, remove=remove):
             return body.connection_id, messages.checked_tabs(tabs, remove)
+        case messages.ByeBody(tab=tab):
+            return body.connection_id, messages.checked_bye(tab)
         case messages.UnsubscribeBody():
             return body.connection_id, messages.UnsubscribeStats()
         case _:

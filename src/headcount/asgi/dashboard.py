@@ -59,21 +59,26 @@ class Dashboard:
             Problem: 404.
         """
         scope, send, endpoint = exchange.scope, exchange.send, exchange.head.endpoint
-        name = endpoint.removeprefix(PREFIX).lstrip("/")
-        if not name:
-            if not scope["path"].endswith("/"):
-                # The page's own links are relative, as is this one: a proxy may have cut off what stands before.
-                query: bytes = scope["query_string"]
-                location = b"dashboard/?" + query if query else b"dashboard/"
-                await respond(send, 308, b"", b"text/plain", [(b"location", location)])
-                return
-            name = "index.html"
+        if endpoint == PREFIX:
+            # The page's own links are relative, as is this one: a proxy may have cut off what stands before.
+            query: bytes = scope["query_string"]
+            location = b"dashboard/?" + query if query else b"dashboard/"
+            await respond(send, 308, b"", b"text/plain", [(b"location", location), *exchange.cors])
+            return
+        name = endpoint.removeprefix(f"{PREFIX}/") or "index.html"
         files = self._read()
         if name not in files:
             raise Problem(404, f"No file at {endpoint[:200]}; open the dashboard at dashboard/.")
         # Names of assets hold a hash of what is in them.
         caching = b"no-store" if name == "index.html" else b"public, max-age=31536000, immutable"
-        await respond(send, 200, files[name], _TYPES[name.rpartition(".")[2]], _SECURITY, caching)
+        await respond(send, 200, files[name], _TYPES[name.rpartition(".")[2]], (*_SECURITY, *exchange.cors), caching)
+
+    async def redirect(self, exchange: Exchange) -> None:
+        """Lead a browser from the base path, which people open because they know it, to the page."""
+        path: str = exchange.scope["path"]
+        folder = "" if path.endswith("/") else self._config.base_path.rpartition("/")[2] + "/"
+        headers = [(b"location", f"{folder}dashboard/".encode()), *exchange.cors]
+        await respond(exchange.send, 307, b"", b"text/plain", headers)
 
     def _read(self) -> dict[str, bytes]:
         """Return all files by name. Only these names are served, so no path of a request reaches the file system."""

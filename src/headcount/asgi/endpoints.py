@@ -20,12 +20,13 @@ from ..authorization.deferred import DeferredCheckMaker, HandshakeTemplate
 from ..authorization.inner_request import PATH as AUTHORIZE
 from ..authorization.inner_request import InnerRequestCheck, InnerRequests
 from ..core.address import AddressGap, AddressGaps
-from ..core.ends import CROSS_SITE, MALFORMED, NO_WEBSOCKET, End
+from ..core.ends import CROSS_SITE, FULL_ADDRESS, MALFORMED, NO_WEBSOCKET, WRONG_HOST, End
 from ..core.origin import NO_SITE, OriginVerdict, is_proxy_header
 from ..core.payload import Payload
 from ..errors import Malformed
 from ..log_throttle import LogThrottle
 from ..node.check_runner import CheckRunner
+from ..node.log_outs import LogOuts
 from ..node.stream_host import StreamHost
 from . import client_posts, log_in
 from .admin import Admin, has_metrics_token, not_authorised
@@ -37,7 +38,7 @@ from .exchange import Exchange
 from .handover import sse_offer, websocket_offer
 from .log_in import LogIn
 from .request_head import RequestHead, RequestRules
-from .responses import Headers, Problem, respond_problem
+from .responses import VARY, VARY_BASE, VARY_LINK, VARY_ORIGIN, Headers, Problem, respond_problem
 from .sse_session import SseSession, ignore
 from .stream_request import StreamGate, StreamRefused
 from .ws_session import WebSocketSession, needs_handshake, send_close
@@ -46,6 +47,17 @@ logger = logging.getLogger("headcount")
 
 PREFLIGHT_AGE: Final = 7_200
 """Seconds for which browsers may keep the answer to a preflight; none keeps it longer."""
+
+_BASE: Final = "/"
+"""The base path itself. It is no endpoint: from there, browsers are led to the dashboard."""
+
+_LINKED: Final = frozenset({_BASE, DASHBOARD, f"{DASHBOARD}/"})
+"""
+What a link of another site may open: the page of the dashboard, which holds no figures and cannot be framed, and what
+leads there.
+"""
+
+_WRONG_HOST: Final = "Host is {!r}, which is not in allowed_hosts; use a name that is, or add this one."
 
 _USUAL_HEADERS: Final = b"content-type, authorization"
 _MAX_REQUESTED_HEADERS: Final = 2_048
@@ -95,6 +107,7 @@ class Endpoints:
         inner_requests: Check rights with the application's own session and user.
         admin: Answers operators.
         address_gaps: Why addresses of clients are not known, which `admin` says.
+        log_outs: End tickets of the dashboard.
     """
 
     def __init__(
@@ -105,6 +118,7 @@ class Endpoints:
         inner_requests: InnerRequests,
         admin: Admin,
         address_gaps: AddressGaps,
+        log_outs: LogOuts,
     ) -> None:
         self.host = host
         self.node = host.node
@@ -115,9 +129,11 @@ class Endpoints:
         self._inner_requests = inner_requests
         self._admin = admin
         self._template: HandshakeTemplate | None = None
+        self.bystander: ASGIApp | None = None
+        """The application that Headcount is wrapped round, if that has no part in a request for Headcount."""
         self._client_script = ClientScript(self.config)
         self._dashboard = Dashboard(self.config)
-        self._log_in = LogIn(host.node)
+        self._log_in = LogIn(host.node, log_outs, inner_requests.authorizer.wrong_tokens)
         self._log_throttle = LogThrottle()
         self._address_gaps = address_gaps
         self._logged_gaps: set[AddressGap] = set()
@@ -176,9 +192,9 @@ class Endpoints:
             return await self._open_websocket(head, receive, send, wrapped_app)
         if scope["method"] == "HEAD":
             send = _without_body(send)
-        cors: Headers = ()
+        cors: Headers = _vary(head.endpoint)
         try:
-            cors = self.cors_headers(head)
+            cors = (*cors, *self.cors_headers(head))
             return await self._dispatch(Exchange(head, receive, send, cors, wrapped_app))
         except Malformed as error:
             await respond_problem(send, Problem(400, str(error)), cors)
@@ -207,17 +223,20 @@ class Endpoints:
         Raises:
             Problem: 403.
         """
-        if head.endpoint == "/health":
-            return ()
         allowed = head.cors_origin
+        if head.endpoint == "/health" and allowed is None:
+            return ()
         if allowed is not None:
             cors = (
                 (b"access-control-allow-origin", allowed.encode("latin-1")),
                 (b"access-control-expose-headers", b"retry-after"),
-                (b"vary", b"origin"),
             )
             return cors if allowed == "*" else (*cors, (b"access-control-allow-credentials", b"true"))
-        if head.origin_verdict is OriginVerdict.FOREIGN and head.endpoint not in SCRIPTS:
+        if (
+            head.origin_verdict is OriginVerdict.FOREIGN
+            and head.endpoint not in SCRIPTS
+            and not (head.endpoint in _LINKED and head.is_link)
+        ):
             # A browser may say that a page is another site's without saying which.
             self._log_foreign(head)
             raise _foreign("This request", head.origin)
@@ -233,6 +252,14 @@ class Endpoints:
                 "proxy pass Host on with its port (nginx: proxy_set_header Host $http_host), or add the origin to "
                 "public_origins. If it is another site of yours, add it to allowed_origins.%s",
                 head.origin[:200],
+                (head.header(b"host") or "")[:200],
+                suppressed,
+            )
+
+    def _log_host(self, head: RequestHead) -> None:
+        if (suppressed := self._log_throttle.suffix_if_due("host")) is not None:
+            logger.warning(
+                "Refused a request: Host is %r, which is not in allowed_hosts.%s",
                 (head.header(b"host") or "")[:200],
                 suppressed,
             )
@@ -256,17 +283,21 @@ class Endpoints:
     def template(self, scope: Scope, wrapped_app: ASGIApp | None) -> HandshakeTemplate:
         """Make the template for all WebSocket handshakes on the path that this one came on."""
         prefix = RequestHead(scope, "/ws", self.rules).prefix
-        return HandshakeTemplate(self._inner_requests, scope, prefix, wrapped_app)
+        return HandshakeTemplate(self._inner_requests, scope, prefix, self._asked(wrapped_app))
 
     def deferred_check_maker(self, head: RequestHead, wrapped_app: ASGIApp | None) -> DeferredCheckMaker:
         """Return the maker of a WebSocket's authorization check, which keeps what that needs of the handshake."""
         wildcard = head.origin_verdict is OriginVerdict.WILDCARD
         scope = head.scope_without_credentials() if wildcard else head.scope
         template = self._template
-        if template is None or not template.fits(scope, wrapped_app):
+        if template is None or not template.fits(scope, self._asked(wrapped_app)):
             # The newest is kept, because nearly all come by one path.
             template = self._template = self.template(scope, wrapped_app)
         return DeferredCheckMaker(template, scope.get("client"), scope["headers"])
+
+    def _asked(self, wrapped_app: ASGIApp | None) -> ASGIApp | None:
+        """Return the application that a check of a right passes through; None: it goes to the authorizer at once."""
+        return None if wrapped_app is self.bystander else wrapped_app
 
     def _check(self, head: RequestHead, wrapped_app: ASGIApp | None) -> InnerRequestCheck:
         wildcard = head.origin_verdict is OriginVerdict.WILDCARD
@@ -281,11 +312,19 @@ class Endpoints:
         head, method = exchange.head, exchange.scope["method"]
         if head.endpoint == AUTHORIZE and await self._inner_requests.answer(exchange.scope, exchange.send):
             return None
+        if (defect := head.defect) is not None:
+            raise Malformed(defect)
+        if not head.is_for_this_server:
+            self._log_host(head)
+            raise Problem(403, _WRONG_HOST.format((head.header(b"host") or "")[:100]))
         operation = self.find_operation(head.endpoint)
+        if operation is None and head.endpoint == _BASE and method in ("GET", "HEAD") and head.accepts_html:
+            await self._dashboard.redirect(exchange)
+            return None
         if operation is None:
             known = ", ".join(sorted(self.operations))
-            raise Problem(404, f"No endpoint at {head.endpoint[:100]}; the endpoints are {known}.")
-        if method == "OPTIONS" and exchange.cors:
+            raise Problem(404, f"No endpoint at {head.endpoint[:48]}; the endpoints are {known}.")
+        if method == "OPTIONS" and head.cors_origin is not None and head.endpoint != "/health":
             await _answer_preflight(exchange, operation)
             return None
         if method != operation.method and not (method == "HEAD" and operation.method == "GET" and operation.allow_head):
@@ -295,13 +334,15 @@ class Endpoints:
             exchange = exchange._replace(grant=await self._check_access(exchange, operation.access))
         return await operation.handler(exchange)
 
-    async def _check_access(self, exchange: Exchange, access: Access) -> Grant | None:
+    async def _check_access(self, exchange: Exchange, access: Access) -> Grant:
         head = exchange.head
         if access is Access.METRICS and has_metrics_token(self.config.metrics_token, head):
-            return None
-        grant = await self._check_runner.run(self._check(head, exchange.wrapped_app))
+            return Grant()
+        grant = await self._check_runner.run(self._check(head, exchange.wrapped_app), for_request=True)
         if grant is None:
-            raise not_authorised(head)
+            if head.bearer_token is not None and (self.config.admin_token or self.config.metrics_token):
+                await self._log_in.hold_back()
+            raise not_authorised(head, has_hook=self._inner_requests.authorizer.hook is not None)
         if access is Access.RELEASE and not grant.release:
             raise Problem(403, "You may not declare releases; authorize_stats must return Grant(release=True).")
         if access is Access.FIGURES and not self.config.connection_tracking:
@@ -318,7 +359,8 @@ class Endpoints:
         except StreamRefused as refused:
             self.node.counters["reconnects"] += refused.reconnect
             seconds = max(1, self.host.admission.reconnect_delay() // 1000)
-            raise Problem(503, refused.end.reason, [(b"retry-after", b"%d" % seconds)]) from None
+            status = 429 if refused.end is FULL_ADDRESS else 503
+            raise Problem(status, refused.end.reason, [(b"retry-after", b"%d" % seconds)]) from None
         session = SseSession(exchange.send, stream)
         stays = session.open(stream, sse_offer(exchange.scope), exchange.cors)
         return session.serve(exchange.receive, ignore) if stays else None
@@ -327,6 +369,11 @@ class Endpoints:
         self, head: RequestHead, receive: Receive, send: Send, wrapped_app: ASGIApp | None
     ) -> StreamTask | None:
         await receive()  # websocket.connect
+        if head.defect is not None or not head.is_for_this_server:
+            if head.defect is None:
+                self._log_host(head)
+            await _refuse(send, WRONG_HOST)
+            return None
         if head.origin_verdict is OriginVerdict.FOREIGN or head.endpoint != "/ws":
             # Before accepting, a close is an HTTP 403: the handshake itself is refused. The extension for HTTP
             # responses could say why, but uvicorn logs an error each time, and strangers could fill its log.
@@ -375,6 +422,15 @@ async def _ask_for_handshake(exchange: Exchange) -> None:
     if origin and exchange.head.judge_handshake(origin) is OriginVerdict.FOREIGN:
         raise _foreign("The handshake of this WebSocket", origin)
     raise needs_handshake(exchange.scope, asked_by_page=bool(origin))
+
+
+def _vary(endpoint: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the header that tells caches which request headers decide about an answer, if any do."""
+    if endpoint == _BASE:
+        return (VARY_BASE,)
+    if endpoint in SCRIPTS or endpoint == "/health":
+        return (VARY_ORIGIN,)
+    return (VARY_LINK if endpoint in _LINKED else VARY,)
 
 
 def _foreign(what: str, origin: str | None) -> Problem:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..authorization.authorizer import Grant
+from ..core.visibility import Visibility
 from .request_head import RequestHead
 from .responses import Headers, respond_json
 
@@ -21,7 +22,7 @@ class Exchange(NamedTuple):
     receive: Receive
     send: Send
     cors: Headers
-    """To be sent with every response."""
+    """To be sent with every response: what caches and pages of other origins must know."""
     wrapped_app: ASGIApp | None
     """The application that Headcount is wrapped round, if it is."""
     grant: Grant | None = None
@@ -31,6 +32,12 @@ class Exchange(NamedTuple):
     def scope(self) -> Scope:
         """The ASGI scope."""
         return self.head.scope
+
+    @property
+    def visibility(self) -> Visibility:
+        """What the viewer may see of the figures; whoever answers with figures passes them through it."""
+        assert self.grant is not None, "the operation asks for a grant"
+        return Visibility.of(self.grant)
 
     async def respond_json(self, content: Mapping[str, Any]) -> None:
         """Answer 200 and a JSON object."""

@@ -40,12 +40,22 @@ class StaticResponse(NamedTuple):
     body: bytes
 
 
-def _headers(content_type: bytes, size: int, caching: bytes = b"no-store") -> tuple[tuple[bytes, bytes], ...]:
+VARY_ORIGIN: Final = (b"vary", b"origin")
+VARY: Final = (b"vary", b"origin, sec-fetch-site")
+VARY_LINK: Final = (b"vary", b"origin, sec-fetch-site, sec-fetch-mode, sec-fetch-dest")
+VARY_BASE: Final = (b"vary", b"accept, origin, sec-fetch-site, sec-fetch-mode, sec-fetch-dest")
+"""Which headers decide whether a page may have the answer; a shared cache must not give it to another page."""
+
+
+def _headers(
+    content_type: bytes, size: int, caching: bytes = b"no-store", embedders: bytes = b"same-origin"
+) -> tuple[tuple[bytes, bytes], ...]:
     return (
         (b"content-type", content_type),
         (b"content-length", b"%d" % size),
         (b"cache-control", caching),
         (b"x-content-type-options", b"nosniff"),
+        (b"cross-origin-resource-policy", embedders),
     )
 
 
@@ -59,21 +69,35 @@ async def respond(
     content_type: bytes,
     headers: Headers = (),
     caching: bytes = b"no-store",
+    embedders: bytes = b"same-origin",
 ) -> None:
-    """Send a response. `caching` is its only cache-control: of several, the strictest would win."""
+    """
+    Send a response.
+
+    Args:
+        send: The server's.
+        status: HTTP status.
+        body: The whole body.
+        content_type: Of the body.
+        headers: Further response headers.
+        caching: Its only cache-control: of several, the strictest would win.
+        embedders: Pages that may embed it without CORS; see Cross-Origin-Resource-Policy.
+    """
     await send(
         {
             "type": "http.response.start",
             "status": status,
-            "headers": [*_headers(content_type, len(body), caching), *headers],
+            "headers": [*_headers(content_type, len(body), caching, embedders), *headers],
         }
     )
     await send({"type": "http.response.body", "body": body})
 
 
-async def respond_json(send: Send, content: Mapping[str, Any], headers: Headers = ()) -> None:
-    """Send 200 and a JSON object."""
-    await respond(send, 200, _encode(content), b"application/json", headers)
+async def respond_json(
+    send: Send, content: Mapping[str, Any], headers: Headers = (), embedders: bytes = b"same-origin"
+) -> None:
+    """Send 200 and a JSON object; see `respond`."""
+    await respond(send, 200, _encode(content), b"application/json", headers, embedders=embedders)
 
 
 async def respond_problem(send: Send, problem: Problem, headers: Headers = ()) -> None:

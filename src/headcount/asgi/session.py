@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from starlette.types import Message, Receive, Send
 
-from ..core.ends import BROKEN, CANCELLED, CLIENT, MALFORMED, End
+from ..core.ends import BROKEN, CANCELLED, CLIENT, FAREWELLS, MALFORMED, End, end_of
 from ..core.outbox import Outbox
 from ..core.payload import Payload
 from ..errors import ProtocolError
@@ -50,6 +50,7 @@ class AsgiSession(Outbox):
         "deadline",
         "id",
         "loop",
+        "paid_until",
         "slot",
     )
 
@@ -60,6 +61,7 @@ class AsgiSession(Outbox):
         self.counted = stream.request.counted
         self.deadline: float | None = None
         self.slot = 0
+        self.paid_until = 0.0
         self._host = stream.host
         self._node = stream.host.node  # beside the host: every message and every end needs it
         self._send = send
@@ -84,7 +86,7 @@ class AsgiSession(Outbox):
     @property
     def max_queued(self) -> int:
         """Messages that may wait."""
-        return self._node.config.max_queued_messages
+        return self._node.max_queued(self.id)
 
     def transmit(self, payload: Payload) -> None:
         """Send now; must not be called while busy."""
@@ -120,7 +122,7 @@ class AsgiSession(Outbox):
                     if message["type"] == "http.disconnect" and self._is_stopping():
                         # uvicorn 0.43 and 0.44 say so to every stream when they stop, and the page is still there.
                         await self._say_farewell(self._host.admission.going_away())
-                    self._close(CLIENT)
+                    self._close(CLIENT, farewell=message.get("code") in FAREWELLS)
                     return
                 on_message(message)
             # `end` was called by our own send, or something between us and the server swallowed the cancellation. This
@@ -128,8 +130,10 @@ class AsgiSession(Outbox):
             await asyncio.sleep(0)
             raise asyncio.CancelledError
         except ProtocolError as error:
-            self._node.counters["malformed"] += 1
-            await self._say_farewell(MALFORMED.because(str(error)))
+            end = end_of(error)
+            if end.cause == MALFORMED.cause:
+                self._node.counters["malformed"] += 1
+            await self._say_farewell(end)
         except asyncio.CancelledError:
             if self._ending is None or self._task is None:
                 raise
@@ -196,14 +200,14 @@ class AsgiSession(Outbox):
         if self.resume():
             self._host.viewers.caught_up(self)
 
-    def _close(self, cause: str) -> None:
+    def _close(self, cause: str, *, farewell: bool = False) -> None:
         # From here on the task is the server's again, and nobody may cancel it.
         self._task = None
         self._over = True
         self.discard()
         if self._sending is not None:
             self._sending.cancel()
-        self._node.close(self, cause)
+        self._node.close(self, cause, farewell=farewell)
 
     async def _say_farewell(self, end: End) -> None:
         """Leave the figures and send the last messages, if the peer takes them."""

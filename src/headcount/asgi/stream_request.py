@@ -4,12 +4,13 @@ import time
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+import msgspec
 from starlette.types import Scope
 
 from ..core import messages
 from ..core.cut_reports import parse_cut_after
-from ..core.ends import End
-from ..core.labels import parse_route, parse_version
+from ..core.ends import GOING_AWAY, End
+from ..core.labels import parse_claimed_version, parse_route
 from ..errors import Malformed
 from ..node.figures import FigureReader
 from ..node.listening_sockets import Listener
@@ -64,7 +65,7 @@ class StreamRefused(Exception):  # noqa: N818  a verdict, not an error
         self.reconnect = reconnect
 
 
-class AdmittedStream(NamedTuple):
+class AdmittedStream(msgspec.Struct, frozen=True):
     """A stream that may be opened. Its transport sends `connected` first, and then calls `enter`."""
 
     host: StreamHost
@@ -74,10 +75,14 @@ class AdmittedStream(NamedTuple):
     """Public id."""
     connected: bytes
     """The first message."""
+    address: bytes | None = None
+    """What stands for the client's address, if the connections of one address are limited."""
 
     def enter(self, session: Session) -> None:
         """Enter the stream into the node, in place of the one that it replaces."""
         host, request = self.host, self.request
+        if self.address is not None and (by_address := host.admission.by_address) is not None:
+            by_address.add(session.id, self.address, shared=request.shared)
         if request.shared:
             host.replacements.add_shared_stream(
                 session, request.version, request.ip, request.replaces, request.cut_after
@@ -85,8 +90,9 @@ class AdmittedStream(NamedTuple):
         elif request.replaces:
             version = request.version if request.counted else None
             host.replacements.replace(request.replaces, version, request.cut_after)
-        reports_cut = request.cut_after > 0
-        host.node.open(session, request.version, request.route, request.ip, self.listener, reports_cut=reports_cut)
+        host.node.open(
+            session, request.version, request.route, request.ip, self.listener, reports_cut=request.cut_after > 0
+        )
 
 
 class StreamGate:
@@ -115,12 +121,16 @@ class StreamGate:
         node, admission = self._host.node, self._host.admission
         request = read_stream_request(head)
         listener = admission.find_listener(head.scope.get("server"))
-        if (end := admission.refusal(listener)) is not None:
+        by_address = admission.by_address
+        address = None if by_address is None else by_address.key(head.find_address())
+        if (end := admission.refusal(listener, address)) is not None:
+            if end is not GOING_AWAY:
+                node.counters[f"refused:{end.cause}"] += 1
             raise StreamRefused(end, reconnect=request.reconnect)
         if request.reconnect:
             node.counters["reconnects"] += 1
         public, handle = node.new_ids()
-        return AdmittedStream(self._host, request, listener, public, self._connected(handle))
+        return AdmittedStream(self._host, request, listener, public, self._connected(handle), address)
 
     def _connected(self, handle: str) -> bytes:
         config, current = self._host.node.config, self._figures.current_version
@@ -162,7 +172,7 @@ def _read(text: bytes) -> StreamRequest:
             "one whose tabs are."
         )
     return StreamRequest(
-        version=parse_version(query["version"]) if query.get("version") else "",
+        version=parse_claimed_version(query.get("version", "")),
         route=parse_route(query.get("route", "")),
         ip=None,
         counted=not (viewer or shared),

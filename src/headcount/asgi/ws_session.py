@@ -70,8 +70,8 @@ class WebSocketSession(AsgiSession):
             await self._send(self._message(last))
         await send_close(self._send, end)
 
-    def _close(self, cause: str) -> None:
-        super()._close(cause)
+    def _close(self, cause: str, *, farewell: bool = False) -> None:
+        super()._close(cause, farewell=farewell)
         if self._deciding is not None:
             self._deciding.cancel()
             self._deciding = None

@@ -8,23 +8,19 @@ authorised viewer gets a `Grant`, which is checked again while the viewer watche
 import inspect
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable
-from hmac import compare_digest
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import anyio
 import msgspec
 from starlette.requests import HTTPConnection
 
-from ..core import ticket
+from ..core.host import HostRules
 from ..log_throttle import LogThrottle
 from .threads import Threads
+from .tokens import Tickets, WrongTokens, is_same
 
 logger = logging.getLogger("headcount")
-
-TICKET_COOKIE: Final = "headcount_admin"
-"""Set by `POST /log-in`."""
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +66,15 @@ class AuthorizationCheck(Protocol):
     def describe(self) -> dict[str, Any] | None:
         """Return what another process needs to check again; None: it cannot. To be called after the first check."""
 
+    def contains(self, nonce: bytes) -> bool:
+        """Say whether the viewer has the ticket with this nonce, which is in hexadecimal digits."""
+
+    def visitor(self) -> tuple[bytes, str] | None:
+        """Return the credentials and the address, "" if unknown, of who asks; None: another process checks."""
+
+    def question(self) -> object | None:
+        """Return what is asked, credentials included: equal to that of another check of the same; None: not known."""
+
 
 Verdict: TypeAlias = bool | Grant | None
 AuthorizeHook: TypeAlias = Callable[[HTTPConnection], Awaitable[Verdict] | Verdict]
@@ -82,12 +87,21 @@ class Authorizer:
     Args:
         admin_token: Bearer token that authorises; None: there is none.
         timeout: Seconds after which a hook that has not answered means no.
+        hosts: The names of this server.
+        tickets: That were made with the token; None: there are none.
     """
 
-    def __init__(self, admin_token: str | None, timeout: float) -> None:
+    def __init__(
+        self, admin_token: str | None, timeout: float, hosts: HostRules, tickets: Tickets | None = None
+    ) -> None:
         self._token = admin_token.encode() if admin_token is not None else None
         self._timeout = timeout
+        self._hosts = hosts
+        self.tickets = tickets
+        self.wrong_tokens = WrongTokens()
         self.hook: AuthorizeHook | None = None
+        self.asks_url = False
+        """The hook is that of `authorize_url`."""
         self.errors = 0
         """Checks that failed, as opposed to those that denied."""
         self._told = False
@@ -95,16 +109,38 @@ class Authorizer:
         self.threads = Threads()
         """Where synchronous hooks run."""
 
+    @property
+    def reads_credentials_only(self) -> bool:
+        """Of a request's headers, only the credentials matter (`kept_headers.CREDENTIALS`)."""
+        return self.hook is None or self.asks_url
+
     async def decide(self, request: HTTPConnection) -> Grant | None:
         """Return what this request may see, or None. Never raises but for cancellation."""
-        if self._has_token(request):
+        if self.has_token(request):
             return Grant(release=True)
+        grant = await self._ask_hook(request)
+        if grant is None and self._token is not None and _bearer(request) is not None:
+            self.wrong_tokens.note()
+        return grant
+
+    async def _ask_hook(self, request: HTTPConnection) -> Grant | None:
         if self.hook is None:
             if self._token is None and not self._told:
                 self._told = True
                 logger.warning(
                     "A viewer asked for statistics, but nobody may see them: register an authorize_stats hook, or set "
                     "admin_token or authorize_url."
+                )
+            return None
+        host = request.headers.get("host")
+        if self._hosts.is_rebound(host, request.scope.get("server")):
+            if (suppressed := self._log_throttle.suffix_if_due("rebound")) is not None:
+                logger.warning(
+                    "Viewer denied: Host is %r, but the request came to a loopback address of this machine. A page of "
+                    "another site could have sent it (DNS rebinding). If this server is reached under that name, add "
+                    "the name to allowed_hosts.%s",
+                    (host or "")[:200],
+                    suppressed,
                 )
             return None
         try:
@@ -141,23 +177,37 @@ class Authorizer:
         return None
 
     async def _ask(self, hook: AuthorizeHook, request: HTTPConnection) -> object:
-        if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004
+        if not runs_in_thread(hook):
             answer = hook(request)
         else:
             # A synchronous hook may query a database; in a thread it can hang without holding up other requests.
             answer = await self.threads.run(hook, request)
         return await answer if inspect.isawaitable(answer) else answer
 
-    def _has_token(self, request: HTTPConnection) -> bool:
+    @property
+    def token(self) -> str | None:
+        """The admin token; None: there is none."""
+        return None if self._token is None else self._token.decode()
+
+    def has_token(self, request: HTTPConnection) -> bool:
+        """Say whether a request has the admin token, or a ticket that is good."""
         if self._token is None:
             return False
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        # latin-1 is how the header was decoded, so these are the bytes that came.
-        sent = token.strip(" \t").encode("latin-1", "replace")
-        if scheme.lower() == "bearer" and compare_digest(sent, self._token):
+        sent = _bearer(request)
+        if sent is not None and is_same(sent, self._token):
             return True
-        kept = request.cookies.get(TICKET_COOKIE)
-        return kept is not None and ticket.is_good(kept, self._token.decode(), time.time())
+        return self.tickets is not None and bool(self.tickets.read(request.cookies))
+
+
+def _bearer(request: HTTPConnection) -> bytes | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    # latin-1 is how the header was decoded, so these are the bytes that came.
+    return token.strip(" \t").encode("latin-1", "replace") if scheme.lower() == "bearer" else None
+
+
+def runs_in_thread(hook: AuthorizeHook) -> bool:
+    """Say whether a hook is synchronous, so that it is called in a thread."""
+    return not (inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)))  # noqa: B004
 
 
 def _hint(request: HTTPConnection) -> str:

@@ -12,10 +12,11 @@ import msgspec
 from starlette.types import ASGIApp, Scope
 
 from .authorizer import AuthorizationCheck
-from .inner_request import ADDRESS_HEADERS, HOP_BY_HOP, VISITOR_KEYS, InnerRequestCheck, InnerRequests
+from .inner_request import VISITOR_KEYS, InnerRequestCheck, InnerRequests
+from .kept_headers import MAX_KEPT
 
-MakeCheck: TypeAlias = Callable[[tuple[str, int] | None], AuthorizationCheck]
-"""Makes the check of a stream's viewer, given the address that the socket is connected to."""
+MakeCheck: TypeAlias = Callable[[], AuthorizationCheck]
+"""Makes the check of a stream's viewer."""
 
 _BROWSER_HEADERS: Final = frozenset(
     {b"host", b"origin", b"user-agent", b"accept", b"accept-language", b"accept-encoding", b"cache-control", b"pragma",
@@ -51,13 +52,13 @@ class HandshakeTemplate:
         wrapped_app: The application that Headcount is wrapped round, if it is.
     """
 
-    __slots__ = ("_interned", "_visitor_keys", "dropped_headers", "prefix", "requests", "scope", "wrapped_app")
+    __slots__ = ("_interned", "_visitor_keys", "credentials_only", "prefix", "requests", "scope", "wrapped_app")
 
     def __init__(self, requests: InnerRequests, scope: Scope, prefix: str, wrapped_app: ASGIApp | None) -> None:
         self.requests = requests
         self.prefix = prefix
         self.wrapped_app = wrapped_app
-        self.dropped_headers = HOP_BY_HOP | ADDRESS_HEADERS if requests.forget_address else HOP_BY_HOP
+        self.credentials_only = _needs_credentials_only(requests, scope, wrapped_app)
         self._visitor_keys = VISITOR_KEYS & scope.keys()
         # Only which keys middleware set: the values are those of one visitor.
         self.scope = {key: scope[key] for key in (*_COMMON_KEYS, "state") if key in scope} | dict.fromkeys(
@@ -80,6 +81,8 @@ class HandshakeTemplate:
         """Say whether a handshake differs in nothing but its headers and its peer."""
         if wrapped_app is not self.wrapped_app or VISITOR_KEYS & scope.keys() != self._visitor_keys:
             return False
+        if self.credentials_only and not _needs_credentials_only(self.requests, scope, wrapped_app):
+            return False  # a hook was registered meanwhile
         if any(scope.get(key) != self.scope.get(key) for key in _COMMON_KEYS):
             return False
         # By identity: these are the application's own objects, and what they take for equal may be two visitors'.
@@ -104,25 +107,47 @@ class DeferredCheckMaker:
 
     def __init__(self, template: HandshakeTemplate, client: Any, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._template = template
-        dropped = template.dropped_headers
+        kept = template.requests.kept
         shared: list[tuple[bytes, bytes | None]] = []
         own: list[bytes] = []
-        for name, value in headers:
-            if name in _BROWSER_HEADERS:
-                shared.append((name, value))
-            elif name not in dropped:
-                shared.append((name, None))
-                own.append(value)
-        self._shared = template.intern(_pack(shared))
-        self._own = _pack((None if template.requests.forget_address else client, own))
+        if template.credentials_only:
+            credentials = kept.credentials
+            for name, value in headers:
+                if name in credentials:
+                    shared.append((name, None))
+                    own.append(value)
+        else:
+            names, dropped = kept.names, kept.dropped
+            for name, value in headers:
+                if name in _BROWSER_HEADERS:
+                    shared.append((name, value))
+                elif name in dropped:
+                    continue
+                elif name in names:
+                    shared.append((name, None))
+                    own.append(value)
+                elif (part := kept.other_value(name, value)) is not None:
+                    shared.append((name, None))
+                    own.append(part)
+        packed = _pack(shared)
+        self._own: bytes | None = _pack((None if client is None else kept.client(client), own))
+        if len(packed) + len(self._own) > MAX_KEPT:
+            self._shared, self._own = b"", None
+        else:
+            self._shared = template.intern(packed)
 
-    def __call__(self, peer: tuple[str, int] | None) -> InnerRequestCheck:
-        """Make it. `peer` is the address that the socket is connected to, which stands in for one that was not kept."""
+    def __call__(self) -> InnerRequestCheck:
+        """Make it."""
+        template = self._template
+        if self._own is None:  # too large to keep
+            return InnerRequestCheck(template.requests, template.scope, template.prefix, template.wrapped_app)
         client, own = _unpack_own(self._own)
         values = iter(own)
         headers = [(name, next(values) if value is None else value) for name, value in _unpack_shared(self._shared)]
-        if client is None:
-            client = peer
-        template = self._template
         scope = {**template.scope, "client": client, "headers": headers}
         return InnerRequestCheck(template.requests, scope, template.prefix, template.wrapped_app)
+
+
+def _needs_credentials_only(requests: InnerRequests, scope: Scope, wrapped_app: ASGIApp | None) -> bool:
+    """Say whether no hook and no application ever sees the headers: `headcount serve`."""
+    return wrapped_app is None and scope.get("app") is None and requests.authorizer.reads_credentials_only

@@ -24,29 +24,18 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Scope, Send
 
 from ..core.origin import SCHEME_HEADERS
-from .authorizer import Authorizer, Grant
+from ..log_throttle import LogThrottle
+from .authorizer import AuthorizationCheck, Authorizer, Grant
+from .kept_headers import CREDENTIALS, MAX_KEPT, KeptHeaders, size_of
 from .refusal_log import InnerResponse, RefusalLog
+from .token_check import check_from_verdict, verdict_of, without_ticket
 
 logger = logging.getLogger("headcount")
 
 PATH: Final = "/authorize"
 _EXTENSION: Final = "headcount.authorize"
 
-MAX_HEADERS: Final = 65_536
-"""Bytes of the headers that are handed to another process."""
-
 _DESCRIBED: Final = ("scheme", "path", "root_path", "client", "server")
-
-HOP_BY_HOP: Final = frozenset(
-    {b"connection", b"upgrade", b"content-length", b"content-type", b"transfer-encoding", b"sec-websocket-key",
-     b"sec-websocket-version", b"sec-websocket-extensions", b"sec-websocket-protocol", b"te", b"expect"}
-)  # fmt: skip
-"""Headers of one connection or body, which an inner request does not have."""
-
-ADDRESS_HEADERS: Final = frozenset(
-    {b"cf-connecting-ip", b"x-forwarded-for", b"x-real-ip", b"forwarded", b"true-client-ip"}
-)
-"""Where proxies put the client's address."""
 
 _PROTO_HEADERS: Final = frozenset({*(name.encode() for name in SCHEME_HEADERS), b"forwarded"})
 """Where proxies put the scheme. Some write wss there for a WebSocket (Traefik), which no framework takes for TLS."""
@@ -115,13 +104,14 @@ class InnerRequests:
     Args:
         authorizer: Checks the token and calls the hook.
         base_path: Where Headcount is, in the application that it is mounted in or wrapped round.
-        forget_address: After the first check there is no address any more, because none may be kept.
+        kept: What is kept of a request, and shown to the hook.
     """
 
-    def __init__(self, authorizer: Authorizer, base_path: str, *, forget_address: bool) -> None:
+    def __init__(self, authorizer: Authorizer, base_path: str, kept: KeptHeaders) -> None:
         self.authorizer = authorizer
         self.base_path = base_path
-        self.forget_address = forget_address
+        self.kept = kept
+        self._log_throttle = LogThrottle()
         self._app: ASGIApp | None = None
         self._state: Mapping[str, Any] | None = None
         self._refusals = RefusalLog(base_path)
@@ -138,7 +128,7 @@ class InnerRequests:
             self._app = scope.get("app") if wrapped_app is None else wrapped_app
             self._state = scope.get("state") or {}
 
-    def check_from_description(self, request: Mapping[str, Any]) -> "InnerRequestCheck | None":
+    def check_from_description(self, request: Mapping[str, Any]) -> "AuthorizationCheck | None":
         """
         Make the check of a request that another process of this application received.
 
@@ -148,12 +138,14 @@ class InnerRequests:
         Returns:
             None when it describes no request.
         """
+        verdict = request.get("admin")
+        if verdict is not None:
+            return check_from_verdict(self.authorizer, verdict)
         try:
             described = msgspec.convert(request, _Description)
         except msgspec.ValidationError:
             return None
-        size = sum(len(name) + len(value) for name, value in described.headers)
-        if size > MAX_HEADERS or (self._app is None and not described.mounted):
+        if size_of(described.headers) > MAX_KEPT or (self._app is None and not described.mounted):
             return None
         state = self._state or {}
         scope: Scope = {
@@ -187,6 +179,16 @@ class InnerRequests:
         """Log that the application answered an inner request itself, once for each way to do so."""
         self._refusals.note(str(inner.get("path", "")), str(inner.get("scheme", "")), response)
 
+    def note_too_large(self) -> None:
+        """Log that a viewer is denied because too many bytes of headers would have to be kept."""
+        if (suppressed := self._log_throttle.suffix_if_due("too large")) is not None:
+            logger.warning(
+                "A viewer was denied: the cookies and other headers of the request are longer than %d bytes, which is "
+                "the most that Headcount keeps to check a right again. Send fewer or shorter cookies.%s",
+                MAX_KEPT,
+                suppressed,
+            )
+
     async def missing_keys(self, app: ASGIApp, known: frozenset[str], inner: "InnerRequestCheck") -> frozenset[str]:
         """Return those keys of a visitor that an outer middleware set, and that never come with inner requests."""
         seen = self._visitor_keys.get(app, frozenset())
@@ -215,7 +217,7 @@ class InnerRequestCheck:
 
     Args:
         requests: What all inner requests of this Headcount have in common.
-        scope: The request that asked to watch.
+        scope: The request that asked to watch. Without headers, if they were too large: then every check denies.
         prefix: What its path has before the endpoint: the prefix of proxies, the mount point, the base path.
         wrapped_app: The application that Headcount is wrapped round. None: Headcount is mounted in `scope["app"]`, or
             stands by itself.
@@ -223,7 +225,7 @@ class InnerRequestCheck:
             middleware. Else only what its headers say counts.
     """
 
-    __slots__ = ("_app", "_first_scope", "_forget_address", "_inner", "_mounted", "_requests", "_visitor_keys")
+    __slots__ = ("_app", "_first_scope", "_inner", "_mounted", "_requests", "_too_large", "_visitor_keys")
 
     def __init__(
         self,
@@ -237,23 +239,31 @@ class InnerRequestCheck:
         self._requests = requests
         self._mounted = wrapped_app is None
         self._app: ASGIApp | None = scope.get("app") if wrapped_app is None else wrapped_app
-        itself = use_request_itself and self._mounted and scope["type"] == "http"
-        self._first_scope: Scope | None = scope if itself else None
-        self._forget_address = requests.forget_address
         # Kept while the viewer watches: what it takes to check again, and nothing that middleware added.
-        self._inner = _inner_scope(scope, prefix, requests.base_path)
+        self._inner = _inner_scope(scope, prefix, requests.base_path, requests.kept)
+        itself = use_request_itself and self._mounted and scope["type"] == "http"
+        self._first_scope: Scope | None = None
+        if itself:
+            self._first_scope = {**scope, "client": self._inner["client"], "headers": self._inner["headers"]}
+        self._too_large = "headers" not in scope
         self._visitor_keys: frozenset[str] = VISITOR_KEYS & scope.keys() if self._mounted else frozenset()
         """Keys of the visitor that some middleware set on the request."""
 
     async def __call__(self) -> Grant | None:
         """Return what the viewer may see now, or None."""
+        if self._too_large:
+            self._requests.note_too_large()
+            return None
         try:
             return await self._check()
         finally:
-            if self._forget_address:
-                self._forget_address = False
-                self._inner["client"] = None
-                self._inner["headers"] = [line for line in self._inner["headers"] if line[0] not in ADDRESS_HEADERS]
+            if size_of(self._inner["headers"]) > MAX_KEPT:
+                self._too_large = True
+                self._inner["headers"] = []
+
+    def contains(self, nonce: bytes) -> bool:
+        """Say whether the cookies of the viewer contain a ticket with this nonce, in hexadecimal digits."""
+        return any(name == b"cookie" and nonce in value for name, value in self._inner["headers"])
 
     async def _check(self) -> Grant | None:
         scope, self._first_scope = self._first_scope, None
@@ -282,18 +292,36 @@ class InnerRequestCheck:
         # Wrapped, the application knows no such path; but its middleware has left session and user in the scope.
         return await authorizer.decide(HTTPConnection(inner))
 
+    def visitor(self) -> tuple[bytes, str]:
+        """Return the credentials and the address, "" if unknown, of who asks."""
+        client = self._inner["client"]
+        return b"\n".join(value for _, value in self._credentials()), str(client[0]) if client else ""
+
+    def question(self) -> tuple[object, ...]:
+        """Return what is asked."""
+        return self._app, self._inner["path"], self._inner["client"], self._inner["headers"]
+
+    def _credentials(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers that prove who the visitor is."""
+        return [line for line in self._inner["headers"] if line[0] in CREDENTIALS]
+
     def describe(self) -> dict[str, Any] | None:
         """
         Return what another process of this application needs to check again, once this has been called.
 
-        The server's own state is named, not copied: the other process has one of its own.
+        If the admin token authorised the request, the other process gets this verdict instead of the token. The
+        server's own state is named, not copied: the other process has one of its own.
         """
         inner = self._inner
-        if sum(len(name) + len(value) for name, value in inner["headers"]) > MAX_HEADERS:
+        verdict = verdict_of(self._requests.authorizer, inner["headers"])
+        if verdict is not None:
+            return {"admin": msgspec.structs.asdict(verdict)}
+        if self._too_large:
+            self._requests.note_too_large()
             return None
         return {
             **{name: inner[name] for name in _DESCRIBED},
-            "headers": inner["headers"],
+            "headers": without_ticket(inner["headers"]),
             "state": [key for key in inner["state"] if isinstance(key, str)],
             "mounted": self._mounted,
             "visitor": sorted(self._visitor_keys),
@@ -313,7 +341,7 @@ def is_inner(scope: Scope) -> bool:
     return isinstance((scope.get("extensions") or {}).get(_EXTENSION), _Verdict)
 
 
-def _inner_scope(scope: Scope, prefix: str, base_path: str) -> Scope:
+def _inner_scope(scope: Scope, prefix: str, base_path: str, kept: KeptHeaders) -> Scope:
     path = prefix + PATH
     root = scope.get("app_root_path", scope.get("root_path", ""))
     state = dict(scope.get("state") or {})
@@ -332,8 +360,8 @@ def _inner_scope(scope: Scope, prefix: str, base_path: str) -> Scope:
         "raw_path": path.encode("utf-8", "surrogatepass"),
         "root_path": root,
         "query_string": b"",
-        "headers": [_header_of_http(name, value) for name, value in scope["headers"] if name not in HOP_BY_HOP],
-        "client": scope.get("client"),
+        "headers": [_header_of_http(name, value) for name, value in kept.filter(scope.get("headers", ()))],
+        "client": kept.client(scope.get("client")),
         "server": scope.get("server"),
         "state": state,
     }

@@ -69,6 +69,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         if isinstance(error, click.BadParameter):
             name_the_source(error)
+        if not isinstance(error, click.UsageError):
+            complain(error.format_message())
+            sys.exit(error.exit_code)
         _show(error)
         sys.exit(error.exit_code)
     except WrongSetting as error:

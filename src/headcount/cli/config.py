@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from ..config import SECRETS, VERSION_VARIABLES, Config, without_password
+from ..config import HIDDEN, VERSION_VARIABLES, Config, without_secrets
 from ..errors import NoVersion, WrongSetting
 from ..tools.terminal import printable
 from .output import complain, write_json
@@ -43,7 +43,7 @@ def command(context: click.Context, /, as_json: bool, **options: Any) -> int:
             config = Config.load(given)
         except NoVersion:
             missing = True
-            config = Config.load({**given, "version": "unknown"})
+            config = Config.load({**given, "version": "missing"})
     except WrongSetting as wrong:
         raise wrong_usage(wrong, context) from None
     rows: list[tuple[str, Any, str]] = []
@@ -86,8 +86,10 @@ def _source(name: str, given: dict[str, Any]) -> str:
 
 
 def _masked(name: str, value: Any) -> Any:
+    if name in HIDDEN:
+        return "********" if value else None
     if isinstance(value, str):
-        return "********" if name in SECRETS else without_password(value)
+        return without_secrets(name, value)
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from ..errors import ConfigError
-from .options import Number, WholeNumber, listening
+from .options import WholeNumber, listening
+from .target import DURATION
 
 CLONE = Path(__file__).parents[3] / "examples" / "shop"
 
@@ -26,7 +27,7 @@ CLONE = Path(__file__).parents[3] / "examples" / "shop"
     metavar="N",
     type=WholeNumber(0, 15_000),
     envvar="HEADCOUNT_VISITORS",
-    help="Pages to keep open.",
+    help="About how many pages to keep open; some visitors are away at any time.",
 )
 @click.option(
     "--update-strategy",
@@ -38,12 +39,11 @@ CLONE = Path(__file__).parents[3] / "examples" / "shop"
 )
 @click.option(
     "--deploy-every",
-    default=60.0,
+    default="60s",
     show_default=True,
-    metavar="SECONDS",
-    type=Number(0),
+    type=DURATION,
     envvar="HEADCOUNT_DEPLOY_EVERY",
-    help="Seconds between two deploys; 0: no deploys.",
+    help="Time between two deploys; 0: no deploys.",
 )
 @click.option(
     "--seed",

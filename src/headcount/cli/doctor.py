@@ -13,7 +13,7 @@ import click
 
 from ..tools.terminal import printable
 from .output import paint, span, write_json
-from .target import DURATION, Target, json_option, target_options
+from .target import DURATION, AskingCommand, Target, json_option, target_options
 
 if TYPE_CHECKING:
     from ..tools.doctor import Finding
@@ -26,6 +26,7 @@ _LABELS: Final = {"ok": ("ok   ", "green"), "note": ("note ", "blue"), "warning"
 
 @click.command(
     "doctor",
+    cls=AskingCommand,
     epilog="""
     \b
     Exit codes:

@@ -7,17 +7,19 @@ Tests: tests/cli/test_nodes.py.
 import asyncio
 import sys
 import time
+from collections.abc import Collection
 from typing import Any
 
 import click
 import msgspec
 
 from ..core.identity import is_node_id
-from ..core.stats import Absence
+from ..core.labels import UNKNOWN
+from ..core.stats import Absence, NodeShare
 from ..tools.terminal import printable
 from .options import Commands
 from .output import paint, span, write_json
-from .target import Target, json_option, target_options
+from .target import AskingCommand, Target, json_option, target_options
 
 
 class _Nodes(Commands):
@@ -27,6 +29,11 @@ class _Nodes(Commands):
         if not args or (args[0] not in ctx.help_option_names and not self._is_command(ctx, args)):
             args = ["list", *args]
         return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write both usages: the group's own would show neither the URL nor that there are options."""
+        formatter.write_usage(ctx.command_path, "[URL] [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "forget NODE [URL] [OPTIONS]")
 
     def _is_command(self, ctx: click.Context, args: list[str]) -> bool:
         """Return whether the first word is meant as a command. A host is written so only without a dot and a port."""
@@ -39,7 +46,14 @@ class _Nodes(Commands):
         return self.resembling(ctx, word) is not None or bool(others and not others[0].startswith("-"))
 
 
-@click.group("nodes", cls=_Nodes, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "nodes",
+    cls=_Nodes,
+    epilog="""
+    Options: `headcount nodes list --help`, `headcount nodes forget --help`.
+    """,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 def command() -> None:
     """
     List the nodes of a fleet: headcount nodes URL.
@@ -50,11 +64,11 @@ def command() -> None:
     """
 
 
-@command.command("list", epilog="Exit codes: 0 done, 1 an error, 2 wrong usage.")
+@command.command("list", cls=AskingCommand, epilog="Exit codes: 0 done, 1 an error, 2 wrong usage.")
 @target_options(stream=False)
 @json_option
 def list_nodes(target: Target, as_json: bool) -> None:
-    """Show what each node reports, and which nodes have unaccounted connections."""
+    """Show what each node serves and reports, and which nodes have unaccounted connections."""
     from ..client import fetch_fleet
     from .tables import rows_table, write
 
@@ -64,14 +78,15 @@ def list_nodes(target: Target, as_json: bool) -> None:
             {
                 "nodes": [msgspec.structs.asdict(share) for share in fleet.shares],
                 "absences": [absence.to_dict() for absence in fleet.absences],
+                "strangers": list(fleet.strangers),
             }
         )
         return
     rows = [
-        [share.node, f"{share.total:,}", "reporting" if share.reporting else f"silent for {span(share.silent)}"]
+        [share.node, share.version or UNKNOWN, f"{share.total:,}", _state(share, fleet.strangers)]
         for share in fleet.shares
     ]
-    write(rows_table(["Node", "Connections", "State"], rows, whole=["Node", "Connections"]))
+    write(rows_table(["Node", "Serves", "Connections", "State"], rows, whole=["Node", "Connections"]))
     if not fleet.absences:
         return
     click.echo(f"\n{paint('Unaccounted for', sys.stdout, fg='yellow')}")
@@ -88,7 +103,7 @@ def list_nodes(target: Target, as_json: bool) -> None:
     write(rows_table(["Node", "Connections", "State", "Versions"], rows, whole=["Node", "Connections", "State"]))
 
 
-@command.command("forget", epilog="Exit codes: 0 done, 1 an error, 2 wrong usage.")
+@command.command("forget", cls=AskingCommand, epilog="Exit codes: 0 done, 1 an error, 2 wrong usage.")
 @click.argument("node")
 @target_options(stream=False)
 @json_option
@@ -123,6 +138,12 @@ def forget(node: str, target: Target, as_json: bool) -> None:
         write_json({"ok": True, "node": gone.node, "total": gone.total})
     else:
         click.echo(f"Node {gone.node} counts as gone now. {_accounted(gone.total)} as unaccounted for.")
+
+
+def _state(share: NodeShare, strangers: Collection[str]) -> str:
+    if share.node in strangers:
+        return "another secret, not counted"
+    return "reporting" if share.reporting else f"silent for {span(share.silent)}"
 
 
 def _accounted(total: int | None) -> str:

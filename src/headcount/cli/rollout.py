@@ -10,10 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..core.current_version import why_unknown
+from ..core.current_version import Release, why_unknown
+from ..core.labels import OTHER, UNKNOWN
 from ..core.stats import Nodes, Stats
 from ..errors import ClientError, NotAuthorized, Refused
-from ..tools.rollout_gate import Judge, Verdict, unaccounted_sentence
+from ..tools.rollout_gate import Judge, Verdict, away_sentence, unaccounted_sentence
 from .output import connections, span
 from .target import Target
 
@@ -35,16 +36,23 @@ _DENIED: Final = (
     "answer at this address; run `headcount doctor`."
 )
 
+_EXACT_FOR: Final = 1.0
+"""Seconds for which an exact number is used, that the server counts only on request."""
+
 _CONFIRM_TIMEOUT: Final = 10.0
 """Seconds that the server has to confirm its figures."""
 
 
 class Situation(NamedTuple):
-    """What the gate says at one moment. `error` is the last error of the stream, `nodes` who reported the figures."""
+    """
+    What the gate says at one moment. `error` is the last error of the stream, `nodes` who reported the figures, and
+    `release` what they say of the current version.
+    """
 
     verdict: Verdict
     nodes: Nodes | None = None
     error: str | None = None
+    release: Release | None = None
 
     @property
     def unknown(self) -> str:
@@ -54,7 +62,8 @@ class Situation(NamedTuple):
                 return "no contact with the server"
             case "version unknown":
                 nodes = self.nodes
-                return why_unknown(None if nodes is None else nodes.versions, 1 if nodes is None else nodes.reporting)
+                serving, reporting = (None, 1) if nodes is None else (nodes.versions, nodes.reporting)
+                return why_unknown(serving, reporting, self.release)
             case "unaccounted":
                 return unaccounted_sentence(self.verdict.absences, time.time_ns() // 1_000_000)
         if self.nodes is None or self.nodes.reporting == self.nodes.expected:
@@ -92,6 +101,9 @@ class RolloutFollower:
         self._show = show
         self._unconfirmed: LiveState | None = None
         """The state of a stream whose server did not confirm its figures."""
+        self._exact_stats: Stats | None = None
+        """The last answer with an exact number."""
+        self._exact_until = 0.0
         self._denials = 0
         """How often, without a break, a request denied that the condition holds, of which the stream said so."""
 
@@ -102,7 +114,8 @@ class RolloutFollower:
         judge, target = self._judge, self._target
         try:
             # A wrong URL or token ends the command now; a server that is down may still start.
-            await self._fetch()
+            # It names the version, so that the server counts it apart from now on, whatever strangers open.
+            await self._fetch(judge.selection.version)
         except NotAuthorized as error:
             return Result(ERROR, judge.look(judge.started, None, None), target.denied(error))
         except Refused as error:
@@ -137,9 +150,10 @@ class RolloutFollower:
         known = state.status == "open" and state.authorized is True and not state.is_stale
         if known and state is self._unconfirmed:
             known = await self._answers()
+        stats = await self._exact(state) if known else None
         now = time.monotonic()
-        verdict = judge.look(now, state.stats if known else None, state.current_version)
-        situation = Situation(verdict, state.stats.nodes if known else None, state.error)
+        verdict = judge.look(now, stats, state.current_version)
+        situation = Situation(verdict, None if stats is None else stats.nodes, state.error)
         if state.authorized is False:
             return Result(ERROR, verdict, state.error or "The server denied access to the figures."), 0
         if not verdict.done:
@@ -166,6 +180,24 @@ class RolloutFollower:
         pause = min(_TICK, self._deadline - now, self._lost_after - lost)
         return None, max(0.01, pause if verdict.held is None else min(pause, judge.hold - verdict.held))
 
+    async def _exact(self, state: "LiveState") -> Stats:
+        """
+        Return the figures of the stream; while there are too many versions, those of a request, with an exact number.
+
+        Strangers may have made them up. Those that the server counts together may be of the version that decides, as
+        far as the stream says.
+        """
+        version = self._judge.selection.named(state.current_version)
+        if version is None or version == UNKNOWN or OTHER not in state.stats.versions:
+            return state.stats
+        now = time.monotonic()
+        if now >= self._exact_until:
+            self._exact_until, self._exact_stats = now + _EXACT_FOR, None
+            with suppress(ClientError, NotAuthorized, TimeoutError):
+                async with asyncio.timeout(self._answer_timeout()):
+                    self._exact_stats = await self._fetch(version)
+        return self._exact_stats or state.stats
+
     async def _confirm(self, verdict: Verdict, state: "LiveState") -> Result | Verdict | None:
         """
         Fetch the figures once more before the condition is said to hold. Returns what they say; None: no answer came.
@@ -176,7 +208,7 @@ class RolloutFollower:
         judge = self._judge
         try:
             async with asyncio.timeout(self._answer_timeout()):
-                stats = await self._fetch()
+                stats = await self._fetch(judge.selection.named(state.current_version))
         except NotAuthorized as error:
             return Result(ERROR, verdict, self._target.denied(error))
         except (ClientError, TimeoutError):
@@ -206,10 +238,13 @@ class RolloutFollower:
             return f"Timed out: {situation.unknown}."
         still = f"{verdict.left:,} of {connections(verdict.total)} {'is' if verdict.left == 1 else 'are'} still"
         held = "" if verdict.held is None else f", within the limit, but not yet for --for {span(self._judge.hold)}"
+        if verdict.away:
+            held = f", and {away_sentence(verdict.away)}"
         denied = _DENIED if self._denials > 1 else ""
         return f"Timed out: {still} {self._judge.selection}{held}.{denied}"
 
-    async def _fetch(self) -> Stats:
+    async def _fetch(self, version: str | None = None) -> Stats:
         from ..client import fetch_stats
 
-        return await fetch_stats(self._target.url, base_path=self._target.base_path, **self._target.access)
+        target = self._target
+        return await fetch_stats(target.url, base_path=target.base_path, version=version, **target.access)

@@ -7,8 +7,9 @@ Tests: tests/cli/test_serve.py.
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
-from ..config import SERVER, Config
+from ..config import SERVER, Config, without_password
 from ..environment import from_text, variable_of
 from ..errors import ConfigError, NoVersion, WrongSetting
 from .options import WholeNumber, listening
@@ -35,7 +36,8 @@ def _split(_context: click.Context, _parameter: click.Parameter, values: tuple[s
 
 
 _FIRST_TUNING = Config.__struct_fields__.index("stats_interval")
-_ENVIRONMENT_ONLY = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST_TUNING:])
+_TUNING = (name for name in Config.__struct_fields__[_FIRST_TUNING:] if name != "known_versions")
+_ENVIRONMENT_ONLY = ("cookie", "metrics_token", "authorize_headers", *_TUNING)
 
 
 @click.command(
@@ -79,13 +81,21 @@ _ENVIRONMENT_ONLY = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST
 )
 @click.option(
     "--backend",
-    metavar="[memory|local|URL]",
-    help="How processes find one another; redis://… for many machines [default: the workers of this machine].",
+    metavar="[auto|memory|local|URL]",
+    help="How processes find one another; auto: the workers of this machine; redis://…: many machines [default: auto]. "
+    "With a password safer in HEADCOUNT_BACKEND: other users can read command lines.",
 )
 @click.option(
     "--fleet-name",
     metavar="NAME",
     help="Name of this application among others on the same Redis [default: the base path].",
+)
+@click.option(
+    "--fleet-secret",
+    metavar="SECRET",
+    callback=_parse,
+    help="Secret that all processes on one Redis share, so that others on it can neither read nor forge what they "
+    "exchange. Safer in HEADCOUNT_FLEET_SECRET: other users can read command lines.",
 )
 @click.option("--base-path", metavar="PATH", help="Path of the endpoints [default: /__skew].")
 @click.option(
@@ -108,6 +118,21 @@ _ENVIRONMENT_ONLY = ("cookie", "metrics_token", *Config.__struct_fields__[_FIRST
     callback=_split,
     metavar="ORIGIN",
     help="Origin under which the application is reached, if a proxy changes Host; may be repeated [default: none].",
+)
+@click.option(
+    "--allowed-hosts",
+    multiple=True,
+    callback=_split,
+    metavar="HOST",
+    help="Name under which this server answers, such as *.example.com; may be repeated [default: all names].",
+)
+@click.option(
+    "--known-versions",
+    multiple=True,
+    callback=_split,
+    metavar="[fleet|V]",
+    help="Count only versions that nodes serve or that were released (fleet), and these; all others as unknown; may be "
+    "repeated [default: every version counts].",
 )
 @click.option(
     "--workers",
@@ -138,6 +163,12 @@ def command(ctx: click.Context, /, host: str, port: int, workers: int, **setting
             ctx,
         )
 
+    on_command_line = ctx.get_parameter_source("backend") is ParameterSource.COMMANDLINE
+    if on_command_line and without_password(config.backend) != config.backend:
+        click.echo(
+            "The password in --backend can be read by other users of this machine; set HEADCOUNT_BACKEND instead.",
+            err=True,
+        )
     if "*" in config.allowed_origins:
         click.echo(
             "Pages of every site may connect and are counted. To watch, they need a bearer token: cookies authorise "
@@ -149,14 +180,15 @@ def command(ctx: click.Context, /, host: str, port: int, workers: int, **setting
         # Only after the start, so that an error of the start is not lost between other lines.
         if config.admin_token is None and config.authorize_url is None:
             click.echo("Nobody may see the figures: set HEADCOUNT_ADMIN_TOKEN or give --authorize-url.", err=True)
-        elif config.admin_token is not None and len(config.admin_token) < 16:
-            click.echo("The admin token is short enough to guess; make a longer one: openssl rand -hex 24", err=True)
         by = f" with {workers} workers" if workers > 1 else ""
         click.echo(
             f"Headcount serves {origin}{config.base_path} for version {config.version}{by}. Press Ctrl-C to stop."
         )
+        page = f"The dashboard is {origin}{config.base_path}/dashboard/"
         if config.admin_token is not None:
-            click.echo(f"The dashboard is {origin}{config.base_path}/dashboard. Log in with the admin token.")
+            click.echo(f"{page}; log in with the admin token.")
+        elif config.authorize_url is not None:
+            click.echo(f"{page}; the authorize URL decides who sees figures.")
 
     try:
         if not serve(lambda: _make(ctx, given), host, port, ready, workers=workers, report=_report):

@@ -14,10 +14,10 @@ from ..core.current_version import why_unknown
 from ..tools.rollout_gate import unaccounted_sentence
 from .options import WholeNumber
 from .output import connections, paint, write_json
-from .target import Target, json_option, target_options
+from .target import AskingCommand, Target, json_option, target_options
 
 
-@click.command("stats", epilog="Exit codes: 0 done, 1 an error, 2 wrong usage.")
+@click.command("stats", cls=AskingCommand, epilog="Exit codes: 0 done, 1 an error, 2 wrong usage.")
 @target_options(stream=False)
 @click.option(
     "--limit",
@@ -50,7 +50,7 @@ def command(target: Target, limit: int, listed: bool, as_json: bool) -> None:
             words = "other nodes may be missing; see the server's log for the reason."
         click.echo(paint(f"Partial: {words}", sys.stdout, fg="yellow"))
     if stats.nodes.versions is not None and stats.current_version is None:
-        reason = why_unknown(stats.nodes.versions, stats.nodes.reporting)
+        reason = why_unknown(stats.nodes.versions, stats.nodes.reporting, stats.release)
         click.echo(paint(f"Current version not known: {reason}.", sys.stdout, fg="yellow"))
     for title, counts in (("Versions", stats.versions), ("Routes", stats.routes)):
         if counts:

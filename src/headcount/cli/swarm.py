@@ -20,7 +20,7 @@ from ..tools.terminal import printable
 from .options import Number, WholeNumber
 from .output import complain, paint, span, write_json
 from .release import unreached
-from .target import DURATION, Target, json_option, target_options
+from .target import DURATION, AskingCommand, Target, json_option, target_options
 
 if TYPE_CHECKING:
     from ..tools.swarm import Plan, Swarm, Tally
@@ -50,11 +50,12 @@ class _Versions(click.ParamType[dict[str, int]]):
 
 @click.command(
     "swarm",
+    cls=AskingCommand,
     epilog="""
     \b
     Exit codes:
       0  every page was open at some time
-      1  error: a page never opened, or the release failed
+      1  error: a page never opened, no navigation arrived, or the release failed
       2  wrong usage
 
     \b
@@ -93,7 +94,7 @@ class _Versions(click.ParamType[dict[str, int]]):
     default="auto",
     show_default=True,
     envvar="HEADCOUNT_UPDATE_STRATEGY",
-    help="Kind of stream; auto: half SSE, half WebSocket.",
+    help="Kind of stream; auto: half SSE, half WebSocket, or the other kind where one does not get through.",
 )
 @click.option(
     "--navigate",
@@ -204,7 +205,9 @@ def command(target: Target, release: str | None, release_after: float, yes: bool
         write_json(summary)
     else:
         _print_summary(tally, plan, summary)
-    return 0 if tally.ever == plan.connections and not releaser.failed else 1
+    if tally.failure:
+        complain(f"No navigation reached Headcount. {printable(tally.failure)}")
+    return 0 if tally.ever == plan.connections and not releaser.failed and not tally.failure else 1
 
 
 class _Releaser:
@@ -226,7 +229,11 @@ class _Releaser:
         await asyncio.sleep(self._after)
         try:
             outcome = await release(
-                self._target.url, self._version, base_path=self._target.base_path, **self._target.access
+                self._target.url,
+                self._version,
+                unserved=True,  # the swarm stands for a front end that any server may deliver
+                base_path=self._target.base_path,
+                **self._target.access,
             )
             if outcome.partial:
                 self.failed = True
@@ -280,6 +287,10 @@ async def _run(swarm: "Swarm", plan: "Plan", duration: float, releaser: _Release
             await asyncio.gather(*tasks, ended, return_exceptions=True)
         # Transports that were aborted close in the next turns of the loop.
         await asyncio.sleep(0)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Python complains of a second signal that meets a loop which is closing.
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _show(

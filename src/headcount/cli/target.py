@@ -5,18 +5,25 @@ Tests: tests/cli/test_asking.py.
 """
 
 import re
+from base64 import b64encode
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
 from ..errors import ConfigError, NotAuthorized
-from ..live.active_connections import NOT_AUTHORIZED
+from ..live.active_connections import NOT_AUTHORIZED, REFUSED_CREDENTIAL
+from .output import complain
 
 if TYPE_CHECKING:
     from ..client import AccessOptions, UpdateStrategy
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_IF_NONE: Final = (
+    "If the server has no admin token, set HEADCOUNT_ADMIN_TOKEN on it, or give --cookies of a signed-in user."
+)
 
 _UNITS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
@@ -84,6 +91,49 @@ class _BasePath(click.ParamType[str]):
         return text
 
 
+class _UrlArgument(click.Argument):
+    """The URL. Usage lines show it in brackets, because the environment may hold it; errors do not."""
+
+    def make_metavar(self, ctx: click.Context) -> str:  # noqa: ARG002
+        return "[URL]"
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:  # noqa: ARG002
+        return "'URL'"
+
+
+class AskingCommand(click.Command):
+    """
+    A command that asks a server. An option that is given twice with different values is wrong usage: which one counts
+    would be a guess, and a gate that waits for the other version lets a deploy pass.
+    """
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        """Make a parser that refuses other values for an option that has one already."""
+        parser: Any = super().make_parser(ctx)
+        single = [
+            option
+            for option in self.get_params(ctx)
+            if isinstance(option, click.Option) and not (option.multiple or option.is_flag or option.count)
+        ]
+        for option in single:
+            parser.add_option(option, option.opts, dest=option.name, action="append")
+        parse = parser.parse_args
+
+        def parse_args(args: list[str]) -> Any:
+            values, rest, order = parse(args)
+            for option in single:
+                given = values.get(option.name, ())
+                if len(set(given)) > 1:
+                    name = max(option.opts, key=len)
+                    raise click.UsageError(f"{name} is given more than once, with different values; give it once.", ctx)
+                if given:
+                    values[option.name] = given[0]
+            return values, rest, order
+
+        parser.parse_args = parse_args
+        return parser
+
+
 class Target(NamedTuple):
     """A server and how to reach it."""
 
@@ -110,17 +160,28 @@ class Target(NamedTuple):
         except ConfigError as error:
             raise click.UsageError(str(error), click.get_current_context()) from None
 
+    def warn(self) -> None:
+        """Warn of credentials that everybody on the way can read."""
+        from ..client.address import is_local
+
+        parts = urlsplit(self.base)
+        own = {name.lower() for name in self.access.get("headers") or {}}
+        has_credentials = self.access.get("token") or self.access.get("cookies") or own & {"authorization", "cookie"}
+        if parts.scheme == "http" and has_credentials and not is_local(parts.hostname):
+            complain(f"The credentials are sent unencrypted to {parts.netloc}; use https:// if the server has it.")
+
     def denied(self, error: NotAuthorized) -> str:
         """Return what to do about a refusal: the server's sentence, with options where the server names headers."""
         sentence = str(error)
-        if "Authorization: Bearer" not in sentence and sentence != NOT_AUTHORIZED:
+        if "Authorization: Bearer" not in sentence and sentence not in (NOT_AUTHORIZED, REFUSED_CREDENTIAL):
             return sentence
+        # The server does not say whether it has a token.
         if self.access.get("token"):
             return (
                 "You are not authorised: the server does not accept this token; check --token, or HEADCOUNT_TOKEN and "
-                "HEADCOUNT_ADMIN_TOKEN."
+                f"HEADCOUNT_ADMIN_TOKEN. {_IF_NONE}"
             )
-        return "You are not authorised; give the server's admin token with --token or HEADCOUNT_TOKEN."
+        return f"You are not authorised; give the server's admin token with --token or HEADCOUNT_TOKEN. {_IF_NONE}"
 
     @property
     def base(self) -> str:
@@ -149,7 +210,7 @@ def without_dashboard(url: str, base_path: str | None = None) -> str:
 def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
     """Add URL and options to a command, which gets them as `target`. `stream`: the command holds a stream."""
     options = [
-        click.argument("url", envvar="HEADCOUNT_URL"),
+        click.argument("url", envvar="HEADCOUNT_URL", cls=_UrlArgument),
         click.option(
             "--base-path",
             envvar="HEADCOUNT_BASE_PATH",
@@ -213,6 +274,8 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         def with_target(*arguments: Any, **values: Any) -> Any:
+            from ..client.address import split_user
+
             access: AccessOptions = {
                 "token": values.pop("token", None) or None,
                 "headers": _headers(values.pop("headers")),
@@ -226,8 +289,15 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
                 access["proxy"] = False if proxy.lower() == "none" else proxy
             strategy: UpdateStrategy = values.pop("update_strategy") if stream else "auto"
             base_path = values.pop("base_path")
-            target = Target(without_dashboard(values.pop("url"), base_path), base_path, strategy, access)
+            # From here on no sentence, document or log can show the password.
+            url, user = split_user(values.pop("url"))
+            if user:
+                access["token"] = None
+                basic = b64encode(user.encode()).decode()
+                access["headers"] = {**(access.get("headers") or {}), "authorization": f"Basic {basic}"}
+            target = Target(without_dashboard(url, base_path), base_path, strategy, access)
             target.check()
+            target.warn()
             try:
                 return function(*arguments, target=target, **values)
             except NotAuthorized as error:
@@ -247,6 +317,20 @@ def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
 json_option = click.option(
     "--json", "as_json", is_flag=True, envvar="HEADCOUNT_JSON", help="Write JSON to the standard output."
 )
+
+
+def timeout_option(help: str) -> Callable[[F], F]:  # noqa: A002  click's word
+    """Return the option of commands that wait for a deploy: for how many seconds; 0 is no limit."""
+    return _seconds_option("--timeout", "30m", "HEADCOUNT_TIMEOUT", help)
+
+
+def lost_after_option(help: str) -> Callable[[F], F]:  # noqa: A002  click's word
+    """Return the option that says after how many seconds without contact such a command gives up; 0 is never."""
+    return _seconds_option("--lost-after", "60s", "HEADCOUNT_LOST_AFTER", help)
+
+
+def _seconds_option(name: str, default: str, variable: str, text: str) -> Callable[[F], F]:
+    return click.option(name, type=DURATION, default=default, show_default=True, envvar=variable, help=text)
 
 
 def _headers(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -11,11 +11,12 @@ import click
 
 from ..errors import ConfigError, Unreachable
 from .output import complain
-from .target import Target, target_options
+from .target import AskingCommand, Target, target_options
 
 
 @click.command(
     "top",
+    cls=AskingCommand,
     epilog="""
     \b
     Keys:

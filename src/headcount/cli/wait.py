@@ -14,11 +14,19 @@ import click
 from click.core import ParameterSource
 
 from ..core.time_to_go import NEVER
-from ..tools.rollout_gate import HOLD, Bound, Judge, Selection, Verdict
+from ..tools.rollout_gate import HOLD, KNOWN_HOLD, Bound, Judge, Selection, Verdict, away_sentence
 from ..tools.terminal import printable
 from .output import complain, connections, paint, span, write_json
 from .rollout import HELD, INTERRUPTED, Result, RolloutFollower, Situation
-from .target import DURATION, Target, json_option, target_options
+from .target import (
+    DURATION,
+    AskingCommand,
+    Target,
+    json_option,
+    lost_after_option,
+    target_options,
+    timeout_option,
+)
 
 
 class _BoundType(click.ParamType[Bound]):
@@ -38,6 +46,7 @@ class _BoundType(click.ParamType[Bound]):
 
 @click.command(
     "wait",
+    cls=AskingCommand,
     epilog="""
     \b
     Exit codes:
@@ -52,7 +61,7 @@ class _BoundType(click.ParamType[Bound]):
     \b
     Example, after a deploy:
       headcount release "$BUILD_ID" https://www.example.com
-      headcount wait https://www.example.com --outdated --below 20 --for 30s
+      headcount wait https://www.example.com --outdated --below 20
     """,
 )
 @target_options(stream=True)
@@ -91,27 +100,20 @@ class _BoundType(click.ParamType[Bound]):
     "--for",
     "hold",
     type=DURATION,
-    default=f"{HOLD:g}s",
-    show_default=True,
     envvar="HEADCOUNT_FOR",
-    help="Time for which the condition must hold without a break, by default no more than half of --timeout.",
+    help="Time for which the condition must hold without a break [default: "
+    f"{KNOWN_HOLD:g}s, or {HOLD:g}s while a node cannot say which pages broke off; at most half of --timeout].",
 )
 @click.option(
-    "--timeout",
-    type=DURATION,
-    default="30m",
-    show_default=True,
-    envvar="HEADCOUNT_TIMEOUT",
-    help="Longest time to wait; 0: no limit.",
+    "--include-away/--exclude-away",
+    "include_away",
+    default=None,
+    envvar="HEADCOUNT_INCLUDE_AWAY",
+    help="Whether pages that broke off count as not gone until they are back [default: include, unless --for is "
+    "given].",
 )
-@click.option(
-    "--lost-after",
-    type=DURATION,
-    default="60s",
-    show_default=True,
-    envvar="HEADCOUNT_LOST_AFTER",
-    help="Longest time without contact to the server, or without a current version; 0: no limit.",
-)
+@timeout_option("Longest time to wait; 0: no limit.")
+@lost_after_option("Longest time without contact to the server, or without a current version; 0: no limit.")
 @json_option
 @click.pass_context
 def command(
@@ -123,7 +125,8 @@ def command(
     outdated: bool,
     below: Bound,
     of: int | None,
-    hold: float,
+    hold: float | None,
+    include_away: bool | None,
     timeout: float,
     lost_after: float,
     as_json: bool,
@@ -135,11 +138,16 @@ def command(
     same goes, with --outdated, while the nodes serve several versions and no release was declared. The command also
     does not exit with 0 while connections of a silent node are unaccounted for.
 
-    A page whose connection broke off comes back within seconds, and is not counted meanwhile; --for covers that time.
+    A page whose connection broke off without a farewell counts as not gone until it is back, or for 48 s. That
+    covers a proxy that was away for 15 s; give --for for longer outages, and to set the time yourself. A node that was
+    started less than 48 s ago, or that is older than this, may not know of such pages: then --for is 48 s by default.
     """
     selection = _selection(context, version, not_version, outdated=outdated)
-    if timeout and context.get_parameter_source("hold") is ParameterSource.DEFAULT:
-        hold = min(hold, timeout / 2)
+    if include_away is None:
+        include_away = hold is None
+    known_hold = hold
+    if hold is None:
+        hold, known_hold = (min(each, timeout / 2 or each) for each in (HOLD, KNOWN_HOLD))
     if timeout and hold > timeout:
         raise click.UsageError(
             f"--for {span(hold)} is longer than --timeout {span(timeout)}, so the condition could never hold; give a "
@@ -153,7 +161,7 @@ def command(
     importlib.import_module("headcount.client")
     from .progress import Progress
 
-    judge = Judge(selection, below._replace(of=of), hold, time.monotonic())
+    judge = Judge(selection, below._replace(of=of), hold, time.monotonic(), known_hold, include_away=include_away)
     with Progress() as progress:
         line = _ProgressLine(judge, short=progress.on_terminal)
 
@@ -180,6 +188,7 @@ def command(
                 "most": judge.most,
                 "total": None if verdict.unknown == "no contact" else verdict.total,
                 "unaccounted": None if verdict.unknown == "no contact" else verdict.unaccounted,
+                "away": None if verdict.left is None else verdict.away,
                 "bound": str(below),
                 **({"of": judge.base} if below.percent else {}),
                 "waitedMs": round(waited * 1000),
@@ -189,6 +198,8 @@ def command(
         word = paint("Done", sys.stdout, fg="green", bold=True)
         left = f"{verdict.left:,} of {connections(verdict.total)} {printable(str(selection))}"
         click.echo(f"{word}: {left}, after {span(waited)}.")
+        if verdict.away:
+            click.echo(f"Not waited for: {away_sentence(verdict.away)}.")
         if selection.kind == "version" and judge.most == 0:
             # They may have gone before. Or the version is misspelt, and then this gate is open for ever.
             click.echo(f"No page was seen on version {printable(str(selection.version))}; check the spelling.")
@@ -235,10 +246,13 @@ class _ProgressLine:
             return f"Waiting: {situation.unknown}" + (f" ({error})" if error else "")
         total = f"{verdict.total:,}" if self._short else connections(verdict.total)
         parts = [f"{verdict.left:,} of {total} {judge.selection}"]
+        if verdict.away:
+            parts.append(away_sentence(verdict.away))
         if verdict.held is None:
             share = f" of {verdict.base:,}" if judge.bound.percent else ""
             limit = [f"limit {judge.bound}{share}"]
-            pace = [] if verdict.to_go is None else [_time_to_go(verdict.to_go)]
+            known = verdict.to_go is not None and not verdict.away
+            pace = [_time_to_go(verdict.to_go)] if known and verdict.to_go is not None else []
             if verdict.rate:
                 pace.append(f"{verdict.rate:,.0f}/min")
             # On a terminal the end of the line may be cut: it holds what does not change.

@@ -16,6 +16,7 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Self, TypedDict, TypeVar, Unpack
+from urllib.parse import quote
 
 from ..core.stats import ConnectionInfo, Nodes, NodeShare, Stats
 from ..errors import ClientError, ConfigError, HeadcountError, Malformed, NotAuthorized, Refused, Unreachable
@@ -167,13 +168,16 @@ def use_active_connections(
     return RemoteConnections(base_url(url, base_path), Access(**access), update_strategy, deltas=deltas)
 
 
-async def fetch_stats(url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> Stats:
+async def fetch_stats(
+    url: str, *, base_path: str | None = None, version: str | None = None, **access: Unpack[AccessOptions]
+) -> Stats:
     """
     Return the figures of a server, once.
 
     Args:
         url: As for `use_active_connections`.
         base_path: As there.
+        version: Have this version counted apart from all others, and return its exact number as `of_version`.
         access: As there.
 
     Raises:
@@ -183,6 +187,8 @@ async def fetch_stats(url: str, *, base_path: str | None = None, **access: Unpac
         Refused: Another answer: there is no Headcount, or connection tracking is off.
     """
     stats_url = f"{base_url(url, base_path)}/admin/stats"
+    if version is not None:
+        stats_url += f"?version={quote(version, safe='')}"
     return await _fetch(stats_url, access, messages.decode_snapshot, "statistics")
 
 
@@ -197,10 +203,22 @@ async def fetch_nodes(url: str, *, base_path: str | None = None, **access: Unpac
 
 
 async def release(
-    url: str, version: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]
+    url: str,
+    version: str | None,
+    *,
+    unserved: bool = False,
+    base_path: str | None = None,
+    **access: Unpack[AccessOptions],
 ) -> ReleaseResult:
     """
     Declare a version current and notify every page.
+
+    Args:
+        url: Where the server is.
+        version: The build id; None: the version that the fleet has settled on.
+        unserved: It may be a version that no node serves, because another server delivers the front end.
+        base_path: Where Headcount is mounted; None: as the URL says.
+        **access: See `AccessOptions`.
 
     Returns:
         How many streams and nodes were reached. With `partial`, a node was not.
@@ -208,7 +226,8 @@ async def release(
     Raises the errors of `fetch_stats`.
     """
     release_url = f"{base_url(url, base_path)}/admin/release"
-    content = await Access(**access).post(release_url, {"version": version})
+    body = {"settled": True} if version is None else {"version": version, "unserved": unserved}
+    content = await Access(**access).post(release_url, body)
     return _decoded(release_url, content, lambda data: messages.decode_release(data, version), "answer to a release")
 
 

@@ -9,15 +9,16 @@ import ssl
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import msgspec
 
-from ..core.reconnect import is_refusal
-from ..errors import ClientError, ConfigError, NotAuthorized, Refused, Unreachable
-from ..live.active_connections import NOT_AUTHORIZED
+from ..core.reconnect import PROBLEM, is_refusal, post_outcome
+from ..errors import ClientError, ConfigError, NotAuthorized, Refused, UnknownConnection, Unreachable
+from ..live.active_connections import NOT_AUTHORIZED, REFUSED_CREDENTIAL
+from .address import DEFAULT_BASE_PATH, without_password
 from .retry_after import parse_retry_after
 
 try:
@@ -32,7 +33,6 @@ CONNECT_TIMEOUT: Final = 10.0
 """Seconds until a server must have answered."""
 
 JSON: Final = "application/json"
-PROBLEM: Final = "application/problem+json"
 AT_LIMIT: Final = (
     "uvicorn's answer when as many connections are open as --limit-concurrency allows, and each open page is one."
 )
@@ -46,7 +46,12 @@ class _Problem(msgspec.Struct):
     detail: str = ""
 
 
+class _Verdict(msgspec.Struct):
+    ok: bool = False
+
+
 _decode_problem = msgspec.json.Decoder(_Problem).decode
+_decode_verdict = msgspec.json.Decoder(_Verdict).decode
 
 
 class Access:
@@ -96,7 +101,7 @@ class Access:
                 httpx.Proxy(proxy)
             except (ValueError, httpx.InvalidURL):
                 raise ConfigError(
-                    f"The proxy {proxy!r} is not a URL; write it as http://proxy.example.com:3128."
+                    f"The proxy {without_password(proxy)!r} is not a URL; write it as http://proxy.example.com:3128."
                 ) from None
         self.proxy = proxy
         self._verify = verify
@@ -142,13 +147,21 @@ class Access:
                 trust_env=self.proxy is True,
                 timeout=timeout,
                 follow_redirects=True,
+                event_hooks={"request": [self._keep_own_headers_home]},
             )
-        except (ValueError, httpx.InvalidURL) as error:
-            raise ConfigError(
-                f"The proxy {self.proxy!r} cannot be used ({error}); check HTTPS_PROXY and HTTP_PROXY."
-            ) from None
+        except (ValueError, httpx.InvalidURL):
+            # The library's sentence may quote a password.
+            proxy = without_password(str(self.proxy)) if isinstance(self.proxy, str) else "of the environment"
+            raise ConfigError(f"The proxy {proxy} cannot be used; check HTTPS_PROXY and HTTP_PROXY.") from None
         except ImportError:
             raise ConfigError(NO_SOCKS) from None
+
+    async def _keep_own_headers_home(self, request: "httpx.Request") -> None:
+        """Take the own headers off a request that was redirected to another site. Redirects keep the extensions."""
+        first: httpx.URL = request.extensions.setdefault("headcount.first_url", request.url)
+        if not is_same_site(_place(first), _place(request.url)):
+            for name in self.headers.keys() - {"user-agent"}:
+                request.headers.pop(name, None)
 
     async def get(self, url: str, kind: str = JSON) -> bytes:
         """
@@ -192,6 +205,20 @@ class Access:
 
 _MAX_REDIRECTS: Final = 5
 
+Place: TypeAlias = tuple[str, int | None, str]
+"""Host, port (None: the scheme's own) and scheme, http or https, of a URL."""
+
+
+def is_same_site(first: Place, other: Place) -> bool:
+    """Say whether what was meant for the first URL may go to the other: the same origin, or its https."""
+    if first == other:
+        return True
+    return first[0] == other[0] and first[1:] == (None, "http") and other[1:] == (None, "https")
+
+
+def _place(url: "httpx.URL") -> Place:
+    return url.host, url.port, url.scheme
+
 
 def check(url: str, response: "httpx.Response", kind: str = JSON) -> None:
     """
@@ -206,9 +233,54 @@ def check(url: str, response: "httpx.Response", kind: str = JSON) -> None:
     """
     status, headers = response.status_code, response.headers
     if status != 200:
-        raise failure(url, status, headers, response.content)
-    if _kind(headers) != kind:
+        raise failure(url, status, headers, response.content, token=sends_token(response.request.headers))
+    if content_type(headers) != kind:
         raise wrong_answer(url, headers, str(response.url))
+
+
+def check_post(url: str, response: "httpx.Response") -> None:
+    """
+    Check that Headcount has accepted the POST of a page.
+
+    Args:
+        url: URL of the request.
+        response: The answer.
+
+    Raises:
+        UnknownConnection: No stream has this handle: another process holds it, or it has just ended.
+        NotAuthorized: 401 or 403.
+        Refused: Something else answered, and will again; or Headcount refuses the message.
+        Unreachable: An error that may pass.
+    """
+    status, headers, kind = response.status_code, response.headers, content_type(response.headers)
+    match post_outcome(status, kind, ok=says_ok(response.content)):
+        case "done":
+            return
+        case "unknown":
+            raise UnknownConnection(problem_detail(response.content))
+        case "refused" if status not in (200, 403) and not 300 <= status < 400:
+            raise Refused(foreign_post(url, status, kind))
+        case _:
+            if status == 200:
+                raise wrong_answer(url, headers, str(response.url))
+            raise failure(url, status, headers, response.content)
+
+
+def says_ok(body: bytes) -> bool:
+    """Say whether a body is Headcount's answer to a POST of a page."""
+    try:
+        return _decode_verdict(body).ok
+    except (msgspec.MsgspecError, UnicodeError):
+        return False
+
+
+def foreign_post(url: str, status: int, kind: str) -> str:
+    """Return a sentence for an answer to a POST that is not Headcount's, on a path where GET may work."""
+    base = urlsplit(_without_endpoint(url)).path or "/"
+    return (
+        f"{printable_url(url)} answered {status} with {kind or 'no content type'}, not Headcount; check that the proxy "
+        f"passes POST requests below {base} on to Headcount."
+    )
 
 
 def wrong_answer(url: str, headers: Mapping[str, str], answered_by: str = "") -> Refused:
@@ -220,7 +292,7 @@ def wrong_answer(url: str, headers: Mapping[str, str], answered_by: str = "") ->
         headers: Of the answer.
         answered_by: URL that answered, after redirects.
     """
-    kind, base = _kind(headers) or "no content type", _without_endpoint(url)
+    kind, base = content_type(headers) or "no content type", _without_endpoint(url)
     if answered_by and answered_by.partition("?")[0] != url.partition("?")[0]:
         return Refused(
             f"{_host(url)} redirects to {printable_url(answered_by)}, which answered {kind}, not Headcount; check "
@@ -228,7 +300,7 @@ def wrong_answer(url: str, headers: Mapping[str, str], answered_by: str = "") ->
         )
     path = urlsplit(base).path or "/"
     return Refused(
-        f"{url.partition('?')[0]} answered {kind}, not Headcount; check the URL, and that the proxy passes {path} "
+        f"{printable_url(url)} answered {kind}, not Headcount; check the URL, and that the proxy passes {path} "
         "on to Headcount."
     )
 
@@ -247,33 +319,55 @@ def is_at_limit(status: int, kind: str, body: bytes) -> bool:
     return status == 503 and kind == "text/plain" and body.strip() == b"Service Unavailable"
 
 
-def failure(url: str, status: int, headers: Mapping[str, str], body: bytes) -> NotAuthorized | ClientError:
-    """Make the error for an answer that is not the one asked for."""
-    kind = _kind(headers)
+def failure(
+    url: str, status: int, headers: Mapping[str, str], body: bytes, *, token: bool = False
+) -> NotAuthorized | ClientError:
+    """Make the error for an answer that is not the one asked for. `token`: the request had a token."""
+    kind = content_type(headers)
     detail = problem_detail(body) if kind in (PROBLEM, JSON, "") else ""
     if status in (401, 403):
         if not detail and kind:
             return NotAuthorized(
-                f"{url.partition('?')[0]} answered {status} with {kind}, which is not Headcount's answer: something "
+                f"{printable_url(url)} answered {status} with {kind}, which is not Headcount's answer: something "
                 "before Headcount refuses the request, such as a log-in, a firewall or a CSRF check."
             )
+        # The server's sentence asks for a token, whether or not one was sent.
+        if token and ("Authorization: Bearer" in detail or not detail):
+            return NotAuthorized(REFUSED_CREDENTIAL)
         return NotAuthorized(detail or NOT_AUTHORIZED)
-    # Static file servers answer a POST with 501, which does not pass.
-    if not is_refusal(status) and status != 501:
+    if not is_refusal(status):
         cause = AT_LIMIT if is_at_limit(status, kind, body) else "the server, or a proxy before it, has an error."
-        sentence = detail or f"{url} answered {status}: {cause}"
+        sentence = detail or f"{printable_url(url)} answered {status}: {cause}"
         return Unreachable(sentence, parse_retry_after(headers.get("retry-after")))
     if 300 <= status < 400 and (location := headers.get("location")):
         target = printable_url(urljoin(url, location))
         return Refused(
-            f"{url.partition('?')[0]} redirects to {target}; give the URL that it redirects to, or, if that is "
+            f"{printable_url(url)} redirects to {target}; give the URL that it redirects to, or, if that is "
             "a log-in page, let requests for Headcount pass without it."
         )
     if status == 404:
+        return _not_found(printable_url(_without_endpoint(url)), kind)
+    return Refused(
+        detail or f"{printable_url(url)} answered {status}, which is not an answer of Headcount; check the URL."
+    )
+
+
+def _not_found(base: str, kind: str) -> Refused:
+    """Make the error for a URL of a base path where there is no Headcount, with the URL to try instead."""
+    path = urlsplit(base).path
+    answer = f"{base} answered 404 ({kind or 'no content type'}), which is not Headcount's answer"
+    if path == DEFAULT_BASE_PATH:
         return Refused(
-            f"No Headcount at {_without_endpoint(url)}; give the URL with its base path, which is /__skew by default."
+            f"{answer}; check that the server runs Headcount, and that the proxies before it pass {path} on to it."
         )
-    return Refused(detail or f"{url} answered {status}, which is not an answer of Headcount; check the URL.")
+    before, found, _ = path.partition(DEFAULT_BASE_PATH)
+    other = urljoin(base, (before if found else "") + DEFAULT_BASE_PATH)
+    return Refused(f"{answer}; try {other}, or give the URL with the base path that the server is configured with.")
+
+
+def sends_token(headers: Mapping[str, str]) -> bool:
+    """Return whether request headers carry a bearer token."""
+    return headers.get("authorization", "").lower().startswith("bearer ")
 
 
 def printable_url(url: str) -> str:
@@ -286,8 +380,8 @@ def printable_url(url: str) -> str:
     return "".join(character for character in url[:200] if character.isprintable())
 
 
-def _kind(headers: Mapping[str, str]) -> str:
-    """Return the media type of an answer."""
+def content_type(headers: Mapping[str, str]) -> str:
+    """Return the media type of an answer, fit for a sentence; "": it names none."""
     kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
     return "".join(character for character in kind[:80] if character.isprintable())
 
@@ -341,12 +435,13 @@ def _proxy_of(url: str, proxy: str | bool | None) -> str | None:
 
 
 def _without_endpoint(url: str) -> str:
-    path = url.partition("?")[0]
+    path = printable_url(url)
     for endpoint in (
         "/admin/stats",
         "/admin/nodes",
         "/admin/release",
         "/subscribe-stats",
+        "/route",
         "/sse",
         "/ws",
         "/health",

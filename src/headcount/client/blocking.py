@@ -39,6 +39,7 @@ class BlockingConnections:
         self.is_stale = remote.is_stale
         self.partial = remote.partial
         self.current_version = remote.current_version
+        self.release = remote.release
         self.state = remote.state
         self._remote = remote
         self._changed = threading.Condition()

@@ -39,9 +39,9 @@ from ..core.reconnect import (
 )
 from ..core.stats import Stats, apply
 from ..errors import NotAuthorized, ProtocolError, Refused, Unreachable
-from ..live.active_connections import NOT_AUTHORIZED, LiveState
+from ..live.active_connections import NOT_AUTHORIZED, REFUSED_CREDENTIAL, LiveState
 from . import messages
-from .access import Access
+from .access import Access, sends_token
 from .transport import VIEWER, Ended, Stream, open_stream
 
 logger = logging.getLogger("headcount")
@@ -289,7 +289,7 @@ class Connection:
                     self._store.set(is_stale=True)
                     await self._subscribe(stream, life)
             case messages.Unauthorized():
-                raise NotAuthorized(NOT_AUTHORIZED)
+                raise NotAuthorized(REFUSED_CREDENTIAL if sends_token(self._access.headers) else NOT_AUTHORIZED)
             case messages.Released():
                 self._store.set(current_version=message.version)
             case messages.Drain() if life.opened_at is not None:

@@ -12,7 +12,18 @@ from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from ..core.stats import ABSENCE_STATES, Absence, AbsenceState, ConnectionInfo, Nodes, NodeShare, Stats, StatsDelta
+from ..core.current_version import STATES, Release, State
+from ..core.stats import (
+    ABSENCE_STATES,
+    Absence,
+    AbsenceState,
+    ConnectionInfo,
+    Nodes,
+    NodeShare,
+    Stats,
+    StatsDelta,
+    VersionCount,
+)
 from ..errors import Malformed
 
 T = TypeVar("T")
@@ -45,6 +56,21 @@ class _Absence(msgspec.Struct):
         return Absence(self.node, self.total, MappingProxyType(self.versions), known, self.since)
 
 
+class _Current(msgspec.Struct):
+    state: str
+    version: str | None = None
+
+
+def _release(current: str | None, said: _Current | None) -> Release | None:
+    """Return what a server says of the release. An older one says only which version is current."""
+    if said is None:
+        return None if current is None else Release("settled", current)
+    # A state that this version does not know is taken for what it means: a version is current, or none is.
+    otherwise: State = "unsettled" if current is None else "settled"
+    known = next((state for state in STATES if state == said.state), otherwise)
+    return Release(known, None if known == "unsettled" else said.version)
+
+
 class StatsMessage(msgspec.Struct, tag_field="type", tag="stats", rename="camel"):
     """A complete snapshot."""
 
@@ -56,9 +82,13 @@ class StatsMessage(msgspec.Struct, tag_field="type", tag="stats", rename="camel"
     connections_truncated: bool = False
     nodes: Nodes = Nodes(1, 1)
     partial: bool = False
+    away: _Counts = {}
+    away_known: bool = False
     absences: tuple[_Absence, ...] = ()
     current_version: str | None = None
+    release: _Current | None = None
     your_id: str | None = None
+    of_version: VersionCount | None = None
 
     def figures(self) -> Stats:
         """Return the snapshot."""
@@ -71,8 +101,11 @@ class StatsMessage(msgspec.Struct, tag_field="type", tag="stats", rename="camel"
             connections_truncated=self.connections_truncated,
             nodes=self.nodes,
             partial=self.partial,
+            away=MappingProxyType({label: count for label, count in self.away.items() if count}),
+            away_known=self.away_known,
             absences=tuple(absence.absence() for absence in self.absences),
-            current_version=self.current_version,
+            release=_release(self.current_version, self.release),
+            of_version=self.of_version,
         )
 
 
@@ -93,8 +126,11 @@ class DeltaMessage(msgspec.Struct, tag_field="type", tag="stats-delta", rename="
     connections_truncated: bool | None = None
     nodes: Nodes | None = None
     partial: bool | None = None
+    away: _Counts = {}
+    away_known: bool | None = None
     absences: tuple[_Absence, ...] | None = None
     current_version: str | msgspec.UnsetType | None = msgspec.UNSET
+    release: _Current | None = None
 
     def delta(self) -> StatsDelta:
         """Return the delta."""
@@ -110,8 +146,15 @@ class DeltaMessage(msgspec.Struct, tag_field="type", tag="stats-delta", rename="
             nodes=self.nodes,
             partial=self.partial,
             absences=None if self.absences is None else tuple(absence.absence() for absence in self.absences),
-            current_version=self.current_version,
+            away=self.away,
+            away_known=self.away_known,
+            release=self._changed_release(),
         )
+
+    def _changed_release(self) -> Release | None:
+        if isinstance(self.current_version, msgspec.UnsetType):
+            return None
+        return _release(self.current_version, self.release) or Release("unsettled")
 
 
 class Unauthorized(msgspec.Struct, tag_field="type", tag="stats-unauthorized"):
@@ -170,12 +213,18 @@ class _Share(msgspec.Struct, rename="camel"):
     total: Count
     reporting: bool
     silent_ms: Annotated[int, msgspec.Meta(ge=0)] = 0
+    version: str | None = None
+
+    def share(self) -> NodeShare:
+        """Return it as the figures hold it. A server that does not say a version, or an empty one, knows none."""
+        return NodeShare(self.node, self.total, self.reporting, self.silent_ms / 1000, self.version or None)
 
 
 class _Shares(msgspec.Struct, rename="camel"):
     shares: list[_Share]
     absences: tuple[_Absence, ...] = ()
     cut_after_ms: Annotated[int, msgspec.Meta(ge=0)] = 0
+    strangers: tuple[str, ...] = ()
 
 
 _decode_shares = msgspec.json.Decoder(_Shares).decode
@@ -195,12 +244,14 @@ class FleetNodes(NamedTuple):
     """
     The nodes of a fleet: those that are there, and those that are gone and unaccounted for.
 
-    `cut_after`: seconds after which something ends streams, as clients have reported to the answering node; 0: unknown.
+    `cut_after`: seconds after which something ends streams, the shortest that a node knows of; 0: unknown.
+    `strangers`: ids of nodes with another secret under the same fleet name.
     """
 
     shares: list[NodeShare]
     absences: tuple[Absence, ...]
     cut_after: float = 0.0
+    strangers: tuple[str, ...] = ()
 
 
 def decode_fleet(content: bytes) -> FleetNodes:
@@ -211,8 +262,9 @@ def decode_fleet(content: bytes) -> FleetNodes:
         Malformed: The answer has another shape.
     """
     found = _answer(_decode_shares, content, "list of nodes")
-    shares = [NodeShare(share.node, share.total, share.reporting, share.silent_ms / 1000) for share in found.shares]
-    return FleetNodes(shares, tuple(absence.absence() for absence in found.absences), found.cut_after_ms / 1000)
+    shares = [share.share() for share in found.shares]
+    absences = tuple(absence.absence() for absence in found.absences)
+    return FleetNodes(shares, absences, found.cut_after_ms / 1000, found.strangers)
 
 
 class Health(msgspec.Struct):
@@ -249,6 +301,17 @@ class Reached(msgspec.Struct, frozen=True):
     expected: Annotated[int, msgspec.Meta(ge=0)]
 
 
+class Unreached(msgspec.Struct, frozen=True):
+    """
+    A node that did not declare a version: its id, and why.
+
+    Reasons are `silent`, `refused`, `stranger` and `disconnected`; a newer server may have others.
+    """
+
+    node: Annotated[str, msgspec.Meta(max_length=64)]
+    reason: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
 class ReleaseResult(msgspec.Struct, frozen=True):
     """
     What came of a release.
@@ -259,6 +322,7 @@ class ReleaseResult(msgspec.Struct, frozen=True):
         nodes: How many nodes were reached; None: an older server, which does not say.
         partial: A node was not reached, or the server does not know the other nodes.
         already_current: The version was current already; None: an older server, which does not say.
+        unreached: Nodes that did not declare it; None: an older server, which does not say.
     """
 
     version: str
@@ -266,6 +330,7 @@ class ReleaseResult(msgspec.Struct, frozen=True):
     nodes: Reached | None = None
     partial: bool = False
     already_current: bool | None = msgspec.field(default=None, name="alreadyCurrent")
+    unreached: tuple[Unreached, ...] | None = None
 
 
 class _Release(ReleaseResult, frozen=True):
@@ -275,17 +340,19 @@ class _Release(ReleaseResult, frozen=True):
 _decode_release = msgspec.json.Decoder(_Release).decode
 
 
-def decode_release(content: bytes, version: str) -> ReleaseResult:
+def decode_release(content: bytes, version: str | None) -> ReleaseResult:
     """
-    Read the answer of `POST /admin/release`.
+    Read the answer of `POST /admin/release`. `version` is None if the server was to choose it.
 
     Raises:
         Malformed: The answer has another shape, or is about another version.
     """
     answer = _answer(_decode_release, content, "answer to a release")
-    if not answer.ok or answer.version != version:
+    if not answer.ok or not answer.version or version not in (None, answer.version):
         raise Malformed("The server's answer does not confirm this release.")
-    return ReleaseResult(answer.version, answer.told, answer.nodes, answer.partial, answer.already_current)
+    return ReleaseResult(
+        answer.version, answer.told, answer.nodes, answer.partial, answer.already_current, answer.unreached
+    )
 
 
 class _Forgotten(msgspec.Struct):

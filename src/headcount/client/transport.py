@@ -14,15 +14,27 @@ from urllib.parse import urlencode
 import msgspec
 
 from ..core.ends import standard_code
-from ..errors import ClientError, ConfigError, Refused, Unreachable
+from ..errors import ClientError, ConfigError, Refused, UnknownConnection, Unreachable
 from . import messages
-from .access import CONNECT_TIMEOUT, NO_SOCKS, Access, check, failure, unreachable
+from .access import (
+    CONNECT_TIMEOUT,
+    NO_SOCKS,
+    Access,
+    Place,
+    check_post,
+    failure,
+    is_same_site,
+    printable_url,
+    sends_token,
+    unreachable,
+)
 from .event_reader import MAX_EVENT, EventReader
 
 try:
     import httpx2 as httpx
     from websockets.asyncio.client import ClientConnection, connect
     from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
+    from websockets.uri import WebSocketURI, parse_uri
 except ImportError:
     raise ConfigError("The client needs httpx2 and websockets; run: pip install 'headcount[client]'") from None
 
@@ -86,10 +98,11 @@ class _EventStream:
         url = f"{self._base}/subscribe-stats"
         body = {"connectionId": connection_id, "deltas": deltas}
         response = await self._access.send(self._client, "POST", url, json=body, timeout=CONNECT_TIMEOUT)
-        if response.status_code == 404:
+        try:
+            check_post(url, response)
+        except UnknownConnection:
             # Another process holds the stream, or the stream has just ended: a new stream may work.
-            raise Ended("The subscription reached a server process that does not hold this stream.")
-        check(url, response)
+            raise Ended("The subscription reached a server process that does not hold this stream.") from None
 
 
 def _retry(reader: EventReader) -> float:
@@ -113,15 +126,33 @@ async def _event_stream(base: str, access: Access, query: dict[str, str]) -> Asy
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if response.status_code != 200:
                 content = await response.aread() if int(response.headers.get("content-length", "0")) < 65_536 else b""
-                raise failure(url, response.status_code, response.headers, content)
+                token = sends_token(access.headers)
+                raise failure(url, response.status_code, response.headers, content, token=token)
             if kind != "text/event-stream":
                 raise Refused(
                     f"The server answered {kind[:80] or 'nothing'} with status 200; check that the proxy passes "
-                    f"{base} on to Headcount."
+                    f"{printable_url(base)} on to Headcount."
                 )
             yield _EventStream(base, access, client, response)
         finally:
             await response.aclose()
+
+
+class HomeConnect(connect):
+    """Opens a WebSocket, and leaves the own headers behind when it is redirected to another site."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Return the next URL, or the error."""
+        before = self.ws_uri
+        following = super().process_redirect(exc)
+        if isinstance(following, str) and not is_same_site(_place(before), _place(parse_uri(following))):
+            self.additional_headers = None
+        return following
+
+
+def _place(uri: WebSocketURI) -> Place:
+    port = None if uri.port == (443 if uri.secure else 80) else uri.port
+    return uri.host, port, "https" if uri.secure else "http"
 
 
 class _WebSocket:
@@ -148,10 +179,10 @@ class _WebSocket:
 
 @asynccontextmanager
 async def _websocket(base: str, access: Access, query: dict[str, str]) -> AsyncIterator[Stream]:
-    url = f"{base}/ws?{urlencode(query)}"
+    url, shown = f"{base}/ws?{urlencode(query)}", f"{printable_url(base)}/ws"
     headers = dict(access.headers)
     try:
-        socket = await connect(
+        socket = await HomeConnect(
             "ws" + url.removeprefix("http"),
             additional_headers={name: value for name, value in headers.items() if name not in ("user-agent", "origin")},
             user_agent_header=headers.get("user-agent"),
@@ -168,14 +199,16 @@ async def _websocket(base: str, access: Access, query: dict[str, str]) -> AsyncI
         response = error.response
         if response.status_code == 403:
             # Servers answer 403 to any WebSocket they reject: for its path, its origin or its right.
-            raise Refused(f"{base}/ws refuses WebSockets (403); check the URL and the credentials.") from None
-        raise failure(f"{base}/ws", response.status_code, dict(response.headers), bytes(response.body or b"")) from None
+            raise Refused(f"{shown} refuses WebSockets (403); check the URL and the credentials.") from None
+        body, token = bytes(response.body or b""), sends_token(access.headers)
+        raise failure(f"{base}/ws", response.status_code, dict(response.headers), body, token=token) from None
     except ImportError:
         raise ConfigError(NO_SOCKS) from None
-    except InvalidURI as error:
-        raise Refused(f"{base} is not a URL for WebSockets ({error}).") from None
+    except InvalidURI:
+        raise Refused(f"{printable_url(base)} is not a URL for WebSockets.") from None
     except InvalidHandshake as error:
-        raise Unreachable(f"The server at {base}/ws did not accept a WebSocket ({str(error).rstrip('.')}).") from None
+        sentence = f"The server at {shown} did not accept a WebSocket ({str(error).rstrip('.')})."
+        raise Unreachable(sentence) from None
     except (OSError, TimeoutError, WebSocketException) as error:
         raise Unreachable(unreachable(base, error, access.proxy)) from None
     try:

@@ -8,6 +8,7 @@ them are ours, the request began inside: then it is the leftmost.
 
 import enum
 import ipaddress
+import re
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeAlias
@@ -146,10 +147,53 @@ def is_trusted(address: str, trusted: Iterable[IPNetwork]) -> bool:
 
 
 def anonymized(address: str) -> str:
-    """Cut an address to its network: /24 for IPv4, /48 for IPv6."""
+    """
+    Cut an address to its network: /24 for IPv4, /48 for IPv6.
+
+    An IPv6 address of a transition mechanism contains an IPv4 address, often within its first 48 bits. It becomes the
+    network of that IPv4 address.
+    """
     parsed = ipaddress.ip_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        parsed = _ipv4_inside(parsed) or parsed
     network = ipaddress.ip_network((parsed, 24 if parsed.version == 4 else 48), strict=False)
     return str(network.network_address)
+
+
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
+
+
+def _ipv4_inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """
+    Return the client's IPv4 address in an IPv6 address, or None.
+
+    In 64:ff9b:1::/48 and in ISATAP addresses it begins after the first 48 bits, of which `anonymized` keeps nothing
+    else. The prefixes of providers (6rd, their own NAT64) cannot be recognised.
+
+    Source: RFC 4291 (mapped, compatible), RFC 3056 (6to4), RFC 4380 (Teredo), RFC 6052 and RFC 8215 (NAT64).
+    """
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address.teredo is not None:
+        return address.teredo[1]  # the first is the Teredo server's
+    if address in _NAT64 or (address in _COMPATIBLE and int(address) >> 16):  # not `::` and `::1`
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return None
+
+
+def may_hold_address(value: bytes) -> bool:
+    """Say whether the value of a header may hold an IP address, in any of the ways that proxies write one."""
+    return _ADDRESS_LIKE.search(value) is not None or _PACKED_ADDRESS.fullmatch(value) is not None
+
+
+# Dotted, as reverse DNS writes it (host-203-0-113-7), or with two colons; percent-encoded, too.
+_ADDRESS_LIKE: Final = re.compile(
+    rb"(?<!\d)\d{1,3}(?:(?:[._-]|%2e)\d{1,3}){3}(?!\d)|(?::|%3a)[0-9a-f]{0,4}(?::|%3a)", re.IGNORECASE
+)
+_PACKED_ADDRESS: Final = re.compile(rb"\W*(?:0x)?(?:[0-9a-f]{8}|[0-9a-f]{32}|\d{8,10})\W*", re.IGNORECASE)
 
 
 def networks_are_everything(networks: tuple[IPNetwork, ...]) -> bool:

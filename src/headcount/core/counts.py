@@ -61,14 +61,19 @@ class LabelCounts:
         else:
             self.counts[label] = count - 1
 
-    def reserve(self, label: str) -> bool:
+    def move(self, before: str, label: str) -> str:
+        """Count under its own label what was counted under another one. Returns the label, shared. O(1)."""
+        self.remove(before)
+        return self.add(label)
+
+    def set_reserved(self, labels: frozenset[str]) -> bool:
         """
-        Count a label apart from now on, however many others there are. What is under `(other)` stays there.
+        Count these labels apart from now on, however many others there are; others that were reserved no more.
 
         Returns:
-            Whether a count changed: never here, where nobody knows what `(other)` consists of.
+            Whether a count changed: never here, where only the caller knows what `(other)` consists of; see `move`.
         """
-        self._reserved |= {label}
+        self._reserved = labels
         return False
 
     def note_changes(self, *, on: bool) -> None:
@@ -127,19 +132,25 @@ class LabelSums(LabelCounts):
             self._rest[label] = by
             self._change(OTHER, by)
 
-    def reserve(self, label: str) -> bool:
+    def set_reserved(self, labels: frozenset[str]) -> bool:
         """
-        Count a label apart from now on, however many others there are; also what was under `(other)`.
+        Count these labels apart from now on, however many others there are; also what of them was under `(other)`.
 
         Returns:
             Whether a sum changed.
         """
-        super().reserve(label)
-        count = self._rest.pop(label, 0)
-        if count:
+        super().set_reserved(labels)
+        found = labels & self._rest.keys()
+        for label in found:
+            count = self._rest.pop(label)
             self._change(OTHER, -count)
             self._change(label, count)
-        return bool(count)
+        return bool(found)
+
+    @property
+    def reserved(self) -> frozenset[str]:
+        """The labels that are always counted apart."""
+        return self._reserved
 
     @property
     def _has_room(self) -> bool:

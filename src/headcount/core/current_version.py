@@ -3,66 +3,247 @@ Which version is current.
 
 Rules:
 
-1. The version that was declared last, whatever the nodes serve: an operator may declare a version that only another
-   server delivers.
-2. Else the version that all nodes serve.
+1. The version that was declared last. It must be one that a live node serves, or the operator insisted on it, because
+   another server delivers the front end. A declared version that no live node serves any more, as after a roll-back
+   that nobody declared, is orphaned: then it is not known which version is current.
+2. Without a declaration, the version that the fleet has settled on: the one that all live nodes have served for
+   `settle_time`. A node without others is settled at once.
 3. Else it is not known, as in a rolling update before the release: nodes serve several versions, or one does not say
    (a node of an older Headcount). Then nobody is known to be outdated, and nobody is known to be up to date.
 
 A node that has not reported yet decides nothing: the figures are partial because of it.
+
+Tests: tests/core/test_current_version.py.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, Literal, TypeAlias
+
+import msgspec
 
 from .labels import OTHER
+
+State: TypeAlias = Literal["declared", "settled", "unsettled", "orphaned"]
+"""Why a version is current, or why none is: see above."""
+
+STATES: Final[tuple[State, ...]] = ("declared", "settled", "unsettled", "orphaned")
 
 MAX_NAMED: Final = 3
 """Versions that a sentence names."""
 
 
-def current_version(declared: str | None, serving: Mapping[str, int], silent: int = 0) -> str | None:
+SETTLED: Final = 1e9
+"""Seconds of agreement that are enough for every node, whatever its `settle_time`."""
+
+OWN: Final = "own"
+"""The source that says which version this node serves itself."""
+
+
+class Release(msgspec.Struct, frozen=True):
     """
-    Return the current version; None: it is not known.
+    What a node knows of the release.
+
+    Attributes:
+        state: Why `version` is current, or why none is.
+        version: The version that was declared or that the fleet settled on; None: neither.
+    """
+
+    state: State
+    version: str | None = None
+
+    @property
+    def current(self) -> str | None:
+        """The current version; None: it is not known."""
+        return None if self.state == "orphaned" else self.version
+
+
+class CurrentVersion:
+    """
+    Works out which version is current from what was declared and what the nodes serve.
+
+    What the nodes serve is learnt from several sources, such as the nodes' reports and the backend's store, which may
+    lag behind one another. Only what all of them say counts as agreement. Not thread-safe, and without a clock.
 
     Args:
-        declared: The version that was declared last; None: there was none.
-        serving: `{version: nodes}` of those that say which version they serve.
-        silent: Nodes that do not say.
+        own: The version that this node serves; empty: it serves none.
+        settle_time: Seconds for which all nodes must have served the same version.
+        needs: Sources without which nothing is settled: this node may not have seen the others yet.
     """
-    if declared is not None:
-        return declared
-    if len(serving) != 1 or silent:
-        return None
-    return next((version for version in serving if version != OTHER), None)
+
+    __slots__ = (
+        "_agreed",
+        "_declared",
+        "_insisted",
+        "_is_settled",
+        "_needs",
+        "_settle_time",
+        "_since",
+        "_sources",
+        "_told",
+    )
+
+    def __init__(self, own: str, settle_time: float = 0.0, needs: Collection[str] = ()) -> None:
+        self._settle_time = settle_time
+        self._needs = frozenset(needs)
+        self._sources: dict[str, tuple[frozenset[str], bool]] = {OWN: (frozenset([own] if own else []), False)}
+        self._declared: str | None = None
+        self._insisted = False
+        self._agreed: str | None = None
+        self._since: float | None = None
+        """When the nodes began to agree, as the clock of `look` has it; None: it has not been looked at since."""
+        self._told = "", 0.0
+        """On which version all nodes agreed, as another one said, and since when."""
+        self._is_settled = False
+        self._agree()
+
+    @property
+    def release(self) -> Release:
+        """Which version is current, and why."""
+        if self._declared is not None:
+            served = any(self._declared in versions for versions, _ in self._sources.values())
+            return Release("declared" if self._insisted or served else "orphaned", self._declared)
+        return Release("settled", self._agreed) if self._is_settled else Release("unsettled")
+
+    @property
+    def shown(self) -> Release | None:
+        """What figures say of the release; None: nothing was declared, and no node says which version it serves."""
+        said = self._declared is not None or any(versions or silent for versions, silent in self._sources.values())
+        return self.release if said else None
+
+    @property
+    def settled(self) -> str | None:
+        """The version that the fleet has settled on, whatever was declared; None: it has not settled."""
+        return self._agreed if self._is_settled else None
+
+    @property
+    def agreement(self) -> str | None:
+        """The version that all live nodes serve, settled or not; None: they differ, or one does not say."""
+        return self._agreed
+
+    def declare(self, version: str, *, insisted: bool) -> bool:
+        """
+        Take a version for declared.
+
+        Args:
+            version: The version.
+            insisted: It is current though no node serves it.
+
+        Returns:
+            Whether another version is current now, or for another reason.
+        """
+        before = self.release
+        self._declared, self._insisted = version, insisted
+        return self.release != before
+
+    def note(self, source: str, versions: Iterable[str], *, silent: bool) -> bool:
+        """
+        Note what the other nodes serve.
+
+        Args:
+            source: Who says it. Replaces what the same source said before.
+            versions: The versions.
+            silent: A node does not say which version it serves.
+
+        Returns:
+            Whether another version is current now, or for another reason.
+        """
+        said = frozenset(versions), silent
+        if self._sources.get(source) == said:
+            return False
+        before = self.release
+        self._sources[source] = said
+        self._agree()
+        return self.release != before
+
+    def forget(self, source: str) -> bool:
+        """Forget what a source said. Returns whether another version is current now, or for another reason."""
+        if source not in self._sources:
+            return False
+        before = self.release
+        del self._sources[source]
+        self._agree()
+        return self.release != before
+
+    def look(self, now: float) -> bool:
+        """
+        Settle if the nodes have agreed for long enough.
+
+        Args:
+            now: Monotonic seconds.
+
+        Returns:
+            Whether another version is current now, or for another reason.
+        """
+        if self._agreed is None:
+            return False
+        if self._since is None:
+            self._since = now
+        if self._is_settled or now - self._since < self._settle_time:
+            return False
+        self._is_settled = True
+        return self._declared is None
+
+    def agreed_for(self, now: float) -> float:
+        """Return for how many seconds the nodes have agreed, as far as was looked at; `SETTLED`: for long enough."""
+        if self._is_settled:
+            return SETTLED
+        return 0.0 if self._since is None else max(0.0, now - self._since)
+
+    def adopt(self, version: str, seconds: float, now: float) -> None:
+        """Learn from another node for how long the nodes have agreed on a version; it may have seen more of it."""
+        if version and self._agreed in (None, version):
+            self._told = version, now - seconds
+            self._look_back()
+
+    def _look_back(self) -> None:
+        """Count the time that another node has seen, also if it said so before this one had seen the others itself."""
+        version, since = self._told
+        if version and version == self._agreed:
+            self._since = since if self._since is None else min(since, self._since)
+
+    def _agree(self) -> None:
+        versions = frozenset[str]().union(*(said for said, _ in self._sources.values()))
+        mute = any(silent for _, silent in self._sources.values())
+        complete = self._needs <= self._sources.keys()
+        agreed = next(iter(versions)) if len(versions) == 1 and complete and not mute else None
+        if agreed == OTHER:
+            agreed = None
+        if agreed != self._agreed:
+            self._agreed, self._since, self._is_settled = agreed, None, False
+            self._look_back()
+        if len(versions) > 1 or mute:
+            self._told = "", 0.0
+        is_alone = not any(said or mute for source, (said, mute) in self._sources.items() if source != OWN)
+        if agreed is not None and (is_alone or self._settle_time <= 0):
+            self._is_settled = True
 
 
-def why_unknown(serving: Mapping[str, int] | None, nodes: int) -> str:
+def why_unknown(serving: Mapping[str, int] | None, nodes: int, release: Release | None = None) -> str:
     """
     Say why the current version is not known, and what to do, as the end of a sentence.
 
     Args:
-        serving: As in `current_version`; None: the server does not say.
+        serving: `{version: nodes}` of those that say which version they serve; None: the server does not say.
         nodes: Nodes whose share is in the figures.
+        release: What the server says of the release; None: nothing.
     """
     if serving is None:
         return "the current version is not known"
+    if release is not None and release.state == "orphaned":
+        return (
+            f"no node serves {release.version}, which was declared; declare the version that nodes serve: headcount "
+            "release VERSION URL"
+        )
     versions = sorted(serving, key=lambda version: (-serving[version], version))
     todo = "declare one: headcount release VERSION URL"
     if len(versions) > 1:
         return f"nodes serve {_listed(versions)}, and no release was declared; {todo}"
-    silent = max(1, nodes - sum(serving.values()))
+    silent = nodes - sum(serving.values())
+    if len(versions) == 1 and silent <= 0:
+        return f"nodes have not served {versions[0]} for long enough, and no release was declared; wait, or {todo}"
+    silent = max(1, silent)
     who = "nodes does not say which version it serves" if silent == 1 else "nodes do not say which version they serve"
     return f"{silent} of {nodes} {who}, and no release was declared; {todo}"
-
-
-def count_versions(versions: Iterable[str]) -> dict[str, int]:
-    """Return `{version: nodes}` of the nodes that say which version they serve; an empty one does not say."""
-    found: dict[str, int] = {}
-    for version in versions:
-        if version:
-            found[version] = found.get(version, 0) + 1
-    return found
 
 
 def _listed(versions: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """
 What clients report about a limit between them and the server: something ends their streams after the same time.
 
-One value for the node, the median of recent reports. It is a hint for operators and decides nothing. Anybody can write
+One value for the node, the median of recent reports; a fleet shows the shortest of its nodes. It is a hint for
+operators and decides nothing. Anybody can write
 a number into a query, so a report counts only with proof: its client replaces a stream of this node, by the secret
 handle, that was opened with a report too and whose age fits the limit. And a limit is known only if many of the streams
 that end have such a report. So a false limit costs a stranger open streams for as long as it says, and many of them.

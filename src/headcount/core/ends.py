@@ -7,6 +7,8 @@ the cause. The codes are documented in protocol/README.md, the causes in docs/ho
 
 from typing import Final, NamedTuple
 
+from ..errors import ProtocolError, TooManyMessages
+
 CLIENT: Final = "client"
 """Cause: the client left."""
 CANCELLED: Final = "cancelled"
@@ -62,10 +64,20 @@ NOT_AUTHORISED: Final = End(1008, "denied", "This viewer is not authorised to se
 CROSS_SITE: Final = End(
     1008, "denied", "The page is from another site; add its origin to public_origins or allowed_origins."
 )
+WRONG_HOST: Final = End(1008, "denied", "The request is invalid, or Host is not one of allowed_hosts.")
 NO_WEBSOCKET: Final = End(1008, "denied", "There is no WebSocket at this path.")
 GOING_AWAY: Final = End(1012, "drain", "This server is going away; reconnect later.")
 FULL: Final = End(1013, "full", "This server is full; reconnect later.")
+FULL_ADDRESS: Final = End(
+    1013, "address full", "Too many connections are open from this address; close some, or reconnect later."
+)
+TOO_MANY_OPENS: Final = End(
+    1013, "opening too fast", "This server opens no more connections in this second; reconnect later."
+)
+LEFT: Final = End(1000, CLIENT, "The page said that it leaves.")
+"""`POST /bye`. Mostly the stream has ended already; something may keep it open, such as a service worker or a proxy."""
 MALFORMED: Final = End(4400, "malformed", "The message is malformed.")
+TOO_MANY: Final = End(4429, "rate", "Too many messages.")
 NO_TABS: Final = End(4400, "no tabs", "This stream was opened with shared=1, but no tab was reported on it.")
 QUEUE_FULL: Final = End(4408, "slow", "Too many messages are waiting for this client to read them.")
 NO_ANSWER: Final = End(1006, "no answer", "The client did not say that it is still there.")
@@ -73,8 +85,23 @@ NO_ANSWER: Final = End(1006, "no answer", "The client did not say that it is sti
 STALLED: Final = End(4408, "slow", "The client read nothing for {seconds:g} s.")
 """To be completed by `lasting`."""
 
+
+def end_of(error: ProtocolError) -> End:
+    """Return the end of a stream whose client sent what the wire does not allow."""
+    return (TOO_MANY if isinstance(error, TooManyMessages) else MALFORMED).because(str(error))
+
+
 UNANSWERED: Final = frozenset({NO_ANSWER.cause, STALLED.cause})
 """Causes that do not tell whether the page has gone: a page that the browser froze neither answers nor reads."""
+
+FAREWELLS: Final = frozenset({1000, 1001})
+"""Close codes by which a page says that it leaves. Without one, nobody knows whether it was closed or cut off."""
+
+FOR_GOOD: Final = frozenset({REPLACED.cause, NOT_AUTHORISED.cause})
+"""
+Causes after which no page is expected to come back for this stream: its page has another one, or has been told to stop.
+After all others, a page that has not said goodbye reconnects.
+"""
 
 ENDS: Final = (
     REPLACED,
@@ -82,16 +109,26 @@ ENDS: Final = (
     BROKEN,
     NOT_AUTHORISED,
     CROSS_SITE,
+    WRONG_HOST,
     NO_WEBSOCKET,
     GOING_AWAY,
     FULL,
+    FULL_ADDRESS,
+    TOO_MANY_OPENS,
+    LEFT,
     MALFORMED,
+    TOO_MANY,
     NO_TABS,
     QUEUE_FULL,
     NO_ANSWER,
     STALLED,
 )
-"""All of them. `FULL`, `CROSS_SITE` and `NO_WEBSOCKET` refuse a stream that has not begun, so hooks never get those."""
+"""
+All of them. `CROSS_SITE`, `WRONG_HOST` and `NO_WEBSOCKET` refuse a stream that has not begun, so hooks never get those.
+"""
 
-CAUSES: Final = frozenset({CLIENT, CANCELLED, LOOP_CLOSED}) | {end.cause for end in ENDS if end is not FULL}
+REFUSALS: Final = (FULL, FULL_ADDRESS, TOO_MANY_OPENS)
+"""A limit refuses a new connection; a shared stream that reports too many tabs ends. Counted as `refused:<cause>`."""
+
+CAUSES: Final = frozenset({CLIENT, CANCELLED, LOOP_CLOSED}) | {end.cause for end in ENDS}
 """Everything that `on_connection_close` can get as its reason, and that is counted as `closed:<cause>`."""

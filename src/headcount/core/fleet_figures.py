@@ -16,6 +16,8 @@ Rules:
    figures and stays expected.
 4. The connections of a node that was dropped or lost its figures are unaccounted for (core/unaccounted.py). The sums do
    not contain them. What is in the sums is accounted for, whatever anybody claims.
+5. Pages that broke off are summed apart (`away`), as their nodes report them. When a node vanishes, they are
+   unaccounted for like its connections.
 
 `partial` is true while an expected node is stale, while this node is disconnected, and while connections are
 unaccounted for. Which version is current, core/current_version.py judges by what the nodes serve.
@@ -23,19 +25,23 @@ unaccounted for. Which version is current, core/current_version.py judges by wha
 Source: docs/adr/0012-fleet-reports.md, docs/adr/0017-unaccounted.md
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from msgspec import UNSET
-
-from .current_version import current_version
+from .current_version import CurrentVersion, Release
+from .cut_reports import SHORTEST
 from .fleet_messages import Delta, Report
+from .labels import OTHER, UNKNOWN
 from .liveness import MAX_TOMBSTONES, Liveness
 from .report_sums import NodeReport, ReportSums
-from .stats import ENDED_STATES, Absence, Nodes, NodeShare, Stats, StatsDelta
+from .stats import ENDED_STATES, Absence, Nodes, NodeShare, Stats, StatsDelta, VersionCount
 from .tallies import limited
 from .unaccounted import StoredAbsence, Unaccounted
+
+REPORTS: Final = "reports"
+"""What nodes say themselves of the version that they serve, as a source of `CurrentVersion`."""
 
 
 class Expired(NamedTuple):
@@ -51,7 +57,8 @@ class _Outline(NamedTuple):
     nodes: Nodes
     partial: bool
     absences: tuple[Absence, ...]
-    current: str | None
+    release: Release | None
+    away_known: bool
 
 
 class FleetFigures:
@@ -63,9 +70,12 @@ class FleetFigures:
         max_listed: Rows in a snapshot.
         max_versions: Versions counted apart.
         max_routes: Routes counted apart.
-        reserved_versions: Versions that are always counted apart.
+        known_versions: Versions that are always counted apart. So is `unknown`.
+        only_known: Nodes count all other versions under `unknown`.
         grace: Seconds after which connections of a node that vanished count as gone.
         serves: The version that the node `own` serves; empty: it does not say.
+        settle_time: Seconds for which all nodes must have served a version until it is current.
+        needs: See `CurrentVersion`; this object notes the source `REPORTS`.
     """
 
     def __init__(
@@ -75,15 +85,19 @@ class FleetFigures:
         max_listed: int = 1_000,
         max_versions: int = 1_000,
         max_routes: int = 10_000,
-        reserved_versions: Iterable[str] = (),
+        known_versions: Iterable[str] = (),
+        only_known: bool = False,
         grace: float = 120.0,
         serves: str = "",
+        settle_time: float = 0.0,
+        needs: Collection[str] = (),
     ) -> None:
         self.own = own
         self.revision = 0
         """Number of changes so far."""
         self.wall_offset = 0.0
         """Milliseconds since 1970 at second 0 of the caller's clock."""
+        self._rest_labels = (OTHER, UNKNOWN) if only_known else (OTHER,)
         self._unaccounted = Unaccounted(grace)
         self._absences: tuple[Absence, ...] = ()
         self._left_properly: dict[str, None] = {}
@@ -94,10 +108,15 @@ class FleetFigures:
         """How many nodes serve which version, as far as they say."""
         self._mute: set[str] = set()
         """Nodes whose report does not say which version they serve."""
-        self._declared: str | None = None
+        self._silent_about_away: set[str] = set()
+        """Nodes whose report does not say which pages broke off."""
+        self._remembering: set[str] = set()
+        """Nodes that have been there since before the first page broke off that may come back."""
+        self._current = CurrentVersion(serves, settle_time, needs)
         self._set_serves(own, serves)
         self._stale: set[str] = set()
-        self._sums = ReportSums(max_listed, max_versions, max_routes, reserved_versions)
+        self._sums = ReportSums(max_listed, max_versions, max_routes, (*known_versions, UNKNOWN))
+        self._reports[own].known = frozenset(known_versions)
         self._noting = False
         self._base = 0
         self._outline_before = self._outline()
@@ -123,6 +142,21 @@ class FleetFigures:
         if self._liveness.expected != expected:
             self.revision += 1
         return new
+
+    def expect_strangers(self, nodes: Iterable[str], now: float) -> bool:
+        """
+        Expect nodes that the store lists, and whose reports are not taken: figures are partial while they are there.
+
+        Returns:
+            Whether anything changed.
+        """
+        before = self.revision
+        for node in nodes:
+            self.expect(node, now)
+            self._liveness.keep_silent(node, now)
+            if node in self._reports:
+                self._update_stale(node)
+        return self._noted(before)
 
     def missing_nodes(self, *, rows: bool) -> list[str]:
         """Return the nodes whose report is needed: the stale ones and, with `rows`, those whose rows are not known."""
@@ -157,7 +191,13 @@ class FleetFigures:
     def shares(self, now: float) -> list[NodeShare]:
         """Return what each expected node has reported, this one first. O(nodes)."""
         return [
-            NodeShare(node, report.total, node not in self._stale, self._liveness.silence(node, now))
+            NodeShare(
+                node,
+                report.total,
+                node not in self._stale,
+                self._liveness.silence(node, now),
+                report.serves or None,
+            )
             for node, report in self._reports.items()
         ]
 
@@ -178,22 +218,93 @@ class FleetFigures:
         return [report.total for report in self._reports.values()]
 
     @property
-    def current_version(self) -> str | None:
-        """The current version; None: it is not known."""
-        return current_version(self._declared, self._serving, len(self._mute))
+    def release(self) -> Release:
+        """Which version is current, and why."""
+        return self._current.release
 
-    def declare(self, version: str) -> bool:
+    @property
+    def settled(self) -> str | None:
+        """The version that the fleet has settled on, whatever was declared; None: it has not settled."""
+        return self._current.settled
+
+    @property
+    def agreement(self) -> str | None:
+        """The version that all live nodes serve, settled or not; None: they differ, or one does not say."""
+        return self._current.agreement
+
+    def agreed_for(self, now: float) -> float:
+        """Return for how many seconds all live nodes have agreed on a version. See `CurrentVersion`."""
+        return self._current.agreed_for(now)
+
+    def adopt_agreement(self, version: str, seconds: float, now: float) -> bool:
+        """Learn from another node for how long all have served a version. Returns whether anything changed."""
+        self._current.adopt(version, seconds, now)
+        return self.settle(now)
+
+    def settle(self, now: float) -> bool:
+        """Settle if all nodes have served one version for long enough. Returns whether anything changed."""
+        return self._note_release(changed=self._current.look(now))
+
+    def note_served(self, source: str, versions: Iterable[str], *, silent: bool) -> bool:
+        """Note what another source than the reports says that nodes serve. Returns whether anything changed."""
+        return self._note_release(changed=self._current.note(source, versions, silent=silent))
+
+    def _note_release(self, *, changed: bool) -> bool:
+        before = self.revision
+        self.revision += changed
+        return self._noted(before)
+
+    def declare(self, version: str, *, insisted: bool = False) -> bool:
         """
-        Take a version for current: count it apart from now on, however many others there are.
+        Take a version for declared. See `CurrentVersion`; it is one of the known versions.
 
         Returns:
             Whether anything changed.
         """
+        return self._note_release(changed=self._current.declare(version, insisted=insisted))
+
+    def set_known_versions(self, known: frozenset[str]) -> bool:
+        """Count these versions apart from now on, however many others there are. Returns whether anything changed."""
         before = self.revision
-        if self._sums.versions.reserve(version) or self._declared != version:
-            self.revision += 1
-        self._declared = version
+        self._reports[self.own].known = known
+        moved = self._sums.versions.set_reserved(known | {UNKNOWN})
+        moved |= self._sums.away.set_reserved(known | {UNKNOWN})
+        self.revision += moved
         return self._noted(before)
+
+    def note_known(self, node: str, known: Iterable[str]) -> None:
+        """Note which versions a node counts apart, as of the last message from it."""
+        held = self._reports.get(node)
+        if held is not None:
+            held.known = frozenset(known)
+
+    def note_cut(self, node: str, seconds: float) -> None:
+        """Note after how many seconds something ends the streams of another node, as it says; 0: no limit is known."""
+        held = self._reports.get(node)
+        if held is not None:
+            held.cut_after = seconds if seconds >= SHORTEST else 0.0
+
+    @property
+    def shortest_cut(self) -> float | None:
+        """The shortest limit that another node knows of, in seconds; None: none does. O(nodes)."""
+        return min((held.cut_after for held in self._reports.values() if held.cut_after), default=None)
+
+    def count_of(self, version: str) -> VersionCount:
+        """
+        Return how many connections are of a version. O(nodes).
+
+        At most, those are among them that a node counts with other versions, unless it says that none is of this one.
+        """
+        least = self._sums.versions.counts.get(version, 0)
+        if version == UNKNOWN:
+            return VersionCount(version, least, least)
+        most = least + sum(
+            held.versions.get(label, 0)
+            for held in self._reports.values()
+            if held.truncated or version not in held.known
+            for label in self._rest_labels
+        )
+        return VersionCount(version, least, most)
 
     def serves(self, node: str, version: str) -> bool:
         """Note which version an expected node serves; empty: it does not say. Returns whether anything changed."""
@@ -212,9 +323,12 @@ class FleetFigures:
         if report.node != self.own and not (report.serves or held.serves) and report.node not in self._mute:
             self._mute.add(report.node)
             self.revision += 1
+            self._note_serving()
         self._set_serves(report.node, report.serves)
-        if self._sums.replace(held, report):
-            self.revision += 1
+        self._note_serving()  # it may have been forgotten
+        held.known = self._reports[self.own].known if report.node == self.own else frozenset(report.known)
+        self.revision += self._sums.replace(held, report)
+        self._note_away(report.node, held)
         if returned and self._unaccounted:
             self._unaccounted.end_absence(report.node)
             self._update_absences()
@@ -228,8 +342,9 @@ class FleetFigures:
             return False
         before = self.revision
         self._heard(delta.node, held, delta.sequence, now)
-        if 0 <= delta.base <= held.sequence and self._sums.fits(held, delta) and self._sums.change(held, delta):
-            self.revision += 1
+        if 0 <= delta.base <= held.sequence and self._sums.fits(held, delta):
+            self.revision += self._sums.change(held, delta)
+            self._note_away(delta.node, held)
         self._update_stale(delta.node)
         return self._noted(before)
 
@@ -353,6 +468,9 @@ class FleetFigures:
         self._sums.forget(held)
         self._forget_serves(held)
         self._mute.discard(node)
+        held.says_away, held.remembers = True, False
+        self._note_away(node, held)
+        self._note_serving()
         del self._reports[node]
         self._stale.discard(node)
         self.revision += 1
@@ -377,7 +495,8 @@ class FleetFigures:
                     self._claim_vanished(node, held, now)
                 else:  # the link to it is whole, so it lives, and its pages with it
                     heard = now - self._liveness.silence(node, now)
-                    self._unaccounted.cut_off(node, held.versions, now, self._wall(heard))
+                    versions = Counter(held.versions) + Counter(held.away)
+                    self._unaccounted.cut_off(node, versions, now, self._wall(heard))
                 self._sums.forget(held)
                 self.revision += 1
                 self._update_stale(node)
@@ -420,6 +539,7 @@ class FleetFigures:
                 held.latest = -1
                 self._liveness.forget(node)
                 self._update_stale(node)
+        self._current.forget(REPORTS)  # nobody removes the nodes that leave from now on
         self.revision += 1
         self._noted(self.revision)
 
@@ -448,7 +568,9 @@ class FleetFigures:
             partial=now.partial if now.partial != before.partial else None,
             moved=rows.moved,
             absences=now.absences if now.absences != before.absences else None,
-            current_version=now.current if now.current != before.current else UNSET,
+            away=sums.away.pop_changes(),
+            away_known=now.away_known if now.away_known != before.away_known else None,
+            release=now.release if now.release != before.release else None,
         )
         self._base = self.revision
         self._outline_before = now
@@ -456,7 +578,7 @@ class FleetFigures:
 
     def snapshot(self) -> Stats:
         """Return the figures now. O(versions + routes + rows listed)."""
-        truncated, nodes, partial, absences, current = self._outline()
+        truncated, nodes, partial, absences, release, away_known = self._outline()
         return Stats(
             total=self._sums.total,
             versions=MappingProxyType(self._sums.versions.counts.copy()),
@@ -466,17 +588,29 @@ class FleetFigures:
             connections_truncated=truncated,
             nodes=nodes,
             partial=partial,
+            away=MappingProxyType(self._sums.away.counts.copy()),
+            away_known=away_known,
             absences=absences,
-            current_version=current,
+            release=release,
         )
 
     def _outline(self) -> _Outline:
         versions = limited(self._serving) if self._serving else None
         nodes = Nodes(len(self._reports) - len(self._stale), self._liveness.expected, versions)
         partial = self._liveness.disconnected or nodes.reporting < nodes.expected or bool(self._absences)
-        return _Outline(
-            len(self._sums.rows.shown) < self._sums.total, nodes, partial, self._absences, self.current_version
-        )
+        truncated = len(self._sums.rows.shown) < self._sums.total
+        return _Outline(truncated, nodes, partial, self._absences, self._current.shown, self._away_known)
+
+    @property
+    def _away_known(self) -> bool:
+        """Every node says which of its pages broke off, and one of them was there before the first did."""
+        return bool(self._remembering) and not self._silent_about_away
+
+    def _note_away(self, node: str, held: NodeReport) -> None:
+        before = self._away_known
+        (self._silent_about_away.discard if held.says_away else self._silent_about_away.add)(node)
+        (self._remembering.add if held.remembers else self._remembering.discard)(node)
+        self.revision += self._away_known != before
 
     def _set_serves(self, node: str, version: str) -> None:
         """Note which version a node serves, if it is expected. It keeps that version as long as it lives."""
@@ -486,7 +620,13 @@ class FleetFigures:
             held.serves = version
             self._serving[version] = self._serving.get(version, 0) + 1
             self._mute.discard(node)
+            self._note_serving()
             self.revision += 1
+
+    def _note_serving(self) -> None:
+        own = self._reports[self.own].serves
+        others = [version for version, nodes in self._serving.items() if version != own or nodes > 1]
+        self._current.note(REPORTS, others, silent=bool(self._mute))
 
     def _forget_serves(self, held: NodeReport) -> None:
         if held.serves:
@@ -500,7 +640,7 @@ class FleetFigures:
 
     def _claim_vanished(self, node: str, held: NodeReport, now: float) -> None:
         heard = now - self._liveness.silence(node, now)
-        versions = held.versions if held.sequence >= 0 else None
+        versions = Counter(held.versions) + Counter(held.away) if held.sequence >= 0 else None
         self._unaccounted.vanished(node, versions, now, heard, self._wall(heard))
 
     def _update_absences(self) -> None:

@@ -22,10 +22,13 @@ from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
+from .current_version import SETTLED
+from .cut_reports import LONGEST
 from .identity import MAX_HANDLE, MAX_NODE_ID, NODE_ID_PATTERN
 from .labels import MAX_ROUTE, MAX_VERSION
 from .messages import Tab
 from .stats import ConnectionInfo
+from .ticket import MAX_ENDED, EndedTicket
 
 MAX_BYTES: Final = 32 * 2**20
 """Of one message. A report of 10,000 routes of 512 characters, and 1,000 rows, has 24 MiB at most."""
@@ -34,21 +37,40 @@ MAX_ROWS: Final = 100_000
 """Of one message; more than any `max_listed_connections` that makes sense."""
 
 MAX_NUMBER: Final = 2**53
-"""Of a release; in ms since 1970 it is far away."""
+"""Of a release, in ms since 1970: far above what a node takes from another (node/releases.py)."""
+
+MAX_FINGERPRINT: Final = 32
 
 MAX_AWAY: Final = 32
 """Versions of pages that a node told to reconnect; more are under `(other)`."""
+
+MAX_BROKEN_OFF: Final = 512
+"""Versions of pages that broke off: more than a node counts apart (core/broken_off.py)."""
+
+MAX_KNOWN: Final = 256
+"""Versions that a node says it knows; more than it does (core/known_versions.py)."""
 
 NodeId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NODE_ID, pattern=NODE_ID_PATTERN)]
 Version = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_VERSION)]
 Serves = Annotated[str, msgspec.Meta(max_length=MAX_VERSION)]
 """The version that the node serves; empty: it is of a Headcount that does not say."""
+Known = Annotated[tuple[Version, ...], msgspec.Meta(max_length=MAX_KNOWN)]
+"""
+Versions that the sender knows, and counts apart from all others; empty: it is of a Headcount that does not say, and
+counts any version with others when there are many.
+"""
 Route = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ROUTE)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Rows = Annotated[tuple[ConnectionInfo, ...], msgspec.Meta(max_length=MAX_ROWS)]
 Handle = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_HANDLE)]
+Cut = Annotated[float, msgspec.Meta(ge=0, le=LONGEST)]
+"""
+Seconds after which something ends streams, as clients have proven to the sender (core/cut_reports.py); 0: it knows of
+no limit, or is of a Headcount that does not say.
+"""
 Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+EndedTickets = Annotated[tuple[EndedTicket, ...], msgspec.Meta(max_length=MAX_ENDED)]
 
 
 class Released(msgspec.Struct, frozen=True, order=True):
@@ -60,11 +82,15 @@ class Released(msgspec.Struct, frozen=True, order=True):
 
     number: Number
     version: Version
+    unserved: bool = False
+    """The operator insisted on it, or no node served it when it was declared: another server delivers the front end."""
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t"):
     node: NodeId
     """Who sends it."""
+    fleet: Annotated[bytes, msgspec.Meta(max_length=MAX_FINGERPRINT)] = b""
+    """Fingerprint of its fleet (fleet/border.py); empty: it names none."""
 
 
 class Report(_Message, frozen=True, tag="report"):
@@ -78,6 +104,12 @@ class Report(_Message, frozen=True, tag="report"):
     """As many as were wanted; None: rows were not wanted."""
     released: Released | None = None
     serves: Serves = ""
+    known: Known = ()
+    away: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_BROKEN_OFF)] | None = None
+    """Pages that broke off and may come back; None: it is of a Headcount that does not say."""
+    remembers: bool = False
+    """It has been there since before the first page broke off that may come back."""
+    cut: Cut = 0.0
 
 
 class Delta(_Message, frozen=True, tag="delta"):
@@ -92,6 +124,11 @@ class Delta(_Message, frozen=True, tag="delta"):
     """Rows that are new or changed; None: this node publishes no rows at present."""
     removed: tuple[Handle, ...] = ()
     """Ids of rows that are gone."""
+    away: Annotated[dict[Version, Count], msgspec.Meta(max_length=2 * MAX_BROKEN_OFF)] = {}
+    """See `Report`."""
+    remembers: bool | None = None
+    """See `Report`; None: as before."""
+    cut: Cut = 0.0
 
 
 class Heartbeat(_Message, frozen=True, tag="beat"):
@@ -99,6 +136,9 @@ class Heartbeat(_Message, frozen=True, tag="beat"):
 
     sequence: Sequence
     re: Sequence = 0
+    known: Known = ()
+    """As answer to a `FlushRequest`."""
+    cut: Cut = 0.0
 
 
 class Leave(_Message, frozen=True, tag="leave"):
@@ -133,6 +173,7 @@ class Join(_Message, frozen=True, tag="hello"):
 
     released: Released | None = None
     serves: Serves = ""
+    known: Known = ()
 
 
 class Interest(_Message, frozen=True, tag="interest"):
@@ -144,6 +185,7 @@ class Interest(_Message, frozen=True, tag="interest"):
     rows: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROWS)] = 0
     """How many rows of each node it can use; 0: no viewer there sees rows."""
     released: Released | None = None
+    known: Known = ()
 
 
 class ReportRequest(_Message, frozen=True, tag="want"):
@@ -153,7 +195,7 @@ class ReportRequest(_Message, frozen=True, tag="want"):
 
 
 class ReleaseRequest(_Message, frozen=True, tag="current"):
-    """Asks which version was declared current, because this node may have missed it."""
+    """Asks which version was declared current and which tickets were ended, because this node may have missed it."""
 
     re: Sequence
 
@@ -162,6 +204,7 @@ class FlushRequest(_Message, frozen=True, tag="ask"):
     """Asks every node to publish what is pending, and to name its sequence by a `Heartbeat`."""
 
     re: Sequence
+    known: Known = ()
 
 
 class Navigate(_Message, frozen=True, tag="navigate"):
@@ -181,12 +224,20 @@ class ReportTabs(_Message, frozen=True, tag="tabs"):
     remove: tuple[str, ...] = ()
 
 
+class Bye(_Message, frozen=True, tag="bye"):
+    """`POST /bye` came to another node."""
+
+    re: Sequence
+    handle: Handle
+    tab: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
 class Replace(_Message, frozen=True, tag="replace"):
     """A new stream came to another node, and takes the place of this one."""
 
     handle: Handle
     re: Sequence = 0
-    cut: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
+    cut: Annotated[float, msgspec.Meta(ge=0, le=LONGEST)] = 0.0
     """Seconds after which something ends the client's streams, as it reports (core/cut_reports.py); 0: no report."""
     shared: bool = False
     """Tabs share the new stream: those of the old one are held until a `ReportTabs` says that the new node has them."""
@@ -241,6 +292,8 @@ class Release(_Message, frozen=True, tag="release"):
     version: Version
     number: Number = 0
     """As in `Released`; 0: from a node whose version does not number releases, so this one is the newest."""
+    unserved: bool = False
+    """As in `Released`."""
 
 
 class Revoke(_Message, frozen=True, tag="revoke"):
@@ -248,6 +301,13 @@ class Revoke(_Message, frozen=True, tag="revoke"):
 
     re: Sequence
     id: Handle
+
+
+class EndTickets(_Message, frozen=True, tag="log-out"):
+    """Log-outs ended these tickets of the dashboard. Each proves that its sender had it (core/ticket.py)."""
+
+    re: Sequence
+    tickets: EndedTickets
 
 
 class Page(_Message, frozen=True, tag="page"):
@@ -279,6 +339,8 @@ class Answer(_Message, frozen=True, tag="answer"):
     """False: no such connection, no right, or no."""
     malformed: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
     """What is wrong with the client's request, as a sentence for the client."""
+    too_many: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
+    """The client sends more than it may, as a sentence for the client."""
     count: Count = 0
     rows: Rows = ()
     next: Sequence | None = None
@@ -287,13 +349,22 @@ class Answer(_Message, frozen=True, tag="answer"):
     request: dict[str, Any] | None = None
     """Answer to `AuthorizeRequest`: the request, described for a check at another node."""
     released: Released | None = None
+    """Answer to `ReleaseRequest` and `Release`: the newest release that the node knows."""
+    ended: EndedTickets = ()
+    """Answer to `ReleaseRequest`: all tickets that were ended."""
+    known: Known = ()
     """Answer to `ReleaseRequest`."""
+    agreed: Serves = ""
+    """Answer to `ReleaseRequest`: the version that all live nodes serve; empty: they differ, or one does not say."""
+    agreed_for: Annotated[float, msgspec.Meta(ge=0, le=SETTLED)] = 0.0
+    """For how many seconds they have; `SETTLED`: for long enough."""
 
 
 Command: TypeAlias = (
     Navigate
     | ReportTabs
     | Replace
+    | Bye
     | Subscribe
     | Unsubscribe
     | AuthorizeRequest
@@ -301,10 +372,17 @@ Command: TypeAlias = (
     | Broadcast
     | Release
     | Revoke
+    | EndTickets
     | Page
     | SortedPage
 )
 """A message that is answered by an `Answer`, unless its `re` is 0."""
+
+PROVEN: Final = (Navigate, ReportTabs, Replace, Bye, Unsubscribe, Answer)
+"""
+What a node may ask whatever its fleet, because the secret handle of a connection proves that its page asks; and
+answers, each of which belongs to an open question. So pages are served while an admin token is being changed.
+"""
 
 Question: TypeAlias = ReleaseRequest | Command
 """A message that is answered by an `Answer`."""
@@ -326,6 +404,7 @@ FleetMessage: TypeAlias = (
 )
 
 encode = msgspec.msgpack.Encoder().encode
+_released_decoder = msgspec.msgpack.Decoder(Released)
 _decoder = msgspec.msgpack.Decoder(FleetMessage)
 
 
@@ -338,3 +417,11 @@ def decode(data: bytes) -> FleetMessage | None:
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     return message
+
+
+def decode_released(data: bytes) -> Released | None:
+    """Decode what `encode` made of a `Released`, and a store has kept. Returns None if it is malformed."""
+    try:
+        return _released_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None

@@ -190,6 +190,12 @@ class Liveness:
                 member.grace_used = True
         return True
 
+    def keep_silent(self, node: str, now: float) -> None:
+        """Note that a member lives, and is not waited for: it is there, but what it says is not taken."""
+        member = self.members.get(node)
+        if member is not None and node != self.own:
+            member.heard, member.suspect = now, True
+
     def forget(self, node: str) -> None:
         """Forget that a member ever spoke: this node does not listen any more."""
         self.members[node].spoken = self.members[node].suspect = False

@@ -8,15 +8,15 @@ Source: protocol/README.md; golden messages in protocol/fixtures/messages.json
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 import msgspec
-from msgspec import UNSET
 
 from ..errors import Malformed, TooLarge
-from .labels import ROOT, parse_route, parse_version
-from .stats import ConnectionInfo, Stats, StatsDelta, unaccounted_fields
+from .labels import ROOT, parse_claimed_version, parse_route
+from .stats import Stats, StatsDelta, away_fields, release_fields, unaccounted_fields
+from .visibility import EVERYTHING, Visibility
 
 MAX_MESSAGE: Final = 4_096
 """Bytes of one message or POST body from a client."""
@@ -68,7 +68,14 @@ class Tabs(msgspec.Struct, frozen=True, tag_field="type", tag="tabs"):
     remove: tuple[str, ...] = ()
 
 
-ClientMessage: TypeAlias = SubscribeStats | UnsubscribeStats | RouteUpdate | Tabs | Ping | Unknown
+class Bye(msgspec.Struct, frozen=True):
+    """The page, or one tab of those that share its stream, says that it leaves. It comes by POST only."""
+
+    tab: str = ""
+    """Key of the tab; "": the stream is the page's own."""
+
+
+ClientMessage: TypeAlias = SubscribeStats | UnsubscribeStats | RouteUpdate | Tabs | Bye | Ping | Unknown
 
 
 class RouteBody(msgspec.Struct, frozen=True, rename="camel"):
@@ -97,6 +104,13 @@ class TabsBody(msgspec.Struct, frozen=True, rename="camel"):
     connection_id: str
     set: tuple[Tab, ...] = ()
     remove: tuple[str, ...] = ()
+
+
+class ByeBody(msgspec.Struct, frozen=True, rename="camel"):
+    """`POST /bye`."""
+
+    connection_id: str
+    tab: str = ""
 
 
 class _Typed(msgspec.Struct, frozen=True):
@@ -168,15 +182,23 @@ def checked_route(route: str) -> str:
 def checked_tabs(tabs: tuple[Tab, ...], remove: tuple[str, ...]) -> Tabs:
     """Check keys and labels of a report of tabs; a tab without a version keeps ""."""
     for key in (*remove, *(tab.key for tab in tabs)):
-        if not _KEY.fullmatch(key):
-            raise Malformed(f"{key[:40]!r} is not a valid tab key; send 16 to 64 letters, digits, - and _.")
+        _check_key(key)
     return Tabs(
-        tuple(
-            Tab(tab.key, parse_version(tab.version) if tab.version else "", checked_route(tab.route), tab.hidden)
-            for tab in tabs
-        ),
+        tuple(Tab(tab.key, parse_claimed_version(tab.version), checked_route(tab.route), tab.hidden) for tab in tabs),
         remove,
     )
+
+
+def checked_bye(tab: str) -> Bye:
+    """Check the key of a tab that leaves; "" for a page with a stream of its own."""
+    if tab:
+        _check_key(tab)
+    return Bye(tab)
+
+
+def _check_key(key: str) -> None:
+    if not _KEY.fullmatch(key):
+        raise Malformed(f"{key[:40]!r} is not a valid tab key; send 16 to 64 letters, digits, - and _.")
 
 
 def greeting(version: str, keepalive: int, update_strategy: str, current: str | None) -> bytes:
@@ -207,26 +229,28 @@ def greeting(version: str, keepalive: int, update_strategy: str, current: str | 
     return before + b'"connectionId":"%b","timestamp":%d' + after
 
 
-def stats(figures: Stats, *, routes: bool = True, connections: bool = True, ips: bool = True) -> bytes:
+def stats(figures: Stats, visibility: Visibility = EVERYTHING) -> bytes:
     """
-    Encode a snapshot as far as a grant lets it be seen, without `yourId`.
+    Encode a snapshot as far as it may be seen, without `yourId`.
 
-    Everything but `yourId` is the same for all subscribers of one grant, so it is encoded once; `addressed` adds the
-    rest.
+    Everything but `yourId` is the same for all subscribers of one visibility, so it is encoded once; `addressed` adds
+    the rest.
     """
+    shown = visibility.stats(figures)
     return _encode(
         {
             "type": "stats",
-            "total": figures.total,
-            "versions": dict(figures.versions),
-            "routes": dict(figures.routes) if routes else {},
-            "connections": rows(figures.connections, routes=routes, ips=ips) if connections else (),
-            "revision": figures.revision,
-            "connectionsTruncated": figures.connections_truncated,
-            "nodes": figures.nodes,
-            "partial": figures.partial,
-            **({} if figures.current_version is None else {"currentVersion": figures.current_version}),
-            **unaccounted_fields(figures.absences),
+            "total": shown.total,
+            "versions": dict(shown.versions),
+            "routes": dict(shown.routes),
+            "connections": shown.connections,
+            "revision": shown.revision,
+            "connectionsTruncated": shown.connections_truncated,
+            "nodes": shown.nodes,
+            "partial": shown.partial,
+            **release_fields(shown.release),
+            **away_fields(shown),
+            **unaccounted_fields(shown.absences),
         }
     )
 
@@ -236,21 +260,17 @@ def addressed(snapshot: bytes, your_id: str) -> bytes:
     return snapshot[:-1] + b',"yourId":"' + your_id.encode("ascii") + b'"}'
 
 
-def stats_delta(delta: StatsDelta, *, routes: bool = True, connections: bool = True, ips: bool = True) -> bytes:
-    """Encode a delta as far as a grant lets it be seen: without routes, a page that only navigated did not change."""
-    changed = delta.set if routes else [row for row in delta.set if row.id not in delta.moved]
+def stats_delta(delta: StatsDelta, visibility: Visibility = EVERYTHING) -> bytes:
+    """Encode a delta as far as it may be seen."""
+    delta = visibility.delta(delta)
     message: dict[str, Any] = {
         "type": "stats-delta",
         "base": delta.base,
         "revision": delta.revision,
         "total": delta.total,
         "versions": delta.versions,
-        "routes": delta.routes if routes else {},
-        "connections": (
-            {"set": rows(changed, routes=routes, ips=ips), "remove": delta.removed}
-            if connections
-            else {"set": (), "remove": ()}
-        ),
+        "routes": delta.routes,
+        "connections": {"set": delta.set, "remove": delta.removed},
     }
     if delta.connections_truncated is not None:
         message["connectionsTruncated"] = delta.connections_truncated
@@ -258,8 +278,12 @@ def stats_delta(delta: StatsDelta, *, routes: bool = True, connections: bool = T
         message["nodes"] = delta.nodes
     if delta.partial is not None:
         message["partial"] = delta.partial
-    if delta.current_version is not UNSET:
-        message["currentVersion"] = delta.current_version
+    if delta.release is not None:
+        message |= {"currentVersion": None, **release_fields(delta.release)}
+    if delta.away:
+        message["away"] = delta.away
+    if delta.away_known is not None:
+        message["awayKnown"] = delta.away_known
     if delta.absences is not None:
         message |= {"unaccounted": 0, "absences": [], **unaccounted_fields(delta.absences)}
     return _encode(message)
@@ -304,12 +328,6 @@ STATS_UNAUTHORIZED: Final = _encode({"type": "stats-unauthorized"})
 KEEPALIVE: Final = _encode({"type": "keepalive"})
 ARE_YOU_THERE: Final = _encode({"type": "are-you-there"})
 PONG: Final = _encode({"type": "pong"})
-
-
-def rows(found: Sequence[ConnectionInfo], *, routes: bool, ips: bool) -> Sequence[ConnectionInfo]:
-    """Return rows as far as a grant lets them be seen: without addresses, and every page on `/`."""
-    hidden: dict[str, str | None] = ({} if routes else {"route": ROOT}) | ({} if ips else {"ip": None})
-    return [msgspec.structs.replace(row, **hidden) for row in found] if hidden else found
 
 
 def _read(decode_typed: Any, data: str | bytes) -> Any:

@@ -27,6 +27,8 @@ class Publication:
         self._total = 0
         self._versions: dict[str, int] = {}
         self._routes: dict[str, int] = {}
+        self._away: dict[str, int] = {}
+        self._remembers: bool | None = None
         self._published_rows: Rows | None = None
 
     @property
@@ -45,6 +47,9 @@ class Publication:
         self._total = change.total
         self._versions.update(change.versions)
         self._routes.update(change.routes)
+        self._away.update(change.away)
+        if change.away_known is not None:
+            self._remembers = change.away_known
         if self._published_rows is not None:
             for connection_id in change.removed:
                 self._published_rows.pop(connection_id)
@@ -77,7 +82,16 @@ class Publication:
             self._published_rows.grow(limit)
             self.sequence += 1
 
-    def report(self, now: Stats, *, rows: bool, released: Released | None = None, serves: str = "") -> Report:
+    def report(
+        self,
+        now: Stats,
+        *,
+        rows: bool,
+        released: Released | None = None,
+        serves: str = "",
+        known: tuple[str, ...] = (),
+        cut: float = 0.0,
+    ) -> Report:
         """
         Make a whole report.
 
@@ -86,6 +100,8 @@ class Publication:
             rows: With the rows that are published at present.
             released: The version that was declared current, as far as this node knows.
             serves: The version that this node serves.
+            known: The versions that it counts apart.
+            cut: Seconds after which something ends its clients' streams; 0: it knows of no limit.
         """
         shown = tuple(self._published_rows.shown.values()) if rows and self._published_rows is not None else None
         return Report(
@@ -97,10 +113,14 @@ class Publication:
             rows=shown,
             released=released,
             serves=serves,
+            known=known,
+            away=dict(now.away),
+            remembers=now.away_known,
+            cut=cut,
         )
 
-    def pop_changes(self) -> Delta | None:
-        """Return what changed since the last delta, or None. O(changes)."""
+    def pop_changes(self, cut: float = 0.0) -> Delta | None:
+        """Return what changed since the last delta, or None; `cut` as for `report`. O(changes)."""
         if not self.pending:
             return None
         changed, removed = self._published_rows.pop_touched() if self._published_rows is not None else (None, [])
@@ -113,11 +133,18 @@ class Publication:
             routes=self._routes,
             rows=tuple(changed) if changed is not None else None,
             removed=tuple(removed),
+            away=self._away,
+            remembers=self._remembers,
+            cut=cut,
         )
-        self._versions, self._routes, self._base = {}, {}, self.sequence
+        self._forget_changes()
         return delta
 
+    def _forget_changes(self) -> None:
+        self._versions, self._routes, self._away = {}, {}, {}
+        self._remembers, self._base = None, self.sequence
+
     def _clear(self) -> None:
-        self._versions, self._routes, self._base = {}, {}, self.sequence
+        self._forget_changes()
         if self._published_rows is not None:
             self._published_rows.note_changes(on=True)

@@ -13,43 +13,31 @@ The rules, and there are no others:
 3. After `reauthorize_interval` without a verdict a subscriber is withheld; after `expires_in` its right has expired.
    An expired or removed subscriber is sent nothing.
 4. What was chosen but has not been sent when a newer chain starts is void: the epochs differ.
+5. After a large message the next flush waits, so that no subscriber is sent more than `MAX_BYTES_PER_SECOND`, whatever
+   strangers change.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from enum import Enum, auto
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from . import visibility
+from .visibility import Visibility
+
 K = TypeVar("K", bound=Hashable)
 
+MAX_BYTES_PER_SECOND: Final = 2_000_000
+"""Of the deltas, and of the snapshots instead of deltas, that one subscriber is sent."""
 
-class Right(Protocol):
+
+class Right(visibility.Right, Protocol):
     """What a subscriber may see, and for how long."""
-
-    @property
-    def routes(self) -> bool:
-        """Routes."""
-
-    @property
-    def connections(self) -> bool:
-        """The list of connections."""
-
-    @property
-    def ips(self) -> bool:
-        """Addresses of connections."""
 
     @property
     def expires_in(self) -> float | None:
         """Seconds from the verdict; None: until it is withdrawn."""
-
-
-class Variant(NamedTuple):
-    """What a subscriber may see. Subscribers of one variant are sent the same bytes."""
-
-    routes: bool
-    connections: bool
-    ips: bool
 
 
 class Due(Enum):
@@ -75,7 +63,7 @@ class Push(msgspec.Struct, Generic[K], frozen=True, gc=False):
     """
 
     key: K
-    variant: Variant
+    visibility: Visibility
     epoch: int
     due: Due
     """`DELTA` or `SNAPSHOT`."""
@@ -112,12 +100,12 @@ class _Subscriber:
         "rechecking",
         "revision",
         "right",
-        "variant",
+        "visibility",
     )
 
     def __init__(self, right: Right, *, deltas: bool) -> None:
         self.right = right
-        self.variant = variant_of(right)
+        self.visibility = Visibility.of(right)
         self.deltas = deltas
         self.revision: int | None = None
         """Of the last message chosen for it; None: a snapshot is due."""
@@ -143,6 +131,8 @@ class PushPolicy(Generic[K]):
     def __init__(self, reauthorize_interval: float) -> None:
         self.flushed = 0
         """Revision of the last flush: what a subscriber must have been sent to be up to date."""
+        self.pause = 0.0
+        """Seconds for which the next flush waits at least, because the last one was large."""
         self._interval = reauthorize_interval
         self._subscribers: dict[K, _Subscriber] = {}
 
@@ -158,7 +148,7 @@ class PushPolicy(Generic[K]):
     @property
     def shows_connections(self) -> bool:
         """A subscriber may see the list of connections. O(subscribers)."""
-        return any(subscriber.variant.connections for subscriber in self._subscribers.values())
+        return any(subscriber.visibility.connections for subscriber in self._subscribers.values())
 
     def add(self, key: K, right: Right, *, deltas: bool, now: float, recheck_after: float) -> None:
         """
@@ -223,8 +213,12 @@ class PushPolicy(Generic[K]):
             else:
                 due = Due.DELTA if subscriber.deltas and before is not None and before == base else Due.SNAPSHOT
                 subscriber.revision = flushed
-                pushes.append(Push(key, subscriber.variant, subscriber.epoch, due))
+                pushes.append(Push(key, subscriber.visibility, subscriber.epoch, due))
         return Flush(pushes, expired, withheld, conflated)
+
+    def pause_after(self, sizes: Iterable[int]) -> None:
+        """Note the bytes of the messages of a flush. What happens during the pause after it goes into one message."""
+        self.pause = max(sizes, default=0) / MAX_BYTES_PER_SECOND
 
     def restart(self, key: K, newest: int, now: float, *, busy: bool, ready: bool = True) -> Due:
         """
@@ -271,9 +265,9 @@ class PushPolicy(Generic[K]):
         subscriber = self._subscribers.get(key)
         return subscriber is not None and subscriber.revision is None
 
-    def variant(self, key: K) -> Variant:
+    def visibility(self, key: K) -> Visibility:
         """Return what a subscriber may see."""
-        return self._subscribers[key].variant
+        return self._subscribers[key].visibility
 
     def rechecks(self, now: float, among: Callable[[K], bool]) -> Rechecks[K]:
         """
@@ -315,22 +309,17 @@ class PushPolicy(Generic[K]):
             Whether a snapshot is due: call `restart()` then.
         """
         subscriber = self._subscribers[key]
-        before = subscriber.variant
+        before = subscriber.visibility
         if right != subscriber.right:
             self._set_right(subscriber, right, now)
         self._hold(subscriber, now, recheck_after)
-        return subscriber.variant != before or subscriber.revision is None
+        return subscriber.visibility != before or subscriber.revision is None
 
     def _set_right(self, subscriber: _Subscriber, right: Right, now: float) -> None:
         subscriber.right = right
-        subscriber.variant = variant_of(right)
+        subscriber.visibility = Visibility.of(right)
         subscriber.expires_at = None if right.expires_in is None else now + right.expires_in
 
     def _hold(self, subscriber: _Subscriber, now: float, recheck_after: float) -> None:
         subscriber.recheck_at = now + recheck_after
         subscriber.good_until = now + self._interval
-
-
-def variant_of(right: Right) -> Variant:
-    """Return the variant that a right gives."""
-    return Variant(right.routes, right.connections, right.ips)

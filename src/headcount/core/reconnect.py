@@ -8,8 +8,17 @@ Every function takes a random number and returns a delay. The caller has the clo
 from math import nan
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from .ends import ENDS
+
 Way: TypeAlias = Literal["sse", "ws"]
 """A kind of stream."""
+
+PostOutcome: TypeAlias = Literal["done", "unknown", "denied", "refused", "later"]
+"""
+What an answer to a POST means. `done`: Headcount has the message. `unknown`: no stream has this handle. `denied`:
+Headcount refuses the message for good. `refused`: something else answered, and will again; send the message again,
+rarely. `later`: what is wrong may pass; send it again soon.
+"""
 
 BASE: Final = 1.0
 """Seconds: upper bound of the first delay; it doubles with every further attempt."""
@@ -30,10 +39,13 @@ ended it; load balancers end streams after 10 s and more, and a page that waits 
 """
 
 FAULT_STABLE: Final = 30.0
-"""Seconds: the same for a stream that ends with a close code that reports a fault, such as 1011 or 4400."""
+"""Seconds: the same for a stream that the server ended with a close code of its own, such as 4400."""
 
-LAST_ORDINARY_CODE: Final = 1006
-"""Close codes up to here are ordinary ends: 1000, 1001 (a proxy's limit), 1005 and 1006 (the connection broke off)."""
+OWN_CODES: Final = ({end.code for end in ENDS} | set(range(4400, 4500))) - {1000, 1006}
+"""
+The close codes by which only the server ends a stream. All others may come from outside: 1001 (a proxy's limit), 1005
+and 1006 (the connection broke off), 1011 and 1014 (a proxy whose server is gone). 44xx: those of newer servers, too.
+"""
 
 REFUSED: Final = 30.0
 """Seconds. What refused a client twice, such as a wrong path, is asked again no sooner than this."""
@@ -77,6 +89,9 @@ range at least, about what a draining server would say.
 
 OVERLOAD_ATTEMPT: Final = 3
 """Overload lasts longer than a restart: delays are drawn from 2^3 times the first range at least, and grow from it."""
+
+PROBLEM: Final = "application/problem+json"
+"""Media type of Headcount's errors."""
 
 DENIED: Final = 1008
 RESTARTING: Final = 1012
@@ -161,12 +176,32 @@ def after_drain(reconnect: float | None, random: float) -> float:
 
 def is_refusal(status: int) -> bool:
     """
-    Say whether an answer without a stream would be the same the next time: a wrong path, a page in place of a stream.
+    Say whether an answer that is not the one asked for would be the same the next time, such as a page in place of a
+    stream.
 
     Args:
-        status: Its HTTP status; 200 means that it was no event stream.
+        status: Its HTTP status; 200 means that it was not Headcount's. Static file servers answer a POST with 501.
     """
-    return status < 500 and status not in (401, 408, 425, 429)
+    return status == 501 or (status < 500 and status not in (401, 408, 425, 429))
+
+
+def post_outcome(status: int, kind: str, *, ok: bool) -> PostOutcome:
+    """
+    Say what an answer to a POST of a page means.
+
+    Args:
+        status: Its HTTP status.
+        kind: Its media type: a 404 of something else than Headcount says nothing about a stream.
+        ok: Its body is JSON with `"ok": true`.
+    """
+    if status == 200 and kind == "application/json" and ok:
+        return "done"
+    if kind == PROBLEM:
+        if status == 404:
+            return "unknown"
+        if is_refusal(status):
+            return "denied"
+    return "refused" if is_refusal(status) else "later"
 
 
 class Limit(NamedTuple):
@@ -294,4 +329,4 @@ def _other(way: Way) -> Way:
 
 
 def _is_fault(code: int | None) -> bool:
-    return code is not None and code > LAST_ORDINARY_CODE
+    return code in OWN_CODES

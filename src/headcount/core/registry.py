@@ -16,14 +16,13 @@ from itertools import chain, islice
 from types import MappingProxyType
 
 import msgspec
-from msgspec import UNSET
 
 from ..errors import UnknownConnection
 from .counts import LabelCounts
-from .current_version import count_versions, current_version
-from .labels import OTHER, ROOT
+from .current_version import CurrentVersion, Release
+from .labels import OTHER, ROOT, UNKNOWN
 from .rows import RowChoice
-from .stats import Absence, ConnectionInfo, Nodes, Stats, StatsDelta
+from .stats import Absence, ConnectionInfo, Nodes, Stats, StatsDelta, VersionCount, changed_counts
 
 
 class Record(msgspec.Struct, gc=False):
@@ -31,7 +30,8 @@ class Record(msgspec.Struct, gc=False):
     One connection. `gc=False`: it refers only to strings and to a row that refers only to strings, so no cycle can
     pass through it, and a full collection with 100,000 of them costs nothing.
 
-    The labels are what it is counted under, which is `(other)` when the limit was reached as it arrived. They are kept
+    The labels are what it is counted under: `(other)` when the limit was reached as it arrived, and `unknown` for a
+    version that is not known where only known ones are counted. They are kept
     because the limit may have moved by the time it leaves.
     """
 
@@ -60,8 +60,9 @@ class Registry:
         max_listed: Rows in a snapshot.
         max_versions: Versions counted apart.
         max_routes: Routes counted apart.
-        reserved_versions: Versions that are counted apart whatever arrived before them, so that no stranger can push
-            the real ones into `(other)` by opening a thousand connections with made-up build ids.
+        known_versions: Versions that are counted apart whatever arrived before them, so that no stranger can push the
+            real ones into `(other)` by opening a thousand connections with made-up build ids. So is `unknown`.
+        only_known: Count all other versions under `unknown`.
         serves: The version that this node serves; empty: it does not say.
     """
 
@@ -72,16 +73,18 @@ class Registry:
         max_listed: int = 1_000,
         max_versions: int = 1_000,
         max_routes: int = 10_000,
-        reserved_versions: Iterable[str] = (),
+        known_versions: Iterable[str] = (),
+        only_known: bool = False,
         serves: str = "",
     ) -> None:
         self._nodes = Nodes(1, 1, {serves: 1}) if serves else Nodes(1, 1)
-        self._serving = count_versions((serves,))
-        self._declared: str | None = None
-        self._current_before = self._current
+        self._current = CurrentVersion(serves)
+        self._release_before = self._current.shown
         self._route_tracking = route_tracking
         self._rows = _Records(max_listed, None)
-        self._versions = LabelCounts(max_versions, reserved_versions)
+        self._known_versions = frozenset(known_versions)
+        self._only_known = only_known
+        self._versions = LabelCounts(max_versions, (*self._known_versions, UNKNOWN))
         self._routes = LabelCounts(max_routes, (ROOT,))
         self._sequence = 0
         self.noting = False
@@ -90,6 +93,9 @@ class Registry:
         self._truncated_before = False
         self._absences: tuple[Absence, ...] = ()
         self._absences_before: tuple[Absence, ...] = ()
+        self._away: Mapping[str, int] = MappingProxyType({})
+        self._away_before: Mapping[str, int] = self._away
+        self._away_known = self._away_known_before = False
         self.revision = 0
         """Number of changes so far."""
 
@@ -137,9 +143,12 @@ class Registry:
             raise ValueError(f"Connection {connection_id} is open already.")
         if not self._route_tracking:
             route = ROOT
-        version_label = self._versions.add(version)
+        if self._only_known and version not in self._known_versions:
+            version_label = self._versions.add(UNKNOWN)
+        else:
+            version_label = self._versions.add(version)
         route_label = self._routes.add(route) if self._route_tracking else ROOT
-        if version_label != OTHER:
+        if version_label == version:
             version = version_label  # the shared string, so that 100,000 connections hold one
         if route_label != OTHER:
             route = route_label
@@ -213,11 +222,51 @@ class Registry:
         self.revision += 1
         return record.info
 
-    def declare(self, version: str) -> None:
-        """Take a version for current: count it apart from now on, as those of `reserved_versions` are."""
-        self._versions.reserve(version)
-        self._declared = version
+    def declare(self, version: str, *, insisted: bool = False) -> None:
+        """Take a version for declared. See `CurrentVersion`; it is one of the known versions."""
+        self._current.declare(version, insisted=insisted)
         self.revision += 1
+
+    @property
+    def settled(self) -> str | None:
+        """The version that this node serves, whatever was declared; None: it serves none."""
+        return self._current.settled
+
+    @property
+    def release(self) -> Release:
+        """Which version is current, and why."""
+        return self._current.release
+
+    def set_known_versions(self, known: frozenset[str]) -> bool:
+        """
+        Count these versions apart from now on. Those of their connections that were counted with others move.
+
+        Returns:
+            True if counts changed; the caller must then schedule a flush.
+
+        O(1), and O(connections) for a version that was not known while some are not counted apart.
+        """
+        new = known - self._known_versions
+        self._known_versions = known
+        self._versions.set_reserved(known | {UNKNOWN})
+        if not new or not (self._only_known or OTHER in self._versions.counts):
+            return False
+        changed = False
+        for record in self.records():
+            version = record.info.version
+            if version in new and record.version_label != version:
+                record.version_label = self._versions.move(record.version_label, version)
+                changed = True
+        self.revision += changed
+        return changed
+
+    def count_of(self, version: str) -> VersionCount:
+        """Return how many connections are of a version."""
+        least = self._versions.counts.get(version, 0)
+        if version == UNKNOWN or version in self._known_versions:
+            return VersionCount(version, least, least)
+        rest = self._versions.counts.get(UNKNOWN if self._only_known else OTHER, 0)
+        return VersionCount(version, least, least + rest)
 
     def snapshot(self) -> Stats:
         """Return the figures now. O(versions + routes + rows listed)."""
@@ -229,9 +278,11 @@ class Registry:
             revision=self.revision,
             connections_truncated=bool(self._rows.spare),
             partial=bool(self._absences),
+            away=self._away,
+            away_known=self._away_known,
             absences=self._absences,
             nodes=self._nodes,
-            current_version=self._current,
+            release=self._current.shown,
         )
 
     def set_absence(self, absence: Absence | None) -> bool:
@@ -248,14 +299,27 @@ class Registry:
         self.revision += 1
         return True
 
+    def set_away(self, away: Mapping[str, int], *, known: bool) -> bool:
+        """
+        Say how many pages of this node broke off and may come back, by version.
+
+        Args:
+            away: Counts >= 1. The caller must not change it afterwards.
+            known: This node has been there since before the first page broke off that may come back.
+
+        Returns:
+            True if that is news; the caller must then schedule a flush.
+        """
+        if away == self._away and known == self._away_known:
+            return False
+        self._away, self._away_known = MappingProxyType(away), known
+        self.revision += 1
+        return True
+
     @property
     def absence(self) -> Absence | None:
         """The connections of this node that are unaccounted for."""
         return self._absences[0] if self._absences else None
-
-    @property
-    def _current(self) -> str | None:
-        return current_version(self._declared, self._serving)
 
     @property
     def versions(self) -> Mapping[str, int]:
@@ -275,7 +339,8 @@ class Registry:
         self._base = self.revision
         self._truncated_before = bool(self._rows.spare)
         self._absences_before = self._absences
-        self._current_before = self._current
+        self._away_before, self._away_known_before = self._away, self._away_known
+        self._release_before = self._current.shown
 
     def pop_changes(self) -> StatsDelta | None:
         """
@@ -291,7 +356,7 @@ class Registry:
         if not self.noting or self._base == self.revision:
             return None
         rows = self._rows.pop_changes()
-        truncated, current = bool(self._rows.spare), self._current
+        truncated, release = bool(self._rows.spare), self._current.shown
         absences, before = self._absences, self._absences_before
         delta = StatsDelta(
             base=self._base,
@@ -305,11 +370,14 @@ class Registry:
             partial=bool(absences) if bool(absences) != bool(before) else None,
             moved=rows.moved,
             absences=absences if absences != before else None,
-            current_version=current if current != self._current_before else UNSET,
+            away=changed_counts(self._away_before, self._away),
+            away_known=self._away_known if self._away_known != self._away_known_before else None,
+            release=release if release != self._release_before else None,
         )
         self._base = self.revision
-        self._truncated_before, self._current_before = truncated, current
+        self._truncated_before, self._release_before = truncated, release
         self._absences_before = absences
+        self._away_before, self._away_known_before = self._away, self._away_known
         return delta
 
     def page(

@@ -7,19 +7,21 @@ the number of nodes. Which reports are applied, core/fleet_figures.py decides.
 Tests: tests/core/test_fleet_figures.py.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
+from . import broken_off
 from .counts import LabelSums, bounded
-from .fleet_messages import Delta, Report
+from .fleet_messages import MAX_BROKEN_OFF, Delta, Report
+from .known_versions import MAX_LEARNT, MAX_LISTED
 from .labels import OTHER, ROOT, parse_route, parse_version
 from .rows import Rows, is_valid_row
 from .stats import ConnectionInfo
 
-_RESERVED_SLACK: Final = 16
-"""Labels above its limit that a node may report: a few reserved ones, and `(other)`."""
+_RESERVED_SLACK: Final = MAX_LEARNT + MAX_LISTED + 16
+"""Labels above its limit that a node may report: those it knows, and `(other)`."""
 
 
 class NodeReport(msgspec.Struct):
@@ -38,6 +40,16 @@ class NodeReport(msgspec.Struct):
     """Some of its rows found no place."""
     serves: str = ""
     """The version that it serves; empty: it has not said."""
+    known: frozenset[str] = frozenset()
+    """Versions that it counts apart from all others; what it reports under `(other)` is none of them."""
+    away: dict[str, int] = {}
+    """Its pages that broke off and may come back, counts >= 1."""
+    says_away: bool = True
+    """It says how many those are."""
+    remembers: bool = False
+    """It has been there since before the first of them broke off."""
+    cut_after: float = 0.0
+    """Seconds after which something ends its clients' streams; 0: it knows of no limit, or does not say."""
     truncated: bool = False
     """It reported more labels than are held; the rest is under `(other)`."""
 
@@ -57,6 +69,7 @@ class ReportSums:
         self.total = 0
         self.versions = LabelSums(max_versions, parse_version, reserved_versions)
         self.routes = LabelSums(max_routes, parse_route, (ROOT,))
+        self.away = LabelSums(broken_off.MAX_VERSIONS, parse_version, reserved_versions)
         self.rows = Rows(max_listed, max_listed)
         self._max_versions = max_versions + _RESERVED_SLACK
         self._max_routes = max_routes + _RESERVED_SLACK
@@ -64,6 +77,7 @@ class ReportSums:
     def note_changes(self, *, on: bool) -> None:
         """Start afresh to note changes, or stop and forget them."""
         self.versions.note_changes(on=on)
+        self.away.note_changes(on=on)
         self.routes.note_changes(on=on)
         self.rows.note_changes(on=on)
 
@@ -74,13 +88,16 @@ class ReportSums:
 
     def replace(self, held: NodeReport, report: Report) -> bool:
         """Replace what is held of a node by a whole report. Returns whether anything changed. O(labels of the node)."""
-        versions, versions_truncated = _bounded(report.versions, self._max_versions, self.versions.shared)
-        routes, routes_truncated = _bounded(report.routes, self._max_routes, self.routes.shared)
+        versions, versions_truncated = _bounded(report.versions, self._max_versions, self.versions)
+        routes, routes_truncated = _bounded(report.routes, self._max_routes, self.routes)
         held.truncated = versions_truncated or routes_truncated
         changed = self._set_total(held, report.total)
         changed |= _replace_counts(self.versions, held.versions, versions)
         changed |= _replace_counts(self.routes, held.routes, routes)
         held.versions, held.routes = versions, routes
+        away = {self.away.shared(label): count for label, count in (report.away or {}).items() if count}
+        changed |= _replace_counts(self.away, held.away, away)
+        held.away, held.says_away, held.remembers = away, report.away is not None, report.remembers
         if report.rows is not None:
             changed |= self._replace_rows(report.node, held, report.rows)
         elif report.sequence > held.sequence:
@@ -92,12 +109,17 @@ class ReportSums:
         """Say whether a delta can be applied. If not, its node is stale, and its next report is truncated again."""
         for counts, changed, limit in (
             (held.versions, delta.versions, self._max_versions),
+            (held.away, delta.away, MAX_BROKEN_OFF),
             (held.routes, delta.routes, self._max_routes),
         ):
             new = sum(label not in counts for label in changed)
-            if held.truncated and (new or OTHER in changed):
+            if held.truncated and counts is not held.away and (new or OTHER in changed):
                 return False
-            if new and len(counts) + new > limit:
+            if not new:
+                continue
+            # Those that are gone make room: strangers may replace all labels of a node between two deltas.
+            gone = sum(not count and label in counts for label, count in changed.items())
+            if len(counts) + new - gone > limit:
                 return False
         return True
 
@@ -107,6 +129,7 @@ class ReportSums:
         for sums, counts, news in (
             (self.versions, held.versions, delta.versions),
             (self.routes, held.routes, delta.routes),
+            (self.away, held.away, delta.away),
         ):
             for label, count in news.items():
                 before = counts.get(label, 0)
@@ -124,6 +147,8 @@ class ReportSums:
             changed |= self._change_rows(delta.node, held, delta.rows, delta.removed)
         elif delta.rows is None and delta.base < delta.sequence:
             changed |= self._forget_rows(held)  # they changed, and the delta does not say how
+        if delta.remembers is not None:
+            held.remembers = delta.remembers
         held.sequence = delta.sequence
         return changed
 
@@ -132,8 +157,10 @@ class ReportSums:
         changed = self._set_total(held, 0)
         changed |= _replace_counts(self.versions, held.versions, {})
         changed |= _replace_counts(self.routes, held.routes, {})
+        changed |= _replace_counts(self.away, held.away, {})
         changed |= self._forget_rows(held)
-        held.versions, held.routes = {}, {}
+        held.versions, held.routes, held.away = {}, {}, {}
+        held.cut_after = 0.0
         held.sequence = -1
         return changed
 
@@ -193,8 +220,8 @@ def _replace_counts(sums: LabelSums, before: Mapping[str, int], after: Mapping[s
     return changed
 
 
-def _bounded(counts: Mapping[str, int], limit: int, shared: Callable[[str], str]) -> tuple[dict[str, int], bool]:
+def _bounded(counts: Mapping[str, int], limit: int, sums: LabelSums) -> tuple[dict[str, int], bool]:
     """Return counts >= 1 of at most `limit` labels and the rest under `(other)`, and whether there was a rest."""
-    kept = {shared(label): count for label, count in counts.items() if count}
+    kept = {sums.shared(label): count for label, count in counts.items() if count}
     truncated = len(kept) - (OTHER in kept) > limit
-    return bounded(kept, limit) if truncated else kept, truncated
+    return bounded(kept, limit, sums.reserved) if truncated else kept, truncated

@@ -12,7 +12,7 @@ Tests: tests/core/test_registry.py, tests/core/test_fleet_figures.py, tests/core
 
 from typing import Generic, NamedTuple, TypeVar
 
-from .labels import MAX_ROUTE, MAX_VERSION, may_be_shown
+from .labels import MAX_ROUTE, is_version, may_be_shown
 from .stats import ConnectionInfo, is_move
 
 Entry = TypeVar("Entry")
@@ -172,7 +172,7 @@ def is_valid_row(row: ConnectionInfo, node: str) -> bool:
     ip = row.ip or ""
     return (
         row.id.startswith(node)
-        and (len(row.id) <= 64 and len(row.version) <= MAX_VERSION and len(row.route) <= MAX_ROUTE and len(ip) <= 64)
+        and (len(row.id) <= 64 and len(row.route) <= MAX_ROUTE and len(ip) <= 64)
         and (row.id.isascii() and row.id.isalnum())
-        and (may_be_shown(row.version) and may_be_shown(row.route) and may_be_shown(ip))
+        and (is_version(row.version) and may_be_shown(row.route) and may_be_shown(ip))
     )

@@ -13,6 +13,9 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
+from .current_version import Release
+from .labels import UNKNOWN
+
 T = TypeVar("T")
 
 AbsenceState: TypeAlias = Literal["vanished", "cut-off", "leaving", "unanswered"]
@@ -52,6 +55,13 @@ class Nodes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     expected: int
     versions: Mapping[str, int] | None = None
 
+    @property
+    def by_version(self) -> dict[str, int]:
+        """How many nodes serve each version; under `unknown`, those that do not say. All counts are >= 1."""
+        served = dict(self.versions or {})
+        silent = self.expected - sum(served.values())
+        return {**served, UNKNOWN: silent} if silent > 0 else served
+
 
 class NodeShare(msgspec.Struct, frozen=True, gc=False):
     """
@@ -62,12 +72,14 @@ class NodeShare(msgspec.Struct, frozen=True, gc=False):
         total: Its connections; 0 while nothing of it is held.
         reporting: All of its share is in the figures.
         silent: Seconds since its last message; 0.0 for the node that answers.
+        version: The version that it serves; None: it has not said, or is older than that.
     """
 
     node: str
     total: int
     reporting: bool
     silent: float
+    version: str | None = None
 
 
 class Absence(msgspec.Struct, frozen=True, gc=False):
@@ -99,6 +111,21 @@ class Absence(msgspec.Struct, frozen=True, gc=False):
         }
 
 
+class VersionCount(msgspec.Struct, frozen=True, gc=False):
+    """
+    How many connections are of one version.
+
+    Attributes:
+        version: The version.
+        least: As many are known to be.
+        most: As many may be: those that a node counts with other versions, and cannot tell apart, may be of it.
+    """
+
+    version: str
+    least: int
+    most: int
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """
     The figures at one revision. Immutable: maps are read-only views, the list is a tuple.
@@ -112,8 +139,12 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         connections_truncated: There are more connections than rows.
         nodes: Whose share is in the figures.
         partial: Connections of at least one node are missing, or unaccounted for.
+        away: `{version: count}` of pages whose connection broke off, and that may come back. The totals do not contain
+            those.
+        away_known: Every node says how many those are, and has since before the first of them broke off.
         absences: Nodes whose connections are unaccounted for. The totals do not contain those.
-        current_version: The version that was declared current, else the one that all nodes serve; None: not known.
+        release: Which version is current, and why; None: the server is older than that.
+        of_version: The number of one version, in the answer to a request that named it.
     """
 
     total: int = 0
@@ -124,8 +155,16 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     connections_truncated: bool = False
     nodes: Nodes = Nodes(1, 1)
     partial: bool = False
+    away: Mapping[str, int] = MappingProxyType({})
+    away_known: bool = False
     absences: tuple[Absence, ...] = ()
-    current_version: str | None = None
+    release: Release | None = None
+    of_version: VersionCount | None = None
+
+    @property
+    def current_version(self) -> str | None:
+        """The version that was declared, else the one that the fleet has settled on; None: it is not known."""
+        return None if self.release is None else self.release.current
 
     @property
     def unaccounted(self) -> int:
@@ -147,8 +186,10 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
             "connectionsTruncated": self.connections_truncated,
             "nodes": msgspec.to_builtins(self.nodes),
             "partial": self.partial,
-            **({} if self.current_version is None else {"currentVersion": self.current_version}),
+            **release_fields(self.release),
+            **away_fields(self),
             **unaccounted_fields(self.absences),
+            **({} if self.of_version is None else {"ofVersion": msgspec.to_builtins(self.of_version)}),
         }
 
 
@@ -156,10 +197,10 @@ class StatsDelta(NamedTuple):
     """
     What changed from revision `base` to `revision`. Counts are absolute; 0 means that the key is gone.
 
-    `removed` ids are taken out before `set` rows are put in. `moved` are the ids of those rows in `set` that were there
-    before and have only another route: for a viewer that does not see routes, they did not change.
-    `connections_truncated`, `nodes`, `partial` and `absences` are None when they did not change, `current_version` is
-    UNSET.
+    `away` holds what changed of it, like `versions`. `removed` ids are taken out before `set` rows are put in. `moved`
+    are the ids of those rows in `set` that were there before and have only another route: for a viewer that does not
+    see routes, they did not change. `connections_truncated`, `nodes`, `partial`, `away_known`, `absences` and `release`
+    are None when they did not change.
     """
 
     base: int
@@ -174,7 +215,30 @@ class StatsDelta(NamedTuple):
     partial: bool | None = None
     moved: frozenset[str] = frozenset()
     absences: tuple[Absence, ...] | None = None
-    current_version: str | msgspec.UnsetType | None = msgspec.UNSET
+    release: Release | None = None
+    away: Mapping[str, int] = MappingProxyType({})
+    away_known: bool | None = None
+
+
+def away_fields(stats: Stats) -> dict[str, Any]:
+    """Return the fields of the wire that say which pages may come back; none where the server cannot say."""
+    return {
+        **({"away": dict(stats.away)} if stats.away else {}),
+        **({"awayKnown": True} if stats.away_known else {}),
+    }
+
+
+def changed_counts(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """Return what changed, in absolute counts; 0 for what is gone."""
+    return {label: after.get(label, 0) for label in {**before, **after} if before.get(label) != after.get(label)}
+
+
+def release_fields(release: Release | None) -> dict[str, Any]:
+    """Return the fields of the wire that say which version is current, and why."""
+    if release is None:
+        return {}
+    said = {"state": release.state} if release.version is None else {"state": release.state, "version": release.version}
+    return {**({} if release.current is None else {"currentVersion": release.current}), "release": said}
 
 
 def unaccounted_fields(absences: tuple[Absence, ...]) -> dict[str, Any]:
@@ -221,10 +285,10 @@ def apply(stats: Stats, delta: StatsDelta) -> Stats:
         connections_truncated=_or(delta.connections_truncated, stats.connections_truncated),
         nodes=_or(delta.nodes, stats.nodes),
         partial=_or(delta.partial, stats.partial),
+        away=_apply_counts(stats.away, delta.away),
+        away_known=_or(delta.away_known, stats.away_known),
         absences=_or(delta.absences, stats.absences),
-        current_version=(
-            stats.current_version if isinstance(delta.current_version, msgspec.UnsetType) else delta.current_version
-        ),
+        release=_or(delta.release, stats.release),
     )
 
 

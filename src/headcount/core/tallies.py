@@ -37,7 +37,7 @@ import msgspec
 
 from . import reconnect
 from .counts import bounded
-from .fleet_messages import Count, Version
+from .fleet_messages import MAX_FINGERPRINT, Count, Version
 from .labels import OTHER
 from .stats import Absence
 
@@ -68,6 +68,8 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Its connections."""
     away: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_VERSIONS + 2)] = {}
     """Pages whose streams it ended, and that may still come back."""
+    broken: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_VERSIONS + 2)] = {}
+    """Pages whose streams broke off, and that may come back: they vanish with the node."""
     unanswered: bool = False
     """All of those in `away` did not answer; else the node told some of them to reconnect."""
     transit: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
@@ -86,6 +88,8 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Number of the list of its pages (core/page_lists.py); 0: there is none, or no page."""
     joined: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
     """When the node came, in ms by the clock of the backend; 0: it does not say."""
+    fleet: Annotated[bytes, msgspec.Meta(max_length=MAX_FINGERPRINT)] = b""
+    """Fingerprint of the node's fleet (fleet/border.py); empty: it names none."""
     liveness_ids: Annotated[tuple[int, ...], msgspec.Meta(max_length=4)] = msgspec.field(name="life", default=())
     """What the backend needs to find out whether the node lives."""
 
@@ -168,7 +172,7 @@ def judge(node: str, entry: Entry, grace: float, joined: int = 0) -> Judgement:
         absence = _absence(node, tally.away, entry.back, state) if on_their_way else None
         gone = tally.left and not entry.present and not on_their_way and entry.age >= LISTED
         return Judgement(absence, None, gone, left)
-    counts = _sum(tally.versions, tally.away)
+    counts = _sum(_sum(tally.versions, tally.away), tally.broken)
     seen_alive = entry.seen_alive
     if entry.lives:
         seen_alive = SeenAlive(entry.now)

@@ -4,9 +4,10 @@ the history of the fleet, which comes from the same tallies.
 
 core/tallies.py says what follows from an entry of the store, core/unaccounted.py holds it for this node.
 
-Tests: tests/fleet/backends/test_tallies.py, tests/server/test_unaccounted.py.
+Tests: tests/fleet/test_accounting.py, tests/fleet/backends/test_tallies.py, tests/server/test_unaccounted.py.
 """
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -17,7 +18,6 @@ import msgspec
 
 from ..config import Config
 from ..core import fleet_messages, history, identity, page_lists
-from ..core.current_version import count_versions, current_version
 from ..core.fleet_figures import FleetFigures
 from ..core.page_lists import PageVersions
 from ..core.returned_pages import ReturnedPage, ReturnedPages
@@ -26,6 +26,9 @@ from ..core.unaccounted import StoredAbsence
 from ..errors import Busy
 from .backends import Backend
 from .link import FleetLink
+from .local_node import KnownState
+
+logger = logging.getLogger("headcount")
 
 MAX_UNVERIFIED: Final = 64
 """Nodes that only pages have named, and that are looked up with one heartbeat. Anybody can invent names."""
@@ -35,6 +38,10 @@ NODES_PER_INTERVAL: Final = 100
 
 NOT_FORGOTTEN: Final = "The node was not forgotten: the backend did not answer. Try again."
 """The text of the `Busy` that `forget` raises."""
+
+
+STORE: Final = "store"
+"""What the backend's store says of the versions that the nodes serve, as a source of `CurrentVersion`."""
 
 
 class Accounting:
@@ -60,18 +67,19 @@ class Accounting:
         clock: Callable[[], float],
         config: Config,
         changed: Callable[[], None],
+        known: KnownState,
     ) -> None:
         self._link = link
         self._figures = figures
         self._lock = lock
         self._clock = clock
         self._grace = config.unaccounted_grace
-        self._version = config.version
-        self.current_version = current_version(None, count_versions((config.version,)))
-        """The version that all nodes served when the store was asked last; None: they differed, or one did not say."""
+        self._served: frozenset[str] = frozenset()
+        """The versions that the other nodes serve, as the store says; an empty one if a node does not say."""
         self._versions_due = 0
         """Interval of the history in which this node asks again, also if it is not its turn to add the sample."""
         self._changed = changed
+        self._known_versions = known
         self._returns = ReturnedPages()
         self._known: set[str] = set()
         """Nodes that the store has, or had a moment ago."""
@@ -94,6 +102,9 @@ class Accounting:
 
     def on_own_heartbeat(self) -> None:
         """Do what is due with each heartbeat. The lock is not held."""
+        with self._lock:
+            if self._figures.settle(self._clock()):
+                self._changed()
         if self._returns and not self._recording_returns:
             self._link.start_task(self._record_returns())
         backend = self._link.backend
@@ -152,12 +163,43 @@ class Accounting:
         return found
 
     def _note_versions(self, entries: Mapping[str, Entry]) -> None:
-        others = [
+        # Of nodes that are gone, too: their pages may be here.
+        self._known_versions.learn_versions(entry.tally.serves for entry in entries.values())
+        served = frozenset(
             entry.tally.serves
             for node, entry in entries.items()
             if entry.present and node != self._link.node and not (entry.tally.left or entry.tally.forgotten)
-        ]
-        self.current_version = current_version(None, count_versions((self._version, *others)), others.count(""))
+        )
+        with self._lock:
+            self._note_served(served)
+
+    def _note_served(self, served: frozenset[str]) -> None:
+        self._served = served
+        if self._figures.note_served(STORE, served - {""}, silent="" in served):
+            self._changed()
+            release = self._figures.release
+            if release.state == "orphaned":
+                logger.warning(
+                    "No node serves version %s, which was declared current, so it is not known which pages are "
+                    "outdated. Declare the version that nodes serve: headcount release VERSION URL",
+                    release.version,
+                )
+
+    def note_joined(self, serves: str) -> None:
+        """Note which version a node serves that has just joined, before the store says so. The lock is held."""
+        if serves not in self._served and self._known:
+            self._note_served(self._served | {serves})
+
+    def agreement(self) -> tuple[str, float]:
+        """Return the version that all live nodes serve, if they agree, and for how many seconds they have."""
+        with self._lock:
+            return self._figures.agreement or "", self._figures.agreed_for(self._clock())
+
+    def adopt_agreement(self, version: str, seconds: float) -> None:
+        """Learn from another node for how long all live nodes have served a version. The lock is not held."""
+        with self._lock:
+            if self._figures.adopt_agreement(version, seconds, self._clock()):
+                self._changed()
 
     async def _begin_interval(self, backend: Backend, slot: int, *, first: bool) -> None:
         """Look which versions the nodes serve, and add the fleet's figures to the history if it is this node's turn."""

@@ -45,10 +45,14 @@ class Answers(NamedTuple):
     Attributes:
         answers: Those that came in time.
         asked: How many other nodes were asked; None: the backend cannot tell at the moment who there is.
+        others: Ids of the nodes that were asked.
+        strangers: Ids of nodes with another secret, which were not asked; `asked` contains them.
     """
 
     answers: list[fleet_messages.Answer]
     asked: int | None
+    others: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
 
 
 class NodeUnreachable(UnknownConnection):
@@ -288,11 +292,11 @@ class Calls:
 
     async def _other_nodes(self) -> list[str] | None:
         members = await self._link.members()
-        return None if members is None else sorted(node for node in members if node != self._link.node)
+        return None if members is None else sorted({*members} - {self._link.node} - self._link.border.strangers)
 
     async def _may_live(self, node: str) -> bool:
         others, backend = await self._other_nodes(), self._link.backend
-        if others is None or node in others or backend is None:
+        if others is None or node in others or node in self._link.border.strangers or backend is None:
             return True
         # Its sign of life is gone. Its tally stays until it leaves, or counts as gone.
         entries = await backend.tallies.entries((node,))
@@ -310,7 +314,12 @@ class Calls:
 
     async def _call_all(self, make: Callable[[int], fleet_messages.Command], limit: float) -> Answers:
         others = await self._other_nodes()
-        return Answers(await self.call_some(others or (), make, limit), None if others is None else len(others))
+        answers = await self.call_some(others or (), make, limit)
+        if others is None:
+            return Answers(answers, None)
+        # Strangers are not asked. If they are nodes of this application after all, they have not done it.
+        strangers = tuple(sorted(self._link.border.strangers))
+        return Answers(answers, len(others) + len(strangers), tuple(others), strangers)
 
     async def _ask(
         self, node: str, make: Callable[[int], fleet_messages.Question], limit: float, number: int
@@ -322,7 +331,10 @@ class Calls:
                 known = await self._link.knows(node)
                 if not known:
                     raise (NodeUnreachable if known is None else UnknownConnection)(UNKNOWN_HANDLE)
-                self._link.send(node, make(number), lambda: self._resolve(number, NodeUnreachable(UNKNOWN_HANDLE)))
+                message, border = make(number), self._link.border
+                if node in border.strangers and (border.sealed or not isinstance(message, fleet_messages.PROVEN)):
+                    raise NodeUnreachable(UNKNOWN_HANDLE)
+                self._link.send(node, message, lambda: self._resolve(number, NodeUnreachable(UNKNOWN_HANDLE)))
                 outcome = await future
         except TimeoutError:
             raise NodeUnreachable(UNKNOWN_HANDLE) from None

@@ -12,10 +12,11 @@ import msgspec
 
 from ..authorization.authorizer import AuthorizationCheck, Grant
 from ..core import fleet_messages, messages, paging
-from ..core.labels import parse_version
+from ..core.fleet_messages import Released
+from ..core.labels import parse_build_id
 from ..core.payload import Payload
-from ..errors import Malformed, ProtocolError, UnknownConnection
-from .local_node import ClientMessages, LocalCommands, LocalListing, LocalReplacements
+from ..errors import Malformed, ProtocolError, TooManyMessages, UnknownConnection
+from .local_node import ClientMessages, LocalCommands, LocalListing, LocalReplacements, LocalTickets
 from .remote_commands import RemoteCheck, RemoteCommands
 
 MAX_PAGE: Final = 1_000
@@ -34,6 +35,7 @@ class CommandHandlers:
         replacements: End streams that new ones replace.
         commands: What the application and its operators ask of it.
         listing: Its connections as pages.
+        tickets: Of the dashboard, which log-outs end.
         authorize: Runs the check of a right. Every failure denies.
         remote: Commands to other nodes, for the check of a right where the request is.
         check_from_description: Makes a check for a request that came in at another node.
@@ -47,6 +49,7 @@ class CommandHandlers:
         replacements: LocalReplacements,
         commands: LocalCommands,
         listing: LocalListing,
+        tickets: LocalTickets,
         authorize: Callable[[AuthorizationCheck], Awaitable[Grant | None]],
         remote: RemoteCommands,
         check_from_description: Callable[[Mapping[str, Any]], AuthorizationCheck | None],
@@ -56,6 +59,7 @@ class CommandHandlers:
         self._replacements = replacements
         self._commands = commands
         self._listing = listing
+        self._tickets = tickets
         self._authorize = authorize
         self._remote = remote
         self._check_from_description = check_from_description
@@ -66,6 +70,8 @@ class CommandHandlers:
             return await self._dispatch(command)
         except Malformed as error:
             return fleet_messages.Answer(node=self._node, re=command.re, ok=False, malformed=str(error))
+        except TooManyMessages as error:
+            return fleet_messages.Answer(node=self._node, re=command.re, ok=False, too_many=str(error))
         except (UnknownConnection, ProtocolError):
             pass
         except Exception:
@@ -86,6 +92,8 @@ class CommandHandlers:
                 client.on_message(client.find(handle), messages.UnsubscribeStats(), _no_check)
             case fleet_messages.Replace(handle=handle, cut=cut_after, shared=shared):
                 ok = self._replacements.replace_here(handle, cut_after, shared=shared)
+            case fleet_messages.Bye(handle=handle, tab=tab):
+                ok = client.leave_here(handle, messages.checked_bye(tab).tab)
             case fleet_messages.Subscribe(handle=handle, deltas=deltas):
                 check = RemoteCheck(self._remote, command.node, command.re, self._check_from_description)
                 deciding = client.on_message(client.find(handle), messages.SubscribeStats(deltas), lambda: check)
@@ -98,10 +106,15 @@ class CommandHandlers:
                 self._commands.deliver(connection_id, _payload(message))
             case fleet_messages.Broadcast(message=message, version=version, route=route):
                 count = self._commands.deliver_all(_payload(message), version=version, route=route)
-            case fleet_messages.Release(version=version, number=number):
-                count = self._commands.release_here(parse_version(version), number)
+            case fleet_messages.Release(version=version, number=number, unserved=unserved):
+                ok = not number or self._commands.takes_release(number)
+                count = self._commands.release_here(Released(number, parse_build_id(version), unserved))
+                released = self._commands.released
+                return fleet_messages.Answer(node=self._node, re=command.re, ok=ok, count=count, released=released)
             case fleet_messages.Revoke(id=connection_id):
                 ok = await self._commands.revoke_here(connection_id)
+            case fleet_messages.EndTickets(tickets=tickets):
+                count = await self._tickets.end_here(tickets)
             case fleet_messages.Page(version=version, route=route, limit=limit, after=after):
                 limit = min(limit, MAX_PAGE)
                 page = self._listing.page(version=version, route=route, limit=limit, after=after)

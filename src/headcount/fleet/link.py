@@ -8,9 +8,12 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
+import msgspec
+
 from ..core import fleet_messages
 from ..loops import Tasks, call_in_loop, run_in_loop
 from .backends import Backend
+from .border import Border
 
 T = TypeVar("T")
 
@@ -26,6 +29,8 @@ class FleetLink:
     def __init__(self, node: str) -> None:
         self.node = node
         self.backend: Backend | None = None
+        self.border = Border()
+        """Which nodes are of this fleet."""
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop of the backend, also after it has stopped."""
         self.tasks = Tasks()
@@ -45,20 +50,27 @@ class FleetLink:
         """The backend reports every node that joins and leaves."""
         return self.backend is not None and self.backend.detects_failures
 
-    def open(self, backend: Backend) -> None:
+    def open(self, backend: Backend, border: Border) -> None:
         """Use a backend from now on, in the running loop. The caller must start it."""
         self.loop = asyncio.get_running_loop()
         self.backend = backend
+        self.border = border
 
     def close(self) -> Backend | None:
         """Send nothing any more. Returns the backend, which the caller must stop."""
         backend, self.backend = self.backend, None
         return backend
 
+    def encode(self, message: fleet_messages.FleetMessage) -> bytes:
+        """Encode a message of this node, with the fingerprint of its fleet if it names one."""
+        if self.border.fingerprint:
+            message = msgspec.structs.replace(message, fleet=self.border.fingerprint)
+        return fleet_messages.encode(message)
+
     def send(self, node: str, message: fleet_messages.FleetMessage, failed: Callable[[], None] | None = None) -> None:
         """Send a message to one node. `failed` is called when it is certain that the node does not get it."""
         if self.backend is not None:
-            self.backend.send(node, fleet_messages.encode(message), failed)
+            self.backend.send(node, self.encode(message), failed)
 
     def send_bytes(self, node: str, data: bytes) -> None:
         """Send an encoded message to one node."""
@@ -73,7 +85,7 @@ class FleetLink:
     def announce(self, message: fleet_messages.FleetMessage) -> None:
         """Send a message to all nodes."""
         if self.backend is not None:
-            self.backend.announce(fleet_messages.encode(message))
+            self.backend.announce(self.encode(message))
 
     def listen(self, *, on: bool) -> None:
         """Start or stop to receive published messages."""

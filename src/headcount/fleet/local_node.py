@@ -4,7 +4,7 @@ What the fleet needs of the node that it belongs to, as protocols: fleet/ import
 Tests: tests/fleet/backends/test_two_sites.py.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
 from ..authorization.authorizer import AuthorizationCheck
@@ -13,6 +13,7 @@ from ..core import messages, paging
 from ..core.fleet_messages import Released
 from ..core.payload import Payload
 from ..core.stats import Stats, StatsDelta
+from ..core.ticket import EndedTicket
 
 
 class ReleaseState(Protocol):
@@ -24,6 +25,27 @@ class ReleaseState(Protocol):
 
     def learn(self, released: Released) -> None:
         """Apply a release that another node knows of, unless this one knows a newer. Called without the lock."""
+
+
+class KnownState(Protocol):
+    """Which versions are known, so that they are counted apart from those that strangers make up."""
+
+    @property
+    def known_versions(self) -> frozenset[str]:
+        """All of them."""
+
+    def learn_versions(self, versions: Iterable[str]) -> None:
+        """Take versions for known, and count them apart from now on. From any thread."""
+
+
+class LocalTickets(Protocol):
+    """The tickets of the dashboard that log-outs ended. The node and the fleet share one object."""
+
+    def ended(self) -> tuple[EndedTicket, ...]:
+        """Return all of them."""
+
+    async def end_here(self, tickets: Iterable[EndedTicket]) -> int:
+        """End tickets, and the rights of this node that stand on them. Returns how many were not ended before."""
 
 
 class FigureSource(Protocol):
@@ -57,6 +79,9 @@ class ClientMessages(Protocol):
     def remove_held_tabs(self, handle: str, report: messages.Tabs) -> bool:
         """Do what the last report of a shared stream says after its end. Returns False if it left no tabs here."""
 
+    def leave_here(self, handle: str, tab: str) -> bool:
+        """End the count of a page that leaves. Returns False if the handle is not one of this node's."""
+
 
 class LocalReplacements(Protocol):
     """Ends the streams of one node that new ones replace."""
@@ -81,8 +106,15 @@ class LocalCommands(Protocol):
     async def revoke_here(self, connection_id: str) -> bool:
         """Withdraw a viewer's right. Returns whether it had one."""
 
-    def release_here(self, version: str, number: int) -> int:
+    def release_here(self, release: Released) -> int:
         """Declare a version current. Returns the number of streams that it was sent to."""
+
+    @property
+    def released(self) -> Released | None:
+        """The newest release that is known here."""
+
+    def takes_release(self, number: int) -> bool:
+        """Say whether a release of another node, with this number, can be applied here."""
 
 
 class LocalListing(Protocol):

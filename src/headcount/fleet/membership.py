@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..config import without_password
 from ..errors import ConfigError
+from .border import border_of
 from .calls import NotJoined
 from .local_node import ListeningSocket, LocalListing, LocalNode, LocalSockets
 from .no_fleet import NoFleet
@@ -45,7 +46,7 @@ class Membership:
         sockets: Where this process listens.
         listing: The node's connections as pages.
         make_view: Makes the node's view of the fleet, when there are other nodes.
-        refresh_absences: Lets the registry say which connections of this node are unaccounted for. The lock is held.
+        refresh_departed: Lets the registry say which pages of this node may come back. The lock is held.
     """
 
     def __init__(
@@ -54,9 +55,9 @@ class Membership:
         sockets: LocalSockets,
         listing: LocalListing,
         make_view: Callable[[], FleetView],
-        refresh_absences: Callable[[], None],
+        refresh_departed: Callable[[], None],
     ) -> None:
-        self.view: NodeView = NoFleet(refresh_absences)
+        self.view: NodeView = NoFleet(refresh_departed)
         """The fleet as this node sees it."""
         self.among_workers = False
         """The starter of this process says that it is one of several workers, should that not be visible."""
@@ -65,7 +66,7 @@ class Membership:
         self._node = node
         self._sockets = sockets
         self._make_view = make_view
-        self._refresh_absences = refresh_absences
+        self._refresh_departed = refresh_departed
         self.remote = RemoteCommands(node.id, listing, node.config.authorize_timeout)
         """What other nodes do for this one."""
         self._seen: dict[Any, ListeningSocket | None] = {}
@@ -181,7 +182,7 @@ class Membership:
             logger.debug("Fleet: not looking for other workers: %s", error)
             if isinstance(self.view, FleetView) and not self.view.active:
                 self.view.abandon()
-                self._set_view(NoFleet(self._refresh_absences))
+                self._set_view(NoFleet(self._refresh_departed))
                 self._node.use_figures(None)
             return False
         if self._retry_at is None:  # else that was said at the first try
@@ -198,10 +199,14 @@ class Membership:
 
     def _join_redis(self) -> None:
         from .backends.redis import RedisBackend
+        from .backends.redis_address import meeting_place
 
-        config = self._node.config
+        config, name = self._node.config, self._fleet_name
         view = self._ensure_view()
-        view.start(RedisBackend(self._node.id, config.backend, self._fleet_name, without_password(config.backend)))
+        place = meeting_place(config.backend, name)
+        border = border_of(name, place, self._node.id, config.fleet_secret, config.admin_token)
+        shown = without_password(config.backend)
+        view.start(RedisBackend(self._node.id, config.backend, name, shown, border=border), border)
         self._node.use_figures(view)
         self._listener_checks = object()
         self._check_listener(self._listener_checks)

@@ -5,10 +5,14 @@ Tests: tests/asgi/test_figures.py.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..core.current_version import Release
+from ..core.fleet_messages import Released
 from ..core.stats import NodeShare
+from ..core.ticket import EndedTicket
+from .border import Border
 from .calls import NoCaller
 
 
@@ -22,33 +26,51 @@ class NoNotices:
         """Do nothing: the node's registry says so."""
 
 
+class NoTickets:
+    """The tickets of a node without log-ins. Implements `LocalTickets`."""
+
+    def ended(self) -> tuple[EndedTicket, ...]:
+        """Return none."""
+        return ()
+
+    async def end_here(self, tickets: Iterable[EndedTicket]) -> int:  # noqa: ARG002
+        """Do nothing."""
+        return 0
+
+
 class NoFleet:
     """
     The view of a node that knows of no other nodes: its own registry is all there is. Implements `NodeView`.
 
     Args:
-        refresh_absences: Brings the registry's absences up to date.
+        refresh_departed: Brings up to date what the registry says of pages that may come back.
     """
 
     active = False
     loop: asyncio.AbstractEventLoop | None = None
     ready = True
     may_get_traffic = True
-    current_version: str | None = None
+    release = Release("unsettled")
+    settled: str | None = None
     report_age = 0.0
+    shortest_cut: float | None = None
 
-    def __init__(self, refresh_absences: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, refresh_departed: Callable[[], None] = lambda: None) -> None:
         self.calls = NoCaller()
         self.departure_notices = NoNotices()
-        self._refresh_absences = refresh_absences
+        self.border = Border()
+        self._refresh_departed = refresh_departed
 
     def shares(self) -> list[NodeShare]:
         """Return nothing: the node's own share is in its registry."""
         return []
 
+    def count_of(self, version: str) -> None:
+        """Return nothing: the node's registry knows."""
+
     def sync(self) -> None:
-        """Bring the node's own absences up to date. The lock is held."""
-        self._refresh_absences()
+        """Bring up to date which pages may come back. The lock is held."""
+        self._refresh_departed()
 
     def page_returned(self, handle: str, version: str) -> None:
         """Do nothing."""
@@ -70,7 +92,13 @@ class NoFleet:
     def touch(self, *, rows: bool, linger: float | None = None) -> None:
         """Do nothing."""
 
-    def declare(self, version: str) -> None:
+    def declare(self, release: Released) -> None:
+        """Do nothing."""
+
+    async def keep_release(self) -> None:
+        """Do nothing: a node alone has nowhere to keep it."""
+
+    def set_known_versions(self, known: frozenset[str]) -> None:
         """Do nothing."""
 
     def viewers_changed(self) -> None:

@@ -7,7 +7,10 @@ Tests: tests/fleet/test_membership.py.
 import asyncio
 from typing import Any, Protocol
 
-from ..core.stats import NodeShare
+from ..core.current_version import Release
+from ..core.fleet_messages import Released
+from ..core.stats import NodeShare, VersionCount
+from .border import Border
 from .calls import Caller
 
 
@@ -33,6 +36,10 @@ class NodeView(Protocol):
         """The event loop of the backend, also after it has stopped; None: there was none."""
 
     @property
+    def border(self) -> Border:
+        """Which nodes are of the fleet."""
+
+    @property
     def may_get_traffic(self) -> bool:
         """The backend has reached the other nodes, if only once, or cannot. True for a node that is alone."""
 
@@ -49,8 +56,12 @@ class NodeView(Protocol):
         """Pages that this node sent away or gave up."""
 
     @property
-    def current_version(self) -> str | None:
-        """The current version; None: it is not known. Not to be asked of a view that is not active."""
+    def release(self) -> Release:
+        """Which version is current, and why. Not to be asked of a view that is not active. The lock is held."""
+
+    @property
+    def settled(self) -> str | None:
+        """The version that the fleet has settled on. Not to be asked of a view that is not active. The lock is held."""
 
     @property
     def report_age(self) -> float:
@@ -58,6 +69,13 @@ class NodeView(Protocol):
 
     def shares(self) -> list[NodeShare]:
         """Return what each expected node has reported, this one first; none without a fleet. The lock is held."""
+
+    def count_of(self, version: str) -> VersionCount | None:
+        """Return how many connections are of a version; None without a fleet. The lock is held."""
+
+    @property
+    def shortest_cut(self) -> float | None:
+        """The shortest limit that ends streams of another node, in seconds; None: none is known. The lock is held."""
 
     def sync(self) -> None:
         """Bring the figures up to what is known now; to be called before they are read. The lock is held."""
@@ -80,8 +98,14 @@ class NodeView(Protocol):
     def publish_now(self) -> None:
         """Tell the nodes with viewers what changed here, before anything that is sent after this call."""
 
-    def declare(self, version: str) -> None:
-        """Take a version for current, here as in the registry. The lock is held."""
+    def declare(self, release: Released) -> None:
+        """Take a version for declared, here as in the registry. The lock is held."""
+
+    async def keep_release(self) -> None:
+        """Have the backend keep the newest release, so that it outlives the nodes. From any loop."""
+
+    def set_known_versions(self, known: frozenset[str]) -> None:
+        """Count these versions apart from now on, here as in the registry. The lock is held."""
 
     def page_returned(self, handle: str, version: str) -> None:
         """Note a page that names a stream of another node, which may be gone. From any loop."""
@@ -102,3 +126,28 @@ class NodeView(Protocol):
 
     async def wait_left(self) -> None:
         """Wait until the leave message is out, from any loop."""
+
+
+class OtherNodes(Protocol):
+    """What viewers need of the fleet. Called with the node's lock held."""
+
+    @property
+    def ready(self) -> bool:
+        """The other nodes have reported, or had time to; until then viewers are sent nothing."""
+
+    def sync(self) -> None:
+        """Bring the figures up to what is known now; to be called before they are read."""
+
+    def publish_soon(self) -> None:
+        """Send the viewers of other nodes what changed here."""
+
+    def viewers_changed(self) -> None:
+        """Ask the other nodes for more, if the viewers here may see more than before."""
+
+
+class HasView(Protocol):
+    """The node's place in its fleet, as fleet/membership.py has it: it may find other nodes, and lose them."""
+
+    @property
+    def view(self) -> OtherNodes:
+        """The other nodes as they are seen now."""

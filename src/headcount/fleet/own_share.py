@@ -4,7 +4,7 @@ This node's own share of the figures: from its registry into the fleet's figures
 While a viewer watches, here or at another node, the registry notes changes, and each is passed on: O(changes).
 Otherwise nothing is noted, and the whole share is passed on when it is asked for.
 
-Tests: tests/fleet/backends/test_conformance.py.
+Tests: tests/fleet/test_own_share.py, tests/fleet/backends/test_conformance.py.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from ..core.fleet_figures import FleetFigures
 from ..core.fleet_messages import Delta, Report
 from ..core.publication import Publication
 from ..core.registry import Registry
+from ..core.stats import Stats
 
 
 class OwnShare:
@@ -24,15 +25,22 @@ class OwnShare:
         figures: Where this node is one of many.
         publication: What the other nodes get.
         clock: Monotonic seconds.
+        refresh_departed: Brings up to date what the registry says of pages that may come back.
     """
 
     def __init__(
-        self, registry: Registry, figures: FleetFigures, publication: Publication, clock: Callable[[], float]
+        self,
+        registry: Registry,
+        figures: FleetFigures,
+        publication: Publication,
+        clock: Callable[[], float],
+        refresh_departed: Callable[[], None],
     ) -> None:
         self.registry = registry
         self._figures = figures
         self._publication = publication
         self._clock = clock
+        self._refresh_departed = refresh_departed
         self._synced = 0
         """Revision of the registry up to which its changes are in the fleet and in the publication."""
         self._noting = False
@@ -56,6 +64,7 @@ class OwnShare:
 
     def sync(self) -> None:
         """Bring the fleet and the publication up to what the registry has now. O(changes) while they are noted."""
+        self._refresh_departed()
         if self._synced == self.registry.revision:
             return
         self._synced = self.registry.revision
@@ -64,15 +73,7 @@ class OwnShare:
         if change is None:
             now = self.registry.snapshot()
             self._publication.start(now)
-            report = Report(
-                node=self._figures.own,
-                sequence=base + 1,
-                total=now.total,
-                versions=dict(now.versions),
-                routes=dict(now.routes),
-                rows=now.connections,
-            )
-            self._figures.receive(report, self._clock())
+            self._report(now, base + 1)
             return
         if self._publishing:
             self._publication.add(change)
@@ -87,8 +88,26 @@ class OwnShare:
             routes=dict(change.routes),
             rows=change.set,
             removed=change.removed,
+            away=dict(change.away),
+            remembers=change.away_known,
         )
         self._figures.update(delta, self._clock())
+        if self._figures.sequence(self._figures.own) != delta.sequence:
+            # It did not fit. What it said would be missing from the sums, and nobody else tells this node.
+            self._report(self.registry.snapshot(), delta.sequence)
+
+    def _report(self, now: Stats, sequence: int) -> None:
+        report = Report(
+            node=self._figures.own,
+            sequence=sequence,
+            total=now.total,
+            versions=dict(now.versions),
+            routes=dict(now.routes),
+            rows=now.connections,
+            away=dict(now.away),
+            remembers=now.away_known,
+        )
+        self._figures.receive(report, self._clock())
 
     def _update_noting(self) -> None:
         noting = self._collecting or self._publishing

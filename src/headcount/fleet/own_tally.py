@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from ..core import page_lists
+from ..core.broken_off import BrokenOff
 from ..core.departures import Departures
 from ..core.labels import OTHER
 from ..core.page_lists import PageList
@@ -25,6 +26,7 @@ class OwnTally:
     Args:
         registry: This node's connections.
         departures: Pages whose streams it ended.
+        broken_off: Pages whose streams broke off.
         lock: The node's.
         clock: Monotonic seconds.
         serves: Its version.
@@ -36,6 +38,7 @@ class OwnTally:
         self,
         registry: Registry,
         departures: Departures,
+        broken_off: BrokenOff,
         lock: threading.RLock,
         clock: Callable[[], float],
         serves: str,
@@ -44,6 +47,7 @@ class OwnTally:
     ) -> None:
         self._registry = registry
         self._departures = departures
+        self._broken_off = broken_off
         self._lock = lock
         self._clock = clock
         self._serves = serves
@@ -52,8 +56,8 @@ class OwnTally:
         self._number = 0
         self._groups: list[dict[str, bytes]] = []
         """Marks of the last list."""
-        self._state: tuple[int, Mapping[str, str]] = (-1, {})
-        """Revision of the registry, and the shared streams, when the last list was made."""
+        self._state: tuple[int, int, Mapping[str, str]] = (-1, -1, {})
+        """Revisions of the registry and of the pages that broke off, and the shared streams, as of the last list."""
         self._had_away = False
         self.pages = b""
         """The encoded list that belongs to the last tally; empty if it has none."""
@@ -69,14 +73,16 @@ class OwnTally:
             now = self._clock()
             away, transit = self._departures.counts(now), self._departures.transit(now)
             unanswered = not leaving and bool(away) and self._departures.only_unanswered(now)
-            versions = limited(self._registry.versions)
+            versions, broken = limited(self._registry.versions), limited(self._broken_off.counts(now))
             if leaving:
-                away = limited(Counter(away) + Counter(versions))
-                versions = {}
-            number = self._make_list(versions, away, leaving=leaving)
+                away = limited(Counter(away) + Counter(versions) + Counter(broken))
+                transit = max(transit, self._broken_off.remaining(now))
+                versions, broken = {}, {}
+            number = self._make_list({**versions, **broken}, away, leaving=leaving)
         return Tally(
             versions=versions,
             away=away,
+            broken=broken,
             unanswered=unanswered,
             transit=transit,
             left=leaving,
@@ -89,7 +95,7 @@ class OwnTally:
         """Make the list of pages. Returns its number, a new one if it has changed; 0: it is empty or too long."""
         here: dict[str, list[str]] = {}
         gone: dict[str, list[str]] = {}
-        state = self._registry.revision, self._tab_versions()
+        state = self._registry.revision, self._broken_off.revision, self._tab_versions()
         if state == self._state and not (leaving or away or self._had_away):
             return self._number if self.pages else 0
         self._state, self._had_away = state, bool(leaving or away)
@@ -97,8 +103,9 @@ class OwnTally:
         if self._registry.total <= page_lists.MAX_PAGES:
             into, counts = (gone, away) if leaving else (here, versions)
             _group(into, self._registry.ids(), counts)
-            for stream, version in state[1].items():
+            for stream, version in state[2].items():
                 _group(into, {version: (stream,)}, counts)
+            _group(into, self._broken_off.streams(self._clock()), counts)
             _group(gone, self._departures.pages(self._clock()), away)
             groups = [
                 {version: page_lists.marks(ids) for version, ids in group.items() if ids} for group in (here, gone)

@@ -18,7 +18,7 @@ from ..core.publication import Publication
 from ..core.publish_schedule import PublishSchedule
 from ..core.stats import Stats
 from .link import FleetLink
-from .local_node import ReleaseState
+from .local_node import KnownState, ReleaseState
 from .own_share import OwnShare
 
 logger = logging.getLogger("headcount")
@@ -34,10 +34,12 @@ class Publisher:
         publication: What the other nodes get.
         version: The version that this node serves.
         releases: Which version was declared current.
+        known: Which versions are known.
         lock: The node's.
         clock: Monotonic seconds.
         start_ticking: Called when another node has asked for figures, so that `tick` is called from then on.
         publish_first: Publishes departures, so that viewers know why a figure goes down.
+        own_cut: Returns after how many seconds something ends this node's streams; None: it knows of no limit.
     """
 
     def __init__(
@@ -47,10 +49,12 @@ class Publisher:
         publication: Publication,
         version: str,
         releases: ReleaseState,
+        known: KnownState,
         lock: threading.RLock,
         clock: Callable[[], float],
         start_ticking: Callable[[], None],
         publish_first: Callable[[], None],
+        own_cut: Callable[[], float | None],
     ) -> None:
         self.schedule = PublishSchedule()
         self.publication = publication
@@ -58,10 +62,12 @@ class Publisher:
         self._own_share = own_share
         self._version = version
         self._releases = releases
+        self._known = known
         self._lock = lock
         self._clock = clock
         self._start_ticking = start_ticking
         self._publish_first = publish_first
+        self._own_cut = own_cut
         self._timer: asyncio.TimerHandle | None = None
         self._logged_too_large = False
 
@@ -99,11 +105,13 @@ class Publisher:
             rows=request.rows > 0,
             released=self._releases.released,
             serves=self._version,
+            known=tuple(self._known.known_versions),
+            cut=self._cut,
         )
-        data = fleet_messages.encode(report)
+        data = self._link.encode(report)
         while report.rows and len(data) > fleet_messages.MAX_BYTES:
             report = msgspec.structs.replace(report, rows=report.rows[: len(report.rows) // 2])
-            data = fleet_messages.encode(report)
+            data = self._link.encode(report)
         if len(data) <= fleet_messages.MAX_BYTES:
             self._link.send_bytes(request.node, data)
         elif not self._logged_too_large:
@@ -120,7 +128,13 @@ class Publisher:
         self._publish()
         self._link.send(
             request.node,
-            fleet_messages.Heartbeat(node=self._link.node, sequence=self.publication.sequence, re=request.re),
+            fleet_messages.Heartbeat(
+                node=self._link.node,
+                sequence=self.publication.sequence,
+                re=request.re,
+                known=tuple(self._known.known_versions),
+                cut=self._cut,
+            ),
         )
 
     def leave_message(self, away: dict[str, int], transit: float) -> bytes:
@@ -128,7 +142,7 @@ class Publisher:
         leave = fleet_messages.Leave(
             node=self._link.node, sequence=self.publication.sequence, away=away, transit=transit
         )
-        return fleet_messages.encode(leave)
+        return self._link.encode(leave)
 
     def tick(self, now: float) -> None:
         """Forget the interest of nodes that are gone, and send a heartbeat after a quiet time."""
@@ -139,8 +153,15 @@ class Publisher:
         self._publish()
         if self.schedule.is_quiet(now, self._link.heartbeat):
             self.schedule.note_heartbeat(now)
-            heartbeat = fleet_messages.Heartbeat(node=self._link.node, sequence=self.publication.sequence)
-            self._link.publish(fleet_messages.encode(heartbeat))
+            heartbeat = fleet_messages.Heartbeat(
+                node=self._link.node, sequence=self.publication.sequence, cut=self._cut
+            )
+            self._link.publish(self._link.encode(heartbeat))
+
+    @property
+    def _cut(self) -> float:
+        """What messages say of the limit of this node's streams; see core/fleet_messages.py."""
+        return self._own_cut() or 0.0
 
     def stop(self) -> None:
         """Forget all interests, and the timer of a loop that is over."""
@@ -183,9 +204,9 @@ class Publisher:
             return
         self._publish_first()
         self._own_share.sync()
-        delta = self.publication.pop_changes()
+        delta = self.publication.pop_changes(self._cut)
         if delta is not None:
             self.schedule.note_delta(self._clock())
-            data = fleet_messages.encode(delta)
+            data = self._link.encode(delta)
             if len(data) <= fleet_messages.MAX_BYTES:  # else all ask for the whole report
                 self._link.publish(data)

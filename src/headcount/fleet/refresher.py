@@ -14,6 +14,7 @@ from ..core import fleet_messages
 from ..core.fleet_figures import FleetFigures
 from ..core.report_requests import FlushRound
 from .link import FleetLink
+from .local_node import KnownState
 from .report_collector import CATCH_UP, ReportCollector
 
 
@@ -24,6 +25,7 @@ class Refresher:
     Args:
         link: To the other nodes.
         figures: What is held of them.
+        known: Which versions are known.
         collector: Listens to them.
         lock: The node's.
         clock: Monotonic seconds.
@@ -34,6 +36,7 @@ class Refresher:
         self,
         link: FleetLink,
         figures: FleetFigures,
+        known: KnownState,
         collector: ReportCollector,
         lock: threading.RLock,
         clock: Callable[[], float],
@@ -41,6 +44,7 @@ class Refresher:
     ) -> None:
         self._link = link
         self._figures = figures
+        self._known = known
         self._collector = collector
         self._lock = lock
         self._clock = clock
@@ -79,7 +83,9 @@ class Refresher:
             await self._collector.wait_complete(max(0.0, deadline - self._clock()))
 
     def on_heartbeat(self, heartbeat: fleet_messages.Heartbeat) -> None:
-        """Note the sequence number up to which a node has published. The lock is held."""
+        """Note the sequence number up to which a node has published, and what it knows. The lock is held."""
+        if heartbeat.re:
+            self._figures.note_known(heartbeat.node, heartbeat.known)
         if self._open_round is not None and heartbeat.re:
             self._open_round[0].answered(heartbeat.node, heartbeat.re, heartbeat.sequence)
 
@@ -113,7 +119,9 @@ class Refresher:
             asked = self._clock()
             flush, future = FlushRound(next(self._numbers), others), self._link.loop.create_future()
             self._open_round = (flush, future)
-        self._link.announce(fleet_messages.FlushRequest(node=self._link.node, re=flush.number))
+        self._link.announce(
+            fleet_messages.FlushRequest(node=self._link.node, re=flush.number, known=tuple(self._known.known_versions))
+        )
         patience = max(0.0, deadline - asked)
         try:
             await asyncio.wait_for(future, patience)

@@ -14,7 +14,8 @@ from ..authorization.authorizer import AuthorizationCheck, Grant
 from ..core import fleet_messages, identity, messages, paging
 from ..core.fleet_messages import Released
 from ..core.rows import is_valid_row
-from ..errors import UNKNOWN_HANDLE, Busy, Malformed, UnknownConnection
+from ..core.ticket import EndedTicket
+from ..errors import UNKNOWN_HANDLE, Busy, Malformed, TooManyMessages, UnknownConnection
 from .calls import Answers, Caller, NoCaller, NodeUnreachable
 from .local_node import LocalListing
 
@@ -103,6 +104,7 @@ class RemoteCommands:
         Raises:
             UnknownConnection: No node owns it.
             Malformed: Its owner cannot do that.
+            TooManyMessages: The connection sends more than it may.
             Busy: Too many questions wait already.
         """
         owner, name = self._owner_of(handle), self._node
@@ -126,6 +128,31 @@ class RemoteCommands:
                 raise AssertionError(f"{message} does not come by POST")
         if answer.malformed:
             raise Malformed(answer.malformed)
+        if answer.too_many:
+            raise TooManyMessages(answer.too_many)
+        if not answer.ok:
+            raise UnknownConnection(UNKNOWN_HANDLE)
+
+    async def say_bye(self, handle: str, tab: str) -> None:
+        """
+        Have the owner of a stream end the count of its page, which says that it leaves.
+
+        Args:
+            handle: Secret handle of the stream.
+            tab: Key of the tab that leaves; "": the stream is the page's own.
+
+        Raises:
+            UnknownConnection: No node owns it.
+        """
+        owner = self._owner_of(handle)
+        try:
+            answer = await self.calls.call(
+                owner, lambda re: fleet_messages.Bye(node=self._node, re=re, handle=handle, tab=tab)
+            )
+        except Busy:
+            # A page says it once, whether or not others ask too much.
+            self._send_to_owner(handle, lambda: fleet_messages.Bye(node=self._node, re=0, handle=handle, tab=tab))
+            return
         if not answer.ok:
             raise UnknownConnection(UNKNOWN_HANDLE)
 
@@ -177,8 +204,21 @@ class RemoteCommands:
     async def release(self, released: Released) -> Answers:
         """Have all other nodes declare a version current. The `count` of an answer is of streams that were told."""
         return await self.calls.call_all(
-            lambda re: fleet_messages.Release(node=self._node, re=re, version=released.version, number=released.number),
+            lambda re: fleet_messages.Release(
+                node=self._node,
+                re=re,
+                version=released.version,
+                number=released.number,
+                unserved=released.unserved,
+            ),
             ALL_TIMEOUT,
+        )
+
+    async def end_tickets(self, tickets: Iterable[EndedTicket]) -> None:
+        """Have all other nodes end tickets. Those that are away learn of it when they are back."""
+        ended = tuple(tickets)
+        await self.calls.call_all(
+            lambda re: fleet_messages.EndTickets(node=self._node, re=re, tickets=ended), ALL_TIMEOUT
         )
 
     async def revoke(self, connection_id: str) -> bool:
@@ -328,7 +368,7 @@ class RemoteCommands:
             answer = await self.calls.call(
                 owner,
                 lambda re: fleet_messages.Subscribe(node=self._node, re=re, handle=handle, deltas=deltas),
-                2 * self._authorize_timeout + SUBSCRIBE_SLACK,
+                3 * self._authorize_timeout + SUBSCRIBE_SLACK,
                 number,
             )
         except BaseException:
@@ -421,6 +461,18 @@ class RemoteCheck:
         self._again = self._check_from_description(answer.request)
         return msgspec.convert(answer.grant, Grant)
 
+    def visitor(self) -> tuple[bytes, str] | None:
+        """Return who asks, once the request is known here; None: its node checks."""
+        return None if self._again is None else self._again.visitor()
+
+    def question(self) -> object | None:
+        """Return None: the request is at another node, so nothing is known of it."""
+        return None
+
     def describe(self) -> dict[str, Any] | None:
         """Return nothing: a request is handed on once."""
         return None
+
+    def contains(self, nonce: bytes) -> bool:
+        """See `AuthorizationCheck`."""
+        return self._again is not None and self._again.contains(nonce)

@@ -20,7 +20,7 @@ from ..core.publish_schedule import publish_interval
 from ..core.report_requests import SMALL_FLEET, ReportRequests, row_quota
 from .backends import Backend
 from .link import FleetLink
-from .local_node import ReleaseState
+from .local_node import KnownState, ReleaseState
 from .own_share import OwnShare
 
 LINGER: Final = 10.0
@@ -39,6 +39,7 @@ class ReportCollector:
         figures: Where their reports go.
         own_share: This node's own part of it.
         releases: Which version was declared current.
+        known: Which versions are known.
         config: Checked settings.
         lock: The node's.
         clock: Monotonic seconds.
@@ -54,6 +55,7 @@ class ReportCollector:
         figures: FleetFigures,
         own_share: OwnShare,
         releases: ReleaseState,
+        known: KnownState,
         config: Config,
         lock: threading.RLock,
         clock: Callable[[], float],
@@ -71,6 +73,7 @@ class ReportCollector:
         self._figures = figures
         self._own_share = own_share
         self._releases = releases
+        self._known = known
         self._config = config
         self._lock = lock
         self._clock = clock
@@ -180,19 +183,19 @@ class ReportCollector:
         """Receive a node's whole report."""
         self._requests.close(report.node)
         if self.listening:
-            self._applied(report.node, changed=self._figures.receive(report, self._clock()))
+            self._applied(report, changed=self._figures.receive(report, self._clock()))
             self._request_reports()
 
     def on_delta(self, delta: fleet_messages.Delta) -> None:
         """Receive what changed at a node."""
         if self.listening:
-            self._applied(delta.node, changed=self._figures.update(delta, self._clock()))
+            self._applied(delta, changed=self._figures.update(delta, self._clock()))
 
     def on_heartbeat(self, heartbeat: fleet_messages.Heartbeat) -> None:
         """Receive a node's sign of life."""
         if self.listening:
             node = heartbeat.node
-            self._applied(node, changed=self._figures.heartbeat(node, heartbeat.sequence, self._clock()))
+            self._applied(heartbeat, changed=self._figures.heartbeat(node, heartbeat.sequence, self._clock()))
 
     def tick(self, now: float) -> None:
         """Suspect silent nodes, ask again, and stop to listen when no viewer has looked for long."""
@@ -236,6 +239,7 @@ class ReportCollector:
             # has not registered there again yet.
             for node in self._figures.never_reported() - set(members):
                 changed |= self._figures.drop(node)
+            changed |= self._figures.expect_strangers(self._link.border.strangers.intersection(members), now)
             self._members_known = True
             self._update_connectivity()
             if changed:
@@ -290,11 +294,15 @@ class ReportCollector:
         self._rows = 0
         self._own_share.set_collecting(False)
 
-    def _applied(self, node: str, *, changed: bool) -> None:
+    def _applied(
+        self, message: fleet_messages.Report | fleet_messages.Delta | fleet_messages.Heartbeat, *, changed: bool
+    ) -> None:
+        # Of an old message, too: the next one is never far.
+        self._figures.note_cut(message.node, message.cut)
         if changed:
             self._changed()
-        if self._figures.is_stale(node):
-            self._request([node])
+        if self._figures.is_stale(message.node):
+            self._request([message.node])
         self.check_complete()
 
     def _set_ready(self) -> None:
@@ -327,6 +335,7 @@ class ReportCollector:
             interval=publish_interval(len(self._figures), self._config.stats_interval),
             rows=self._rows,
             released=self._releases.released,
+            known=tuple(self._known.known_versions),
         )
 
     def _announce_interest(self) -> None:
@@ -348,7 +357,8 @@ class ReportCollector:
         with self._lock:
             if self._requests.idle and self.listening:
                 missing = self._figures.missing_nodes(rows=self._rows > 0)
-                self._request(node for node in missing if node != self._link.node)
+                strangers = self._link.border.strangers
+                self._request(node for node in missing if node != self._link.node and node not in strangers)
             else:
                 self._request(())
 

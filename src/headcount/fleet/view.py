@@ -26,21 +26,25 @@ from typing import Any, Final
 
 from ..config import Config
 from ..core import fleet_messages
+from ..core.broken_off import BrokenOff
+from ..core.current_version import Release
 from ..core.departures import Departures
 from ..core.fleet_figures import FleetFigures
+from ..core.fleet_messages import Released
 from ..core.identity import owner_of
-from ..core.labels import UNKNOWN
 from ..core.publication import Publication
 from ..core.registry import Registry
-from ..core.stats import NodeShare, Stats, StatsDelta
+from ..core.stats import NodeShare, Stats, StatsDelta, VersionCount
 from ..core.tallies import Tally
 from ..errors import Busy
-from .accounting import NOT_FORGOTTEN, Accounting
+from .accounting import NOT_FORGOTTEN, STORE, Accounting
 from .backends import Backend
+from .border import Border
 from .calls import Calls, CommandHandler
 from .departure_notices import DepartureNotices
 from .link import FleetLink
-from .local_node import ReleaseState
+from .local_node import KnownState, LocalTickets, ReleaseState
+from .no_fleet import NoTickets
 from .own_share import OwnShare
 from .own_tally import OwnTally, TabVersions
 from .publisher import Publisher
@@ -50,16 +54,9 @@ from .report_collector import ReportCollector
 from .ticker import FleetTicker
 
 LEAVE_PATIENCE: Final = 2.0
-"""
-Seconds for which the last stream of a server that stops waits until the leave message is out. Twice the time that the
-Redis backend has to send it.
-"""
+"""Seconds for which the last stream of a server that stops waits for the leave message: twice what Redis has for it."""
 
 logger = logging.getLogger("headcount")
-
-
-async def _wait(task: asyncio.Task[None]) -> None:
-    await asyncio.wait([task], timeout=LEAVE_PATIENCE)
 
 
 class FleetView:
@@ -73,12 +70,17 @@ class FleetView:
         lock: The node's.
         clock: Monotonic seconds.
         releases: Which version was declared current.
+        known: Which versions are known.
         changed: Schedules a push to the viewers; called with the lock held.
         shows_rows: Says whether a viewer here sees connections.
         run_command: Runs another node's command.
         departures: Pages whose streams this node ended.
+        broken_off: Pages whose streams broke off.
+        refresh_departed: Brings up to date what the registry says of both.
         return_key: Proves to other nodes which handles are this node's.
         tab_versions: Returns the streams that tabs share, and the version of one tab of each.
+        tickets: Which tickets of the dashboard log-outs ended.
+        own_cut: Returns after how many seconds something ends this node's streams; None: it knows of no limit.
     """
 
     def __init__(
@@ -90,12 +92,17 @@ class FleetView:
         clock: Callable[[], float],
         *,
         releases: ReleaseState,
+        known: KnownState,
         changed: Callable[[], None],
         shows_rows: Callable[[], bool],
         run_command: CommandHandler,
         departures: Departures,
+        broken_off: BrokenOff,
+        refresh_departed: Callable[[], None],
         return_key: bytes,
         tab_versions: TabVersions = dict,
+        tickets: LocalTickets = NoTickets(),  # noqa: B008  without state
+        own_cut: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.node = node
         self.link = FleetLink(node)
@@ -104,39 +111,45 @@ class FleetView:
         self._clock = clock
         self._changed = changed
         self._releases = releases
-        self._registry = registry
-        self._version = config.version
-        self._own_tally = OwnTally(registry, departures, lock, clock, config.version, return_key, tab_versions)
+        self._own_tally = OwnTally(
+            registry, departures, broken_off, lock, clock, config.version, return_key, tab_versions
+        )
         self._leaving: asyncio.Task[None] | None = None
         self._figures = FleetFigures(
             node,
             max_listed=config.max_listed_connections,
             max_versions=config.max_versions,
             max_routes=config.max_routes,
-            reserved_versions=(config.version, UNKNOWN),
+            known_versions=known.known_versions,
+            only_known=bool(config.known_versions),
             grace=config.unaccounted_grace,
             serves=config.version,
+            settle_time=config.settle_time,
+            needs=(STORE,),
         )
         self._ticker = FleetTicker(self.link, clock, self._tick)
         publication = Publication(node, config.max_listed_connections)
-        self._own_share = OwnShare(registry, self._figures, publication, clock)
+        self._own_share = OwnShare(registry, self._figures, publication, clock, refresh_departed)
         self._publisher = Publisher(
             self.link,
             self._own_share,
             publication,
             config.version,
             releases,
+            known,
             lock,
             clock,
             self._ticker.start,
             self._publish_departures,
+            own_cut,
         )
-        self.accounting = Accounting(self.link, self._figures, lock, clock, config, changed)
+        self.accounting = Accounting(self.link, self._figures, lock, clock, config, changed, known)
         self._collector = ReportCollector(
             self.link,
             self._figures,
             self._own_share,
             releases,
+            known,
             config,
             lock,
             clock,
@@ -148,10 +161,12 @@ class FleetView:
         self.departure_notices = DepartureNotices(
             self.link, departures, self._figures, self._collector, self._publisher, lock, clock, changed
         )
-        self._refresher = Refresher(self.link, self._figures, self._collector, lock, clock, changed)
+        self._refresher = Refresher(self.link, self._figures, known, self._collector, lock, clock, changed)
         self.may_get_traffic = False
         """The backend has reached the other nodes, if only once, or cannot."""
-        self._release_exchange = ReleaseExchange(self.link, self.calls, releases)
+        self._release_exchange = ReleaseExchange(
+            self.link, self.calls, releases, tickets, known, config.version, self.accounting
+        )
 
     @property
     def active(self) -> bool:
@@ -164,6 +179,11 @@ class FleetView:
         return self.link.backend
 
     @property
+    def border(self) -> Border:
+        """Which nodes are of this fleet."""
+        return self.link.border
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop of the backend."""
         return self.link.loop
@@ -173,9 +193,9 @@ class FleetView:
         """The reports of all nodes are here, or had time to come; until then viewers get no figures."""
         return self._collector.ready
 
-    def start(self, backend: Backend) -> None:
+    def start(self, backend: Backend, border: Border | None = None) -> None:
         """
-        Reach the other nodes by a backend, in the running loop.
+        Reach the other nodes by a backend, in the running loop; `border` says which of them are of this fleet.
 
         Raises:
             OSError: The backend cannot be started here.
@@ -183,7 +203,7 @@ class FleetView:
         with self._lock:
             self._forget_loop()
             self._leaving = None
-            self.link.open(backend)
+            self.link.open(backend, border or Border())
             self._collector.set_connected(False)
             try:
                 backend.start(self)
@@ -233,7 +253,7 @@ class FleetView:
         leaving = self._leaving
         if leaving is not None and not leaving.done() and self.link.loop is not None:
             with suppress(TimeoutError, RuntimeError):
-                await self.link.run(_wait(leaving))
+                await self.link.run(asyncio.wait([leaving], timeout=LEAVE_PATIENCE))
 
     def _start_leaving(self) -> None:
         if self._leaving is None or self._leaving.done():
@@ -277,11 +297,7 @@ class FleetView:
         return self._figures.revision
 
     def note_changes(self, *, on: bool) -> None:
-        """
-        Start or stop noting changes for `pop_changes()`.
-
-        While they are noted, this node listens to the others, and for a little longer.
-        """
+        """Start or stop noting changes for `pop_changes()`. While on, and for a little longer, listen to the others."""
         if on:
             self._collector.on_first_viewer_came()
             self._own_share.sync()
@@ -291,9 +307,7 @@ class FleetView:
             self._collector.on_last_viewer_left()
 
     def pop_changes(self) -> StatsDelta | None:
-        """Return what changed since the last `pop_changes()`, or since noting began; None: nothing."""
-        self._extend_deadlines()
-        self._own_share.sync()
+        """Return what changed since the last `pop_changes()`, or since noting began; None: nothing. See `sync`."""
         return self._figures.pop_changes()
 
     def snapshot(self) -> Stats:
@@ -311,28 +325,48 @@ class FleetView:
 
     def touch(self, *, rows: bool, linger: float | None = None) -> None:
         """
-        Listen to the other nodes for a while, because a caller reads the figures once.
+        Listen to the other nodes for `linger` seconds, else `LINGER`, because a caller reads the figures once.
 
-        Args:
-            rows: It may see connections, so that those of other nodes are asked for.
-            linger: Seconds; None: `report_collector.LINGER`.
+        With `rows`, it may see connections, so that those of other nodes are asked for.
         """
         if self.active:
             self._collector.touch(rows=rows, linger=linger)
 
     @property
-    def current_version(self) -> str | None:
-        """The current version; None: it is not known."""
-        if self._releases.released is None and not self._collector.listening:
-            return self.accounting.current_version
-        with self._lock:
-            return self._figures.current_version
+    def release(self) -> Release:
+        """Which version is current, and why. The lock is held."""
+        return self._figures.release
 
-    def declare(self, version: str) -> None:
-        """Take a version for current, here as in the registry. The lock is held."""
+    @property
+    def settled(self) -> str | None:
+        """The version that the fleet has settled on, whatever was declared; None: not settled. The lock is held."""
+        return self._figures.settled
+
+    def declare(self, release: Released) -> None:
+        """Take a version for declared, here as in the registry. The lock is held."""
         self._own_share.sync()
-        if self._figures.declare(version):
+        if self._figures.declare(release.version, insisted=release.unserved):
             self._changed()
+
+    async def keep_release(self) -> None:
+        """Have the backend keep the newest release, so that it outlives the nodes. From any loop."""
+        if self.active:
+            await self.link.run(self._release_exchange.keep())
+
+    def set_known_versions(self, known: frozenset[str]) -> None:
+        """Count these versions apart from now on, here as in the registry. The lock is held."""
+        self._own_share.sync()
+        if self._figures.set_known_versions(known):
+            self._changed()
+
+    def count_of(self, version: str) -> VersionCount:
+        """Return how many connections are of a version; see `sync`."""
+        return self._figures.count_of(version)
+
+    @property
+    def shortest_cut(self) -> float | None:
+        """The shortest limit that ends streams of another node, in seconds; None: none is known. The lock is held."""
+        return self._figures.shortest_cut
 
     def viewers_changed(self) -> None:
         """Ask the other nodes for what the viewers here may see now. The lock is held."""
@@ -355,7 +389,7 @@ class FleetView:
         if decoded is None or decoded.node == self.node:
             return
         with self._lock:
-            if not self.link.backend:
+            if not self.link.backend or not self.link.border.accepts(decoded):
                 return
             try:
                 self._dispatch(decoded)
@@ -408,16 +442,12 @@ class FleetView:
             if not connected:
                 return
             self.may_get_traffic = True
-            self.link.announce(
-                fleet_messages.Join(node=self.node, released=self._releases.released, serves=self._version)
-            )
-            self.link.start_task(self._release_exchange.ask())
+            self._release_exchange.announce()
             if self._collector.listening:
                 self._collector.on_backend_ready()
 
     def _dispatch(self, message: fleet_messages.FleetMessage) -> None:
-        if isinstance(message, fleet_messages.Report | fleet_messages.Join | fleet_messages.Interest):
-            self._release_exchange.on_released(message.released)
+        self._release_exchange.on_message(message)
         match message:
             case fleet_messages.Report():
                 self._collector.on_report(message)
@@ -469,8 +499,12 @@ class FleetView:
                 self._changed()
             if self.link.backend is None:
                 return False
+            self._own_share.sync()  # time alone changes what is away
+            self._publisher.publish_soon()
             self._publisher.tick(now)
             self._collector.tick(now)
+            if self._figures.settle(now):
+                self._changed()
             return self._collector.listening or bool(self._publisher.schedule.interests)
 
     def _extend_deadlines(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 import msgspec
 
+from ..core.current_version import Release
 from ..core.stats import ConnectionInfo, Stats
 from ..errors import ClientError, NotAuthorized
 from .observable import Observable, Store
@@ -59,6 +60,7 @@ class ActiveConnections:
         is_stale: The figures are old: those of a stream that was lost, or of before a gap.
         partial: A node is missing from the figures.
         current_version: The version that was declared current, else the one that all nodes serve; None: not known.
+        release: `.state` says why that version is current, or why none is; None: the server does not say.
         state: All of it at one moment.
     """
 
@@ -78,6 +80,7 @@ class ActiveConnections:
         self.is_stale: Observable[bool] = Observable(store, lambda state: state.is_stale)
         self.partial: Observable[bool] = Observable(store, lambda state: state.stats.partial)
         self.current_version: Observable[str | None] = Observable(store, lambda state: state.current_version)
+        self.release: Observable[Release | None] = Observable(store, lambda state: state.stats.release)
 
     async def __aiter__(self) -> AsyncGenerator[Stats, None]:
         """
@@ -122,5 +125,7 @@ class ActiveConnections:
     async def __aexit__(self, *exc: object) -> None:
         """Let go of what was opened."""
 
+
+REFUSED_CREDENTIAL = "You are not authorised: the server does not accept this token; give the server's admin token."
 
 NOT_AUTHORIZED = "This viewer is not authorised to see statistics; give the admin token, or sign in as a user who is."

@@ -5,7 +5,7 @@ Tests: tests/asgi/test_figures.py, tests/asgi/test_dashboard.py, tests/test_metr
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -27,6 +27,9 @@ class FigureHost(Protocol):
     @property
     def membership(self) -> Membership:
         """Its place in the fleet."""
+
+    def learn_versions(self, versions: Iterable[str]) -> None:
+        """Take versions for known, and count them apart from now on."""
 
 
 class StatsSource(Protocol):
@@ -67,7 +70,7 @@ class FigureReader:
         self._releases = releases
         self._tidy = tidy
 
-    def stats(self, *, rows: bool = True, linger: float | None = None) -> Stats:
+    def stats(self, *, rows: bool = True, linger: float | None = None, version: str | None = None) -> Stats:
         """
         Return the figures as they are known here. O(1) when nothing changed since the last call.
 
@@ -76,17 +79,29 @@ class FigureReader:
         Args:
             rows: The caller may see connections, and wants to. Else those of other nodes are not requested.
             linger: Seconds for which this node listens to the others from now on, because the caller will read again.
+            version: Add the number of this one.
         """
         self._tidy()
         with self._lock:
             self._host.membership.view.touch(rows=rows, linger=linger)
             stats = self._viewers.stats()
+            if version is not None:
+                count = self._host.membership.view.count_of(version) or self._registry.count_of(version)
+                stats = msgspec.structs.replace(stats, of_version=count)
             return msgspec.structs.replace(stats, partial=True) if self._host.membership.is_to_join else stats
 
-    async def fresh_stats(self, *, rows: bool = True) -> Stats:
-        """Return the figures as all nodes have them now; they get a second to answer. See `stats`."""
+    async def fresh_stats(self, *, rows: bool = True, version: str | None = None) -> Stats:
+        """
+        Return the figures as all nodes have them now; they get a second to answer. See `stats`.
+
+        Args:
+            rows: As in `stats`.
+            version: Have the number of this one counted exactly, by all nodes that can. It is known from now on.
+        """
+        if version is not None:
+            self._host.learn_versions((version,))
         await self._host.membership.view.refresh(rows=rows)
-        return self.stats(rows=rows)
+        return self.stats(rows=rows, version=version)
 
     def local_stats(self) -> Stats:
         """Return the figures of this node alone."""
@@ -102,14 +117,13 @@ class FigureReader:
     @property
     def current_version(self) -> str | None:
         """
-        The version that was declared current, else the one that all nodes of the fleet serve; None: it is not known.
+        The version that was declared current, else the one that the fleet has settled on; None: it is not known.
 
         While no viewer watches here, what the other nodes serve is known as of the last few seconds.
         """
         view = self._host.membership.view
-        if self._releases.released is not None or not view.active:
-            return self._releases.current
-        return view.current_version
+        with self._lock:
+            return (view.release if view.active else self._registry.release).current
 
     async def shares(self) -> list[NodeShare]:
         """Return what each node of the fleet has now, this one first; they get a second to answer."""
@@ -117,7 +131,9 @@ class FigureReader:
         await membership.view.refresh(rows=False)
         with self._lock:
             membership.view.sync()
-            return membership.view.shares() or [NodeShare(self._host.id, self._registry.total, True, 0.0)]
+            if shares := membership.view.shares():
+                return shares
+            return [NodeShare(self._host.id, self._registry.total, True, 0.0, self._registry.settled)]
 
     def keep_sample(self, now: float, timestamp: Callable[[], int]) -> None:
         """

@@ -8,22 +8,29 @@ concerns the streams of this node alone: the fleet-wide command calls it, and so
 Tests: tests/asgi/test_streams.py, tests/asgi/test_authorization.py, tests/fleet/backends/test_two_sites.py.
 """
 
+import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from ..core import messages, paging
+from ..core.fleet_messages import Released
 from ..core.payload import Payload
 from ..core.registry import Registry, matches
-from ..errors import UnknownConnection
+from ..errors import UnknownConnection, Unserved, Unsettled
+from ..fleet.calls import Answers
 from ..fleet.membership import Membership
 from ..loops import call_in_loop, catch_up_with
 from .figures import FigureReader
-from .releases import ReleaseOutcome, Releases
+from .release_file import ReleaseFile
+from .releases import ReleaseOutcome, Releases, UnreachedNode
 from .session import Session
 from .shared_streams import SharedStreams
 from .viewers import Viewers
+
+MAX_RELEASE_ROUNDS: Final = 3
+"""How often a release is declared on all nodes at most, when some of them know a later one."""
 
 REVOKE_TIMEOUT: Final = 2.0
 """Seconds in which the loop of a stream must have sent what was chosen before its viewer's right was withdrawn."""
@@ -39,6 +46,9 @@ class CommandHost(Protocol):
     @property
     def membership(self) -> Membership:
         """Its place in the fleet."""
+
+    def learn_versions(self, versions: Iterable[str]) -> None:
+        """Take versions for known, and count them apart from now on."""
 
     def stream_id(self, handle: str) -> str | None:
         """Return the public id that a secret handle of this node names; None: it is forged, or another node's."""
@@ -57,6 +67,8 @@ class FleetCommands:
         viewers: Have rights, which can be withdrawn.
         shared_streams: Streams that tabs share.
         figures: Say how many nodes there are.
+        settle_time: Seconds for which all nodes must have served the same version.
+        release_file: Keeps the declared version on this machine; None: nothing does.
     """
 
     def __init__(
@@ -70,6 +82,8 @@ class FleetCommands:
         viewers: Viewers,
         shared_streams: SharedStreams,
         figures: FigureReader,
+        settle_time: float,
+        release_file: ReleaseFile | None = None,
     ) -> None:
         self._host = host
         self._registry = registry
@@ -79,6 +93,8 @@ class FleetCommands:
         self._viewers = viewers
         self._shared_streams = shared_streams
         self._figures = figures
+        self._settle_time = settle_time
+        self._release_file = release_file
 
     async def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
         """
@@ -175,25 +191,81 @@ class FleetCommands:
         await catch_up_with(session.loop, REVOKE_TIMEOUT)
         return True
 
-    async def release(self, version: str) -> ReleaseOutcome:
-        """Declare a version current on all nodes."""
+    async def release(self, version: str, *, unserved: bool | None = None) -> ReleaseOutcome:
+        """
+        Declare a version current on all nodes.
+
+        Args:
+            version: From `parse_build_id`.
+            unserved: Whether it may be a version that no node serves, because another server delivers the front end.
+                None: it may, and it is current as long as no other is declared.
+
+        Raises:
+            Unserved: No node serves it, and that is not allowed.
+
+        A node may know a release that is dated later than this one, such as one of a clock that is ahead. What an
+        operator declares now wins all the same: it is declared once more, with a later date than that.
+        """
+        serving = (await self._figures.fresh_stats(rows=False)).nodes.versions or {}
+        if version not in serving and unserved is False:
+            raise Unserved(version, serving)
         before = self._releases.released
-        here = self.release_here(version)
-        assert self._releases.released is not None
-        found = await self._host.membership.remote.release(self._releases.released)
-        reached = 1 + len(found.answers)
+        streams = self.release_here(Released(0, version, version not in serving))
+        for _ in range(MAX_RELEASE_ROUNDS):
+            declared = self._releases.released
+            assert declared is not None
+            found = await self._host.membership.remote.release(declared)
+            streams += sum(answer.count for answer in found.answers)
+            later = [each.released for each in found.answers if each.released is not None and each.released > declared]
+            if not later or not self._outdo(declared, max(later)):
+                break
+        await self._host.membership.view.keep_release()
+        if self._release_file is not None and self._releases.released is not None:
+            await asyncio.to_thread(self._release_file.save, self._releases.released)
+        reached = 1 + sum(answer.ok for answer in found.answers)
         # Without the backend, the nodes that it knew are all that is known of the fleet.
         others = self._figures.stats(rows=False).nodes.expected - 1 if found.asked is None else found.asked
-        streams = here + sum(answer.count for answer in found.answers)
         return ReleaseOutcome(
             streams=streams,
             reached=reached,
             expected=max(reached, 1 + others),
             partial=found.asked is None or reached <= found.asked,
             already_current=not streams and before is not None and before.version == version,
+            unreached=self._unreached(found),
         )
 
-    def release_here(self, version: str, number: int = 0) -> int:
+    def _unreached(self, found: Answers) -> tuple[UnreachedNode, ...]:
+        """Return the nodes that did not declare a version, and why, as far as is known."""
+        accepted = {answer.node: answer.ok for answer in found.answers}
+        if found.asked is None:
+            view = self._host.membership.view
+            with self._lock:
+                others = [share.node for share in view.shares()[1:]]
+            return tuple(UnreachedNode(node, "disconnected") for node in sorted(others) if not accepted.get(node))
+        return (
+            *(
+                UnreachedNode(node, "refused" if node in accepted else "silent")
+                for node in found.others
+                if not accepted.get(node)
+            ),
+            *(UnreachedNode(node, "stranger") for node in found.strangers),
+        )
+
+    async def settled_version(self) -> str:
+        """
+        Return the version that the fleet has settled on, whatever was declared.
+
+        Raises:
+            Unsettled: It has not: nodes serve several versions, or one does not say, or it is too early to tell.
+        """
+        stats, view = await self._figures.fresh_stats(rows=False), self._host.membership.view
+        with self._lock:
+            settled = view.settled if view.active else self._registry.settled
+        if settled is None or self._host.membership.is_to_join:
+            raise Unsettled(stats.nodes.versions or {}, stats.nodes.expected, self._settle_time)
+        return settled
+
+    def release_here(self, release: Released) -> int:
         """
         Declare a version current, and tell every stream of this node, viewers' too. See `Releases.declare`.
 
@@ -201,10 +273,11 @@ class FleetCommands:
             The number of streams that were told; 0 for the current version and for a declaration older than the last.
         """
         with self._lock:
-            if not self._releases.declare(version, number):
+            if not self._releases.declare(release):
                 return 0
-            self._registry.declare(version)
-            self._host.membership.view.declare(version)
+            self._host.learn_versions((release.version,))
+            self._registry.declare(release.version, insisted=release.unserved)
+            self._host.membership.view.declare(release)
             self._viewers.changed()
             # Tabs that share a stream all hear what is said on it.
             stream_of = self._shared_streams.stream_of
@@ -215,6 +288,22 @@ class FleetCommands:
         self._viewers.notify_observers()
         self._counters["releases"] += 1
         return len(streams)
+
+    def takes_release(self, number: int) -> bool:
+        """Say whether a release of another node, with this number, can be applied here. See `Releases`."""
+        return self._releases.is_acceptable(number)
+
+    def _outdo(self, release: Released, later: Released) -> bool:
+        """Declare a version that was just declared with a later date than another. Returns whether it could be."""
+        if not self._releases.is_acceptable(later.number):
+            return False
+        self.release_here(Released(later.number + 1, release.version, release.unserved))
+        return self._releases.current == release.version
+
+    @property
+    def released(self) -> Released | None:
+        """The newest release that is known here."""
+        return self._releases.released
 
     async def page(
         self, *, version: str | None, route: str | None, limit: int, cursor: paging.Cursor = paging.START

@@ -4,7 +4,7 @@ A node: one process's connections. The one imperative shell round the core; ever
 It owns the lock, the sessions and their identities: streams are opened and closed here, and the node joins its fleet,
 drains and leaves. Other state has its own class: `Admission` (listening sockets), `Viewers` (subscriptions, pushes),
 `FigureReader` (history), `SharedStreams` (tabs), `Timers`, `Releases`, `Membership` (other nodes), `DepartedPages`
-(pages whose streams this node ended).
+(pages whose streams ended, and that may come back).
 
 `on_message()` does what a client asks, whichever way the message came. `Replacements` ends the streams that new
 ones replace. `FleetCommands` does what the application and its operators ask of all nodes.
@@ -21,19 +21,23 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, assert_never
 
 from ..authorization.authorizer import AuthorizationCheck
-from ..config import Config
+from ..authorization.tokens import Tickets
+from ..config import FLEET, Config
 from ..core import identity, messages
 from ..core.cut_reports import CutReports
-from ..core.ends import GOING_AWAY, LOOP_CLOSED, REPLACED, UNANSWERED
-from ..core.labels import UNKNOWN
+from ..core.ends import CLIENT, FOR_GOOD, GOING_AWAY, LEFT, LOOP_CLOSED, UNANSWERED
+from ..core.fleet_messages import Released
+from ..core.known_versions import KnownVersions
+from ..core.message_rate import MessageRate
 from ..core.payload import Payload
 from ..core.registry import Registry
-from ..errors import UNKNOWN_HANDLE, UnknownConnection
+from ..errors import UNKNOWN_HANDLE, Busy, TooManyMessages, UnknownConnection
+from ..fleet.border import Border
 from ..fleet.command_handlers import CommandHandlers
 from ..fleet.local_node import FigureSource
 from ..fleet.membership import Membership
@@ -48,6 +52,8 @@ from .hook_connection import HookConnection
 from .hooks import Hooks
 from .listening_sockets import Listener
 from .listing import Listing
+from .log_outs import LogOuts
+from .release_file import ReleaseFile
 from .releases import Releases, timestamp
 from .replacements import Replacements
 from .session import Session
@@ -69,9 +75,9 @@ class Node:
         config: Checked settings.
         hooks: The application's hooks.
         check_from_description: Makes a check of what another process's `AuthorizationCheck` described; None: it cannot.
+        tickets: Of the dashboard's log-ins.
         clock: Monotonic seconds.
-        ordinal: Its number among the nodes of this process with the same base path. The workers' nodes with the same
-            ordinal form one fleet.
+        ordinal: Its number among this process's nodes of one base path. Workers' nodes of one ordinal form a fleet.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class Node:
         config: Config,
         hooks: Hooks,
         check_from_description: Callable[[Mapping[str, Any]], AuthorizationCheck | None],
+        tickets: Tickets,
         clock: Callable[[], float] = time.monotonic,
         ordinal: int = 0,
     ) -> None:
@@ -89,32 +96,37 @@ class Node:
         self._check_from_description = check_from_description
         self.started = clock()
         self._cut_reports = CutReports()
+        self._rate = MessageRate(config.max_messages_per_second)
         self.counters: defaultdict[str, int] = defaultdict(int)
-        """
-        Events by name since the start, for tests and metrics. From any thread, without the lock.
-
-        Not a `Counter`: that adds a name which it does not have yet in Python code. There another thread may come
-        between, and what it counts is lost.
-        """
+        """Events by name since the start, from any thread. A `Counter` adds names in Python code, and loses events."""
+        self.on_leave: Callable[[], Awaitable[None]] | None = None
+        """Closes what the authorization keeps open, when this node leaves."""
+        self.count_half_open: Callable[[], int] | None = None
+        """Returns how many connections have not sent a whole request; None: only the server knows."""
         self.sessions: dict[str, Session] = {}
         """Open streams, and the tabs of shared ones, by public id."""
         self._lock = lock = threading.RLock()
+        self._known = KnownVersions({config.version} | set(config.known_versions) - {FLEET})
         self._registry = registry = Registry(
             route_tracking=config.route_tracking,
             max_listed=config.max_listed_connections,
             max_versions=config.max_versions,
             max_routes=config.max_routes,
-            reserved_versions=(config.version, UNKNOWN),
+            known_versions=self._known.names,
+            only_known=bool(config.known_versions),
             serves=config.version,
         )
-        self.admission = Admission(config, lambda: len(self.sessions) - self.shared_streams.tab_count)
+        self.admission = Admission(config, self._now, lambda: len(self.sessions) - self.shared_streams.uncounted)
         self.shared_streams = SharedStreams(self, config.viewer_timeout, self._now)
-        self.check_runner = CheckRunner(config.authorize_timeout, self.counters)
+        self.check_runner = CheckRunner(config.authorize_timeout, self.counters, self._now)
         is_shared = self.shared_streams.is_shared
         self.viewers = Viewers(config, self._now, lock, self.counters, registry, is_shared, self.check_runner)
+        self.log_outs = LogOuts(self, tickets, self.viewers)
         self.listing = Listing(registry, lock, self._forget_closed_loops)
         self.releases = Releases(config.version, self._release_here)
-        self._departed = DepartedPages(self, config, self._now, registry, self.viewers.changed)
+        self._departed = DepartedPages(
+            self, config, self._now, registry, self.viewers.changed, lambda: self._known.names
+        )
         self._reset_identity()
         self._process = os.getpid()
         duties = Duties(
@@ -127,6 +139,7 @@ class Node:
         self.timers = Timers(config, self._now, duties)
         self.figures = FigureReader(self, registry, lock, self.viewers, self.releases, self._forget_closed_loops)
         self.replacements = Replacements(self, lock, self._now, self._cut_reports, self._departed, self.shared_streams)
+        release_file = None if config.state_file is None else ReleaseFile(config.state_file)
         self.commands = FleetCommands(
             self,
             registry,
@@ -136,7 +149,12 @@ class Node:
             viewers=self.viewers,
             shared_streams=self.shared_streams,
             figures=self.figures,
+            settle_time=config.settle_time,
+            release_file=release_file,
         )
+        kept = None if release_file is None else release_file.load()
+        if kept is not None:
+            self.commands.release_here(kept)
 
     @property
     def is_idle(self) -> bool:
@@ -161,9 +179,9 @@ class Node:
     def _reset_identity(self) -> None:
         self.id = os.urandom(identity.NODE_BYTES).hex()
         self._key = os.urandom(32)
-        self.membership = Membership(
-            self, self.admission, self.listing, self._make_view, self._departed.refresh_absences
-        )
+        self._random: list[bytes] = []
+        """Of the next ids."""
+        self.membership = Membership(self, self.admission, self.listing, self._make_view, self._departed.refresh)
         self.viewers.use_membership(self.membership)
 
     def join(self, server: Any) -> None:
@@ -181,6 +199,7 @@ class Node:
                 if self._process != os.getpid():
                     among_workers = self.membership.among_workers
                     self._reset_identity()
+                    self._departed.start_over()
                     self.membership.among_workers = among_workers
                     self.viewers.use_figures(self._registry)
                     self._process = os.getpid()
@@ -214,6 +233,8 @@ class Node:
     async def leave(self) -> None:
         """Leave the fleet: the other nodes drop this node's figures at once."""
         await self.membership.leave()
+        if self.on_leave is not None:
+            await self.on_leave()
 
     def _make_view(self) -> FleetView:
         handlers = CommandHandlers(
@@ -222,6 +243,7 @@ class Node:
             replacements=self.replacements,
             commands=self.commands,
             listing=self.listing,
+            tickets=self.log_outs,
             authorize=self.check_runner.run,
             remote=self.membership.remote,
             check_from_description=self._check_from_description,
@@ -233,20 +255,38 @@ class Node:
             self._lock,
             self.clock,
             releases=self.releases,
+            tickets=self.log_outs,
+            known=self,
             changed=self.viewers.changed,
             shows_rows=self.viewers.shows_rows,
             run_command=handlers.run_command,
             departures=self._departed.departures,
+            broken_off=self._departed.broken_off,
+            refresh_departed=self._departed.refresh,
             return_key=identity.return_key(self._key),
             tab_versions=self.shared_streams.tab_versions,
+            own_cut=lambda: self._cut_reports.limit(self.clock()),
         )
         with self._lock:
             if self.releases.released is not None:
-                view.declare(self.releases.released.version)
+                view.declare(self.releases.released)
         return view
 
-    def _release_here(self, version: str, number: int) -> None:
-        self.commands.release_here(version, number)  # they are made last, of all that the node has
+    @property
+    def known_versions(self) -> frozenset[str]:
+        """The versions that nodes serve, that were released, or that an operator waits for or lists."""
+        return self._known.names
+
+    def learn_versions(self, versions: Iterable[str]) -> None:
+        """Take versions for known, and count them apart from now on. From any thread."""
+        with self._lock:
+            if self._known.learn(versions):
+                if self._registry.set_known_versions(self._known.names):
+                    self.viewers.changed()
+                self.membership.view.set_known_versions(self._known.names)
+
+    def _release_here(self, release: Released) -> None:
+        self.commands.release_here(release)  # they are made last, of all that the node has
 
     def use_figures(self, figures: FigureSource | None) -> None:
         """Take the figures from another source from now on; None: from this node's connections."""
@@ -254,7 +294,12 @@ class Node:
 
     def new_ids(self) -> tuple[str, str]:
         """Return a new public id and its secret handle, for a new connection."""
-        public = identity.public_id(self.id, os.urandom(identity.ID_BYTES))
+        try:
+            random = self._random.pop()  # from any thread, so whether there is one is not asked before
+        except IndexError:
+            random, *rest = identity.split_random(os.urandom(identity.IDS_AT_ONCE * identity.ID_BYTES))
+            self._random += rest
+        public = identity.public_id(self.id, random)
         return public, identity.handle_for(public, self._key)
 
     def stream_id(self, handle: str) -> str | None:
@@ -276,10 +321,22 @@ class Node:
         return session
 
     @property
-    def cut_after(self) -> float | None:
-        """Seconds after which something between clients and this server ends streams; None: not known."""
+    def border(self) -> Border:
+        """Which nodes are of this node's fleet."""
+        return self.membership.view.border
+
+    @property
+    def cut_after_here(self) -> float | None:
+        """Seconds after which something between clients and this node ends streams; None: not known."""
         with self._lock:
             return self._cut_reports.limit(self.clock())
+
+    @property
+    def cut_after(self) -> float | None:
+        """The shortest such limit of the fleet; those of other nodes are as old as their figures."""
+        with self._lock:
+            limits = (self.cut_after_here, self.membership.view.shortest_cut)
+            return min((limit for limit in limits if limit is not None), default=None)
 
     def open(
         self,
@@ -307,6 +364,8 @@ class Node:
         with self._lock:
             self.sessions[session.id] = session
             self.timers.add(session, listener)
+            if self.admission.by_address is not None and isinstance(session, TabSession):
+                self.admission.by_address.add_tab(session.id, session.session.id)
             if reports_cut:
                 self._cut_reports.opened(session.id, self.clock())
             info = None
@@ -316,15 +375,24 @@ class Node:
                 info = self._registry.open(session.id, version, route, ip)
                 self.viewers.changed()
             released = self.releases.released
-        if released is not None and released.version != version and not self.shared_streams.is_shared(session.id):
+            # An orphaned release asks nobody to go to a version that no node serves.
+            told = None if released is None or released.version == version else self.figures.current_version
+        if told is not None and not self.shared_streams.is_shared(session.id):
             # The page was loaded before the release, or from a server that still serves the old code.
             session.send(self.releases.message())
         self.counters["opened"] += 1
         if info is not None and self.hooks.open:
             self.hooks.run(self.hooks.open, HookConnection(info, self.commands.deliver))
 
-    def close(self, session: Session, cause: str) -> None:
-        """Remove a stream. Idempotent. In the stream's loop, unless that is closed: timers and hooks belong to it."""
+    def close(self, session: Session, cause: str, *, farewell: bool = False) -> None:
+        """
+        Remove a stream. Idempotent. In the stream's loop, unless that is closed: timers and hooks belong to it.
+
+        Args:
+            session: The stream.
+            cause: Why it ended; see core/ends.py.
+            farewell: Its page said that it leaves. Else it may come back, unless the cause says otherwise.
+        """
         with self._lock:
             if self.sessions.pop(session.id, None) is None:
                 return
@@ -334,21 +402,61 @@ class Node:
                 self._cut_reports.ended(session.id, self.clock())
             info = self._registry.close(session.id)
             if info is not None:
-                if cause == GOING_AWAY.cause or (
-                    cause != REPLACED.cause and self.admission.is_stopping(self.timers.listener_of(stream))
-                ):
-                    self._departed.sent_away(info.version, stream.id)
-                elif cause in UNANSWERED:
-                    self._departed.gave_up(info.version, stream.id)
+                if not farewell and cause not in FOR_GOOD:
+                    self._note_departure(session, stream, info.version, cause)
                 self.viewers.changed()
             self.timers.discard(session)
-        self.shared_streams.on_closed(session, cause)
+            if self.admission.by_address is not None:
+                self.admission.by_address.discard(session.id)
+        self.shared_streams.on_closed(session, cause, farewell=farewell)
         if self.is_idle:
             self.membership.leave_if_ending()
         self.counters["closed"] += 1
         self.counters[f"closed:{cause}"] += 1
         if info is not None and self.hooks.close:
             self.hooks.run(self.hooks.close, HookConnection(info, self.commands.deliver), cause)
+
+    def _note_departure(self, session: Session, stream: Session, version: str, cause: str) -> None:
+        """Note a page whose stream ended, and that may come back."""
+        if cause == GOING_AWAY.cause or self.admission.is_stopping(self.timers.listener_of(stream)):
+            self._departed.sent_away(version, stream.id)
+        elif cause in UNANSWERED:
+            self._departed.gave_up(version, stream.id)
+        else:
+            key = session.key if isinstance(session, TabSession) else session.id
+            self._departed.broke_off(key, version, stream.id)
+
+    def leave_here(self, handle: str, tab: str) -> bool:
+        """
+        End the count of a page that says that it leaves, or that it had left when its stream ended.
+
+        Args:
+            handle: Secret handle of its stream.
+            tab: Key of one of the tabs that share the stream; "" for a page with a stream of its own.
+
+        Returns:
+            False if the handle is not one of this node's.
+        """
+        stream_id = self.stream_id(handle)
+        if stream_id is None:
+            return False
+        session = self.sessions.get(stream_id)
+        if tab:
+            # Its key is a secret, too. The next stream of its browser may have it by now.
+            self.shared_streams.leave(tab)
+            with self._lock:
+                self._departed.tab_came_back(tab)
+        elif session is None:
+            with self._lock:
+                self._departed.came_back(stream_id)
+        elif not call_in_loop(session.loop, self._end_left, session):
+            self.close(session, LOOP_CLOSED, farewell=True)
+        return True
+
+    def _end_left(self, session: Session) -> None:
+        # At once: something may go on to read a stream whose page has left.
+        self.close(session, CLIENT, farewell=True)
+        session.end(LEFT)
 
     def dispatch(
         self, handle: str, message: messages.ClientMessage, make_check: Callable[[], AuthorizationCheck]
@@ -358,19 +466,33 @@ class Node:
 
         Returns:
             As `on_message()`. For a connection of another node, a coroutine that may raise `Malformed`,
-            `UnknownConnection` or `Busy`.
+            `UnknownConnection` or `Busy`. `Busy` is raised at once if a limit refuses tabs.
         """
+        if isinstance(message, messages.Bye):
+            return None if self.leave_here(handle, message.tab) else self.membership.remote.say_bye(handle, message.tab)
         try:
             session = self.find(handle)
         except UnknownConnection:
             if isinstance(message, messages.Tabs) and self.remove_held_tabs(handle, message):
                 return None
             return self.membership.remote.forward(handle, message, make_check)
+        if isinstance(message, messages.Tabs):
+            if (end := self.shared_streams.receive_report(session, message)) is not None:
+                raise Busy(end.reason)
+            return None
         return self.on_message(session, message, make_check)
 
     def remove_held_tabs(self, handle: str, report: messages.Tabs) -> bool:
         """Do what the last report of a shared stream says after its end. Returns False if it left no tabs here."""
-        return self.shared_streams.remove_held(identity.id_of(handle, self._key), report.remove)
+        stream_id = identity.id_of(handle, self._key)
+        with self._lock:
+            was_away = [self._departed.tab_came_back(key) for key in report.remove if stream_id is not None]
+        return self.shared_streams.remove_held(stream_id, report.remove) or any(was_away)
+
+    def tab_reported(self, key: str) -> None:
+        """Note a tab that is counted anew: it may have been away."""
+        with self._lock:
+            self._departed.tab_came_back(key)
 
     def release_tabs_elsewhere(self, handle: str, keys: list[str]) -> None:
         """Tell the node of the previous stream to stop counting these tabs."""
@@ -397,7 +519,15 @@ class Node:
         Returns:
             For a subscription the coroutine that decides it, which the caller must run; None when there is nothing to
             wait for.
+
+        Raises:
+            TooManyMessages: This stream sends more than it may.
         """
+        now = self.clock()
+        if session.paid_until <= now:  # nearly always; a call would be a tenth of a navigation
+            session.paid_until = now + self._rate.cost
+        else:
+            self.charge(session)
         if isinstance(message, messages.RouteUpdate):  # nearly always, and a `match` costs a quarter of a navigation
             self.navigate(session, message.route)
             return None
@@ -409,15 +539,36 @@ class Node:
             case messages.UnsubscribeStats():
                 self.viewers.unsubscribe(session)
             case messages.Tabs():
-                self.shared_streams.check_report(session, message)
-                call_in_loop(session.loop, self.shared_streams.apply_report, session, message)
+                if (end := self.shared_streams.receive_report(session, message)) is not None:
+                    call_in_loop(session.loop, session.end, end)
             case messages.Ping():
                 session.send(_PONG)
-            case messages.Unknown():
+            case messages.Unknown() | messages.Bye():
                 self.counters["unknown_messages"] += 1
             case _:
                 assert_never(message)
         return None
+
+    def charge(self, session: Session) -> None:
+        """
+        Charge a stream for one message, or for a frame that is none. O(1).
+
+        Raises:
+            TooManyMessages: It sends more than it may.
+        """
+        try:
+            session.paid_until = self._rate.charge(session.paid_until, self.clock())
+        except TooManyMessages:
+            self.counters["rate_limited"] += 1
+            raise
+
+    def max_queued(self, connection_id: str) -> int:
+        """
+        Return how many messages may wait for a peer that does not read.
+
+        One more for each tab, because all tabs of a stream may get a message in the same turn of the loop.
+        """
+        return self.config.max_queued_messages + self.shared_streams.tabs_on(connection_id)
 
     def drain(self) -> None:
         """Tell every client to reconnect elsewhere, spread over time, and end its stream. New streams are refused."""
@@ -455,7 +606,7 @@ class Node:
         self.shared_streams.expire(loop, now)
         self.figures.keep_sample(now, timestamp)
         with self._lock:
-            self._departed.refresh_absences()
+            self._departed.refresh()
         self._forget_closed_loops()
 
     def _forget_closed_loops(self) -> None:

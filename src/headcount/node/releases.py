@@ -1,25 +1,51 @@
 """
 Which version is current: the one that was declared last, and when that was.
 
+A number that is far ahead could not be exceeded, and would stay for ever. So a node takes none from others that is more
+than a day ahead of its own clock. What an operator declares here has a number above all that this node took.
+
 One object that the node and its view of the fleet are given: an operator declares a version here or on another node,
 and whichever of two declarations is newer wins on all nodes.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+import msgspec
 
 from ..core import messages
-from ..core.fleet_messages import MAX_NUMBER, Released
-from ..core.labels import parse_version
+from ..core.fleet_messages import Released
+from ..core.labels import parse_build_id
 from ..core.payload import Payload
 from ..errors import Malformed
+from ..log_throttle import LogThrottle
+
+MAX_AHEAD: Final = 86_400_000
+"""Milliseconds by which a release of another node may be ahead of this node's clock."""
+
+logger = logging.getLogger("headcount")
 
 
 def timestamp() -> int:
     """Return wall-clock milliseconds since 1970, for clients and other nodes; nothing is measured with it."""
     return time.time_ns() // 1_000_000
+
+
+UnreachedReason: TypeAlias = Literal["silent", "refused", "stranger", "disconnected"]
+"""
+Why a node did not declare a version: it did not answer in time; the release is dated too far ahead of its clock; it has
+another secret and was not asked; or the node that was called cannot reach the backend.
+"""
+
+
+class UnreachedNode(NamedTuple):
+    """A node that did not declare a version: its id, and why as far as is known."""
+
+    node: str
+    reason: UnreachedReason
 
 
 class ReleaseOutcome(NamedTuple):
@@ -32,6 +58,7 @@ class ReleaseOutcome(NamedTuple):
         expected: Nodes of the fleet, as far as is known.
         partial: A node was not reached, or it is not known which nodes there are.
         already_current: The version had been declared before, so that no stream had to be told.
+        unreached: Nodes that are known and did not declare it.
     """
 
     streams: int
@@ -39,6 +66,7 @@ class ReleaseOutcome(NamedTuple):
     expected: int
     partial: bool
     already_current: bool
+    unreached: tuple[UnreachedNode, ...] = ()
 
 
 class Releases:
@@ -52,13 +80,16 @@ class Releases:
     """
 
     def __init__(
-        self, own_version: str, announce: Callable[[str, int], object], clock: Callable[[], int] = timestamp
+        self, own_version: str, announce: Callable[[Released], object], clock: Callable[[], int] = timestamp
     ) -> None:
         self.released: Released | None = None
         """The last declaration; None: there was none."""
         self._own_version = own_version
         self._clock = clock
         self._announce = announce
+        self._log_throttle = LogThrottle()
+        self._message: tuple[tuple[int, str], Payload] | None = None
+        """The last message, with the second and the version that it is of."""
 
     @property
     def current(self) -> str:
@@ -66,31 +97,55 @@ class Releases:
         return self._own_version if self.released is None else self.released.version
 
     def message(self) -> Payload:
-        """Return the message that tells a page which version is current."""
-        return Payload(messages.version(self.current, self._clock()))
+        """
+        Return the message that tells a page which version is current.
 
-    def declare(self, version: str, number: int = 0) -> bool:
+        For a second it is the same object, so that the tabs which one report names get it in one message.
+        """
+        now, version = self._clock(), self.current
+        if self._message is None or self._message[0] != (now // 1000, version):
+            self._message = ((now // 1000, version), Payload(messages.version(version, now)))
+        return self._message[1]
+
+    def declare(self, release: Released) -> bool:
         """
         Declare a version current. To be called with the node's lock held.
 
         Args:
-            version: From `parse_version`.
-            number: When that was, as `Released` has it; 0: just now.
+            release: Its version is from `parse_build_id`. Number 0: just now, which wins over all that was declared
+                before.
 
         Returns:
             Whether another version is current now, which must be sent to every stream. False for a declaration that is
-            older than the last.
+            older than the last, or that `is_acceptable` refuses.
         """
         before = self.released
+        number = release.number
+        if number and not self.is_acceptable(number):
+            return False
         if not number:
             number = max(self._clock(), 0 if before is None else before.number + 1)
-        declared = Released(min(number, MAX_NUMBER), version)
+        declared = msgspec.structs.replace(release, number=number)
         if before is not None and declared <= before:
             return False
         self.released = declared
-        return before is None or before.version != version
+        return before is None or (before.version, before.unserved) != (release.version, release.unserved)
+
+    def is_acceptable(self, number: int) -> bool:
+        """Say whether a number of another node can be that of a release; if not, say so in the log."""
+        ahead = number - self._clock()
+        if ahead <= MAX_AHEAD:
+            return True
+        if (suppressed := self._log_throttle.suffix_if_due("ahead")) is not None:
+            logger.warning(
+                "Ignored a release of another node that is dated %d hours ahead of this machine's clock. Correct the "
+                "clock that is wrong, then declare the release again.%s",
+                ahead // 3_600_000,
+                suppressed,
+            )
+        return False
 
     def learn(self, released: Released) -> None:
         """Apply what another node declared, unless it is older. A version that is malformed is ignored."""
         with suppress(Malformed):
-            self._announce(parse_version(released.version), released.number)
+            self._announce(msgspec.structs.replace(released, version=parse_build_id(released.version)))

@@ -21,6 +21,8 @@ class Session(Protocol):
     """When the stream is ended unless its viewer is authorised, or a tab is reported on it; None: never."""
     slot: int
     """Its place in the keepalive wheel of `LoopTimers`."""
+    paid_until: float
+    """Up to when its messages have paid; see core/message_rate.py."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

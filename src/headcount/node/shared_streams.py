@@ -26,20 +26,28 @@ Source: protocol/README.md#tabs-that-share-a-stream, docs/adr/0010-one-stream-pe
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Final, Protocol
 
 import msgspec
 
 from ..core import messages
+from ..core.broken_off import GRACE
 from ..core.ends import BROKEN, CANCELLED, CLIENT, LOOP_CLOSED, REPLACED, STALLED, UNANSWERED, End
 from ..core.payload import Payload
 from ..errors import Malformed
 from ..loops import call_in_loop
+from .admission import Admission
 from .session import Session
 
 MAX_TABS: Final = 64
 """Tabs of one stream. A browser with more gives the rest streams of their own."""
+
+MAX_TAB_VERSIONS: Final = 8
+"""
+Versions of the tabs of one stream: a browser has pages of two or three. More are made up, and would let one stream fill
+the counts of all versions. A browser with more gives the rest streams of their own.
+"""
 
 HOLD: Final = 1.5
 """Seconds for which tabs are held. Timers notice half a second late at most, so nobody is counted 2 s after leaving."""
@@ -61,14 +69,25 @@ class TabHost(Protocol):
     def sessions(self) -> Mapping[str, Session]:
         """Open streams, and the tabs of shared ones, by public id."""
 
+    @property
+    def admission(self) -> Admission:
+        """The node's limits."""
+
+    @property
+    def counters(self) -> MutableMapping[str, int]:
+        """Events by name."""
+
     def new_ids(self) -> tuple[str, str]:
         """Return a new public id and its secret handle, for a new connection."""
 
     def open(self, session: Session, version: str, route: str, ip: str | None) -> None:
         """Take a new stream into the figures."""
 
-    def close(self, session: Session, cause: str) -> None:
-        """Take a stream out of the figures. Idempotent."""
+    def close(self, session: Session, cause: str, *, farewell: bool = False) -> None:
+        """Take a stream out of the figures; `farewell`: its page said that it leaves. Idempotent."""
+
+    def tab_reported(self, key: str) -> None:
+        """Note a tab that is counted anew: it may have been away."""
 
     def navigate(self, session: Session, route: str) -> None:
         """Move a page to another route."""
@@ -106,7 +125,7 @@ class SharedStream(msgspec.Struct):
     foreign_handle: str = ""
     """Secret handle of a stream of another node that this one replaces; "" for none."""
     foreign_until: float = 0.0
-    """Until when that node may hold the tabs of its stream."""
+    """Until when that node may hold the tabs of its stream, or count them as away."""
     returned: bool = False
     """A page has come back that was on that stream."""
     waiting: list[tuple[list[str], Payload]] = msgspec.field(default_factory=list)
@@ -116,7 +135,10 @@ class SharedStream(msgspec.Struct):
 class TabSession:
     """One tab. A `headcount.node.session.Session`: to the node it is a stream like any other."""
 
-    __slots__ = ("_shared_streams", "counted", "deadline", "id", "key", "loop", "session", "slot", "stream", "version")
+    __slots__ = (
+        *("_shared_streams", "counted", "deadline", "id", "key", "loop", "paid_until", "session", "slot", "stream"),
+        "version",
+    )
 
     def __init__(
         self,
@@ -134,6 +156,7 @@ class TabSession:
         self.loop: asyncio.AbstractEventLoop = session.loop
         self.counted = True
         self.slot = 0
+        self.paid_until = 0.0
         self.deadline: float | None = None
         self._shared_streams = shared_streams
 
@@ -184,9 +207,19 @@ class SharedStreams:
         """How many tabs are counted, those that are held included."""
         return len(self._by_key)
 
+    @property
+    def uncounted(self) -> int:
+        """How many sessions are only the streams of tabs; at least as many others are tabs. O(1)."""
+        return min(len(self._by_key), len(self._streams))
+
     def is_shared(self, connection_id: str) -> bool:
         """Say whether an id is that of an open stream which tabs share."""
         return connection_id in self._streams
+
+    def tabs_on(self, connection_id: str) -> int:
+        """Return how many tabs a stream carries; 0 for a page's own."""
+        stream = self._streams.get(connection_id)
+        return 0 if stream is None else len(stream.tabs)
 
     def tab_versions(self) -> dict[str, str]:
         """Return the version of one tab of each stream that has tabs, by the id of the stream. O(shared streams)."""
@@ -211,7 +244,7 @@ class SharedStreams:
             foreign_handle: Secret handle of the stream of another node that it replaces; "" for none.
         """
         stream = self._streams[session.id] = SharedStream(session, version, ip, foreign_handle=foreign_handle)
-        stream.foreign_until = self._clock() + HOLD
+        stream.foreign_until = self._clock() + GRACE
         old = self._held.get(replaced) if replaced is not None else None
         # Timers and hooks of a tab stay in their loop; in another one, its tabs are reported as new ones.
         if old is None or not old.ended or old.session.loop is not session.loop:
@@ -225,8 +258,15 @@ class SharedStreams:
         for keys, payload in old.waiting:
             session.send(Payload(messages.to_tabs(keys, payload.json)))
 
-    def on_closed(self, session: Session, cause: str) -> None:
-        """Hold the tabs of a stream that ended, or take them out of the figures."""
+    def on_closed(self, session: Session, cause: str, *, farewell: bool = False) -> None:
+        """
+        Hold the tabs of a stream that ended, or take them out of the figures.
+
+        Args:
+            session: The stream.
+            cause: Why it ended.
+            farewell: The page that had it said that it leaves; which of several tabs that was, is not known.
+        """
         stream = self._streams.pop(session.id, None)
         if stream is None:
             return
@@ -242,7 +282,7 @@ class SharedStreams:
             self._hold(stream)
             return
         for tab in list(stream.tabs.values()):
-            self._drop(tab, cause)
+            self._drop(tab, cause, farewell=farewell and not others)
 
     def _hold(self, stream: SharedStream) -> None:
         with self._lock:
@@ -299,9 +339,22 @@ class SharedStreams:
         with self._lock:
             left = [stream.tabs[key] for key in keys if key in stream.tabs]
         for tab in left:
-            if not call_in_loop(tab.loop, self._drop, tab, CLIENT):
-                self._drop(tab, LOOP_CLOSED)
+            if not call_in_loop(tab.loop, self._drop_left, tab):
+                self._drop(tab, LOOP_CLOSED, farewell=True)
         return True
+
+    def leave(self, key: str) -> None:
+        """Stop counting a tab that says that it leaves, whichever stream it is on. In any loop."""
+        tab = self._by_key.get(key)
+        if tab is not None and not call_in_loop(tab.loop, self._leave_in_loop, tab):
+            self._drop(tab, LOOP_CLOSED, farewell=True)
+
+    def _leave_in_loop(self, tab: TabSession) -> None:
+        stream, now = tab.stream, self._clock()
+        stream.left_at = now
+        self._drop_left(tab)
+        if not stream.tabs:
+            stream.session.deadline = now + self._viewer_timeout
 
     def stream_of(self, connection_id: str) -> str:
         """Return the id of the stream that a tab is on; any other id as it is."""
@@ -313,7 +366,7 @@ class SharedStreams:
         Say whether a stream may report this.
 
         Raises:
-            Malformed: It is not shared, or has too many tabs.
+            Malformed: It is not shared, or has too many tabs, or they have too many versions.
         """
         stream = self._streams.get(session.id)
         if stream is None:
@@ -323,6 +376,38 @@ class SharedStreams:
         keys = confirmed - set(report.remove) | {tab.key for tab in report.set}
         if len(keys) > MAX_TABS:
             raise Malformed(f"A shared stream carries at most {MAX_TABS} tabs; open another stream for the others.")
+        if len(report.set) > 1 or len(keys) > MAX_TAB_VERSIONS:
+            versions = {tab.version or stream.version for tab in report.set}
+            changed = {tab.key for tab in report.set}
+            with self._lock:
+                versions.update(
+                    tab.version or stream.version for key, tab in stream.tabs.items() if key in keys - changed
+                )
+            if len(versions) > MAX_TAB_VERSIONS:
+                raise Malformed(
+                    f"The tabs of a shared stream run at most {MAX_TAB_VERSIONS} versions; open another stream for the "
+                    "others."
+                )
+
+    def receive_report(self, session: Session, report: messages.Tabs) -> End | None:
+        """
+        Apply a report in the stream's loop, unless a limit refuses its new tabs. In any loop.
+
+        Returns:
+            The limit, of which nothing of the report is applied.
+
+        Raises:
+            Malformed: As `check_report`.
+        """
+        self.check_report(session, report)
+        tabs = self._streams[session.id].tabs
+        new = sum(tab.key not in self._by_key for tab in report.set) - sum(key in tabs for key in report.remove)
+        end = self._host.admission.tabs_refusal(session.id, len(tabs), new) if new > 0 else None
+        if end is not None:
+            self._host.counters[f"refused:{end.cause}"] += 1
+            return end
+        call_in_loop(session.loop, self.apply_report, session, report)
+        return None
 
     def apply_report(self, session: Session, report: messages.Tabs) -> None:
         """Bring the figures up to date with a checked report, and tell the stream the public ids of its tabs."""
@@ -337,7 +422,7 @@ class SharedStreams:
             gone = stream.tabs.get(key)
             if gone is not None:
                 stream.left_at = self._clock()
-                self._drop(gone, CLIENT)
+                self._drop_left(gone)
         ids: dict[str, str] = {}
         came = [tab.key for tab in report.set if tab.key not in stream.tabs]
         for tab in report.set:
@@ -392,6 +477,7 @@ class SharedStreams:
             if before is not None and not call_in_loop(before.loop, self._drop, before, REPLACED.cause):
                 self._drop(before, LOOP_CLOSED)
             host.open(known, tab.version or stream.version, tab.route, stream.ip)
+            host.tab_reported(tab.key)
         else:
             if known.stream is not stream:
                 with self._lock:
@@ -418,10 +504,13 @@ class SharedStreams:
             if not stream.unconfirmed:
                 self._held.pop(stream.session.id, None)
 
-    def _drop(self, tab: TabSession, cause: str) -> None:
+    def _drop_left(self, tab: TabSession) -> None:
+        self._drop(tab, CLIENT, farewell=True)
+
+    def _drop(self, tab: TabSession, cause: str, *, farewell: bool = False) -> None:
         # Another loop may have dropped it later than it was asked to: the key may be a newer tab's by now.
         with self._lock:
             if self._by_key.get(tab.key) is tab:
                 del self._by_key[tab.key]
             self._detach(tab)
-        self._host.close(tab, cause)
+        self._host.close(tab, cause, farewell=farewell)

@@ -4,8 +4,8 @@ The viewers of a node: who receives figures, by which right, and when what is se
 Rights and pushes are one state: a verdict starts, changes or ends what is pushed, and a push first asks whether the
 right still holds. `core/push_policy.py` decides what each viewer is due, and `check_runner.py` runs the checks of
 rights; here are the lock, the loops and the encoded snapshots. Every change of the figures marks them dirty; a flush
-collects the changes, encodes each variant that somebody may see once, and hands it to the sessions. The first change
-after a quiet time is flushed at once, then at most every `stats_interval`.
+collects the changes, encodes them once for each visibility that a viewer has, and hands them to the sessions. The first
+change after a quiet time is flushed at once, then at most every `stats_interval`.
 
 Tests: tests/asgi/test_authorization.py, tests/asgi/test_figures.py, tests/asgi/test_slow_peers.py.
 """
@@ -17,16 +17,19 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVarTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVarTuple
 
 from ..authorization.authorizer import AuthorizationCheck, Grant
 from ..config import Config
 from ..core import messages
 from ..core.payload import Payload
-from ..core.push_policy import Due, Push, PushPolicy, Variant
+from ..core.push_policy import Due, Push, PushPolicy
 from ..core.stats import Stats, StatsDelta
+from ..core.visibility import Visibility
 from ..fleet.local_node import FigureSource
+from ..fleet.node_view import HasView
 from ..loops import Tasks, call_in_loop, running_loop
+from .check_pace import CheckPace
 from .check_runner import CheckRunner
 from .session import Session
 
@@ -38,31 +41,6 @@ UnlockedCall: TypeAlias = Callable[[], object]
 logger = logging.getLogger("headcount")
 
 _UNAUTHORIZED = Payload(messages.STATS_UNAUTHORIZED)
-
-
-class OtherNodes(Protocol):
-    """What viewers need of the fleet. Called with the node's lock held."""
-
-    @property
-    def ready(self) -> bool:
-        """The other nodes have reported, or had time to; until then viewers are sent nothing."""
-
-    def sync(self) -> None:
-        """Bring the figures up to what is known now; to be called before they are read."""
-
-    def publish_soon(self) -> None:
-        """Send the viewers of other nodes what changed here."""
-
-    def viewers_changed(self) -> None:
-        """Ask the other nodes for more, if the viewers here may see more than before."""
-
-
-class HasView(Protocol):
-    """The node's place in its fleet, as fleet/membership.py has it: it may find other nodes, and lose them."""
-
-    @property
-    def view(self) -> OtherNodes:
-        """The other nodes as they are seen now."""
 
 
 class PendingSubscription(NamedTuple):
@@ -119,14 +97,14 @@ class Viewers:
         self._figures = figures
         self._membership: HasView
         self._is_shared = is_shared
-        self._check_runner = check_runner
+        self._pace = CheckPace(clock, lock, check_runner, self._is_open)
         self._policy: PushPolicy[Subscription] = PushPolicy(config.reauthorize_interval)
         self._tasks = Tasks()
         self._flush_loop: asyncio.AbstractEventLoop | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
         self._last_flush = float("-inf")
         self._stats = Stats(revision=-1)
-        self._snapshots: dict[Variant, bytes] = {}
+        self._snapshots: dict[Visibility, bytes] = {}
         """Encoded since the last flush."""
 
     def use_figures(self, figures: FigureSource) -> None:
@@ -215,6 +193,7 @@ class Viewers:
     def drop(self, connection_id: str) -> None:
         """Forget a session that ended. The lock is held."""
         self.pending.pop(connection_id, None)
+        self._pace.forget(connection_id)
         if connection_id in self.subscriptions:
             self._drop_subscription(connection_id)
 
@@ -246,7 +225,7 @@ class Viewers:
         if self._flush_loop is not None and not self._flush_loop.is_closed():
             return
         self._flush_loop = None
-        delay = self._last_flush + self._config.stats_interval - self._clock()
+        delay = self._last_flush + max(self._config.stats_interval, self._policy.pause) - self._clock()
         for loop in self._waiting_loops():
             if call_in_loop(loop, self._flush_after, loop, delay):
                 self._flush_loop = loop
@@ -259,6 +238,9 @@ class Viewers:
             self._stop_noting()
         if self._flush_loop is not None and self._flush_loop.is_closed():
             self.changed()
+
+    def _is_open(self, connection_id: str) -> bool:
+        return connection_id in self.pending or connection_id in self.subscriptions
 
     def _revision(self) -> int:
         self._membership.view.sync()
@@ -273,13 +255,24 @@ class Viewers:
                     if pending is None:
                         self.pending.pop(session.id, None)
                         return
-                grant = await self._check_runner.run(pending.check) if self._config.connection_tracking else None
+                    delay, grant = self._pace.next_check(session.id, pending.check)
+                recheck_after = self._recheck_delay()
+                if grant is not None:
+                    recheck_after = delay
+                elif delay > 0:
+                    await asyncio.sleep(delay)
+                    with self._lock:
+                        pending = self.pending.get(session.id)
+                        if pending is None:
+                            continue
+                if grant is None and self._config.connection_tracking:
+                    grant = await self._pace.check(session.id, pending.check)
                 send = _nothing
                 with self._lock:
                     # Else it unsubscribed, was revoked, left or asked anew meanwhile, and this verdict is void.
                     if self.pending.get(session.id) is pending:
                         self.pending[session.id] = None
-                        send = self._apply_verdict(session, pending, grant)
+                        send = self._apply_verdict(session, pending, grant, recheck_after)
                 send()
         except BaseException:
             send = _nothing
@@ -290,7 +283,9 @@ class Viewers:
             send()
             raise
 
-    def _apply_verdict(self, session: Session, pending: PendingSubscription, grant: Grant | None) -> UnlockedCall:
+    def _apply_verdict(
+        self, session: Session, pending: PendingSubscription, grant: Grant | None, recheck_after: float
+    ) -> UnlockedCall:
         """Start or refuse a subscription. Returns what the caller must call without the lock."""
         if grant is None:
             return self._withdraw(session)
@@ -299,9 +294,7 @@ class Viewers:
         if before is not None:
             self._policy.remove(before)
         subscription = self.subscriptions[session.id] = Subscription(session, pending.check)
-        self._policy.add(
-            subscription, grant, deltas=pending.deltas, now=self._clock(), recheck_after=self._recheck_delay()
-        )
+        self._policy.add(subscription, grant, deltas=pending.deltas, now=self._clock(), recheck_after=recheck_after)
         self._membership.view.viewers_changed()
         if not self._is_shared(session.id):
             session.deadline = None
@@ -316,7 +309,7 @@ class Viewers:
 
     async def _recheck(self, subscription: Subscription) -> None:
         try:
-            grant = await self._check_runner.run(subscription.check)
+            grant = await self._pace.check(subscription.session.id, subscription.check, known=True)
         finally:
             with self._lock:
                 self._policy.recheck_ended(subscription)
@@ -344,6 +337,7 @@ class Viewers:
 
         The lock is held. Returns what the caller must call without it, which tells the session.
         """
+        self._pace.withdraw(session.id)
         self._drop_subscription(session.id)
         if not session.counted and not self._is_shared(session.id) and session.deadline is None:
             session.deadline = self._clock() + self._config.viewer_timeout
@@ -388,6 +382,7 @@ class Viewers:
 
     async def _flush(self) -> None:
         with self._lock:
+            self._membership.view.sync()  # before the next line: what this changes goes into this push
             self._flush_loop = self._flush_timer = None
             delta = self._figures.pop_changes()
             if delta is not None:
@@ -404,26 +399,24 @@ class Viewers:
             call_in_loop(loop, self._notify, key)
 
     def _choose(self, delta: StatsDelta | None) -> tuple[list[tuple[Push[Subscription], Payload]], list[UnlockedCall]]:
-        """Return what each subscriber is sent, encoded once a variant, and what tells those whose right is over."""
+        """Return what each subscriber is sent, encoded once a visibility, and what tells those whose right is over."""
         base, revision = (None, None) if delta is None else (delta.base, delta.revision)
         flush = self._policy.flush(base, revision, self._clock(), _is_busy, ready=self._membership.view.ready)
         sends = [self._withdraw(subscription.session) for subscription in flush.expired]
-        if flush.withheld:
-            self._counters["withheld"] += flush.withheld
-        if flush.conflated:
-            self._counters["conflated"] += flush.conflated
-        deltas: dict[Variant, Payload] = {}
+        for name, count in (("withheld", flush.withheld), ("conflated", flush.conflated)):
+            if count:
+                self._counters[name] += count
+        deltas: dict[Visibility, Payload] = {}
         chosen: list[tuple[Push[Subscription], Payload]] = []
         for push in flush.pushes:
             if push.due is Due.DELTA and delta is not None:
-                payload = deltas.get(push.variant)
+                payload = deltas.get(push.visibility)
                 if payload is None:
-                    routes, connections, ips = push.variant
-                    encoded = messages.stats_delta(delta, routes=routes, connections=connections, ips=ips)
-                    payload = deltas[push.variant] = Payload(encoded)
+                    payload = deltas[push.visibility] = Payload(messages.stats_delta(delta, push.visibility))
             else:
-                payload = self._snapshot(push.key, push.variant)
+                payload = self._snapshot(push.key, push.visibility)
             chosen.append((push, payload))
+        self._policy.pause_after(len(payload.json) for _, payload in chosen)
         return chosen, sends
 
     def _push(self, push: Push[Subscription], payload: Payload) -> None:
@@ -453,19 +446,17 @@ class Viewers:
                 subscription, self._revision(), self._clock(), busy=session.busy, ready=self._membership.view.ready
             )
             if due is Due.SNAPSHOT:
-                send = partial(session.transmit, self._snapshot(subscription, self._policy.variant(subscription)))
+                send = partial(session.transmit, self._snapshot(subscription, self._policy.visibility(subscription)))
             elif due is Due.FLUSH:
                 self.changed()
             elif due is Due.WITHDRAW:
                 send = self._withdraw(session)
         send()
 
-    def _snapshot(self, subscription: Subscription, variant: Variant) -> Payload:
-        body = self._snapshots.get(variant)
+    def _snapshot(self, subscription: Subscription, visibility: Visibility) -> Payload:
+        body = self._snapshots.get(visibility)
         if body is None:
-            routes, connections, ips = variant
-            body = messages.stats(self.stats(), routes=routes, connections=connections, ips=ips)
-            self._snapshots[variant] = body
+            body = self._snapshots[visibility] = messages.stats(self.stats(), visibility)
         return Payload(messages.addressed(body, subscription.session.id))
 
     def _notify(self, key: object) -> None:

@@ -23,8 +23,9 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..asgi.app import Headcount, endpoints_of
-from ..asgi.responses import Problem, respond_problem
+from ..asgi.responses import Problem, respond, respond_problem
 from ..asgi.takeover.choose import protocol_class
+from ..asgi.takeover.pending_heads import MAX_WEBSOCKET_MESSAGE
 from ..errors import ConfigError
 from .supervisor import Supervisor, can_reuse_port
 
@@ -210,20 +211,36 @@ def _serve_on(
 
 
 def _config(headcount: Headcount, address: tuple[str, int] | None = None) -> uvicorn.Config:
-    app = _not_found(headcount.base_path)
+    app, endpoints = _not_found(headcount.base_path), endpoints_of(headcount)
+    endpoints.bystander = app
     return uvicorn.Config(
-        headcount.wrap(app),
-        http=protocol_class(endpoints_of(headcount), app, address),
+        _host_required(headcount.wrap(app)),
+        http=protocol_class(endpoints, app, address),
         log_level="warning",
         access_log=False,
         lifespan="off",
         proxy_headers=False,  # trusted_proxies decides which proxies are trusted
         server_header=False,
         ws_per_message_deflate=False,
+        ws_max_size=MAX_WEBSOCKET_MESSAGE,
         # Where the kernel closes connections of silent peers itself, a ping only costs.
         ws_ping_interval=None if hasattr(socket, "TCP_USER_TIMEOUT") else 20.0,
         timeout_graceful_shutdown=STOP_TIMEOUT,
     )
+
+
+def _host_required(app: ASGIApp) -> ASGIApp:
+    """Refuse requests of HTTP/1.1 without a Host (RFC 9112, 3.2), which uvicorn accepts."""
+
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["http_version"] != "1.1" or any(name == b"host" for name, _ in scope["headers"]):
+            await app(scope, receive, send)
+        elif scope["type"] == "http":
+            await respond_problem(send, Problem(400, "The request has no Host header; send one."))
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    return checked
 
 
 def raise_file_limit() -> None:
@@ -280,7 +297,8 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     except OSError as error:
         sock.close()
         raise ConfigError(
-            f"Cannot listen on {host}:{port} ({error.strerror}); choose another port with --port; 0 is any free port."
+            f"Cannot listen on {host}:{port} ({error.strerror}); choose another port with --port or HEADCOUNT_PORT; 0 "
+            "is any free port."
         ) from None
     return sock
 
@@ -296,6 +314,11 @@ def _not_found(base_path: str) -> ASGIApp:
         if scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "No WebSocket endpoint at this path."})
+        elif scope["path"] == "/" and any(
+            name == b"accept" and b"text/html" in value.lower() for name, value in scope["headers"]
+        ):
+            location = f"{base_path.lstrip('/')}/dashboard/".encode()
+            await respond(send, 307, b"", b"text/plain", [(b"location", location), (b"vary", b"accept")])
         else:
             sentence = f"Not found: all endpoints are below {base_path}, such as {base_path}/health."
             await respond_problem(send, Problem(404, sentence))

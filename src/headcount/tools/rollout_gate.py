@@ -6,10 +6,11 @@ it must hold starts anew after them. Nor do figures while connections are unacco
 silent may be open still, and those of one that stopped may be on their way to another. That time goes on meanwhile,
 because they have the same time to come back. While the nodes serve several versions and none was declared current,
 nobody knows which connections are outdated. Connections whose version is not counted apart count as connections that
-are waited for.
+are waited for, unless the server says that they are none of those.
 
-A page whose connection breaks off is in no figure until it is back, and nobody can tell it from one that was closed. So
-the condition must hold for a while (`HOLD`).
+A page whose connection breaks off is not among the connections until it is back. The server says how many such pages
+are away, and they count like those that are left. While a node cannot say, nobody can tell them from pages that were
+closed: then the condition must hold for as long as such a page may take (`HOLD`), else for a moment (`KNOWN_HOLD`).
 
 Strangers can open connections of any version. More of those that are waited for keep the gate shut; but a share of the
 most that were seen would then be a share of made-up ones, and open it once they have gone. So a share is of a number
@@ -20,13 +21,19 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from ..core.labels import OTHER
-from ..core.stats import Absence, Stats
+from ..core.broken_off import GRACE
+from ..core.labels import OTHER, UNKNOWN
+from ..core.stats import Absence, Stats, VersionCount
 from ..core.time_to_go import Sample, Samples, time_to_go
 
-HOLD: Final = 10.0
-"""Seconds for which the condition must hold unless an operator says otherwise. A page whose connection breaks off is
-back in one; if the next attempts fail as well, in seven."""
+HOLD: Final = GRACE
+"""
+Seconds for which the condition must hold unless an operator says otherwise, while a node cannot say which pages broke
+off. Also the seconds that pages have which a node told to reconnect, however short the way of most is.
+"""
+
+KNOWN_HOLD: Final = 1.0
+"""The same while all nodes say which pages broke off: longer than the figures of two nodes are apart."""
 
 
 class Selection(NamedTuple):
@@ -46,14 +53,28 @@ class Selection(NamedTuple):
         Returns:
             The most that it can be, or None when it cannot be known.
         """
-        version = current if self.kind == "outdated" else self.version
+        version = self.named(current)
         if version is None:
             return None
-        of_version = stats.versions.get(version, 0)
-        if self.kind == "version":
-            # Beyond the limit of versions that are counted apart nobody knows which they are.
-            return of_version or stats.versions.get(OTHER, 0)
-        return stats.total - of_version
+        count = stats.of_version
+        if count is None or count.version != version:
+            least = stats.versions.get(version, 0)
+            # Whatever is counted apart: those under `(other)` may be of any version.
+            most = least if version == UNKNOWN else least + stats.versions.get(OTHER, 0)
+            count = VersionCount(version, least, most)
+        return count.most if self.kind == "version" else stats.total - count.least
+
+    def away(self, stats: Stats, current: str | None) -> int:
+        """Count the pages that broke off and may come back as such connections. See `left`."""
+        version = self.named(current)
+        if version is None:
+            return 0
+        least = stats.away.get(version, 0)
+        return least + stats.away.get(OTHER, 0) if self.kind == "version" else sum(stats.away.values()) - least
+
+    def named(self, current: str | None) -> str | None:
+        """Return the version whose number decides; None: it is not known."""
+        return current if self.kind == "outdated" else self.version
 
     def __str__(self) -> str:
         match self.kind:
@@ -156,6 +177,7 @@ class Verdict(NamedTuple):
         rate: Connections a minute that leave; None: not enough data.
         to_go: Seconds until the bound; 0: reached, infinite: the number does not shrink, None: not enough data.
         absences: Nodes whose connections are unaccounted for.
+        away: Pages that are waited for, broke off and may come back.
     """
 
     left: int | None
@@ -168,11 +190,17 @@ class Verdict(NamedTuple):
     rate: float | None
     to_go: float | None
     absences: tuple[Absence, ...] = ()
+    away: int = 0
 
     @property
     def unaccounted(self) -> int:
         """Connections that are unaccounted for, as far as their number is known."""
         return sum(absence.total or 0 for absence in self.absences)
+
+
+def away_sentence(away: int) -> str:
+    """Say how many pages broke off, as a part of a sentence."""
+    return f"{away:,} {'page' if away == 1 else 'pages'} broke off and may return within {GRACE:g} s"
 
 
 def unaccounted_sentence(absences: Sequence[Absence], now: int) -> str:
@@ -220,12 +248,31 @@ class Judge:
         bound: How many may be left.
         hold: Seconds for which it must hold without a break.
         now: The time, in seconds on any clock.
+        known_hold: The same while all nodes say which pages broke off; None: as long.
+        include_away: Pages that broke off count as not gone.
     """
 
-    def __init__(self, selection: Selection, bound: Bound, hold: float, now: float) -> None:
+    def __init__(
+        self,
+        selection: Selection,
+        bound: Bound,
+        hold: float,
+        now: float,
+        known_hold: float | None = None,
+        *,
+        include_away: bool = True,
+    ) -> None:
         self.selection = selection
         self.bound = bound
         self.hold = hold
+        """Seconds for which it must hold, as of the last figures."""
+        self._longest_hold = hold
+        self._include_away = include_away
+        self._known_hold = hold if known_hold is None else known_hold
+        self._leaving: set[str] = set()
+        """Nodes whose pages are on their way to others."""
+        self._settled_at = now
+        """When those that broke off on their way have had time to come back."""
         self.started = now
         self.contact = now
         """When there were figures last, and it was known which connections are waited for."""
@@ -256,11 +303,14 @@ class Judge:
         if left is not None:
             self.contact = now
             self.most = max(self.most, left)
+        away = self.selection.away(stats, current)
+        waited = (left or 0) + (away if self._include_away else 0)
+        self._note_leaving(stats, now)
         if stats.absences:
             since = self.since if self.since is not None else now
             verdict = self._unknown("unaccounted", stats)
             complete = stats.nodes.reporting >= stats.nodes.expected
-            if complete and left is not None and self.bound.allows(left, self.base):
+            if complete and left is not None and self.bound.allows(waited, self.base):
                 self.since = since
             return verdict
         if stats.partial:
@@ -268,19 +318,21 @@ class Judge:
         if left is None:
             return self._unknown("version unknown", stats)
         self._base.add(now, left)
-        if not self.bound.allows(left, self.base):
+        if not self.bound.allows(waited, self.base):
             self.since = None
         elif self.since is None:
             self.since = now
         held = None if self.since is None else now - self.since
+        self.hold = self._known_hold if stats.away_known else self._longest_hold
+        if self.since is not None:
+            self.hold = max(self.hold, min(self._longest_hold, self._settled_at - self.since))
         self._samples.add(Sample(now, left))
         share = self._samples.decay()
         rate = None if share is None else share * left * 60
         bound = self.bound.at_most(self.base)
         to_go = time_to_go(left, bound, share)
-        return Verdict(
-            left, stats.total, bound, self.base, held, held is not None and held >= self.hold, None, rate, to_go
-        )
+        done = held is not None and held >= self.hold
+        return Verdict(left, stats.total, bound, self.base, held, done, None, rate, to_go, away=away)
 
     def lost(self, now: float) -> float:
         """Return for how long nothing has been known, in seconds."""
@@ -289,6 +341,13 @@ class Judge:
     def reset(self) -> None:
         """Let the time that it must hold start anew."""
         self.since = None
+
+    def _note_leaving(self, stats: Stats, now: float) -> None:
+        """Give the pages that a node told to reconnect as long as those that broke off: an attempt may fail."""
+        leaving = {absence.node for absence in stats.absences if absence.state == "leaving"}
+        if leaving - self._leaving:
+            self._settled_at = now + self._longest_hold
+        self._leaving = leaving
 
     def _unknown(self, why: Unknown, stats: Stats | None) -> Verdict:
         self.since = None

@@ -16,18 +16,37 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
-from ..core.reconnect import Limit, after_end, after_life, after_opening, is_cut
+from ..core.reconnect import (
+    OTHER_WAY,
+    Limit,
+    Way,
+    Ways,
+    after_delivery,
+    after_end,
+    after_failure,
+    after_life,
+    after_opening,
+    is_cut,
+    next_way,
+)
 from ..errors import ConfigError
 from .swarm_page import Page
+from .swarm_post import Answer, read_answer
 
 Strategy: TypeAlias = Literal["sse", "ws", "auto"]
 
 _OPEN_TIMEOUT: Final = 30.0
 """Seconds until a stream must be open, and a navigation answered."""
+
+_FAREWELLS_AT_ONCE: Final = 64
+"""Pages that say goodbye by POST at the same time."""
+
+_DELIVERY_TIMEOUT: Final = 5.0
+"""Seconds until `connected` must have come on a stream that was answered, where the other kind is an alternative."""
 
 
 class Plan(NamedTuple):
@@ -42,7 +61,7 @@ class Plan(NamedTuple):
         reconnect: Mean time until a page loses its connection and reconnects; 0: never.
         reload_within: Longest time from a release until an outdated page reloads; 0: no page reloads.
         rate: Connections opened per second, at most.
-        strategy: SSE, WebSocket, or half of each.
+        strategy: SSE, WebSocket, or auto: half prefer each, and use the other kind where theirs does not get through.
         seed: Seed of the random behaviour.
     """
 
@@ -67,8 +86,11 @@ class Tally:
         """Number of pages that were open at some time."""
         self.events: Counter[str] = Counter()
         """
-        `opened`, `refused`, `lost`, `reconnects`, `renewals`, `navigations`, `reloads`, `drains`, `failed navigations`.
+        `opened`, `refused`, `lost`, `reconnects`, `renewals`, `navigations`, `reloads`, `drains`, `failed navigations`,
+        `posted`: navigations by POST that Headcount has accepted.
         """
+        self.failure = ""
+        """What is wrong with navigations by POST, in a sentence; "": none failed, or one was accepted."""
         self.errors: Counter[str] = Counter()
         """Reasons why connections were refused or lost."""
         self.received = 0
@@ -108,6 +130,7 @@ class Swarm:
     ) -> None:
         parts = urlsplit(base)
         assert parts.hostname is not None
+        self._base = base
         self._host = parts.hostname
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._path = quote(parts.path, safe="/%")
@@ -118,10 +141,11 @@ class Swarm:
         self._released: str | None = None
         self._release_seen = asyncio.Event()
         self._next_slot = 0.0
+        self._leaving = asyncio.Semaphore(_FAREWELLS_AT_ONCE)
         self.tally = Tally()
 
     async def run(self) -> None:
-        """Run all pages until cancelled; then all of them close."""
+        """Run all pages until cancelled; then all of them say goodbye and close."""
         async with asyncio.TaskGroup() as pages:
             for number, version in zip(range(self._plan.connections), self._versions(), strict=False):
                 pages.create_task(self._live(number, version))
@@ -136,8 +160,8 @@ class Swarm:
 
     async def _live(self, number: int, version: str) -> None:
         rng = random.Random(f"{self._plan.seed}/{number}")  # noqa: S311  nothing secret
-        kind = self._plan.strategy if self._plan.strategy != "auto" else ("sse", "ws")[number % 2]
-        visitor = _Visitor(rng, kind, version, rng.choice(self._plan.routes))
+        prefers: Way = self._plan.strategy if self._plan.strategy != "auto" else ("sse", "ws")[number % 2]
+        visitor = _Visitor(rng, prefers, version, rng.choice(self._plan.routes))
         attempt, first = 0, True
         clock = time.monotonic
         while True:
@@ -147,6 +171,7 @@ class Swarm:
             lasted, reloaded = None, False
             try:
                 await self._connect(page)
+                visitor.ways = after_delivery(visitor.ways, visitor.prefers, visitor.kind)
                 self.tally.latency(clock() - asked)
                 self.tally.events["opened"] += 1
                 self.tally.ever += first
@@ -156,47 +181,83 @@ class Swarm:
                 with self._counted(visitor.version):
                     reloaded = await self._stay(visitor)
                 page = visitor.page  # another one may have taken over
+                if reloaded:
+                    await self._leave(visitor)
                 lasted = (page.ended_at or clock()) - page.opened_at
             except (OSError, TimeoutError, ConnectionError) as error:
                 self.tally.events["refused"] += 1
                 self.tally.errors[str(error) or type(error).__name__] += 1
+            except asyncio.CancelledError:
+                await self._leave(visitor)
+                raise
             finally:
                 page.close()
                 self.tally.received += page.received
             if reloaded:
                 assert self._released is not None
-                visitor = _Visitor(rng, kind, self._released, rng.choice(self._plan.routes))
+                visitor = visitor.reloaded(self._released, rng.choice(self._plan.routes))
                 self.tally.events["reloads"] += 1
                 continue
-            was_cut = page.ended_at is not None and page.return_at is None and is_cut(page.code)
-            visitor.limit = after_life(visitor.limit, page.ended_at or clock(), (lasted or 0.0) if was_cut else 0.0)
-            if page.return_at is not None:
-                self.tally.events["drains"] += 1
-                attempt, delay = 0, max(0.0, page.return_at - clock())
-            else:
-                following = after_end(
-                    attempt,
-                    rng.random(),
-                    lasted=lasted,
-                    code=page.code,
-                    named=page.named,
-                    refused=not visitor.handle and page.refused,
-                )
-                if following is None:
-                    return
-                delay, attempt = following
-            await asyncio.sleep(delay)
+            pause = self._pause(visitor, lasted, attempt)
+            if pause is None:
+                return
+            delay, attempt = pause
+            try:
+                await asyncio.sleep(delay)
+            except asyncio.CancelledError:
+                await self._leave(visitor)
+                raise
+
+    def _pause(self, visitor: "_Visitor", lasted: float | None, attempt: int) -> tuple[float, int] | None:
+        """
+        Return for how long a page waits after the end of its stream, and how many attempts have failed.
+
+        Args:
+            visitor: The page.
+            lasted: Seconds for which the stream was open; None: it did not open.
+            attempt: How many attempts had failed before.
+
+        Returns:
+            None: it opens no other.
+        """
+        page, rng, clock = visitor.page, visitor.rng, time.monotonic
+        was_cut = page.ended_at is not None and page.return_at is None and is_cut(page.code)
+        visitor.limit = after_life(visitor.limit, page.ended_at or clock(), (lasted or 0.0) if was_cut else 0.0)
+        if page.return_at is not None:
+            self.tally.events["drains"] += 1
+            attempt, delay = 0, max(0.0, page.return_at - clock())
+        else:
+            following = after_end(
+                attempt,
+                rng.random(),
+                lasted=lasted,
+                code=page.code,
+                named=page.named,
+                refused=not visitor.handle and page.refused,
+            )
+            if following is None:
+                return None
+            delay, attempt = following
+        if self._plan.strategy == "auto" and visitor.turns_to_other(delivered=lasted is not None):
+            delay = OTHER_WAY
+        return delay, attempt
 
     async def _connect(self, page: Page) -> None:
-        async with asyncio.timeout(_OPEN_TIMEOUT):
-            await asyncio.get_running_loop().create_connection(
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(_OPEN_TIMEOUT) as limit:
+            if self._plan.strategy == "auto":
+                page.on_answer = lambda: limit.reschedule(loop.time() + _DELIVERY_TIMEOUT)
+            await loop.create_connection(
                 lambda: page,
                 self._host,
                 self._port,
                 ssl=self._context,
                 server_hostname=self._host if self._context is not None else None,
             )
-            await page.opened
+            try:
+                await page.opened
+            finally:
+                page.on_answer = None
 
     @contextmanager
     def _counted(self, version: str) -> Iterator[None]:
@@ -282,23 +343,41 @@ class Swarm:
         if kind == "ws":
             page.send({"type": "route-update", "route": route})
             return
-        body = json.dumps({"connectionId": page.handle, "route": route}).encode()
-        head = self._head("POST", "/route", ("Content-Type: application/json", f"Content-Length: {len(body)}"))
-        # On a connection of its own, like a browser whose other connections hold streams.
+        tally = self.tally
         try:
-            async with asyncio.timeout(_OPEN_TIMEOUT):
-                reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._context)
-                try:
-                    writer.write(head + body)
-                    answer = await reader.readline()
-                finally:
-                    writer.close()
-            if b" 200 " not in answer:
-                raise ConnectionError(answer.decode("ascii", "replace").strip().partition(" ")[2])
+            answer = await self._post("/route", {"connectionId": page.handle, "route": route})
+            if answer.outcome == "done":
+                tally.events["posted"] += 1
+                tally.failure = ""
+                return
+            failure = answer.sentence
         except (OSError, TimeoutError) as error:
-            if not page.closed.done():  # else the server has just ended the stream, and does not know it any more
-                self.tally.events["failed navigations"] += 1
-                self.tally.errors[f"navigation: {error or type(error).__name__}"] += 1
+            failure = str(error) or type(error).__name__
+        if not page.closed.done():  # else the server has just ended the stream, and does not know it any more
+            tally.events["failed navigations"] += 1
+            tally.errors[f"navigation: {failure}"] += 1
+            if not tally.events["posted"]:
+                tally.failure = failure
+
+    async def _leave(self, visitor: "_Visitor") -> None:
+        """Say goodbye, as a page does that is closed or reloaded."""
+        if visitor.page.leave() or not visitor.handle:
+            return
+        with suppress(OSError, TimeoutError):
+            async with self._leaving:
+                await self._post("/bye", {"connectionId": visitor.handle})
+
+    async def _post(self, path: str, fields: Mapping[str, str]) -> Answer:
+        """POST on a connection of its own, like a browser whose other connections hold streams."""
+        body = json.dumps(fields).encode()
+        head = self._head("POST", path, ("Content-Type: application/json", f"Content-Length: {len(body)}"))
+        async with asyncio.timeout(_OPEN_TIMEOUT):
+            reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._context)
+            try:
+                writer.write(head + body)
+                return await read_answer(reader, f"{self._base}{path}")
+            finally:
+                writer.close()
 
     def _page(self, visitor: "_Visitor") -> Page:
         kind = visitor.kind
@@ -336,22 +415,40 @@ class _Visitor:
 
     Args:
         rng: Of its behaviour.
-        kind: Of its streams.
+        prefers: Kind of its streams, unless that does not get through.
         version: That it runs.
         route: That it shows.
     """
 
-    __slots__ = ("handle", "kind", "limit", "page", "rng", "route", "version")
+    __slots__ = ("handle", "kind", "limit", "page", "prefers", "rng", "route", "version", "ways")
 
-    def __init__(self, rng: random.Random, kind: Literal["sse", "ws"], version: str, route: str) -> None:
+    def __init__(self, rng: random.Random, prefers: Way, version: str, route: str) -> None:
         self.rng = rng
-        self.kind = kind
+        self.prefers = prefers
+        self.kind = prefers
+        """Of the newest stream."""
+        self.ways = Ways()
         self.version = version
         self.route = route
         self.handle = ""
         """Of the last stream that was open; "": none was."""
         self.limit = Limit()
         self.page: Page
+
+    def reloaded(self, version: str, route: str) -> "_Visitor":
+        """Return the page that follows; its browser remembers which kind of stream gets through."""
+        following = _Visitor(self.rng, self.prefers, version, route)
+        following.kind, following.ways = self.kind, self.ways
+        return following
+
+    def turns_to_other(self, *, delivered: bool) -> bool:
+        """Choose the kind of the next stream. Returns whether it is the other one, to be tried at once."""
+        page, at_once = self.page, False
+        if not delivered and is_cut(page.code):
+            opened = page.status.startswith("HTTP/") and not page.refused
+            self.ways, at_once = after_failure(self.ways, self.kind, opened=opened, named=page.named)
+        self.kind = next_way(self.ways, self.prefers)
+        return at_once
 
     def renews_at(self) -> float:
         """Return when to open the stream after the one that has just opened, in monotonic time."""

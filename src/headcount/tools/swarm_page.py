@@ -28,6 +28,9 @@ _PING: Final = 0x89
 _PONG: Final = 0x8A
 """First bytes of frames."""
 
+_LEAVE: Final = bytes((_CLOSE, 0x82)) + _MASK + (1000).to_bytes(2, "big")
+"""The close frame of a page that leaves."""
+
 _MAX_TAIL: Final = 1_024
 """Received bytes that are kept, for a message that arrives in two pieces. Longer messages are not read."""
 
@@ -59,11 +62,14 @@ class Page(asyncio.Protocol):
         self.named = 0.0
         """Seconds of a Retry-After header; 0: there was none."""
         self.status = ""
+        self.on_answer: Callable[[], object] | None = None
+        """Called when the request is answered by a stream that may not have delivered yet."""
         self.transport: asyncio.Transport | None = None
         self._request = request
         self._rng = rng
         self._on_release = on_release
         self._tail = b""
+        self._is_stream = True
         self._frames: bytearray | None = None
         """Received bytes of an incomplete WebSocket frame. None before the handshake is over, and for SSE."""
 
@@ -80,6 +86,13 @@ class Page(asyncio.Protocol):
                 self._frames = bytearray(data.partition(b"\r\n\r\n")[2])
             elif " 200 " not in self.status + " ":
                 self.named = _retry_after(data)
+            elif not (kind := _kind(data)).startswith("text/event-stream"):
+                self.status = f"HTTP/1.1 200 with {kind or 'no content type'}, not an event stream"
+                self._is_stream = False
+                self.close()
+                return
+            if self.on_answer is not None:
+                self.on_answer()
         elif self._frames is not None:
             self._frames += data
         if self._frames:
@@ -117,7 +130,9 @@ class Page(asyncio.Protocol):
     def refused(self) -> bool:
         """It was answered by something that is no stream, and will be again."""
         status = self.status.split(" ")[1:2]
-        return bool(status) and status[0].isdecimal() and int(status[0]) > 200 and is_refusal(int(status[0]))
+        if not status or not status[0].isdecimal() or int(status[0]) < 200:
+            return False
+        return is_refusal(int(status[0])) and (status[0] != "200" or not self._is_stream)
 
     def _on_drain(self, text: bytes) -> None:
         """Leave when `drain` says, also when the server keeps the stream open."""
@@ -148,6 +163,14 @@ class Page(asyncio.Protocol):
             start = begin + size
         del frames[:start]
 
+    def leave(self) -> bool:
+        """Close a WebSocket that is open as a page does that leaves. Returns False if this is none."""
+        if self._frames is None or self.transport is None or self.transport.is_closing():
+            return False
+        self.transport.write(_LEAVE)
+        self.transport.close()
+        return True
+
     def close(self) -> None:
         """Close the connection."""
         if self.transport is not None:
@@ -170,8 +193,20 @@ def _string(text: bytes, before: bytes) -> str | None:
 
 def _retry_after(head: bytes) -> float:
     """Return the seconds of the Retry-After header; 0 where there is none."""
+    return parse_retry_after(_header(head, b"retry-after")) or 0.0
+
+
+def _kind(head: bytes) -> str:
+    """Return the media type of an answer; that of a stream where the head is not complete yet."""
+    if b"\r\n\r\n" not in head:
+        return "text/event-stream"
+    return _header(head, b"content-type").partition(";")[0].strip().lower()
+
+
+def _header(head: bytes, wanted: bytes) -> str:
+    """Return the value of a header of an answer; "" where there is none."""
     for line in head.partition(b"\r\n\r\n")[0].split(b"\r\n"):
         name, _, value = line.partition(b":")
-        if name.strip().lower() == b"retry-after":
-            return parse_retry_after(value.decode("latin-1").strip()) or 0.0
-    return 0.0
+        if name.strip().lower() == wanted:
+            return "".join(character for character in value.decode("latin-1").strip() if character.isprintable())
+    return ""

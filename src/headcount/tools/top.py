@@ -21,6 +21,7 @@ from textual.theme import BUILTIN_THEMES
 from textual.widgets import DataTable, Footer, Input, Static
 
 from ..client import RemoteConnections
+from ..core.labels import UNKNOWN
 from ..core.stats import Absence, ConnectionInfo, Nodes, NodeShare
 from ..errors import HeadcountError
 from ..live.active_connections import LiveState
@@ -133,7 +134,7 @@ class Top(App[str]):
         # The focus comes after the first keys: to select them then would let the next key replace them.
         yield Input(placeholder="part of an id, version, route or address", id="filter", select_on_focus=False)
         table: DataTable[Text] = DataTable(id="connections", cursor_type="row", zebra_stripes=False)
-        table.border_title = "Connections"
+        table.border_title = "Connections: …"
         yield table
         yield Footer(show_command_palette=False)
 
@@ -221,8 +222,9 @@ class Top(App[str]):
         stats = state.stats
         self.query_one("#number", Static).update(self._number(state))
         current = {state.current_version: Mark("current", "green")} if state.current_version is not None else {}
-        self.query_one("#versions", Counts).show(stats.versions, stats.total, current)
-        self.query_one("#routes", Counts).show(stats.routes, stats.total)
+        if state.authorized:
+            self.query_one("#versions", Counts).show(stats.versions, stats.total, current)
+            self.query_one("#routes", Counts).show(stats.routes, stats.total)
         self._list(state)
 
     def _refresh_nodes(self, state: LiveState, now: float) -> None:
@@ -242,8 +244,12 @@ class Top(App[str]):
             panel.border_subtitle = printable(str(error))
             return
         panel.border_subtitle = ""
-        marks = {share.node: Mark(f"silent {share.silent:.0f} s", "yellow") for share in shares if not share.reporting}
-        panel.show({share.node: share.total for share in shares}, sum(share.total for share in shares), marks)
+        names = {share.node: f"{share.node} {share.version or UNKNOWN}" for share in shares}
+        marks = {
+            names[share.node]: Mark(f"silent {share.silent:.0f} s", "yellow") for share in shares if not share.reporting
+        }
+        counts = {names[share.node]: share.total for share in shares}
+        panel.show(counts, sum(share.total for share in shares), marks)
 
     def action_filter(self) -> None:
         """Open the filter."""
@@ -275,8 +281,13 @@ class Top(App[str]):
         self._show_only(None if self._maximised == part else part)
 
     def on_resize(self, event: Resize) -> None:
-        """Hide the nodes on a narrow terminal."""
+        """Hide the nodes on a narrow terminal, and lay all parts out anew at once."""
         self.screen.set_class(event.size.width < WIDE, "narrow")
+        if (
+            self.query("#connections") and self._table().columns
+        ):  # the first size comes before there is anything to show
+            self.refresh_figures()
+            self.screen.refresh(layout=True)
 
     def _show_only(self, part: str | None) -> None:
         self._maximised = part
@@ -288,6 +299,8 @@ class Top(App[str]):
     def filter_changed(self, event: Input.Changed) -> None:
         """List the connections that match, in the server's order."""
         self._filter = event.value.strip().lower()
+        if not self.query("#connections"):
+            return  # the application is closing
         self._table().clear()
         self._rows.clear()
         self._list(self._live.state.value)
@@ -334,14 +347,22 @@ class Top(App[str]):
             number = f"{state.stats.unaccounted:,}" if known or state.stats.unaccounted else "unknown number"
             text.append(f"  {number} unaccounted", style="bold yellow")
             text.append(f" ({_absent_nodes(state.stats.absences)})", style="yellow")
+        if away := sum(state.stats.away.values()):
+            text.append(f"  {away:,} broke off, may return", style="yellow")
         if state.error:
             text.append(f"  {printable(state.error)}", style="red")
-        elif state.current_version is not None:
+            return text
+        served = _nodes_by_version(nodes)
+        if state.current_version is not None:
             text.append(f"  current: {printable(state.current_version)}")
+            if len(nodes.versions or ()) > 1:
+                text.append(f" (nodes by version {served})", style="yellow")
         elif state.authorized and nodes.versions:
-            served = ", ".join(f"{version}: {count:,}" for version, count in sorted(nodes.versions.items()))
+            release = state.stats.release
             text.append("  current: unknown", style="bold yellow")
-            text.append(f" (nodes by version {printable(served)})", style="yellow")
+            if release is not None and release.state == "orphaned":
+                text.append(f", no node serves {printable(release.version or '')}, which was declared", style="yellow")
+            text.append(f" (nodes by version {served})", style="yellow")
         return text
 
     def _number(self, state: LiveState) -> Text:
@@ -378,7 +399,13 @@ class Top(App[str]):
             self._rows[key] = row
         listed, total = len(wanted), state.stats.total
         count = f"{len(rows):,} match" if text else f"{listed:,} of {total:,}" if listed < total else f"{total:,}"
-        table.border_title = f"Connections: {count}"
+        table.border_title = f"Connections: {count if state.authorized else '…'}"
+
+
+def _nodes_by_version(nodes: Nodes) -> str:
+    """Return how many nodes serve each version; `unknown` are those that do not say."""
+    counts = sorted(nodes.by_version.items(), key=lambda item: (item[0] == UNKNOWN, item[0]))
+    return printable(", ".join(f"{version}: {count:,}" for version, count in counts))
 
 
 def _absent_nodes(absences: Sequence[Absence]) -> str:

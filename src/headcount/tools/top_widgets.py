@@ -34,11 +34,14 @@ class Counts(Widget):
         self._counts: Mapping[str, int] = {}
         self._total = 0
         self._marks: Mapping[str, Mark] = {}
+        self._known = False
+        """Counts have come."""
 
     def show(self, counts: Mapping[str, int], total: int, marks: Mapping[str, Mark] | None = None) -> None:
         """Show counts; `marks` are remarks on labels."""
         marks = marks or {}
-        if (counts, total, marks) != (self._counts, self._total, self._marks):
+        known, self._known = self._known, True
+        if not known or (counts, total, marks) != (self._counts, self._total, self._marks):
             self._counts, self._total, self._marks = counts, total, marks
             self.refresh()
 
@@ -46,7 +49,7 @@ class Counts(Widget):
         """Draw the rows that fit."""
         width, height = self.size
         if not self._counts:
-            return Text("none", style="dim")
+            return Text("none" if self._known else "…", style="dim")
         ranked = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
         rest = len(ranked) - height
         if rest > 0:

@@ -42,7 +42,7 @@ def on_both_loops(test: Test) -> Callable[..., None]:
     @functools.wraps(test)
     def run(*args: Any, loop_factory: Callable[[], asyncio.AbstractEventLoop], **kwargs: Any) -> None:
         async def timed() -> None:
-            async with asyncio.timeout(3 * PATIENCE):
+            async with asyncio.timeout(9 * PATIENCE):  # a test of hypothesis computes for seconds
                 await test(*args, **kwargs)
 
         with asyncio.Runner(loop_factory=loop_factory) as runner:

@@ -163,7 +163,7 @@ async def test_who_does_not_answer_our_close_is_cut_off() -> None:
 async def test_a_peer_that_floods_and_reads_nothing_costs_a_bounded_amount(kind: str) -> None:
     pings = kind == "pings of the protocol"
     flood = frame(9, b"x" * 125) * 500 if pings else frame(1, PING) * 500
-    async with page(send_timeout=60, max_queued_messages=10) as (inside, _):
+    async with page(send_timeout=60, max_queued_messages=10, max_messages_per_second=1_000_000) as (inside, _):
         peer = await inside.connect()
         peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         peer.writer.transport.pause_reading()

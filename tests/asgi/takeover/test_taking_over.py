@@ -464,6 +464,74 @@ async def _only(inside: Inside) -> bool:
     return True
 
 
+KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
+
+
+@pytest.mark.parametrize("app", [True, False], ids=["mounted", "alone"])
+@pytest.mark.parametrize(
+    "handshake",
+    [
+        upgrade("/__skew/%77s", key=KEY),
+        upgrade("/__ske%77/ws", key=KEY),
+        upgrade("/__skew/ws/", key=KEY),
+        upgrade("/__skew/__skew/ws", key=KEY),
+        upgrade("/__skew/ws", "Host: shop.example", key=KEY),
+        upgrade("/__skew/ws", key=KEY).replace(b"HTTP/1.1", b"HTTP/2.0"),
+    ],
+    ids=["escape", "escape in the base", "slash", "base twice", "two hosts", "HTTP/2.0"],
+)
+@on_both_loops
+async def test_a_handshake_of_another_form_opens_nothing(handshake: bytes, app: bool) -> None:
+    """Neither a stream of ours nor a WebSocket of uvicorn's, which would read messages of 16 MiB."""
+
+    async def nothing_else(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("nothing", 404)(scope, receive, send)
+
+    headcount = make()
+    served: ASGIApp = shop(headcount) if app else headcount.wrap(nothing_else)
+    async with running(headcount, served, wrapped_app=None if app else nothing_else) as inside:
+        peer = await inside.ask(handshake)
+        answer = await peer.reader.readline()
+        assert re.fullmatch(rb"HTTP/1.1 40[034] .*\r\n", answer), answer
+        assert not headcount.node.sessions
+        peer.rst()
+        await inside.empty()
+
+
+@pytest.mark.parametrize("app", [True, False], ids=["mounted", "alone"])
+@pytest.mark.parametrize(("host", "verdict"), [("evil.example", "stats-unauthorized"), ("localhost", "stats")])
+@on_both_loops
+async def test_a_page_that_was_rebound_to_this_machine_does_not_watch(host: str, verdict: str, app: bool) -> None:
+    async def nothing_else(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("nothing", 404)(scope, receive, send)
+
+    headcount = make()
+    served: ASGIApp = shop(headcount) if app else headcount.wrap(nothing_else)
+    async with running(headcount, served, wrapped_app=None if app else nothing_else) as inside:
+        name = f"{host}:{inside.port}"
+        peer = await inside.ask(upgrade("/__skew/ws?viewer=1").replace(b"shop.example", name.encode()))
+        assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
+        assert (await peer.message())["type"] == "connected"
+        assert inside.taken == 1
+        peer.send(text({"type": "subscribe-stats"}))
+        assert (await peer.message())["type"] == verdict
+        await page_over_sse(inside, name, verdict)
+        peer.fin()
+        await inside.empty()
+
+
+async def page_over_sse(inside: Inside, name: str, verdict: str) -> None:
+    stream = await inside.ask(get("/__skew/sse?viewer=1").replace(b"shop.example", name.encode()))
+    await stream.head()
+    handle = (await stream.event())["connectionId"]
+    subscribe = post("/subscribe-stats", {"connectionId": handle}).replace(b"shop.example", name.encode())
+    other = await inside.ask(subscribe)
+    assert (await other.head()).startswith(b"HTTP/1.1 200 ")
+    assert (await stream.event())["type"] == verdict
+    other.fin()
+    stream.fin()
+
+
 @pytest.mark.parametrize("app", [True, False], ids=["mounted", "alone"])
 @on_both_loops
 async def test_requests_of_every_odd_form_are_answered_as_on_asgi(app: bool) -> None:
@@ -474,6 +542,12 @@ async def test_requests_of_every_odd_form_are_answered_as_on_asgi(app: bool) -> 
         "HEAD": get(method="HEAD"),
         "POST": get(method="POST", body=b""),
         "percent": get("/__skew/%73se"),
+        "percent in the base": get("/%5f_skew/sse"),
+        "base twice": get("/__skew/__skew/sse"),
+        "ws percent": upgrade("/__skew/%77s", key="AAAAAAAAAAAAAAAAAAAAAA=="),
+        "no host": get("/__skew/sse").replace(b"Host: shop.example\r\n", b""),
+        "two hosts": get("/__skew/sse", "Host: shop.example"),
+        "http/2.0": get("/__skew/sse", version="2.0"),
         "double slash": get("//__skew/sse"),
         "trailing slash": get("/__skew/sse/"),
         "dots": get("/__skew/../__skew/sse"),

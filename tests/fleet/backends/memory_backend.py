@@ -27,6 +27,7 @@ class Hub:
         self.turns: set[int] = set()
         self.fine: list[bytes] = []
         self.minutes: list[bytes] = []
+        self.release: bytes | None = None
 
 
 class MemoryTallies:
@@ -101,6 +102,14 @@ class MemoryTallies:
     async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
         """Return the samples."""
         return self._hub.fine, self._hub.minutes
+
+    async def keep_release(self, data: bytes) -> None:
+        """Keep it as long as the hub lives."""
+        self._hub.release = data
+
+    async def kept_release(self) -> bytes | None:
+        """Return what was kept."""
+        return self._hub.release
 
 
 class MemoryBackend:

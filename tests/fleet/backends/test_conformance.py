@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self
@@ -21,13 +21,16 @@ import pytest
 
 from headcount.config import Config
 from headcount.core import fleet_messages
+from headcount.core.broken_off import BrokenOff
 from headcount.core.departures import Departures
+from headcount.core.known_versions import KnownVersions
 from headcount.core.registry import Registry
 from headcount.core.stats import Stats
 from headcount.core.tallies import Tally
 from headcount.fleet.backends import Backend, Receiver, TallyStore
 from headcount.fleet.backends.local import LocalBackend
 from headcount.fleet.backends.redis import RedisBackend
+from headcount.fleet.border import border_of
 from headcount.fleet.view import FleetView
 from kit.pages import until
 from kit.stores import PROGRAMS, Store
@@ -37,7 +40,7 @@ from .memory_backend import Hub, MemoryBackend
 pytestmark = pytest.mark.anyio
 Make = Callable[[str], Backend]
 
-KINDS = ("memory", "local", *PROGRAMS, "cluster")
+KINDS = ("memory", "local", *PROGRAMS, "cluster", "sealed")
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,11 @@ def make(
         case "local":
             monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
             return lambda node: LocalBackend(node, fleet, "inet:127.0.0.1:8000")
+        case "sealed":
+            url = stores("valkey").url
+            return lambda node: RedisBackend(
+                node, url, fleet, url, border=border_of(fleet, fleet, node, ("a secret of the fleet",), None)
+            )
         case store:
             url = stores(store).url
             return lambda node: RedisBackend(node, url, fleet, url)
@@ -315,21 +323,34 @@ class Site:
         self.id = named()
         self.config = Config.load({"version": "v1", "stats_interval": 0.02, **settings}, {})
         self.lock = threading.RLock()
-        self.registry = Registry(max_listed=self.config.max_listed_connections)
+        self.known = KnownVersions(("v1",))
+        self.registry = Registry(
+            max_listed=self.config.max_listed_connections,
+            max_versions=self.config.max_versions,
+            known_versions=self.known.names,
+        )
         self.departures = Departures(TRANSIT)
+        self.broken_off = BrokenOff()
+        self.remembers = True
         self.view = FleetView(
             self.id,
             self.config,
             self.registry,
             self.lock,
-            lambda: time.monotonic() + self.ahead,
+            self.now,
             releases=self,
+            known=self,
             changed=self._changed,
             shows_rows=lambda: True,
             run_command=self._run_command,
             departures=self.departures,
+            broken_off=self.broken_off,
+            refresh_departed=self._refresh_departed,
             return_key=b"k" * 16,
+            own_cut=lambda: self.cut,
         )
+        self.cut: float | None = None
+        """Seconds after which something ends the streams of its pages."""
         self.released: fleet_messages.Released | None = None
         self.ahead = 0.0
         """Seconds that its clock is ahead of the real one."""
@@ -364,6 +385,19 @@ class Site:
         self.flush()
         return connection_id
 
+    def break_off(self, connection_id: str) -> None:
+        """Let a page's stream end without a farewell."""
+        with self.lock:
+            self.broken_off.add(connection_id, self.open[connection_id][0], connection_id, self.now())
+            self.go(connection_id)
+
+    def now(self) -> float:
+        return time.monotonic() + self.ahead
+
+    def _refresh_departed(self) -> None:
+        self.broken_off.set_known_versions(self.known.names)
+        self.registry.set_away(self.broken_off.counts(self.now()), known=self.remembers)
+
     def go(self, connection_id: str) -> None:
         self.registry.close(connection_id)
         del self.open[connection_id]
@@ -378,6 +412,7 @@ class Site:
         """Do what the node does after a change."""
         with self.lock:
             self.view.publish_soon()
+            self.view.sync()
             self.view.pop_changes()
 
     def _changed(self) -> None:
@@ -386,6 +421,16 @@ class Site:
     def learn(self, released: fleet_messages.Released) -> None:
         if self.released is None or self.released < released:
             self.released = released
+
+    @property
+    def known_versions(self) -> frozenset[str]:
+        return self.known.names
+
+    def learn_versions(self, versions: Iterable[str]) -> None:
+        with self.lock:
+            if self.known.learn(versions):
+                self.registry.set_known_versions(self.known.names)
+                self.view.set_known_versions(self.known.names)
 
     async def _run_command(self, command: fleet_messages.Command) -> fleet_messages.Answer:
         self.asked.append(command)
@@ -439,6 +484,55 @@ async def test_a_viewer_sees_the_sum_of_all_and_every_change(sites: Callable[...
     await until(lambda: is_sum(three, one, two, three), "and so does another")
     one.open_page()
     await until(lambda: is_sum(three, one, two, three) and is_sum(one, one, two, three))
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_a_limit_that_a_node_learns_of_or_forgets_is_known_to_all(sites: Callable[..., Site], busy: bool) -> None:
+    one, two = sites(), sites()
+    one.watch()
+    await until(lambda: is_sum(one, one, two))
+    for limit in (15.0, 60.0, None):
+        two.cut = limit
+
+        def is_known(expected: float | None = limit) -> bool:
+            if busy:  # it says so by deltas, and needs no heartbeats
+                two.go(two.open_page())
+            with one.lock:
+                return one.view.shortest_cut == expected
+
+        await until(is_known)
+
+
+async def test_pages_that_broke_off_are_a_sum_of_their_own_until_they_are_back(sites: Callable[..., Site]) -> None:
+    one, two = sites(), sites()
+    page, other = two.open_page("old"), two.open_page("old")
+    one.open_page("old")
+    one.watch()
+    await until(lambda: is_sum(one, one, two), "all are counted")
+    assert one.figures.away_known
+    two.break_off(page)
+    two.break_off(other)
+    await until(lambda: (one.figures.total, dict(one.figures.away)) == (1, {"old": 2}))
+    assert not one.figures.partial
+    with two.lock:
+        two.broken_off.discard(page)
+        two._refresh_departed()
+    two.flush()
+    await until(lambda: dict(one.figures.away) == {"old": 1}, "one came back")
+    two.ahead = 50.0
+    await until(lambda: dict(one.figures.away) == {}, "the time of the other is over, and nothing else happened")
+
+
+async def test_one_node_that_was_there_before_is_enough_to_know_who_broke_off(sites: Callable[..., Site]) -> None:
+    one, two = sites(), sites()
+    one.remembers = two.remembers = False
+    one.watch()
+    await until(lambda: is_sum(one, one, two))
+    assert not one.figures.away_known
+    two.remembers = True
+    await until(lambda: one.figures.away_known, "time alone brings it")
+    await two.view.stop()
+    await until(lambda: not one.figures.away_known)
 
 
 async def test_a_change_does_not_wait_for_the_pushes_of_its_own_node(sites: Callable[..., Site]) -> None:

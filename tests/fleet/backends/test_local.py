@@ -17,7 +17,7 @@ import pytest
 
 from headcount.core.fleet_messages import MAX_BYTES
 from headcount.core.tallies import Tally
-from headcount.fleet.backends import local
+from headcount.fleet.backends import local, local_peer
 from headcount.fleet.backends.local import LocalBackend
 from headcount.fleet.backends.local_peer import HIGH_WATER, MAX_BUFFERED
 from headcount.fleet.backends.meeting_directory import meeting_directory
@@ -365,3 +365,22 @@ async def test_a_socket_that_cannot_be_put_back_makes_figures_partial_until_it_c
     assert await two.knows("aaaaaaaaaaaa")
     await one.stop()
     await two.stop()
+
+
+async def test_a_process_of_another_user_is_refused_and_named(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The directory keeps other users out; this is for a directory that was opened by mistake."""
+    one, ear = backend("0a")
+    await until(lambda: ear.connected)
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    _, writer = await asyncio.open_unix_connection(str(meeting_place(runtime) / "0a"))
+    writer.write(local_peer.frame(local_peer.HELLO, b"headcount-1 0b"))
+    await until(lambda: "another user" in caplog.text)
+    monkeypatch.undo()
+    assert f"({user}) to this worker, which runs as user {user + 1}" in caplog.text
+    assert not one.peers
+    assert not one._unidentified
+    writer.close()
+    await one.stop()

@@ -10,6 +10,7 @@ import pytest
 from headcount.fleet.backends.redis import RedisBackend
 from headcount.fleet.backends.redis_address import database
 from headcount.fleet.backends.redis_timing import DEFAULT_TIMING, Timing
+from kit.listener import Listener
 from kit.pages import until
 from kit.stores import Store
 
@@ -158,15 +159,13 @@ async def test_a_store_that_cannot_be_used_is_told_with_what_to_do(
         Store("valkey", replicaof=f"127.0.0.1 {store.port}") as replica,
     ):
         assert store.ask("ACL", "SETUSER", "few", "on", ">pw", "+ping") == b"+OK"
-        tls = await asyncio.start_server(_refuse, "127.0.0.1", 0)
-        old = await asyncio.start_server(_be_old, "127.0.0.1", 0)
-        async with tls, old:
+        async with Listener(_refuse) as tls, Listener(_be_old) as old:
             ports = {
                 "port": store.port,
                 "secret": secret.port,
                 "replica": replica.port,
-                "tls": tls.sockets[0].getsockname()[1],
-                "old": old.sockets[0].getsockname()[1],
+                "tls": tls.port,
+                "old": old.port,
             }
             url = url.format(**ports)
             backend = RedisBackend(named(), url, "shop", url)

@@ -293,7 +293,6 @@ async def test_a_jump_of_redis_clock_ends_no_grace(valkey: Store, monkeypatch: p
 
 
 def test_processes_are_known_by_number_and_start() -> None:
-    import os
     import subprocess
 
     own = local_tallies.process_liveness_ids(os.getpid())
@@ -324,41 +323,6 @@ def test_files_that_nobody_looks_at_are_removed_after_a_day(tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"new"}
 
 
-async def test_a_file_that_the_disk_has_room_for_a_part_of_does_not_replace_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "list"
-    local_tallies._write_whole(path, b"the old one")
-    write, room = os.write, 10
-
-    def write_what_fits(descriptor: int, data: memoryview) -> int:
-        nonlocal room
-        if not room:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written = write(descriptor, data[:room])
-        room -= written
-        return written
-
-    with monkeypatch.context() as full:
-        full.setattr(os, "write", write_what_fits)
-        with pytest.raises(OSError, match="No space"):
-            local_tallies._write_whole(path, b"the new one, which is longer")
-    assert path.read_bytes() == b"the old one"
-    with monkeypatch.context() as slow:
-        slow.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:3]))
-        local_tallies._write_whole(path, b"the new one, which is longer")
-    assert path.read_bytes() == b"the new one, which is longer"
-
-
-async def test_a_history_file_does_not_grow_for_ever(tmp_path: Path) -> None:
-    path = tmp_path / "history"
-    for number in range(400):
-        local_tallies._append_line(path, b"%06d" % number * 20, 10)
-    lines = local_tallies._lines(path)
-    assert len(lines) < 60
-    assert lines[-1] == b"000399" * 20
-
-
 async def test_a_tally_that_could_not_be_written_is_written_with_the_next_sign_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,7 +335,7 @@ async def test_a_tally_that_could_not_be_written_is_written_with_the_next_sign_o
         def no_space(path: Path, data: bytes) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        full.setattr(local_tallies, "_write_whole", no_space)
+        full.setattr(local_tallies, "write_whole", no_space)
         files.write(Tally(versions={"v1": 1}))
         held = (await files.entries())["aaaaaaaaaaaa"].tally
         assert held.versions == {"v1": 5}

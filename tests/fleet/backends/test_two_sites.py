@@ -1,6 +1,7 @@
 """Two processes of one application, as far as they can know: what comes to one and concerns the other."""
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -10,10 +11,13 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 from starlette.requests import HTTPConnection
 
-from asgi.asgi_client import WAYS, Client, Site, asynchronous, problem, sorted_connections, turn_until
+from asgi.asgi_client import ADMIN, WAYS, Client, Site, asynchronous, problem, sorted_connections, turn_until
+from authorization.test_kept_headers import ADDRESS, ADDRESS_HEADERS
 from headcount import Busy, Grant, UnknownConnection
+from headcount.core import fleet_messages
 from headcount.core.paging import LocalPage, SortedRows, parse_order
 from headcount.core.stats import ConnectionInfo
+from headcount.core.ticket import EndedTicket
 from headcount.fleet import remote_commands
 from headcount.fleet.backends.redis import RedisBackend
 from headcount.fleet.view import FleetView
@@ -91,6 +95,32 @@ def test_a_subscription_posted_to_the_other_is_decided_on_that_request_and_again
             answer = await other.stranger.post("/route", {"connectionId": page.handle, "route": "/next"})
             assert answer.status == 200
             assert owner.node.figures.stats().routes == {"/next": 1}
+
+    check()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_address_of_a_viewer_goes_through_the_store_without_tracking(
+    way: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+    send = RedisBackend.send
+
+    def record(backend: RedisBackend, node: str, data: bytes, *others: Any) -> None:
+        sent.append(data)
+        send(backend, node, data, *others)
+
+    @asynchronous
+    async def check() -> None:
+        async with both(store, way, reauthorize_interval=0.1) as (owner, other):
+            monkeypatch.setattr(RedisBackend, "send", record)
+            page = await owner.admin.open("sse")
+            browser = Client(other.app, {**ADMIN, **dict.fromkeys(ADDRESS_HEADERS, ADDRESS)}, client=ADDRESS)
+            assert (await browser.post("/subscribe-stats", {"connectionId": page.handle})).status == 200
+            await page.figures()
+            traffic = b"".join(sent)
+            assert ADMIN["cookie"].encode() in traffic, "what it takes to check again is sent"
+            assert ADDRESS.encode() not in traffic
 
     check()
 
@@ -310,6 +340,20 @@ def test_a_node_that_left_its_fleet_does_not_say_that_it_is_all_of_it(store: Sto
     check()
 
 
+def test_a_release_names_the_node_that_did_not_answer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            assert (await other.node.commands.release("v2")).unreached == ()
+            monkeypatch.setattr(remote_commands, "ALL_TIMEOUT", 0.2)
+            monkeypatch.setattr(owner.node.membership.view, "_dispatch", lambda _: None)
+            outcome = await other.node.commands.release("v3")
+            assert outcome.unreached == ((owner.node.id, "silent"),)
+            assert (outcome.reached, outcome.expected, outcome.partial) == (1, 2, True)
+
+    check()
+
+
 def test_pages_of_connections_are_partial_when_a_node_refuses(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     @asynchronous
     async def check() -> None:
@@ -349,6 +393,120 @@ def test_a_node_is_not_forgotten_while_the_store_is_away() -> None:
                 body, token = {"node": owner.node.id}, {"authorization": f"Bearer {'t' * 16}"}
                 answer = await other.stranger.post("/admin/nodes/forget", body, token)
                 problem(answer, 503, "not forgotten")
+
+    check()
+
+
+TOKEN = "token of the fleet's dashboard"
+
+
+async def ticket_of(site: Site) -> Client:
+    """Log in at a site; returns a client with the cookie."""
+    answer = await site.stranger.post("/log-in", {"token": TOKEN})
+    return Client(site.app, {"cookie": (answer.header("set-cookie") or "").partition(";")[0]})
+
+
+def at(site: Site, client: Client) -> Client:
+    """Return the same browser, whose requests come to another site."""
+    return Client(site.app, client._headers)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_log_out_at_one_ends_the_ticket_at_the_other_and_all_streams_that_stand_on_it(way: str, store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store, way, None, admin_token=TOKEN) as (owner, other):
+            browser, somebody = await ticket_of(owner), await ticket_of(other)
+            streams = [await at(site, browser).open(kind) for site in (owner, other) for kind in ("sse", "ws")]
+            for stream, site in zip(streams, (owner, owner, other, other), strict=True):
+                await at(site, browser).watch(stream)
+            # Decided at the other on a POST that came there, and asked again at the owner.
+            posted = await browser.open("sse")
+            await at(other, browser).post("/subscribe-stats", {"connectionId": posted.handle})
+            await posted.figures()
+            apart = await at(owner, somebody).open("ws")
+            await at(owner, somebody).watch(apart)
+            assert (await browser.post("/log-out", {})).status == 200
+            assert len(owner.node.viewers.subscriptions) == 1, "before the answer, on both"
+            assert len(other.node.viewers.subscriptions) == 0
+            for stream in [*streams, posted]:
+                while (await stream.next())["type"] != "stats-unauthorized":
+                    pass
+            for site in (owner, other):
+                problem(await at(site, browser).get("/admin/stats"), 403)
+                assert (await at(site, somebody).get("/admin/stats")).status == 200
+
+    check()
+
+
+def test_a_node_that_joins_later_knows_which_tickets_were_ended(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store, "mounted", None, admin_token=TOKEN) as (owner, other):
+            browser, somebody = await ticket_of(owner), await ticket_of(owner)
+            assert (await browser.post("/log-out", {})).status == 200
+            late = Site("mounted", None, backend=store.url, fleet_name="two", admin_token=TOKEN)
+            assert (await late.stranger.get("/health")).status == 200
+            await turn_until(lambda: late.node.log_outs.ended() == owner.node.log_outs.ended() != ())
+            problem(await at(late, browser).get("/admin/stats"), 403)
+            assert (await at(late, somebody).get("/admin/stats")).status == 200
+            assert len(other.node.log_outs.ended()) == 1
+            await late.node.leave()
+
+    check()
+
+
+def test_a_log_out_while_the_store_was_away_is_told_when_it_is_back() -> None:
+    @asynchronous
+    async def check() -> None:
+        with Store("valkey") as own:
+            async with both(own, "mounted", None, admin_token=TOKEN) as (owner, other):
+                browser = await ticket_of(owner)
+                own.kill()
+                await turn_until(lambda: _redis_of(owner)._commands is None)
+                assert (await browser.post("/log-out", {})).status == 200
+                problem(await browser.get("/admin/stats"), 403)
+                assert other.node.log_outs.ended() == ()
+                own.start()
+                await turn_until(lambda: len(other.node.log_outs.ended()) == 1, "it hears of it", 30)
+                problem(await at(other, browser).get("/admin/stats"), 403)
+
+    check()
+
+
+def test_a_node_that_was_cut_off_alone_tells_the_others_which_tickets_were_ended_meanwhile(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store, "mounted", None, admin_token=TOKEN) as (owner, other):
+            browser = await ticket_of(owner)
+            tickets = owner.node.log_outs.tickets.read(dict([browser._headers["cookie"].split("=", 1)]))
+            await owner.node.log_outs.end_here(tickets)
+            assert other.node.log_outs.ended() == ()
+            view = owner.node.membership.view
+            assert isinstance(view, FleetView)
+            view.connectivity_changed(connected=False)
+            view.connectivity_changed(connected=True)
+            await turn_until(lambda: other.node.log_outs.ended() == tuple(tickets))
+
+    check()
+
+
+def test_a_neighbour_on_the_same_store_ends_no_ticket_and_fills_nothing(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store, "mounted", None, admin_token=TOKEN) as (owner, other):
+            browser = await ticket_of(owner)
+            (real,) = owner.node.log_outs.tickets.read(dict([browser._headers["cookie"].split("=", 1)]))
+            forged = [
+                EndedTicket(real.expires, nonce, bytes(24))
+                for nonce in (real.nonce, *(bytes([n] * 16) for n in range(99)))
+            ]
+            neighbour = other.node.membership.view
+            assert isinstance(neighbour, FleetView)
+            neighbour.link.announce(fleet_messages.EndTickets(node=other.node.id, re=0, tickets=tuple(forged)))
+            await other.node.membership.remote.end_tickets(forged)
+            assert owner.node.log_outs.ended() == ()
+            assert (await browser.get("/admin/stats")).status == 200
 
     check()
 
@@ -425,7 +583,7 @@ def test_tabs_whose_next_stream_comes_to_the_other_never_leave_the_figures(store
     check()
 
 
-def test_a_limit_is_proven_by_streams_of_the_other(store: Store) -> None:
+def test_a_limit_is_proven_by_streams_of_the_other_and_known_to_both(store: Store) -> None:
     @asynchronous
     async def check() -> None:
         async with both(store) as sites:
@@ -439,7 +597,13 @@ def test_a_limit_is_proven_by_streams_of_the_other(store: Store) -> None:
                 await sites[1].visitor.open("ws", f"?version=v1&cutAfter=600000&replaces={stream.handle}")
                 await stream.ended()
             await turn_until(lambda: sites[0].node.cut_after == 600.0, "the node that had the streams knows it")
-            assert sites[1].node.cut_after is None
+            assert sites[1].node.cut_after_here is None
+            for site in sites:
+                assert json.loads((await site.admin.get("/admin/nodes")).body)["cutAfterMs"] == 600_000
+                scraped = {scope: (await site.admin.get(f"/metrics?scope={scope}")).body for scope in ("fleet", "node")}
+                line = f'headcount_cut_after_seconds{{node="{site.node.id}"}} 600.0'.encode()
+                assert line in scraped["fleet"], "all nodes show the same limit"
+                assert (line in scraped["node"]) == (site is sites[0]), "of a node, its own is asked"
 
     check()
 
@@ -496,6 +660,63 @@ def test_the_version_that_is_current_is_counted_apart_however_many_others_there_
     check()
 
 
+def test_all_nodes_count_the_version_that_is_asked_for_apart(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store, max_versions=2) as sites:
+            for number in range(8):
+                await sites[number % 2].stranger.open("sse", f"?version=made-up-{number}")
+            viewer = await sites[0].admin.open("ws", "?viewer=1")
+            figures = await sites[0].admin.watch(viewer)
+            for site in sites:
+                await site.stranger.open("sse", "?version=v0")
+            assert "v0" not in (await sites[0].headcount.stats()).versions
+            found = (await sites[0].admin.get("/admin/stats?version=v0")).json
+            assert found["ofVersion"] == {"version": "v0", "least": 2, "most": 2}
+            assert found["versions"]["v0"] == 2
+            await sites[1].stranger.open("sse", "?version=v0")
+            now = await figures.total(11)
+            assert now["versions"]["v0"] == 3
+            assert sum(now["versions"].values()) == 11
+            assert {"v0", "v1"} <= sites[1].node.known_versions
+
+    check()
+
+
+def test_a_node_that_cannot_tell_a_version_apart_may_have_any_number_of_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store, max_versions=2) as (one, other):
+            # As a node of an older Headcount: it learns of no version and does not say what it knows.
+            monkeypatch.setattr(type(other.node), "known_versions", frozenset())
+            monkeypatch.setattr(other.node, "learn_versions", lambda _: None)
+            for number in range(4):
+                await other.stranger.open("sse", f"?version=made-up-{number}")
+            await other.stranger.open("sse", "?version=v0")
+            found = (await one.admin.get("/admin/stats?version=v0")).json["ofVersion"]
+            assert found == {"version": "v0", "least": 0, "most": 3}
+
+    check()
+
+
+def test_a_node_that_comes_later_knows_what_the_others_know(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store, max_versions=2) as (one, _):
+            await one.headcount.release("released")
+            await one.admin.get("/admin/stats?version=awaited")
+            late = Site(backend=store.url, fleet_name="two", version="v2", stats_interval=0.01)
+            await late.stranger.get("/health")
+            await turn_until(lambda: late.node.known_versions >= {"v1", "v2", "released", "awaited"})
+            await turn_until(lambda: "v2" in one.node.known_versions)
+            await late.node.leave()
+            assert "v2" in one.node.known_versions, "its pages may come back to this node"
+
+    check()
+
+
 def test_a_page_of_another_node_is_not_believed_blindly(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     @asynchronous
     async def check() -> None:
@@ -521,7 +742,10 @@ def test_lists_of_connections_are_asked_for_only_by_who_may_see_them(store: Stor
 
     @asynchronous
     async def check() -> None:
-        async with Two(store, "mounted", lambda _: granted, ip_tracking=True, metrics_token="scrape") as (one, first):
+        async with Two(store, "mounted", lambda _: granted, ip_tracking=True, metrics_token="scrape of this test") as (
+            one,
+            first,
+        ):
             await first.node.leave()  # what `Two` asked for is over
             two = Site("mounted", hook=None, backend=store.url, fleet_name="two", ip_tracking=True)
             await two.stranger.open("sse", "?version=v1")
@@ -531,7 +755,7 @@ def test_lists_of_connections_are_asked_for_only_by_who_may_see_them(store: Stor
             one_view._collector._rows_until = 0.0
             while (await one.admin.get("/admin/stats")).json["total"] != 1:
                 await asyncio.sleep(0.01)
-            scrape = {"authorization": "Bearer scrape"}
+            scrape = {"authorization": "Bearer scrape of this test"}
             for _ in range(2):
                 answer = await one.stranger.get("/metrics", scrape)
                 assert b'headcount_connections{version="v1"} 1.0' in answer.body, answer

@@ -52,7 +52,7 @@ async function bundle(entry, options) {
     format: 'esm',
     target,
     // Adapters are measured without the framework and the core.
-    external: ['vue', 'react', './index.js'],
+    external: ['vue', 'react', './index.js', './release.js'],
     ...options,
   });
   if (!file) throw new Error(`esbuild wrote nothing for ${entry}.`);

@@ -24,14 +24,11 @@ const LONGEST_MS = 3_600_000;
  */
 export const STABLE_MS = 2000;
 
-/** The same for a stream that ends with a close code that reports a fault, such as 1011 or 4400. */
+/** The same for a stream that the server ended with a close code of its own, such as 4400. */
 const FAULT_STABLE_MS = 30_000;
 
-/** Close codes up to here are ordinary ends: 1000, 1001 (a proxy's limit), 1005 and 1006 (the connection broke off). */
-const LAST_ORDINARY_CODE = 1006;
-
 /** What refused a client twice, such as a wrong path, is asked again no sooner than this. */
-export const REFUSED_MS = 30_000;
+const REFUSED_MS = 30_000;
 
 /**
  * A restart or a Retry-After reaches many clients at once and is over soon: the delay is drawn from 2^2 times the first
@@ -80,17 +77,20 @@ export function afterEnd(
 }
 
 /**
- * Whether an answer without a stream would be the same the next time: a wrong path, a page in place of a stream.
+ * Whether an answer that is not the one asked for would be the same the next time: a wrong path, a page in place of a stream.
  *
- * @param status 200 means that it was no event stream. The codes of WebSockets are above all statuses; 0 is none.
+ * @param status 200 means that it was not Headcount's; static file servers answer a POST with 501. The codes of WebSockets are above all statuses; 0 is none.
  */
 export function isRefusal(status: number): boolean {
-  return /^(2|4(?!01|08|2[59]))..$/.test(status as never);
+  return /^(2..|4(?!01|08|2[59])..|501)$/.test(status as never);
 }
 
-/** Whether a stream that ended with this close code may have been ended from outside. */
+/**
+ * Whether a stream that ended with this close code may have been ended from outside: by a proxy, the network, a crash. Only the server
+ * has the others (src/headcount/core/ends.py). Those from 4000 on may come reduced by 3000 (transport.ts).
+ */
 export function isCut(code: number): boolean {
-  return code <= LAST_ORDINARY_CODE;
+  return !/^[14](00[28]|01[23]|4..)$/.test(code as never);
 }
 
 /** The delay that a `drain` message asks for, from its arrival. `random` is used only where the server did not draw. */

@@ -13,8 +13,8 @@
  *   sleep, or when the user looks at the page again, less silence is enough; when the network was away, none is needed.
  * - A new stream names the one before it (`replaces`), so that the page is not counted twice while the server has not
  *   noticed that the old one is dead.
- * - A page that is left closes its stream, because a frozen page would still be counted; if it comes back from the
- *   back/forward cache, it opens a new one.
+ * - A page that is left closes its stream, because a frozen page would still be counted, and says goodbye, because a stream
+ *   that just ends may have been cut; if it comes back from the back/forward cache, it opens a new one.
  */
 import { afterDrainMs, afterEnd, backoffMs, boundedMs, isCut, isRefusal } from './backoff.js';
 import { createLimit } from './limit.js';
@@ -55,7 +55,7 @@ export interface Connection {
 /** Messages that keep the stream alive and mean nothing else. */
 const INTERNAL = ['keepalive', 'pong'];
 /** Of the window and of the document: each comes to one of them, and `visibilitychange` to both, which changes nothing. */
-const PAGE_EVENTS = 'online focus pagehide pageshow visibilitychange prerenderingchange resume'.split(' ');
+const PAGE_EVENTS = 'online focus pagehide pageshow visibilitychange prerenderingchange resume beforeunload'.split(' ');
 
 export function createConnection(
   win: Window,
@@ -89,6 +89,13 @@ export function createConnection(
   const MEMORY_UNIT_MS = 1e13;
   /** For how long a browser avoids a kind of stream before it tries that again: a day. */
   const MEMORY = 8.64e-6;
+  /** A stream that ends within this time of `beforeunload` may have been ended by it. */
+  const FEINT_MS = 5000;
+  /** One that is opening then is given up after this time, because Firefox ends a WebSocket without an event. */
+  const FEINT_PATIENCE_MS = 800;
+  /** So many in a minute have no longer delay. */
+  const FEINTS = 10;
+  const MINUTE_MS = 60_000;
 
   const { navigator } = win;
   const { backoff } = site;
@@ -125,6 +132,13 @@ export function createConnection(
   /** Times in a row that the preferred kind did not deliver though the server was up. */
   let misses = 0;
   let away = false;
+  /**
+   * When the user began to leave the page, which they may not leave after all: a download, 204, `mailto:`. Firefox and WebKit end
+   * its streams then.
+   */
+  let leftAt = 0;
+  /** Each end that follows takes a tenth of a minute, of at most the last one. */
+  let feintsUntil = 0;
   let handle: string | undefined;
 
   try {
@@ -158,31 +172,36 @@ export function createConnection(
     // The server asks only where the socket does not tell that a page has gone, because a frozen page cannot answer.
     if (mayOutlive()) query.set('answers', '1');
     let delivered = false;
-    const own: Stream = (socket ? openWebSocket : openEventStream)(site, query, {
-      received(message) {
-        if (message?.type === 'connected') {
-          // It comes once; what repeats it is no message.
-          if (delivered) message = undefined;
-          delivered = true;
-          if (own === successor) {
-            stream?.close();
-            stream = own;
-            successor = undefined;
+    const own: Stream = (socket ? openWebSocket : openEventStream)(
+      site,
+      query,
+      {
+        received(message) {
+          if (message?.type === 'connected') {
+            // It comes once; what repeats it is no message.
+            if (delivered) message = undefined;
+            delivered = true;
+            if (own === successor) {
+              stream?.close();
+              stream = own;
+              successor = undefined;
+            }
           }
-        }
-        // What an old stream still delivers is ignored.
-        if (own === stream) received(message);
+          // What an old stream still delivers is ignored.
+          if (own === stream) received(message);
+        },
+        ended(...why) {
+          if (own === successor) giveUp();
+          else if (own === stream) {
+            // The server ends what was replaced, or the limit was met: the successor decides.
+            if (successor) stream = undefined;
+            else ended(...why);
+          }
+        },
+        refused: events.refused,
       },
-      ended(...why) {
-        if (own === successor) giveUp();
-        else if (own === stream) {
-          // The server ends what was replaced, or the limit was met: the successor decides.
-          if (successor) stream = undefined;
-          else ended(...why);
-        }
-      },
-      refused: events.refused,
-    });
+      handle && attempt > 1,
+    );
     return own;
   }
 
@@ -231,7 +250,7 @@ export function createConnection(
 
   /** How long to wait for a sign of a stream that has not delivered: longer each time, because a slow way is one, too. */
   function patience(ms: number): number {
-    return Math.min(LONGEST_PATIENCE_MS, ms * 2 ** attempt);
+    return Date.now() - leftAt < FEINT_MS ? FEINT_PATIENCE_MS : Math.min(LONGEST_PATIENCE_MS, ms * 2 ** attempt);
   }
 
   /** Whether the stream has been silent for this part of the promised time. */
@@ -294,10 +313,13 @@ export function createConnection(
   }
 
   function ended(reason: string, code = ABNORMAL, namedMs = 0): void {
-    const openMs = openedAt && Date.now() - openedAt;
-    limit.ended(Date.now(), code && isCut(code) && !drained ? openMs : 0);
+    const now = Date.now();
+    const openMs = openedAt && now - openedAt;
+    const isFeint =
+      now - leftAt < FEINT_MS && (feintsUntil = Math.max(feintsUntil, now - MINUTE_MS) + MINUTE_MS / FEINTS) <= now;
+    limit.ended(now, code && isCut(code) && !drained && !isFeint ? openMs : 0);
     // While the device is offline, or when the server itself says no, a failure says nothing about the kind.
-    const hasFailed = isAuto && !openedAt && navigator.onLine && isCut(code);
+    const hasFailed = isAuto && !openedAt && navigator.onLine && isCut(code) && !isFeint;
     // The other kind is tried at once: it delivers if the server is up, and after a restart both fail.
     const isFirst = hasFailed && !failed && !namedMs;
     failed = +hasFailed + +(hasFailed && (isFirst || hasOpened));
@@ -314,7 +336,7 @@ export function createConnection(
       let delayMs: number;
       // With `auto`, what refuses WebSockets only must not keep event streams waiting.
       const refused = isRefusal(code) && !handle && !(socket && isAuto);
-      [delayMs, attempt] = afterEnd(attempt, openMs, code, namedMs, refused, backoff);
+      [delayMs, attempt] = afterEnd(isFeint ? 0 : attempt, openMs, code, namedMs, refused, backoff);
       // What a fault or an overload asks for holds like a time that the server named.
       notBefore = Date.now() + (isCut(code) ? namedMs : delayMs);
       plan(isFirst ? OTHER_WAY_MS : delayMs);
@@ -340,10 +362,24 @@ export function createConnection(
     stopStream();
   }
 
+  /** Says goodbye in both ways: one may be blocked, and a stream that is not open yet has only the beacon. */
+  function leave(): void {
+    if (handle) navigator.sendBeacon?.(site.url('/bye'), JSON.stringify({ connectionId: handle }));
+    stream?.close(1000);
+    drop();
+  }
+
   function onPageEvent({ type }: Event): void {
+    if (type === 'beforeunload') {
+      leftAt = Date.now();
+      if (!stream || openedAt) return;
+      heardAt = leftAt;
+      silenceMs = FEINT_PATIENCE_MS;
+      return watch();
+    }
     if (type === 'pagehide') {
       away = true;
-      drop();
+      leave();
       return events.ended('reconnecting', null);
     }
     if (type === 'pageshow') away = false;
@@ -364,7 +400,7 @@ export function createConnection(
   function close(): void {
     listen('removeEventListener');
     away = false;
-    drop();
+    leave();
   }
 
   return {

@@ -6,6 +6,7 @@
  * be `hash`), which counts the page. Style it with the parts `total`, `label`, `message`, `list`, `row`, `name`, `count` and the custom properties
  * `--headcount-gap` and `--headcount-muted`.
  */
+import { adoptStyle, part, whenThere } from './custom-elements.js';
 import { createHeadcount, type Headcount, latestHeadcount } from './index.js';
 
 const STYLE =
@@ -45,23 +46,14 @@ export class ActiveConnectionsElement extends Base {
       this._live.setAttribute('aria-live', 'polite');
       const root = this.attachShadow({ mode: 'open' });
       root.append(this._live, this._lists);
-      try {
-        // A strict Content-Security-Policy forbids style elements and allows this.
-        const sheet = new CSSStyleSheet();
-        sheet.replaceSync(STYLE);
-        root.adoptedStyleSheets = [sheet];
-      } catch {
-        root.append(part('style', '', STYLE));
-      }
+      adoptStyle(root, STYLE);
     }
     const start = () => {
       if (this._leave === wait) this._leave = this.headcount.subscribe(() => this._render());
     };
     const wait = (this._leave = () => {});
-    if (this._headcount ?? latestHeadcount()) start();
-    // A script of the page may still create a client, and a second one would count the page twice.
-    else if (document.readyState === 'complete') queueMicrotask(start);
-    else window.addEventListener('load', start);
+    // A second client would count the page twice.
+    whenThere(!!(this._headcount ?? latestHeadcount()), start);
   }
 
   disconnectedCallback(): void {
@@ -90,7 +82,11 @@ export class ActiveConnectionsElement extends Base {
     const line = part('div');
     if (!authorized) {
       line.append(
-        part('span', 'message', authorized === null ? 'Waiting for figures' : 'Not authorised for live stats'),
+        part(
+          'span',
+          'message',
+          snapshot.error ?? (authorized === null ? 'Waiting for figures' : 'Not authorised for live stats'),
+        ),
       );
     } else if (shows('total')) {
       line.append(
@@ -117,13 +113,6 @@ export class ActiveConnectionsElement extends Base {
     }
     this._lists.replaceChildren(...lists.childNodes);
   }
-}
-
-function part(tag: string, name = '', text: string | number = ''): HTMLElement {
-  const element = document.createElement(tag);
-  if (name) element.setAttribute('part', name);
-  element.textContent = text as string;
-  return element;
 }
 
 if (globalThis.customElements && !customElements.get('active-connections')) {

@@ -5,8 +5,9 @@
  * effect, and without a `window` nothing ever happens, so a client may be created during server-side rendering.
  */
 import { type ConnectionEvents, createConnection, type Status } from './connection.js';
-import { label, ROUTE_LENGTH, type ServerMessage, VERSION_LENGTH } from './messages.js';
-import { createRouteTracker, report } from './route.js';
+import { notify } from './listeners.js';
+import { routeLabel, type ServerMessage, versionLabel } from './messages.js';
+import { createRouteTracker } from './route.js';
 import { createSite, type HeadcountOptions, resolve } from './settings.js';
 import { applyDelta, type Figures, noFigures, readStats } from './stats.js';
 
@@ -14,7 +15,7 @@ export type { Backoff } from './backoff.js';
 export type { Connection, ConnectionEvents, Status, StreamFactory } from './connection.js';
 export type { ServerMessage, UpdateStrategy } from './messages.js';
 export type { HeadcountOptions } from './settings.js';
-export type { ConnectionInfo, ConnectionStats, Figures, Nodes } from './stats.js';
+export type { ConnectionInfo, ConnectionStats, Figures, Nodes, Release } from './stats.js';
 
 /** Never changed: every update is another object. */
 export interface Snapshot extends Readonly<Figures> {
@@ -61,6 +62,9 @@ const INITIAL = Object.freeze({
   isStale: false,
 } as Snapshot);
 
+/** The server closes a stream that sends more than twice as many messages. What is too much is sent later, the newest route. */
+const ROUTES_PER_SECOND = 10;
+
 let latest: Headcount | undefined;
 
 /** The client created last: the default of the adapters. */
@@ -71,7 +75,7 @@ export function latestHeadcount(): Headcount | undefined {
 export function createHeadcount(options: HeadcountOptions = {}): Headcount {
   const settings = resolve(options);
   const win = options.window ?? (globalThis.window as typeof window | undefined);
-  const version = label(settings.version ?? '', VERSION_LENGTH);
+  const version = versionLabel(settings.version ?? '');
   const listeners = new Set<(snapshot: Snapshot) => void>();
   const messageListeners = new Set<(message: ServerMessage) => void>();
   let snapshot = INITIAL;
@@ -83,6 +87,8 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
   let sentRoute: string | undefined;
   let sentWatching = false;
   let hasStats = false;
+  /** Routes that were sent in the last second. */
+  let recentRoutes = 0;
 
   const { routeTracking } = settings;
   const readRoute =
@@ -107,8 +113,7 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
       }
       set({ status, error, isStale: !!snapshot.authorized });
     },
-    refused({ type }, status, reason = `The server did not accept ${type} (${status || 'network or CORS'}).`) {
-      const error = status === 200 ? null : reason;
+    refused({ type }, status, error) {
       set(
         status > 200 && type === 'subscribe-stats'
           ? { ...noFigures(), authorized: false, isStale: false, error }
@@ -149,7 +154,12 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
   /** Updates the server first, then the listeners, because a listener may close or reconnect. */
   function sync(): void {
     if (snapshot.status !== 'open') return;
-    if (route !== undefined && route !== sentRoute) {
+    if (route !== undefined && route !== sentRoute && recentRoutes < ROUTES_PER_SECOND) {
+      recentRoutes++;
+      setTimeout(() => {
+        recentRoutes--;
+        sync();
+      }, 1000);
       sentRoute = route;
       connection?.send({ type: 'route-update', route });
     }
@@ -183,7 +193,7 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
         const figures = listeners.size ? readStats(message) : undefined;
         if (!figures) return;
         hasStats = true;
-        return set({ ...figures, authorized: true, isStale: false, error: null });
+        return set({ ...figures, authorized: true, isStale: false });
       }
       case 'stats-delta': {
         if (!hasStats) return;
@@ -207,7 +217,7 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
 
   function setRoute(path: string): void {
     // What a hash router calls `#/a` or `#!/a` is `/a`.
-    route = label(path.replace(/^#!?(?=\/)|[?#].*/gs, ''), ROUTE_LENGTH) || '/';
+    route = routeLabel(path.replace(/^#!?(?=\/)|[?#].*/gs, '')) || '/';
     sync();
   }
 
@@ -257,15 +267,4 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
         return () => void messageListeners.delete(entry);
       },
     });
-}
-
-/** A listener's error is reported as an uncaught error and stops neither the other listeners nor the stream. */
-function notify<T>(listeners: Iterable<(value: T) => void>, value: T): void {
-  for (const listener of [...listeners]) {
-    try {
-      listener(value);
-    } catch (error) {
-      report(error);
-    }
-  }
 }

@@ -17,7 +17,7 @@ export type FromLeader =
   | { type: 'ack'; key: string; full: boolean; connected: ServerMessage | undefined }
   | { type: 'got'; message: ServerMessage }
   | { type: 'ended'; status: 'reconnecting' | 'closed'; error: string | null; left?: string | undefined }
-  | { type: 'refused'; message: ClientMessage; status: number; reason: string | undefined };
+  | { type: 'refused'; message: ClientMessage; status: number; error: string | null };
 
 export interface Leader {
   receive(note: ToLeader): void;
@@ -44,6 +44,8 @@ export interface LeaderOptions {
 
 /** The server's limit for one stream. */
 const MAX_TABS = 64;
+/** The server's limit of their versions. */
+const MAX_TAB_VERSIONS = 8;
 /** Characters of one report after which it takes no more tabs. A message may have 4 KiB, and one tab about half of that. */
 const REPORT_LENGTH = 2000;
 /** Keys that one report removes at most. */
@@ -58,7 +60,7 @@ export function createLeader({ createStream, lastConnectionId, left, lock, lockO
   /** A report is under way. */
   let reporting = false;
   /** The keys that the server has answered with a public id. */
-  const identified = new Set<unknown>();
+  let identified: object = {};
   /** The subscriptions of the tabs that show figures. */
   const subscriptions = new Map<string, ClientMessage>();
   let subscribing: ReturnType<typeof setTimeout> | undefined;
@@ -68,7 +70,7 @@ export function createLeader({ createStream, lastConnectionId, left, lock, lockO
     query() {
       const query = new URLSearchParams({ shared: '1' });
       const replaced = lastConnectionId();
-      if (typeof replaced === 'string') query.set('replaces', replaced);
+      if (replaced) query.set('replaces', replaced as string);
       return query;
     },
     message(message) {
@@ -85,7 +87,7 @@ export function createLeader({ createStream, lastConnectionId, left, lock, lockO
       if (type === 'version' && connected) connected = { ...connected, currentVersion: message.version };
       if (type === 'tabs') {
         reporting = false;
-        for (const key of Object.keys(Object(message.ids))) identified.add(key);
+        Object.assign(identified, message.ids);
       }
       relay({ type: 'got', message });
       if (type === 'tabs') {
@@ -98,9 +100,9 @@ export function createLeader({ createStream, lastConnectionId, left, lock, lockO
       forget();
       relay({ type: 'ended', status, error });
     },
-    refused(message, status, reason) {
-      if (message.type === 'tabs' && status) reporting = false;
-      relay({ type: 'refused', message, status, reason });
+    refused(message, status, error) {
+      if ('set' in message && status) reporting = false;
+      relay({ type: 'refused', message, status, error });
     },
   });
 
@@ -108,7 +110,7 @@ export function createLeader({ createStream, lastConnectionId, left, lock, lockO
   function forget(): void {
     reporting = false;
     reported = new Map();
-    identified.clear();
+    identified = {};
     subscriptions.clear();
   }
 
@@ -134,7 +136,7 @@ export function createLeader({ createStream, lastConnectionId, left, lock, lockO
   function subscribe(): void {
     clearTimeout(subscribing);
     subscribing = setTimeout(() => {
-      const ready = [...subscriptions].filter(([key]) => identified.has(key)).at(-1);
+      const ready = [...subscriptions].filter(([key]) => key in identified).at(-1);
       if (connected && ready) stream.send(ready[1]);
     });
   }
@@ -146,7 +148,8 @@ export function createLeader({ createStream, lastConnectionId, left, lock, lockO
   function add(tab: Tab): void {
     const { key } = tab;
     const isNew = !tabs.has(key);
-    const full = isNew && tabs.size >= MAX_TABS;
+    const versions = new Set([JSON.stringify(tab), ...tabs.values()].map((text) => JSON.parse(text).version));
+    const full = isNew && (tabs.size >= MAX_TABS || versions.size > MAX_TAB_VERSIONS);
     if (!full) {
       // A tab that crashes says no `bye`, but its lock is free then.
       if (isNew) lock(lockOf(key), { signal: stopped.signal }, () => remove(key)).catch(() => {});

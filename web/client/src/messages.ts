@@ -24,8 +24,8 @@ export interface Tab {
   hidden: boolean;
 }
 
-export const VERSION_LENGTH = 128;
-export const ROUTE_LENGTH = 512;
+const VERSION_LENGTH = 128;
+const ROUTE_LENGTH = 512;
 
 /**
  * Returns undefined for everything that is not a message: a binary frame, broken JSON, a value without a `type`.
@@ -39,9 +39,18 @@ export function decode(data: unknown): ServerMessage | undefined {
 }
 
 /**
- * Makes a version or route valid. The server refuses the stream for a control character, a line separator, an unpaired
- * surrogate or one character too many, and then the page is not counted.
+ * Makes a route valid. The server refuses the stream for a control character, a line separator, an unpaired surrogate, a
+ * character that turns the direction of text or one character too many, and then the page is not counted.
  */
-export function label(text: string, length: number): string {
-  return text.slice(0, length).replace(/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}]/gu, '');
+export function routeLabel(text: string): string {
+  return text.slice(0, ROUTE_LENGTH).replace(/[\p{Cc}\p{Cs}\u2028-\u202e\u2066-\u2069]/gu, '');
+}
+
+/** Makes a version valid: characters that can be seen, written in one way (NFKC), and no spaces round them. */
+export function versionLabel(text: string): string {
+  return text
+    .normalize('NFKC')
+    .slice(0, VERSION_LENGTH)
+    .replace(/(?! )[\p{C}\p{DI}\p{Z}]/gu, '')
+    .trim();
 }

@@ -7,6 +7,7 @@
  *
  * A router may change its own state just after the address, so the route is read again when the present task is over.
  */
+import { report } from './listeners.js';
 
 export interface RouteTracker {
   /** Starts or stops. */
@@ -65,11 +66,4 @@ export function createRouteTracker(win: Window, read: () => string, changed: (ro
       check();
     },
   };
-}
-
-/** Reports an error of the application's code as an uncaught one, when the present task is over. */
-export function report(error: unknown): void {
-  setTimeout(() => {
-    throw error;
-  });
 }

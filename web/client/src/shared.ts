@@ -8,9 +8,12 @@
  * Every tab builds its state from the relay as if it had a stream: `connected` makes it subscribe, `ended` makes its
  * figures stale. A tab has a stream of its own where locks or channels are missing, for viewers, and with `headers`, which
  * may belong to that tab only. So has a tab whose browser forbids either, in whatever way: it throws, rejects, never
- * answers, or delivers nothing.
+ * answers, or delivers nothing; and one that finds no place on the shared stream, or whose report is refused there.
  *
- * Tests: tests/e2e/test_shared.py, because only a browser has Web Locks and several tabs.
+ * A tab that has left tries to join again after some minutes, unless its browser delivers nothing. It leaves its own stream
+ * only when the server knows it on the shared one, so it is never missing from the figures, and takes the lock from no tab.
+ *
+ * Tests: web/client/test/shared.test.ts and, because only a browser has Web Locks and several tabs, tests/e2e/test_shared.py.
  */
 import type { StreamFactory } from './connection.js';
 import { createLeader, type FromLeader, type Leader, type LockRequest, type ToLeader } from './leader.js';
@@ -19,9 +22,6 @@ import type { Site } from './transport.js';
 
 /** On the channel. `lead`: there is a new leader, to whom all tabs introduce themselves. */
 type Note = ToLeader | FromLeader | { type: 'lead'; key: string };
-
-/** The notes that only the leader receives; the others are the leader's. */
-const TO_LEADER: ReadonlySet<string> = new Set<ToLeader['type']>(['tab', 'bye', 'say', 'reopen']);
 
 /**
  * A leader that does not answer a tab for this long is frozen, and the tab takes the lock from it. A browser that does not
@@ -32,6 +32,8 @@ const PATIENCE_MS = 3000;
 const HIDDEN_TRIES = 3;
 /** Two tabs that take the lock from one another within this time do not hear one another. */
 const DEAF_MS = 60_000;
+/** After this time a tab with a stream of its own tries to join again. */
+const REJOIN_MS = 600_000;
 
 export const shared: StreamFactory = (open, win, site, strategy, events) => {
   const { document } = win;
@@ -43,6 +45,9 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
   let wanted = false;
   /** The shared stream has no place for this tab, or the browser forbids sharing: the tab uses its own. */
   let alone = false;
+  let rejoining: ReturnType<typeof setTimeout>;
+  /** The channel delivers: the notes of this tab are heard in it. */
+  let isHeard = false;
   /** Ends this tab's part in the sharing; `returns`: it takes part again at once. */
   let leave: ((returns?: boolean) => void) | undefined;
   /** The page is being left, and the last request must outlive it. */
@@ -64,6 +69,9 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
 
   function goAlone(): void {
     leave?.();
+    clearTimeout(rejoining);
+    rejoining = setTimeout(() => isHeard && join(), REJOIN_MS);
+    if (alone) return;
     alone = true;
     if (wanted) own.open();
   }
@@ -84,15 +92,13 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
     const lock: LockRequest = async (...request) => navigator.locks.request(...request);
     const channel = new Channel(name);
     const ear = new Channel(name);
-    /** The channel delivers: the notes of this tab are heard in it. */
-    let isHeard = false;
     const left = new AbortController();
     /** Holds a lock until this tab leaves. */
-    const untilLeft = () => new Promise<void>((resolve) => left.signal.addEventListener('abort', () => resolve()));
+    const untilLeft = new Promise<unknown>((resolve) => left.signal.addEventListener('abort', resolve));
     let leader: Leader | undefined;
     let candidacy: AbortController | undefined;
     let id: unknown;
-    let openedWith: unknown;
+    let connected: ServerMessage | undefined;
     let tries = 0;
     let isThief = false;
     let patience: ReturnType<typeof setTimeout>;
@@ -108,23 +114,35 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
           return;
         case 'got':
           return received(note.message);
-        case 'refused':
-          return events.refused(note.message, note.status, note.reason);
         case 'ended':
           departed = note.left;
+          if (alone) return goAlone();
           if (note.status === 'closed') close();
           return events.ended(note.status, note.error);
+        case 'refused':
+          if (!alone) events.refused(note.message, note.status, note.error);
+          // What cannot be reported is not counted. A tab that the server knows stays.
+          if (note.error && 'set' in note.message && !id) goAlone();
       }
     }
 
     function received(message: ServerMessage): void {
       if (message.type === 'connected') {
-        if (openedWith === message.connectionId) return;
-        openedWith = lastConnectionId = message.connectionId;
-        departed = undefined;
+        if (connected?.connectionId === message.connectionId) return;
+        connected = message;
+        lastConnectionId = message.connectionId;
+        departed = id = undefined;
       }
       if (message.type === 'tabs') id = Object(message.ids)[key] ?? id;
-      else if (message.type !== 'to') events.message(message.type === 'stats' ? { ...message, yourId: id } : message);
+      if (alone) {
+        // Its own stream is the one that counts until the server knows this tab on the shared one.
+        if (!id) return;
+        alone = false;
+        own.close();
+        message = connected!;
+      }
+      if (message.type === 'tabs') return;
+      if (message.type !== 'to') events.message(message.type === 'stats' ? { ...message, yourId: id } : message);
       else if ([message.tabs].flat().includes(key)) events.message(message.message as ServerMessage);
     }
 
@@ -139,16 +157,15 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
     const toLeader = (note: ToLeader) => (leader ? leader.receive(note) : post(note));
 
     function introduce(): void {
-      const query = events.query();
-      const text = (field: string) => query.get(field) ?? undefined;
-      toLeader({ type: 'tab', tab: { key, version: text('version'), route: text('route'), hidden: document.hidden } });
+      const { version, route } = Object.fromEntries(events.query());
+      toLeader({ type: 'tab', tab: { key, version, route, hidden: document.hidden } });
       if (!leader) wait();
     }
 
     function wait(): void {
       clearTimeout(patience);
       patience = setTimeout(() => {
-        if (!isHeard || isThief) return goAlone();
+        if (alone || !isHeard || isThief) return goAlone();
         if (document.hidden && ++tries < HIDDEN_TRIES) return introduce();
         isThief = true;
         elect(true);
@@ -178,14 +195,14 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
         });
         post({ type: 'lead', key });
         introduce();
-        return untilLeft();
+        return untilLeft;
       });
       held.catch(() => {
         // This tab left while it was waiting.
         if (left.signal.aborted || signal.aborted) return;
         const now = Date.now();
         // The browser refuses the lock; or another tab took it, because this one was frozen or cannot be heard.
-        if (!leader || now - robbedAt < DEAF_MS) return goAlone();
+        if (alone || !leader || now - robbedAt < DEAF_MS) return goAlone();
         robbedAt = now;
         leave?.(true);
         events.ended('reconnecting', null);
@@ -202,11 +219,13 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
       };
       channel.onmessage = ({ data }: MessageEvent<Note>) => {
         if (data.type === 'lead') introduce();
-        else if (TO_LEADER.has(data.type)) leader?.receive(data as ToLeader);
-        else if (!leader) fromLeader(data as FromLeader);
+        // Each ignores what is for the other.
+        else if (leader) leader.receive(data as ToLeader);
+        else fromLeader(data as FromLeader);
       };
-      document.addEventListener('visibilitychange', introduce);
-      document.addEventListener('resume', introduce);
+      // Browsers that have locks know `signal`.
+      document.addEventListener('visibilitychange', introduce, left);
+      document.addEventListener('resume', introduce, left);
       send = (message) => (message.type === 'route-update' ? introduce() : toLeader({ type: 'say', key, message }));
       reopen = () => toLeader({ type: 'reopen' });
       elect(false);
@@ -216,10 +235,11 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
     leave = (returns) => {
       leave = undefined;
       send = reopen = () => {};
-      document.removeEventListener('visibilitychange', introduce);
-      document.removeEventListener('resume', introduce);
       clearTimeout(patience);
-      const gone = returns ? undefined : key;
+      const gone = returns ? '' : key;
+      if (gone && lastConnectionId) {
+        win.navigator.sendBeacon?.(site.url('/bye'), JSON.stringify({ connectionId: lastConnectionId, tab: key }));
+      }
       parting = true;
       leader?.stop(gone);
       parting = false;
@@ -236,7 +256,7 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
     lock(lockOf(key), {}, () => {
       if (left.signal.aborted) return;
       takePart();
-      return untilLeft();
+      return untilLeft;
     }).catch(() => left.signal.aborted || goAlone());
   }
 
@@ -249,6 +269,7 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
 
   function close(): void {
     wanted = alone = false;
+    clearTimeout(rejoining);
     for (const type of ['pagehide', 'pageshow']) win.removeEventListener(type, onPageEvent);
     document.removeEventListener('prerenderingchange', onPageEvent);
     leave?.();

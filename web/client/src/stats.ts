@@ -31,6 +31,13 @@ export interface Nodes {
   versions?: Record<string, number>;
 }
 
+/** Why a version is current, or why none is. */
+export interface Release {
+  /** `declared` and `settled`: it is current. `orphaned`: it was declared, but no node serves it. `unsettled`: there is none. */
+  state: 'declared' | 'settled' | 'unsettled' | 'orphaned';
+  version?: string;
+}
+
 export interface Figures extends ConnectionStats {
   yourId: string | undefined;
   /** Grows with every change; comparable only within one stream. */
@@ -40,8 +47,10 @@ export interface Figures extends ConnectionStats {
   nodes: Nodes | undefined;
   /** True while the figures of a node are missing. */
   partial: boolean;
-  /** The version that was declared current, else the one that all nodes serve; undefined while it is not known. */
+  /** The version that was declared current, else the one that the fleet has settled on; undefined while it is not known. */
   currentVersion?: string | undefined;
+  /** Undefined while the server does not say. */
+  release?: Release | undefined;
 }
 
 export function noFigures(): Figures {
@@ -55,6 +64,7 @@ export function noFigures(): Figures {
     connectionsTruncated: false,
     nodes: undefined,
     partial: false,
+    release: undefined,
   };
 }
 
@@ -80,6 +90,7 @@ function change(from: Figures, message: ServerMessage, set: unknown, remove: unk
     connectionsTruncated,
     nodes,
     partial,
+    release,
     currentVersion = from.currentVersion,
   } = message;
   if (!isCount(total) || !isCount(revision)) return undefined;
@@ -94,6 +105,7 @@ function change(from: Figures, message: ServerMessage, set: unknown, remove: unk
     nodes: isNodes(nodes) ? nodes : from.nodes,
     partial: typed('boolean', partial, from.partial),
     currentVersion: typed<string | undefined>('string', currentVersion, undefined),
+    release: isRelease(release) ? release : from.release,
   };
 }
 
@@ -136,6 +148,15 @@ function isNodes(value: any): value is Nodes {
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: it is what checks the type.
+function isRelease(value: any): value is Release {
+  return areTexts(value?.state, value?.version ?? '');
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: it is what checks the type.
 function isRow(value: any): value is ConnectionInfo {
-  return [value?.id, value?.version, value?.route, value?.ip ?? ''].every((field) => typeof field === 'string');
+  return areTexts(value?.id, value?.version, value?.route, value?.ip ?? '');
+}
+
+function areTexts(...fields: unknown[]): boolean {
+  return fields.every((field) => typeof field === 'string');
 }

@@ -5,7 +5,7 @@
  * Event streams are not read by EventSource: Firefox and WebKit end one without an event when the user follows a link to a
  * download, and it shows neither the status nor the type of an answer that is no stream.
  */
-import { type Backoff, backoffMs, REFUSED_MS, retryAfterMs } from './backoff.js';
+import { afterEnd, type Backoff, isRefusal, retryAfterMs } from './backoff.js';
 import { type ClientMessage, decode, type ServerMessage } from './messages.js';
 
 /** How the server is reached. */
@@ -37,17 +37,18 @@ export interface StreamEvents {
   ended(reason: string, code?: number, afterMs?: number): void;
   /**
    * How a message fared that did not arrive at once: the server refused it for good (`status` is from 400 to 499), it has
-   * not reached the server and is sent again (0), or it has arrived after that (200).
+   * not reached the server and is sent again (0), or a later one has arrived (200).
    *
-   * @param reason A sentence, if something else answered in place of the server.
+   * @param error A sentence; null when it has arrived.
    */
-  refused(message: ClientMessage, status: number, reason?: string): void;
+  refused(message: ClientMessage, status: number, error: string | null): void;
 }
 
 export interface Stream {
   /** Only after `connected` has come; `connectionId` is from there. */
   send(message: ClientMessage, connectionId?: string): void;
-  close(): void;
+  /** With 1000, a WebSocket says that the page leaves; without, that this stream is given up. */
+  close(code?: number): void;
 }
 
 /** A POST that takes longer is aborted and sent again, or it would block its lane for as long as the stream lives. */
@@ -59,27 +60,39 @@ export const FORBIDDEN = 403;
 /** A POST that has not reached the server so many times in a row is reported. */
 const POSTS_LOST = 3;
 
-export function openWebSocket(site: Site, query: URLSearchParams, events: StreamEvents): Stream {
-  // http: becomes ws:, and https: becomes wss:.
-  const socket = new site.WebSocket(site.url('/ws?' + query).replace(/^http/, 'ws'));
+/**
+ * @param careful Ask first whether the server is there. Firefox lets a WebSocket wait before it opens it, for up to a minute, where
+ *   others could not be opened before.
+ */
+export function openWebSocket(site: Site, query: URLSearchParams, events: StreamEvents, careful: unknown): Stream {
   const aborter = new AbortController();
+  const { signal } = aborter;
+  let socket: WebSocket | undefined;
   // A browser hides why a WebSocket could not be opened, and what answered instead. So the page asks the same address by GET,
   // and says its origin, because browsers leave it out there and the server may have refused it.
-  // `error` comes before `close`; where the page's Content Security Policy forbids the socket, Chromium fires no `close`.
-  socket.onerror = () => readEvents(site, '/ws?origin=' + site.origin, aborter.signal, decode, events.ended);
-  socket.onopen = () => {
-    // Servers that cannot send 1008, 1012 and 1013 (daphne) send 4008, 4012 and 4013. No other code above 3000 has a meaning here.
-    socket.onclose = socket.onerror = ({ code, reason }: Partial<CloseEvent>) =>
-      events.ended(reason!, code! % 3000 || code);
-    events.received();
+  const ask = (end: StreamEvents['ended']) => readEvents(site, '/ws?origin=' + site.origin, signal, decode, end);
+  const open = () => {
+    // http: becomes ws:, and https: becomes wss:.
+    const own = (socket = new site.WebSocket(site.url('/ws?' + query).replace(/^http/, 'ws')));
+    // `error` comes before `close`; where the page's Content Security Policy forbids the socket, Chromium fires no `close`.
+    own.onerror = () => ask(events.ended);
+    own.onopen = () => {
+      // Servers that cannot send 1008, 1012 and 1013 (daphne) send 4008, 4012 and 4013. No other code above 3000 has a meaning here.
+      own.onclose = own.onerror = ({ code, reason }: Partial<CloseEvent>) =>
+        events.ended(reason!, code! % 3000 || code);
+      events.received();
+    };
+    own.onmessage = ({ data }) => events.received(decode(data));
   };
-  socket.onmessage = ({ data }) => events.received(decode(data));
+  // Whatever answers may pass WebSockets on, but a proxy without a server. What is closed opens nothing that nobody would close.
+  if (careful) ask((...why) => (why[1]! < 500 && !signal.aborted ? open() : events.ended(...why)));
+  else open();
 
   return {
-    send: (message) => socket.send(JSON.stringify(message)),
-    close() {
+    send: (message) => socket!.send(JSON.stringify(message)),
+    close(code) {
       aborter.abort();
-      socket.close();
+      socket?.close(code);
     },
   };
 }
@@ -87,10 +100,8 @@ export function openWebSocket(site: Site, query: URLSearchParams, events: Stream
 export function openEventStream(site: Site, query: URLSearchParams, events: StreamEvents): Stream {
   const aborter = new AbortController();
   let connectionId: unknown;
-  const post: Post = ({ type, ...fields }, signal) =>
-    request(site, '/' + type.replace('-update', ''), signal, JSON.stringify({ connectionId, ...fields }));
-  const page = openLane(site, post, events);
-  const stats = openLane(site, post, events);
+  const page = openLane(site, () => connectionId, events);
+  const stats = openLane(site, () => connectionId, events);
   readEvents(site, '/sse?' + query, aborter.signal, (data) => events.received(decode(data)), events.ended);
 
   return {
@@ -122,15 +133,16 @@ async function request(site: Site, path: string, signal: AbortSignal, body?: str
   return site.fetch(site.url(path), init).catch(() => undefined);
 }
 
-function typeOf(response: Response): string {
-  return (response.headers.get('content-type') || 'nothing').split(';')[0]!;
+function typeOf(response: Response | undefined): string {
+  return (response?.headers.get('content-type') || 'nothing').split(';')[0]!;
 }
 
-/** What an answer is that is not the one asked for. `detail`: the sentence in it, if it is an error of Headcount. */
-function described(site: Site, response: Response, detail?: string): string {
+/** Says what an answer is that is not the one asked for, with the sentence in it, if it is an error of Headcount. */
+async function described(site: Site, path: string, response: Response): Promise<string> {
   const { status } = response;
-  const hint = detail ? ': ' + detail : status < 300 ? '. Is it passed on to Headcount?' : '.';
-  return `${site.url('')} answered ${status} (${typeOf(response)})` + hint;
+  const { detail } = /problem/.test(typeOf(response)) ? await response.json().catch(Object) : response;
+  const hint = detail ? ': ' + detail : isRefusal(status) ? '. Is it passed on to Headcount?' : '.';
+  return `${site.url(path)} answered ${status} (${typeOf(response)})` + hint;
 }
 
 /** What is wrong where a page on https asks a server on http. Browsers forbid that, except on the same machine. */
@@ -173,8 +185,7 @@ function readEvents(
     if (!response) return end(...(await unanswered(site, url, signal)));
     const { status } = response;
     if (status + typeOf(response) !== '200text/event-stream') {
-      const { detail } = /problem/.test(typeOf(response)) ? await response.json().catch(Object) : response;
-      return end(described(site, response, detail), status, retryAfterMs(response));
+      return end(await described(site, '', response), status, retryAfterMs(response));
     }
     onData('');
     const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
@@ -199,13 +210,12 @@ function readEvents(
   read().catch(() => end(''));
 }
 
-type Post = (message: ClientMessage, signal: AbortSignal) => Promise<Response | undefined>;
-
 /**
  * Sends messages one after the other: two POSTs under way at once may arrive in either order. While one is under way
- * only the newest waits, because it replaces what came before it.
+ * only the newest waits, because it replaces what came before it. `posts` in protocol/fixtures/reconnect.json has what each answer
+ * means.
  */
-function openLane(site: Site, post: Post, { ended, refused }: StreamEvents): Stream {
+function openLane(site: Site, connectionId: () => unknown, { ended, refused }: StreamEvents): Stream {
   let waiting: ClientMessage | undefined;
   let busy = false;
   let attempt = 0;
@@ -222,33 +232,40 @@ function openLane(site: Site, post: Post, { ended, refused }: StreamEvents): Str
     waiting = undefined;
     aborter = new AbortController();
     timer = setTimeout(() => aborter.abort(), POST_TIMEOUT_MS);
-    let response: Response | undefined;
-    try {
-      response = await post(message, aborter.signal);
-    } catch {
-      // The page could not make the headers. Like after a failure of the network, the message is sent again below.
-    }
+    const { type, ...fields } = message;
+    const path = '/' + type.replace('-update', '');
+    const body = JSON.stringify({ connectionId: connectionId(), ...fields });
+    // The page may fail to make the headers. Like after a failure of the network, the message is sent again below.
+    const response = await request(site, path, aborter.signal, body).catch(() => undefined);
+    const status = response?.status ?? 0;
+    const kind = status + typeOf(response);
+    // The page of an application, a log-in, another API: whatever answers, only Headcount says this.
+    const isDone = kind === '200application/json' && (await response!.json().catch(Object))?.ok === true;
+    const error = isDone
+      ? null
+      : response
+        ? await described(site, path, response)
+        : `${site.url(path)} did not answer (network or CORS).`;
     clearTimeout(timer);
     if (closed) return;
 
-    const status = response?.status ?? 0;
-    if (status === 404) return ended('');
-    // A log-in page to which the POST was redirected, or the page of the application: it would be the same the next time.
-    const isForeign = response?.ok && typeOf(response) !== 'application/json';
-    if (isForeign || !status || status === 429 || status >= 500) {
+    const isOwn = /problem/.test(kind);
+    // Another process holds the stream, or it has just ended. What is not Headcount does not know that.
+    if (isOwn && status === 404) return ended('');
+    const isRefused = isRefusal(status);
+    const isOver = isDone || (isOwn && isRefused);
+    let delayMs: number;
+    [delayMs, attempt] = afterEnd(attempt, 0, 0, retryAfterMs(response), isRefused, site.backoff);
+    const tells = isReported || (!isDone && (isRefused || attempt >= POSTS_LOST));
+    isReported = tells && !isDone;
+    if (isOver) {
+      attempt = 0;
+      next();
+    } else {
       waiting ??= message;
-      const waitMs = isForeign ? REFUSED_MS : retryAfterMs(response);
-      timer = setTimeout(next, waitMs + backoffMs(attempt++, site.backoff));
-      if (isForeign || (!status && attempt >= POSTS_LOST)) {
-        isReported = true;
-        refused(message, 0, isForeign ? described(site, response!) : undefined);
-      }
-      return;
+      timer = setTimeout(next, delayMs);
     }
-    attempt = 0;
-    if (isReported || status >= 400) refused(message, status);
-    isReported = false;
-    next();
+    if (tells) refused(message, isOver ? status : 0, error);
   }
 
   return {

@@ -25,6 +25,7 @@ const NAMES = [
   'isStale',
   'partial',
   'currentVersion',
+  'release',
 ] as const;
 
 export type ActiveConnections = { [name in (typeof NAMES)[number]]: ComputedRef<Snapshot[name]> };

@@ -74,9 +74,14 @@ test.each(reconnect.answers.filter(({ refused }) => refused !== null))('answered
   expect(isRefusal(status)).toBe(refused);
 });
 
-test('the close codes of WebSockets, and none, are no refusals; those above 1006 report a fault', () => {
+test('the close codes of WebSockets, and none, are no refusals', () => {
   expect([0, 1000, 1006, 4400].map(isRefusal)).toEqual([false, false, false, false]);
-  expect([1000, 1001, 1005, 1006, 1007, 1011, 4400].map(isCut)).toEqual([true, true, true, true, false, false, false]);
+});
+
+test.each(reconnect.cuts)('a stream that ended with $code was ended from outside: $cut', ({ code, cut }) => {
+  expect(isCut(code)).toBe(cut);
+  // As transport.ts hands it on.
+  expect(isCut(code % 3000 || code)).toBe(cut);
 });
 
 test('draws the jitter after the cap, so that late attempts are spread too', () => {

@@ -79,6 +79,78 @@ describe.each(['sse', 'ws'] as const)('%s', (updateStrategy) => {
     expect(delays).toEqual([500, 1000, 2000, 4000]);
   });
 
+  test('is back soon each time that the page is not left after all', async () => {
+    const page = openWith({ updateStrategy });
+    for (let click = 0; click < 5; click++) {
+      await page.stream.connects();
+      await vi.advanceTimersByTimeAsync(1000);
+      page.window.dispatchEvent(new Event('beforeunload'));
+      await page.stream.breaks();
+      expect(await delayMs(page)).toBe(500);
+    }
+    // Also what ends a stream before it has opened.
+    page.window.dispatchEvent(new Event('beforeunload'));
+    await page.stream.breaks();
+    expect(await delayMs(page)).toBe(500);
+  });
+
+  test('gives up a stream that is opening when the page is not left after all, because it may have ended without an event', async () => {
+    const page = openWith({ updateStrategy });
+    await vi.advanceTimersByTimeAsync(1000);
+    page.window.dispatchEvent(new Event('beforeunload'));
+    await vi.advanceTimersByTimeAsync(790);
+    expect(page.streams).toHaveLength(1);
+    await vi.advanceTimersByTimeAsync(510);
+    expect(page.streams).toHaveLength(2);
+    await vi.advanceTimersByTimeAsync(1300);
+    expect(page.streams).toHaveLength(3);
+    // Later, a slow network is as likely.
+    await vi.advanceTimersByTimeAsync(2700);
+    const before = page.streams.length;
+    await vi.advanceTimersByTimeAsync(8000);
+    expect(page.streams).toHaveLength(before);
+  });
+
+  test('a page that is not left while it waits goes on waiting', async () => {
+    const page = openWith({ updateStrategy });
+    for (let attempt = 0; attempt < 5; attempt++) {
+      await page.stream.breaks();
+      await delayMs(page);
+    }
+    await page.stream.breaks();
+    const before = page.streams.length;
+    page.window.dispatchEvent(new Event('beforeunload'));
+    await vi.advanceTimersByTimeAsync(14_000);
+    expect(page.streams).toHaveLength(before);
+    await vi.advanceTimersByTimeAsync(1100);
+    expect(page.streams).toHaveLength(before + 1);
+  });
+
+  test('a script that leaves again and again gets ten streams soon, and then one in six seconds', async () => {
+    const page = openWith({ updateStrategy });
+    const begin = Date.now();
+    const delays = [];
+    while (Date.now() < begin + 60_000) {
+      page.window.dispatchEvent(new Event('beforeunload'));
+      await page.stream.breaks();
+      delays.push(await delayMs(page));
+    }
+    expect(delays.slice(0, 14)).toEqual([...Array(10).fill(500), 1000, 2000, 4000, 8000]);
+    expect(delays.filter((ms) => ms === 500).length).toBeLessThanOrEqual(20);
+  });
+
+  test('what ends when the page is not left after all is no regular limit', async () => {
+    const page = openWith({ updateStrategy });
+    for (let click = 0; click < 6; click++) {
+      await page.stream.connects();
+      await vi.advanceTimersByTimeAsync(10_000);
+      page.window.dispatchEvent(new Event('beforeunload'));
+      await page.stream.breaks();
+      await delayMs(page);
+    }
+    expect(page.stream.url.searchParams.has('cutAfter')).toBe(false);
+  });
+
   test('starts the delays anew when a stream has lasted', async () => {
     const page = openWith({ updateStrategy });
     for (let attempt = 0; attempt < 5; attempt++) {
@@ -749,4 +821,79 @@ test('what ends in silence is no limit', async () => {
     await delayMs(page);
   }
   expect(page.stream.url.searchParams.has('cutAfter')).toBe(false);
+});
+
+test('once a WebSocket has failed twice, the page asks whether the server is there before it opens one', async () => {
+  const page = openWith({ updateStrategy: 'ws' });
+  const open = () => page.streams.filter(({ question }) => !question).length;
+  await page.stream.connects();
+  await vi.advanceTimersByTimeAsync(10_000);
+  await page.stream.breaks();
+  await vi.advanceTimersByTimeAsync(1000);
+  await page.stream.breaks();
+  const before = open();
+  for (let attempt = 0; attempt < 5; attempt++) {
+    await delayMs(page);
+    expect(page.stream.question!.url.pathname).toBe('/__skew/ws');
+    await (attempt % 2 ? page.stream.question!.answers(502) : page.stream.breaks());
+  }
+  expect(open()).toBe(before);
+  await delayMs(page);
+  // What answers need not be what WebSockets are passed on to.
+  await page.stream.question!.answers(404);
+  expect(open()).toBe(before + 1);
+  await page.stream.connects();
+  expect(status(page)).toBe('open');
+});
+
+test('a page that is closed while it asks opens no WebSocket', async () => {
+  const page = openWith({ updateStrategy: 'ws' });
+  await page.stream.connects();
+  await page.stream.breaks();
+  await delayMs(page);
+  await page.stream.breaks();
+  await delayMs(page);
+  const { question } = page.stream;
+  page.headcount.close();
+  await question!.answers(426);
+  expect(page.stream.question).toBe(question);
+});
+
+describe.each(['sse', 'ws'] as const)('farewell over %s', (updateStrategy) => {
+  const bye = ['/__skew/bye', JSON.stringify({ connectionId: messages.server.connected.connectionId })];
+
+  test.each(['pagehide', 'close'])('a page says goodbye at %s, and what is given up does not', async (how) => {
+    const page = openWith({ updateStrategy });
+    const leave = () => (how === 'close' ? page.headcount.close() : page.window.dispatchEvent(new Event('pagehide')));
+    await page.stream.connects();
+    const first = page.stream;
+    page.headcount.reconnect();
+    await page.stream.connects();
+    expect([first.closed, first.code, page.beacons]).toEqual([true, undefined, []]);
+    leave();
+    expect(page.beacons).toEqual([bye]);
+    if (updateStrategy === 'ws') expect(page.stream.code).toBe(1000);
+  });
+
+  test('a page says goodbye while it waits for its next stream', async () => {
+    const page = openWith({ updateStrategy });
+    await page.stream.connects();
+    await page.stream.breaks();
+    page.window.dispatchEvent(new Event('pagehide'));
+    expect(page.beacons).toEqual([bye]);
+  });
+
+  test('a page that never had a stream has nothing to take back', async () => {
+    const page = openWith({ updateStrategy });
+    page.window.dispatchEvent(new Event('pagehide'));
+    expect(page.beacons).toEqual([]);
+  });
+
+  test('a browser without beacons is no error', async () => {
+    const page = openPage({ updateStrategy }, undefined, (window) => delete window.navigator.sendBeacon);
+    page.headcount.connect();
+    await page.stream.connects();
+    page.headcount.close();
+    expect(page.stream.closed).toBe(true);
+  });
 });

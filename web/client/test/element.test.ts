@@ -31,6 +31,19 @@ test('says that it waits, what it sees, and that it may not see it', async () =>
   expect(texts('message')).toEqual(['Not authorised for live stats']);
 });
 
+test('says what is wrong instead of waiting for ever', async () => {
+  const { page, texts } = await shown();
+  page.headcount.reconnect();
+  await settled();
+  expect(texts('message')).toEqual(['Waiting for figures']);
+  await page.stream.answers(404, { 'content-type': 'text/html' });
+  const wrong = 'https://shop.example/__skew answered 404 (text/html). Is it passed on to Headcount?';
+  expect(texts('message')).toEqual([wrong]);
+  page.headcount.reconnect();
+  await page.stream.connects();
+  expect(texts('message')).toEqual(['Waiting for figures']);
+});
+
 test('shows what is asked for, most first, whatever the labels are made of', async () => {
   const { page, element, texts } = await shown({ show: 'versions' });
   await page.stream.says({ ...stats, versions: { v1: 1, '<img src=x>': 5 } });

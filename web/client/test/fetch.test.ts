@@ -136,7 +136,7 @@ test('a 403 ends nothing, because a proxy or a firewall may say it for a while',
   await page.stream.answers(403);
   expect(page.headcount.getSnapshot()).toMatchObject({
     status: 'reconnecting',
-    error: 'https://shop.example/__skew answered 403 (text/plain).',
+    error: 'https://shop.example/__skew answered 403 (text/plain). Is it passed on to Headcount?',
   });
 });
 

@@ -55,6 +55,8 @@ export const reconnect: {
     delayMs: Range | null;
     attemptAfter: number | null;
   }[];
+  /** Close codes, and whether the stream may have been ended from outside. */
+  cuts: { code: number; cut: boolean }[];
   drains: { name: string; reconnectMs: number | null; delayMs: Range }[];
   wakes: { name: string; notBeforeMs: number; delayMs: Range; onlineMs: Range }[];
   /** What no wake cuts short, when 1 is drawn. */
@@ -73,6 +75,15 @@ export const reconnect: {
     status: number;
     contentType: string;
     refused: boolean | null;
+    says: string[];
+  }[];
+  /** What an answer to a POST means: `unknown`: no stream has this handle; `later` is sent again soon, `refused` rarely. */
+  posts: {
+    name: string;
+    status: number;
+    contentType: string | null;
+    body: string;
+    outcome: 'done' | 'unknown' | 'denied' | 'refused' | 'later';
     says: string[];
   }[];
   /** What a browser lets a page know of a request that failed. `url`: of the server, if it is not the page's origin. */

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { decode, label } from '../src/messages.js';
+import { decode, routeLabel, versionLabel } from '../src/messages.js';
 import { messages } from './fixtures.js';
 
 test.each(Object.entries(messages.server))('decodes the golden message %s', (type, message) => {
@@ -17,10 +17,12 @@ test.each([undefined, null, 5, {}, ...binary])('takes %s for no message', (data)
 });
 
 test('cuts a label to its length without leaving half a character', () => {
-  expect(label('/a😀', 3)).toBe('/a');
-  expect(label('/a😀', 4)).toBe('/a😀');
+  expect(routeLabel(`${'/'.repeat(511)}😀`)).toBe('/'.repeat(511));
+  expect(routeLabel(`${'/'.repeat(510)}😀`)).toBe(`${'/'.repeat(510)}😀`);
+  expect(versionLabel(`${'v'.repeat(127)}😀`)).toBe('v'.repeat(127));
 });
 
 test('takes what the server refuses out of a label', () => {
-  expect(label('/a\u0000\n\u007f\ud800b', 512)).toBe('/ab');
+  expect(routeLabel('/a\u0000\n\u007f\ud800\u202eb')).toBe('/ab');
+  expect(versionLabel(' a\u0000\n\u200b\ud800\u202eb ')).toBe('ab');
 });

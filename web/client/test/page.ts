@@ -14,12 +14,18 @@ class FakeStream {
   onend: (() => void) | null = null;
   /** Answers in place of a stream: to the request that should read one, or to a WebSocket's handshake. */
   answers: (status: number, headers?: Record<string, string>, body?: string) => Promise<void> = async (...answer) => {
+    await this.question?.answers(...answer);
+    if (this.question) return;
     await this.#fails();
     await this.probes.at(-1)!.answers(...answer);
   };
+  /** The request by which a page asks whether the server is there, before it opens a WebSocket. */
+  question: FakeStream | undefined;
   /** Raw text of a stream that is read by fetch and has begun. */
   writes?: (text: string) => Promise<void>;
   closed = false;
+  /** The close code that the page gave first. */
+  code: number | undefined;
   opened = false;
   sent: unknown[] = [];
   /** Requests by which a page asks why its WebSocket could not be opened. */
@@ -27,7 +33,7 @@ class FakeStream {
 
   constructor(
     readonly kind: 'sse' | 'ws',
-    readonly url: URL,
+    public url: URL,
     readonly withCredentials = false,
     /** Of a stream that is read by fetch. */
     readonly init?: RequestInit,
@@ -37,21 +43,28 @@ class FakeStream {
     this.sent.push(JSON.parse(text));
   }
 
-  close() {
+  close(code?: number) {
     this.closed = true;
+    this.code ??= code;
   }
 
   /** The stream opens, and nothing more comes. */
   async opens() {
     if (this.kind === 'sse') return this.raw(undefined);
+    if (this.question) await this.#isThere();
     this.#opens();
   }
 
   /** What the browser delivers, also after the page has closed the stream: events may be queued by then. */
   async raw(data: unknown) {
+    if (this.question) await this.#isThere();
     if (this.kind === 'ws' && !this.opened) this.#opens();
     this.onmessage?.({ data });
     await settled();
+  }
+
+  async #isThere() {
+    await this.question?.answers(426);
   }
 
   async says(message: object) {
@@ -63,7 +76,9 @@ class FakeStream {
   }
 
   /** As when the network or the server fails; the code is for WebSockets. */
-  async breaks(code = 1006, reason = '') {
+  async breaks(code = 1006, reason = ''): Promise<void> {
+    if (this.question && code === 1006) return this.question.breaks();
+    if (this.question) await this.#isThere();
     if (this.kind === 'sse') this.onerror?.();
     else if (!this.opened && code === 1006) {
       // Nothing that the page asks reaches the server either.
@@ -94,7 +109,8 @@ interface Posted {
   path: string;
   body: any;
   init: RequestInit;
-  answer(status: number, headers?: Record<string, string>): Promise<void>;
+  /** Like Headcount, unless the headers say another content type. */
+  answer(status: number, headers?: Record<string, string>, body?: string): Promise<void>;
   fail(): Promise<void>;
 }
 
@@ -107,6 +123,8 @@ export interface Page {
   /** The newest stream. */
   readonly stream: FakeStream;
   posts: Posted[];
+  /** What the page sent so that it outlives the page: path and text. */
+  beacons: [path: string, text: string][];
   navigate(url: string): void;
   setHidden(hidden: boolean): void;
   setOnline(online: boolean): void;
@@ -128,8 +146,15 @@ export function openPage(
 ): Page {
   const streams: FakeStream[] = [];
   const posts: Posted[] = [];
+  const beacons: Page['beacons'] = [];
   const location = new URL(address);
   const openSocket = function (url: string) {
+    const asked = streams.at(-1);
+    if (asked?.question) {
+      asked.question = undefined;
+      asked.url = new URL(url);
+      return asked;
+    }
     const stream = new FakeStream('ws', new URL(url));
     streams.push(stream);
     return stream;
@@ -144,7 +169,10 @@ export function openPage(
     origin: location.origin,
     history,
     document: Object.assign(new EventTarget(), { hidden: false }),
-    navigator: { onLine: true },
+    navigator: {
+      onLine: true,
+      sendBeacon: (url: string, text: string) => !!beacons.push([new URL(url).pathname, text]),
+    },
     localStorage: {},
   });
 
@@ -156,8 +184,14 @@ export function openPage(
         : Promise.reject(new TypeError('network'));
     }
     const stream = new FakeStream('sse', new URL(url), init.credentials === 'include', init);
-    const isProbe = stream.url.pathname.endsWith('/ws');
-    (isProbe ? streams.filter(({ kind }) => kind === 'ws').at(-1)!.probes : streams).push(stream);
+    const socket = streams.filter(({ kind }) => kind === 'ws').at(-1);
+    if (!stream.url.pathname.endsWith('/ws')) streams.push(stream);
+    else if (socket && !socket.opened && !socket.closed && !socket.question) socket.probes.push(stream);
+    else {
+      const asked = new FakeStream('ws', stream.url);
+      asked.question = stream;
+      streams.push(asked);
+    }
     return new Promise<Response>((resolve, reject) => {
       stream.answers = (status, headers = {}, body = '{}') => (
         resolve(new Response(body, { status, headers })), settled()
@@ -194,10 +228,11 @@ export function openPage(
         path: new URL(url).pathname,
         body: JSON.parse(init.body as string),
         init,
-        answer: (status, headers) => (
-          resolve(new Response('{}', { status, headers: { 'content-type': 'application/json', ...headers } })),
-          settled()
-        ),
+        answer: (status, headers, body = status === 200 ? '{"ok":true}' : '{"detail":"Because."}') => {
+          const own = status === 200 ? 'application/json' : 'application/problem+json';
+          resolve(new Response(body, { status, headers: { 'content-type': own, ...headers } }));
+          return settled();
+        },
         fail: () => (reject(new TypeError('network')), settled()),
       });
     });
@@ -221,6 +256,7 @@ export function openPage(
       return streams.at(-1)!;
     },
     posts,
+    beacons,
     navigate: (url) => window.history.pushState(null, '', url),
     setHidden(hidden) {
       window.document.hidden = hidden;

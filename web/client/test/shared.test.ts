@@ -146,6 +146,7 @@ describe.each(['sse', 'ws'] as const)('a page that may not share is counted by i
     page.headcount.close();
     expect(page.streams.every(({ closed }) => closed)).toBe(true);
     await vi.advanceTimersByTimeAsync(0);
+    await vi.advanceTimersByTimeAsync(1000); // the second in which routes were counted
     expect(vi.getTimerCount()).toBe(0);
   });
 
@@ -251,22 +252,194 @@ test('the leader answers for all tabs when the server asks whether they are ther
   expect(leader.posts.slice(before)).toMatchObject([{ path: '/__skew/tabs', body: { set: [], remove: [] } }]);
 });
 
-test('a report that a page of HTML answers is said in every tab, and sent again', async () => {
+test.each([
+  [404, 'text/html'],
+  [501, 'text/html'],
+  [200, 'text/html'],
+  [413, 'application/problem+json'],
+])('tabs whose report %d %s answers are counted by streams of their own', async (status, type) => {
   const browser = new Browser();
   const leader = browser.open({ updateStrategy: 'sse' });
   const other = browser.open({ updateStrategy: 'sse' });
   await settled();
   await leader.stream.connects();
   await settled();
-  const before = leader.posts.length;
-  await leader.posts.at(-1)!.answer(200, { 'content-type': 'text/html' });
-  for (const { headcount } of [leader, other]) {
-    expect(headcount.getSnapshot().error).toBe(
-      'https://shop.example/__skew answered 200 (text/html). Is it passed on to Headcount?',
-    );
+  await leader.posts.at(-1)!.answer(status, { 'content-type': type });
+  await settled();
+  expect(leader.streams[0]!.closed).toBe(true);
+  for (const page of [leader, other]) {
+    expect(page.stream.url.searchParams.has('shared')).toBe(false);
+    await page.stream.connects();
+    expect(page.headcount.getSnapshot()).toMatchObject({ status: 'open', error: null });
   }
-  await vi.advanceTimersByTimeAsync(31_000);
-  expect(leader.posts.slice(before - 1).map(({ path }) => path)).toEqual(['/__skew/tabs', '/__skew/tabs']);
+});
+
+test('a tab that the server knows stays on the shared stream, and one that it does not hear of leaves it', async () => {
+  const browser = new Browser();
+  const leader = browser.open({ updateStrategy: 'sse' });
+  await settled();
+  await leader.stream.connects();
+  await settled();
+  const { set } = leader.posts.at(-1)!.body;
   await leader.posts.at(-1)!.answer(200);
-  expect(other.headcount.getSnapshot().error).toBeNull();
+  await leader.stream.says({ type: 'tabs', ids: { [set[0].key]: 'one' } });
+  const other = browser.open({ updateStrategy: 'sse' });
+  await settled();
+  await leader.posts.at(-1)!.answer(404, { 'content-type': 'text/html' });
+  await settled();
+  expect(leader.stream.closed).toBe(false);
+  expect(leader.headcount.getSnapshot().error).toContain('/__skew/tabs answered 404 (text/html)');
+  expect(other.stream.url.searchParams.has('shared')).toBe(false);
+  await vi.advanceTimersByTimeAsync(1000);
+  await leader.posts.at(-1)!.answer(200);
+  expect(leader.headcount.getSnapshot().error).toBeNull();
+});
+
+test('a tab whose version would be the ninth on the stream has a stream of its own', async () => {
+  const browser = new Browser();
+  const leader = browser.open({ updateStrategy: 'sse', version: 'v0' });
+  await settled();
+  await leader.stream.connects();
+  await settled();
+  await leader.posts.at(-1)!.answer(200);
+  await leader.stream.says({ type: 'tabs', ids: {} });
+  const others = Array.from({ length: 9 }, (_, number) =>
+    browser.open({ updateStrategy: 'sse', version: `v${number}` }),
+  );
+  await settled();
+  await vi.advanceTimersByTimeAsync(100);
+  expect(others.map(({ streams }) => streams.length)).toEqual([0, 0, 0, 0, 0, 0, 0, 0, 1]);
+  expect(others[8]!.stream.url.searchParams.has('shared')).toBe(false);
+});
+
+describe('a tab that could not be on the shared stream joins again', () => {
+  const MINUTES_MS = 600_000;
+  /** Of a stream that may be silent. */
+  const SILENT = { keepaliveMs: undefined };
+
+  /** Streams that are not closed, by whether tabs share them. */
+  const open = ({ streams }: Page, shared: boolean) =>
+    streams.filter(({ url, closed }) => !closed && url.searchParams.has('shared') === shared);
+
+  /** A browser whose only tab has a stream of its own, because its report was refused. */
+  async function refused() {
+    const browser = new Browser();
+    const page = browser.open({ updateStrategy: 'sse' });
+    await settled();
+    await page.stream.connects();
+    await settled();
+    await page.posts.at(-1)!.answer(404, { 'content-type': 'text/html' });
+    await settled();
+    await page.stream.connects({ ...SILENT, connectionId: 'own' });
+    return { browser, page };
+  }
+
+  test('and leaves its own stream when the server knows it on the shared one', async () => {
+    const { page } = await refused();
+    await vi.advanceTimersByTimeAsync(MINUTES_MS - 1);
+    expect(open(page, true)).toHaveLength(0);
+    const seen: unknown[] = [];
+    page.headcount.subscribe(({ status, error }) => seen.push([status, error]));
+    await vi.advanceTimersByTimeAsync(1);
+    const [shared] = open(page, true);
+    await shared!.connects({ ...SILENT, connectionId: 'shared' });
+    await settled();
+    const { path, body } = page.posts.at(-1)!;
+    expect([path, body.connectionId]).toEqual(['/__skew/tabs', 'shared']);
+    await page.posts.at(-1)!.answer(200);
+    expect(open(page, false)).toHaveLength(1);
+    await shared!.says({ type: 'tabs', ids: { [body.set[0].key]: 'public' } });
+    expect(open(page, false)).toHaveLength(0);
+    expect(page.beacons.at(-1)).toEqual(['/__skew/bye', JSON.stringify({ connectionId: 'own' })]);
+    expect(new Set(seen.map(String))).toEqual(new Set(['open,']));
+    page.navigate('/b');
+    await settled();
+    expect(page.posts.at(-1)!.body).toMatchObject({ connectionId: 'shared', set: [{ route: '/b' }] });
+    await vi.advanceTimersByTimeAsync(2 * MINUTES_MS);
+    expect(page.streams.filter(({ url }) => url.searchParams.has('shared'))).toHaveLength(2);
+  });
+
+  test('and keeps its own stream while it is refused', async () => {
+    const { page } = await refused();
+    for (let trial = 0; trial < 3; trial++) {
+      await vi.advanceTimersByTimeAsync(MINUTES_MS);
+      const [shared] = open(page, true);
+      await shared!.connects({ connectionId: `shared ${trial}` });
+      await settled();
+      await page.posts.at(-1)!.answer(404, { 'content-type': 'text/html' });
+      await settled();
+      expect([open(page, true).length, open(page, false).length]).toEqual([0, 1]);
+      expect(page.headcount.getSnapshot()).toMatchObject({ status: 'open', error: null });
+    }
+  });
+
+  test('and keeps its own stream when the shared one ends', async () => {
+    const { page } = await refused();
+    await vi.advanceTimersByTimeAsync(MINUTES_MS);
+    await open(page, true)[0]!.connects({ ...SILENT, connectionId: 'shared' });
+    await open(page, true)[0]!.breaks();
+    expect([open(page, true).length, open(page, false).length]).toEqual([0, 1]);
+    expect(page.headcount.getSnapshot()).toMatchObject({ status: 'open', error: null });
+    await vi.advanceTimersByTimeAsync(MINUTES_MS);
+    expect(open(page, true)).toHaveLength(1);
+  });
+
+  test('when there is a place', async () => {
+    const browser = new Browser();
+    const leader = browser.open({ updateStrategy: 'sse', version: 'v0' });
+    await settled();
+    await leader.stream.connects(SILENT);
+    await settled();
+    const others = Array.from({ length: 8 }, (_, number) =>
+      browser.open({ updateStrategy: 'sse', version: `v${number + 1}` }),
+    );
+    await settled();
+    let answered = 0;
+    const answer = async () => {
+      await settled();
+      for (; answered < leader.posts.length; answered++) {
+        const { body } = leader.posts[answered]!;
+        await leader.posts[answered]!.answer(200);
+        await leader.stream.says({ type: 'tabs', ids: Object.fromEntries(body.set.map(({ key }: any) => [key, key])) });
+        await settled();
+      }
+    };
+    await answer();
+    const ninth = others.at(-1)!;
+    await ninth.stream.connects({ ...SILENT, connectionId: 'ninth' });
+    others[0]!.headcount.close();
+    await answer();
+    await vi.advanceTimersByTimeAsync(MINUTES_MS);
+    expect(ninth.streams.map(({ closed }) => closed)).toEqual([false]);
+    await answer();
+    expect(ninth.streams.map(({ closed }) => closed)).toEqual([true]);
+    expect(leader.streams.map(({ closed }) => closed)).toEqual([false]);
+    ninth.navigate('/b');
+    await answer();
+    expect(leader.posts.flatMap(({ body }) => body.set)).toContainEqual(
+      expect.objectContaining({ version: 'v8', route: '/b' }),
+    );
+  });
+
+  test('and takes the lock from no other tab', async () => {
+    const { browser, page } = await refused();
+    browser.open({ updateStrategy: 'sse' });
+    await settled();
+    const steal = vi.fn();
+    // The tab that leads now is frozen.
+    for (const channel of browser.channels) channel.onmessage = null;
+    for (const held of browser.held.values()) held.steal = steal;
+    await vi.advanceTimersByTimeAsync(MINUTES_MS + 10_000);
+    expect(browser.waiting.filter(({ name }) => name.split(' ').length === 3)).toEqual([]);
+    expect(steal).not.toHaveBeenCalled();
+    expect(open(page, false)).toHaveLength(1);
+  });
+
+  test('unless it is closed', async () => {
+    const { page } = await refused();
+    page.headcount.close();
+    await vi.advanceTimersByTimeAsync(2 * MINUTES_MS);
+    expect(page.streams.every(({ closed }) => closed)).toBe(true);
+    expect(vi.getTimerCount()).toBe(0);
+  });
 });

@@ -26,15 +26,26 @@ test('says what is missing when there is no Headcount', async () => {
   expect(() => useActiveConnections()).toThrow('createHeadcount()');
 });
 
-test.each(['index', 'vue', 'react', 'element', 'shared'])(
-  '%s is imported in Node, where there is no window, and does nothing',
-  async (name) => {
-    expect(typeof window).toBe('undefined');
-    vi.resetModules();
-    const module = await import(`../src/${name}.ts`);
-    expect(Object.keys(module).length).toBeGreaterThan(0);
-  },
-);
+test.each([
+  ...['index', 'vue', 'react', 'element', 'shared'],
+  ...['release', 'release-vue', 'release-react', 'release-element'],
+])('%s is imported in Node, where there is no window, and does nothing', async (name) => {
+  expect(typeof window).toBe('undefined');
+  vi.resetModules();
+  const module = await import(`../src/${name}.ts`);
+  expect(Object.keys(module).length).toBeGreaterThan(0);
+});
+
+test('a release that is created while a server renders does nothing', async () => {
+  const { createRelease } = await import('../src/release.js');
+  const release = createRelease({ version: 'v1', headcount: createHeadcount({ version: 'v1' }), mode: 'immediate' });
+  release.dismiss();
+  release.guard(() => true)();
+  release.recover();
+  expect(await release.reload()).toBe('current');
+  expect(release.getSnapshot()).toMatchObject({ mine: 'v1', outdated: null, offered: false });
+  release.close();
+});
 
 test('a Headcount whose stream is to be shared may be created while a server renders', async () => {
   const { shared } = await import('../src/shared.js');

@@ -73,11 +73,24 @@ test.each(junk.map((value) => ({ value })))('survives $value where something els
   const fields = {
     ...{ versions: value, routes: value, connections: value, nodes: value, partial: value, yourId: [] },
     currentVersion: value,
+    release: value,
   };
   const from = figures({ ...stats, ...fields });
   expect(from).toEqual({ ...noFigures(), total: 2, revision: 7, currentVersion: current });
   const after = applyDelta(from, { type: 'stats-delta', base: 7, revision: 8, total: 2, ...fields });
   expect(after).toEqual({ ...from, revision: 8 });
+});
+
+test('keeps why a version is current until a delta says otherwise', () => {
+  const from = figures({ ...stats, currentVersion: 'v2', release: { state: 'declared', version: 'v2' } });
+  const delta = { type: 'stats-delta', base: 7, revision: 8, total: 2 };
+  expect(applyDelta(from, delta)?.release).toEqual({ state: 'declared', version: 'v2' });
+  const orphaned = { state: 'orphaned', version: 'v2' };
+  expect(applyDelta(from, { ...delta, currentVersion: null, release: orphaned })).toMatchObject({
+    currentVersion: undefined,
+    release: orphaned,
+  });
+  expect(applyDelta(from, { ...delta, release: { state: 'declared', version: 5 } })?.release).toBe(from.release);
 });
 
 test.each([-1, 0.5, '2', Infinity, null])('does not take %j for a count', (count) => {

@@ -1,5 +1,7 @@
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { messages } from './fixtures.js';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import type { ClientMessage } from '../src/messages.js';
+import { openEventStream, type Site } from '../src/transport.js';
+import { messages, reconnect } from './fixtures.js';
 import { openPage, settled } from './page.js';
 
 beforeEach(() => {
@@ -81,6 +83,18 @@ test('has one route under way and one waiting, so that the last route is the las
   expect(page.posts).toHaveLength(2);
 });
 
+test('sends ten routes a second, and then the newest one', async () => {
+  const page = openWith({ updateStrategy: 'ws' });
+  await page.stream.connects();
+  const routes = () => page.stream.sent.map((message) => (message as { route: string }).route);
+  for (let number = 0; number < 500; number++) page.headcount.setRoute(`/${number}`);
+  expect(routes()).toEqual([...Array(10).keys()].map((number) => `/${number}`));
+  await vi.advanceTimersByTimeAsync(1000);
+  expect(routes().slice(10)).toEqual(['/499']);
+  page.headcount.setRoute('/last');
+  expect(routes().slice(11)).toEqual(['/last']);
+});
+
 test('a route on its way does not hold up the subscription', async () => {
   const page = openWith();
   await page.stream.connects();
@@ -94,7 +108,7 @@ test.each([429, 503])('tries again after what a %d says', async (status) => {
   await posts[0]!.answer(status, { 'retry-after': '7' });
   await vi.advanceTimersByTimeAsync(6999);
   expect(posts).toHaveLength(1);
-  await vi.advanceTimersByTimeAsync(1100);
+  await vi.advanceTimersByTimeAsync(4001);
   expect(posts).toHaveLength(2);
   expect(posts[1]!.body).toEqual(posts[0]!.body);
 });
@@ -104,7 +118,7 @@ test('understands a Retry-After that is a date', async () => {
   await posts[0]!.answer(503, { 'retry-after': new Date(Date.now() + 20_000).toUTCString() });
   await vi.advanceTimersByTimeAsync(18_900);
   expect(posts).toHaveLength(1);
-  await vi.advanceTimersByTimeAsync(2200);
+  await vi.advanceTimersByTimeAsync(5100);
   expect(posts).toHaveLength(2);
 });
 
@@ -201,7 +215,7 @@ test('is denied by a 403, and says so', async () => {
   expect(page.headcount.getSnapshot()).toMatchObject({
     authorized: false,
     status: 'open',
-    error: 'The server did not accept subscribe-stats (403).',
+    error: 'https://shop.example/__skew/subscribe-stats answered 403 (application/problem+json): Because.',
   });
   await vi.advanceTimersByTimeAsync(10_000);
   expect(page.posts).toHaveLength(1);
@@ -217,7 +231,7 @@ test('says that POSTs do not reach the server, goes on trying, and says no more 
     await page.posts.at(-1)!.fail();
     await vi.advanceTimersByTimeAsync(4000);
   }
-  expect(error()).toBe('The server did not accept route-update (network or CORS).');
+  expect(error()).toBe('https://shop.example/__skew/route did not answer (network or CORS).');
   expect(page.posts).toHaveLength(4);
   await page.posts.at(-1)!.answer(200);
   expect(error()).toBeNull();
@@ -225,7 +239,88 @@ test('says that POSTs do not reach the server, goes on trying, and says no more 
 });
 
 const html = { 'content-type': 'text/html; charset=utf-8' };
-const htmlCame = 'https://shop.example/__skew answered 200 (text/html). Is it passed on to Headcount?';
+const htmlCame = (path: string) =>
+  `https://shop.example/__skew/${path} answered 200 (text/html). Is it passed on to Headcount?`;
+
+describe.each(reconnect.posts)('$name answers a POST', ({ status, contentType, body, outcome, says }) => {
+  const sent = [
+    { type: 'route-update', route: '/a' },
+    { type: 'subscribe-stats', deltas: true },
+    { type: 'tabs', set: [], remove: [] },
+  ] satisfies ClientMessage[];
+
+  test.each(sent)('$type', async (message) => {
+    vi.spyOn(Math, 'random').mockReturnValue(0.5);
+    const posts: string[] = [];
+    const headers = contentType ? { 'content-type': contentType } : undefined;
+    const site = {
+      url: (path) => 'https://shop.example/__skew' + path,
+      backoff: { baseMs: 1000, capMs: 30_000 },
+      headers: undefined,
+      async fetch(url, init) {
+        if (!init?.method)
+          return new Response(new ReadableStream(), { headers: { 'content-type': 'text/event-stream' } });
+        posts.push(String(url));
+        return new Response(body || null, { status, headers: headers! });
+      },
+    } as Partial<Site> as Site;
+    const events = { received: vi.fn(), ended: vi.fn(), refused: vi.fn() };
+    const stream = openEventStream(site, new URLSearchParams(), events);
+    stream.send(message, 'secret');
+    await settled();
+    const path = `https://shop.example/__skew/${message.type.replace('-update', '')}`;
+    expect(posts).toEqual([path]);
+    const told = events.refused.mock.calls.length;
+    expect(events.ended.mock.calls).toEqual(outcome === 'unknown' ? [['']] : []);
+
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(posts).toHaveLength(outcome === 'refused' || outcome === 'later' ? 2 : 1);
+    await vi.advanceTimersByTimeAsync(28_000);
+    if (outcome === 'later') expect(posts.length).toBeGreaterThan(3);
+    else expect(posts).toHaveLength(outcome === 'refused' ? 2 : 1);
+    await vi.advanceTimersByTimeAsync(5000);
+    if (outcome === 'refused') expect(posts).toHaveLength(3);
+
+    expect(told).toBe(outcome === 'denied' || outcome === 'refused' ? 1 : 0);
+    if (outcome === 'later') expect(events.refused).toHaveBeenCalled();
+    for (const [what, as, error] of events.refused.mock.calls) {
+      expect([what, as]).toEqual([message, outcome === 'denied' ? status : 0]);
+      expect(error).toContain(path);
+      for (const part of says) expect(error).toContain(part);
+    }
+    stream.close();
+    expect(vi.getTimerCount()).toBe(0);
+  });
+});
+
+test('what one answer in between says does not hide that a message has arrived', async () => {
+  vi.spyOn(Math, 'random').mockReturnValue(0.5);
+  const page = openWith();
+  await page.stream.connects();
+  page.headcount.setRoute('/a');
+  const error = () => page.headcount.getSnapshot().error;
+  await page.posts[0]!.answer(404, html);
+  await vi.advanceTimersByTimeAsync(1000);
+  await page.posts[1]!.answer(502, html);
+  expect(error()).toContain('502 (text/html)');
+  await vi.advanceTimersByTimeAsync(1000);
+  await page.posts[2]!.answer(200);
+  expect(error()).toBeNull();
+});
+
+test('figures do not hide that routes do not arrive', async () => {
+  const page = await subscribed();
+  await page.posts[0]!.answer(200);
+  page.headcount.setRoute('/a');
+  await page.posts[1]!.answer(404, html);
+  await page.stream.says(messages.server.stats);
+  expect(page.headcount.getSnapshot()).toMatchObject({
+    authorized: true,
+    status: 'open',
+    error: 'https://shop.example/__skew/route answered 404 (text/html). Is it passed on to Headcount?',
+  });
+  expect(page.streams).toHaveLength(1);
+});
 
 test('a route that a page of HTML answers has not arrived: says so at once, and tries again rarely', async () => {
   vi.spyOn(Math, 'random').mockReturnValue(0.5);
@@ -234,13 +329,16 @@ test('a route that a page of HTML answers has not arrived: says so at once, and 
   page.headcount.setRoute('/a');
   await page.posts[0]!.answer(200, html);
   const error = () => page.headcount.getSnapshot().error;
-  expect(error()).toBe(htmlCame);
-  await vi.advanceTimersByTimeAsync(30_000);
-  expect(page.posts).toHaveLength(1);
-  page.headcount.setRoute('/b');
+  expect(error()).toBe(htmlCame('route'));
+  // Something may just be starting.
   await vi.advanceTimersByTimeAsync(500);
-  expect(page.posts.map(({ body }) => body.route)).toEqual(['/a', '/b']);
-  await page.posts[1]!.answer(200);
+  await page.posts[1]!.answer(200, html);
+  await vi.advanceTimersByTimeAsync(30_000);
+  expect(page.posts).toHaveLength(2);
+  page.headcount.setRoute('/b');
+  await vi.advanceTimersByTimeAsync(2000);
+  expect(page.posts.map(({ body }) => body.route)).toEqual(['/a', '/a', '/b']);
+  await page.posts[2]!.answer(200);
   expect(error()).toBeNull();
   expect(page.headcount.getSnapshot().status).toBe('open');
 });
@@ -248,8 +346,12 @@ test('a route that a page of HTML answers has not arrived: says so at once, and 
 test('a subscription that a page of HTML answers is not accepted, and not denied', async () => {
   const page = await subscribed();
   await page.posts[0]!.answer(200, html);
-  expect(page.headcount.getSnapshot()).toMatchObject({ authorized: null, status: 'open', error: htmlCame });
-  await vi.advanceTimersByTimeAsync(31_000);
+  expect(page.headcount.getSnapshot()).toMatchObject({
+    authorized: null,
+    status: 'open',
+    error: htmlCame('subscribe-stats'),
+  });
+  await vi.advanceTimersByTimeAsync(1000);
   expect(page.posts.map(({ path }) => path)).toEqual(['/__skew/subscribe-stats', '/__skew/subscribe-stats']);
 });
 
@@ -261,7 +363,7 @@ test('a subscription that does not reach the server is not denied', async () => 
   }
   expect(page.headcount.getSnapshot()).toMatchObject({
     authorized: null,
-    error: 'The server did not accept subscribe-stats (network or CORS).',
+    error: 'https://shop.example/__skew/subscribe-stats did not answer (network or CORS).',
   });
 });
 

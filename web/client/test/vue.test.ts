@@ -12,7 +12,7 @@ import {
   ref,
   watch,
 } from 'vue';
-import type { ConnectionInfo } from '../src/index.js';
+import type { ConnectionInfo, Release } from '../src/index.js';
 import { type ActiveConnections, headcountPlugin, useActiveConnections } from '../src/vue.js';
 import { messages } from './fixtures.js';
 import { openPage, type Page, settled } from './page.js';
@@ -54,6 +54,7 @@ test('has the promised names and types', async () => {
   expectTypeOf(live.authorized).toEqualTypeOf<ComputedRef<boolean | null>>();
   expectTypeOf(live.error).toEqualTypeOf<ComputedRef<string | null>>();
   expectTypeOf(live.currentVersion).toEqualTypeOf<ComputedRef<string | undefined>>();
+  expectTypeOf(live.release).toEqualTypeOf<ComputedRef<Release | undefined>>();
   expect(Object.keys(live).sort()).toEqual([
     'authorized',
     'connections',
@@ -61,6 +62,7 @@ test('has the promised names and types', async () => {
     'error',
     'isStale',
     'partial',
+    'release',
     'routes',
     'status',
     'total',

@@ -11,6 +11,19 @@ export type Colours = (name: string) => string;
 const MIN_SECONDS = 120;
 export const timeScale: uPlot.Scale = { range: (_, first, last) => [Math.min(first, last - MIN_SECONDS), last] };
 
+/** Samples come every 10 s. One may be late or missing; after more, nobody knows what happened meanwhile. */
+const GAP_MS = 25_000;
+
+/** Inserts a moment without figures (undefined) wherever samples are missing, so that the curve breaks off there. */
+export function withGaps<S extends { at: number }>(samples: readonly S[]): { at: number; sample: S | undefined }[] {
+  return samples.flatMap((sample, index) => {
+    const before = samples[index - 1];
+    const point = { at: sample.at, sample };
+    if (!before || sample.at - before.at <= GAP_MS) return [point];
+    return [{ at: (before.at + sample.at) / 2, sample: undefined }, point];
+  });
+}
+
 /** Hours and minutes, without the date: the axis is one hour long. */
 export const timeAxis = (colour: Colours): uPlot.Axis => ({
   stroke: colour('muted'),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ...core import event_stream
-from ..responses import OK, Headers
+from ..responses import OK, VARY, Headers
 from .handshake import handshake_head
 
 
@@ -39,6 +39,6 @@ def _head(headers: Headers) -> bytes:
 
 HANDSHAKE_HEAD: Final = CachedHead(handshake_head)
 SSE_HEAD: Final = CachedHead(
-    lambda headers: _head((*headers, *event_stream.HEADERS, (b"transfer-encoding", b"chunked")))
+    lambda headers: _head((*headers, *event_stream.HEADERS, VARY, (b"transfer-encoding", b"chunked")))
 )
-OK_RESPONSE: Final = CachedHead(lambda headers: _head((*headers, *OK.headers)) + OK.body)
+OK_RESPONSE: Final = CachedHead(lambda headers: _head((*headers, *OK.headers, VARY)) + OK.body)

@@ -37,9 +37,12 @@ def protocol_class(
     if obstacle is not None:
         logger.warning("%s Streams are served over ASGI: they work the same and use more memory.", obstacle)
         return AutoHTTPProtocol
+    from .pending_heads import PendingHeads
     from .protocol import HeadcountProtocol
 
-    own: dict[str, Any] = {"endpoints": endpoints, "address": address}
+    pending = PendingHeads(endpoints.node.counters)
+    endpoints.node.count_half_open = pending.count
+    own: dict[str, Any] = {"endpoints": endpoints, "address": address, "pending": pending}
     if wrapped_app is None:
         return type("HeadcountProtocol", (HeadcountProtocol,), own)
     from .first_request import FirstRequestProtocol

@@ -14,12 +14,11 @@ from typing import Any, Final
 from websockets.exceptions import PayloadTooBig
 from websockets.exceptions import ProtocolError as BadFrame
 from websockets.frames import Close, Frame, Opcode
-from websockets.utils import apply_mask
 
 from ...authorization.authorizer import AuthorizationCheck
 from ...authorization.deferred import MakeCheck
 from ...core import messages
-from ...core.ends import BAD_FRAME, CLIENT, MALFORMED, NOT_AUTHORISED, End
+from ...core.ends import BAD_FRAME, CLIENT, FAREWELLS, MALFORMED, NOT_AUTHORISED, End, end_of
 from ...core.frames import close_frame, pong_frame
 from ...core.outbox import Outbox
 from ...core.payload import ARE_YOU_THERE, COMMENT, KEEPALIVE, Payload, sse_farewell_chunks, websocket_farewell_frames
@@ -27,6 +26,11 @@ from ...errors import ProtocolError, TooLarge
 from ...node.stream_host import StreamHost
 from ..session import FAREWELL_TIMEOUT
 from ..stream_request import StreamRequest
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # where websockets was built without a compiler
+    from websockets.utils import apply_mask
 
 _COUNTED: Final = 1
 _VISIBLE_KEEPALIVES: Final = 2
@@ -113,7 +117,7 @@ class DirectSession(Outbox, asyncio.Protocol):
         flags: Further ones.
     """
 
-    __slots__ = ("_context", "_flags", "_transport", "deadline", "id", "slot")
+    __slots__ = ("_context", "_flags", "_transport", "deadline", "id", "paid_until", "slot")
 
     def __init__(
         self, context: SessionContext, transport: asyncio.Transport, public_id: str, *, counted: bool, flags: int = 0
@@ -122,6 +126,7 @@ class DirectSession(Outbox, asyncio.Protocol):
         self.id = public_id
         self.deadline: float | None = None
         self.slot = 0
+        self.paid_until = 0.0
         self._context = context
         self._transport = transport
         self._flags = flags | (_COUNTED if counted else 0)
@@ -157,7 +162,7 @@ class DirectSession(Outbox, asyncio.Protocol):
     @property
     def max_queued(self) -> int:
         """Messages that may wait."""
-        return self._context.node.config.max_queued_messages
+        return self._context.node.max_queued(self.id)
 
     def transmit(self, payload: Payload) -> None:
         """Send now; must not be called while busy."""
@@ -202,10 +207,10 @@ class DirectSession(Outbox, asyncio.Protocol):
         if not self._flags & _OVER:
             self._leave(CLIENT)
 
-    def _leave(self, cause: str) -> None:
+    def _leave(self, cause: str, *, farewell: bool = False) -> None:
         self._flags |= _OVER
         self.discard()
-        self._context.node.close(self, cause)
+        self._context.node.close(self, cause, farewell=farewell)
 
     def _say_farewell(self, end: End) -> None:
         """Send the last messages and close."""
@@ -322,8 +327,8 @@ class DirectWebSocketSession(DirectSession):
             self._malformed(MALFORMED.because(TOO_LONG))
         except BadFrame as error:
             self._malformed(BAD_FRAME.because(f"The WebSocket frame is malformed: {error}."))
-        except TooLarge as error:
-            self._malformed(MALFORMED.because(str(error)))
+        except ProtocolError as error:
+            self._malformed(end_of(error))
 
     def _on_text(self, data: bytes) -> None:
         """Receive one message."""
@@ -333,23 +338,29 @@ class DirectWebSocketSession(DirectSession):
         try:
             coroutine = node.on_message(self, messages.decode(data), self._check)
         except ProtocolError as error:
-            self._malformed(MALFORMED.because(str(error)))
+            self._malformed(end_of(error))
             return
         if coroutine is not None:
             self._deciding = self._context.loop.create_task(coroutine)
 
     def _check(self) -> AuthorizationCheck:
         assert self._make_check is not None
-        return self._make_check(self._transport.get_extra_info("peername"))
+        return self._make_check()
 
     def _on_frame(self, frame: Frame) -> None:
-        """Receive one frame. Raises `BadFrame` for one out of order, `TooLarge` for too long a message."""
+        """
+        Receive one frame. Raises `BadFrame` for one out of order, `TooLarge` for too long a message, and
+        `TooManyMessages`.
+        """
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             raise BadFrame("no extension was agreed upon")
         if self._flags & _CLOSING:
             if frame.opcode is Opcode.CLOSE:
                 self._transport.close()
             return
+        if not self._flags & _OVER and (frame.opcode > Opcode.CLOSE or not frame.fin):
+            # The last frame of a message is charged as that message.
+            self._context.node.charge(self)
         if frame.opcode is Opcode.PING:
             # A peer that sends pings and reads no pongs gets one when it reads again.
             if not self._flags & _PAUSED:
@@ -382,14 +393,14 @@ class DirectWebSocketSession(DirectSession):
         self._unread = b""
 
     def _answer_close(self, data: bytes) -> None:
-        if not self._flags & _OVER:
-            self._leave(CLIENT)
         try:
             code = Close.parse(data).code if data else 1000
         except BadFrame:
             code = 1002
         except UnicodeDecodeError:
             code = 1007
+        if not self._flags & _OVER:
+            self._leave(CLIENT, farewell=bool(data) and code in FAREWELLS)
         self._flags |= _CLOSING
         self._transport.write(close_frame(code))
         self._close_transport()
@@ -398,11 +409,12 @@ class DirectWebSocketSession(DirectSession):
         self._unread = b""
         self._message = None
         if not self._flags & _OVER:
-            self._context.node.counters["malformed"] += 1
+            if end.cause == MALFORMED.cause:
+                self._context.node.counters["malformed"] += 1
             self.end(end)
 
-    def _leave(self, cause: str) -> None:
-        super()._leave(cause)
+    def _leave(self, cause: str, *, farewell: bool = False) -> None:
+        super()._leave(cause, farewell=farewell)
         self._make_check = None
         if self._deciding is not None:
             self._deciding.cancel()

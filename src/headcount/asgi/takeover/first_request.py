@@ -26,9 +26,11 @@ from ..stream_request import StreamRefused
 from .cached_heads import HANDSHAKE_HEAD, SSE_HEAD
 from .direct_sessions import DirectSession, DirectSseSession, DirectWebSocketSession
 from .handshake import handshake_key, handshake_tail, websocket_scope
+from .pending_heads import MAX_HEAD, PendingHeads
 from .protocol import HeadcountProtocol, host_and_port
 
 _END: Final = b"\r\n\r\n"
+_END_SIZE: Final = 4
 
 
 class FirstRequestProtocol(asyncio.Protocol):
@@ -62,6 +64,8 @@ class FirstRequestProtocol(asyncio.Protocol):
     """The application that Headcount is wrapped round; it has neither paths nor a session."""
     address: ClassVar[tuple[str, int] | None]
     """The server's address, if all connections have the same; None: each is asked."""
+    pending: ClassVar[PendingHeads]
+    """The connections of this server that have not sent a whole request."""
     next_protocol: ClassVar[type[HeadcountProtocol]]
     """The class that serves all other requests."""
     templates: ClassVar[dict[object, HandshakeTemplate]]
@@ -83,6 +87,7 @@ class FirstRequestProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the request."""
         self._transport = transport
+        self.pending.begin(transport)
         # uvicorn stops all of these when it stops, and needs nothing else of them.
         self._state.connections.add(self)  # type: ignore[arg-type]
 
@@ -93,7 +98,12 @@ class FirstRequestProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Forget the connection: the peer left without a request."""
+        self.pending.end(self._transport)
         self._state.connections.discard(self)
+
+    def give_up(self) -> None:
+        """Close silently: browsers open connections in advance, and take any word for the next answer."""
+        self._transport.close()
 
     def shutdown(self) -> None:
         """Stop, because the server does."""
@@ -122,8 +132,8 @@ class FirstRequestProtocol(asyncio.Protocol):
 
     def _open_stream(self, data: bytes) -> bool:
         """Open the stream that is asked for. False: the next protocol answers, and says what is wrong."""
-        end = data.find(_END) + len(_END)
-        if end < len(_END) or not data.startswith(b"GET "):
+        end = data.find(_END) + _END_SIZE
+        if not _END_SIZE <= end <= MAX_HEAD or not data.startswith(b"GET "):
             return False
         for_websocket = self._parse(data[:end])
         if for_websocket is None:
@@ -157,6 +167,7 @@ class FirstRequestProtocol(asyncio.Protocol):
                 context, transport, admitted.id, counted=request.counted, make_check=make_check
             )
         self._state.connections.discard(self)
+        self.pending.end(transport)
         transport.write(response)
         admitted.enter(session)
         return True

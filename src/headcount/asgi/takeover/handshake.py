@@ -12,6 +12,7 @@ Tests: tests/asgi/takeover/test_taking_over.py.
 
 import asyncio
 import logging
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from hashlib import sha1
@@ -98,6 +99,14 @@ def websocket_scope(request: Mapping[str, Any], config: Config, raw_path: bytes)
     }
     scope.pop("method", None)
     return scope
+
+
+def without_handle(target: str) -> str:
+    """Return the target of a request without the secret handle of the stream that it replaces, for logs."""
+    return _HANDLE.sub("replaces=…", target)
+
+
+_HANDLE: Final = re.compile(r"\breplaces=[^&#\s]*")
 
 
 class HandshakeProtocol(UpgradableProtocol, Protocol):
@@ -269,4 +278,4 @@ class Handshake:
         log = self._protocol.logger
         if self._scope and log.isEnabledFor(logging.INFO):
             client, path = get_client_addr(self._scope), get_path_with_query_string(self._scope)  # type: ignore[arg-type]
-            log.info('%s - "WebSocket %s" %s', client, path, result)
+            log.info('%s - "WebSocket %s" %s', client, without_handle(path), result)

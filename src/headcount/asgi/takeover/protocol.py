@@ -8,6 +8,7 @@ Tests: tests/asgi/takeover/test_taking_over.py, tests/asgi/takeover/test_referen
 """
 
 import asyncio
+import copy
 from typing import Any, ClassVar
 
 from httptools import HttpParserError, HttpParserUpgrade
@@ -21,7 +22,8 @@ from ..handover import EXTENSION
 from ..stream_request import StreamRequest
 from .declined_upgrade import parser_behind_head
 from .direct_sessions import DirectSseSession, SessionContext
-from .handshake import Handshake, handshake_key, websocket_scope
+from .handshake import Handshake, handshake_key, websocket_scope, without_handle
+from .pending_heads import MAX_HEAD, MAX_WEBSOCKET_MESSAGE, PendingHeads
 
 
 class HeadcountProtocol(HttpToolsProtocol):
@@ -33,6 +35,10 @@ class HeadcountProtocol(HttpToolsProtocol):
     """Responses may pass the application's middleware."""
     _shared_context: ClassVar[SessionContext | None] = None
 
+    pending: ClassVar[PendingHeads]
+    """The connections of this server that have not sent a whole request."""
+    unclaimed = 0
+    """Bytes received since the last ones that were a piece of a body or the end of a head, or of a request."""
     _upgrades: bool | None = None
     _current_cycle: RequestResponseCycle | None = None
     """While several requests are here: the one that is being answered. uvicorn's `cycle` is the last."""
@@ -49,6 +55,7 @@ class HeadcountProtocol(HttpToolsProtocol):
         long as the connection is open.
         """
         self.connections.add(self)
+        self.pending.begin(transport)
         self.transport = transport
         self.flow = FlowControl(transport)
         self.client = host_and_port(transport.get_extra_info("peername"))
@@ -71,26 +78,94 @@ class HeadcountProtocol(HttpToolsProtocol):
         return self._upgrades
 
     def data_received(self, data: bytes) -> None:
-        """Read. Behind the head of a request whose upgrade is declined there are its body and further requests."""
+        """
+        Read.
+
+        The parser gets at most as many bytes at a time as a head may still have: what it has taken without the end of
+        a head is too long. Behind the head of a request whose upgrade is declined there are its body and further
+        requests.
+        """
         self._unset_keepalive_if_required()
         rest: bytes | memoryview = data
         try:
             while True:
+                room = MAX_HEAD - self.unclaimed
+                piece = rest if len(rest) <= room else memoryview(rest)[:room]
+                self.unclaimed += len(piece)
                 try:
-                    self.parser.feed_data(rest)
-                    return
+                    self.parser.feed_data(piece)
                 except HttpParserUpgrade as upgrade:
                     if self._should_upgrade():
                         self.handle_websocket_upgrade()
                         return
                     self._unsupported_upgrade_warning()
                     rest = memoryview(rest)[upgrade.args[0] :]
-                if not self._decline_upgrade():
+                    if not self._decline_upgrade():
+                        return
+                    continue
+                if len(piece) == len(rest) and self.unclaimed < MAX_HEAD:
+                    break
+                if self.transport.is_closing():
                     return
+                if self.unclaimed >= MAX_HEAD:
+                    self._refuse_size()
+                    return
+                rest = memoryview(rest)[len(piece) :]
         except HttpParserError:
             message = "Invalid HTTP request received."
-            self.logger.warning(message)
+            if (suppressed := self.pending.log_throttle.suffix_if_due("invalid")) is not None:
+                self.logger.warning("%s%s", message, suppressed)
             self.send_400_response(message)
+            return
+        self._note_pending()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        if (suppressed := self.pending.log_throttle.suffix_if_due("upgrade")) is not None:
+            self.logger.warning("Unsupported upgrade request.%s", suppressed)
+
+    def _note_pending(self) -> None:
+        """Limit the time until the next request is whole, if none is being answered."""
+        cycle, transport = self.cycle, self.transport
+        if (
+            (cycle is None or cycle.response_complete)
+            and self.timeout_keep_alive_task is None
+            and not transport.is_closing()
+        ):
+            # What an application answered before it had read all of it may be a long upload; ours are short.
+            in_body = cycle is not None and cycle.more_body
+            self.pending.begin(transport, self.unclaimed, restart=in_body and self.passes_middleware)
+
+    def _refuse_size(self) -> None:
+        self.pending.counters["half_open:size"] += 1
+        self._refuse(b"431 Request Header Fields Too Large", f"The head of a request has at most {MAX_HEAD} bytes.")
+
+    def give_up(self) -> None:
+        """Close the connection, because its request took too long; with 408, if it has begun."""
+        if self.unclaimed:
+            self._refuse(b"408 Request Timeout", f"The head must arrive within {self.pending.timeout:g} s.")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: bytes, sentence: str) -> None:
+        """Answer the request that is not whole, if its answer is the next that the peer expects, and close."""
+        cycle = self.cycle
+        if cycle is None or (cycle.response_complete and not cycle.more_body):
+            text = sentence.encode()
+            self.transport.write(
+                b"HTTP/1.1 %b\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
+                b"connection: close\r\n\r\n%b" % (status, len(text), text)
+            )
+        self.transport.close()
+
+    def on_body(self, body: bytes) -> None:
+        """Add a piece of the body."""
+        self.unclaimed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request."""
+        self.unclaimed = 0
+        super().on_message_complete()
 
     def _decline_upgrade(self) -> bool:
         """Go on as if the request had no Upgrade header. False: nothing of what follows may be read."""
@@ -107,6 +182,8 @@ class HeadcountProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Offer the socket of an event stream."""
+        self.unclaimed = 0
+        self.pending.end(self.transport)
         ahead = self.cycle
         path = self.url.partition(b"?")[0]
         # With TLS there is more between us and the socket, and what could be saved is little beside what that costs.
@@ -124,6 +201,8 @@ class HeadcountProtocol(HttpToolsProtocol):
     def _start_response(self, *, offers_socket: bool) -> None:
         transport = self.transport
         response = ResponseTransport(self, transport)
+        if b"replaces=" in self.url:
+            self.access_logger = _AccessLog(self.access_logger)  # type: ignore[assignment]
         if offers_socket:
             self.scope["extensions"] = {EXTENSION: response}  # type: ignore[dict-item]
         # uvicorn gives the new cycle this transport.
@@ -143,6 +222,7 @@ class HeadcountProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything that would keep this object alive: it is in a circle with each of its requests."""
+        self.pending.end(self.transport)
         self._withdraw()
         if self._current_cycle is not None:
             # uvicorn tells the last request only, and an event stream with another request behind it would never end.
@@ -167,7 +247,8 @@ class HeadcountProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Answer the handshake of a stream; every other one is for uvicorn's WebSocket class."""
         path, _, query = self.url.partition(b"?")
-        key = handshake_key(self.headers) if path.endswith(self.endpoints.raw_ws_path) and path.isascii() else None
+        names_ours = path.isascii() and path.endswith(self.endpoints.raw_ws_path)
+        key = handshake_key(self.headers) if names_ours else None
         ours = key is not None and self.scheme != "https" and self.scope["method"] == "GET"
         ahead = self._current_cycle or self.cycle
         written_to: object = ahead.transport if ahead is not None and not ahead.response_complete else None
@@ -175,6 +256,10 @@ class HeadcountProtocol(HttpToolsProtocol):
             # The answer would be taken for that to the request ahead; which, if it is a stream, would never end.
             self.send_400_response("Wait for the response to the previous request before opening a WebSocket.")
         elif not ours or key is None:
+            if names_ours:
+                # Its own object, because uvicorn's is the application's, too.
+                self.config = copy.copy(self.config)
+                self.config.ws_max_size = min(self.config.ws_max_size, MAX_WEBSOCKET_MESSAGE)
             self.upgrade_by_uvicorn()
         elif not self.transport.is_closing():
             handshake = Handshake(self, key, self.server_state.default_headers)
@@ -224,6 +309,19 @@ class HeadcountProtocol(HttpToolsProtocol):
         ):
             context = cls._shared_context = cls.context_class(host, loop, connections)
         return context
+
+
+class _AccessLog:
+    """uvicorn's access log, without secret handles."""
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def info(self, text: str, *values: Any) -> None:
+        """Write a line."""
+        self._logger.info(text, *(without_handle(value) if isinstance(value, str) else value for value in values))
 
 
 class ResponseTransport:

@@ -38,6 +38,8 @@ class ServeProtocol(HeadcountProtocol):
         """Wait for the body of a request that may be answered at once."""
         self._answers_at_once = self._may_answer_at_once()
         if self._answers_at_once:
+            self.unclaimed = 0
+            self.pending.end(self.transport)
             self._body = b""
         else:
             super().on_headers_complete()
@@ -56,6 +58,7 @@ class ServeProtocol(HeadcountProtocol):
         if self._answers_at_once:
             if self._navigate():
                 self._answers_at_once = False
+                self.unclaimed = 0
                 return
             self._delegate()
         super().on_message_complete()

@@ -95,6 +95,12 @@ class TallyStore(Protocol):
     async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
         """Return the encoded samples of the last hour and of the last day; None: the store does not answer."""
 
+    async def keep_release(self, data: bytes) -> None:
+        """Keep which version was declared current, also while no node runs, where that can be. A few hundred bytes."""
+
+    async def kept_release(self) -> bytes | None:
+        """Return what was kept; None: nothing, or the store does not answer."""
+
 
 class Backend(Protocol):
     """One node's way to the others. Every method must be called in the loop in which `start` was."""

@@ -332,6 +332,8 @@ class LocalBackend:
         while waited < HELLO_TIMEOUT and any(peer in self._unidentified for peer in found):
             await asyncio.sleep(0.005)
             waited += 0.005
+        if address == self._first:
+            self.tallies.history.begin(alone=not (self.peers or self._unidentified))
         if len(self._opening) > 1:
             return  # the last one says it for all
         if self.receiver is not None:

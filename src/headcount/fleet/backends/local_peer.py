@@ -9,6 +9,7 @@ Tests: tests/fleet/backends/test_local.py.
 """
 
 import asyncio
+import logging
 import os
 import socket
 import struct
@@ -31,6 +32,8 @@ _HEAD = struct.Struct("!IB")
 _CREDENTIALS = struct.Struct("3i")
 """Process, user and group."""
 _FORMAT = b"headcount-1 "
+
+logger = logging.getLogger("headcount")
 
 
 class PeerOwner(Protocol):
@@ -76,7 +79,7 @@ class LocalPeer(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
         self._backend.connected(self)
-        self._await_process_end()
+        self._check_process()
         self.transport.write(frame(HELLO, _FORMAT + self._backend.node.encode()))
 
     def write(self, kind: int, body: bytes = b"") -> bool:
@@ -121,22 +124,33 @@ class LocalPeer(asyncio.Protocol):
             self._process = None
         self._backend.lost(self)
 
-    def _await_process_end(self) -> None:
+    def _check_process(self) -> None:
         """
-        Learn of the end of the worker itself, where the kernel tells that.
+        Refuse a process of another user, and learn of the end of the worker itself, where the kernel tells that.
 
         A process that the application forked from it has inherited its sockets, and may outlive it: then no connection
         ends, and its listening socket still takes new ones.
         """
-        if not hasattr(os, "pidfd_open") or not hasattr(socket, "SO_PEERCRED"):
+        if not hasattr(socket, "SO_PEERCRED"):
             return
         try:
             with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as sock:
-                process, _, _ = _CREDENTIALS.unpack(
+                process, user, _ = _CREDENTIALS.unpack(
                     sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
                 )
+            if user != os.geteuid():
+                logger.error(
+                    "Fleet: refused a connection of another user (%d) to this worker, which runs as user %d. Run all "
+                    "workers as one user.",
+                    user,
+                    os.geteuid(),
+                )
+                self.transport.abort()
+                return
             if process in (0, os.getpid()):
                 return  # in a container of its own, or a test
+            if not hasattr(os, "pidfd_open"):
+                return
             self._process = os.pidfd_open(process)
             asyncio.get_running_loop().add_reader(self._process, self._ended)
         except ProcessLookupError:

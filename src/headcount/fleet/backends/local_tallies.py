@@ -5,8 +5,8 @@ The tallies of the workers of one machine, as files in the directory where they 
     {node}.pages   the list of pages that belongs to its tally
     {node}.doubt   SeenAlive: it fell silent, and was seen to live
     {node}.back    one line for each page of it that came to another worker: public id, blank, version
-    history        one line for each sample of the last hour
-    minutes        one line for each sample of the last day
+
+Their history lies there too (local_history.py).
 
 Files and not messages, because all workers may die at once: those that are started in their place find what the dead
 ones had. Ages are measured by the machine's monotonic clock, which all processes share.
@@ -30,11 +30,12 @@ from typing import Final
 
 import msgspec
 
-from ...core import history, page_lists, tallies
+from ...core import page_lists, tallies
 from ...core.identity import is_node_id
-from ...core.labels import may_be_shown
+from ...core.labels import OTHER, is_version
 from ...core.liveness import MAX_NODES
 from ...core.tallies import Entry, SeenAlive, Tally
+from .local_history import FILES, HistoryFiles, this_application, write_whole
 from .meeting_directory import remove
 
 SILENT: Final = 9.0
@@ -42,9 +43,6 @@ SILENT: Final = 9.0
 
 MAX_BACK_BYTES: Final = 8 * 2**20
 """Of the pages of one worker that came back."""
-
-MAX_HISTORY_BYTES: Final = 8 * 2**20
-"""Of one file of samples."""
 
 ABANDONED_AFTER: Final = 24 * 3_600.0
 """Seconds after which files in other meeting places are removed that nobody looks at."""
@@ -79,6 +77,7 @@ class TallyFiles:
         self.joined = now_ms()
         """When this worker came."""
         self._liveness_ids = process_liveness_ids(os.getpid())
+        self.history = HistoryFiles(places, this_application())
         self._sent_away = False
         """The last tally said that pages were sent away."""
 
@@ -100,7 +99,7 @@ class TallyFiles:
                     os.pwrite(self._open[place], head, 0)
                 else:
                     if tally.pages:
-                        _write_whole(place / f"{self._node}.pages", pages)
+                        write_whole(place / f"{self._node}.pages", pages)
                     self._replace(place, head + body)
                     self._written[place] = body
             except OSError:
@@ -178,7 +177,7 @@ class TallyFiles:
         for place in self._places():
             if (place / f"{node}.tally").exists():
                 with suppress(OSError):
-                    _write_whole(place / f"{node}.doubt", tallies.encode(seen_alive))
+                    write_whole(place / f"{node}.doubt", tallies.encode(seen_alive))
 
     async def drop(self, node: str) -> None:
         """Remove what is kept of a worker: nothing follows from it any more."""
@@ -190,7 +189,7 @@ class TallyFiles:
         for place in self._places():
             if (place / f"{node}.tally").exists():
                 try:
-                    _write_whole(place / f"{node}.tally", _HEAD.pack(now_ms()) + body)
+                    write_whole(place / f"{node}.tally", _HEAD.pack(now_ms()) + body)
                 except OSError:
                     noted = False
         return noted
@@ -205,21 +204,22 @@ class TallyFiles:
 
     async def add_sample(self, data: bytes, *, minute: bool) -> None:
         """Add an encoded sample to the history."""
-        for place in self._places()[:1]:
-            with suppress(OSError):
-                _append_line(place / "history", data, history.LENGTH)
-                if minute:
-                    _append_line(place / "minutes", data, history.MINUTES)
+        self.history.add(data, minute=minute)
 
     async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
         """Return the encoded samples of the last hour and of the last day."""
-        for place in self._places()[:1]:
-            return _lines(place / "history"), _lines(place / "minutes")
+        return self.history.samples()
+
+    async def keep_release(self, data: bytes) -> None:
+        """Keep nothing: whatever listens on the same address later, it need not be the same application."""
+
+    async def kept_release(self) -> bytes | None:
+        """Return None."""
         return None
 
     def _replace(self, place: Path, data: bytes) -> None:
         path = place / f"{self._node}.tally"
-        _write_whole(path, data)
+        write_whole(path, data)
         before = self._open.pop(place, None)
         if before is not None:
             os.close(before)
@@ -255,7 +255,7 @@ def remove_abandoned_files(root: Path, now: float) -> None:
         for place in root.iterdir():
             with suppress(OSError):
                 for path in place.iterdir():
-                    kept = path.suffix in (".tally", ".pages", ".doubt", ".back") or path.name in ("history", "minutes")
+                    kept = path.suffix in (".tally", ".pages", ".doubt", ".back") or path.name in FILES
                     if kept and now - path.stat().st_mtime > ABANDONED_AFTER:
                         remove(path)
                 place.rmdir()  # refused while something is in it
@@ -322,43 +322,6 @@ def _read_back(path: Path) -> dict[str, int]:
     pages: dict[str, str] = {}
     for line in lines:
         page, blank, version = line.partition(" ")
-        if blank and version and may_be_shown(version):
+        if blank and version and (version == OTHER or is_version(version)):
             pages.setdefault(page, version)
     return dict(Counter(pages.values()))
-
-
-def _lines(path: Path) -> list[bytes]:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_HISTORY_BYTES).splitlines()
-    except OSError:
-        return []
-
-
-def _append_line(path: Path, line: bytes, limit: int) -> None:
-    """Append a line; when there are twice as many as wanted, only the newest stay."""
-    if path.exists() and path.stat().st_size > 2 * limit * (len(line) + 64):
-        _write_whole(path, b"".join(kept + b"\n" for kept in _lines(path)[-limit:]))
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        _write_all(descriptor, line + b"\n")
-    finally:
-        os.close(descriptor)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that whoever reads it finds all of it, or what was there before."""
-    unnamed = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        _write_all(descriptor, data)
-    finally:
-        os.close(descriptor)
-    unnamed.replace(path)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    """Write all of it: where the disk has room for a part only, the system writes that part and reports no error."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]

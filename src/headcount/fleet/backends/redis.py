@@ -11,6 +11,8 @@ Nodes of many machines, by Redis 7+ or Valkey 7+.
 Keys belong to a database, channels do not: in another database than 0, `1` in the name of a channel is `1@NUMBER`, so
 that fleets of one name in two databases do not hear one another.
 
+With a fleet_secret, values and messages are sealed (fleet/border.py); ids of nodes, times and lengths are not.
+
 Nothing else is stored: no route, no address. Figures and commands pass through channels only. The braces
 keep all of it in one slot, so that in a cluster one shard has it, and its sharded channels reach nobody else.
 
@@ -37,8 +39,9 @@ from typing import Any, Final
 from redis.asyncio.connection import Connection
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
+from ..border import Border
 from . import Receiver
-from .redis_address import NoShardError, advice_for, connect, database, find_shard, resolve
+from .redis_address import NoShardError, advice_for, connect, find_shard, meeting_place, prefix_of, resolve
 from .redis_queue import NO_REPLY, CommandQueue, OnAnswer, Queued
 from .redis_tallies import RedisTallies
 from .redis_timing import DEFAULT_TIMING, Timing
@@ -69,19 +72,28 @@ class RedisBackend:
         fleet: What tells this application from others on the same server.
         shown: The URL, fit for logs.
         timing: How soon faults are noticed and healed; the same on all nodes of a fleet.
+        border: Which nodes are of this fleet; None: all that are there.
     """
 
     detects_failures = False
 
-    def __init__(self, node: str, url: str, fleet: str, shown: str, timing: Timing = DEFAULT_TIMING) -> None:
+    def __init__(
+        self,
+        node: str,
+        url: str,
+        fleet: str,
+        shown: str,
+        timing: Timing = DEFAULT_TIMING,
+        border: Border | None = None,
+    ) -> None:
         self.heartbeat = timing.heartbeat
         self._timing = timing
         self._node = node
         self._url = url
         self._shown = shown
-        self._prefix = f"{{headcount:{fleet}}}"
-        number = database(url)
-        self._channels = f"{self._prefix}:1@{number}" if number else f"{self._prefix}:1"
+        self._prefix = prefix_of(fleet)
+        self._channels = meeting_place(url, fleet)
+        self._border = border or Border()
         self._receiver: Receiver | None = None
         self._task: asyncio.Task[None] | None = None
         self._listens = False
@@ -105,7 +117,7 @@ class RedisBackend:
         self._asking_members: asyncio.Future[set[str] | None] | None = None
         self._asking_since = float("-inf")
         patience = 1.5 * timing.longest_wait + timing.store_timeout + 2 * timing.heartbeat
-        self.tallies = RedisTallies(node, self._prefix, self._ask, time.monotonic, patience)
+        self.tallies = RedisTallies(node, self._prefix, self._ask, time.monotonic, patience, self._border)
 
     def start(self, receiver: Receiver) -> None:
         """Begin to reach and to be reached, as soon as Redis can be."""
@@ -250,6 +262,8 @@ class RedisBackend:
             self._commands = await connect(arguments, timeout)
             self._subscriber = await connect(arguments, timeout)
             await self.tallies.introduce((self._commands, self._subscriber))
+        if self._border.sealed and self.tallies.now() is None:
+            raise _Lost("no permissions to run TIME, which fleet_secret needs")
         self._heard = loop.time()
         subscribed = asyncio.Event()
         jobs = [
@@ -320,7 +334,7 @@ class RedisBackend:
         commands = [
             *self.tallies.write_pages(tally, pages),
             *self.tallies.write(tally),
-            (self._publishing, self._channel("figures"), receiver.leave_message()),
+            (self._publishing, self._channel("figures"), self._seal("figures", receiver.leave_message())),
             *self.tallies.keep(),
             ("SREM", f"{self._prefix}:nodes", self._node),
             ("DEL", f"{self._prefix}:node:{self._node}"),
@@ -401,7 +415,19 @@ class RedisBackend:
             if answer is not None:
                 answer(NO_REPLY)
             return
-        self._put((None, self._channel(channel), message), answer, len(message))
+        sealed = self._seal(channel, message)
+        self._put((None, self._channel(channel), sealed), answer, len(sealed))
+
+    def _seal(self, channel: str, message: bytes) -> bytes:
+        return self._border.seal(self._channel(channel), message, self.tallies.now() or 0)
+
+    def _received(self, channel: Any, message: Any) -> None:
+        if self._receiver is None or not isinstance(channel, bytes) or not isinstance(message, bytes):
+            return
+        tallies = self.tallies
+        opened = self._border.open_message(channel.decode("utf-8", "replace"), message, tallies.now(), tallies.joined)
+        if opened is not None:
+            self._receiver.received(opened)
 
     def _put(
         self, command: tuple[Any, ...], answer: OnAnswer | None, size: int = 100, *, may_be_refused: bool = False
@@ -491,8 +517,7 @@ class RedisBackend:
             if not isinstance(reply, list) or len(reply) != 3:
                 continue
             if reply[0] in (b"message", b"smessage"):
-                if self._receiver is not None:
-                    self._receiver.received(reply[2])
+                self._received(reply[1], reply[2])
             elif reply[0] in (b"subscribe", b"ssubscribe"):
                 subscribed.set()
 

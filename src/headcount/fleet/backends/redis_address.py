@@ -69,6 +69,17 @@ def database(url: str) -> int:
     return arguments.get("db") or 0
 
 
+def prefix_of(fleet: str) -> str:
+    """Return how the keys of a fleet begin."""
+    return f"{{headcount:{fleet}}}"
+
+
+def meeting_place(url: str, fleet: str) -> str:
+    """Return how the channels of a fleet begin: no other fleet on that server has the same."""
+    number = database(url)
+    return f"{prefix_of(fleet)}:1@{number}" if number else f"{prefix_of(fleet)}:1"
+
+
 async def find_shard(arguments: dict[str, Any], key: str, timeout: float) -> tuple[dict[str, Any], bool]:
     """
     Find the shard of a cluster that has a key.

@@ -19,14 +19,18 @@ while the process is stopped and while the network swallows packets. Each tally 
 A Redis that was started empty knows nothing of nodes that died before. A node notices because the id of the store is
 another one. It writes back what it read last, and takes its figures for partial until the others had time to do so.
 
-Source: docs/adr/0017-unaccounted.md
+With a fleet_secret, each value is sealed for its key and field: nobody else can make one, or move one elsewhere. What
+does not open is not believed. A tally that was read before stands against one that does not open, or that its node
+wrote earlier, and is written back. Without such a memory, a tally that does not open is that of a stranger: a node that
+is there, or of which nobody knows how many connections it had.
+
+Source: docs/adr/0017-unaccounted.md, docs/adr/0020-fleet-secret.md
 
 Tests: tests/fleet/backends/test_tallies.py, tests/server/test_unaccounted.py.
 """
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -37,15 +41,19 @@ from redis.exceptions import ResponseError
 
 from ...core import history, tallies
 from ...core.identity import is_node_id
-from ...core.labels import may_be_shown
 from ...core.liveness import MAX_NODES
 from ...core.tallies import Entry, SeenAlive, Tally
+from ..border import Border
 from .redis_queue import NO_REPLY
+from .redis_values import MAX_STORED, STRANGER, RedisValues, pairs_of
 
 logger = logging.getLogger("headcount")
 
 REMEMBERED: Final = 75.0
 """Seconds after a reading for which tallies are written back that Redis lost. Nodes that left are listed for longer."""
+
+RELEASE_KEPT: Final = 90 * 24 * 3_600
+"""Seconds for which the version that was declared is kept after the last time that it was written."""
 
 KEPT: Final = 24 * 3_600
 """Seconds after which Redis drops all of it, should no node remove it or live."""
@@ -77,11 +85,26 @@ class RedisTallies:
         ask: See `Ask`.
         clock: Monotonic seconds.
         patience: Seconds in which every node reconnects to a Redis that was away, and looks at the tallies.
+        border: Which nodes are of this fleet; None: all that are there.
     """
 
-    def __init__(self, node: str, prefix: str, ask: Ask, clock: Callable[[], float], patience: float) -> None:
+    def __init__(
+        self,
+        node: str,
+        prefix: str,
+        ask: Ask,
+        clock: Callable[[], float],
+        patience: float,
+        border: Border | None = None,
+    ) -> None:
         self._node = node
         self._prefix = prefix
+        self._border = border or Border()
+        self._values = RedisValues(self._border, self._now)
+        self._foreign: dict[str, int] = {}
+        """Strangers, and when each was first found silent, in ms by Redis's clock."""
+        self._crowded = False
+        """Redis has more tallies than a fleet can have, so that some were not read."""
         self._ask = ask
         self._clock = clock
         self._made = clock()
@@ -128,7 +151,7 @@ class RedisTallies:
     @property
     def complete(self) -> bool:
         """What any node knows of nodes that are gone is in Redis, as far as this node can tell."""
-        return self._clock() >= self._complete_from
+        return self._clock() >= self._complete_from and not self._crowded
 
     @property
     def joined(self) -> int:
@@ -171,7 +194,8 @@ class RedisTallies:
         if tally.pages == self._pages_written:
             return []
         key = f"{self._prefix}:pages:{self._node}"
-        return [("SET", key, pages, "EX", KEPT) if tally.pages else ("DEL", key)]
+        sealed = self._values.seal(f"pages:{self._node}", pages)
+        return [("SET", key, sealed, "EX", KEPT) if tally.pages else ("DEL", key)]
 
     def on_pages_answer(self, number: int, answer: Any) -> None:
         """Note Redis's answer to `write_pages`, whose tally named the list of this number."""
@@ -187,7 +211,7 @@ class RedisTallies:
         over = self.clear_own() if self._sent_away and not tally.away else []
         self._sent_away = bool(tally.away)
         now = msgspec.structs.replace(tally, at=self._now(), joined=self.joined, liveness_ids=self._clients)
-        return [*over, ("HSET", f"{self._prefix}:tallies", self._node, tallies.encode(now))]
+        return [*over, ("HSET", f"{self._prefix}:tallies", self._node, self._values.encode(self._node, now))]
 
     def keep(self) -> list[tuple[Any, ...]]:
         """Return the commands that keep the tallies for another day: a fleet that is gone leaves nothing for ever."""
@@ -208,7 +232,7 @@ class RedisTallies:
         key = f"{self._prefix}:tallies"
         if nodes is None:
             found, time = await asyncio.gather(self._ask("HGETALL", key), self._ask("TIME"))
-            raw = _pairs(found)
+            raw = self._pairs(found)
         else:
             names = [node for node in nodes if is_node_id(node)]
             found, time = await asyncio.gather(self._ask("HMGET", key, *names), self._ask("TIME"))
@@ -218,34 +242,44 @@ class RedisTallies:
             return None
         if nodes is None:
             await self._write_back(raw)
-        held = {node: tally for node, data in raw.items() if data and (tally := tallies.decode_tally(data)) is not None}
-        return await self._read_entries(held, now)
+        held = {
+            node: tally
+            for node, data in raw.items()
+            if data and (tally := self._values.read_tally(node, data)) is not None
+        }
+        foreign = [node for node, tally in held.items() if tally is STRANGER]
+        found_entries = await self._read_entries(held, now)
+        if nodes is None:
+            self._border.note_strangers([node for node in foreign if found_entries[node].present])
+        return found_entries
 
     def unknown(self, nodes: Collection[str]) -> list[tuple[Any, ...]]:
         """Return the commands that note nodes which are gone and wrote no tally: nobody knows what they had."""
         if self._offset is None:
             return []
-        data = tallies.encode(Tally(at=self._now(), unknown=True))
-        return [("HSETNX", f"{self._prefix}:tallies", node, data) for node in nodes if is_node_id(node)]
+        tally = Tally(at=self._now(), unknown=True)
+        key = f"{self._prefix}:tallies"
+        return [("HSETNX", key, node, self._values.encode(node, tally)) for node in nodes if is_node_id(node)]
 
     async def pages(self, node: str) -> bytes | None:
         """Return the list of pages that a node wrote with its tally; None: there is none, or no answer."""
         answer = await self._ask("MGET", f"{self._prefix}:pages:{node}")
         found = answer[0] if isinstance(answer, list) and answer else None
-        return found if isinstance(found, bytes) else None
+        return self._border.open_value(f"pages:{node}", found) if isinstance(found, bytes) else None
 
     async def note_returned(self, node: str, pages: Mapping[str, str]) -> None:
         """Note pages of a node that came to this one: `{public id: version}`. The first to note one is right."""
         key = f"{self._prefix}:back:{node}"
         count = await self._ask("HLEN", key)
         if isinstance(count, int) and count < MAX_BACK:
-            await asyncio.gather(*(self._ask("HSETNX", key, page, version) for page, version in pages.items()))
+            marked = {page: self._values.mark_returned(node, page, version) for page, version in pages.items()}
+            await asyncio.gather(*(self._ask("HSETNX", key, page, version) for page, version in marked.items()))
             await self._ask("EXPIRE", key, KEPT)
 
     async def keep_seen_alive(self, node: str, seen_alive: SeenAlive) -> None:
         """Keep that a silent node was seen to live."""
-        self._seen_alive[node] = tallies.encode(seen_alive)
-        await self._ask("HSET", f"{self._prefix}:doubts", node, tallies.encode(seen_alive))
+        self._seen_alive[node] = data = self._values.seal(f"doubts:{node}", tallies.encode(seen_alive))
+        await self._ask("HSET", f"{self._prefix}:doubts", node, data)
 
     async def drop(self, node: str) -> None:
         """Remove what is kept of a node: nothing follows from it any more."""
@@ -262,8 +296,8 @@ class RedisTallies:
         """End the doubt about a node, for all nodes that look. Returns False when Redis did not note it."""
         if self._offset is None:
             return False
-        data = tallies.encode(Tally(at=self._now(), forgotten=True))
-        return await self._ask("HSET", f"{self._prefix}:tallies", node, data) is not None
+        tally = Tally(at=self._now(), forgotten=True)
+        return await self._ask("HSET", f"{self._prefix}:tallies", node, self._values.encode(node, tally)) is not None
 
     def _now(self) -> int:
         """Return Redis's time, in ms; 0: not known."""
@@ -296,17 +330,30 @@ class RedisTallies:
         for name, length in lists:
             key = f"{self._prefix}:{name}"
             await asyncio.gather(
-                self._ask("RPUSH", key, data),
+                self._ask("RPUSH", key, self._values.seal(name, data)),
                 self._ask("LTRIM", key, -length, -1),
                 self._ask("EXPIRE", key, 2 * KEPT),
             )
 
     async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
         """Return the encoded samples of the last hour and of the last day."""
+        lengths = {"history": history.LENGTH, "minutes": history.MINUTES}
         fine, minutes = await asyncio.gather(
-            *(self._ask("LRANGE", f"{self._prefix}:{name}", 0, -1) for name in ("history", "minutes"))
+            *(self._ask("LRANGE", f"{self._prefix}:{name}", -length, -1) for name, length in lengths.items())
         )
-        return (fine, minutes) if isinstance(fine, list) and isinstance(minutes, list) else None
+        if not isinstance(fine, list) or not isinstance(minutes, list):
+            return None
+        return self._values.read_all("history", fine), self._values.read_all("minutes", minutes)
+
+    async def keep_release(self, data: bytes) -> None:
+        """Keep which version was declared current, also while no node runs."""
+        await self._ask("SET", f"{self._prefix}:release", self._values.seal("release", data), "EX", RELEASE_KEPT)
+
+    async def kept_release(self) -> bytes | None:
+        """Return what was kept; None: nothing of this fleet, or no answer."""
+        answer = await self._ask("MGET", f"{self._prefix}:release")
+        found = answer[0] if isinstance(answer, list) and answer else None
+        return self._border.open_value("release", found) if isinstance(found, bytes) else None
 
     async def _read_entries(self, held: dict[str, Tally], now: int) -> dict[str, Entry]:
         names = list(held)
@@ -320,6 +367,11 @@ class RedisTallies:
             signs = [None] * len(names)
         if not isinstance(all_seen, list) or len(all_seen) != len(names):
             all_seen = [None] * len(names)
+        # What does not open is as good as nothing: what this node remembers stands.
+        all_seen = [
+            seen if isinstance(seen, bytes) and self._values.read_seen_alive(name, seen) is not None else None
+            for name, seen in zip(names, all_seen, strict=True)
+        ]
         for name, seen in zip(names, all_seen, strict=True):
             if isinstance(seen, bytes):
                 self._seen_alive[name] = seen
@@ -330,20 +382,30 @@ class RedisTallies:
                 del self._seen_alive[name]
         lost = [name for name, seen in zip(names, all_seen, strict=True) if seen is None and name in self._seen_alive]
         for name in lost:
-            await self._ask("HSETNX", f"{self._prefix}:doubts", name, self._seen_alive[name])
+            # In a sealed fleet there may be a forgery in its place.
+            await self._ask(
+                "HSET" if self._border.sealed else "HSETNX", f"{self._prefix}:doubts", name, self._seen_alive[name]
+            )
         asked_back = [name for name in names if name in silent or held[name].away]
         lives, *back = await asyncio.gather(
             self._listed({name: held[name] for name in silent}, now),
-            *(self._ask("HVALS", f"{self._prefix}:back:{name}") for name in asked_back),
+            *(self._ask("HGETALL", f"{self._prefix}:back:{name}") for name in asked_back),
         )
-        returned = {name: _count(values) for name, values in zip(asked_back, back, strict=True)}
+        returned = {
+            name: self._values.count_returned(name, pages) for name, pages in zip(asked_back, back, strict=True)
+        }
+        for name in names:
+            if held[name] is STRANGER:
+                if name in present:
+                    self._foreign.pop(name, None)
+                held[name] = Tally(at=now if name in present else self._foreign.setdefault(name, now), unknown=True)
         return {
             name: Entry(
                 held[name],
                 self._steady(name, held[name], now),
                 present=name in present,
                 lives=lives.get(name),
-                seen_alive=tallies.decode_seen_alive(seen if seen is not None else self._seen_alive.get(name)),
+                seen_alive=self._values.read_seen_alive(name, seen if seen is not None else self._seen_alive.get(name)),
                 back=returned.get(name, {}),
             )
             for name, seen in zip(names, all_seen, strict=True)
@@ -379,11 +441,28 @@ class RedisTallies:
             key = f"{self._prefix}:tallies"
             await asyncio.gather(*(self._ask("HSETNX", key, node, data) for node, data in lost.items()))
             raw |= lost
+            forged = {
+                node: data
+                for node, data in self._remembered.items()
+                if raw[node] != data and self._border.is_older(f"tallies:{node}", raw[node], data)
+            }
+            await asyncio.gather(*(self._ask("HSET", key, node, data) for node, data in forged.items()))
+            raw |= forged
         self._remembered = dict(list(raw.items())[:MAX_NODES])
         self._looked = self._clock()
         self._seen = {node: seen for node, seen in self._seen.items() if node in raw}
         self._seen_alive = {node: seen for node, seen in self._seen_alive.items() if node in raw}
         self._listed_before &= raw.keys()
+        self._foreign = {node: since for node, since in self._foreign.items() if node in raw}
+
+    def _pairs(self, answer: Any) -> dict[str, bytes] | None:
+        found = pairs_of(answer)
+        if found is None:
+            return None
+        tallies_found = {name.decode("ascii", "replace"): data for name, data in found if len(data) <= MAX_STORED}
+        nodes = {node: data for node, data in tallies_found.items() if is_node_id(node)}
+        self._crowded = len(nodes) > MAX_NODES
+        return dict(list(nodes.items())[:MAX_NODES])
 
 
 @cache
@@ -411,23 +490,3 @@ def _milliseconds(answer: Any) -> int | None:
         return int(answer[0]) * 1000 + int(answer[1]) // 1000
     except (TypeError, ValueError):
         return None
-
-
-def _pairs(answer: Any) -> dict[str, bytes] | None:
-    if isinstance(answer, dict):
-        answer = [part for pair in answer.items() for part in pair]
-    if not isinstance(answer, list) or len(answer) % 2:
-        return None
-    found: dict[str, bytes] = {}
-    for name, data in zip(answer[::2], answer[1::2], strict=True):
-        node = name.decode("ascii", "replace") if isinstance(name, bytes) else ""
-        if is_node_id(node) and isinstance(data, bytes) and len(found) < MAX_NODES:
-            found[node] = data
-    return found
-
-
-def _count(versions: Any) -> dict[str, int]:
-    if not isinstance(versions, list):
-        return {}
-    words = (version.decode("utf-8", "replace") for version in versions if isinstance(version, bytes))
-    return dict(Counter(word for word in words if may_be_shown(word)))

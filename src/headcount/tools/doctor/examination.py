@@ -102,7 +102,7 @@ async def _right(base: str, access: Access, report: Report) -> Stats | None:
             "Check --token, or HEADCOUNT_TOKEN and HEADCOUNT_ADMIN_TOKEN." if refused else "Give --token.",
         )
     except (ClientError, Malformed) as error:
-        report.add("right", "warning", f"The statistics are not readable: {error}")
+        report.add("right", "warning", f"The statistics are not readable: {error}", section="statistics")
     else:
         report.add("right", "ok", "These credentials may see statistics.")
         return figures

@@ -5,7 +5,7 @@ Tests: tests/cli/test_doctor.py.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, overload
 
 Level: TypeAlias = Literal["ok", "note", "warning", "fault"]
 
@@ -63,8 +63,14 @@ class Report:
         """Say whether one of some checks found a fault."""
         return any(finding.level == "fault" and finding.check in checks for finding in self.findings)
 
+    @overload
+    def add(self, check: str, level: Literal["ok", "note"], says: str, do: str = "", *, section: str = "") -> None: ...
+
+    @overload
+    def add(self, check: str, level: Level, says: str, do: str = "", *, section: str) -> None: ...
+
     def add(self, check: str, level: Level, says: str, do: str = "", *, section: str = "") -> None:
-        """Add a finding. `section`: heading of the docs page, as it stands in a link."""
+        """Add a finding. `section`: heading of the docs page, as it stands in a link; faults and warnings have one."""
         finding = Finding(check, level, says, do, f"{PAGE}#{section}" if section else "")
         self.findings.append(finding)
         self._on_finding(finding)

@@ -13,8 +13,9 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from ...client.access import AT_LIMIT, PROBLEM, Access, httpx_errors, is_at_limit, printable_url, problem_detail
+from ...client.access import AT_LIMIT, Access, httpx_errors, is_at_limit, printable_url, problem_detail
 from ...core.origin import NO_SITE
+from ...core.reconnect import PROBLEM
 from .findings import Report
 from .probe import web_socket
 from .products import mend, products

@@ -13,12 +13,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Self
 
 import httpx2 as httpx
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Origin
 
 from ...client.access import NO_SOCKS, Access, unreachable
 from ...client.event_reader import EventReader
+from ...client.transport import HomeConnect
 from ...core.ends import standard_code
 from ...errors import ProtocolError
 
@@ -219,7 +220,7 @@ async def web_socket(
     probe = WebSocketProbe()
     text = "&".join(f"{name}={value}" for name, value in query.items())
     try:
-        probe.socket = await connect(
+        probe.socket = await HomeConnect(
             f"ws{base.removeprefix('http')}/ws?{text}",
             additional_headers={
                 **{name: value for name, value in access.headers.items() if name not in ("user-agent", "origin")},

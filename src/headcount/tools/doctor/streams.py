@@ -10,7 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from ...client import messages
-from ...client.access import AT_LIMIT, PROBLEM, Access, httpx_errors, is_at_limit, problem_detail, unreachable
+from ...client.access import AT_LIMIT, Access, httpx_errors, is_at_limit, problem_detail, unreachable
+from ...core.reconnect import PROBLEM
 from .findings import Report
 from .limits import Cut, examine_limit
 from .probe import EventStreamProbe, Probe, WebSocketProbe, event_stream, web_socket
@@ -66,7 +67,8 @@ async def examine_event_stream(
         if isinstance(error, TimeoutError):
             _buffered("sse", "No SSE stream begins within 10 s: a proxy buffers it.", report)
         else:
-            report.add("sse", "fault", f"The SSE stream does not open: {unreachable(base, error, access.proxy)}")
+            says = f"The SSE stream does not open: {unreachable(base, error, access.proxy)}"
+            report.add("sse", "fault", says, section="unreachable")
     return False
 
 
@@ -136,7 +138,8 @@ async def _connected(probe: Probe, report: Report, kind: str) -> messages.Connec
     try:
         connected = msgspec.convert(found[1], messages.Connected)
     except msgspec.ValidationError as error:
-        report.add(check, "fault", f"The first {kind} message is not Headcount's ({error}).")
+        do = "Check the base path: another application answers."
+        report.add(check, "fault", f"The first {kind} message is not Headcount's ({error}).", do, section="html")
         return None
     delay = found[0] - probe.opened_at
     report.add(

@@ -1,0 +1,167 @@
+"""
+The history of the workers of one machine, as files in the directory where they meet.
+
+    history        one line for each sample of the last hour
+    minutes        one line for each sample of the last day
+    application    a digest of the application that they are of
+
+Workers that listen on one address are one application. Applications that listen there one after another need not be:
+on a developer's machine, each is on port 8000. So the first worker at an address continues the history only of its own
+application. Whatever is unaccounted for stays, because pages may come back to any application.
+"""
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from ...core import history
+from .meeting_directory import remove
+
+MAX_HISTORY_BYTES: Final = 8 * 2**20
+"""Of one file of samples."""
+
+FILES: Final = ("history", "minutes", "application")
+
+_IMPORT_PATH: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+"""`module:attribute`, as servers take it."""
+
+_RELEASE: Final = re.compile(
+    r"v?\d+(?:[._+T:-]\d+)*(?:[._-]?(?:a|b|rc|alpha|beta|dev|post)[._-]?\d*)?Z?|(?=[a-f]*\d)[0-9a-f-]{7,64}"
+)
+"""A folder that is named after a release: a number, a version, a time or a commit."""
+
+_RELEASES: Final = frozenset({"releases", "versions", "deployments", "deploys", "builds", "revisions"})
+"""Folders that hold a folder for each release."""
+
+_VERSION_SUFFIX: Final = re.compile(r"[-_]v?\d+(?:\.\d+)+$")
+
+
+class HistoryFiles:
+    """
+    The history in the first of one worker's meeting places.
+
+    Args:
+        places: Returns the directories.
+        application: What tells this application from others that use the address at other times.
+    """
+
+    def __init__(self, places: Callable[[], list[Path]], application: str) -> None:
+        self._places = places
+        self._application = application.encode()
+        self._begun = False
+        self._marked = False
+        """The files say whose they are."""
+
+    def begin(self, *, alone: bool) -> None:
+        """
+        Start anew if another application wrote what is there.
+
+        Args:
+            alone: No other worker is there. Otherwise the history is theirs, and they are this application.
+        """
+        for place in self._places()[:1]:
+            if alone and _read(place / "application", 64) != self._application:
+                remove(*(place / name for name in FILES))
+        self._begun = True
+
+    def add(self, data: bytes, *, minute: bool) -> None:
+        """Add an encoded sample."""
+        for place in self._places()[:1]:
+            with suppress(OSError):
+                if minute or not self._marked:
+                    # Each minute, because files that are not written for a day are removed.
+                    write_whole(place / "application", self._application)
+                    self._marked = True
+                _append_line(place / "history", data, history.LENGTH)
+                if minute:
+                    _append_line(place / "minutes", data, history.MINUTES)
+
+    def samples(self) -> tuple[list[bytes], list[bytes]] | None:
+        """Return the encoded samples of the last hour and of the last day; None: not known yet whose they are."""
+        if self._begun:
+            for place in self._places()[:1]:
+                return _lines(place / "history"), _lines(place / "minutes")
+        return None
+
+
+def this_application() -> str:
+    """
+    Return a digest of what tells the application of this process from others: its folder, and what is run there.
+
+    All workers of a server and those of its next release have the same one. It does not depend on options, which may
+    name a version, and takes folders of releases (`/srv/app/releases/17`) for the same one.
+    """
+    try:
+        folder = os.getcwd()
+    except OSError:  # it was removed
+        folder = ""
+    return _digest(folder, sys.argv)
+
+
+def _digest(folder: str, arguments: Sequence[str]) -> str:
+    command, *others = arguments or [""]
+    run = [word for word in others if _IMPORT_PATH.fullmatch(word) or (word.endswith(".py") and word[0] != "-")]
+    path = Path(folder, command)
+    if path.name == "__main__.py":
+        run.insert(0, path.parent.name)
+    else:
+        # Of a server's own script, its folder says nothing: it is that of the environment.
+        run.insert(0, without_release(str(path)) if path.suffix == ".py" else path.name)
+    return hashlib.blake2b("\n".join([without_release(folder), *run]).encode(), digest_size=16).hexdigest()
+
+
+def without_release(path: str) -> str:
+    """Return a path in which folders that are named after a release have the same name, whichever release it is."""
+    parts = path.split("/")
+    return "/".join(
+        "*"
+        if part and (_RELEASE.fullmatch(part) or (number and parts[number - 1] in _RELEASES))
+        else _VERSION_SUFFIX.sub("", part)
+        for number, part in enumerate(parts)
+    )
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that whoever reads it finds all of it, or what was there before."""
+    unnamed = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        _write_all(descriptor, data)
+    finally:
+        os.close(descriptor)
+    unnamed.replace(path)
+
+
+def _read(path: Path, limit: int) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(limit)
+    except OSError:
+        return None
+
+
+def _lines(path: Path) -> list[bytes]:
+    return (_read(path, MAX_HISTORY_BYTES) or b"").splitlines()
+
+
+def _append_line(path: Path, line: bytes, limit: int) -> None:
+    """Append a line; when there are twice as many as wanted, only the newest stay."""
+    if path.exists() and path.stat().st_size > 2 * limit * (len(line) + 64):
+        write_whole(path, b"".join(kept + b"\n" for kept in _lines(path)[-limit:]))
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        _write_all(descriptor, line + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it: where the disk has room for a part only, the system writes that part and reports no error."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

@@ -1,0 +1,184 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import {
+  afterLook,
+  afterReload,
+  isOutdated,
+  judgeDocument,
+  judgeRecord,
+  type Mode,
+  mayReload,
+  planFor,
+  readRecord,
+  targetOf,
+} from '../src/release-rules.js';
+
+const NOW = 1_800_000_000_000;
+const NONE = readRecord('');
+
+describe('what a page wants to get away to', () => {
+  test('is nothing while the current version or its own is not known', () => {
+    expect([isOutdated('v1', undefined), isOutdated('', 'v2')]).toEqual([null, null]);
+    expect(targetOf('v1', undefined, false)).toBeUndefined();
+    expect([isOutdated('v1', 'v1'), targetOf('v1', 'v1', false)]).toEqual([false, undefined]);
+  });
+
+  test('is the current version', () => {
+    expect([isOutdated('v1', 'v2'), targetOf('v1', 'v2', false), targetOf('v1', 'v2', true)]).toEqual([
+      true,
+      'v2',
+      'v2',
+    ]);
+  });
+
+  test('is any other version for a page that misses a part, and no name that a server could say', () => {
+    for (const current of [undefined, 'v1']) expect(targetOf('v1', current, true)).toBe(' v1');
+  });
+});
+
+describe('the record of reloads', () => {
+  const after = (times: number, target = 'v2') => {
+    let record = NONE;
+    for (let time = 0; time < times; time++) record = afterReload(record, 'v1', target, NOW);
+    return record;
+  };
+
+  test('lets the first reload happen at once, the next after growing delays, and no fourth', () => {
+    expect(judgeRecord(NONE, 'v2', NOW)).toBeUndefined();
+    const waits = [1, 2].map((times) => {
+      let seconds = 0;
+      while (judgeRecord(after(times), 'v2', NOW + seconds * 1000)) seconds++;
+      return seconds;
+    });
+    expect(waits).toEqual([30, 300]);
+    expect(judgeRecord(after(3), 'v2', NOW + 1e12)).toBe('exhausted');
+  });
+
+  test('starts anew with a version that the tab does not know', () => {
+    expect(judgeRecord(after(3), 'v3', NOW)).toBeUndefined();
+    expect(afterReload(after(3), 'v1', 'v3', NOW).reloads).toBe(1);
+  });
+
+  test('lets a roll-back happen, later, and then the same version again', () => {
+    const back = afterReload(after(1), 'v2', 'v1', NOW + 30_000);
+    expect(judgeRecord(after(1), 'v1', NOW)).toBe('early');
+    expect(back.reloads).toBe(2);
+    expect(judgeRecord(back, 'v2', NOW + 30_000 + 300_000)).toBeUndefined();
+  });
+
+  test('bounds the reloads whatever versions alternate, and however long', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.record({ served: fc.constantFrom('v1', 'v2'), current: fc.constantFrom('v1', 'v2') }), {
+          maxLength: 200,
+        }),
+        fc.integer({ min: 0, max: 3_600_000 }),
+        (steps, stepMs) => {
+          let [mine, record, now, reloads] = ['v1', NONE, NOW, 0];
+          for (const { served, current } of steps) {
+            now += stepMs;
+            const target = targetOf(mine, current, false);
+            if (!target || judgeRecord(record, target, now)) continue;
+            record = readRecord(JSON.stringify(afterReload(record, mine, target, now)));
+            mine = served;
+            reloads++;
+          }
+          expect(reloads).toBeLessThanOrEqual(3);
+        },
+      ),
+    );
+  });
+
+  test('is not held for ever by a clock that was set back', () => {
+    expect(judgeRecord(after(1), 'v2', NOW - 86_400_000)).toBeUndefined();
+    expect(judgeRecord(after(3), 'v2', NOW - 86_400_000)).toBe('exhausted');
+  });
+
+  test('stays small', () => {
+    let record = NONE;
+    for (let number = 0; number < 100; number++) record = afterReload(record, `v${number}`, `v${number + 1}`, NOW);
+    expect(record.seen.length).toBeLessThanOrEqual(16);
+    expect(record.seen.at(-1)).toBe('v100');
+  });
+
+  test.each([
+    '',
+    'null',
+    '{}',
+    '[]',
+    '3',
+    '{"reloads":1}',
+    '{"reloads":-1,"at":1,"seen":[]}',
+    '{"reloads":1,"at":1,"seen":"v2"}',
+    '{',
+  ])('is none if %j is stored', (text) => {
+    expect(readRecord(text)).toEqual({ reloads: 0, at: 0, seen: [] });
+  });
+});
+
+describe('looking whether the version is served', () => {
+  test('goes on with growing delays that differ from page to page, for as long as it takes', () => {
+    let plan = planFor('v2', NOW);
+    const delays = [0, 0, 0, 0, 0, 0, 0].map(() => {
+      plan = afterLook(plan, false, NOW, 0.5);
+      return plan.lookAt - NOW;
+    });
+    expect(delays).toEqual([10, 20, 40, 80, 160, 300, 300].map((seconds) => seconds * 1000));
+    const [least, most] = [0, 0.999].map((random) => afterLook(planFor('v2', NOW), false, NOW, random).lookAt - NOW);
+    expect([least! >= 5000, most! < 15_000]).toEqual([true, true]);
+    expect(plan.armed).toBe(false);
+  });
+
+  test('arms the next navigation once it is', () => {
+    expect(afterLook(planFor('v2', NOW), true, NOW, 0)).toMatchObject({ armed: true, target: 'v2' });
+  });
+});
+
+describe('what a document says of its version', () => {
+  const OLD = ['/assets/index-BIZOYYNN.js', 'https://cdn.example/vendor.js', null];
+  const vite = (name: string) => `<head><script type="module" crossorigin src="/assets/${name}"></script></head>`;
+
+  test.each([
+    ['<meta name="headcount-version" content="v2">', true],
+    ['<meta name=headcount-version content=v2>', true],
+    ['<meta name="headcount-version" content="v1" />', false],
+    ['<meta name="headcount-version" content="v3">' + vite('index-qOoQm9gF.js'), false],
+  ])('%s decides', (html, expected) => {
+    expect(judgeDocument(html, 'v1', 'v2', OLD)).toBe(expected);
+  });
+
+  test('a page that misses a part is content with any other version', () => {
+    const says = (version: string) => `<meta name="headcount-version" content="${version}">`;
+    expect([says('v1'), says('v3')].map((html) => judgeDocument(html, 'v1', undefined, []))).toEqual([false, true]);
+  });
+
+  test.each([
+    [vite('index-BIZOYYNN.js'), false],
+    [vite('index-qOoQm9gF.js'), true],
+    [vite('index-qOoQm9gF.js').replaceAll('"', ''), true],
+    ['<script defer src="/main.8e3f1a2b.js"></script>', true],
+    // Names without a hash are the same in every version, whether or not the page has them.
+    ['<script src="/static/htmx.min.js"></script><script src="https://cdn.example/vendor.js"></script>', undefined],
+    ['<script src="/app.production.js"></script>', undefined],
+    ['<h1>Bad gateway</h1>', undefined],
+  ])('%s by the names of its scripts: %s', (html, expected) => {
+    expect(judgeDocument(html, 'v1', 'v2', OLD)).toBe(expected);
+  });
+});
+
+describe('modes', () => {
+  const modes: Mode[] = ['prompt', 'next-navigation', 'hidden', 'idle', 'immediate'];
+  const due = (situation: { hidden?: boolean; idleMs?: number; missing?: boolean }) =>
+    modes.filter((mode) => mayReload({ mode, hidden: false, idleMs: 0, missing: false, ...situation }));
+
+  test('reload by themselves when they say so', () => {
+    expect(due({})).toEqual(['immediate']);
+    expect(due({ hidden: true })).toEqual(['hidden', 'idle', 'immediate']);
+    expect(due({ idleMs: 59_999 })).toEqual(['immediate']);
+    expect(due({ idleMs: 60_000 })).toEqual(['idle', 'immediate']);
+  });
+
+  test('do not let a page that misses a part wait for a navigation that it cannot make', () => {
+    expect(due({ missing: true })).toEqual(['next-navigation', 'immediate']);
+  });
+});
