@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, WebSocketRoute, expect
+from playwright.sync_api import APIResponse, Browser, BrowserContext, Page, Route, WebSocketRoute, expect
 
 from .conftest import Server, eventually, proxy_in_front_of, wait
 
@@ -123,6 +123,37 @@ def test_a_keyboard_goes_on_where_the_figures_are_after_the_log_in_and_at_the_lo
     expect(page.get_by_label("Admin token")).to_be_visible()
     page.keyboard.press("Tab")
     expect(page.get_by_label("Admin token")).to_be_focused()
+
+
+def test_what_is_typed_at_the_log_in_stays_when_the_stream_ends_before_the_log_out_is_answered(page: Page) -> None:
+    held: list[tuple[Route, APIResponse]] = []
+    page.route("**/log-out", lambda route: held.append((route, route.fetch())))
+    log_in(page)
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("heading", name="Not authorised for live stats")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    token = page.get_by_label("Admin token")
+    token.type("half a token")
+    page.evaluate("document.querySelector('#token').marked = true")
+    with page.expect_websocket() as stream:
+        ((route, answer),) = held
+        route.fulfill(response=answer)
+    stream.value.wait_for_event("framereceived", lambda frame: "unauthorized" in str(frame))
+    page.wait_for_timeout(100)  # A form that is made anew is made within a turn of the page's loop.
+    expect(token).to_be_focused()
+    expect(token).to_have_value("half a token")
+    assert page.evaluate("document.querySelector('#token').marked")
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_log_out_that_does_not_reach_the_server_says_so(page: Page) -> None:
+    log_in(page)
+    page.route("**/log-out", lambda route: route.abort("connectionrefused"))
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("alert")).to_have_text(re.compile("still logged in"))
+    page.unroute("**/log-out")
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("heading", name="Not authorised for live stats")).to_be_visible()
 
 
 def test_it_shows_the_figures_that_the_server_has(page: Page, crowd: Server) -> None:
