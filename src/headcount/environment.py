@@ -39,6 +39,7 @@ COMMAND_VARIABLES: Final = frozenset(
         "OUTDATED",
         "PORT",
         "PROXY",
+        "REQUIRE_SEEN",
         "QUICK",
         "RATE",
         "RECONNECT",

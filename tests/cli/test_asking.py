@@ -170,8 +170,8 @@ async def test_labels_can_do_no_harm_in_a_terminal(server: Serve) -> None:
             1,
             "try http://{address}/__skew, or give the URL",
         ),
-        (["stats", "{url}", "--token", "wrong"], 1, "set HEADCOUNT_ADMIN_TOKEN on it, or give --cookies"),
-        (["stats", "{url}"], 1, "set HEADCOUNT_ADMIN_TOKEN on it, or give --cookies"),
+        (["stats", "{url}", "--token", "wrong"], 1, "accepts none; give the --cookies of a signed-in user"),
+        (["stats", "{url}"], 1, "accepts none; give the --cookies of a signed-in user"),
         (["wait", "{url}", "--version", "a", "--version", "b"], 2, "--version is given more than once"),
         (["wait", "{url}", "--not-version", "a", "--not-version=b"], 2, "--not-version is given more than once"),
         (["wait", "{url}", "--outdated", "--below", "5", "--at-most", "9"], 2, "is given more than once"),
@@ -193,10 +193,14 @@ async def test_labels_can_do_no_harm_in_a_terminal(server: Serve) -> None:
         (["wait", "ftp://example.com", "--outdated"], 2, "write it as https://www.example.com"),
         (["release", "{url}"], 1, "not authorised"),
         (["release", "{address}"], 1, "not authorised"),
-        (["release", "v9"], 2, "Missing argument 'URL'. Give it, or set HEADCOUNT_URL."),
+        (
+            ["release", "v9"],
+            2,
+            "'v9' counts as VERSION, and URL is missing. Give URL after VERSION, or set HEADCOUNT_URL.",
+        ),
         (["release", "{url}", "v9"], 2, "Give the version first"),
         (["release", "", "{url}", "--token", TOKEN], 2, "give the build id"),
-        (["release", "unknown", "{url}", "--token", TOKEN], 1, "send the build id"),
+        (["release", "unknown", "{url}", "--token", TOKEN], 2, "send the build id of a deploy"),
         (["release", "v9", "{url}"], 1, "not authorised"),
         (["wait", "{url}", "--token", TOKEN], 2, "none is given"),
         (["wait", "{url}", "--version", ""], 2, "--version is empty"),
@@ -207,6 +211,10 @@ async def test_labels_can_do_no_harm_in_a_terminal(server: Serve) -> None:
         (["wait", "{url}", "--outdated", "--below", "1%", "--of", "0"], 2, "x>=1"),
         (["wait", "{url}", "--outdated", "--for", "soon"], 2, "write it as 30s, 10m or 1h30m"),
         (["wait", "{url}", "--outdated", "--token", "wrong"], 1, "not authorised"),
+        (["wait", "{url}", "--outdated", "--require-seen"], 2, "--require-seen checks the spelling of --version"),
+        (["wait", "{url}", "-V", "1"], 2, "No such option '-V'. Did you mean '--version'?"),
+        (["wait", "{url}", "--tokn", "1"], 2, "No such option '--tokn'. Did you mean '--token'?"),
+        (["stats", "{url}", "--nothing-like-it"], 2, "No such option '--nothing-like-it'.\n"),
         (["wait", "{url}", "--outdated", "--for", "40m"], 2, "--for 40 min is longer than --timeout 30 min"),
         (["wait", "http://127.0.0.1:9", "--outdated", "--lost-after", "0", "--timeout", "1s"], 4, "Timed out"),
         (["wait", "{url}/elsewhere", "--outdated"], 1, "try http://{address}/__skew"),
@@ -342,6 +350,17 @@ async def test_wait_says_that_it_saw_nobody_on_a_version(server: Serve) -> None:
     assert "No page" not in out
 
 
+async def test_wait_fails_on_a_version_that_nobody_knows_if_it_is_to_have_been_seen(server: Serve) -> None:
+    await pages(server, "new")
+    words = ("--token", TOKEN, "--require-seen", "--json", "--for", "0.1s")
+    code, out, err = await command("wait", server.url, "--version", "nwe", *words)
+    assert (code, json.loads(out)["ok"], json.loads(out)["exitCode"]) == (1, False, 1)
+    assert "No page was seen on version nwe, and no node serves it; check the spelling." in " ".join(err.split())
+    for known in ("new", VERSION):
+        code, out, _ = await command("wait", server.url, "--version", known, "--below", "1", *words)
+        assert (code, json.loads(out)["ok"]) == (0, True), known
+
+
 async def test_wait_does_not_call_unknown_figures_zero() -> None:
     code, out, _ = await command("wait", "http://127.0.0.1:9", "--outdated", "--timeout", "1s", "--json")
     assert code == 4
@@ -406,6 +425,9 @@ async def test_who_gives_for_decides_whether_wait_counts_pages_that_broke_off() 
         assert "2 pages broke off and may return within 48 s" in " ".join(command.output.split())
         with waiting(own, "--version", "old", "--for", "0.1s", "--include-away", "--timeout", "2s") as command:
             assert await asyncio.to_thread(command.end) == 3
+        said = " ".join(command.output.split())
+        assert "2 pages broke off and may return within 48 s; the limit is 0." in said
+        assert "--exclude-away leaves them out" in said
 
 
 async def test_wait_must_hold_for_as_long_as_told(server: Serve) -> None:
@@ -578,7 +600,7 @@ async def test_the_step_of_github_actions_waits_for_old_pages_only() -> None:
     assert set(named) == {"HEADCOUNT_URL", "HEADCOUNT_TOKEN", "BUILD_ID"}
     script = textwrap.dedent(step.partition("run: |\n")[2])
     assert "--below 20 " in script, "a number, which no stranger can move"
-    script = script.replace("--below 20 ", "--below 0 ")
+    script = script.replace("--below 20 ", "--below 0 ").replace("--timeout 15m", "--timeout 9s")
     with Serve(version="2026.11.4") as own:
         env = {
             "HEADCOUNT_URL": own.origin,
@@ -599,7 +621,7 @@ async def test_the_step_of_github_actions_waits_for_old_pages_only() -> None:
         )
         await everybody_leaves()
     lost = await shell(script, env)
-    assert lost.returncode == 1, "a release that nobody heard of ends the step"
+    assert lost.returncode == 4, "a release that nobody heard of ends the step"
 
 
 async def test_the_hook_of_kubernetes_ends_well_whatever_happens() -> None:

@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from importlib.metadata import distribution, packages_distributions
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from .running import environment
 
@@ -48,6 +51,57 @@ def test_top_says_what_to_install() -> None:
     done = without(("textual",), "from headcount.cli import main; main()", "top", "localhost:9")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "headcount: `headcount top` needs textual; run: pip install 'headcount[tui]'\n"
+
+
+ASKING = (("stats",), ("wait", "--outdated", "--timeout", "1"), ("release", "v1"), ("nodes",), ("doctor", "--quick"))
+
+
+@pytest.mark.parametrize("arguments", ASKING, ids=lambda arguments: str(arguments[0]))
+def test_commands_that_print_tables_say_what_to_install(arguments: tuple[str, ...]) -> None:
+    command, *options = arguments
+    done = without(("rich",), "from headcount.cli import main; main()", command, "localhost:9", *options)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"headcount: `headcount {command}` needs rich; run: pip install 'headcount[client]'\n"
+
+
+@pytest.mark.parametrize("extra", ["client", "tui", "demo"])
+@pytest.mark.parametrize("arguments", ASKING, ids=lambda arguments: str(arguments[0]))
+def test_an_extra_brings_what_the_commands_need_that_are_shown_with_it(extra: str, arguments: tuple[str, ...]) -> None:
+    command, *options = arguments
+    done = without(not_installed_by(extra), "from headcount.cli import main; main()", command, "localhost:9", *options)
+    assert "pip install" not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert "localhost:9" in done.stderr + done.stdout, "it asked the server"
+
+
+@pytest.mark.parametrize("extra", ["tui", "demo"])
+def test_top_starts_where_it_is_shown(extra: str) -> None:
+    done = without(not_installed_by(extra), "from headcount.cli import main; main()", "top", "localhost:9")
+    assert "needs a terminal" in done.stderr
+
+
+def not_installed_by(extra: str) -> tuple[str, ...]:
+    """Return the modules of all packages that `headcount[extra]` does not install."""
+    installed, new = set[str](), [Requirement(f"headcount[{extra}]")]
+    seen = set[str]()
+    while new:
+        requirement = new.pop()
+        if str(requirement) in seen:
+            continue
+        seen.add(str(requirement))
+        name = canonicalize_name(requirement.name)
+        installed.add(name)
+        for line in distribution(requirement.name).requires or ():
+            further = Requirement(line)
+            if further.marker is None or any(
+                further.marker.evaluate({"extra": each}) for each in (requirement.extras or {""})
+            ):
+                new.append(further)
+    return tuple(
+        module
+        for module, packages in packages_distributions().items()
+        if module.isidentifier() and not installed & {canonicalize_name(package) for package in packages}
+    )
 
 
 def test_a_server_with_redis_does_not_start_without_its_package() -> None:

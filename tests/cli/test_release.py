@@ -49,10 +49,10 @@ async def test_the_version_of_the_whole_fleet_is_declared_when_the_last_node_ser
 
 async def test_a_fleet_that_does_not_settle_in_time_is_told_and_nothing_is_declared(fleet: tuple[Serve, Serve]) -> None:
     page = await Sse.open(fleet[0].origin, version="v1", route="/")
-    words = ("--token", TOKEN, "--when-settled", "--timeout", "2s")
+    words = ("--token", TOKEN, "--when-settled", "--timeout", "6s")
     done = await asyncio.to_thread(run, "release", "v2", fleet[0].url, *words)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "Timed out: 1 of 2 nodes serves v1. v2 was not declared." in done.stderr
+    assert "Timed out: 1 of 2 nodes serves v1. Nothing was declared." in done.stderr
     as_json = await asyncio.to_thread(run, "release", "v2", fleet[0].url, *words, "--json")
     answer = json.loads(as_json.stdout)
     assert (as_json.returncode, answer["ok"], answer["exitCode"], answer["version"]) == (3, False, 3, "v2")
@@ -85,7 +85,7 @@ async def test_a_server_that_is_lost_ends_the_wait_with_its_own_code() -> None:
     with Serve() as server:
         words = ("--token", TOKEN, "--when-settled", "--lost-after", "1s")
         with Command("release", "v9", server.url, *words) as releasing:
-            await asyncio.to_thread(releasing.until, "0 of 1 nodes serve it")
+            await asyncio.to_thread(releasing.until, f"the only node serves {VERSION}")
             await asyncio.to_thread(server.stop)
             assert await asyncio.to_thread(releasing.wait) == 4
             assert "No contact with the server for" in releasing.output
@@ -95,7 +95,7 @@ async def test_ctrl_c_ends_the_wait_and_declares_nothing() -> None:
     with Serve() as server:
         page = await Sse.open(server.origin, version="v1", route="/")
         with Command("release", "v9", server.url, "--token", TOKEN, "--when-settled") as releasing:
-            await asyncio.to_thread(releasing.until, "0 of 1 nodes serve it")
+            await asyncio.to_thread(releasing.until, f"the only node serves {VERSION}")
             releasing.ctrl_c()
             assert await asyncio.to_thread(releasing.wait) == 130
         assert not page.of_type("version")
@@ -108,6 +108,17 @@ def test_a_wrong_token_ends_the_wait_at_once() -> None:
     assert "not authorised" in done.stderr
 
 
+@pytest.mark.parametrize("when_settled", [(), ("--when-settled",)])
+def test_a_release_that_is_refused_is_a_document_as_well(when_settled: tuple[str, ...]) -> None:
+    with Serve() as server:
+        wrong = run("release", VERSION, server.url, "--token", "wrong", "--json", *when_settled)
+        unserved = run("release", "v9", server.url, "--token", TOKEN, "--json")
+    for done in (wrong, unserved):
+        answer = json.loads(done.stdout)
+        assert (done.returncode, answer["ok"], answer["exitCode"]) == (1, False, 1)
+        assert answer["reason"] in done.stderr.replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -115,6 +126,13 @@ def test_a_wrong_token_ends_the_wait_at_once() -> None:
         (["127.0.0.1:9", "--when-settled"], "--when-settled needs the version"),
         (["v1", "127.0.0.1:9", "--when-settled", "--unserved"], "give one of the two"),
         (["v1", "127.0.0.1:9", "--when-settled", "--timeout", "soon"], "is not a duration"),
+        (["v1", "127.0.0.1:9", "--when-settled", "--timeout", "5s"], "--when-settled needs longer than 5 s"),
+        (["v1", "127.0.0.1:9", "--timeout", "1m"], "--timeout limits the wait of --when-settled"),
+        (["127.0.0.1:9", "--lost-after", "1m"], "--lost-after limits the wait of --when-settled"),
+        (["unknown", "127.0.0.1:9", "--when-settled"], "VERSION is not a build id. The version is empty or 'unknown'"),
+        (["v" * 300, "127.0.0.1:9", "--when-settled"], "VERSION is not a build id"),
+        (["localhost"], "'localhost' counts as VERSION, and URL is missing"),
+        (["www.example.com"], "If it is the URL, write it with its scheme: https://www.example.com"),
     ],
 )
 def test_what_contradicts_itself_is_wrong_usage(arguments: list[str], words: str) -> None:

@@ -350,7 +350,7 @@ ORIGINS = "has 'a.example'; give origins as browsers send them, such as https://
         (
             ("--verison", "v1"),
             {},
-            "No such option '--verison'. (Did you mean one of: '--known-versions', '--version'?)",
+            "No such option '--verison'. Did you mean '--version'?",
         ),
         ((*V, "more"), {}, "Got unexpected extra argument (more)"),
     ],

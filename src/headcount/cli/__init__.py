@@ -6,13 +6,15 @@ Tests: tests/cli/test_asking.py, tests/cli/test_extras.py.
 
 import importlib
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from ..errors import HeadcountError, WrongSetting
-from .options import Commands, name_the_source
+from ..errors import ConfigError, HeadcountError, WrongSetting
+from .options import Commands, name_the_source, with_suggestion
 from .output import complain, wrapped
 
 _COMMANDS = {
@@ -29,6 +31,22 @@ _COMMANDS = {
     "wait": ("wait", "Wait until at most N connections of a version are left."),
 }
 
+_EXTRAS = {"demo": "demo", "serve": "serve", "top": "tui"}
+"""What to install for a command, if it is not `client`."""
+
+
+@contextmanager
+def _naming_what_is_missing(command: Callable[[], str]) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package, _, _ = (error.name or "").partition(".")
+        if package in ("", "headcount"):
+            raise
+        name = command()
+        extra = _EXTRAS.get(name, "client")
+        raise ConfigError(f"`headcount {name}` needs {package}; run: pip install 'headcount[{extra}]'") from None
+
 
 class _Commands(Commands):
     """Imports a command when it is called: `--help` needs no server and no framework."""
@@ -40,8 +58,19 @@ class _Commands(Commands):
         if cmd_name not in _COMMANDS:
             return None
         module, _ = _COMMANDS[cmd_name]
-        command: click.Command = importlib.import_module(f"headcount.cli.{module}").command
+        with _naming_what_is_missing(lambda: cmd_name):
+            command: click.Command = importlib.import_module(f"headcount.cli.{module}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """
+        Call the command that was chosen.
+
+        Raises:
+            ConfigError: It needs a package that is not installed.
+        """
+        with _naming_what_is_missing(lambda: ctx.invoked_subcommand or ""):
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -49,7 +78,7 @@ class _Commands(Commands):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("headcount"), prog_name="headcount")
+@click.version_option(version("headcount"), "-V", "--version", prog_name="headcount")
 def cli() -> None:
     """
     Show how many pages are open right now, on which version and on which route.
@@ -69,6 +98,8 @@ def main() -> NoReturn:
     except click.ClickException as error:
         if isinstance(error, click.BadParameter):
             name_the_source(error)
+        if isinstance(error, click.NoSuchOption):
+            error = with_suggestion(error)
         if not isinstance(error, click.UsageError):
             complain(error.format_message())
             sys.exit(error.exit_code)

@@ -33,6 +33,19 @@ class Commands(click.Group):
         return next(iter(difflib.get_close_matches(name, self.list_commands(ctx), 1)), None)
 
 
+def with_suggestion(error: click.NoSuchOption) -> click.NoSuchOption:
+    """Return the error with the one option that the wrong one resembles, if there is one."""
+    command = None if error.ctx is None else error.ctx.command
+    known = [name for each in (command.params if command else ()) for name in (*each.opts, *each.secondary_opts)]
+    wrong = error.option_name
+    if wrong.startswith("--"):
+        near = difflib.get_close_matches(wrong, known, 1, 0.7)
+    else:  # a letter, such as -V or -t: what it may stand for
+        near = [name for name in known if name.startswith(f"--{wrong[1:2].lower()}")]
+    hint = f" Did you mean {near[0]!r}?" if len(near) == 1 else ""
+    return click.NoSuchOption(wrong, f"No such option {wrong!r}.{hint}", ctx=error.ctx)
+
+
 class WholeNumber(click.IntRange):
     """An integer; click calls it "integer range" in errors."""
 

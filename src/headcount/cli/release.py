@@ -5,6 +5,7 @@ Tests: tests/cli/test_release.py, tests/cli/test_asking.py, tests/cli/test_wrong
 """
 
 import asyncio
+import os
 import re
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -12,12 +13,15 @@ from urllib.parse import urlsplit
 
 import click
 import msgspec
+from click.core import ParameterSource
 
-from ..errors import name_some
+from ..core.labels import parse_build_id
+from ..errors import HeadcountError, Malformed, NotAuthorized, name_some
+from ..tools.release_gate import HOLD
 from ..tools.terminal import printable
-from .output import complain, write_json
-from .rollout import HELD, INTERRUPTED
-from .settling import wait_settled
+from .output import complain, span, write_json
+from .release_wait import wait_settled
+from .rollout import ERROR, HELD, INTERRUPTED
 from .target import AskingCommand, Target, json_option, lost_after_option, target_options, timeout_option
 
 if TYPE_CHECKING:
@@ -51,8 +55,15 @@ class _ReleaseCommand(AskingCommand):
         def parse_args(args: list[str]) -> Any:
             values, rest, order = parse(args)
             version = values.get("version")
-            if isinstance(version, str) and not isinstance(values.get("url"), str) and _ADDRESS.search(version):
-                values["version"], values["url"] = values.get("url"), version
+            if isinstance(version, str) and not isinstance(values.get("url"), str):
+                if _ADDRESS.search(version):
+                    values["version"], values["url"] = values.get("url"), version
+                elif not os.environ.get("HEADCOUNT_URL"):
+                    raise click.UsageError(
+                        f"'{printable(version)}' counts as VERSION, and URL is missing. Give URL after VERSION, or set "
+                        f"HEADCOUNT_URL. If it is the URL, write it with its scheme: https://{printable(version)}",
+                        ctx,
+                    )
             return values, rest, order
 
         parser.parse_args = parse_args
@@ -113,51 +124,72 @@ def command(
     """
     from ..client import release
 
-    _check(version, target, unserved=unserved, when_settled=when_settled)
+    _check(version, target, unserved=unserved, when_settled=when_settled, timeout=timeout)
     waited: dict[str, Any] = {}
     if when_settled and version is not None:
         started = time.monotonic()
-        result = wait_settled(target, version, timeout, lost_after)
+        ended = wait_settled(target, version, timeout, lost_after)
         waited = {"waitedMs": round((time.monotonic() - started) * 1000)}
-        if result.code != HELD:
+        if ended.code != HELD:
             if as_json:
-                failed = {"ok": False, "version": version, "exitCode": result.code, "reason": result.reason}
-                write_json({**failed, **waited})
-            if result.code != INTERRUPTED:
-                complain(printable(result.reason))
-            return result.code
-    outcome = asyncio.run(release(target.url, version, unserved=unserved, base_path=target.base_path, **target.access))
-    declared = outcome.version
+                write_json({**_failed(version, ended.code, ended.reason), **waited})
+            if ended.code != INTERRUPTED:
+                complain(printable(ended.reason))
+            return ended.code
+    try:
+        result = asyncio.run(
+            release(target.url, version, unserved=unserved, base_path=target.base_path, **target.access)
+        )
+    except HeadcountError as error:
+        if as_json:
+            reason = target.denied(error) if isinstance(error, NotAuthorized) else str(error)
+            write_json({**_failed(version, ERROR, reason), **waited})
+        raise
     if as_json:
-        answer: dict[str, Any] = {
-            "ok": not outcome.partial,
-            "version": declared,
-            "told": outcome.told,
-            "partial": outcome.partial,
-        }
-        answer |= waited
-        if outcome.already_current is not None:
-            answer["alreadyCurrent"] = outcome.already_current
-        if outcome.unreached is not None:
-            answer["unreached"] = msgspec.to_builtins(outcome.unreached)
-        write_json(answer if outcome.nodes is None else {**answer, "nodes": msgspec.to_builtins(outcome.nodes)})
-    elif outcome.partial:
-        complain(unreached(outcome))
+        write_json(_document(result) | waited)
+    elif result.partial:
+        complain(unreached(result))
     else:
-        nodes = 1 if outcome.nodes is None else outcome.nodes.reached
+        nodes = 1 if result.nodes is None else result.nodes.reached
         where = f" on {nodes} nodes" if nodes > 1 else ""
-        said = "was current already" if outcome.already_current else "is current"
-        told = "1 page received it" if outcome.told == 1 else f"{outcome.told:,} pages received it"
-        click.echo(f"{printable(declared)} {said}{where}; {told}.")
-    return 1 if outcome.partial else 0
+        verb = "was current already" if result.already_current else "is current"
+        pages = "1 page" if result.told == 1 else f"{result.told:,} pages"
+        click.echo(f"{printable(result.version)} {verb}{where}; {pages} received it.")
+    return 1 if result.partial else 0
 
 
-def _check(version: str | None, target: Target, *, unserved: bool, when_settled: bool) -> None:
+def _failed(version: str | None, code: int, reason: str) -> dict[str, Any]:
+    return {"ok": False, "version": version, "exitCode": code, "reason": reason}
+
+
+def _document(result: "ReleaseResult") -> dict[str, Any]:
+    """Return what --json writes of a release that was declared."""
+    document: dict[str, Any] = {
+        "ok": not result.partial,
+        "version": result.version,
+        "told": result.told,
+        "partial": result.partial,
+    }
+    if result.already_current is not None:
+        document["alreadyCurrent"] = result.already_current
+    if result.unreached is not None:
+        document["unreached"] = msgspec.to_builtins(result.unreached)
+    if result.nodes is not None:
+        document["nodes"] = msgspec.to_builtins(result.nodes)
+    return document
+
+
+def _check(version: str | None, target: Target, *, unserved: bool, when_settled: bool, timeout: float) -> None:
     """Raise UsageError for arguments that contradict one another, or that stand in the wrong order."""
+    if not when_settled:
+        context = click.get_current_context()
+        for name, option in (("timeout", "--timeout"), ("lost_after", "--lost-after")):
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"{option} limits the wait of --when-settled; give both, or neither.")
     if version is None:
-        for name, given in (("--unserved", unserved), ("--when-settled", when_settled)):
+        for option, given in (("--unserved", unserved), ("--when-settled", when_settled)):
             if given:
-                raise click.UsageError(f"{name} needs the version; give it: headcount release VERSION URL {name}")
+                raise click.UsageError(f"{option} needs the version; give it: headcount release VERSION URL {option}")
         return
     if not version.strip():
         raise click.UsageError("VERSION is empty; give the build id of the new deploy.")
@@ -165,23 +197,32 @@ def _check(version: str | None, target: Target, *, unserved: bool, when_settled:
         raise click.UsageError(
             f"'{printable(version)}' is a URL, not a version. Give the version first: headcount release VERSION URL"
         )
+    try:
+        parse_build_id(version)
+    except Malformed as error:
+        raise click.UsageError(f"VERSION is not a build id. {error}") from None
     if unserved and when_settled:
         raise click.UsageError(
             "--unserved is for a version that no node serves, and --when-settled waits until all nodes serve it; give "
             "one of the two."
         )
+    if when_settled and 0 < timeout <= HOLD:
+        raise click.UsageError(
+            f"--timeout is {span(timeout)}, but --when-settled needs longer than {HOLD:g} s: all nodes must serve "
+            "VERSION for that long. Give more; 0 is no limit."
+        )
 
 
-def unreached(outcome: "ReleaseResult") -> str:
+def unreached(result: "ReleaseResult") -> str:
     """Return what a release that did not reach every node means, and what to do."""
-    version, nodes = printable(outcome.version), outcome.nodes
+    version, nodes = printable(result.version), result.nodes
     if nodes is None or nodes.reached >= nodes.expected:
         return (
             f"{version} is current on the node that answered, which cannot reach its backend and does not know the "
             "other nodes; see its log, and run the command again."
         )
-    if outcome.unreached:
-        named = [f"{printable(each.node)}{_REASONS.get(each.reason, '')}" for each in outcome.unreached]
+    if result.unreached:
+        named = [f"{printable(each.node)}{_REASONS.get(each.reason, '')}" for each in result.unreached]
         return (
             f"{version} is current on {nodes.reached} of {nodes.expected} nodes. Not reached: "
             f"{name_some(named, MAX_NAMED)}."

@@ -54,6 +54,10 @@ class Situation(NamedTuple):
     error: str | None = None
     release: Release | None = None
 
+    def is_served(self, version: str | None) -> bool:
+        """Return whether a node is known to serve a version."""
+        return self.nodes is not None and version in (self.nodes.versions or {})
+
     @property
     def unknown(self) -> str:
         """Why the figures cannot be used, as the end of a sentence."""
@@ -236,12 +240,19 @@ class RolloutFollower:
         verdict = situation.verdict
         if verdict.left is None:
             return f"Timed out: {situation.unknown}."
+        judge = self._judge
         still = f"{verdict.left:,} of {connections(verdict.total)} {'is' if verdict.left == 1 else 'are'} still"
-        held = "" if verdict.held is None else f", within the limit, but not yet for --for {span(self._judge.hold)}"
-        if verdict.away:
-            held = f", and {away_sentence(verdict.away)}"
+        if verdict.held is not None:
+            detail = f", within the limit of {judge.bound}, but not yet for --for {span(judge.hold)}."
+        elif verdict.away:
+            detail = (
+                f", and {away_sentence(verdict.away)}; the limit is {judge.bound}. Pages that broke off count until "
+                "then; --exclude-away leaves them out."
+            )
+        else:
+            detail = f"; the limit is {judge.bound}."
         denied = _DENIED if self._denials > 1 else ""
-        return f"Timed out: {still} {self._judge.selection}{held}.{denied}"
+        return f"Timed out: {still} {judge.selection}{detail}{denied}"
 
     async def _fetch(self, version: str | None = None) -> Stats:
         from ..client import fetch_stats

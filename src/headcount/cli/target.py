@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_IF_NONE: Final = (
-    "If the server has no admin token, set HEADCOUNT_ADMIN_TOKEN on it, or give --cookies of a signed-in user."
-)
+_IF_NONE: Final = "A server without HEADCOUNT_ADMIN_TOKEN accepts none; give the --cookies of a signed-in user there."
 
 _UNITS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
@@ -178,7 +176,7 @@ class Target(NamedTuple):
         # The server does not say whether it has a token.
         if self.access.get("token"):
             return (
-                "You are not authorised: the server does not accept this token; check --token, or HEADCOUNT_TOKEN and "
+                "You are not authorised: the server does not accept this token. Check --token, HEADCOUNT_TOKEN and "
                 f"HEADCOUNT_ADMIN_TOKEN. {_IF_NONE}"
             )
         return f"You are not authorised; give the server's admin token with --token or HEADCOUNT_TOKEN. {_IF_NONE}"

@@ -17,7 +17,7 @@ from ..core.time_to_go import NEVER
 from ..tools.rollout_gate import HOLD, KNOWN_HOLD, Bound, Judge, Selection, Verdict, away_sentence
 from ..tools.terminal import printable
 from .output import complain, connections, paint, span, write_json
-from .rollout import HELD, INTERRUPTED, Result, RolloutFollower, Situation
+from .rollout import ERROR, HELD, INTERRUPTED, Result, RolloutFollower, Situation
 from .target import (
     DURATION,
     AskingCommand,
@@ -51,7 +51,7 @@ class _BoundType(click.ParamType[Bound]):
     \b
     Exit codes:
       0  the condition held for --for
-      1  error: not authorised, or no Headcount at URL
+      1  error: not authorised, no Headcount at URL, or --require-seen
       2  wrong usage
       3  timed out: too many connections are left
       4  lost contact: no figures for --lost-after, or none when --timeout
@@ -112,6 +112,12 @@ class _BoundType(click.ParamType[Bound]):
     help="Whether pages that broke off count as not gone until they are back [default: include, unless --for is "
     "given].",
 )
+@click.option(
+    "--require-seen",
+    is_flag=True,
+    envvar="HEADCOUNT_REQUIRE_SEEN",
+    help="Fail if no page was seen on --version and no node serves it: it may be misspelt.",
+)
 @timeout_option("Longest time to wait; 0: no limit.")
 @lost_after_option("Longest time without contact to the server, or without a current version; 0: no limit.")
 @json_option
@@ -127,6 +133,7 @@ def command(
     of: int | None,
     hold: float | None,
     include_away: bool | None,
+    require_seen: bool,
     timeout: float,
     lost_after: float,
     as_json: bool,
@@ -157,6 +164,8 @@ def command(
         raise click.UsageError(
             f"--of {of} needs a percentage, but --below is {below}; give --below N%, or leave --of out."
         )
+    if require_seen and selection.kind != "version":
+        raise click.UsageError("--require-seen checks the spelling of --version; give both, or leave it out.")
     # Before the clock starts: on a busy machine the import may take a second.
     importlib.import_module("headcount.client")
     from .progress import Progress
@@ -164,19 +173,24 @@ def command(
     judge = Judge(selection, below._replace(of=of), hold, time.monotonic(), known_hold, include_away=include_away)
     with Progress() as progress:
         line = _ProgressLine(judge, short=progress.on_terminal)
-
-        last = judge.look(judge.started, None, None)
+        last = Situation(judge.look(judge.started, None, None))
 
         def show(situation: Situation) -> None:
             nonlocal last
-            last = situation.verdict
+            last = situation
             progress.show(line.text(situation), line.share(situation.verdict), line.state(situation))
 
         try:
             result = asyncio.run(RolloutFollower(target, judge, timeout, lost_after, show).run())
         except KeyboardInterrupt:
-            result = Result(INTERRUPTED, last, "Interrupted by Ctrl-C.")
+            result = Result(INTERRUPTED, last.verdict, "Interrupted by Ctrl-C.")
     code, verdict, reason = result
+    never_seen = selection.kind == "version" and judge.most == 0 and not last.is_served(selection.version)
+    if code == HELD and never_seen and require_seen:
+        code, reason = (
+            ERROR,
+            f"No page was seen on version {selection.version}, and no node serves it; check the spelling.",
+        )
     waited = time.monotonic() - judge.started
     if as_json:
         write_json(
@@ -200,7 +214,7 @@ def command(
         click.echo(f"{word}: {left}, after {span(waited)}.")
         if verdict.away:
             click.echo(f"Not waited for: {away_sentence(verdict.away)}.")
-        if selection.kind == "version" and judge.most == 0:
+        if never_seen:
             # They may have gone before. Or the version is misspelt, and then this gate is open for ever.
             click.echo(f"No page was seen on version {printable(str(selection.version))}; check the spelling.")
     if code not in (HELD, INTERRUPTED):

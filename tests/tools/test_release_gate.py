@@ -3,7 +3,7 @@
 import pytest
 
 from headcount.core.stats import Absence, Nodes, Stats
-from headcount.tools.settling_gate import HOLD, SettlingGate
+from headcount.tools.release_gate import HOLD, ReleaseGate
 
 
 def fleet(expected: int, reporting: int | None = None, **versions: int) -> Stats:
@@ -11,11 +11,11 @@ def fleet(expected: int, reporting: int | None = None, **versions: int) -> Stats
 
 
 def test_a_version_that_all_nodes_serve_for_long_enough_may_be_declared() -> None:
-    gate = SettlingGate("v2")
-    early = gate.look(10.0, fleet(2, v2=2))
+    gate = ReleaseGate("v2")
+    early = gate.judge(10.0, fleet(2, v2=2))
     assert (early.done, early.serving, early.nodes) == (False, 2, 2)
-    assert not gate.look(10.0 + HOLD - 0.1, fleet(2, v2=2)).done
-    assert gate.look(10.0 + HOLD, fleet(2, v2=2)).done
+    assert not gate.judge(10.0 + HOLD - 0.1, fleet(2, v2=2)).done
+    assert gate.judge(10.0 + HOLD, fleet(2, v2=2)).done
 
 
 @pytest.mark.parametrize(
@@ -31,18 +31,19 @@ def test_a_version_that_all_nodes_serve_for_long_enough_may_be_declared() -> Non
     ],
 )
 def test_a_doubt_starts_the_time_anew(between: Stats | None) -> None:
-    gate = SettlingGate("v2")
-    gate.look(0.0, fleet(2, v2=2))
-    assert not gate.look(HOLD, between).done
-    assert not gate.look(HOLD + 1, fleet(2, v2=2)).done
-    assert gate.look(2 * HOLD + 1, fleet(2, v2=2)).done
+    gate = ReleaseGate("v2")
+    gate.judge(0.0, fleet(2, v2=2))
+    assert not gate.judge(HOLD, between).done
+    assert not gate.judge(HOLD + 1, fleet(2, v2=2)).done
+    assert gate.judge(2 * HOLD + 1, fleet(2, v2=2)).done
 
 
-@pytest.mark.parametrize("state", ["leaving", "unanswered"])
-def test_pages_on_their_way_are_no_nodes(state: str) -> None:
-    gate = SettlingGate("v2", hold=0)
+@pytest.mark.parametrize("state", ["leaving", "unanswered", "vanished", "cut-off"])
+def test_partial_figures_decide_nothing_whatever_explains_them(state: str) -> None:
+    """A node that is cut off from the others as well shows the same figures."""
+    gate = ReleaseGate("v2", hold=0)
     absence = Absence("aa", 3, state=state)  # type: ignore[arg-type]
-    assert gate.look(0.0, Stats(nodes=Nodes(2, 2, {"v2": 2}), partial=True, absences=(absence,))).done
+    assert not gate.judge(0.0, Stats(nodes=Nodes(2, 2, {"v2": 2}), partial=True, absences=(absence,))).done
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,12 @@ def test_pages_on_their_way_are_no_nodes(state: str) -> None:
         (Stats(nodes=Nodes(1, 1)), "the server does not say which version its nodes serve"),
         (fleet(3, v1=1, v2=2), "1 of 3 nodes serves v1"),
         (fleet(9, v1=2, v3=2, v4=1, v5=1, v2=3), "6 of 9 nodes serve v1, v3, v4 and 1 more"),
+        (fleet(1, v1=1), "the only node serves v1"),
+        (
+            Stats(nodes=Nodes(1, 1, {"v2": 1}), absences=(Absence("aa", 3, state="leaving"),), partial=True),
+            "pages of node aa are on their way back",
+        ),
+        (Stats(nodes=Nodes(1, 1, {"v2": 1}), partial=True), "other nodes may be missing"),
         (fleet(3, v2=2), "1 of 3 nodes does not say which version it serves"),
         (fleet(2, reporting=1, v2=2), "1 of 2 nodes are reporting"),
         (
@@ -62,4 +69,4 @@ def test_pages_on_their_way_are_no_nodes(state: str) -> None:
     ],
 )
 def test_the_reason_says_what_is_waited_for(stats: Stats | None, reason: str) -> None:
-    assert SettlingGate("v2").look(0.0, stats).reason.startswith(reason)
+    assert ReleaseGate("v2").judge(0.0, stats).reason.startswith(reason)

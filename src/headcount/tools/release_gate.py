@@ -3,9 +3,11 @@ When `headcount release --when-settled` may declare a version: the rules, withou
 
 Every live node must serve the version. A node that does not say which version it serves, or whose report is missing,
 may serve another one. So may a node that fell silent, until it counts as gone: it may only be stopped or cut off. A
-node that has just been started may not know the others yet, so what it answers must be true for a few seconds.
+node that cannot reach the others says only that its figures are partial, so figures that are partial decide nothing,
+whatever else explains them. A node that has just been started may not know the others yet, so what it answers must be
+true for a few seconds.
 
-Tests: tests/tools/test_settling_gate.py.
+Tests: tests/tools/test_release_gate.py.
 """
 
 from typing import Final, NamedTuple
@@ -18,7 +20,7 @@ HOLD: Final = 5.0
 """Seconds for which every node must serve the version: longer than a node needs to find the others."""
 
 
-class Settling(NamedTuple):
+class Verdict(NamedTuple):
     """
     What the gate says at one moment.
 
@@ -35,7 +37,7 @@ class Settling(NamedTuple):
     reason: str
 
 
-class SettlingGate:
+class ReleaseGate:
     """
     Judges the figures of a fleet.
 
@@ -49,7 +51,7 @@ class SettlingGate:
         self._hold = hold
         self._since: float | None = None
 
-    def look(self, now: float, stats: Stats | None) -> Settling:
+    def judge(self, now: float, stats: Stats | None) -> Verdict:
         """
         Judge one answer.
 
@@ -59,16 +61,16 @@ class SettlingGate:
         """
         if stats is None:
             self._since = None
-            return Settling(False, None, 0, "no contact with the server")
+            return Verdict(False, None, 0, "no contact with the server")
         versions, nodes = stats.nodes.versions, stats.nodes.expected
         serving = 0 if versions is None else versions.get(self.version, 0)
         if (reason := self._objection(stats)) is not None:
             self._since = None
-            return Settling(False, serving, nodes, reason)
+            return Verdict(False, serving, nodes, reason)
         if self._since is None:
             self._since = now
         done = now - self._since >= self._hold
-        return Settling(done, serving, nodes, f"all nodes must serve it for {self._hold:g} s")
+        return Verdict(done, serving, nodes, f"all nodes must serve it for {self._hold:g} s")
 
     def _objection(self, stats: Stats) -> str | None:
         nodes, version = stats.nodes, printable(self.version)
@@ -77,8 +79,10 @@ class SettlingGate:
         others = sorted(each for each in nodes.versions if each != self.version)
         if others:
             count = sum(nodes.versions[each] for each in others)
-            which = "nodes serves" if count == 1 else "nodes serve"
-            return f"{count} of {nodes.expected} {which} {printable(name_some(others))}"
+            named = printable(name_some(others))
+            if nodes.expected == 1:
+                return f"the only node serves {named}"
+            return f"{count} of {nodes.expected} nodes {'serves' if count == 1 else 'serve'} {named}"
         silent = nodes.expected - nodes.versions.get(self.version, 0)
         if silent > 0:
             return silent_nodes(silent, nodes.expected)
@@ -88,6 +92,8 @@ class SettlingGate:
             named = printable(name_some(gone))
             which = f"node {named} is" if len(gone) == 1 else f"nodes {named} are"
             return f"{which} silent and may not serve {version}; `headcount nodes forget` declares a node gone"
-        if stats.partial and not stats.absences:
+        if stats.absences:
+            return f"pages of node {printable(name_some([each.node for each in stats.absences]))} are on their way back"
+        if stats.partial:
             return "other nodes may be missing; see the server's log for the reason"
         return None

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from ..core.stats import Stats
 from ..errors import ClientError, NotAuthorized, Refused
-from ..tools.settling_gate import Settling, SettlingGate
+from ..tools.release_gate import ReleaseGate, Verdict
 from ..tools.terminal import printable
 from .output import span
 from .progress import Progress
@@ -25,14 +25,14 @@ ANSWER_TIMEOUT: Final = 10.0
 """Seconds that the server has to answer."""
 
 
-class Waited(NamedTuple):
+class Outcome(NamedTuple):
     """How waiting ended: the exit code, and the reason in a sentence."""
 
     code: int
     reason: str
 
 
-def wait_settled(target: Target, version: str, timeout: float, lost_after: float) -> Waited:
+def wait_settled(target: Target, version: str, timeout: float, lost_after: float) -> Outcome:
     """
     Wait until every live node of a server's fleet serves a version, and show how far it is.
 
@@ -48,11 +48,11 @@ def wait_settled(target: Target, version: str, timeout: float, lost_after: float
         try:
             return asyncio.run(_wait(target, version, timeout or float("inf"), lost_after or float("inf"), progress))
         except KeyboardInterrupt:
-            return Waited(INTERRUPTED, "Interrupted by Ctrl-C.")
+            return Outcome(INTERRUPTED, "Interrupted by Ctrl-C.")
 
 
-async def _wait(target: Target, version: str, timeout: float, lost_after: float, progress: Progress) -> Waited:
-    gate, started = SettlingGate(version), time.monotonic()
+async def _wait(target: Target, version: str, timeout: float, lost_after: float, progress: Progress) -> Outcome:
+    gate, started = ReleaseGate(version), time.monotonic()
     contact, error = started, "The server sent nothing."
     while True:
         left = min(started + timeout, contact + lost_after) - time.monotonic()
@@ -61,24 +61,24 @@ async def _wait(target: Target, version: str, timeout: float, lost_after: float,
             async with asyncio.timeout(max(1.0, min(ANSWER_TIMEOUT, left))):
                 stats = await _fetch(target)
         except NotAuthorized as denied:
-            return Waited(ERROR, target.denied(denied))
+            return Outcome(ERROR, target.denied(denied))
         except Refused as refused:
-            return Waited(ERROR, str(refused))
+            return Outcome(ERROR, str(refused))
         except (ClientError, TimeoutError) as failed:
             error = str(failed) or error
         now = time.monotonic()
-        settling = gate.look(now, stats)
-        if settling.done:
-            return Waited(HELD, "Every node serves it.")
+        verdict = gate.judge(now, stats)
+        if verdict.done:
+            return Outcome(HELD, "Every node serves it.")
         if stats is not None:
             contact = now
         if now - contact >= lost_after:
-            return Waited(LOST, f"No contact with the server for {span(now - contact)}. {error}")
+            return Outcome(LOST, f"No contact with the server for {span(now - contact)}. {error}")
         if now - started >= timeout:
             if stats is None:
-                return Waited(LOST, f"Timed out: {settling.reason}. {error}")
-            return Waited(TIMED_OUT, f"Timed out: {settling.reason}. {printable(version)} was not declared.")
-        progress.show(f"Waiting for {version}: {_progress(settling)}", _share(settling), settling.reason)
+                return Outcome(LOST, f"Timed out: {verdict.reason}. {error}")
+            return Outcome(TIMED_OUT, f"Timed out: {verdict.reason}. Nothing was declared.")
+        progress.show(f"Waiting for {printable(version)}: {_progress(verdict)}", _share(verdict), verdict.reason)
         await asyncio.sleep(max(0.01, min(INTERVAL, started + timeout - now, contact + lost_after - now)))
 
 
@@ -88,11 +88,11 @@ async def _fetch(target: Target) -> Stats:
     return await fetch_stats(target.url, base_path=target.base_path, **target.access)
 
 
-def _progress(settling: Settling) -> str:
-    if settling.serving is None:
-        return settling.reason
-    return f"{settling.serving} of {settling.nodes} nodes serve it; {settling.reason}"
+def _progress(verdict: Verdict) -> str:
+    if verdict.serving is None or verdict.nodes == 1:
+        return verdict.reason
+    return f"{verdict.serving} of {verdict.nodes} nodes serve it; {verdict.reason}"
 
 
-def _share(settling: Settling) -> float | None:
-    return None if not settling.serving or not settling.nodes else min(1.0, settling.serving / settling.nodes)
+def _share(verdict: Verdict) -> float | None:
+    return None if not verdict.serving or not verdict.nodes else min(1.0, verdict.serving / verdict.nodes)
