@@ -24,7 +24,7 @@ from measure import cpu_seconds, machine
 
 from headcount.config import Config
 from headcount.core import fleet_messages
-from headcount.core.broken_off import BrokenOff
+from headcount.core.away_pages import AwayPages
 from headcount.core.departures import Departures
 from headcount.core.registry import Registry
 from headcount.fleet.backends.redis import RedisBackend
@@ -50,7 +50,7 @@ def _node(url: str, number: int, cells: int) -> tuple[FleetView, Cells]:
         shows_rows=lambda: False,
         run_command=_never,
         departures=Departures(8.0),
-        broken_off=BrokenOff(),
+        away_pages=AwayPages(),
         refresh_departed=lambda: None,
         return_key=b"",
     )

@@ -29,7 +29,7 @@ from typing import Any, cast
 
 from headcount.config import Config
 from headcount.core import fleet_messages
-from headcount.core.broken_off import BrokenOff
+from headcount.core.away_pages import AwayPages
 from headcount.core.departures import Departures
 from headcount.core.registry import Registry
 from headcount.core.stats import ConnectionInfo, Stats, StatsDelta
@@ -349,7 +349,7 @@ class Node:
             shows_rows=lambda: True,
             run_command=_never,
             departures=Departures(8.0),
-            broken_off=BrokenOff(),
+            away_pages=AwayPages(),
             refresh_departed=lambda: None,
             return_key=b"",
         )

@@ -23,7 +23,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Scope
 
 from headcount import Headcount
-from headcount.core.broken_off import GRACE
+from headcount.core.away_pages import GRACE
 
 P = ParamSpec("P")
 

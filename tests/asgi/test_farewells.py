@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headcount.core.broken_off import GRACE
+from headcount.core.away_pages import GRACE
 from headcount.core.ends import ENDS, FAREWELLS, FOR_GOOD
 
 from .asgi_client import TRANSPORTS, WAYS, Clock, Site, WebSocket, asynchronous, problem, turn_until

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from headcount.core import page_lists
-from headcount.core.broken_off import BrokenOff
+from headcount.core.away_pages import AwayPages
 from headcount.core.departures import Departures
 from headcount.core.identity import ID_BYTES, public_id
 from headcount.core.labels import OTHER
@@ -25,13 +25,13 @@ class Host:
         self.now = 100.0
         self.registry = Registry()
         self.departures = Departures(8.0)
-        self.broken_off = BrokenOff()
+        self.away_pages = AwayPages()
         self.shared: dict[str, str] = {}
         lock = threading.RLock()
         self.own = OwnTally(
             self.registry,
             self.departures,
-            self.broken_off,
+            self.away_pages,
             lock,
             lambda: self.now,
             "v2",

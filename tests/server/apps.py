@@ -171,8 +171,8 @@ if "FLEET_SILENCE" in os.environ:
     assert _defaults is not None
     _defaults.update({name: seconds * float(os.environ["FLEET_SILENCE"]) for name, seconds in _defaults.items()})
 if "AWAY_GRACE" in os.environ:
-    from headcount.core import broken_off
+    from headcount.core import away_pages
 
-    broken_off.GRACE = float(os.environ["AWAY_GRACE"])  # type: ignore[misc]
+    away_pages.GRACE = float(os.environ["AWAY_GRACE"])  # type: ignore[misc]
 mounted, mounted_headcount = _mounted()
 wrapped, wrapped_headcount, wrapped_app = _wrapped()

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from headcount.core.broken_off import GRACE
+from headcount.core.away_pages import GRACE
 from kit.pages import BASE, Sse, WebSocket, all_of, ask, history
 from kit.proxy import Proxy
 from kit.stores import PROGRAMS, Store

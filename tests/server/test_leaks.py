@@ -81,7 +81,7 @@ async def _quiet(server: Server, residents: Sized) -> dict[str, Any]:
     async with asyncio.timeout(60):
         while True:
             _, inside = await ask(server.url, "GET", "/debug")
-            if inside["sessions"] == inside["total"] == len(residents) and not inside["sizes"]["BrokenOff._pages"]:
+            if inside["sessions"] == inside["total"] == len(residents) and not inside["sizes"]["AwayPages._pages"]:
                 answer: dict[str, Any] = inside
                 return answer
             await asyncio.sleep(0.05)

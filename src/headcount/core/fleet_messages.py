@@ -45,7 +45,7 @@ MAX_AWAY: Final = 32
 """Versions of pages that a node told to reconnect; more are under `(other)`."""
 
 MAX_BROKEN_OFF: Final = 512
-"""Versions of pages that broke off: more than a node counts apart (core/broken_off.py)."""
+"""Versions of pages that broke off: more than a node counts apart (core/away_pages.py)."""
 
 MAX_KNOWN: Final = 256
 """Versions that a node says it knows; more than it does (core/known_versions.py)."""

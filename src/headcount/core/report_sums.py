@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from . import broken_off
+from . import away_pages
 from .counts import LabelSums, bounded
 from .fleet_messages import MAX_BROKEN_OFF, Delta, Report
 from .known_versions import MAX_LEARNT, MAX_LISTED
@@ -69,7 +69,7 @@ class ReportSums:
         self.total = 0
         self.versions = LabelSums(max_versions, parse_version, reserved_versions)
         self.routes = LabelSums(max_routes, parse_route, (ROOT,))
-        self.away = LabelSums(broken_off.MAX_VERSIONS, parse_version, reserved_versions)
+        self.away = LabelSums(away_pages.MAX_VERSIONS, parse_version, reserved_versions)
         self.rows = Rows(max_listed, max_listed)
         self._max_versions = max_versions + _RESERVED_SLACK
         self._max_routes = max_routes + _RESERVED_SLACK

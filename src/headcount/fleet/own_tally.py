@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from ..core import page_lists
-from ..core.broken_off import BrokenOff
+from ..core.away_pages import AwayPages
 from ..core.departures import Departures
 from ..core.labels import OTHER
 from ..core.page_lists import PageList
@@ -26,7 +26,7 @@ class OwnTally:
     Args:
         registry: This node's connections.
         departures: Pages whose streams it ended.
-        broken_off: Pages whose streams broke off.
+        away_pages: Pages whose streams broke off.
         lock: The node's.
         clock: Monotonic seconds.
         serves: Its version.
@@ -38,7 +38,7 @@ class OwnTally:
         self,
         registry: Registry,
         departures: Departures,
-        broken_off: BrokenOff,
+        away_pages: AwayPages,
         lock: threading.RLock,
         clock: Callable[[], float],
         serves: str,
@@ -47,7 +47,7 @@ class OwnTally:
     ) -> None:
         self._registry = registry
         self._departures = departures
-        self._broken_off = broken_off
+        self._away_pages = away_pages
         self._lock = lock
         self._clock = clock
         self._serves = serves
@@ -73,10 +73,10 @@ class OwnTally:
             now = self._clock()
             away, transit = self._departures.counts(now), self._departures.transit(now)
             unanswered = not leaving and bool(away) and self._departures.only_unanswered(now)
-            versions, broken = limited(self._registry.versions), limited(self._broken_off.counts(now))
+            versions, broken = limited(self._registry.versions), limited(self._away_pages.counts(now))
             if leaving:
                 away = limited(Counter(away) + Counter(versions) + Counter(broken))
-                transit = max(transit, self._broken_off.remaining(now))
+                transit = max(transit, self._away_pages.remaining(now))
                 versions, broken = {}, {}
             number = self._make_list({**versions, **broken}, away, leaving=leaving)
         return Tally(
@@ -95,7 +95,7 @@ class OwnTally:
         """Make the list of pages. Returns its number, a new one if it has changed; 0: it is empty or too long."""
         here: dict[str, list[str]] = {}
         gone: dict[str, list[str]] = {}
-        state = self._registry.revision, self._broken_off.revision, self._tab_versions()
+        state = self._registry.revision, self._away_pages.revision, self._tab_versions()
         if state == self._state and not (leaving or away or self._had_away):
             return self._number if self.pages else 0
         self._state, self._had_away = state, bool(leaving or away)
@@ -105,7 +105,7 @@ class OwnTally:
             _group(into, self._registry.ids(), counts)
             for stream, version in state[2].items():
                 _group(into, {version: (stream,)}, counts)
-            _group(into, self._broken_off.streams(self._clock()), counts)
+            _group(into, self._away_pages.streams(self._clock()), counts)
             _group(gone, self._departures.pages(self._clock()), away)
             groups = [
                 {version: page_lists.marks(ids) for version, ids in group.items() if ids} for group in (here, gone)

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from ..config import Config
 from ..core import fleet_messages
-from ..core.broken_off import BrokenOff
+from ..core.away_pages import AwayPages
 from ..core.current_version import Release
 from ..core.departures import Departures
 from ..core.fleet_figures import FleetFigures
@@ -75,7 +75,7 @@ class FleetView:
         shows_rows: Says whether a viewer here sees connections.
         run_command: Runs another node's command.
         departures: Pages whose streams this node ended.
-        broken_off: Pages whose streams broke off.
+        away_pages: Pages whose streams broke off.
         refresh_departed: Brings up to date what the registry says of both.
         return_key: Proves to other nodes which handles are this node's.
         tab_versions: Returns the streams that tabs share, and the version of one tab of each.
@@ -97,7 +97,7 @@ class FleetView:
         shows_rows: Callable[[], bool],
         run_command: CommandHandler,
         departures: Departures,
-        broken_off: BrokenOff,
+        away_pages: AwayPages,
         refresh_departed: Callable[[], None],
         return_key: bytes,
         tab_versions: TabVersions = dict,
@@ -112,7 +112,7 @@ class FleetView:
         self._changed = changed
         self._releases = releases
         self._own_tally = OwnTally(
-            registry, departures, broken_off, lock, clock, config.version, return_key, tab_versions
+            registry, departures, away_pages, lock, clock, config.version, return_key, tab_versions
         )
         self._leaving: asyncio.Task[None] | None = None
         self._figures = FleetFigures(

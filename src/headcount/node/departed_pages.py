@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..config import Config
-from ..core import broken_off
-from ..core.broken_off import BrokenOff
+from ..core import away_pages
+from ..core.away_pages import AwayPages
 from ..core.departures import Departures
 from ..core.registry import Registry
 from ..core.stats import Absence
@@ -60,7 +60,7 @@ class DepartedPages:
         known_versions: Callable[[], frozenset[str]],
     ) -> None:
         self.departures = Departures(config.reconnect_spread + TRANSIT_SLACK, config.unaccounted_grace)
-        self.broken_off = BrokenOff(broken_off.GRACE)
+        self.away_pages = AwayPages(away_pages.GRACE)
         self._known_versions = known_versions
         self._only_known = bool(config.known_versions)
         self._forked = float("-inf")
@@ -85,19 +85,19 @@ class DepartedPages:
         self._changed()
 
     def broke_off(self, key: str, version: str, stream_id: str) -> None:
-        """Note a page whose stream ended without a farewell; its key is as in `BrokenOff.add`."""
-        self.broken_off.add(key, version, stream_id, self._clock())
+        """Note a page whose stream ended without a farewell; its key is as in `AwayPages.add`."""
+        self.away_pages.add(key, version, stream_id, self._clock())
         self._changed()
 
     def came_back(self, stream_id: str) -> None:
         """Note that the page of a stream has come back, here or to another node, or says that it leaves."""
-        departed, broke_off = self.departures.discard(stream_id), self.broken_off.discard(stream_id)
+        departed, broke_off = self.departures.discard(stream_id), self.away_pages.discard(stream_id)
         if departed or broke_off:
             self._changed()
 
     def tab_came_back(self, key: str) -> bool:
         """Note that a tab, by its secret key, has been reported anew or leaves. Returns whether it was away."""
-        found = self.broken_off.discard(key)
+        found = self.away_pages.discard(key)
         if found:
             self._changed()
         return found
@@ -110,9 +110,9 @@ class DepartedPages:
         """
         now = self._clock()
         # A node that was started a moment ago knows nothing of the pages of the process before it.
-        remembers = now - max(self._host.started, self._forked) >= self.broken_off.grace
-        self.broken_off.set_known_versions(self._known_versions())
-        away = self.broken_off.counts(now, only_known=self._only_known)
+        remembers = now - max(self._host.started, self._forked) >= self.away_pages.grace
+        self.away_pages.set_known_versions(self._known_versions())
+        away = self.away_pages.counts(now, only_known=self._only_known)
         changed = self._registry.set_away(away, known=remembers)
         counts, known = self.departures.unanswered(now), self._registry.absence
         absence = None

@@ -261,7 +261,7 @@ class Node:
             shows_rows=self.viewers.shows_rows,
             run_command=handlers.run_command,
             departures=self._departed.departures,
-            broken_off=self._departed.broken_off,
+            away_pages=self._departed.away_pages,
             refresh_departed=self._departed.refresh,
             return_key=identity.return_key(self._key),
             tab_versions=self.shared_streams.tab_versions,

@@ -32,7 +32,7 @@ from typing import Final, Protocol
 import msgspec
 
 from ..core import messages
-from ..core.broken_off import GRACE
+from ..core.away_pages import GRACE
 from ..core.ends import BROKEN, CANCELLED, CLIENT, LOOP_CLOSED, REPLACED, STALLED, UNANSWERED, End
 from ..core.payload import Payload
 from ..errors import Malformed

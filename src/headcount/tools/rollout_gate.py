@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from ..core.broken_off import GRACE
+from ..core.away_pages import GRACE
 from ..core.labels import OTHER, UNKNOWN
 from ..core.stats import Absence, Stats, VersionCount
 from ..core.time_to_go import Sample, Samples, time_to_go

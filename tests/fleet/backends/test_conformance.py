@@ -21,7 +21,7 @@ import pytest
 
 from headcount.config import Config
 from headcount.core import fleet_messages
-from headcount.core.broken_off import BrokenOff
+from headcount.core.away_pages import AwayPages
 from headcount.core.departures import Departures
 from headcount.core.known_versions import KnownVersions
 from headcount.core.registry import Registry
@@ -330,7 +330,7 @@ class Site:
             known_versions=self.known.names,
         )
         self.departures = Departures(TRANSIT)
-        self.broken_off = BrokenOff()
+        self.away_pages = AwayPages()
         self.remembers = True
         self.view = FleetView(
             self.id,
@@ -344,7 +344,7 @@ class Site:
             shows_rows=lambda: True,
             run_command=self._run_command,
             departures=self.departures,
-            broken_off=self.broken_off,
+            away_pages=self.away_pages,
             refresh_departed=self._refresh_departed,
             return_key=b"k" * 16,
             own_cut=lambda: self.cut,
@@ -388,15 +388,15 @@ class Site:
     def break_off(self, connection_id: str) -> None:
         """Let a page's stream end without a farewell."""
         with self.lock:
-            self.broken_off.add(connection_id, self.open[connection_id][0], connection_id, self.now())
+            self.away_pages.add(connection_id, self.open[connection_id][0], connection_id, self.now())
             self.go(connection_id)
 
     def now(self) -> float:
         return time.monotonic() + self.ahead
 
     def _refresh_departed(self) -> None:
-        self.broken_off.set_known_versions(self.known.names)
-        self.registry.set_away(self.broken_off.counts(self.now()), known=self.remembers)
+        self.away_pages.set_known_versions(self.known.names)
+        self.registry.set_away(self.away_pages.counts(self.now()), known=self.remembers)
 
     def go(self, connection_id: str) -> None:
         self.registry.close(connection_id)
@@ -515,7 +515,7 @@ async def test_pages_that_broke_off_are_a_sum_of_their_own_until_they_are_back(s
     await until(lambda: (one.figures.total, dict(one.figures.away)) == (1, {"old": 2}))
     assert not one.figures.partial
     with two.lock:
-        two.broken_off.discard(page)
+        two.away_pages.discard(page)
         two._refresh_departed()
     two.flush()
     await until(lambda: dict(one.figures.away) == {"old": 1}, "one came back")

@@ -46,7 +46,7 @@ class _Page(NamedTuple):
     since: float
 
 
-class BrokenOff:
+class AwayPages:
     """
     The pages of one node that are away. Not thread-safe.
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.core import broken_off
-from headcount.core.broken_off import GRACE, BrokenOff
+from headcount.core import away_pages
+from headcount.core.away_pages import GRACE, AwayPages
 from headcount.core.labels import OTHER, UNKNOWN
 
 VERSIONS = ("v1", "v2", UNKNOWN)
@@ -25,7 +25,7 @@ events = st.lists(
 
 @given(events)
 def test_what_is_away_is_what_broke_off_and_neither_came_back_nor_had_its_time(happened: list[tuple]) -> None:  # type: ignore[type-arg]
-    pages, away, now = BrokenOff(), dict[str, tuple[str, float]](), 0.0
+    pages, away, now = AwayPages(), dict[str, tuple[str, float]](), 0.0
     for what, which, version in happened:
         if what == "wait":
             now += which
@@ -46,7 +46,7 @@ def test_what_is_away_is_what_broke_off_and_neither_came_back_nor_had_its_time(h
 
 
 def test_the_grace_is_over_48_seconds_after_the_page_broke_off() -> None:
-    pages = BrokenOff()
+    pages = AwayPages()
     pages.add("page", "v1", "page", 100.0)
     assert pages.counts(147.9) == {"v1": 1}
     assert pages.counts(148.0) == {}
@@ -54,7 +54,7 @@ def test_the_grace_is_over_48_seconds_after_the_page_broke_off() -> None:
 
 
 def test_a_key_counts_once() -> None:
-    pages = BrokenOff()
+    pages = AwayPages()
     pages.add("page", "v1", "first", 0.0)
     pages.add("page", "v2", "second", 40.0)
     assert pages.counts(50.0) == {"v2": 1}
@@ -62,8 +62,8 @@ def test_a_key_counts_once() -> None:
 
 
 def test_versions_of_strangers_never_push_out_a_known_one() -> None:
-    pages = BrokenOff()
-    for number in range(broken_off.MAX_VERSIONS + 20):
+    pages = AwayPages()
+    for number in range(away_pages.MAX_VERSIONS + 20):
         for page in range(2):
             pages.add(f"{number}/{page}", f"made up {number}", "", 0.0)
     pages.add("page", "v1", "", 0.0)
@@ -71,16 +71,16 @@ def test_versions_of_strangers_never_push_out_a_known_one() -> None:
     pages.set_known_versions(frozenset({"v1"}))
     counts = pages.counts(0.0)
     assert counts["v1"] == 1
-    assert len(counts) <= broken_off.MAX_VERSIONS + 2
-    assert sum(counts.values()) == 2 * (broken_off.MAX_VERSIONS + 20) + 1
-    assert pages.counts(0.0, only_known=True) == {"v1": 1, UNKNOWN: 2 * (broken_off.MAX_VERSIONS + 20)}
+    assert len(counts) <= away_pages.MAX_VERSIONS + 2
+    assert sum(counts.values()) == 2 * (away_pages.MAX_VERSIONS + 20) + 1
+    assert pages.counts(0.0, only_known=True) == {"v1": 1, UNKNOWN: 2 * (away_pages.MAX_VERSIONS + 20)}
 
 
 def test_above_the_limit_the_oldest_are_counted_without_a_key_until_their_time_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(broken_off, "MAX_PAGES", 3)
-    pages = BrokenOff()
+    monkeypatch.setattr(away_pages, "MAX_PAGES", 3)
+    pages = AwayPages()
     for number in range(5):
         pages.add(f"page{number}", "v1", "", number / 4)
     assert pages.counts(1.0) == {"v1": 3, OTHER: 2}
