@@ -34,7 +34,7 @@ def said(caplog: pytest.LogCaptureFixture, environ: dict[str, str]) -> list[str]
             "; did you mean HEADCOUNT_AUTHORIZE_TIMEOUT?",
         ),
         ("HEADCOUNT_MAX_ROUTE", "; did you mean HEADCOUNT_MAX_ROUTES?"),
-        ("HEADCOUNT_LOVE", "."),
+        ("HEADCOUNT_AFFECTION", "."),
         ("HEADCOUNT_", "."),
     ],
 )

@@ -16,11 +16,13 @@ PREFIX: Final = "HEADCOUNT_"
 COMMAND_VARIABLES: Final = frozenset(
     PREFIX + name
     for name in (
+        "ABORT",
         "BELOW",
         "CA_FILE",
         "CONNECTIONS",
         "COOKIES",
         "DEPLOY_EVERY",
+        "DETACH",
         "DURATION",
         "FOR",
         "HEADER",
@@ -37,6 +39,9 @@ COMMAND_VARIABLES: Final = frozenset(
         "OF",
         "OPEN",
         "OUTDATED",
+        "OVER",
+        "PAUSE",
+        "PERCENT",
         "PORT",
         "PROXY",
         "REQUIRE_SEEN",
@@ -46,6 +51,8 @@ COMMAND_VARIABLES: Final = frozenset(
         "RELEASE",
         "RELEASE_AFTER",
         "RELOAD_WITHIN",
+        "RESUME",
+        "ROUTE",
         "ROUTES",
         "SEED",
         "TIMEOUT",

@@ -85,6 +85,10 @@ class Unserved(HeadcountError):  # noqa: N818  reads as a sentence where it is r
         )
 
 
+class NoStage(HeadcountError):  # noqa: N818  reads as a sentence where it is raised
+    """A staged release was to be changed, and none is current that can be changed so."""
+
+
 class Unsettled(HeadcountError):  # noqa: N818  reads as a sentence where it is raised
     """
     The version that the fleet has settled on was to be declared current, and the fleet has not settled on one.

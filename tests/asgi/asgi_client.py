@@ -531,7 +531,7 @@ def problem(answer: Answer, status: int, *words: str) -> None:
     assert set(answer.json) == {"type", "title", "status", "detail"}
     assert answer.json["status"] == status
     detail = answer.json["detail"]
-    assert 20 < len(detail) < 400, detail
+    assert 20 < len(detail) < 500, detail
     assert detail[-1] == ".", detail
     for internal in ("Traceback", "msgspec", "headcount.", ".py", "Error("):
         assert internal not in detail, detail

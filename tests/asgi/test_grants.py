@@ -135,6 +135,11 @@ def watch(transport: str) -> Ask:
     return ask
 
 
+async def rollout(asked: Asked) -> str:
+    await asked.site.headcount.release("v2", over=60, route=ROUTES[0])
+    return whole(await asked.client.get("/admin/rollout"))
+
+
 LISTS = (
     "/admin/connections",
     f"/admin/connections?version={VERSION}",
@@ -152,6 +157,7 @@ TABLE: Mapping[str, Row] = {
     "/unsubscribe-stats": Row(post("/unsubscribe-stats", {})),
     "/tabs": Row(post("/tabs", {"set": [], "remove": []})),
     "/bye": Row(post("/bye", {})),
+    "/release-reply": Row(post("/release-reply", {"version": "v2", "reply": "accepted"})),
     "/log-in": Row(post("/log-in", {"token": "wrong-token-0123456789"})),
     "/log-out": Row(post("/log-out", {})),
     "/client.js": Row(get("/client.js")),
@@ -169,6 +175,7 @@ TABLE: Mapping[str, Row] = {
     "/admin/nodes": Row(get("/admin/nodes"), frozenset({TOTAL})),
     "/admin/nodes/forget": Row(post("/admin/nodes/forget", {"node": "0" * 16})),
     "/admin/history": Row(get("/admin/history"), frozenset({TOTAL, VERSIONS})),
+    "/admin/rollout": Row(rollout, frozenset({TOTAL, ROUTE})),
     "/admin/release": Row(post("/admin/release", {"version": "v1"})),
 }
 """

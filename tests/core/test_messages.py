@@ -14,6 +14,7 @@ from headcount.core.current_version import Release
 from headcount.core.messages import (
     MAX_MESSAGE,
     Ping,
+    ReleaseReply,
     RouteBody,
     RouteUpdate,
     SubscribeBody,
@@ -52,6 +53,7 @@ def test_every_golden_client_message_is_decoded() -> None:
         "unsubscribe-stats": UnsubscribeStats(),
         "route-update": RouteUpdate("/shopping"),
         "tabs": Tabs((Tab("q3Zk9xYb1VtR7uWm", "v1", "/shopping", True),), ("a-tab-that-was-closed",)),
+        "release-reply": ReleaseReply("2026.11.4", "deferred", "form", "q3Zk9xYb1VtR7uWm"),
         "ping": Ping(),
     }
     assert {name: decode(json.dumps(message)) for name, message in CLIENT.items()} == expected

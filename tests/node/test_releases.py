@@ -126,6 +126,7 @@ def operators(nodes: list[Releases]) -> FleetCommands:
         viewers=none,
         shared_streams=none,
         figures=figures,
+        rollout=Mock(announce=Mock(return_value=0)),
         settle_time=0.0,
     )
 

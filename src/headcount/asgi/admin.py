@@ -5,7 +5,7 @@ Tests: tests/asgi/test_figures.py, tests/asgi/test_small_endpoints.py, tests/tes
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -15,10 +15,11 @@ from ..core.address import AddressGaps
 from ..core.labels import parse_build_id, parse_version
 from ..core.stats import ConnectionInfo, unaccounted_fields
 from ..core.visibility import Visibility
-from ..errors import Busy, Malformed, Unserved, Unsettled
+from ..errors import Busy, Malformed, NoStage, Unserved, Unsettled
 from ..node.figures import FigureReader
 from ..node.fleet_commands import FleetCommands
 from ..node.node import Node
+from ..node.releases import StageChange, pace_of
 from .client_posts import read_json
 from .exchange import Exchange
 from .request_head import RequestHead
@@ -35,6 +36,10 @@ class _Release(msgspec.Struct):
     version: str = ""
     unserved: bool | None = None
     settled: bool = False
+    over: float | None = None
+    percent: float | None = None
+    route: str | None = None
+    change: StageChange | None = None
 
 
 _decode_release = msgspec.json.Decoder(_Release)
@@ -79,7 +84,8 @@ class Admin:
 
         With `seen=1` it also holds how the request arrived, for `headcount doctor`: what a proxy made of it. With
         `version=V`, for a page of that version that has no stream, also what `connected` would say: `currentVersion`,
-        absent while it is not known, and `outdated`, null while that is not known.
+        absent while it is not known, and `outdated`, null while that is not known. A page without a stream has no turn
+        in a staged release: it hears of it when all pages have been asked.
 
         Raises:
             Malformed: V is not a version.
@@ -94,6 +100,8 @@ class Admin:
         answer = {"ok": True, "version": node.config.version, "uptime": round(node.clock() - node.started, 3)}
         if asked := query.get("version"):
             version, current = parse_version(asked), self._figures.current_version
+            if self._commands.is_withheld(version):
+                current = None
             answer["outdated"] = None if current is None else version != current
             if current is not None:
                 answer["currentVersion"] = current
@@ -251,28 +259,69 @@ class Admin:
         `{ok, version, told, nodes, partial, alreadyCurrent, unreached}`; `unreached` holds `{node, reason}` of the
         nodes that did not. With `"settled": true` instead of a version, that is the one that the fleet has settled on.
 
+        `over` (seconds), `percent` and `route` ask pages in stages. `"change": "pause"`, `"resume"` or `"abort"`,
+        instead of all others, changes the stage of the release that is current.
+
         Raises:
-            Problem: 400, 413 or 415; 409 for a version that no node serves, if the body says `"unserved": false`, and
-                when the fleet has not settled.
+            Problem: 400, 413 or 415; 409 for a version that no node serves, if the body says `"unserved": false`, when
+                the fleet has not settled, and when there is no stage that can be changed so.
             Malformed: The version is not a version, or is missing; or there are both.
         """
         body = await read_json(self._node, exchange.head, exchange.receive, _decode_release)
         if body.settled and body.version:
             raise Malformed('The body has a version and "settled": true; send one of the two.')
         try:
-            version = await self._commands.settled_version() if body.settled else parse_build_id(body.version)
-            outcome = await self._commands.release(version, unserved=body.unserved)
-        except (Unserved, Unsettled) as error:
+            if body.change is not None:
+                if body != _Release(change=body.change):
+                    raise Malformed("The body has a change and other fields; send the change alone.")
+                outcome = await self._commands.change_stage(body.change)
+            else:
+                version = await self._commands.settled_version() if body.settled else parse_build_id(body.version)
+                outcome = await self._commands.release(
+                    version, unserved=body.unserved, pace=pace_of(body.over, body.percent, body.route)
+                )
+        except (Unserved, Unsettled, NoStage) as error:
             raise Problem(409, str(error)) from None
         await exchange.respond_json(
             {
                 "ok": True,
-                "version": version,
+                "version": outcome.version,
                 "told": outcome.streams,
                 "nodes": {"reached": outcome.reached, "expected": outcome.expected},
                 "partial": outcome.partial,
                 "alreadyCurrent": outcome.already_current,
                 "unreached": [each._asdict() for each in outcome.unreached],
+            }
+        )
+
+    async def rollout(self, exchange: Exchange) -> None:
+        """
+        Answer how far the release is that was declared last: its stage, and what pages did when they were asked.
+
+        `version` and `outdated` are null while that is not known. `state` is `none` if nothing was declared, `at-once`
+        if all pages were asked at once, and else `running`, `paused`, `aborted` or `done`.
+        """
+        found = await self._commands.rollout()
+        if found is None:
+            stats = await self._figures.fresh_stats(rows=False)
+            answer: dict[str, Any] = {"version": None, "state": "none", "total": stats.total, "outdated": None}
+            await exchange.respond_json({**answer, "partial": stats.partial})
+            return
+        stage, progress = found.released.stage, found.progress
+        state = stage.state if stage.state != "running" else "done" if stage.is_over(found.now) else "running"
+        await exchange.respond_json(
+            {
+                "version": found.released.version,
+                "state": "at-once" if stage.everybody else state,
+                "share": round(stage.share(found.now), 4),
+                "until": stage.until,
+                "route": (stage.route or None) if exchange.visibility.routes else None,
+                "endsAt": stage.ends_at() if state == "running" and not stage.everybody else None,
+                **{name: getattr(progress, name) for name in _PROGRESS},
+                "total": found.total,
+                "outdated": found.outdated,
+                "nodes": {"reached": found.reached, "expected": found.expected},
+                "partial": found.partial,
             }
         )
 
@@ -315,6 +364,9 @@ def not_authorised(head: RequestHead, *, has_hook: bool) -> Problem:
         "You are not authorised to see statistics; send the admin token as Authorization: Bearer <token>, or sign in.",
         [(b"www-authenticate", b'Bearer realm="headcount"')],
     )
+
+
+_PROGRESS: Final = ("invited", "accepted", "refused", "deferred", "silent", "gone", "waiting")
 
 
 def has_metrics_token(token: str | None, head: RequestHead) -> bool:

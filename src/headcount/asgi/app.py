@@ -29,6 +29,7 @@ from ..errors import ConfigError, Malformed
 from ..live.in_process import LocalConnections
 from ..node.hooks import CloseHook, Hooks, OpenHook, RouteHook, validate_hook
 from ..node.node import Node
+from ..node.releases import pace_of
 from ..node.stream_host import StreamHost
 from .admin import Admin
 from .endpoints import Endpoints
@@ -133,7 +134,9 @@ class Headcount:
         self._figures = self.node.figures
         self._commands = self.node.commands
         self._viewers = self.node.viewers
-        host = StreamHost(self.node, self.node.replacements, self.node.timers, self._viewers, self.node.admission)
+        host = StreamHost(
+            self.node, self.node.replacements, self.node.timers, self._viewers, self.node.rollout, self.node.admission
+        )
         gaps = AddressGaps()
         self._endpoints = Endpoints(
             host,
@@ -288,28 +291,43 @@ class Headcount:
         """Return the figures as observable values, inside this process."""
         return LocalConnections(self._figures, self._viewers)
 
-    async def release(self, version: str, *, unserved: bool | None = None) -> int:
+    async def release(
+        self,
+        version: str,
+        *,
+        unserved: bool | None = None,
+        over: float | None = None,
+        percent: float | None = None,
+        route: str | None = None,
+    ) -> int:
         """
-        Declare a version current, and send it to every open page.
+        Declare a version current, and send it to every open page: at once, or in stages.
+
+        In stages, an outdated page hears of the version when its turn comes. The turns are spread evenly over `over`
+        seconds, over all nodes. Declared again, a stage of the same version goes on from where it is.
 
         Args:
             version: The build id.
             unserved: Whether it may be a version that no node serves, because another server delivers the front end.
                 None: it may.
+            over: Seconds from the first page to the last, 30 days at most.
+            percent: How many of the outdated pages are asked in the end; None: all.
+            route: Only pages on this route are asked; None: all.
 
         Returns:
-            The number of streams that it was sent to, on the nodes that answered within 2 s; the others learn of it
-            when they can be reached. 0 if the version is current already.
+            The number of streams that it was sent to by now, on the nodes that answered within 2 s; the others learn of
+            it when they can be reached. 0 if the version is current already.
 
         Raises:
-            ConfigError: The version is empty, too long, reserved, or has invisible characters.
+            ConfigError: The version is empty, too long, reserved, or has invisible characters; or the stage is
+                invalid.
             Unserved: No node serves it, and `unserved` is False.
         """
         try:
-            checked = parse_build_id(version)
+            checked, pace = parse_build_id(version), pace_of(over, percent, route)
         except Malformed as error:
             raise ConfigError(str(error)) from None
-        return (await self._commands.release(checked, unserved=unserved)).streams
+        return (await self._commands.release(checked, unserved=unserved, pace=pace)).streams
 
     def collector(self, scope: Literal["fleet", "node"] = "fleet") -> "Collector":
         """

@@ -1,5 +1,5 @@
 """
-The POSTs of pages: navigate, subscribe, unsubscribe, report tabs, say goodbye.
+The POSTs of pages: navigate, subscribe, unsubscribe, report tabs, answer a release, say goodbye.
 
 Tests: tests/asgi/test_abuse.py, tests/asgi/test_streams.py, tests/asgi/test_farewells.py.
 """
@@ -27,6 +27,7 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     "/subscribe-stats": msgspec.json.Decoder(messages.SubscribeBody),
     "/unsubscribe-stats": msgspec.json.Decoder(messages.UnsubscribeBody),
     "/tabs": msgspec.json.Decoder(messages.TabsBody),
+    "/release-reply": msgspec.json.Decoder(messages.ReleaseReplyBody),
     "/bye": msgspec.json.Decoder(messages.ByeBody),
 }
 PATHS: Final = frozenset(_DECODERS)
@@ -114,6 +115,8 @@ def read_command(path: str, data: bytes) -> tuple[str, messages.ClientMessage]:
             return body.connection_id, messages.SubscribeStats(deltas)
         case messages.TabsBody(set=tabs, remove=remove):
             return body.connection_id, messages.checked_tabs(tabs, remove)
+        case messages.ReleaseReplyBody(version=version, reply=reply, reason=reason, tab=tab):
+            return body.connection_id, messages.checked_release_reply(version, reply, reason, tab)
         case messages.ByeBody(tab=tab):
             return body.connection_id, messages.checked_bye(tab)
         case messages.UnsubscribeBody():

@@ -89,7 +89,7 @@ class AdmittedStream(msgspec.Struct, frozen=True):
             )
         elif request.replaces:
             version = request.version if request.counted else None
-            host.replacements.replace(request.replaces, version, request.cut_after)
+            host.replacements.replace(request.replaces, session.id, version, request.cut_after)
         host.node.open(
             session, request.version, request.route, request.ip, self.listener, reports_cut=request.cut_after > 0
         )
@@ -130,10 +130,18 @@ class StreamGate:
         if request.reconnect:
             node.counters["reconnects"] += 1
         public, handle = node.new_ids()
-        return AdmittedStream(self._host, request, listener, public, self._connected(handle), address)
+        return AdmittedStream(self._host, request, listener, public, self._connected(handle, request), address)
 
-    def _connected(self, handle: str) -> bytes:
+    def _connected(self, handle: str, request: StreamRequest) -> bytes:
         config, current = self._host.node.config, self._figures.current_version
+        # A page that was asked before hears it once more, by a message of its own.
+        is_page = request.counted or request.shared
+        if (
+            current is not None
+            and is_page
+            and self._host.rollout.is_withheld("" if request.shared else request.version)
+        ):
+            current = None
         if self._greeting is None or self._greeting[0] != current:
             keepalive = round(config.keepalive_interval * 1000)
             self._greeting = current, messages.greeting(config.version, keepalive, config.update_strategy, current)

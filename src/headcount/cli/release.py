@@ -19,13 +19,16 @@ from ..core.labels import parse_build_id
 from ..errors import HeadcountError, Malformed, NotAuthorized, name_some
 from ..tools.release_gate import HOLD
 from ..tools.terminal import printable
+from .options import Number
 from .output import complain, span, write_json
 from .release_wait import wait_settled
 from .rollout import ERROR, HELD, INTERRUPTED
-from .target import AskingCommand, Target, json_option, lost_after_option, target_options, timeout_option
+from .stage_progress import follow_stage
+from .target import DURATION, AskingCommand, Target, json_option, lost_after_option, target_options, timeout_option
 
 if TYPE_CHECKING:
     from ..client import ReleaseResult
+    from ..node.releases import StageChange
 
 _ADDRESS: Final = re.compile(r"://|^(localhost|\d+(\.\d+){3}|\[[\da-f:]+\]):\d+(/|$)", re.IGNORECASE)
 """What is an address of a server, given where the version is expected."""
@@ -33,6 +36,8 @@ _ADDRESS: Final = re.compile(r"://|^(localhost|\d+(\.\d+){3}|\[[\da-f:]+\]):\d+(
 
 MAX_NAMED: Final = 5
 """Nodes that the error names; with --json, all are named."""
+
+_CHANGES: Final = {"pause": "Paused", "resume": "Resumed", "abort": "Aborted"}
 
 _REASONS: Final = {
     "silent": " (did not answer)",
@@ -80,10 +85,17 @@ class _ReleaseCommand(AskingCommand):
       1  error: not authorised, no node serves VERSION, the fleet has not
          settled, or a node was not reached
       2  wrong usage
-      3  with --when-settled, timed out: a node does not serve VERSION yet
-      4  with --when-settled, lost contact for --lost-after, or when --timeout
-         ended
-      130  Ctrl-C
+      3  with --when-settled, timed out: a node does not serve VERSION yet;
+         in stages, aborted or replaced by another release
+      4  lost contact for --lost-after, or, with --when-settled, when
+         --timeout ended
+      130  Ctrl-C; a release in stages goes on
+
+    \b
+    Examples:
+      headcount release v2 URL --over 10m
+      headcount release v2 URL --percent 10 --route /checkout
+      headcount release URL --pause
     """,
 )
 @click.argument("version", required=False, metavar="[VERSION]")
@@ -100,14 +112,47 @@ class _ReleaseCommand(AskingCommand):
     envvar="HEADCOUNT_WHEN_SETTLED",
     help="Wait until every live node serves VERSION, then declare it.",
 )
+@click.option(
+    "--over",
+    type=DURATION,
+    envvar="HEADCOUNT_OVER",
+    help="Ask pages in stages: the first outdated page at once, the last after this time.",
+)
+@click.option(
+    "--percent",
+    type=Number(0, 100, min_open=True),
+    metavar="N",
+    envvar="HEADCOUNT_PERCENT",
+    help="Ask only so many of the outdated pages.",
+)
+@click.option("--route", metavar="PATH", envvar="HEADCOUNT_ROUTE", help="Ask only pages on this route.")
+@click.option(
+    "--detach", is_flag=True, envvar="HEADCOUNT_DETACH", help="Do not follow the stages: end when they have begun."
+)
+@click.option(
+    "--pause", "change", flag_value="pause", envvar="HEADCOUNT_PAUSE", help="Pause the staged release that is current."
+)
+@click.option("--resume", "change", flag_value="resume", envvar="HEADCOUNT_RESUME", help="Resume it.")
+@click.option(
+    "--abort",
+    "change",
+    flag_value="abort",
+    envvar="HEADCOUNT_ABORT",
+    help="Ask no further page. The version stays current.",
+)
 @timeout_option("Longest time for --when-settled to wait; 0: no limit.")
-@lost_after_option("Longest time without contact to the server for --when-settled; 0: no limit.")
+@lost_after_option("Longest time without contact to the server while the command waits; 0: no limit.")
 @json_option
 def command(
     version: str | None,
     target: Target,
     unserved: bool,
     when_settled: bool,
+    over: float | None,
+    percent: float | None,
+    route: str | None,
+    detach: bool,
+    change: "StageChange | None",
     timeout: float,
     lost_after: float,
     as_json: bool,
@@ -121,10 +166,16 @@ def command(
     Without VERSION, it is the version that the fleet has settled on: the one that all live nodes have served for the
     server's settle_time. A single argument is the URL if it begins with http:// or https://, or is localhost or an
     IP address with a port; else it is VERSION, and HEADCOUNT_URL holds the URL.
-    """
-    from ..client import release
 
+    With --over, --percent or --route, outdated pages are asked in stages, and the command shows how far it is. VERSION
+    is current at once all the same, so all other pages are outdated. --percent 10, and later --percent 100 --over 10m,
+    goes on from where it was.
+    """
+    from ..client import change_stage, release
+
+    is_staged = (over, percent, route) != (None, None, None)
     _check(version, target, unserved=unserved, when_settled=when_settled, timeout=timeout)
+    _check_stage(version, change, is_staged=is_staged, detach=detach, when_settled=when_settled)
     waited: dict[str, Any] = {}
     if when_settled and version is not None:
         started = time.monotonic()
@@ -137,18 +188,35 @@ def command(
                 complain(printable(ended.reason))
             return ended.code
     try:
-        result = asyncio.run(
-            release(target.url, version, unserved=unserved, base_path=target.base_path, **target.access)
-        )
+        if change is not None:
+            declaring = change_stage(target.url, change, base_path=target.base_path, **target.access)
+        else:
+            declaring = release(
+                target.url,
+                version,
+                unserved=unserved,
+                over=over,
+                percent=percent,
+                route=route,
+                base_path=target.base_path,
+                **target.access,
+            )
+        result = asyncio.run(declaring)
     except HeadcountError as error:
         if as_json:
             reason = target.denied(error) if isinstance(error, NotAuthorized) else str(error)
             write_json({**_failed(version, ERROR, reason), **waited})
         raise
+    if is_staged and not detach:
+        return _follow(target, result, lost_after, waited, as_json=as_json)
     if as_json:
         write_json(_document(result) | waited)
     elif result.partial:
         complain(unreached(result))
+    elif change is not None:
+        click.echo(f"{_CHANGES[change]} the staged release of {printable(result.version)}.")
+    elif is_staged:
+        click.echo(f"{printable(result.version)} is current, and pages are asked in stages.")
     else:
         nodes = 1 if result.nodes is None else result.nodes.reached
         where = f" on {nodes} nodes" if nodes > 1 else ""
@@ -156,6 +224,27 @@ def command(
         pages = "1 page" if result.told == 1 else f"{result.told:,} pages"
         click.echo(f"{printable(result.version)} {verb}{where}; {pages} received it.")
     return 1 if result.partial else 0
+
+
+def _follow(
+    target: Target, result: "ReleaseResult", lost_after: float, waited: dict[str, Any], *, as_json: bool
+) -> int:
+    """Follow the stages. Returns the exit code."""
+    if result.partial:
+        complain(unreached(result))
+    ended, rollout = follow_stage(target, result.version, lost_after)
+    ok = ended.code == HELD and not result.partial
+    code = ended.code if ok or ended.code != HELD else ERROR
+    if as_json:
+        document = _document(result) | waited | {"ok": ok, "exitCode": code, "reason": ended.reason}
+        write_json(document | {"rollout": None if rollout is None else msgspec.to_builtins(rollout)})
+    elif ended.code == HELD:
+        click.echo(f"{printable(result.version)}: {ended.reason}")
+    elif ended.code == INTERRUPTED:
+        complain(f"{ended.reason}; `headcount release URL --pause` pauses it.")
+    else:
+        complain(printable(ended.reason))
+    return code
 
 
 def _failed(version: str | None, code: int, reason: str) -> dict[str, Any]:
@@ -183,7 +272,10 @@ def _check(version: str | None, target: Target, *, unserved: bool, when_settled:
     """Raise UsageError for arguments that contradict one another, or that stand in the wrong order."""
     if not when_settled:
         context = click.get_current_context()
+        is_staged = any(context.params.get(name) is not None for name in ("over", "percent", "route"))
         for name, option in (("timeout", "--timeout"), ("lost_after", "--lost-after")):
+            if name == "lost_after" and is_staged:
+                continue
             if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"{option} limits the wait of --when-settled; give both, or neither.")
     if version is None:
@@ -211,6 +303,19 @@ def _check(version: str | None, target: Target, *, unserved: bool, when_settled:
             f"--timeout is {span(timeout)}, but --when-settled needs longer than {HOLD:g} s: all nodes must serve "
             "VERSION for that long. Give more; 0 is no limit."
         )
+
+
+def _check_stage(
+    version: str | None, change: "StageChange | None", *, is_staged: bool, detach: bool, when_settled: bool
+) -> None:
+    """Raise UsageError for options of a staged release that contradict one another."""
+    if change is not None and (version is not None or is_staged or when_settled):
+        raise click.UsageError(
+            f"--{change} changes the staged release that is current, and goes with no other option: headcount release "
+            f"URL --{change}"
+        )
+    if detach and not is_staged:
+        raise click.UsageError("--detach ends the command before the stages of --over, --percent or --route; give one.")
 
 
 def unreached(result: "ReleaseResult") -> str:

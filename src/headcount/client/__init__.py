@@ -15,7 +15,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
-from typing import Self, TypedDict, TypeVar, Unpack
+from typing import Literal, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
 from ..core.stats import ConnectionInfo, Nodes, NodeShare, Stats
@@ -27,7 +27,7 @@ from .access import Access
 from .address import base_url
 from .blocking import BlockingConnections
 from .connection import Connection, LiveStore, UpdateStrategy
-from .messages import FleetNodes, ReleaseResult
+from .messages import FleetNodes, ReleaseResult, Rollout
 
 T = TypeVar("T")
 
@@ -207,28 +207,67 @@ async def release(
     version: str | None,
     *,
     unserved: bool = False,
+    over: float | None = None,
+    percent: float | None = None,
+    route: str | None = None,
     base_path: str | None = None,
     **access: Unpack[AccessOptions],
 ) -> ReleaseResult:
     """
-    Declare a version current and notify every page.
+    Declare a version current and notify every page: at once, or in stages.
 
     Args:
         url: Where the server is.
         version: The build id; None: the version that the fleet has settled on.
         unserved: It may be a version that no node serves, because another server delivers the front end.
+        over: Seconds from the first outdated page that hears of it to the last.
+        percent: How many of the outdated pages hear of it in the end; None: all.
+        route: Only pages on this route hear of it; None: all.
         base_path: Where Headcount is mounted; None: as the URL says.
         **access: See `AccessOptions`.
 
     Returns:
         How many streams and nodes were reached. With `partial`, a node was not.
 
-    Raises the errors of `fetch_stats`.
+    Raises the errors of `fetch_stats`; `Refused` also for a stage at a server whose Headcount is too old for stages.
     """
+    body: dict[str, object] = {"settled": True} if version is None else {"version": version, "unserved": unserved}
+    stage = {"over": over, "percent": percent, "route": route}
+    body |= {name: value for name, value in stage.items() if value is not None}
+    if stage != dict.fromkeys(stage):
+        try:  # an older server would ignore the stage, and tell all pages at once
+            await fetch_rollout(url, base_path=base_path, **access)
+        except Refused as error:
+            raise Refused(f"The server cannot ask pages in stages; upgrade it. {error}") from None
+    return await _release(url, body, version, base_path, access)
+
+
+async def change_stage(
+    url: str,
+    change: Literal["pause", "resume", "abort"],
+    *,
+    base_path: str | None = None,
+    **access: Unpack[AccessOptions],
+) -> ReleaseResult:
+    """
+    Pause, resume or abort the staged release that is current.
+
+    Raises the errors of `fetch_stats`; `Refused` also if there is none that can be changed so.
+    """
+    return await _release(url, {"change": change}, None, base_path, access)
+
+
+async def _release(
+    url: str, body: Mapping[str, object], version: str | None, base_path: str | None, access: AccessOptions
+) -> ReleaseResult:
     release_url = f"{base_url(url, base_path)}/admin/release"
-    body = {"settled": True} if version is None else {"version": version, "unserved": unserved}
     content = await Access(**access).post(release_url, body)
     return _decoded(release_url, content, lambda data: messages.decode_release(data, version), "answer to a release")
+
+
+async def fetch_rollout(url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> Rollout:
+    """Return how far the release is that was declared last. Raises the errors of `fetch_stats`."""
+    return await _fetch(f"{base_url(url, base_path)}/admin/rollout", access, messages.decode_rollout, "rollout")
 
 
 async def fetch_version(url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> str:
@@ -289,12 +328,15 @@ __all__ = [
     "Refused",
     "ReleaseResult",
     "RemoteConnections",
+    "Rollout",
     "Stats",
     "Status",
     "Unreachable",
     "UpdateStrategy",
+    "change_stage",
     "fetch_fleet",
     "fetch_nodes",
+    "fetch_rollout",
     "fetch_stats",
     "fetch_version",
     "forget_node",

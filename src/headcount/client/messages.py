@@ -8,7 +8,7 @@ Tests: tests/client/test_small_parts.py.
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -353,6 +353,60 @@ def decode_release(content: bytes, version: str | None) -> ReleaseResult:
     return ReleaseResult(
         answer.version, answer.told, answer.nodes, answer.partial, answer.already_current, answer.unreached
     )
+
+
+RolloutStage: TypeAlias = Literal["none", "at-once", "running", "paused", "aborted", "done"]
+
+
+class Rollout(msgspec.Struct, frozen=True, rename="camel"):
+    """
+    How far the release is that was declared last.
+
+    Attributes:
+        version: The version; None: none was declared.
+        state: How pages are asked.
+        share: Of the pages that had a turn by now, from 0 to 1.
+        until: The share in the end.
+        route: Only pages on this route are asked; None: all.
+        ends_at: When the last page gets its turn, in ms since 1970; None: the stage is not running.
+        invited: Pages that were asked.
+        accepted: Pages that said that they reload.
+        refused: Pages whose user said no.
+        deferred: Open pages that a guard keeps, by its name.
+        silent: Open pages that were asked and have not answered.
+        gone: Pages that left, or reconnected to another server, without an answer.
+        waiting: Outdated pages that were not asked yet.
+        total: Open pages.
+        outdated: Those that are not on the version; None: that is not known.
+        nodes: How many nodes these figures are of, of how many.
+        partial: A node is missing.
+    """
+
+    state: RolloutStage
+    total: Annotated[int, msgspec.Meta(ge=0)]
+    version: str | None = None
+    share: float = 0.0
+    until: float = 1.0
+    route: str | None = None
+    ends_at: int | None = None
+    invited: Annotated[int, msgspec.Meta(ge=0)] = 0
+    accepted: Annotated[int, msgspec.Meta(ge=0)] = 0
+    refused: Annotated[int, msgspec.Meta(ge=0)] = 0
+    deferred: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
+    silent: Annotated[int, msgspec.Meta(ge=0)] = 0
+    gone: Annotated[int, msgspec.Meta(ge=0)] = 0
+    waiting: Annotated[int, msgspec.Meta(ge=0)] = 0
+    outdated: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    nodes: Reached | None = None
+    partial: bool = False
+
+
+_decode_rollout = msgspec.json.Decoder(Rollout).decode
+
+
+def decode_rollout(content: bytes) -> Rollout:
+    """Read the answer of `GET /admin/rollout`. Raises `Malformed` if it has another shape."""
+    return _answer(_decode_rollout, content, "answer about the rollout")
 
 
 class _Forgotten(msgspec.Struct):

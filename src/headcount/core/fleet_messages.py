@@ -18,6 +18,8 @@ Source: docs/adr/0012-fleet-reports.md
 Tests: tests/core/test_fleet_figures.py, tests/fleet/backends/test_conformance.py.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
@@ -25,8 +27,10 @@ import msgspec
 from .current_version import SETTLED
 from .cut_reports import LONGEST
 from .identity import MAX_HANDLE, MAX_NODE_ID, NODE_ID_PATTERN
+from .invitations import Reply
 from .labels import MAX_ROUTE, MAX_VERSION
-from .messages import Tab
+from .messages import MAX_REASON, Tab
+from .stage import Stage
 from .stats import ConnectionInfo
 from .ticket import MAX_ENDED, EndedTicket
 
@@ -84,6 +88,8 @@ class Released(msgspec.Struct, frozen=True, order=True):
     version: Version
     unserved: bool = False
     """The operator insisted on it, or no node served it when it was declared: another server delivers the front end."""
+    stage: Stage = Stage()
+    """How fast its pages are asked; a node of a Headcount that does not know stages asks them all at once."""
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t"):
@@ -224,6 +230,17 @@ class ReportTabs(_Message, frozen=True, tag="tabs"):
     remove: tuple[str, ...] = ()
 
 
+class ForwardReleaseReply(_Message, frozen=True, tag="release-reply"):
+    """`POST /release-reply` came to another node."""
+
+    re: Sequence
+    handle: Handle
+    version: Version
+    reply: Reply
+    reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON)] = ""
+    tab: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
 class Bye(_Message, frozen=True, tag="bye"):
     """`POST /bye` came to another node."""
 
@@ -294,6 +311,40 @@ class Release(_Message, frozen=True, tag="release"):
     """As in `Released`; 0: from a node whose version does not number releases, so this one is the newest."""
     unserved: bool = False
     """As in `Released`."""
+    stage: Stage = Stage()
+    """As in `Released`."""
+
+
+class RolloutRequest(_Message, frozen=True, tag="rollout"):
+    """Asks what came of the invitations of the node."""
+
+    re: Sequence
+
+
+class RolloutShare(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came of the invitations of one node to the release with this number; see `core.invitations.Progress`."""
+
+    number: Number
+    invited: Count = 0
+    accepted: Count = 0
+    refused: Count = 0
+    deferred: Annotated[dict[Annotated[str, msgspec.Meta(max_length=32)], Count], msgspec.Meta(max_length=16)] = {}
+    silent: Count = 0
+    gone: Count = 0
+    waiting: Count = 0
+
+    @staticmethod
+    def sum(shares: "Iterable[RolloutShare]") -> "RolloutShare":
+        """Return several shares of the same release together."""
+        number, counts, deferred = 0, Counter[str](), Counter[str]()
+        for share in shares:
+            number = share.number
+            deferred.update(share.deferred)
+            counts.update({name: getattr(share, name) for name in _COUNTED})
+        return RolloutShare(number, deferred=dict(deferred), **counts)
+
+
+_COUNTED: Final = ("invited", "accepted", "refused", "silent", "gone", "waiting")
 
 
 class Revoke(_Message, frozen=True, tag="revoke"):
@@ -356,6 +407,8 @@ class Answer(_Message, frozen=True, tag="answer"):
     """Answer to `ReleaseRequest`."""
     agreed: Serves = ""
     """Answer to `ReleaseRequest`: the version that all live nodes serve; empty: they differ, or one does not say."""
+    rollout: RolloutShare | None = None
+    """Answer to `RolloutRequest`; None: it knows of no release."""
     agreed_for: Annotated[float, msgspec.Meta(ge=0, le=SETTLED)] = 0.0
     """For how many seconds they have; `SETTLED`: for long enough."""
 
@@ -364,6 +417,7 @@ Command: TypeAlias = (
     Navigate
     | ReportTabs
     | Replace
+    | ForwardReleaseReply
     | Bye
     | Subscribe
     | Unsubscribe
@@ -371,6 +425,7 @@ Command: TypeAlias = (
     | Send
     | Broadcast
     | Release
+    | RolloutRequest
     | Revoke
     | EndTickets
     | Page

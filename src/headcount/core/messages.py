@@ -14,12 +14,17 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from ..errors import Malformed, TooLarge
+from .invitations import Reply
 from .labels import ROOT, parse_claimed_version, parse_route
 from .stats import Stats, StatsDelta, away_fields, release_fields, unaccounted_fields
 from .visibility import EVERYTHING, Visibility
 
 MAX_MESSAGE: Final = 4_096
 """Bytes of one message or POST body from a client."""
+
+
+MAX_REASON: Final = 32
+"""Characters of what keeps a page."""
 
 
 class SubscribeStats(msgspec.Struct, frozen=True, tag_field="type", tag="subscribe-stats"):
@@ -75,7 +80,18 @@ class Bye(msgspec.Struct, frozen=True):
     """Key of the tab; "": the stream is the page's own."""
 
 
-ClientMessage: TypeAlias = SubscribeStats | UnsubscribeStats | RouteUpdate | Tabs | Bye | Ping | Unknown
+class ReleaseReply(msgspec.Struct, frozen=True, tag_field="type", tag="release-reply"):
+    """What the page does about a release that it was told of."""
+
+    version: str
+    reply: Reply
+    reason: str = ""
+    """Of `deferred`: the name of what keeps the page."""
+    tab: str = ""
+    """Key of the tab; "": the stream is the page's own."""
+
+
+ClientMessage: TypeAlias = SubscribeStats | UnsubscribeStats | RouteUpdate | Tabs | Bye | ReleaseReply | Ping | Unknown
 
 
 class RouteBody(msgspec.Struct, frozen=True, rename="camel"):
@@ -113,16 +129,28 @@ class ByeBody(msgspec.Struct, frozen=True, rename="camel"):
     tab: str = ""
 
 
+class ReleaseReplyBody(msgspec.Struct, frozen=True, rename="camel"):
+    """`POST /release-reply`."""
+
+    connection_id: str
+    version: str
+    reply: Reply
+    reason: str = ""
+    tab: str = ""
+
+
 class _Typed(msgspec.Struct, frozen=True):
     type: str
 
 
-_decode_known = msgspec.json.Decoder(SubscribeStats | UnsubscribeStats | RouteUpdate | Tabs | Ping).decode
+_decode_known = msgspec.json.Decoder(
+    SubscribeStats | UnsubscribeStats | RouteUpdate | Tabs | ReleaseReply | Ping
+).decode
 _decode_type = msgspec.json.Decoder(_Typed).decode
 _encode = msgspec.json.Encoder().encode
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{16,64}")
-_KNOWN = frozenset({"subscribe-stats", "unsubscribe-stats", "route-update", "tabs", "ping"})
+_KNOWN = frozenset({"subscribe-stats", "unsubscribe-stats", "route-update", "tabs", "release-reply", "ping"})
 
 
 def decode(data: str | bytes) -> ClientMessage:
@@ -159,6 +187,8 @@ def decode(data: str | bytes) -> ClientMessage:
         return message if route is message.route else RouteUpdate(route)
     if isinstance(message, Tabs):
         return checked_tabs(message.set, message.remove)
+    if isinstance(message, ReleaseReply):
+        return checked_release_reply(message.version, message.reply, message.reason, message.tab)
     return message
 
 
@@ -194,6 +224,15 @@ def checked_bye(tab: str) -> Bye:
     if tab:
         _check_key(tab)
     return Bye(tab)
+
+
+def checked_release_reply(version: str, reply: Reply, reason: str, tab: str) -> ReleaseReply:
+    """Check what a page answers to a release."""
+    if tab:
+        _check_key(tab)
+    if len(reason) > MAX_REASON:
+        raise Malformed(f"The reason has {len(reason)} characters; send at most {MAX_REASON}, such as form.")
+    return ReleaseReply(parse_claimed_version(version), reply, reason, tab)
 
 
 def _check_key(key: str) -> None:
@@ -290,8 +329,8 @@ def stats_delta(delta: StatsDelta, visibility: Visibility = EVERYTHING) -> bytes
 
 
 def version(released: str, now: int) -> bytes:
-    """Encode the news of a release. `now` in ms since 1970."""
-    return _encode({"type": "version", "version": released, "timestamp": now})
+    """Encode the news of a release, to which pages that know how may reply. `now` in ms since 1970."""
+    return _encode({"type": "version", "version": released, "timestamp": now, "reply": True})
 
 
 def drain(reconnect: int) -> bytes:

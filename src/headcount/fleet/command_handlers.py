@@ -88,6 +88,11 @@ class CommandHandlers:
                 report = messages.checked_tabs(tabs, remove)
                 if not client.remove_held_tabs(handle, report):
                     client.on_message(client.find(handle), report, _no_check)
+            case fleet_messages.ForwardReleaseReply(
+                handle=handle, version=version, reply=reply, reason=reason, tab=tab
+            ):
+                answered = messages.checked_release_reply(version, reply, reason, tab)
+                client.on_message(client.find(handle), answered, _no_check)
             case fleet_messages.Unsubscribe(handle=handle):
                 client.on_message(client.find(handle), messages.UnsubscribeStats(), _no_check)
             case fleet_messages.Replace(handle=handle, cut=cut_after, shared=shared):
@@ -106,9 +111,12 @@ class CommandHandlers:
                 self._commands.deliver(connection_id, _payload(message))
             case fleet_messages.Broadcast(message=message, version=version, route=route):
                 count = self._commands.deliver_all(_payload(message), version=version, route=route)
-            case fleet_messages.Release(version=version, number=number, unserved=unserved):
+            case fleet_messages.RolloutRequest():
+                share = self._commands.rollout_share()
+                return fleet_messages.Answer(node=self._node, re=command.re, rollout=share)
+            case fleet_messages.Release(version=version, number=number, unserved=unserved, stage=stage):
                 ok = not number or self._commands.takes_release(number)
-                count = self._commands.release_here(Released(number, parse_build_id(version), unserved))
+                count = self._commands.release_here(Released(number, parse_build_id(version), unserved, stage))
                 released = self._commands.released
                 return fleet_messages.Answer(node=self._node, re=command.re, ok=ok, count=count, released=released)
             case fleet_messages.Revoke(id=connection_id):

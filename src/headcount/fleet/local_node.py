@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..authorization.authorizer import AuthorizationCheck
 from ..config import Config
 from ..core import messages, paging
-from ..core.fleet_messages import Released
+from ..core.fleet_messages import Released, RolloutShare
 from ..core.payload import Payload
 from ..core.stats import Stats, StatsDelta
 from ..core.ticket import EndedTicket
@@ -112,6 +112,9 @@ class LocalCommands(Protocol):
     @property
     def released(self) -> Released | None:
         """The newest release that is known here."""
+
+    def rollout_share(self) -> RolloutShare | None:
+        """Return what came of the invitations of this node; None: nothing was declared."""
 
     def takes_release(self, number: int) -> bool:
         """Say whether a release of another node, with this number, can be applied here."""

@@ -120,6 +120,13 @@ class RemoteCommands:
                     owner,
                     lambda re: fleet_messages.ReportTabs(node=name, re=re, handle=handle, set=tabs, remove=remove),
                 )
+            case messages.ReleaseReply(version=version, reply=reply, reason=reason, tab=tab):
+                answer = await self.calls.call(
+                    owner,
+                    lambda re: fleet_messages.ForwardReleaseReply(
+                        node=name, re=re, handle=handle, version=version, reply=reply, reason=reason, tab=tab
+                    ),
+                )
             case messages.UnsubscribeStats():
                 answer = await self.calls.call(
                     owner, lambda re: fleet_messages.Unsubscribe(node=name, re=re, handle=handle)
@@ -210,9 +217,14 @@ class RemoteCommands:
                 version=released.version,
                 number=released.number,
                 unserved=released.unserved,
+                stage=released.stage,
             ),
             ALL_TIMEOUT,
         )
+
+    async def rollout(self) -> Answers:
+        """Ask all other nodes what came of their invitations to the current version."""
+        return await self.calls.call_all(lambda re: fleet_messages.RolloutRequest(node=self._node, re=re), ALL_TIMEOUT)
 
     async def end_tickets(self, tickets: Iterable[EndedTicket]) -> None:
         """Have all other nodes end tickets. Those that are away learn of it when they are back."""

@@ -12,19 +12,23 @@ import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, assert_never
+
+import msgspec
 
 from ..core import messages, paging
-from ..core.fleet_messages import Released
+from ..core.fleet_messages import Released, RolloutShare
 from ..core.payload import Payload
 from ..core.registry import Registry, matches
-from ..errors import UnknownConnection, Unserved, Unsettled
+from ..core.stage import Stage
+from ..errors import NoStage, UnknownConnection, Unserved, Unsettled
 from ..fleet.calls import Answers
 from ..fleet.membership import Membership
 from ..loops import call_in_loop, catch_up_with
 from .figures import FigureReader
 from .release_file import ReleaseFile
-from .releases import ReleaseOutcome, Releases, UnreachedNode
+from .releases import Pace, ReleaseOutcome, Releases, RolloutState, StageChange, UnreachedNode
+from .rollout import Rollout
 from .session import Session
 from .shared_streams import SharedStreams
 from .viewers import Viewers
@@ -67,6 +71,7 @@ class FleetCommands:
         viewers: Have rights, which can be withdrawn.
         shared_streams: Streams that tabs share.
         figures: Say how many nodes there are.
+        rollout: Asks the pages of this node to come to a version.
         settle_time: Seconds for which all nodes must have served the same version.
         release_file: Keeps the declared version on this machine; None: nothing does.
     """
@@ -82,6 +87,7 @@ class FleetCommands:
         viewers: Viewers,
         shared_streams: SharedStreams,
         figures: FigureReader,
+        rollout: Rollout,
         settle_time: float,
         release_file: ReleaseFile | None = None,
     ) -> None:
@@ -93,6 +99,7 @@ class FleetCommands:
         self._viewers = viewers
         self._shared_streams = shared_streams
         self._figures = figures
+        self._rollout = rollout
         self._settle_time = settle_time
         self._release_file = release_file
 
@@ -191,7 +198,7 @@ class FleetCommands:
         await catch_up_with(session.loop, REVOKE_TIMEOUT)
         return True
 
-    async def release(self, version: str, *, unserved: bool | None = None) -> ReleaseOutcome:
+    async def release(self, version: str, *, unserved: bool | None = None, pace: Pace | None = None) -> ReleaseOutcome:
         """
         Declare a version current on all nodes.
 
@@ -199,6 +206,8 @@ class FleetCommands:
             version: From `parse_build_id`.
             unserved: Whether it may be a version that no node serves, because another server delivers the front end.
                 None: it may, and it is current as long as no other is declared.
+            pace: How fast pages are asked to come to it; None: all at once. A stage of the same version goes on from
+                the share that it has reached.
 
         Raises:
             Unserved: No node serves it, and that is not allowed.
@@ -210,7 +219,66 @@ class FleetCommands:
         if version not in serving and unserved is False:
             raise Unserved(version, serving)
         before = self._releases.released
-        streams = self.release_here(Released(0, version, version not in serving))
+        stage = Stage()
+        if pace is not None:
+            start = 0.0
+            if before is not None and before.version == version and not before.stage.everybody:
+                start = before.stage.share(self._releases.now())
+            until = max(start, pace.until)
+            stage = Stage(pace.over, self._releases.now(), start, until, pace.route)
+        return await self._declare(Released(0, version, version not in serving, stage))
+
+    async def change_stage(self, change: StageChange) -> ReleaseOutcome:
+        """
+        Pause, resume or abort the staged release that is current, on all nodes.
+
+        Raises:
+            NoStage: There is none, or it is over, or it cannot be changed so.
+        """
+        await self._figures.fresh_stats(rows=False)  # another node may know a newer release
+        released, now = self._releases.released, self._releases.now()
+        if released is None or released.stage.everybody:
+            raise NoStage("No staged release is current; declare one with `headcount release VERSION URL --over 10m`.")
+        stage = released.stage
+        if stage.state == "aborted" or stage.is_over(now):
+            how = "was aborted" if stage.state == "aborted" else "is over"
+            raise NoStage(f"The staged release of {released.version} {how}; declare it again to ask further pages.")
+        match change:
+            case "pause":
+                stage = stage if stage.state == "paused" else stage.halted(now, "paused")
+            case "resume":
+                stage = stage.resumed(now)
+            case "abort":
+                stage = stage.halted(now, "aborted")
+            case _:
+                assert_never(change)
+        return await self._declare(msgspec.structs.replace(released, number=0, stage=stage))
+
+    async def rollout(self) -> RolloutState | None:
+        """Return how far the release is that was declared last, on all nodes; None: none was declared."""
+        stats, found = await self._figures.fresh_stats(rows=False), await self._host.membership.remote.rollout()
+        released, share = self._releases.released, self._rollout.share_of_node()
+        if released is None or share is None:
+            return None
+        shares = [share, *(answer.rollout for answer in found.answers if answer.rollout is not None)]
+        same = [each for each in shares if each.number == released.number]
+        is_current = stats.current_version == released.version
+        outdated = stats.total - stats.versions.get(released.version, 0) if is_current else None
+        expected = 1 + (stats.nodes.expected - 1 if found.asked is None else found.asked)
+        return RolloutState(
+            released=released,
+            progress=RolloutShare.sum(same),
+            total=stats.total,
+            outdated=outdated,
+            reached=len(same),
+            expected=max(len(same), expected),
+            partial=stats.partial or found.asked is None or len(same) < expected,
+            now=self._releases.now(),
+        )
+
+    async def _declare(self, release: Released) -> ReleaseOutcome:
+        before, version = self._releases.released, release.version
+        streams = self.release_here(release)
         for _ in range(MAX_RELEASE_ROUNDS):
             declared = self._releases.released
             assert declared is not None
@@ -226,6 +294,7 @@ class FleetCommands:
         # Without the backend, the nodes that it knew are all that is known of the fleet.
         others = self._figures.stats(rows=False).nodes.expected - 1 if found.asked is None else found.asked
         return ReleaseOutcome(
+            version=version,
             streams=streams,
             reached=reached,
             expected=max(reached, 1 + others),
@@ -279,15 +348,18 @@ class FleetCommands:
             self._registry.declare(release.version, insisted=release.unserved)
             self._host.membership.view.declare(release)
             self._viewers.changed()
-            # Tabs that share a stream all hear what is said on it.
-            stream_of = self._shared_streams.stream_of
-            streams = [session for session in self._host.sessions.values() if stream_of(session.id) == session.id]
-        payload = self._releases.message()
-        for stream in streams:
-            call_in_loop(stream.loop, stream.send, payload)
+            told = self._rollout.announce()
         self._viewers.notify_observers()
         self._counters["releases"] += 1
-        return len(streams)
+        return told
+
+    def is_withheld(self, version: str) -> bool:
+        """Say whether a page of a version that asks now must wait for its turn to hear of the release."""
+        return self._rollout.is_withheld(version)
+
+    def rollout_share(self) -> RolloutShare | None:
+        """Return what came of the invitations of this node; None: nothing was declared."""
+        return self._rollout.share_of_node()
 
     def takes_release(self, number: int) -> bool:
         """Say whether a release of another node, with this number, can be applied here. See `Releases`."""
@@ -297,7 +369,7 @@ class FleetCommands:
         """Declare a version that was just declared with a later date than another. Returns whether it could be."""
         if not self._releases.is_acceptable(later.number):
             return False
-        self.release_here(Released(later.number + 1, release.version, release.unserved))
+        self.release_here(msgspec.structs.replace(release, number=later.number + 1))
         return self._releases.current == release.version
 
     @property

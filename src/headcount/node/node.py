@@ -56,6 +56,7 @@ from .log_outs import LogOuts
 from .release_file import ReleaseFile
 from .releases import Releases, timestamp
 from .replacements import Replacements
+from .rollout import Rollout
 from .session import Session
 from .shared_streams import SharedStreams, TabSession
 from .timers import Duties, Timers
@@ -124,6 +125,7 @@ class Node:
         self.log_outs = LogOuts(self, tickets, self.viewers)
         self.listing = Listing(registry, lock, self._forget_closed_loops)
         self.releases = Releases(config.version, self._release_here)
+        self.rollout = Rollout(self, registry, lock, self.releases, self.shared_streams, self._now)
         self._departed = DepartedPages(
             self, config, self._now, registry, self.viewers.changed, lambda: self._known.names
         )
@@ -138,7 +140,9 @@ class Node:
         )
         self.timers = Timers(config, self._now, duties)
         self.figures = FigureReader(self, registry, lock, self.viewers, self.releases, self._forget_closed_loops)
-        self.replacements = Replacements(self, lock, self._now, self._cut_reports, self._departed, self.shared_streams)
+        self.replacements = Replacements(
+            self, lock, self._now, self._cut_reports, self._departed, self.shared_streams, self.rollout
+        )
         release_file = None if config.state_file is None else ReleaseFile(config.state_file)
         self.commands = FleetCommands(
             self,
@@ -149,6 +153,7 @@ class Node:
             viewers=self.viewers,
             shared_streams=self.shared_streams,
             figures=self.figures,
+            rollout=self.rollout,
             settle_time=config.settle_time,
             release_file=release_file,
         )
@@ -374,12 +379,11 @@ class Node:
             elif self.config.connection_tracking:
                 info = self._registry.open(session.id, version, route, ip)
                 self.viewers.changed()
-            released = self.releases.released
-            # An orphaned release asks nobody to go to a version that no node serves.
-            told = None if released is None or released.version == version else self.figures.current_version
-        if told is not None and not self.shared_streams.is_shared(session.id):
+            is_released = self.releases.released is not None and self.figures.current_version is not None
+        # An orphaned release asks nobody to go to a version that no node serves.
+        if is_released:
             # The page was loaded before the release, or from a server that still serves the old code.
-            session.send(self.releases.message())
+            self.rollout.opened(session, version)
         self.counters["opened"] += 1
         if info is not None and self.hooks.open:
             self.hooks.run(self.hooks.open, HookConnection(info, self.commands.deliver))
@@ -402,7 +406,9 @@ class Node:
                 self._cut_reports.ended(session.id, self.clock())
             info = self._registry.close(session.id)
             if info is not None:
-                if not farewell and cause not in FOR_GOOD:
+                is_left = farewell or cause in FOR_GOOD
+                self.rollout.closed(session.id, farewell=is_left)
+                if not is_left:
                     self._note_departure(session, stream, info.version, cause)
                 self.viewers.changed()
             self.timers.discard(session)
@@ -541,6 +547,8 @@ class Node:
             case messages.Tabs():
                 if (end := self.shared_streams.receive_report(session, message)) is not None:
                     call_in_loop(session.loop, session.end, end)
+            case messages.ReleaseReply():
+                self.rollout.reply(session, message)
             case messages.Ping():
                 session.send(_PONG)
             case messages.Unknown() | messages.Bye():
@@ -604,6 +612,7 @@ class Node:
     def _on_tick(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         self.viewers.recheck(loop, now)
         self.shared_streams.expire(loop, now)
+        self.rollout.tick()
         self.figures.keep_sample(now, timestamp)
         with self._lock:
             self._departed.refresh()

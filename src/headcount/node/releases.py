@@ -17,9 +17,10 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from ..core import messages
-from ..core.fleet_messages import Released
-from ..core.labels import parse_build_id
+from ..core.fleet_messages import Released, RolloutShare
+from ..core.labels import parse_build_id, parse_route
 from ..core.payload import Payload
+from ..core.stage import MAX_OVER
 from ..errors import Malformed
 from ..log_throttle import LogThrottle
 
@@ -53,7 +54,8 @@ class ReleaseOutcome(NamedTuple):
     What came of a declaration.
 
     Attributes:
-        streams: How many it was sent to; 0 if the version was current already.
+        version: The version.
+        streams: How many it was sent to by now; 0 if the version was current already.
         reached: Nodes that declared it, this one included.
         expected: Nodes of the fleet, as far as is known.
         partial: A node was not reached, or it is not known which nodes there are.
@@ -61,12 +63,80 @@ class ReleaseOutcome(NamedTuple):
         unreached: Nodes that are known and did not declare it.
     """
 
+    version: str
     streams: int
     reached: int
     expected: int
     partial: bool
     already_current: bool
     unreached: tuple[UnreachedNode, ...] = ()
+
+
+class Pace(NamedTuple):
+    """
+    How fast pages are asked to come to a version.
+
+    Attributes:
+        over: Milliseconds in which the share of pages that are asked grows to `until`.
+        until: From 0 to 1.
+        route: Only pages on this route are asked; empty: all.
+    """
+
+    over: int
+    until: float = 1.0
+    route: str = ""
+
+
+def pace_of(over: float | None, percent: float | None, route: str | None) -> Pace | None:
+    """
+    Check how fast pages are to be asked.
+
+    Args:
+        over: Seconds from the first page to the last.
+        percent: Of the outdated pages that are asked in the end.
+        route: Only pages on this route are asked.
+
+    Returns:
+        None: all at once, which is so if nothing is given.
+
+    Raises:
+        Malformed: A value is out of range.
+    """
+    if over is None and percent is None and route is None:
+        return None
+    if over is not None and not 0 <= over <= MAX_OVER / 1_000:
+        raise Malformed(f"over is {over:g}; send seconds, from 0 to {MAX_OVER // 1_000} (30 days).")
+    if percent is not None and not 0 < percent <= 100:
+        raise Malformed(f"percent is {percent:g}; send a number above 0 and up to 100.")
+    return Pace(round(1_000 * (over or 0.0)), (percent or 100.0) / 100.0, "" if route is None else parse_route(route))
+
+
+StageChange: TypeAlias = Literal["pause", "resume", "abort"]
+
+
+class RolloutState(NamedTuple):
+    """
+    How far a release is.
+
+    Attributes:
+        released: The release, with its stage.
+        progress: What came of the invitations of all nodes that answered.
+        total: Open pages.
+        outdated: Those that are not on the version; None: that is not known, because it is not current.
+        reached: Nodes whose invitations are in `progress`.
+        expected: Nodes of the fleet, as far as is known.
+        partial: A node is missing from `progress` or from the figures.
+        now: Milliseconds since 1970.
+    """
+
+    released: Released
+    progress: RolloutShare
+    total: int
+    outdated: int | None
+    reached: int
+    expected: int
+    partial: bool
+    now: int
 
 
 class Releases:
@@ -96,6 +166,10 @@ class Releases:
         """The version that was declared last, else the server's own."""
         return self._own_version if self.released is None else self.released.version
 
+    def now(self) -> int:
+        """Return milliseconds since 1970."""
+        return self._clock()
+
     def message(self) -> Payload:
         """
         Return the message that tells a page which version is current.
@@ -116,8 +190,8 @@ class Releases:
                 before.
 
         Returns:
-            Whether another version is current now, which must be sent to every stream. False for a declaration that is
-            older than the last, or that `is_acceptable` refuses.
+            Whether another version is current now, or pages are asked at another pace. False for a declaration that
+            is older than the last, or that `is_acceptable` refuses.
         """
         before = self.released
         number = release.number
@@ -129,7 +203,7 @@ class Releases:
         if before is not None and declared <= before:
             return False
         self.released = declared
-        return before is None or (before.version, before.unserved) != (release.version, release.unserved)
+        return before is None or before != msgspec.structs.replace(declared, number=before.number)
 
     def is_acceptable(self, number: int) -> bool:
         """Say whether a number of another node can be that of a release; if not, say so in the log."""

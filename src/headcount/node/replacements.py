@@ -17,6 +17,7 @@ from ..core.ends import LOOP_CLOSED, REPLACED
 from ..fleet.membership import Membership
 from ..loops import call_in_loop
 from .departed_pages import DepartedPages
+from .rollout import Rollout
 from .session import Session
 from .shared_streams import SharedStreams
 
@@ -55,6 +56,7 @@ class Replacements:
         cut_reports: What clients report about limits.
         departed: Pages whose streams this node ended.
         shared_streams: Streams that tabs share.
+        rollout: Knows which pages were asked to come to a version.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Replacements:
         cut_reports: CutReports,
         departed: DepartedPages,
         shared_streams: SharedStreams,
+        rollout: Rollout,
     ) -> None:
         self._host = host
         self._lock = lock
@@ -72,18 +75,23 @@ class Replacements:
         self._cut_reports = cut_reports
         self._departed = departed
         self._shared_streams = shared_streams
+        self._rollout = rollout
 
-    def replace(self, handle: str, version: str | None, cut_after: float = 0.0) -> None:
+    def replace(self, handle: str, by: str, version: str | None, cut_after: float = 0.0) -> None:
         """
         End the stream that a new one replaces, here or on another node.
 
         Args:
             handle: Secret handle of the old stream.
+            by: Public id of the new one, which is not open yet.
             version: Of the page; None: the new stream is not counted.
             cut_after: Seconds after which something ends the client's streams, as it reports; 0: no report.
 
         A handle that names no stream is ignored: mostly that stream has ended already.
         """
+        before = self._host.stream_id(handle)
+        if before is not None and version is not None:
+            self._rollout.came_back(before, by)
         if not self.replace_here(handle, cut_after):
             self._host.membership.remote.replace(handle, cut_after)
             if version is not None:

@@ -221,6 +221,11 @@ class SharedStreams:
         stream = self._streams.get(connection_id)
         return 0 if stream is None else len(stream.tabs)
 
+    def tab_of(self, connection_id: str, key: str) -> TabSession | None:
+        """Return the tab of a stream that a key names; None: there is none."""
+        stream = self._streams.get(connection_id)
+        return None if stream is None else stream.tabs.get(key)
+
     def tab_versions(self) -> dict[str, str]:
         """Return the version of one tab of each stream that has tabs, by the id of the stream. O(shared streams)."""
         streams = [*self._streams.items(), *self._held.items()]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from .admission import Admission
 from .node import Node
 from .replacements import Replacements
+from .rollout import Rollout
 from .timers import Timers
 from .viewers import Viewers
 
@@ -24,5 +25,7 @@ class StreamHost(NamedTuple):
     """Are told when the peer does not read, and when it reads again."""
     viewers: Viewers
     """Are told when a viewer has read all that was sent."""
+    rollout: Rollout
+    """Says whether a page hears of a release now."""
     admission: Admission
     """Says whether the server stops, and when clients should reconnect."""

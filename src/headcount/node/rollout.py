@@ -1,0 +1,191 @@
+"""
+Asks the pages of this node to come to the version that was declared: all at once, or in stages.
+
+The stage is a part of the release (core/stage.py), and who has which turn is decided in core/invitations.py. Here
+they meet the streams, the clock, and what pages answer. Pages that are on the version already, and streams that are no
+pages, such as those of viewers, hear of a release at once.
+
+Tests: tests/asgi/test_staged_releases.py, tests/server/test_staged_releases.py.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from ..core import messages
+from ..core.fleet_messages import Released, RolloutShare
+from ..core.invitations import Invitations
+from ..core.registry import Registry
+from ..core.stage import Stage
+from ..loops import call_in_loop
+from .releases import Releases
+from .session import Session
+from .shared_streams import SharedStreams, TabSession
+
+
+class RolloutHost(Protocol):
+    """What invitations need of their node."""
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """Open streams, and the tabs of shared ones, by public id."""
+
+
+class Rollout:
+    """
+    The invitations of one node. From any thread.
+
+    Args:
+        host: The node.
+        registry: Its connections.
+        lock: The node's.
+        releases: Which version was declared.
+        shared_streams: Streams that tabs share.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        host: RolloutHost,
+        registry: Registry,
+        lock: threading.RLock,
+        releases: Releases,
+        shared_streams: SharedStreams,
+        clock: Callable[[], float],
+    ) -> None:
+        self._host = host
+        self._registry = registry
+        self._lock = lock
+        self._releases = releases
+        self._shared_streams = shared_streams
+        self._clock = clock
+        self._invitations = Invitations(random.random)
+
+    def announce(self) -> int:
+        """
+        Tell the streams of this node of the release that was just declared: each now, or when its turn comes.
+
+        Returns:
+            How many streams were told now.
+        """
+        with self._lock:
+            released = self._releases.released
+            if released is None:
+                return 0
+            invitations = self._invitations
+            invitations.begin(released.version)
+            invitations.consider_again()
+            outdated, now = set[str](), []
+            for connection_id, session in self._host.sessions.items():
+                if self._is_outdated(connection_id, released.version):
+                    outdated.add(connection_id)
+                    invitations.add(connection_id, released.stage.start)
+                elif not self._shared_streams.tabs_on(connection_id):
+                    now.append(session)
+            asked = self._due(released)
+            if released.stage.everybody:  # who was asked before may have missed it
+                asked = [self._host.sessions[connection_id] for connection_id in outdated]
+            return self._tell([*now, *asked])
+
+    def opened(self, session: Session, version: str) -> None:
+        """Tell a page of a version, which has just opened a stream, of the release, or give it a turn."""
+        released = self._releases.released
+        if released is None or version == released.version or self._shared_streams.is_shared(session.id):
+            return
+        with self._lock:
+            if session.id not in self._registry:  # a viewer, or connections are not tracked
+                session.send(self._releases.message())
+                return
+            self._invitations.add(session.id, released.stage.share(self._releases.now()))
+            # The message to a page that comes back may have been lost with its stream.
+            again = [session] if self._invitations.was_asked(session.id) else []
+            for each in [*again, *self._due(released)]:
+                call_in_loop(each.loop, each.send, self._releases.message())
+
+    def closed(self, connection_id: str, *, farewell: bool) -> None:
+        """Forget a page whose stream ended; `farewell`: it will not come back. With the node's lock held."""
+        self._invitations.discard(connection_id, self._clock(), farewell=farewell)
+
+    def came_back(self, before: str, connection_id: str) -> None:
+        """Note that a page opens a new stream, which is not open yet, in place of another one."""
+        with self._lock:
+            self._invitations.came_back(before, connection_id)
+
+    def tick(self) -> None:
+        """Ask the pages whose turn has come. O(1) when nobody waits."""
+        released = self._releases.released
+        if released is None:
+            return
+        with self._lock:
+            self._invitations.expire(self._clock())
+            if not self._invitations.is_idle:
+                self._tell(self._due(released))
+
+    def reply(self, session: Session, reply: messages.ReleaseReply) -> None:
+        """Note what a page does about this release, if it was asked."""
+        connection_id = session.id
+        if reply.tab:
+            tab = self._shared_streams.tab_of(session.id, reply.tab)
+            if tab is None:
+                return
+            connection_id = tab.id
+        with self._lock:
+            if reply.version == self._invitations.version:
+                self._invitations.reply(connection_id, reply.reply, reply.reason)
+
+    def is_withheld(self, version: str) -> bool:
+        """Say whether a page of a version that opens a stream now must wait for its turn to hear of the release."""
+        released = self._releases.released
+        if released is None or released.stage.everybody or released.version == version:
+            return False
+        return bool(released.stage.route) or released.stage.share(self._releases.now()) < 1.0
+
+    def share_of_node(self) -> RolloutShare | None:
+        """Return what came of the invitations of this node; None: nothing was declared."""
+        self.tick()  # who is due by now is asked before the stage is said to be done
+        released = self._releases.released
+        if released is None:
+            return None
+        with self._lock:
+            found = self._invitations.progress()
+        return RolloutShare(
+            released.number,
+            found.invited,
+            found.accepted,
+            found.refused,
+            dict(found.deferred),
+            found.silent,
+            found.gone,
+            found.waiting,
+        )
+
+    def _is_outdated(self, connection_id: str, version: str) -> bool:
+        return connection_id in self._registry and self._registry.info(connection_id).version != version
+
+    def _due(self, released: Released) -> list[Session]:
+        """Return the pages that are to be asked now, and count them as asked."""
+        due = self._invitations.due(released.stage.share(self._releases.now()), self._on_route_of(released.stage))
+        return [session for each in due if (session := self._host.sessions.get(each)) is not None]
+
+    def _on_route_of(self, stage: Stage) -> Callable[[str], bool]:
+        if not stage.route:
+            return lambda _: True
+        registry, route = self._registry, stage.route
+        return lambda page: page in registry and registry.info(page).route == route
+
+    def _tell(self, sessions: Iterable[Session]) -> int:
+        """Send the release to pages. Tabs that make up their whole stream hear it by one message that names no tab."""
+        streams: dict[str, list[Session]] = {}
+        for session in sessions:
+            stream = session.session if isinstance(session, TabSession) else session
+            streams.setdefault(stream.id, []).append(session)
+        payload = self._releases.message()
+        for told in streams.values():
+            first = told[0]
+            if isinstance(first, TabSession) and len(told) == self._shared_streams.tabs_on(first.session.id):
+                call_in_loop(first.loop, first.session.send, payload)
+                continue
+            for session in told:
+                call_in_loop(session.loop, session.send, payload)
+        return len(streams)
