@@ -13,7 +13,20 @@ from headcount.environment import COMMAND_VARIABLES, variable_of
 
 from .running import HEADCOUNT, environment, run
 
-COMMANDS = ["completion", "config", "demo", "doctor", "nodes", "release", "serve", "stats", "swarm", "top", "wait"]
+COMMANDS = [
+    "assets",
+    "completion",
+    "config",
+    "demo",
+    "doctor",
+    "nodes",
+    "release",
+    "serve",
+    "stats",
+    "swarm",
+    "top",
+    "wait",
+]
 
 
 def test_every_setting_is_shown_with_its_source() -> None:

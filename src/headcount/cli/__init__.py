@@ -18,6 +18,7 @@ from .options import Commands, name_the_source, with_suggestion
 from .output import complain, wrapped
 
 _COMMANDS = {
+    "assets": ("assets", "Find builds of the front end that no open page runs, and delete them."),
     "completion": ("completion", "Print the completion script of a shell."),
     "config": ("config", "Show every setting, its value and its source."),
     "demo": ("demo", "Run a small shop with visitors, two versions and the admin view."),

@@ -205,10 +205,22 @@ def without_dashboard(url: str, base_path: str | None = None) -> str:
     return base if base.endswith(base_path or "/__skew") or (slash and path.strip("/") and not base_path) else url
 
 
-def target_options(*, stream: bool, token: bool = True) -> Callable[[F], F]:
-    """Add URL and options to a command, which gets them as `target`. `stream`: the command holds a stream."""
+def target_options(*, stream: bool, token: bool = True, url_option: bool = False) -> Callable[[F], F]:
+    """
+    Add URL and options to a command, which gets them as `target`.
+
+    Args:
+        stream: The command holds a stream.
+        token: It has credentials.
+        url_option: The URL is an option, because the command is about something else.
+    """
+    url = click.argument("url", envvar="HEADCOUNT_URL", cls=_UrlArgument)
+    if url_option:
+        url = click.option(
+            "--url", required=True, envvar="HEADCOUNT_URL", metavar="URL", help="URL of the application."
+        )
     options = [
-        click.argument("url", envvar="HEADCOUNT_URL", cls=_UrlArgument),
+        url,
         click.option(
             "--base-path",
             envvar="HEADCOUNT_BASE_PATH",
