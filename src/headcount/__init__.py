@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .asgi.app import Headcount
+    from .asgi.assets import Assets
     from .asgi.cookie import VersionCookie
     from .asgi.outdated import OutdatedClients, refuse_outdated
     from .authorization.authorizer import Grant
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActiveConnections",
+    "Assets",
     "Busy",
     "ConfigError",
     "Connection",
@@ -46,6 +48,7 @@ __all__ = [
 
 _MODULES = {
     "ActiveConnections": "live.active_connections",
+    "Assets": "asgi.assets",
     "Busy": "errors",
     "ConfigError": "errors",
     "Connection": "node.hooks",
