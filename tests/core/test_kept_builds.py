@@ -130,8 +130,8 @@ def test_an_exact_number_of_zero_settles_what_other_cannot() -> None:
     ("rule", "why"),
     [
         (KeepRule(2, 0), ("newest", "it is one of the 2 newest")),
-        (KeepRule(1, 9_000.5), ("young", "it was deployed too recently")),
-        (KeepRule(1, 9_000), None),
+        (KeepRule(1, 4_000.5), ("young", "a newer build was deployed too recently")),
+        (KeepRule(1, 4_000), None),
     ],
 )
 def test_the_newest_and_the_young_stay(rule: KeepRule, why: tuple[str, str] | None) -> None:
@@ -155,7 +155,18 @@ def test_a_build_from_the_future_is_young() -> None:
     stays = why_stays(later, (later, even_later), CLEAR, KeepRule(1, 0), NOW)
     assert stays is not None
     assert stays.why == "young"
-    assert why_stays(Build("v1", float("nan")), BUILDS, CLEAR, KeepRule(0, 0), NOW) is not None
+    for odd in (float("nan"), float("inf")):
+        assert why_stays(Build("v1", odd), (Build("v1", odd), NEW), CLEAR, KeepRule(0, 0), NOW) is not None
+
+
+def test_the_time_counts_from_the_next_newer_build_not_from_the_newest() -> None:
+    """Until the next build came, pages of a build were opened, and may have been put to sleep since."""
+    first, second, third = Build("v0", NOW - 900_000), Build("v1", NOW - 5_000), Build("v2", NOW - 10)
+    builds = (third, second, first)
+    assert why_stays(first, builds, CLEAR, KeepRule(1, 3_600), NOW) is None
+    assert (why_stays(second, builds, CLEAR, KeepRule(1, 3_600), NOW) or ("",))[0] == "young"
+    undated = Build("v2", None)
+    assert (why_stays(second, (undated, second), CLEAR, KeepRule(1, 0), NOW) or ("",))[0] == "young"
 
 
 def test_a_directory_without_builds_decides_nothing() -> None:
@@ -221,6 +232,8 @@ def test_what_goes_has_no_page_anywhere_that_could_run_it(
         assert stats.current_version in {other.id for other in builds}
         assert build.deployed is not None
         assert NOW - build.deployed >= min_age
+        dated = [other.deployed for other in builds if other.deployed is not None]
+        assert NOW - min(time for time in dated if time > build.deployed) >= min_age
     staying = [build for build in builds if build not in going]
     assert len(staying) >= min(keep, len(builds))
     if going:

@@ -73,7 +73,7 @@ def _rule_options(function: F) -> F:
         default="1h",
         show_default=True,
         envvar="HEADCOUNT_MIN_AGE",
-        help="Time for which a build stays after its deployment.",
+        help="Time for which a build stays after a newer one was deployed.",
     )
     return keep(min_age(function))
 
@@ -116,8 +116,8 @@ def prune(directory: str, target: Target, keep: int, min_age: float, dry_run: bo
 
     DIR holds one directory for each build, named after its build id. A build stays while the figures leave any doubt:
     while they are partial, while a page of it is away, or while a page is open that does not say its version. It also
-    stays while a node serves it, while it is current, among the newest --keep, or younger than --min-age. Pages that
-    are asleep are not counted; --min-age is for those.
+    stays while a node serves it, while it is current or among the newest --keep, and for --min-age after a newer build
+    was deployed. Pages that are asleep are not counted; --min-age is for those.
     """
     builds = _directory(directory)
     plan = _plan(_builds_in(builds), KeepRule(keep, min_age), target)

@@ -44,7 +44,8 @@ class KeepRule(NamedTuple):
 
     Attributes:
         keep: How many of the newest.
-        min_age: Seconds for which a build stays after its deployment.
+        min_age: Seconds for which a build stays after the next newer one was deployed. Until then, pages of it were
+            opened.
     """
 
     keep: int = 3
@@ -119,11 +120,12 @@ def why_stays(build: Build, builds: Collection[Build], stats: Stats, rule: KeepR
         return Stay("served", "1 node serves it" if serving == 1 else f"{serving:,} nodes serve it")
     if build.deployed is None:
         return Stay("no-time", "it is not known when it was deployed")
-    newer = sum(other.deployed is None or other.deployed > build.deployed for other in builds)
-    if newer < rule.keep:
+    newer = [other.deployed for other in builds if other.deployed is None or other.deployed > build.deployed]
+    if len(newer) < rule.keep:
         return Stay("newest", f"it is one of the {rule.keep} newest" if rule.keep > 1 else "it is the newest")
-    if not now - build.deployed >= rule.min_age:
-        return Stay("young", "it was deployed too recently")
+    replaced = min((deployed for deployed in newer if deployed is not None), default=None)
+    if replaced is None or not now - replaced >= rule.min_age:
+        return Stay("young", "a newer build was deployed too recently")
     return _pages_that_stay(build.id, stats)
 
 
