@@ -160,6 +160,8 @@ async def test_head_is_get_without_the_body_and_nothing_can_be_written(assets: A
     for path in (f"/{NEW}", f"/{BIG}"):
         head, get = await ask(assets, path, method="HEAD"), await ask(assets, path)
         assert (head.status, head.headers, head.body) == (200, get.headers, b"")
+    missing, gone = await ask(assets, "/missing.js", method="HEAD"), await ask(assets, "/missing.js")
+    assert (missing.status, missing.headers, missing.body) == (404, gone.headers, b"")
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         status, headers, _ = await ask(assets, f"/{NEW}", method=method)
         assert (status, headers["allow"], headers["cache-control"]) == (405, "GET, HEAD", "no-store")

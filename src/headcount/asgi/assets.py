@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import anyio
 from anyio import to_thread
 from starlette.datastructures import Headers
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ..build_files import BUILD, BuildFiles, OpenFile
 from ..core.asset_headers import (
@@ -100,6 +100,8 @@ class Assets:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         names = path_of(scope)
+        if scope["method"] == "HEAD":
+            send = _without_body(send)
         try:
             answer = (
                 None if names is None else await to_thread.run_sync(partial(self._answer, names, Headers(scope=scope)))
@@ -204,7 +206,7 @@ async def _send(answer: _Answer, scope: Scope, receive: Receive, send: Send) -> 
     await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
     opened = answer.opened
     if scope["method"] == "HEAD" or opened is None:
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+        await send({"type": "http.response.body", "body": answer.body})
         return
     async with anyio.create_task_group() as group:
 
@@ -227,6 +229,15 @@ async def _send(answer: _Answer, scope: Scope, receive: Receive, send: Send) -> 
 
 async def _refuse(send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
     await respond(send, status, text.encode(), b"text/plain; charset=utf-8", headers or [])
+
+
+def _without_body(send: Send) -> Send:
+    """Return a `send` for a HEAD request: not all servers leave the body out by themselves."""
+
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_head
 
 
 def _is_unchanged(request: Headers, tag: str, modified: float) -> bool:
