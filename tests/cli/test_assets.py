@@ -204,6 +204,20 @@ async def test_nobody_without_a_right_and_nothing_without_figures(server: Server
     assert len(os.listdir(top)) == 3
 
 
+async def test_the_url_and_the_rule_may_come_from_the_environment(server: Server, top: Path) -> None:
+    variables = {
+        "HEADCOUNT_TOKEN": TOKEN,
+        "HEADCOUNT_URL": server.url,
+        "HEADCOUNT_KEEP": "1",
+        "HEADCOUNT_MIN_AGE": "3h",
+    }
+    done = await asyncio.to_thread(run, "assets", "list", str(top), env=variables)
+    assert (done.returncode, states(done.stdout)[OLDER]) == (0, "may go")
+    assert states(done.stdout)[OLD] == "stays: a newer build was deployed too recently"
+    done = await asyncio.to_thread(run, "assets", "list", str(top))
+    assert (done.returncode, "--url" in done.stderr) == (2, True)
+
+
 async def test_partial_figures_let_nothing_go(top: Path) -> None:
     with ExitStack() as stack:
         store = stack.enter_context(Store())
