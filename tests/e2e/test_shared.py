@@ -1,5 +1,6 @@
 """Tabs of one browser that share a stream: Web Locks, BroadcastChannel and the real server."""
 
+import os
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -200,6 +201,37 @@ def test_hidden_tabs_are_marked_and_a_browser_without_locks_shares_nothing(
     pages = [open_tab(lacking, route, strategy) for route in ("/b", "/c")]
     assert streams(*pages) == 2
     eventually(lambda: figures(server)[1] == {"/a": 1, "/b": 1, "/c": 1}, "each is counted by its own stream")
+
+
+def test_no_figure_shows_that_another_tab_leads(new_context: NewContext, server: Server, strategy: str) -> None:
+    """`make handovers` does it two hundred times."""
+    watcher = new_context()
+    log_in(watcher)
+    viewer = watcher.new_page()
+    viewer.goto("/admin?watch=1&strategy=ws&v=viewer")
+    wait(viewer, "window.headcount && snapshot().authorized")
+    context = new_context()
+    tabs = [open_tab(context, f"/{number}", strategy) for number in range(3)]
+    for number in range(int(os.environ.get("HANDOVERS", "6"))):
+        wait(viewer, "snapshot().versions.v1 === 3")
+        before, leader = streams(*tabs[1:]), tabs.pop(0)
+        viewer.evaluate("snapshots.length = 0")
+        if number % 3 == 2:
+            with pytest.raises(Error, match="crash"):
+                leader.goto("chrome://crash")
+            leader.close()
+        else:
+            leader.close()
+        wait(viewer, "snapshot().versions.v1 === 2")
+        eventually(lambda: all(tab.evaluate("1") for tab in tabs), "the events of the tabs have come")
+        eventually(
+            lambda before=before: tabs[0].evaluate("1") and streams(*tabs) == before + 1,  # type: ignore[misc]
+            "one of the others leads",
+        )
+        lowest = viewer.evaluate("Math.min(...snapshots.map(({ versions }) => versions.v1 ?? 0))")
+        highest = viewer.evaluate("Math.max(...snapshots.map(({ versions }) => versions.v1 ?? 0))")
+        assert (lowest, highest <= 3) == (2, True), f"hand-over {number}"
+        tabs.append(open_tab(context, f"/new-{number}", strategy))
 
 
 def test_a_frozen_leader_loses_the_lock(new_context: NewContext, server: Server, strategy: str) -> None:
