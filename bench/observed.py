@@ -38,7 +38,7 @@ def _serve(make: Callable[[], Headcount], *args: Any, **options: Any) -> bool:
 def _broadcast(*_: object) -> None:
     for headcount in _headcounts:
         for session in list(headcount.node.sessions.values())[:1]:
-            session.loop.call_soon_threadsafe(headcount.node.commands.deliver_all, Payload(MESSAGE))
+            session.loop.call_soon_threadsafe(headcount.node.notices.deliver_all, Payload(MESSAGE))
 
 
 def _watch(phase: str, _info: dict[str, int]) -> None:

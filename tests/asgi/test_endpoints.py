@@ -25,7 +25,7 @@ every_endpoint = pytest.mark.parametrize("endpoint", sorted(OPERATIONS))
 def test_the_table_holds_what_is_served() -> None:
     served = {
         *("GET /sse", "GET /ws", "POST /route", "POST /subscribe-stats", "POST /unsubscribe-stats", "POST /tabs"),
-        *("POST /bye", "POST /release-reply", "GET /admin/rollout"),
+        *("POST /bye", "POST /release-reply", "POST /acknowledge", "POST /admin/notify", "GET /admin/rollout"),
         *("GET /health", "GET /metrics", "GET /client.js", "GET /element.js", "GET /shared.js", "GET /dashboard/"),
         *("GET /release.js", "GET /release-element.js"),
         *("GET /admin/stats", "GET /admin/connections", "GET /admin/nodes", "GET /admin/history"),
@@ -35,7 +35,15 @@ def test_the_table_holds_what_is_served() -> None:
 
 
 def test_access_is_that_of_the_contract() -> None:
-    client_posts = ("/route", "/subscribe-stats", "/unsubscribe-stats", "/tabs", "/bye", "/release-reply")
+    client_posts = (
+        "/route",
+        "/subscribe-stats",
+        "/unsubscribe-stats",
+        "/tabs",
+        "/bye",
+        "/release-reply",
+        "/acknowledge",
+    )
     restricted = {path: one.access for path, one in OPERATIONS.items() if one.access is not Access.NONE}
     assert restricted == {
         "/admin/stats": Access.FIGURES,
@@ -44,6 +52,7 @@ def test_access_is_that_of_the_contract() -> None:
         "/admin/history": Access.FIGURES,
         "/admin/rollout": Access.FIGURES,
         "/admin/release": Access.RELEASE,
+        "/admin/notify": Access.RELEASE,
         "/admin/nodes/forget": Access.RELEASE,
         "/metrics": Access.METRICS,
         **dict.fromkeys(client_posts, Access.HANDLE),

@@ -157,6 +157,8 @@ TABLE: Mapping[str, Row] = {
     "/unsubscribe-stats": Row(post("/unsubscribe-stats", {})),
     "/tabs": Row(post("/tabs", {"set": [], "remove": []})),
     "/bye": Row(post("/bye", {})),
+    "/acknowledge": Row(post("/acknowledge", {"id": "0123456789abcdef"})),
+    "/admin/notify": Row(post("/admin/notify", {"message": {"type": "sale"}, "wait": 0}), frozenset({TOTAL})),
     "/release-reply": Row(post("/release-reply", {"version": "v2", "reply": "accepted"})),
     "/log-in": Row(post("/log-in", {"token": "wrong-token-0123456789"})),
     "/log-out": Row(post("/log-out", {})),

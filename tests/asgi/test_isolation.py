@@ -487,7 +487,7 @@ def _hooks_that_wait(site: Site) -> tuple[list[tuple[str, str]], threading.Event
 def test_drain_and_messages_reach_the_pages_of_every_loop(loops: Callable[[], Loop]) -> None:
     site = Site()
     streams = [(loop, loop.run(site.stranger.open(kind))) for loop in (loops(), loops()) for kind in TRANSPORTS]
-    assert site.node.commands.deliver_all(NEWS) == 4
+    assert site.node.notices.deliver_all(NEWS) == 4
     for loop, stream in streams:
         loop.run(stream.next("news"))
     site.node.drain()
@@ -580,7 +580,7 @@ def test_whole_that_was_on_its_way_when_its_viewer_unsubscribed_is_not_sent(loop
     for path in ("/subscribe-stats", "/unsubscribe-stats"):
         assert there.run(site.admin.post(path, {"connectionId": stream.handle})).status == 200
     held.release()
-    site.node.commands.deliver_all(Payload(messages.application({"type": "marker"})))
+    site.node.notices.deliver_all(Payload(messages.application({"type": "marker"})))
     here.run(stream.next("marker"))
 
 
@@ -598,7 +598,7 @@ def test_loop_closed_in_the_middle_leaves_no_ghost(loops: Callable[[], Loop]) ->
     assert not site.node.sessions
     assert not site.node.viewers.subscriptions
     assert site.node.listing.page(version=None, route=None, limit=10, after=0) == ([], None)
-    assert site.node.commands.deliver_all(NEWS) == 0
+    assert site.node.notices.deliver_all(NEWS) == 0
     site.node.drain()
 
 

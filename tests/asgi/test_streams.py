@@ -354,7 +354,7 @@ async def test_messages_from_a_bare_callback_and_from_another_thread_arrive(tran
     assert (await page.next("news"))["number"] == 1
     await asyncio.to_thread(site.node.commands.deliver, page.public, news(2))
     assert (await page.next("news"))["number"] == 2
-    await asyncio.to_thread(site.node.commands.deliver_all, news(3))
+    await asyncio.to_thread(site.node.notices.deliver_all, news(3))
     assert (await page.next("news"))["number"] == 3
 
 

@@ -13,6 +13,7 @@ from headcount.core import messages
 from headcount.core.current_version import Release
 from headcount.core.messages import (
     MAX_MESSAGE,
+    Acknowledge,
     Ping,
     ReleaseReply,
     RouteBody,
@@ -53,6 +54,7 @@ def test_every_golden_client_message_is_decoded() -> None:
         "unsubscribe-stats": UnsubscribeStats(),
         "route-update": RouteUpdate("/shopping"),
         "tabs": Tabs((Tab("q3Zk9xYb1VtR7uWm", "v1", "/shopping", True),), ("a-tab-that-was-closed",)),
+        "acknowledge": Acknowledge("9f86d081884c7d65", "q3Zk9xYb1VtR7uWm"),
         "release-reply": ReleaseReply("2026.11.4", "deferred", "form", "q3Zk9xYb1VtR7uWm"),
         "ping": Ping(),
     }

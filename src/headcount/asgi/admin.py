@@ -5,20 +5,21 @@ Tests: tests/asgi/test_figures.py, tests/asgi/test_small_endpoints.py, tests/tes
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
 from ..authorization.tokens import is_same
 from ..core import identity, paging
 from ..core.address import AddressGaps
-from ..core.labels import parse_build_id, parse_version
+from ..core.labels import parse_build_id, parse_route, parse_version
 from ..core.stats import ConnectionInfo, unaccounted_fields
 from ..core.visibility import Visibility
 from ..errors import Busy, Malformed, NoStage, Unserved, Unsettled
 from ..node.figures import FigureReader
 from ..node.fleet_commands import FleetCommands
 from ..node.node import Node
+from ..node.notices import MAX_WAIT, Notices
 from ..node.releases import StageChange, pace_of
 from .client_posts import read_json
 from .exchange import Exchange
@@ -45,6 +46,16 @@ class _Release(msgspec.Struct):
 _decode_release = msgspec.json.Decoder(_Release)
 
 
+class _Notice(msgspec.Struct):
+    message: dict[str, Any]
+    version: str | None = None
+    route: str | None = None
+    wait: Annotated[float, msgspec.Meta(ge=0.0, le=MAX_WAIT)] = 5.0
+
+
+_decode_notice = msgspec.json.Decoder(_Notice)
+
+
 class _Forget(msgspec.Struct):
     node: str
 
@@ -60,6 +71,7 @@ class Admin:
         node: Of this process.
         figures: The node's.
         commands: The node's.
+        notices: The node's.
         make_collector: Makes a collector of metrics; ImportError without the package that writes the format.
         address_gaps: Why addresses of clients are not known.
     """
@@ -69,12 +81,14 @@ class Admin:
         node: Node,
         figures: FigureReader,
         commands: FleetCommands,
+        notices: Notices,
         make_collector: "Callable[[Scope, Visibility], Collector]",
         address_gaps: AddressGaps,
     ) -> None:
         self._node = node
         self._figures = figures
         self._commands = commands
+        self._notices = notices
         self._make_collector = make_collector
         self._address_gaps = address_gaps
 
@@ -293,6 +307,26 @@ class Admin:
                 "unreached": [each._asdict() for each in outcome.unreached],
             }
         )
+
+    async def notify(self, exchange: Exchange) -> None:
+        """
+        Send pages the message in the body, wait for them to acknowledge it, and answer
+        `{ok, sent, acknowledged, partial}`.
+
+        Raises:
+            Problem: 400, 413 or 415.
+            Malformed: The message is no object, or has a field `acknowledge`; or another field is invalid.
+        """
+        body = await read_json(self._node, exchange.head, exchange.receive, _decode_notice)
+        version = None if body.version is None else parse_version(body.version)
+        route = None if body.route is None else parse_route(body.route)
+        try:
+            found = await self._notices.broadcast_acknowledged(
+                body.message, version=version, route=route, wait=body.wait
+            )
+        except TypeError as error:
+            raise Malformed(str(error)) from None
+        await exchange.respond_json({"ok": True, **found._asdict()})
 
     async def rollout(self, exchange: Exchange) -> None:
         """

@@ -10,7 +10,7 @@ Tests: tests/asgi/test_endpoints.py, tests/asgi/test_streams.py, tests/asgi/test
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +29,7 @@ from ..errors import ConfigError, Malformed
 from ..live.in_process import LocalConnections
 from ..node.hooks import CloseHook, Hooks, OpenHook, RouteHook, validate_hook
 from ..node.node import Node
+from ..node.notices import Acknowledged
 from ..node.releases import pace_of
 from ..node.stream_host import StreamHost
 from .admin import Admin
@@ -133,6 +134,7 @@ class Headcount:
         self._check_runner = self.node.check_runner
         self._figures = self.node.figures
         self._commands = self.node.commands
+        self._notices = self.node.notices
         self._viewers = self.node.viewers
         host = StreamHost(
             self.node, self.node.replacements, self.node.timers, self._viewers, self.node.rollout, self.node.admission
@@ -143,7 +145,7 @@ class Headcount:
             StreamGate(host, self._figures),
             self._check_runner,
             inner_requests,
-            Admin(self.node, self._figures, self._commands, self._make_collector, gaps),
+            Admin(self.node, self._figures, self._commands, self._notices, self._make_collector, gaps),
             gaps,
             self.node.log_outs,
         )
@@ -227,16 +229,52 @@ class Headcount:
         """
         await self._commands.send(connection_id, message)
 
+    @overload
     async def broadcast(
         self, message: Mapping[str, Any], *, version: str | None = None, route: str | None = None
-    ) -> int:
+    ) -> int: ...
+
+    @overload
+    async def broadcast(
+        self,
+        message: Mapping[str, Any],
+        *,
+        version: str | None = None,
+        route: str | None = None,
+        acknowledge: Literal[True],
+        wait: float = 5.0,
+    ) -> Acknowledged: ...
+
+    async def broadcast(
+        self,
+        message: Mapping[str, Any],
+        *,
+        version: str | None = None,
+        route: str | None = None,
+        acknowledge: bool = False,
+        wait: float = 5.0,
+    ) -> int | Acknowledged:
         """
         Send a JSON object to all pages, or those of one version or on one route.
 
+        Args:
+            message: The object.
+            version: Only to pages of this version.
+            route: Only to pages on this route.
+            acknowledge: Count the pages that acknowledge it. They get it with one field more, `acknowledge`.
+            wait: Seconds to wait for that, 60 at most; it returns earlier when all have.
+
         Returns:
-            To how many it was handed, on the nodes that answered within 2 s.
+            To how many it was handed, on the nodes that answered within 2 s. With `acknowledge`, that number as `sent`,
+            and `acknowledged`; `partial`: a node did not answer.
+
+        Raises:
+            TypeError: The message is not a mapping, or holds what is no JSON; or, with `acknowledge`, it has a field of
+                that name.
         """
-        return await self._commands.broadcast(message, version=version, route=route)
+        if not acknowledge:
+            return await self._notices.broadcast(message, version=version, route=route)
+        return await self._notices.broadcast_acknowledged(message, version=version, route=route, wait=wait)
 
     async def revoke(self, connection_id: str) -> bool:
         """

@@ -1,5 +1,5 @@
 """
-The POSTs of pages: navigate, subscribe, unsubscribe, report tabs, answer a release, say goodbye.
+The POSTs of pages: navigate, subscribe, unsubscribe, report tabs, answer a release, acknowledge a message, say goodbye.
 
 Tests: tests/asgi/test_abuse.py, tests/asgi/test_streams.py, tests/asgi/test_farewells.py.
 """
@@ -27,6 +27,7 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     "/subscribe-stats": msgspec.json.Decoder(messages.SubscribeBody),
     "/unsubscribe-stats": msgspec.json.Decoder(messages.UnsubscribeBody),
     "/tabs": msgspec.json.Decoder(messages.TabsBody),
+    "/acknowledge": msgspec.json.Decoder(messages.AcknowledgeBody),
     "/release-reply": msgspec.json.Decoder(messages.ReleaseReplyBody),
     "/bye": msgspec.json.Decoder(messages.ByeBody),
 }
@@ -115,6 +116,8 @@ def read_command(path: str, data: bytes) -> tuple[str, messages.ClientMessage]:
             return body.connection_id, messages.SubscribeStats(deltas)
         case messages.TabsBody(set=tabs, remove=remove):
             return body.connection_id, messages.checked_tabs(tabs, remove)
+        case messages.AcknowledgeBody(id=number, tab=tab):
+            return body.connection_id, messages.checked_acknowledge(number, tab)
         case messages.ReleaseReplyBody(version=version, reply=reply, reason=reason, tab=tab):
             return body.connection_id, messages.checked_release_reply(version, reply, reason, tab)
         case messages.ByeBody(tab=tab):

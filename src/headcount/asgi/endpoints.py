@@ -161,6 +161,7 @@ class Endpoints:
             "/admin/nodes": Operation("GET", figures, self._admin.nodes),
             "/admin/nodes/forget": Operation("POST", Access.RELEASE, self._admin.forget_node),
             "/admin/history": Operation("GET", figures, self._admin.history),
+            "/admin/notify": Operation("POST", Access.RELEASE, self._admin.notify),
             "/admin/rollout": Operation("GET", figures, self._admin.rollout),
             "/admin/release": Operation("POST", Access.RELEASE, self._admin.release),
         }

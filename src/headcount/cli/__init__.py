@@ -24,6 +24,7 @@ _COMMANDS = {
     "demo": ("demo", "Run a small shop with visitors, two versions and the admin view."),
     "doctor": ("doctor", "Find what breaks streams between here and a server."),
     "nodes": ("nodes", "List the nodes of a fleet, or declare one gone."),
+    "notify": ("notify", "Send pages a message, and count those that acknowledge it."),
     "release": ("release", "Declare a version current and notify every open page."),
     "serve": ("serve", "Run Headcount as a server, for a back end in any language."),
     "stats": ("stats", "Show the figures of a server, once."),

@@ -27,7 +27,7 @@ from .access import Access
 from .address import base_url
 from .blocking import BlockingConnections
 from .connection import Connection, LiveStore, UpdateStrategy
-from .messages import FleetNodes, ReleaseResult, Rollout
+from .messages import FleetNodes, Notified, ReleaseResult, Rollout
 
 T = TypeVar("T")
 
@@ -265,6 +265,36 @@ async def _release(
     return _decoded(release_url, content, lambda data: messages.decode_release(data, version), "answer to a release")
 
 
+async def notify(
+    url: str,
+    message: Mapping[str, object],
+    *,
+    version: str | None = None,
+    route: str | None = None,
+    wait: float = 5.0,
+    base_path: str | None = None,
+    **access: Unpack[AccessOptions],
+) -> Notified:
+    """
+    Send pages a JSON object, and count those that acknowledge it.
+
+    Args:
+        url: Where the server is.
+        message: The object. Pages get it with one field more, `acknowledge`.
+        version: Only to pages of this version.
+        route: Only to pages on this route.
+        wait: Seconds to wait for acknowledgements, 60 at most.
+        base_path: Where Headcount is mounted; None: as the URL says.
+        **access: See `AccessOptions`.
+
+    Raises the errors of `fetch_stats`.
+    """
+    notify_url = f"{base_url(url, base_path)}/admin/notify"
+    only = {name: value for name, value in (("version", version), ("route", route)) if value is not None}
+    content = await Access(**access).post(notify_url, {"message": dict(message), "wait": wait, **only})
+    return _decoded(notify_url, content, messages.decode_notified, "answer to a message")
+
+
 async def fetch_rollout(url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> Rollout:
     """Return how far the release is that was declared last. Raises the errors of `fetch_stats`."""
     return await _fetch(f"{base_url(url, base_path)}/admin/rollout", access, messages.decode_rollout, "rollout")
@@ -324,6 +354,7 @@ __all__ = [
     "NodeShare",
     "Nodes",
     "NotAuthorized",
+    "Notified",
     "Observable",
     "Refused",
     "ReleaseResult",
@@ -340,6 +371,7 @@ __all__ = [
     "fetch_stats",
     "fetch_version",
     "forget_node",
+    "notify",
     "release",
     "use_active_connections",
 ]

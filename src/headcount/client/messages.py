@@ -409,6 +409,29 @@ def decode_rollout(content: bytes) -> Rollout:
     return _answer(_decode_rollout, content, "answer about the rollout")
 
 
+class Notified(msgspec.Struct, frozen=True):
+    """
+    What came of a message to pages.
+
+    Attributes:
+        sent: Pages that it was handed to.
+        acknowledged: Those whose client said in time that it has passed the message on.
+        partial: A node did not answer, so there may be more of both.
+    """
+
+    sent: Annotated[int, msgspec.Meta(ge=0)]
+    acknowledged: Annotated[int, msgspec.Meta(ge=0)]
+    partial: bool
+
+
+_decode_notified = msgspec.json.Decoder(Notified).decode
+
+
+def decode_notified(content: bytes) -> Notified:
+    """Read the answer of `POST /admin/notify`. Raises `Malformed` if it has another shape."""
+    return _answer(_decode_notified, content, "answer to a message")
+
+
 class _Forgotten(msgspec.Struct):
     ok: bool
     node: str

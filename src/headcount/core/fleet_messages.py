@@ -24,6 +24,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
+from .acknowledgements import MAX_ID
 from .current_version import SETTLED
 from .cut_reports import LONGEST
 from .identity import MAX_HANDLE, MAX_NODE_ID, NODE_ID_PATTERN
@@ -68,6 +69,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Rows = Annotated[tuple[ConnectionInfo, ...], msgspec.Meta(max_length=MAX_ROWS)]
 Handle = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_HANDLE)]
+MessageId = Annotated[str, msgspec.Meta(max_length=MAX_ID)]
 Cut = Annotated[float, msgspec.Meta(ge=0, le=LONGEST)]
 """
 Seconds after which something ends streams, as clients have proven to the sender (core/cut_reports.py); 0: it knows of
@@ -241,6 +243,15 @@ class ForwardReleaseReply(_Message, frozen=True, tag="release-reply"):
     tab: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 
+class ForwardAcknowledge(_Message, frozen=True, tag="acknowledge"):
+    """`POST /acknowledge` came to another node."""
+
+    re: Sequence
+    handle: Handle
+    id: MessageId
+    tab: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
 class Bye(_Message, frozen=True, tag="bye"):
     """`POST /bye` came to another node."""
 
@@ -300,6 +311,15 @@ class Broadcast(_Message, frozen=True, tag="broadcast"):
     message: bytes
     version: str | None = None
     route: str | None = None
+    acknowledge: MessageId = ""
+    """Id of the message, if pages are to acknowledge it."""
+
+
+class AcknowledgedRequest(_Message, frozen=True, tag="acknowledged"):
+    """Asks how many pages of the node acknowledged a message: the `count`. `ok` is False: it is not known."""
+
+    re: Sequence
+    id: MessageId
 
 
 class Release(_Message, frozen=True, tag="release"):
@@ -418,6 +438,7 @@ Command: TypeAlias = (
     | ReportTabs
     | Replace
     | ForwardReleaseReply
+    | ForwardAcknowledge
     | Bye
     | Subscribe
     | Unsubscribe
@@ -426,6 +447,7 @@ Command: TypeAlias = (
     | Broadcast
     | Release
     | RolloutRequest
+    | AcknowledgedRequest
     | Revoke
     | EndTickets
     | Page

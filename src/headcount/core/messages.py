@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from ..errors import Malformed, TooLarge
+from .acknowledgements import MAX_ID
 from .invitations import Reply
 from .labels import ROOT, parse_claimed_version, parse_route
 from .stats import Stats, StatsDelta, away_fields, release_fields, unaccounted_fields
@@ -91,7 +92,18 @@ class ReleaseReply(msgspec.Struct, frozen=True, tag_field="type", tag="release-r
     """Key of the tab; "": the stream is the page's own."""
 
 
-ClientMessage: TypeAlias = SubscribeStats | UnsubscribeStats | RouteUpdate | Tabs | Bye | ReleaseReply | Ping | Unknown
+class Acknowledge(msgspec.Struct, frozen=True, tag_field="type", tag="acknowledge"):
+    """The page has a message of the application, and has passed it on."""
+
+    id: str
+    """What stood in the message's `acknowledge`."""
+    tab: str = ""
+    """Key of the tab; "": the stream is the page's own."""
+
+
+ClientMessage: TypeAlias = (
+    SubscribeStats | UnsubscribeStats | RouteUpdate | Tabs | Bye | ReleaseReply | Acknowledge | Ping | Unknown
+)
 
 
 class RouteBody(msgspec.Struct, frozen=True, rename="camel"):
@@ -129,6 +141,14 @@ class ByeBody(msgspec.Struct, frozen=True, rename="camel"):
     tab: str = ""
 
 
+class AcknowledgeBody(msgspec.Struct, frozen=True, rename="camel"):
+    """`POST /acknowledge`."""
+
+    connection_id: str
+    id: str
+    tab: str = ""
+
+
 class ReleaseReplyBody(msgspec.Struct, frozen=True, rename="camel"):
     """`POST /release-reply`."""
 
@@ -144,13 +164,15 @@ class _Typed(msgspec.Struct, frozen=True):
 
 
 _decode_known = msgspec.json.Decoder(
-    SubscribeStats | UnsubscribeStats | RouteUpdate | Tabs | ReleaseReply | Ping
+    SubscribeStats | UnsubscribeStats | RouteUpdate | Tabs | ReleaseReply | Acknowledge | Ping
 ).decode
 _decode_type = msgspec.json.Decoder(_Typed).decode
 _encode = msgspec.json.Encoder().encode
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{16,64}")
-_KNOWN = frozenset({"subscribe-stats", "unsubscribe-stats", "route-update", "tabs", "release-reply", "ping"})
+_KNOWN = frozenset(
+    {"subscribe-stats", "unsubscribe-stats", "route-update", "tabs", "release-reply", "acknowledge", "ping"}
+)
 
 
 def decode(data: str | bytes) -> ClientMessage:
@@ -189,6 +211,8 @@ def decode(data: str | bytes) -> ClientMessage:
         return checked_tabs(message.set, message.remove)
     if isinstance(message, ReleaseReply):
         return checked_release_reply(message.version, message.reply, message.reason, message.tab)
+    if isinstance(message, Acknowledge):
+        return checked_acknowledge(message.id, message.tab)
     return message
 
 
@@ -233,6 +257,15 @@ def checked_release_reply(version: str, reply: Reply, reason: str, tab: str) -> 
     if len(reason) > MAX_REASON:
         raise Malformed(f"The reason has {len(reason)} characters; send at most {MAX_REASON}, such as form.")
     return ReleaseReply(parse_claimed_version(version), reply, reason, tab)
+
+
+def checked_acknowledge(number: str, tab: str) -> Acknowledge:
+    """Check the id of a message, and the key of the tab that has it."""
+    if tab:
+        _check_key(tab)
+    if not 0 < len(number) <= MAX_ID:
+        raise Malformed("The id of the message is empty or too long; send what stood in its acknowledge.")
+    return Acknowledge(number, tab)
 
 
 def _check_key(key: str) -> None:

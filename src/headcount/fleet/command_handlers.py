@@ -16,7 +16,7 @@ from ..core.fleet_messages import Released
 from ..core.labels import parse_build_id
 from ..core.payload import Payload
 from ..errors import Malformed, ProtocolError, TooManyMessages, UnknownConnection
-from .local_node import ClientMessages, LocalCommands, LocalListing, LocalReplacements, LocalTickets
+from .local_node import ClientMessages, LocalCommands, LocalListing, LocalNotices, LocalReplacements, LocalTickets
 from .remote_commands import RemoteCheck, RemoteCommands
 
 MAX_PAGE: Final = 1_000
@@ -34,6 +34,7 @@ class CommandHandlers:
         client_messages: What clients ask of it.
         replacements: End streams that new ones replace.
         commands: What the application and its operators ask of it.
+        notices: Its messages to many pages.
         listing: Its connections as pages.
         tickets: Of the dashboard, which log-outs end.
         authorize: Runs the check of a right. Every failure denies.
@@ -48,6 +49,7 @@ class CommandHandlers:
         client_messages: ClientMessages,
         replacements: LocalReplacements,
         commands: LocalCommands,
+        notices: LocalNotices,
         listing: LocalListing,
         tickets: LocalTickets,
         authorize: Callable[[AuthorizationCheck], Awaitable[Grant | None]],
@@ -58,6 +60,7 @@ class CommandHandlers:
         self._client_messages = client_messages
         self._replacements = replacements
         self._commands = commands
+        self._notices = notices
         self._listing = listing
         self._tickets = tickets
         self._authorize = authorize
@@ -82,19 +85,17 @@ class CommandHandlers:
         client = self._client_messages
         ok, count = True, 0
         match command:
-            case fleet_messages.Navigate(handle=handle, route=route):
-                client.on_message(client.find(handle), messages.RouteUpdate(messages.checked_route(route)), _no_check)
+            case (
+                fleet_messages.Navigate()
+                | fleet_messages.Unsubscribe()
+                | fleet_messages.ForwardAcknowledge()
+                | fleet_messages.ForwardReleaseReply()
+            ):
+                client.on_message(client.find(command.handle), _forwarded(command), _no_check)
             case fleet_messages.ReportTabs(handle=handle, set=tabs, remove=remove):
                 report = messages.checked_tabs(tabs, remove)
                 if not client.remove_held_tabs(handle, report):
                     client.on_message(client.find(handle), report, _no_check)
-            case fleet_messages.ForwardReleaseReply(
-                handle=handle, version=version, reply=reply, reason=reason, tab=tab
-            ):
-                answered = messages.checked_release_reply(version, reply, reason, tab)
-                client.on_message(client.find(handle), answered, _no_check)
-            case fleet_messages.Unsubscribe(handle=handle):
-                client.on_message(client.find(handle), messages.UnsubscribeStats(), _no_check)
             case fleet_messages.Replace(handle=handle, cut=cut_after, shared=shared):
                 ok = self._replacements.replace_here(handle, cut_after, shared=shared)
             case fleet_messages.Bye(handle=handle, tab=tab):
@@ -109,8 +110,11 @@ class CommandHandlers:
                 return await self._run_check(command, of)
             case fleet_messages.Send(id=connection_id, message=message):
                 self._commands.deliver(connection_id, _payload(message))
-            case fleet_messages.Broadcast(message=message, version=version, route=route):
-                count = self._commands.deliver_all(_payload(message), version=version, route=route)
+            case fleet_messages.Broadcast(message=message, version=version, route=route, acknowledge=number):
+                count = self._notices.deliver_all(_payload(message), version=version, route=route, acknowledge=number)
+            case fleet_messages.AcknowledgedRequest(id=number):
+                known = self._notices.acknowledged(number)
+                ok, count = known is not None, known or 0
             case fleet_messages.RolloutRequest():
                 share = self._commands.rollout_share()
                 return fleet_messages.Answer(node=self._node, re=command.re, rollout=share)
@@ -147,6 +151,26 @@ class CommandHandlers:
         return fleet_messages.Answer(
             node=self._node, re=command.re, grant=msgspec.structs.asdict(grant), request=check.describe()
         )
+
+
+def _forwarded(
+    command: fleet_messages.Navigate
+    | fleet_messages.Unsubscribe
+    | fleet_messages.ForwardAcknowledge
+    | fleet_messages.ForwardReleaseReply,
+) -> messages.ClientMessage:
+    """Return what a client sent by a POST that came to another node."""
+    match command:
+        case fleet_messages.Navigate(route=route):
+            return messages.RouteUpdate(messages.checked_route(route))
+        case fleet_messages.Unsubscribe():
+            return messages.UnsubscribeStats()
+        case fleet_messages.ForwardAcknowledge(id=number, tab=tab):
+            return messages.checked_acknowledge(number, tab)
+        case fleet_messages.ForwardReleaseReply(version=version, reply=reply, reason=reason, tab=tab):
+            return messages.checked_release_reply(version, reply, reason, tab)
+        case _:
+            assert_never(command)
 
 
 def _payload(message: bytes) -> Payload:

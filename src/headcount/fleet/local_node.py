@@ -94,14 +94,21 @@ class LocalReplacements(Protocol):
         """
 
 
+class LocalNotices(Protocol):
+    """Messages of the application to many pages of one node."""
+
+    def deliver_all(self, payload: Payload, *, version: str | None, route: str | None, acknowledge: str = "") -> int:
+        """Send a message to all connections, or those of a version or route. Returns to how many."""
+
+    def acknowledged(self, number: str) -> int | None:
+        """Return how many pages of this node acknowledged a message; None: it is not known here."""
+
+
 class LocalCommands(Protocol):
     """What the application and its operators ask, for the connections of one node."""
 
     def deliver(self, connection_id: str, payload: Payload) -> None:
         """Send one connection a message; raises UnknownConnection."""
-
-    def deliver_all(self, payload: Payload, *, version: str | None, route: str | None) -> int:
-        """Send all connections a message, or those of one version or route. Returns to how many."""
 
     async def revoke_here(self, connection_id: str) -> bool:
         """Withdraw a viewer's right. Returns whether it had one."""

@@ -120,6 +120,11 @@ class RemoteCommands:
                     owner,
                     lambda re: fleet_messages.ReportTabs(node=name, re=re, handle=handle, set=tabs, remove=remove),
                 )
+            case messages.Acknowledge(id=number, tab=tab):
+                answer = await self.calls.call(
+                    owner,
+                    lambda re: fleet_messages.ForwardAcknowledge(node=name, re=re, handle=handle, id=number, tab=tab),
+                )
             case messages.ReleaseReply(version=version, reply=reply, reason=reason, tab=tab):
                 answer = await self.calls.call(
                     owner,
@@ -200,13 +205,20 @@ class RemoteCommands:
         if answer is None or not answer.ok:
             raise UnknownConnection(f"No open connection has the id {connection_id.partition('.')[0]}.")
 
-    async def broadcast(self, message: bytes, version: str | None, route: str | None) -> int:
-        """Have all other nodes send a message. Returns to how many connections they handed it."""
-        found = await self.calls.call_all(
-            lambda re: fleet_messages.Broadcast(node=self._node, re=re, message=message, version=version, route=route),
+    async def broadcast(self, message: bytes, version: str | None, route: str | None, acknowledge: str = "") -> Answers:
+        """Have all other nodes send a message. The `count` of an answer is of connections that it was handed to."""
+        return await self.calls.call_all(
+            lambda re: fleet_messages.Broadcast(
+                node=self._node, re=re, message=message, version=version, route=route, acknowledge=acknowledge
+            ),
             ALL_TIMEOUT,
         )
-        return sum(answer.count for answer in found.answers)
+
+    async def acknowledged(self, number: str) -> Answers:
+        """Ask all other nodes how many of their pages acknowledged a message: the `count` of an answer."""
+        return await self.calls.call_all(
+            lambda re: fleet_messages.AcknowledgedRequest(node=self._node, re=re, id=number), ALL_TIMEOUT
+        )
 
     async def release(self, released: Released) -> Answers:
         """Have all other nodes declare a version current. The `count` of an answer is of streams that were told."""

@@ -19,7 +19,7 @@ import msgspec
 from ..core import messages, paging
 from ..core.fleet_messages import Released, RolloutShare
 from ..core.payload import Payload
-from ..core.registry import Registry, matches
+from ..core.registry import Registry
 from ..core.stage import Stage
 from ..errors import NoStage, UnknownConnection, Unserved, Unsettled
 from ..fleet.calls import Answers
@@ -131,44 +131,6 @@ class FleetCommands:
         if session is None:
             raise UnknownConnection(f"No open connection has the id {public}.")
         call_in_loop(session.loop, session.send, payload)
-
-    async def broadcast(
-        self, message: Mapping[str, Any], *, version: str | None = None, route: str | None = None
-    ) -> int:
-        """
-        Send a JSON object to all counted connections of all nodes, or only to those of one version or route.
-
-        Returns:
-            The number of connections that it was handed to, on the nodes that answered in time.
-
-        Raises:
-            TypeError: The message is not a mapping, or holds a value that is not JSON.
-        """
-        encoded = messages.application(message)
-        here = self.deliver_all(Payload(encoded), version=version, route=route)
-        return here + await self._host.membership.remote.broadcast(encoded, version, route)
-
-    def deliver_all(self, payload: Payload, *, version: str | None = None, route: str | None = None) -> int:
-        """
-        Send an encoded message to all counted connections of this node, or only to those of one version or route.
-
-        Returns:
-            The number of connections that it was handed to.
-        """
-        with self._lock:
-            chosen = [session for session in self._host.sessions.values() if self._matches(session, version, route)]
-        for session in chosen:
-            call_in_loop(session.loop, session.send, payload)
-        return len(chosen)
-
-    def _matches(self, session: Session, version: str | None, route: str | None) -> bool:
-        if not session.counted:
-            return False
-        if version is None and route is None:
-            return True
-        if session.id not in self._registry:
-            return False
-        return matches(self._registry.info(session.id), version, route)
 
     async def revoke(self, connection_id: str) -> bool:
         """

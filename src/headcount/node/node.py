@@ -53,6 +53,7 @@ from .hooks import Hooks
 from .listening_sockets import Listener
 from .listing import Listing
 from .log_outs import LogOuts
+from .notices import Notices
 from .release_file import ReleaseFile
 from .releases import Releases, timestamp
 from .replacements import Replacements
@@ -126,6 +127,7 @@ class Node:
         self.listing = Listing(registry, lock, self._forget_closed_loops)
         self.releases = Releases(config.version, self._release_here)
         self.rollout = Rollout(self, registry, lock, self.releases, self.shared_streams, self._now)
+        self.notices = Notices(self, registry, lock, self.shared_streams, self._now)
         self._departed = DepartedPages(
             self, config, self._now, registry, self.viewers.changed, lambda: self._known.names
         )
@@ -247,6 +249,7 @@ class Node:
             client_messages=self,
             replacements=self.replacements,
             commands=self.commands,
+            notices=self.notices,
             listing=self.listing,
             tickets=self.log_outs,
             authorize=self.check_runner.run,
@@ -547,6 +550,8 @@ class Node:
             case messages.Tabs():
                 if (end := self.shared_streams.receive_report(session, message)) is not None:
                     call_in_loop(session.loop, session.end, end)
+            case messages.Acknowledge():
+                self.notices.acknowledge(session, message)
             case messages.ReleaseReply():
                 self.rollout.reply(session, message)
             case messages.Ping():
