@@ -18,8 +18,6 @@ Source: docs/adr/0012-fleet-reports.md
 Tests: tests/core/test_fleet_figures.py, tests/fleet/backends/test_conformance.py.
 """
 
-from collections import Counter
-from collections.abc import Iterable
 from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
@@ -31,6 +29,7 @@ from .identity import MAX_HANDLE, MAX_NODE_ID, NODE_ID_PATTERN
 from .invitations import Reply
 from .labels import MAX_ROUTE, MAX_VERSION
 from .messages import MAX_REASON, Tab
+from .rollout_share import RolloutShare
 from .stage import Stage
 from .stats import ConnectionInfo
 from .ticket import MAX_ENDED, EndedTicket
@@ -339,32 +338,6 @@ class RolloutRequest(_Message, frozen=True, tag="rollout"):
     """Asks what came of the invitations of the node."""
 
     re: Sequence
-
-
-class RolloutShare(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came of the invitations of one node to the release with this number; see `core.invitations.Progress`."""
-
-    number: Number
-    invited: Count = 0
-    accepted: Count = 0
-    refused: Count = 0
-    deferred: Annotated[dict[Annotated[str, msgspec.Meta(max_length=32)], Count], msgspec.Meta(max_length=16)] = {}
-    silent: Count = 0
-    gone: Count = 0
-    waiting: Count = 0
-
-    @staticmethod
-    def sum(shares: "Iterable[RolloutShare]") -> "RolloutShare":
-        """Return several shares of the same release together."""
-        number, counts, deferred = 0, Counter[str](), Counter[str]()
-        for share in shares:
-            number = share.number
-            deferred.update(share.deferred)
-            counts.update({name: getattr(share, name) for name in _COUNTED})
-        return RolloutShare(number, deferred=dict(deferred), **counts)
-
-
-_COUNTED: Final = ("invited", "accepted", "refused", "silent", "gone", "waiting")
 
 
 class Revoke(_Message, frozen=True, tag="revoke"):

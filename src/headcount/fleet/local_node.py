@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from ..authorization.authorizer import AuthorizationCheck
 from ..config import Config
 from ..core import messages, paging
-from ..core.fleet_messages import Released, RolloutShare
+from ..core.fleet_messages import Released
 from ..core.payload import Payload
+from ..core.rollout_share import RolloutShare
 from ..core.stats import Stats, StatsDelta
 from ..core.ticket import EndedTicket
 

@@ -6,7 +6,7 @@ Tests: tests/fleet/backends/test_two_sites.py.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -18,9 +18,7 @@ from ..core.ticket import EndedTicket
 from ..errors import UNKNOWN_HANDLE, Busy, Malformed, TooManyMessages, UnknownConnection
 from .calls import Answers, Caller, NoCaller, NodeUnreachable
 from .local_node import LocalListing
-
-MAX_PENDING: Final = 256
-"""Requests to watch that came here for connections of other nodes, and are not decided yet."""
+from .pending_checks import PendingChecks
 
 MIN_PORTION: Final = 16
 """Rows that a node is asked for at least when connections are sorted."""
@@ -44,36 +42,6 @@ NOT_SENT: Final = (
 
 SUBSCRIBE_SLACK: Final = 5.0
 """Seconds that a subscription may take in addition to the two checks of the right."""
-
-
-class _Pending(NamedTuple):
-    owner: str
-    make_check: Callable[[], AuthorizationCheck]
-
-
-class PendingChecks:
-    """Checks for connections of other nodes, by the number of the `Subscribe` that went to the owner. Bounded."""
-
-    def __init__(self) -> None:
-        self._pending: dict[int, _Pending] = {}
-
-    def add(self, number: int, owner: str, make_check: Callable[[], AuthorizationCheck]) -> None:
-        """Remember how to check the request, until its owner asks for it. The oldest gives way."""
-        while len(self._pending) >= MAX_PENDING:
-            del self._pending[next(iter(self._pending))]
-        self._pending[number] = _Pending(owner, make_check)
-
-    def pop(self, number: int, owner: str) -> AuthorizationCheck | None:
-        """Return the check for a request that went to this owner, once; None: there is none."""
-        pending = self._pending.get(number)
-        if pending is None or pending.owner != owner:
-            return None
-        del self._pending[number]
-        return pending.make_check()
-
-    def discard(self, number: int) -> None:
-        """Forget a request."""
-        self._pending.pop(number, None)
 
 
 class RemoteCommands:

@@ -17,9 +17,10 @@ from typing import Any, Final, Protocol, assert_never
 import msgspec
 
 from ..core import messages, paging
-from ..core.fleet_messages import Released, RolloutShare
+from ..core.fleet_messages import Released
 from ..core.payload import Payload
 from ..core.registry import Registry
+from ..core.rollout_share import RolloutShare
 from ..core.stage import Stage
 from ..errors import NoStage, UnknownConnection, Unserved, Unsettled
 from ..fleet.calls import Answers

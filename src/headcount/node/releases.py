@@ -17,9 +17,10 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from ..core import messages
-from ..core.fleet_messages import Released, RolloutShare
+from ..core.fleet_messages import Released
 from ..core.labels import parse_build_id, parse_route
 from ..core.payload import Payload
+from ..core.rollout_share import RolloutShare
 from ..core.stage import MAX_OVER
 from ..errors import Malformed
 from ..log_throttle import LogThrottle

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from ..core import messages
-from ..core.fleet_messages import Released, RolloutShare
+from ..core.fleet_messages import Released
 from ..core.invitations import Invitations
 from ..core.registry import Registry
+from ..core.rollout_share import RolloutShare
 from ..core.stage import Stage
 from ..loops import call_in_loop
 from .releases import Releases
