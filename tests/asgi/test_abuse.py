@@ -18,6 +18,8 @@ from starlette.requests import HTTPConnection
 
 from authorization.test_kept_headers import ADDRESS_HEADERS
 from headcount import Headcount
+from headcount.asgi import client_posts
+from headcount.core.message_rate import BURST
 from kit.ports import free_port
 
 from .asgi_client import (
@@ -573,6 +575,61 @@ async def test_a_page_that_posts_too_often_is_told_to_wait_and_stays_open() -> N
         assert page.public in scene.site.node.sessions
         page_session = scene.site.node.sessions[page.public]
         page_session.paid_until = 0.0  # time has passed
+
+
+POST_BODIES: dict[str, dict[str, Any]] = {
+    "/route": {"route": "/page"},
+    "/subscribe-stats": {},
+    "/unsubscribe-stats": {},
+    "/tabs": {"set": [{"key": "a-tab-of-this-browser"}]},
+    "/release-reply": {"version": "v2", "reply": "accepted"},
+    "/bye": {"tab": "no-tab-of-this-browser"},
+}
+UNCHARGED = {
+    "/bye": "It is the last message of a page: refused, it would leave a page that is gone in the figures. It ends one "
+    "page or finds none; either costs O(1).",
+}
+
+
+def test_the_posts_that_are_charged_are_all_that_pages_may_send() -> None:
+    assert POST_BODIES.keys() == client_posts.PATHS
+    assert UNCHARGED.keys() < client_posts.PATHS
+
+
+@pytest.mark.parametrize("path", sorted(client_posts.PATHS))
+@asynchronous
+async def test_every_post_is_charged_to_the_stream_that_it_names(path: str) -> None:
+    clock = Clock()
+    site = Site(clock=clock)
+    # Of somebody with the right to watch: a subscription that repeats a granted one is answered at once.
+    page = await site.admin.open("sse", "?shared=1" if path == "/tabs" else "")
+    body = {"connectionId": page.handle, **POST_BODIES[path]}
+    for _ in range(BURST):
+        assert (await site.admin.post(path, body)).status == 200
+    if path in UNCHARGED:
+        assert (await site.admin.post(path, body)).status == 200
+        return
+    problem(await site.admin.post(path, body), 429, "Too many messages; send at most 20 a second.")
+    assert site.node.counters["rate_limited"] == 1
+    assert not page.done
+    clock.advance(0.2)
+    assert (await site.admin.post(path, body)).status == 200
+
+
+@asynchronous
+async def test_reports_of_tabs_and_routes_are_charged_to_one_allowance() -> None:
+    site = Site(clock=Clock())
+    shared = await site.stranger.open("sse", "?shared=1")
+    tabs = {"connectionId": shared.handle, **POST_BODIES["/tabs"]}
+    for _ in range(BURST):
+        assert (await site.stranger.post("/unsubscribe-stats", {"connectionId": shared.handle})).status == 200
+    refused = {"connectionId": shared.handle, "set": [{"key": "another-tab-of-this-browser"}]}
+    problem(await site.stranger.post("/tabs", refused), 429)
+    await turns()
+    assert site.total == 0, "a report that is refused has no effect"
+    site.node.sessions[shared.public].paid_until = 0.0  # time has passed
+    assert (await site.stranger.post("/tabs", tabs)).status == 200
+    await turn_until(lambda: site.total == 1)
 
 
 @asynchronous

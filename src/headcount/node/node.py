@@ -475,7 +475,11 @@ class Node:
 
         Returns:
             As `on_message()`. For a connection of another node, a coroutine that may raise `Malformed`,
-            `UnknownConnection` or `Busy`. `Busy` is raised at once if a limit refuses tabs.
+            `UnknownConnection`, `TooManyMessages` or `Busy`. `Busy` is raised at once if a limit refuses tabs.
+
+        Raises:
+            TooManyMessages: This stream sends more than it may. A goodbye is not charged: it is the last message of a
+                page, and if it were refused, a page that is gone would stay in the figures.
         """
         if isinstance(message, messages.Bye):
             return None if self.leave_here(handle, message.tab) else self.membership.remote.say_bye(handle, message.tab)
@@ -486,6 +490,7 @@ class Node:
                 return None
             return self.membership.remote.forward(handle, message, make_check)
         if isinstance(message, messages.Tabs):
+            self.charge(session)
             if (end := self.shared_streams.receive_report(session, message)) is not None:
                 raise Busy(end.reason)
             return None
