@@ -395,7 +395,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "%2F %3F %23 %40 %25",
     "fleet_name": "1-64 letters, digits, dots, _, / and -, such as shop",
     "fleet_secret": f"a random text of at least {MIN_SECRET} characters without commas, such as the output of: openssl "
-    "rand -hex 24; while it is being changed, the new and the old one with a comma between them",
+    "rand -hex 24; during a change, the new and the old one, separated by a comma",
     "admin_token": "a long random text, such as the output of: openssl rand -hex 24",
     "metrics_token": "a long random text, such as the output of: openssl rand -hex 24",
     "authorize_url": "an http:// or https:// URL",

@@ -81,7 +81,7 @@ class Unserved(HeadcountError):  # noqa: N818  reads as a sentence where it is r
     def __init__(self, version: str, serving: Mapping[str, int]) -> None:
         super().__init__(
             f"No node serves version {version}; nodes serve {_served(serving)}. Check the "
-            "spelling. If another server delivers the front end, insist: headcount release --unserved"
+            "spelling. If another server delivers the front end, add --unserved."
         )
 
 

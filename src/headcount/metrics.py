@@ -195,7 +195,8 @@ class Collector(PrometheusCollector):
 
         strangers = GaugeMetricFamily(
             "headcount_stranger_nodes",
-            "Nodes with another secret under the same fleet name; they are expected and not counted.",
+            "Nodes with another secret under the same fleet name; their connections are not counted, and figures are "
+            "partial.",
             labels=["node"],
         )
         strangers.add_metric([node.id], len(node.border.strangers))

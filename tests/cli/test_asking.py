@@ -196,7 +196,7 @@ async def test_labels_can_do_no_harm_in_a_terminal(server: Serve) -> None:
         (
             ["release", "v9"],
             2,
-            "'v9' counts as VERSION, and URL is missing. Give URL after VERSION, or set HEADCOUNT_URL.",
+            "'v9' was read as VERSION, so URL is missing; give URL after it, or set HEADCOUNT_URL. If v9 is the URL,",
         ),
         (["release", "{url}", "v9"], 2, "Give the version first"),
         (["release", "", "{url}", "--token", TOKEN], 2, "give the build id"),
@@ -264,7 +264,7 @@ async def test_release_tells_pages_and_those_who_come_later(server: Serve) -> No
     code, out, _ = await command("release", VERSION, server.url, "--token", TOKEN, "--json")
     assert (code, json.loads(out)) == (0, {**answer, "told": 0, "alreadyCurrent": True})
     code, out, _ = await command("release", VERSION, server.url, "--token", TOKEN)
-    assert (code, out) == (0, f"{VERSION} was current already; 0 pages received it.\n"), "a node serves it"
+    assert (code, out) == (0, f"{VERSION} was current already; no page had to receive it.\n"), "a node serves it"
     await page.until(lambda one: len(one.of_type("version")) == 2)
 
 
@@ -422,12 +422,20 @@ async def test_who_gives_for_decides_whether_wait_counts_pages_that_broke_off() 
                 await asyncio.sleep(0.02)
         with waiting(own, "--version", "old", "--for", "0.1s") as command:
             assert await asyncio.to_thread(command.end) == 0
-        assert "2 pages broke off and may return within 48 s" in " ".join(command.output.split())
+        assert "Did not wait for 2 pages that broke off; they may return within 48 s." in " ".join(
+            command.output.split()
+        )
         with waiting(own, "--version", "old", "--for", "0.1s", "--include-away", "--timeout", "2s") as command:
             assert await asyncio.to_thread(command.end) == 3
         said = " ".join(command.output.split())
-        assert "2 pages broke off and may return within 48 s; the limit is 0." in said
-        assert "--exclude-away leaves them out" in said
+        assert "2 pages broke off and may return within 48 s. They count against the limit of 0;" in said
+        assert "--exclude-away leaves them out." in said
+        await pages(own, "old")
+        with waiting(own, "--version", "old", "--exclude-away", "--timeout", "1.2s") as command:
+            assert await asyncio.to_thread(command.end) == 3
+        assert "Timed out: 1 of 1 connection is still on version old; the limit is 0." in " ".join(
+            command.output.split()
+        )
 
 
 async def test_wait_must_hold_for_as_long_as_told(server: Serve) -> None:
@@ -617,7 +625,7 @@ async def test_the_step_of_github_actions_waits_for_old_pages_only() -> None:
         done = await shell(script, env)
         assert (done.returncode, done.stdout.splitlines()[0]) == (
             0,
-            "2026.11.4 was current already; 0 pages received it.",
+            "2026.11.4 was current already; no page had to receive it.",
         )
         await everybody_leaves()
     lost = await shell(script, env)

@@ -348,7 +348,7 @@ def test_two_processes_that_do_not_know_one_another(server: Serve, tmp_path: Pat
         with nginx(tmp_path, "both", RIGHT, more=upstream) as port:
             code, found = examined(f"http://127.0.0.1:{port}", "--hold", "0")
     assert code == 1
-    assert "The server answers as 2 applications that count apart: 1 node and 1 node, " in faults(found)["processes"]
+    assert "The URL reaches 2 groups of processes, 1 node and 1 node; " in faults(found)["processes"]
     assert "backend='redis://" in found["processes"][0]["do"]
 
 
@@ -363,7 +363,7 @@ def test_two_fleets_behind_one_balancer(tmp_path: Path) -> None:
         with nginx(tmp_path, "$there", RIGHT, more=more) as port:
             code, found = examined(f"http://127.0.0.1:{port}", "--hold", "0")
     assert code == 1
-    assert "The server answers as 2 applications that count apart: 3 nodes and 3 nodes, " in faults(found)["processes"]
+    assert "The URL reaches 2 groups of processes, 3 nodes and 3 nodes; " in faults(found)["processes"]
     assert found["processes"][0]["see"] == "docs/doctor.md#processes"
 
 

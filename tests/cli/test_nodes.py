@@ -157,18 +157,19 @@ def test_the_sentence_says_how_many_of_whom_since_when() -> None:
         return unaccounted_sentence(absences, 50_000)
 
     one = Absence("3f2a", 120, {"v1": 120}, "vanished", 10_000)
-    assert said(one) == "120 connections of node 3f2a are unaccounted for; the node was last heard 40 s ago"
+    assert said(one) == "120 connections of node 3f2a are unaccounted for; the node was last heard from 40 s ago"
     assert said(Absence("3f2a", 1, {"v1": 1}, "leaving", 49_000)) == (
-        "1 connection of node 3f2a (it was stopped properly) is unaccounted for; the node was last heard 1 s ago"
+        "1 connection of node 3f2a (it was stopped properly) is unaccounted for; the node was last heard from 1 s ago"
     )
     assert said(Absence("3f2a", 2, {"v1": 2}, "unanswered", 49_000)) == (
-        "2 connections of node 3f2a (their pages do not answer) are unaccounted for; the node was last heard 1 s ago"
+        "2 connections of node 3f2a (their pages do not answer) are unaccounted for; the node was last heard from 1 s "
+        "ago"
     )
     assert said(Absence("3f2a", None, {}, "vanished", 10_000)) == (
-        "an unknown number of connections of node 3f2a are unaccounted for; the node was last heard 40 s ago"
+        "an unknown number of connections of node 3f2a are unaccounted for; the node was last heard from 40 s ago"
     )
     assert said(one, Absence("77", 1, {"v1": 1}, "cut-off", 20_000)) == (
-        "121 connections of 2 nodes (3f2a, 77) are unaccounted for; the first was last heard 40 s ago"
+        "121 connections of 2 nodes (3f2a, 77) are unaccounted for; the first was last heard from 40 s ago"
     )
     assert said(Absence("3f2a", 0, {}, "cut-off", 10_000)) == (
         "node 3f2a has been stopped or cut off for 40 s; the number of its open connections is unknown"

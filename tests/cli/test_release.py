@@ -131,8 +131,8 @@ def test_a_release_that_is_refused_is_a_document_as_well(when_settled: tuple[str
         (["127.0.0.1:9", "--lost-after", "1m"], "--lost-after limits the wait of --when-settled"),
         (["unknown", "127.0.0.1:9", "--when-settled"], "VERSION is not a build id. The version is empty or 'unknown'"),
         (["v" * 300, "127.0.0.1:9", "--when-settled"], "VERSION is not a build id"),
-        (["localhost"], "'localhost' counts as VERSION, and URL is missing"),
-        (["www.example.com"], "If it is the URL, write it with its scheme: https://www.example.com"),
+        (["localhost"], "'localhost' was read as VERSION, so URL is missing"),
+        (["www.example.com"], "If www.example.com is the URL, write https://www.example.com."),
     ],
 )
 def test_what_contradicts_itself_is_wrong_usage(arguments: list[str], words: str) -> None:

@@ -437,7 +437,7 @@ async def test_what_answers_a_subscription_is_named(case: dict[str, Any]) -> Non
             assert (live.authorized.value, live.total.value, error) == (True, 1, "")
         else:
             # What a stream says of its handle, only Headcount knows.
-            assert ("does not hold this stream" in error) == (case["outcome"] == "unknown")
+            assert ("reached another process than the stream" in error) == (case["outcome"] == "unknown")
             for part in case["says"]:
                 assert part in error
             assert live.status.value == ("closed" if case["status"] in (401, 403) else "reconnecting")

@@ -73,8 +73,8 @@ def test_a_page_that_another_origin_does_not_allow_says_so(page: Page, server: S
     elsewhere = server.url.replace("127.0.0.1", "localhost")
     page.goto(f"{server.url}/page?v=v1&strategy={strategy}&url={elsewhere}&delay=50")
     assert _error(page) == (
-        f"{elsewhere}/__skew answers, but the browser hides it from pages of {server.url} (CORS). Are they in "
-        "allowed_origins?"
+        f"{elsewhere}/__skew answers, but the browser hides it from pages of {server.url} (CORS); add that "
+        "origin to allowed_origins."
     )
 
 

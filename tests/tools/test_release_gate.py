@@ -56,7 +56,7 @@ def test_partial_figures_decide_nothing_whatever_explains_them(state: str) -> No
         (fleet(1, v1=1), "the only node serves v1"),
         (
             Stats(nodes=Nodes(1, 1, {"v2": 1}), absences=(Absence("aa", 3, state="leaving"),), partial=True),
-            "pages of node aa are on their way back",
+            "pages of node aa have not reconnected yet",
         ),
         (Stats(nodes=Nodes(1, 1, {"v2": 1}), partial=True), "other nodes may be missing"),
         (fleet(3, v2=2), "1 of 3 nodes does not say which version it serves"),

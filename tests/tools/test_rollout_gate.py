@@ -19,6 +19,7 @@ from headcount.tools.rollout_gate import (
     Selection,
     Verdict,
     away_sentence,
+    pages_that_broke_off,
 )
 
 
@@ -388,3 +389,8 @@ def test_pages_that_were_told_to_reconnect_have_as_long_as_those_that_broke_off(
 )
 def test_how_many_broke_off_in_words(count: int, sentence: str) -> None:
     assert away_sentence(count) == sentence
+
+
+def test_pages_that_broke_off_as_the_object_of_a_sentence() -> None:
+    assert pages_that_broke_off(1) == "1 page that broke off; it may return within 48 s"
+    assert pages_that_broke_off(1200) == "1,200 pages that broke off; they may return within 48 s"

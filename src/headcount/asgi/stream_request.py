@@ -177,7 +177,7 @@ def _read(text: bytes) -> StreamRequest:
     if viewer and shared:
         raise Malformed(
             "viewer=1 and shared=1 exclude one another; send viewer=1 for a stream that is not counted, shared=1 for "
-            "one whose tabs are."
+            "a stream whose tabs are counted."
         )
     return StreamRequest(
         version=parse_claimed_version(query.get("version", "")),

@@ -183,8 +183,8 @@ class InnerRequests:
         """Log that a viewer is denied because too many bytes of headers would have to be kept."""
         if (suppressed := self._log_throttle.suffix_if_due("too large")) is not None:
             logger.warning(
-                "A viewer was denied: the cookies and other headers of the request are longer than %d bytes, which is "
-                "the most that Headcount keeps to check a right again. Send fewer or shorter cookies.%s",
+                "A viewer was denied: the request's headers exceed %d bytes, the most that Headcount keeps for "
+                "checking a right again. Send fewer or shorter cookies.%s",
                 MAX_KEPT,
                 suppressed,
             )
@@ -203,9 +203,9 @@ class InnerRequests:
         missing = known - seen
         if missing and not logged:
             logger.error(
-                "Every viewer is denied: middleware outside of the application that Headcount is mounted in sets the "
-                "request's %s, so Headcount cannot check rights again. Wrap the outermost application instead of "
-                "mounting: application = headcount.wrap(application).",
+                "Every viewer is denied: middleware outside the mounted application sets the request's %s, so "
+                "Headcount cannot check rights again. Wrap the outermost application instead of mounting: "
+                "application = headcount.wrap(application).",
                 " and ".join(sorted(missing)),
             )
         return missing

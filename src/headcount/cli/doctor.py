@@ -46,7 +46,7 @@ _LABELS: Final = {"ok": ("ok   ", "green"), "note": ("note ", "blue"), "warning"
     "--quick",
     is_flag=True,
     envvar="HEADCOUNT_QUICK",
-    help="Hold streams only until a keepalive is due; finds no limit of a minute.",
+    help="Hold streams only until a keepalive is due; does not find limits of a minute or more.",
 )
 @json_option
 def command(target: Target, hold: float | None, quick: bool, as_json: bool) -> int:

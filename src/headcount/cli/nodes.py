@@ -95,7 +95,7 @@ def list_nodes(target: Target, as_json: bool) -> None:
         [
             absence.node,
             "unknown" if absence.total is None else f"{absence.total:,}",
-            f"{_STATES[absence.state]}, last heard {span(max(0, now - absence.since) / 1000)} ago",
+            f"{_STATES[absence.state]}, last heard from {span(max(0, now - absence.since) / 1000)} ago",
             ", ".join(f"{version}: {count:,}" for version, count in absence.versions.items()),
         ]
         for absence in fleet.absences

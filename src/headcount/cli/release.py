@@ -65,8 +65,8 @@ class _ReleaseCommand(AskingCommand):
                     values["version"], values["url"] = values.get("url"), version
                 elif not os.environ.get("HEADCOUNT_URL"):
                     raise click.UsageError(
-                        f"'{printable(version)}' counts as VERSION, and URL is missing. Give URL after VERSION, or set "
-                        f"HEADCOUNT_URL. If it is the URL, write it with its scheme: https://{printable(version)}",
+                        f"'{printable(version)}' was read as VERSION, so URL is missing; give URL after it, or set "
+                        f"HEADCOUNT_URL. If {printable(version)} is the URL, write https://{printable(version)}.",
                         ctx,
                     )
             return values, rest, order
@@ -222,7 +222,10 @@ def command(
         where = f" on {nodes} nodes" if nodes > 1 else ""
         verb = "was current already" if result.already_current else "is current"
         pages = "1 page" if result.told == 1 else f"{result.told:,} pages"
-        click.echo(f"{printable(result.version)} {verb}{where}; {pages} received it.")
+        received = f"{pages} received it"
+        if result.already_current and not result.told:
+            received = "no page had to receive it"
+        click.echo(f"{printable(result.version)} {verb}{where}; {received}.")
     return 1 if result.partial else 0
 
 

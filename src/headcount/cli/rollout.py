@@ -32,8 +32,8 @@ _TICK: Final = 1.0
 """Seconds between two looks when nothing changed: for the time that the condition must hold, and for the terminal."""
 
 _DENIED: Final = (
-    " The server's stream said that the condition held, but its answer to a request did not. Two applications may "
-    "answer at this address; run `headcount doctor`."
+    " The stream showed that the condition holds; a request to the same URL did not. Two applications may answer "
+    "there; run `headcount doctor`."
 )
 
 _EXACT_FOR: Final = 1.0
@@ -244,10 +244,11 @@ class RolloutFollower:
         still = f"{verdict.left:,} of {connections(verdict.total)} {'is' if verdict.left == 1 else 'are'} still"
         if verdict.held is not None:
             detail = f", within the limit of {judge.bound}, but not yet for --for {span(judge.hold)}."
-        elif verdict.away:
+        elif verdict.away and judge.include_away:
+            counts, them = ("It counts", "it") if verdict.away == 1 else ("They count", "them")
             detail = (
-                f", and {away_sentence(verdict.away)}; the limit is {judge.bound}. Pages that broke off count until "
-                "then; --exclude-away leaves them out."
+                f", and {away_sentence(verdict.away)}. {counts} against the limit of {judge.bound}; --exclude-away "
+                f"leaves {them} out."
             )
         else:
             detail = f"; the limit is {judge.bound}."

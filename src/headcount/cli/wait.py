@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from ..core.time_to_go import NEVER
-from ..tools.rollout_gate import HOLD, KNOWN_HOLD, Bound, Judge, Selection, Verdict, away_sentence
+from ..tools.rollout_gate import HOLD, KNOWN_HOLD, Bound, Judge, Selection, Verdict, away_sentence, pages_that_broke_off
 from ..tools.terminal import printable
 from .output import complain, connections, paint, span, write_json
 from .rollout import ERROR, HELD, INTERRUPTED, Result, RolloutFollower, Situation
@@ -109,8 +109,7 @@ class _BoundType(click.ParamType[Bound]):
     "include_away",
     default=None,
     envvar="HEADCOUNT_INCLUDE_AWAY",
-    help="Whether pages that broke off count as not gone until they are back [default: include, unless --for is "
-    "given].",
+    help="Count pages that broke off as still open until they are back [default: include, unless --for is given].",
 )
 @click.option(
     "--require-seen",
@@ -145,9 +144,9 @@ def command(
     same goes, with --outdated, while the nodes serve several versions and no release was declared. The command also
     does not exit with 0 while connections of a silent node are unaccounted for.
 
-    A page whose connection broke off without a farewell counts as not gone until it is back, or for 48 s. That
-    covers a proxy that was away for 15 s; give --for for longer outages, and to set the time yourself. A node that was
-    started less than 48 s ago, or that is older than this, may not know of such pages: then --for is 48 s by default.
+    A page whose connection breaks without a goodbye still counts as open until it reconnects, for at most 48 s. That
+    covers a proxy outage of 15 s; for longer ones, set --for. --for defaults to 48s while a node cannot report such
+    pages: it started less than 48 s ago or runs an older Headcount.
     """
     selection = _selection(context, version, not_version, outdated=outdated)
     if include_away is None:
@@ -213,7 +212,7 @@ def command(
         left = f"{verdict.left:,} of {connections(verdict.total)} {printable(str(selection))}"
         click.echo(f"{word}: {left}, after {span(waited)}.")
         if verdict.away:
-            click.echo(f"Not waited for: {away_sentence(verdict.away)}.")
+            click.echo(f"Did not wait for {pages_that_broke_off(verdict.away)}.")
         if never_seen:
             # They may have gone before. Or the version is misspelt, and then this gate is open for ever.
             click.echo(f"No page was seen on version {printable(str(selection.version))}; check the spelling.")

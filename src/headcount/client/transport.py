@@ -102,7 +102,9 @@ class _EventStream:
             check_post(url, response)
         except UnknownConnection:
             # Another process holds the stream, or the stream has just ended: a new stream may work.
-            raise Ended("The subscription reached a server process that does not hold this stream.") from None
+            raise Ended(
+                "The subscription reached another process than the stream; give all processes the same backend."
+            ) from None
 
 
 def _retry(reader: EventReader) -> float:

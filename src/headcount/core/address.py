@@ -21,9 +21,9 @@ class AddressGap(enum.Enum):
     """Why the address of a client is not known, and what to do; shown to operators."""
 
     REWRITTEN = (
-        "The server replaces client addresses with the value of X-Forwarded-For, which visitors can send if a proxy "
-        "passes it on. Does your proxy set or append to X-Forwarded-For? Then set trusted_proxies='server'. Else "
-        "start uvicorn with --no-proxy-headers."
+        "The server replaces client addresses with the value of X-Forwarded-For, which visitors can forge if the proxy "
+        "passes it on unchanged. If your proxy sets it or appends to it, set trusted_proxies='server'; otherwise start "
+        "uvicorn with --no-proxy-headers."
     )
     UNIX_SOCKET = (
         "Connections arrive over a Unix socket, so the proxy must send client addresses. Let it set X-Forwarded-For, "

@@ -74,8 +74,11 @@ def parse_version(raw: str) -> str:
         )
     if raw[0] == " " or raw[-1] == " " or "  " in raw:
         raise Malformed("The version begins or ends with a space, or has two in a row; send a build id without them.")
-    if not raw.isascii() and (unicodedata.category(raw[0])[0] == "M" or not unicodedata.is_normalized("NFKC", raw)):
-        raise Malformed("The version can be written in a simpler way that looks the same; send it in the form NFKC.")
+    if not raw.isascii():
+        if unicodedata.category(raw[0])[0] == "M":
+            raise Malformed("The version begins with a combining character; begin it with a letter or a digit.")
+        if not unicodedata.is_normalized("NFKC", raw):
+            raise Malformed("The version is not in Unicode form NFKC; normalise it before you send it.")
     folded = raw.casefold()
     if folded == OTHER:
         raise Malformed(f"The version is {OTHER}, which stands for versions without a count; send a build id.")

@@ -187,8 +187,8 @@ class Membership:
             return False
         if self._retry_at is None:  # else that was said at the first try
             logger.error(
-                "Fleet: the workers of this machine cannot find one another, so each counts its own pages only and "
-                "marks its figures partial: %s. Give them a directory that they share, by XDG_RUNTIME_DIR or TMPDIR; "
+                "Fleet: the workers of this machine cannot find one another (%s), so each counts only its own pages "
+                "and marks its figures partial. Give them a directory that they share, by XDG_RUNTIME_DIR or TMPDIR; "
                 "or set backend='redis://…'; or, if there is only one worker, backend='memory'.",
                 error,
             )

@@ -93,7 +93,8 @@ class ReleaseGate:
             which = f"node {named} is" if len(gone) == 1 else f"nodes {named} are"
             return f"{which} silent and may not serve {version}; `headcount nodes forget` declares a node gone"
         if stats.absences:
-            return f"pages of node {printable(name_some([each.node for each in stats.absences]))} are on their way back"
+            named = printable(name_some([each.node for each in stats.absences]))
+            return f"pages of {'node' if len(stats.absences) == 1 else 'nodes'} {named} have not reconnected yet"
         if stats.partial:
             return "other nodes may be missing; see the server's log for the reason"
         return None

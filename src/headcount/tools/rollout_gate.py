@@ -203,6 +203,12 @@ def away_sentence(away: int) -> str:
     return f"{away:,} {'page' if away == 1 else 'pages'} broke off and may return within {GRACE:g} s"
 
 
+def pages_that_broke_off(away: int) -> str:
+    """Say how many pages broke off, as the object of a sentence."""
+    what, they = ("page", "it") if away == 1 else ("pages", "they")
+    return f"{away:,} {what} that broke off; {they} may return within {GRACE:g} s"
+
+
 def unaccounted_sentence(absences: Sequence[Absence], now: int) -> str:
     """
     Say which connections are unaccounted for, as the end of a sentence.
@@ -232,10 +238,11 @@ def unaccounted_sentence(absences: Sequence[Absence], now: int) -> str:
             "unanswered": " (their pages do not answer)",
         }
         node = f"node {first.node}{why[first.state]}"
-        return f"{number} of {node} {verb} unaccounted for; the node was last heard {seconds} s ago"
+        return f"{number} of {node} {verb} unaccounted for; the node was last heard from {seconds} s ago"
     names = ", ".join(absence.node for absence in absences[:3]) + (", …" if len(absences) > 3 else "")
     return (
-        f"{number} of {len(absences)} nodes ({names}) {verb} unaccounted for; the first was last heard {seconds} s ago"
+        f"{number} of {len(absences)} nodes ({names}) {verb} unaccounted for; the first was last heard from "
+        f"{seconds} s ago"
     )
 
 
@@ -267,7 +274,8 @@ class Judge:
         self.hold = hold
         """Seconds for which it must hold, as of the last figures."""
         self._longest_hold = hold
-        self._include_away = include_away
+        self.include_away = include_away
+        """Pages that broke off count as not gone."""
         self._known_hold = hold if known_hold is None else known_hold
         self._leaving: set[str] = set()
         """Nodes whose pages are on their way to others."""
@@ -304,7 +312,7 @@ class Judge:
             self.contact = now
             self.most = max(self.most, left)
         away = self.selection.away(stats, current)
-        waited = (left or 0) + (away if self._include_away else 0)
+        waited = (left or 0) + (away if self.include_away else 0)
         self._note_leaving(stats, now)
         if stats.absences:
             since = self.since if self.since is not None else now

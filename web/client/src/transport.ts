@@ -162,7 +162,7 @@ async function unanswered(site: Site, url: string, signal: AbortSignal): Promise
     if (type === 'opaque') {
       reason = url.startsWith(site.origin + '/')
         ? `${url} is redirected to another origin. Does something ask for a log-in?`
-        : `${url} answers, but the browser hides it from pages of ${site.origin} (CORS). Are they in allowed_origins?`;
+        : `${url} answers, but the browser hides it from pages of ${site.origin} (CORS); add that origin to allowed_origins.`;
     }
   } catch {
     // Nothing is known beyond what was known before.

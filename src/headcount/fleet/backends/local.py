@@ -204,7 +204,11 @@ class LocalBackend:
                     self._bind(address)
                 except OSError as error:
                     logger.warning(
-                        "New workers cannot find this worker, so figures are partial until they can: %s", error
+                        "Fleet: new workers cannot find this worker (%s). Figures are partial until they can. Check "
+                        "that this user may write to %s and that its disk is not full; the worker tries again by "
+                        "itself.",
+                        error,
+                        path.parent,
                     )
                     self.meet_later(address)
                     if self.receiver is not None:

@@ -99,7 +99,7 @@ async def _gone_after(base: str, access: Access, report: Report, handle: str, pa
         while (passed := time.monotonic() - left_at) < patience:
             if not await _is_known(base, client, handle):
                 return passed
-            report.on_progress("Waiting until a page that has left is gone", passed / patience)
+            report.on_progress("Waiting for a closed page to leave the figures", passed / patience)
             await asyncio.sleep(_PAUSE)
     return None
 

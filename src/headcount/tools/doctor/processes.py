@@ -59,7 +59,7 @@ def count_starts(answers: Iterable[TimedHealth]) -> int:
 
 def applications(rounds: Sequence[Sequence[NodeIds]]) -> list[NodeIds]:
     """
-    Return the sets of nodes that count apart.
+    Return the groups of nodes, each of which counts only its own connections.
 
     Lists that have a node in common are of one application. One counts only if it has answered in the first round and
     in the last: a process that was restarted between them has another id, and is no second application.
@@ -102,8 +102,8 @@ async def examine_processes(
         report.add(
             "processes",
             "fault",
-            f"The server answers as {len(apart)} applications that count apart: "
-            f"{' and '.join(_nodes(group) for group in apart)}, and each counts only its own connections.",
+            f"The URL reaches {len(apart)} groups of processes, {' and '.join(_nodes(group) for group in apart)}; each "
+            "counts only its own connections.",
             "Check the backend: the figures are partial, so nodes do not hear one another."
             if figures is not None and figures.partial
             else _APART,

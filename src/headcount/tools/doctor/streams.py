@@ -56,7 +56,9 @@ async def examine_event_stream(
             unknown_stream = await _round_trip(base, client, probe, connected, report)
             if "viewer" in query and report.has_fault("post", "csrf", "redirect"):
                 report.add(
-                    "sse-idle", "note", "The SSE stream was not held: the server ends one whose POSTs do not arrive."
+                    "sse-idle",
+                    "note",
+                    "The SSE stream was not held open: the server ends a stream whose POSTs do not arrive.",
                 )
                 return unknown_stream
             cut = await _hold(probe, report, "SSE", connected, hold)
