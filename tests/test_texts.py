@@ -45,6 +45,8 @@ def test_all_help_of_a_command_is_listed(collected: str, command: str, text: str
         ('raise UsageError(f"--of {of} needs a number.")', (collect.TERMINAL, "--of {of} needs a number.")),
         ('raise Malformed(f"The limit is {text!r}.")', (collect.ERRORS, "Malformed: The limit is {text}.")),
         ('logger.warning("Node %s is gone.", node)', (collect.LOGS, "Node %s is gone.")),
+        ('logger.info("ready: %s", address)', (collect.LOGS, "ready: %s")),
+        ('self._logger.info("Ready")', (collect.LOGS, "Ready")),
         ('raise Problem(404, "No such " "endpoint.")', (collect.PROBLEMS, "No such endpoint.")),
         ("say = f\"{many} nodes {'are' if several else 'is'} gone\"", (collect.OTHER, "{many} nodes {are / is} gone")),
         ('report.add("reach", "ok", "The server answers.")', (collect.FINDINGS, "The server answers.")),
@@ -55,10 +57,46 @@ def test_a_text_is_listed_under_its_kind(source: str, expected: tuple[str, str])
 
 
 @pytest.mark.parametrize(
-    "source", ['"""A docstring of a module."""', 'name: "a quoted annotation"', 'kind = "stats-delta"']
+    "source",
+    [
+        '"""A docstring of a module."""',
+        'name: "a quoted annotation"',
+        'kind = "stats-delta"',
+        'logger.info("%s%s", line, suffix)',
+    ],
 )
 def test_what_nobody_sees_is_not_listed(source: str) -> None:
     assert collect.Reader().read(ast.parse(source)) == []
+
+
+_LOGGER_CALL = re.compile(r".*log(?:ger)?\.(?:debug|info|warning|error|exception|critical)")
+
+
+def formats_of_log_lines() -> list[tuple[str, str]]:
+    """Return `(file, format)` of every call of a logger, without the rules that the collector has for other texts."""
+    found = []
+    for path in sorted((collect.ROOT / "src/headcount").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.Call(func=func, args=[ast.Constant(value=str(text)), *_]):
+                    if _LOGGER_CALL.fullmatch(ast.unparse(func)) and re.search("[A-Za-z]{2}", text):
+                        found.append((path.relative_to(collect.ROOT).as_posix(), " ".join(text.split())))
+    return found
+
+
+LOG_LINES = formats_of_log_lines()
+
+
+def test_every_log_line_is_listed(collected: str) -> None:
+    section = collected.partition(f"## {collect.LOGS}\n")[2].partition("\n## ")[0]
+    assert len(LOG_LINES) > 30
+    for file, line in LOG_LINES:
+        assert f"- {line}\n" in section.partition(f"### {file}\n")[2].partition("\n### ")[0] + "\n", (file, line)
+
+
+@pytest.mark.parametrize(("file", "line"), LOG_LINES)
+def test_the_part_that_a_log_line_names_begins_with_a_capital(file: str, line: str) -> None:
+    assert not re.match(r"[a-z]+: ", line), f"{file}: write {line.capitalize()}"
 
 
 PAGES = ["README.md", "CHANGELOG.md", "SECURITY.md", "protocol/README.md", "docs/alerts.yml"]

@@ -194,7 +194,13 @@ class Reader(ast.NodeVisitor):
             return
         prefix, self._prefix = self._prefix, f"{name}: " if kind is ERRORS else ""
         self.visit(node.func)
-        for part in (*node.args, *(keyword.value for keyword in node.keywords)):
+        parts = [*node.args, *(keyword.value for keyword in node.keywords)]
+        if kind is LOGS and parts and _is_text(parts[0]):
+            # Its format is a text, whatever it reads like: "server: stopped" could be a header elsewhere.
+            text = _rendered(parts.pop(0))
+            if re.search("[A-Za-z]{2}", text):
+                self._found.append((LOGS, text))
+        for part in parts:
             self._inside(kind, part)
         self._prefix = prefix
 

@@ -93,7 +93,7 @@ class LiveStore:
             try:
                 listener()
             except Exception:  # the application's own function; the listeners after it are still called
-                logger.exception("client: a listener of the figures failed; the other listeners are still called.")
+                logger.exception("Client: a listener of the figures failed; the other listeners are still called.")
 
 
 class Connection:

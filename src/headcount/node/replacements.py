@@ -147,7 +147,7 @@ class Replacements:
             limit = self._cut_reports.replaced(stream_id, self._clock(), seconds)
         if limit is not None:
             logger.warning(
-                "streams: something between browsers and this server ends streams after %.3g s. Raise its limit; see "
+                "Streams: something between browsers and this server ends streams after %.3g s. Raise its limit; see "
                 "docs/deployment.md, 'A proxy that ends streams'.",
                 limit,
             )

@@ -82,7 +82,7 @@ class _SafeShutdown:
         try:
             self._connection.shutdown()
         except Exception as error:
-            logger.warning("server: shutdown of a connection failed (%r); the connection is cut.", error)
+            logger.warning("Server: shutdown of a connection failed (%r); the connection is cut.", error)
             with suppress(AttributeError):
                 self._connection.transport.abort()
 
