@@ -19,7 +19,7 @@ from headcount.fleet.backends import Backend, local_tallies
 from headcount.fleet.backends.redis import RedisBackend
 from headcount.fleet.backends.redis_queue import NO_REPLY
 from headcount.fleet.backends.redis_tallies import RedisTallies
-from headcount.fleet.backends.redis_timing import DEFAULT_TIMING
+from headcount.fleet.backends.redis_timing import DEFAULT_TIMING, Timing
 from kit.pages import until
 from kit.stores import Store
 
@@ -212,7 +212,7 @@ async def test_what_redis_lost_is_written_back_by_whoever_saw_it(valkey: Store) 
 
 
 async def test_a_redis_that_was_emptied_is_not_trusted_before_everybody_wrote_back(valkey: Store) -> None:
-    timing = DEFAULT_TIMING.scaled(0.1)
+    timing = Timing(*(seconds * 0.1 for seconds in DEFAULT_TIMING))
     one, two, gone = [Node(lambda node: RedisBackend(node, valkey.url, "fleet", valkey.url, timing)) for _ in range(3)]
     nodes = (one, two)
     await until(lambda: all(node.connected for node in (*nodes, gone)))

@@ -19,9 +19,5 @@ class Timing(NamedTuple):
     longest_wait: float = 5.0
     """Upper bound of the back-off between two attempts to connect, before a jitter of 50 % either way."""
 
-    def scaled(self, factor: float) -> "Timing":
-        """Return all of them times a factor."""
-        return Timing(*(seconds * factor for seconds in self))
-
 
 DEFAULT_TIMING: Final = Timing()
