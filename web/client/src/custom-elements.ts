@@ -1,4 +1,4 @@
-/** What the web components share: their parts, their styles, and how long they wait for the page's script. */
+/** What the web components share: their parts, their styles, and how long they wait for the page's script. Tests: test/element.test.ts. */
 
 /** Makes an element that pages can style as `::part(name)`. */
 export function part(tag: string, name = '', text: string | number = ''): HTMLElement {

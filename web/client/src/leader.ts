@@ -1,6 +1,6 @@
 /**
  * The leader of the tabs that share a stream: it holds the stream, reports all tabs on it, and relays what comes to them.
- * Which tab leads is decided in shared.ts.
+ * Which tab leads is decided in shared.ts. Tests: test/shared.test.ts.
  */
 import type { Connection, ConnectionEvents } from './connection.js';
 import type { ClientMessage, ServerMessage, Tab } from './messages.js';

@@ -1,4 +1,4 @@
-/** Calls functions of the application, whose errors stop nothing of ours. */
+/** Calls functions of the application, whose errors stop nothing of ours. Tests: test/index.test.ts. */
 
 /** Reports an error of the application's code as an uncaught one, when the present task is over. */
 export function report(error: unknown): void {

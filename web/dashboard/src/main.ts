@@ -1,3 +1,4 @@
+/** Starts the dashboard. Tests: tests/e2e/test_dashboard.py. */
 import './locale';
 import { createHeadcount } from 'headcount-client';
 import { headcountPlugin } from 'headcount-client/vue';
