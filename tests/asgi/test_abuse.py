@@ -583,6 +583,7 @@ POST_BODIES: dict[str, dict[str, Any]] = {
     "/unsubscribe-stats": {},
     "/tabs": {"set": [{"key": "a-tab-of-this-browser"}]},
     "/release-reply": {"version": "v2", "reply": "accepted"},
+    "/acknowledge": {"id": "0123456789abcdef"},
     "/bye": {"tab": "no-tab-of-this-browser"},
 }
 UNCHARGED = {

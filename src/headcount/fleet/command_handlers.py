@@ -93,9 +93,7 @@ class CommandHandlers:
             ):
                 client.on_message(client.find(command.handle), _forwarded(command), _no_check)
             case fleet_messages.ReportTabs(handle=handle, set=tabs, remove=remove):
-                report = messages.checked_tabs(tabs, remove)
-                if not client.remove_held_tabs(handle, report):
-                    client.on_message(client.find(handle), report, _no_check)
+                self._report_tabs(handle, messages.checked_tabs(tabs, remove))
             case fleet_messages.Replace(handle=handle, cut=cut_after, shared=shared):
                 ok = self._replacements.replace_here(handle, cut_after, shared=shared)
             case fleet_messages.Bye(handle=handle, tab=tab):
@@ -141,6 +139,16 @@ class CommandHandlers:
             case _:
                 assert_never(command)
         return fleet_messages.Answer(node=self._node, re=command.re, ok=ok, count=count)
+
+    def _report_tabs(self, handle: str, report: messages.Tabs) -> None:
+        client = self._client_messages
+        try:
+            session = client.find(handle)
+        except UnknownConnection:  # its stream has ended, and may have left tabs
+            if not client.remove_held_tabs(handle, report):
+                raise
+        else:
+            client.on_message(session, report, _no_check)
 
     async def _run_check(self, command: fleet_messages.AuthorizeRequest, of: int) -> fleet_messages.Answer:
         """Check the right on a request that came here for a connection of the node that asks."""

@@ -11,10 +11,13 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 from starlette.requests import HTTPConnection
 
-from asgi.asgi_client import ADMIN, WAYS, Client, Site, asynchronous, problem, sorted_connections, turn_until
+from asgi.asgi_client import ADMIN, WAYS, Client, Clock, Site, asynchronous, problem, sorted_connections, turn_until
+from asgi.test_abuse import POST_BODIES, UNCHARGED
 from authorization.test_kept_headers import ADDRESS, ADDRESS_HEADERS
 from headcount import Busy, Grant, UnknownConnection
+from headcount.asgi import client_posts
 from headcount.core import fleet_messages
+from headcount.core.message_rate import BURST
 from headcount.core.paging import LocalPage, SortedRows, parse_order
 from headcount.core.stats import ConnectionInfo
 from headcount.core.ticket import EndedTicket
@@ -528,6 +531,39 @@ def test_tabs_that_are_reported_to_the_other_are_counted_at_the_owner(store: Sto
             assert owner.node.figures.stats().routes == {"/a": 1}
             own = await owner.visitor.open("sse")
             problem(await other.visitor.post("/tabs", {"connectionId": own.handle, "set": tabs}), 400, "shared=1")
+
+    check()
+
+
+def test_a_report_to_the_other_that_removes_a_tab_that_is_away_counts_the_tabs_that_it_sets(store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            old = await owner.visitor.open("sse", "?shared=1&version=v1")
+            gone, new = ({"key": f"tab-{number}-of-this-browser"} for number in range(2))
+            assert (await owner.visitor.post("/tabs", {"connectionId": old.handle, "set": [gone]})).status == 200
+            await old.leave()
+            await turn_until(lambda: owner.node.figures.stats().away == {"v1": 1})
+            stream = await owner.visitor.open("sse", "?shared=1&version=v1")
+            report = {"connectionId": stream.handle, "set": [new], "remove": [gone["key"]]}
+            assert (await other.visitor.post("/tabs", report)).status == 200
+            await turn_until(lambda: owner.node.figures.stats().total == 1)
+
+    check()
+
+
+@pytest.mark.parametrize("path", sorted(client_posts.PATHS - UNCHARGED.keys()))
+def test_what_is_posted_to_the_other_is_charged_to_the_stream_at_its_owner(path: str, store: Store) -> None:
+    @asynchronous
+    async def check() -> None:
+        async with both(store) as (owner, other):
+            owner.node.clock = Clock()
+            page = await owner.admin.open("sse", "?shared=1" if path == "/tabs" else "")
+            body = {"connectionId": page.handle, **POST_BODIES[path]}
+            assert (await other.admin.post(path, body)).status == 200
+            for _ in range(BURST - 1):
+                assert (await owner.admin.post("/unsubscribe-stats", {"connectionId": page.handle})).status == 200
+            problem(await other.admin.post(path, body), 429, "Too many messages; send at most 20 a second.")
 
     check()
 
