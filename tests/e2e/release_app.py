@@ -6,7 +6,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
-from headcount import Headcount
+from headcount import Headcount, OutdatedClients
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>{version}</title>
 <meta name="headcount-version" content="{version}">
@@ -36,6 +36,7 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>{version}</title>
 app = FastAPI()
 headcount = Headcount(version="v1", admin_token="the tests' own door", keepalive_interval=2)
 app.mount(headcount.base_path, headcount)
+app.add_middleware(OutdatedClients, headcount=headcount)
 
 
 class Site:

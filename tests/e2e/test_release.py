@@ -179,6 +179,25 @@ def test_a_page_waits_for_a_rolling_update_without_a_reload(server: Server, cont
     assert served(server)["loads"] == ["v2"]
 
 
+@pytest.mark.parametrize("claim", ["cookie", "query"])
+def test_a_page_whose_requests_are_refused_as_outdated_still_finds_the_new_version(
+    server: Server, context: BrowserContext, claim: str
+) -> None:
+    # The application answers outdated pages with 409, and knows them by the cookie or by the page's own address.
+    if claim == "cookie":
+        context.add_cookies([{"name": "__nkpv", "value": "v1", "url": server.url}])
+    page = context.new_page()
+    page.goto("/?mode=prompt" + ("&version=v1" if claim == "query" else ""))
+    wait(page, "window.release?.outdated === false")
+    deploy(server)
+    expect(page.get_by_text(OFFER)).to_be_visible()
+    requests = "[fetch('/api?version=v1'), fetch('/?version=v1', { method: 'POST', headers: { accept: 'text/html' } })]"
+    assert page.evaluate(f"Promise.all({requests}).then((all) => all.map((one) => one.status))") == [409, 409]
+    page.get_by_role("button", name="Reload").click()
+    expect(page).to_have_title("v2")
+    assert served(server)["loads"] == ["v2"]
+
+
 def test_tabs_dismiss_together_and_reload_each_for_itself(server: Server, context: BrowserContext) -> None:
     one, two = open_page(context, "prompt"), open_page(context, "prompt")
     deploy(server)

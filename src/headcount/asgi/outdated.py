@@ -37,8 +37,10 @@ class OutdatedClients:
     """
     Pure ASGI middleware: answers outdated clients, as `Headcount.is_client_outdated` knows them.
 
-    Documents are exempt: a navigation is how a page gets the current version. So are the scripts, styles and images of
-    a page, preflights, everything below `base_path`, and every protocol other than HTTP.
+    Reading a document is exempt, because that is how a page gets the current version: a navigation, and a `fetch` that
+    asks for HTML, as a page of `headcount-client/release` sends before it reloads. So are the scripts, styles and
+    images of a page, reports of the browser, preflights, everything below `base_path`, and every protocol other than
+    HTTP. A form that is posted is not exempt.
 
     Args:
         app: The application.
@@ -86,11 +88,15 @@ class OutdatedClients:
         if scope["method"] == "OPTIONS" or any(path == base or path.startswith(base + "/") for base in bases):
             return True
         headers = Headers(scope=scope)
-        destination, mode = headers.get("sec-fetch-dest"), headers.get("sec-fetch-mode")
-        if destination is not None or mode is not None:
-            return mode == "navigate" or destination not in (None, "empty")
-        # Browsers say so; older ones do not, and then a page is what accepts HTML.
-        return scope["method"] in ("GET", "HEAD") and "text/html" in headers.get("accept", "")
+        destination = headers.get("sec-fetch-dest")
+        if scope["method"] not in ("GET", "HEAD"):
+            return destination == "report"
+        # Older browsers send no Sec-Fetch headers, and `fetch` names no destination: there, HTML makes it a document.
+        return (
+            headers.get("sec-fetch-mode") == "navigate"
+            or destination not in (None, "empty")
+            or "text/html" in headers.get("accept", "")
+        )
 
 
 def refuse_outdated(
