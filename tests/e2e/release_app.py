@@ -40,7 +40,7 @@ app.add_middleware(OutdatedClients, headcount=headcount)
 
 
 class Site:
-    """What is served, and what was asked for: the versions of the documents that were loaded, and the looks at them."""
+    """What is served, and what was asked for: the versions of the documents that were loaded, and their checks."""
 
     def __init__(self) -> None:
         self.serve(["v1"])
@@ -49,14 +49,14 @@ class Site:
         """Serve documents of these versions in turn, and the parts of the last one."""
         self._versions, self._turns = versions, count()
         self.loads: list[str] = []
-        self.looks = 0
+        self.checks = 0
 
     def document(self, *, is_load: bool) -> str:
         version = self._versions[next(self._turns) % len(self._versions)]
         if is_load:
             self.loads.append(version)
         else:
-            self.looks += 1
+            self.checks += 1
         return PAGE.format(version=version)
 
     def has_part(self, name: str) -> bool:
@@ -73,7 +73,7 @@ async def serve(request: Request) -> None:
 
 @app.get("/served")
 async def served() -> dict[str, object]:
-    return {"loads": site.loads, "looks": site.looks}
+    return {"loads": site.loads, "checks": site.checks}
 
 
 @app.get("/favicon.ico")

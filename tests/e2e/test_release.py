@@ -75,7 +75,7 @@ def test_a_half_filled_form_is_never_lost(server: Server, context: BrowserContex
     if mode == "immediate":
         wait(page, "release.reason === 'form'")
     else:
-        eventually(lambda: served(server)["looks"], "the page has looked whether v2 is served")
+        eventually(lambda: served(server)["checks"], "the page has checked whether v2 is served")
         page.get_by_role("link", name="Orders").click()
         expect(page).to_have_url(f"{server.url}/orders?open=1#last")
     expect(page.get_by_label("Name")).to_have_value("Ada")
@@ -91,7 +91,7 @@ def test_a_page_that_plays_something_is_not_reloaded_until_it_pauses(server: Ser
     page.evaluate(PLAY)
     deploy(server)
     wait(page, "release.reason === 'media'")
-    assert served(server) == {"loads": [], "looks": 0}
+    assert served(server) == {"loads": [], "checks": 0}
     page.evaluate("document.querySelector('audio').pause()")
     expect(page).to_have_title("v2")
 
@@ -139,7 +139,7 @@ def test_a_balancer_that_alternates_costs_three_reloads_and_then_the_page_says_s
     page.clock.install()
     page.goto("/?mode=immediate")
     wait(page, "window.release?.outdated === false")
-    # Each look finds v2, and each reload brings v1.
+    # Each check finds v2, and each reload brings v1.
     serve(server, "v2", "v1")
     release(server, "v2")
 
@@ -171,7 +171,7 @@ def test_a_page_waits_for_a_rolling_update_without_a_reload(server: Server, cont
         page.clock.fast_forward(30_000)
         return served(server)
 
-    eventually(lambda: later()["looks"] >= 5, "the page has looked again and again")
+    eventually(lambda: later()["checks"] >= 5, "the page has checked again and again")
     assert served(server)["loads"] == []
     serve(server, "v2")
     eventually(lambda: later()["loads"], "the page has been reloaded")
@@ -222,7 +222,7 @@ def test_tabs_dismiss_together_and_reload_each_for_itself(server: Server, contex
 def test_the_next_navigation_goes_to_its_whole_target(server: Server, context: BrowserContext) -> None:
     page = open_page(context, "next-navigation")
     deploy(server)
-    eventually(lambda: served(server)["looks"], "the page has looked whether v2 is served")
+    eventually(lambda: served(server)["checks"], "the page has checked whether v2 is served")
     wait(page, "release.outdated")
     page.get_by_role("link", name="Orders").click()
     expect(page).to_have_title("v2")

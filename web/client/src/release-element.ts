@@ -20,6 +20,7 @@ const REASONS: Record<Reason, string> = {
   exhausted: 'Three reloads brought an old version. Close this tab, and open the page again later.',
   unserved: 'The new version is not available here yet. Try again later.',
   current: 'This page is up to date.',
+  closed: 'Updates have ended for this page. Reload it yourself.',
 };
 
 const STYLE =

@@ -7,8 +7,8 @@
  *   a reload was not brought there: it waits, longer each time, and gives up after the third.
  * - A target that the tab knows already does not get new reloads. So two versions that alternate cost three reloads
  *   together, and a roll-back still gets one.
- * - Before a reload the page looks whether the target is being served to it. What it finds in vain costs no reload, so it
- *   goes on looking, with growing delays, for as long as a rolling update takes.
+ * - Before a reload the page checks whether the target is being served to it. A check that fails costs no reload, so the page
+ *   goes on checking, with growing delays, for as long as a rolling update takes.
  */
 
 export type Mode = 'prompt' | 'next-navigation' | 'hidden' | 'idle' | 'immediate';
@@ -29,7 +29,9 @@ export type Reason =
   /** The server, a cache or a service worker still delivers another version. */
   | 'unserved'
   /** The page is of the current version, or the current version is not known. */
-  | 'current';
+  | 'current'
+  /** `close()` was called. */
+  | 'closed';
 
 /** What a tab keeps of its reloads, across them. */
 export interface ReloadRecord {
@@ -43,11 +45,11 @@ export interface ReloadRecord {
 /** What a page intends about one target. */
 export interface Plan {
   readonly target: string | undefined;
-  /** When to look next, in milliseconds since 1970. */
-  readonly lookAt: number;
-  /** Looks in vain. */
-  readonly looks: number;
-  /** The target was being served at the last look: the next navigation may go there. */
+  /** When to check next whether the target is served, in milliseconds since 1970. */
+  readonly checkAt: number;
+  /** Checks that failed. */
+  readonly failedChecks: number;
+  /** The last check succeeded: the next navigation may go there. */
   readonly armed: boolean;
 }
 
@@ -64,8 +66,8 @@ export interface Situation {
 const DELAYS_MS = [30_000, 300_000];
 const SEEN = 16;
 const IDLE_MS = 60_000;
-const LOOK_BASE_MS = 10_000;
-const LOOK_CAP_MS = 300_000;
+const CHECK_BASE_MS = 10_000;
+const CHECK_CAP_MS = 300_000;
 
 /** null while the current version, or the page's own, is not known. */
 export function isOutdated(mine: string, current: string | undefined): boolean | null {
@@ -77,8 +79,8 @@ export function targetOf(mine: string, current: string | undefined, missing: boo
   return isOutdated(mine, current) ? current : missing ? ' ' + mine : undefined;
 }
 
-export function planFor(target: string | undefined, lookAt: number): Plan {
-  return { target, lookAt, looks: 0, armed: false };
+export function planFor(target: string | undefined, checkAt: number): Plan {
+  return { target, checkAt, failedChecks: 0, armed: false };
 }
 
 /** Reads what was stored. What is no record is none: the tab has not reloaded. */
@@ -107,10 +109,11 @@ export function afterReload(record: ReloadRecord, mine: string, target: string, 
   return { reloads: spent(record, target) + 1, at: now, seen: [...record.seen, mine, target].slice(-SEEN) };
 }
 
-/** `random` is in [0, 1): pages must not look all at once. */
-export function afterLook(plan: Plan, served: boolean, now: number, random: number): Plan {
-  const delayMs = Math.min(LOOK_CAP_MS, LOOK_BASE_MS * 2 ** plan.looks) * (0.5 + random);
-  return served ? { ...plan, armed: true } : { ...plan, looks: plan.looks + 1, lookAt: now + delayMs };
+/** `random` is in [0, 1): pages must not check all at once. */
+export function afterCheck(plan: Plan, served: boolean, now: number, random: number): Plan {
+  const { failedChecks } = plan;
+  const delayMs = Math.min(CHECK_CAP_MS, CHECK_BASE_MS * 2 ** failedChecks) * (0.5 + random);
+  return served ? { ...plan, armed: true } : { ...plan, failedChecks: failedChecks + 1, checkAt: now + delayMs };
 }
 
 /** Whether the mode lets the page reload by itself now. A page that misses a part is not made to wait for a navigation. */
@@ -122,8 +125,12 @@ export function mayReload({ mode, hidden, idleMs, missing }: Situation): boolean
   );
 }
 
+// A document is a stranger's: each of these reads it in one pass, whatever is in it. So no two repetitions of an expression
+// match the same text, and a tag ends at the next `<`.
+const META = /<meta\s+name="?headcount-version"?\s+content="?([^"\s>]+)/;
+const SCRIPT = /<script\s(?:[^<>]*?\s)?src=["']?([^"'\s<>]+?\.m?js)\b/g;
 /** A name with a hash in it, as bundlers write it: `index-BIZOYYNN.js`, `main.8e3f1a2b.js`. Others say nothing of a version. */
-const HASHED = /<script[^>]*?\ssrc=["']?([^"'\s>]*[-._](?=[a-z_-]*[A-Z\d])[\w-]{8,}\.m?js)/g;
+const HASHED = /(?:\.|(?:^|[^\w.-])[^\W_]*[-_])(?=[a-z_-]*[A-Z\d])[\w-]{8,}\.m?js$/;
 
 /**
  * Whether a document is of the target; undefined if the document does not tell.
@@ -138,8 +145,8 @@ export function judgeDocument(
   current: string | undefined,
   sources: readonly (string | null)[],
 ): boolean | undefined {
-  const [, version] = /<meta\s+name="?headcount-version"?\s+content="?([^"\s>]+)/.exec(html) ?? [];
+  const version = META.exec(html)?.[1];
   if (version) return current ? version === current : version !== mine;
-  const hashed = [...html.matchAll(HASHED)];
-  if (hashed.length) return hashed.some(([, source]) => !sources.some((own) => own?.startsWith(source!)));
+  const hashed = [...html.matchAll(SCRIPT)].map(([, source]) => source!).filter((source) => HASHED.test(source));
+  if (hashed.length) return hashed.some((source) => !sources.some((own) => own?.startsWith(source)));
 }

@@ -5,7 +5,7 @@
  * the requests. It learns the current version from the stream of a `Headcount`, and asks `/health` while there is
  * none. It needs no right to watch.
  *
- * Each second it looks again at modes, guards, delays and the dismissals of other tabs. One timer is
+ * Each second it reads modes, guards, delays and the dismissals of other tabs again. One timer is
  * cheaper in bytes than a listener for each, and a device that slept needs nothing of its own.
  *
  * The record of reloads is the tab's (`sessionStorage`), a dismissal is the browser's (`localStorage`).
@@ -14,7 +14,7 @@ import type { Headcount } from './index.js';
 import { notify } from './listeners.js';
 import { createGuards } from './release-guards.js';
 import {
-  afterLook,
+  afterCheck,
   afterReload,
   isOutdated,
   judgeDocument,
@@ -29,7 +29,7 @@ import {
 
 export type { Mode, Reason } from './release-rules.js';
 
-/** `true` lets the page reload. A promise of it is waited for; one that rejects says no, like a function that throws. */
+/** `true` lets the page reload. A promise of it is awaited for 10 s; one that rejects says no, like a function that throws. */
 export type Guard = () => boolean | Promise<boolean>;
 
 /** Never changed: every update is another object. */
@@ -91,7 +91,7 @@ export interface ReleaseOptions {
   url?: string | undefined;
   /** Pages that act by themselves wait up to this time, so that they do not all come at once. Default 5,000 ms. */
   spreadMs?: number | undefined;
-  /** Whether a reload would bring the version. Default: what the page's own address delivers. */
+  /** Whether a reload would bring the version. Default: what the page's own address delivers. After 10 s it is a no. */
   isServed?: ((current: string | undefined) => boolean | Promise<boolean>) | undefined;
   onOutdated?: ((event: OutdatedEvent) => void) | undefined;
   // Default: the page's own. Tests replace them.
@@ -100,7 +100,7 @@ export interface ReleaseOptions {
 
 let latest: Release | undefined;
 
-/** The release created last: the default of the adapters. */
+/** The release created last, until it is closed: the default of the adapters. */
 export function latestRelease(): Release | undefined {
   return latest;
 }
@@ -112,8 +112,8 @@ export function createRelease(options: ReleaseOptions): Release {
   const GUARD_MS = 5000;
   /** A link that was clicked so long ago is where the user of a missing part wanted to go. */
   const CLICK_MS = 10_000;
-  /** A look that takes longer finds nothing. */
-  const LOOK_MS = 10_000;
+  /** A guard or a check that takes longer says no. */
+  const LIMIT_MS = 10_000;
   const KEY = 'headcount-release';
   /** What Chromium and Firefox, WebKit, and webpack say of a part that is gone. */
   const CHUNK = /imported module|module script|ing (CSS )?chunk/;
@@ -134,9 +134,12 @@ export function createRelease(options: ReleaseOptions): Release {
   let dismissed: string | undefined;
   let touchedAt = Date.now();
   let pollAt = touchedAt + (headcount ? POLL_MS : 0);
-  let wish: string | undefined;
-  let wishAt = 0;
+  /** Where the user wanted to go, and since when. */
+  let destination: string | undefined;
+  let destinationAt = 0;
   let running: Promise<Reason | null> | undefined;
+  /** Ends the step that `running` waits for, with a no. */
+  let cancel: (() => void) | undefined;
 
   const initial: ReleaseState = Object.freeze({
     mine,
@@ -180,9 +183,11 @@ export function createRelease(options: ReleaseOptions): Release {
     } catch {}
   }
 
-  async function health(): Promise<{ version?: unknown; currentVersion?: unknown }> {
+  async function health(signal: AbortSignal): Promise<{ version?: unknown; currentVersion?: unknown }> {
     const base = new URL(options.basePath ?? '/__skew', options.url ?? win!.location.origin).href.replace(/\/*$/, '');
-    return (await win!.fetch(`${base}/health?version=` + encodeURIComponent(mine), { cache: 'no-store' })).json();
+    return (
+      await win!.fetch(`${base}/health?version=` + encodeURIComponent(mine), { cache: 'no-store', signal })
+    ).json();
   }
 
   function tick(): void {
@@ -194,7 +199,7 @@ export function createRelease(options: ReleaseOptions): Release {
       pollAt = now + POLL_MS;
     } else if (now >= pollAt) {
       pollAt = now + POLL_MS * (1 + Math.random());
-      health().then(
+      health(ended.signal).then(
         ({ currentVersion }) => {
           current = typeof currentVersion === 'string' ? currentVersion : undefined;
           tick();
@@ -221,7 +226,7 @@ export function createRelease(options: ReleaseOptions): Release {
       // What the last attempt met stays until the next one.
       ...(reason || !target ? { reason } : {}),
     });
-    if (!reason && isOffered() && now >= plan.lookAt && (isDue() || (mode === 'next-navigation' && !plan.armed)))
+    if (!reason && isOffered() && now >= plan.checkAt && (isDue() || (mode === 'next-navigation' && !plan.armed)))
       attempt();
   }
 
@@ -238,42 +243,53 @@ export function createRelease(options: ReleaseOptions): Release {
     return text === undefined ? 'storage' : (judgeRecord(readRecord(text), plan.target!, Date.now()) ?? null);
   }
 
-  /** Asks the application's guards, then the browser. What cannot be asked says no. */
-  async function ask(): Promise<Reason | undefined> {
+  /** Calls a step of an attempt. One that fails, is not over in time, or is cut off by `close()` gives undefined. */
+  function limited<T>(step: (signal: AbortSignal) => T | Promise<T>): Promise<T | undefined> {
+    const controller = new AbortController();
+    return new Promise((resolve) => {
+      const end = (cancel = () => {
+        resolve(undefined);
+        controller.abort();
+      });
+      setTimeout(end, LIMIT_MS);
+      Promise.resolve(controller.signal).then(step).then(resolve, end);
+    });
+  }
+
+  /** Asks the application's guards, then the built-in ones. What cannot be asked says no. */
+  async function askGuards(): Promise<Reason | undefined> {
     try {
-      for (const guard of guards) if ((await guard()) !== true) return 'guard';
-      return inTheWay!();
+      for (const guard of guards) if ((await limited(guard)) !== true) return 'guard';
+      return findBuiltInGuard!();
     } catch {
       return 'guard';
     }
   }
 
-  async function look(): Promise<boolean> {
+  /** Whether a reload would bring the version. */
+  async function checkServed(signal: AbortSignal): Promise<boolean> {
     const { document, location } = win!;
     const wanted = isOutdated(mine, current) ? current : undefined;
-    try {
-      if (options.isServed) return (await options.isServed(wanted)) === true;
-      const response = await win!.fetch(location.href, {
-        cache: 'no-cache',
-        headers: { accept: 'text/html' },
-        // Safari 15 lacks it.
-        signal: AbortSignal.timeout?.(LOOK_MS) ?? null,
-      });
-      if (!response.ok || response.redirected) return false;
-      const sources = [...document.scripts].map((script) => script.getAttribute('src'));
-      return (
-        judgeDocument(await response.text(), mine, wanted, sources) ?? (!!wanted && (await health()).version === wanted)
-      );
-    } catch {
-      return false;
-    }
+    if (options.isServed) return (await options.isServed(wanted)) === true;
+    const response = await win!.fetch(location.href, {
+      cache: 'no-cache',
+      headers: { accept: 'text/html' },
+      signal,
+    });
+    if (!response.ok || response.redirected) return false;
+    const sources = [...document.scripts].map((script) => script.getAttribute('src'));
+    return (
+      judgeDocument(await response.text(), mine, wanted, sources) ??
+      (!!wanted && (await health(signal)).version === wanted)
+    );
   }
 
   function attempt(asked = false): Promise<Reason | null> {
-    // One that only looks for the next navigation does not do what the user asked for.
+    // One that only checks for the next navigation does not do what the user asked for.
     if (asked && running) return running.then(() => attempt(true));
     return (running ??= run(asked).then((reason) => {
       running = undefined;
+      if (ended.signal.aborted) return 'closed';
       set({ reason });
       return reason;
     }));
@@ -281,26 +297,27 @@ export function createRelease(options: ReleaseOptions): Release {
 
   async function run(asked: boolean): Promise<Reason | null> {
     const { target } = plan;
-    if (!target || !win) return 'current';
+    if (!target || !win || ended.signal.aborted) return 'current';
     const moves = asked || isDue();
-    let reason = judge() ?? (moves && (await ask()));
+    let reason = judge() ?? (moves && (await askGuards()));
     if (!reason) {
-      const served = await look();
+      const served = !!(await limited(checkServed));
       if (target !== plan.target) return null;
-      plan = afterLook(plan, served, Date.now(), Math.random());
-      reason = served ? moves && (await ask()) : 'unserved';
+      plan = afterCheck(plan, served, Date.now(), Math.random());
+      reason = served ? moves && (await askGuards()) : 'unserved';
     }
     if (reason) {
-      plan = { ...plan, lookAt: Math.max(plan.lookAt, Date.now() + GUARD_MS) };
+      plan = { ...plan, checkAt: Math.max(plan.checkAt, Date.now() + GUARD_MS) };
       return reason;
     }
     // Meanwhile another tab may have dismissed it, or the user has come back.
     if (target !== plan.target || !(asked || (isOffered() && isDue()))) return null;
-    return go(!asked && Date.now() - wishAt < CLICK_MS ? wish : undefined);
+    return go(!asked && Date.now() - destinationAt < CLICK_MS ? destination : undefined);
   }
 
   /** Leaves the page, once that is on record. */
   function go(url = ''): Reason | null {
+    if (ended.signal.aborted) return 'closed';
     const { document, location } = win!;
     const text = JSON.stringify(
       afterReload(readRecord(access('sessionStorage') ?? ''), mine, plan.target!, Date.now()),
@@ -325,9 +342,17 @@ export function createRelease(options: ReleaseOptions): Release {
 
   /** Takes the place of a router's navigation. It cannot wait, so a guard that answers later says no. */
   function navigate(url: string | URL): boolean {
-    const free = () => [...guards].every((guard) => (guard() as unknown) === true);
+    const free = () =>
+      [...guards].every((guard) => {
+        const answer: unknown = guard();
+        // A promise says no, and nobody awaits it.
+        Promise.resolve(answer).catch(() => {});
+        return answer === true;
+      });
     try {
-      return plan.armed && isOffered() && !judge() && isElsewhere(url) && free() && !inTheWay!() && !go(`${url}`);
+      return (
+        plan.armed && isOffered() && !judge() && isElsewhere(url) && free() && !findBuiltInGuard!() && !go(`${url}`)
+      );
     } catch {
       return false;
     }
@@ -344,20 +369,23 @@ export function createRelease(options: ReleaseOptions): Release {
     recover(url?: string) {
       missing = true;
       if (url) {
-        wish = url;
-        wishAt = Date.now();
+        destination = url;
+        destinationAt = Date.now();
       }
       tick();
     },
     close() {
       ended.abort();
+      cancel?.();
       clearInterval(timer);
       leaveStream?.();
+      if (latest === release) latest = undefined;
+      set({ offered: false });
     },
   });
 
   if (options.onOutdated) outdatedListeners.add(options.onOutdated);
-  const inTheWay = win && createGuards(win, listening);
+  const findBuiltInGuard = win && createGuards(win, listening);
   const leaveStream = win && headcount?.onMessage(tick);
   const timer = win && setInterval(tick, TICK_MS);
   if (win) {
@@ -373,8 +401,8 @@ export function createRelease(options: ReleaseOptions): Release {
     listen('click', (event) => {
       const link = (event.composedPath()[0] as Element).closest?.('a[href]');
       if (link) {
-        wish = link.getAttribute('href')!;
-        wishAt = Date.now();
+        destination = link.getAttribute('href')!;
+        destinationAt = Date.now();
       }
     });
     if (mode === 'next-navigation') {

@@ -97,8 +97,8 @@ export function openRelease(options: Partial<ReleaseOptions> = {}, current?: str
     location,
     pushed,
     navigate: (url: string | null) => history.pushState({ some: 'state' }, '', url),
-    /** How often the page looked at its own address. */
-    looks: () => fetch.mock.calls.filter(([url]) => !url.includes('/health')).length,
+    /** How often the page checked what its own address delivers. */
+    checks: () => fetch.mock.calls.filter(([url]) => !url.includes('/health')).length,
     polls: () => fetch.mock.calls.filter(([url]) => url.includes('/health')).length,
     setHidden(hidden: boolean) {
       state.hidden = hidden;

@@ -17,7 +17,7 @@ afterEach(() => {
 });
 
 test('shows what is offered, under StrictMode as well, and does what its buttons say', async () => {
-  const { stream, left } = openRelease({}, 'v1');
+  const { release, stream, left } = openRelease({}, 'v1');
   await passes(1);
   let live!: ReturnType<typeof useRelease>;
   const Prompt = () => {
@@ -36,6 +36,8 @@ test('shows what is offered, under StrictMode as well, and does what its buttons
     expect(await live.reload()).toBeNull();
   });
   expect(left()).toEqual(['reload']);
+  await act(() => release.close());
+  expect([container.textContent, live.mine]).toEqual(['', 'v1']);
   await act(() => root.unmount());
 });
 

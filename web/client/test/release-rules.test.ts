@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
-  afterLook,
+  afterCheck,
   afterReload,
   isOutdated,
   judgeDocument,
@@ -116,21 +116,21 @@ describe('the record of reloads', () => {
   });
 });
 
-describe('looking whether the version is served', () => {
+describe('checking whether the version is served', () => {
   test('goes on with growing delays that differ from page to page, for as long as it takes', () => {
     let plan = planFor('v2', NOW);
     const delays = [0, 0, 0, 0, 0, 0, 0].map(() => {
-      plan = afterLook(plan, false, NOW, 0.5);
-      return plan.lookAt - NOW;
+      plan = afterCheck(plan, false, NOW, 0.5);
+      return plan.checkAt - NOW;
     });
     expect(delays).toEqual([10, 20, 40, 80, 160, 300, 300].map((seconds) => seconds * 1000));
-    const [least, most] = [0, 0.999].map((random) => afterLook(planFor('v2', NOW), false, NOW, random).lookAt - NOW);
+    const [least, most] = [0, 0.999].map((random) => afterCheck(planFor('v2', NOW), false, NOW, random).checkAt - NOW);
     expect([least! >= 5000, most! < 15_000]).toEqual([true, true]);
     expect(plan.armed).toBe(false);
   });
 
   test('arms the next navigation once it is', () => {
-    expect(afterLook(planFor('v2', NOW), true, NOW, 0)).toMatchObject({ armed: true, target: 'v2' });
+    expect(afterCheck(planFor('v2', NOW), true, NOW, 0)).toMatchObject({ armed: true, target: 'v2' });
   });
 });
 
@@ -161,8 +161,40 @@ describe('what a document says of its version', () => {
     ['<script src="/static/htmx.min.js"></script><script src="https://cdn.example/vendor.js"></script>', undefined],
     ['<script src="/app.production.js"></script>', undefined],
     ['<h1>Bad gateway</h1>', undefined],
+    ['<script src="/a/hero-image_Q7.min.js"></script>', undefined],
+    ['<script src="/a/index-Ab-_cd1Z.js?v=1"></script>', true],
+    ['<script src="/a/_-aB3d-f_h.mjs"></script>', true],
+    ['<script async\n  src="/a/2f3c9d1e.js" data-of="x-AAAAAAAA.js"></script>', undefined],
+    ['<script nonce="AbCdEfGh" src=/a/app.2f3c9d1e.js></script>', true],
   ])('%s by the names of its scripts: %s', (html, expected) => {
     expect(judgeDocument(html, 'v1', 'v2', OLD)).toBe(expected);
+  });
+});
+
+describe('a hostile document', () => {
+  const LARGE = 300_000;
+  /** Where other work is going on, a reader of one pass needs a fraction of a second, and one that comes back minutes. */
+  const timeout = 10_000;
+
+  test.each([
+    '<script ',
+    '<script src=',
+    '<script src=-',
+    '<script src="a.js ',
+    '<script src=.',
+    ' src=A-',
+    '-A',
+    'A.',
+    '.js',
+    '<meta name=headcount-version ',
+    '<meta  ',
+    ' ',
+  ])('of many times %j is read in one pass', { timeout }, (part) => {
+    const parts = part.repeat(LARGE / part.length);
+    for (const html of [parts, `<script src=${parts}`, `<meta ${parts}`, `<script src="${parts}A.js"></script>`]) {
+      const verdict = judgeDocument(html, 'v1', 'v2', []);
+      expect([true, undefined]).toContain(verdict);
+    }
   });
 });
 

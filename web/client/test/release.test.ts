@@ -1,6 +1,13 @@
 // @vitest-environment jsdom
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { type Guard, latestRelease, type Mode, type OutdatedEvent, type ReleaseState } from '../src/release.js';
+import {
+  type Guard,
+  latestRelease,
+  type Mode,
+  type OutdatedEvent,
+  type ReleaseOptions,
+  type ReleaseState,
+} from '../src/release.js';
 import { closeReleases, openRelease, passes } from './release-page.js';
 
 beforeEach(() => {
@@ -87,13 +94,13 @@ describe('what a page knows', () => {
 });
 
 describe('a prompt', () => {
-  test('waits for its user, then looks and reloads', async () => {
-    const { release, stream, looks, left } = openRelease();
+  test('waits for its user, then checks and reloads', async () => {
+    const { release, stream, checks, left } = openRelease();
     stream.says('v2');
     await passes(600);
-    expect([looks(), left()]).toEqual([0, []]);
+    expect([checks(), left()]).toEqual([0, []]);
     expect(await release.reload()).toBeNull();
-    expect([looks(), left()]).toEqual([1, ['reload']]);
+    expect([checks(), left()]).toEqual([1, ['reload']]);
   });
 
   test('says that the page is of the current version', async () => {
@@ -125,11 +132,11 @@ describe('a prompt', () => {
 
   test('asks the application where it knows better', async () => {
     const isServed = vi.fn(async (version?: string) => version === 'v3');
-    const { release, stream, looks, left } = openRelease({ isServed }, 'v2');
+    const { release, stream, checks, left } = openRelease({ isServed }, 'v2');
     await passes(1);
     expect(await release.reload()).toBe('unserved');
     stream.says('v3');
-    expect([await release.reload(), left(), looks()]).toEqual([null, ['reload'], 0]);
+    expect([await release.reload(), left(), checks()]).toEqual([null, ['reload'], 0]);
     isServed.mockRejectedValue(new Error());
     await passes(31);
     expect(await release.reload()).toBe('unserved');
@@ -181,15 +188,15 @@ describe('modes', () => {
   });
 
   test('hidden: when nobody looks', async () => {
-    const { left, looks, setHidden } = openRelease({ mode: 'hidden' }, 'v2');
+    const { left, checks, setHidden } = openRelease({ mode: 'hidden' }, 'v2');
     await passes(60);
-    expect(looks()).toBe(0);
+    expect(checks()).toBe(0);
     setHidden(true);
     await passes(0);
     expect(left()).toEqual(['reload']);
   });
 
-  test('hidden: not when the user came back while the page was looking', async () => {
+  test('hidden: not when the user came back during the check', async () => {
     let answer = (_: boolean) => {};
     const isServed = () => new Promise<boolean>((resolve) => (answer = resolve));
     const { left, setHidden } = openRelease({ mode: 'hidden', isServed }, 'v2');
@@ -284,10 +291,10 @@ describe('guards', () => {
     ['rejects', () => Promise.reject(new Error())],
     ['forgets to return', (() => {}) as never],
   ])('one that %s keeps the page, and lets it go once it is removed', async (_, guard) => {
-    const { release, left, looks } = openRelease({ mode: 'immediate' }, 'v2');
+    const { release, left, checks } = openRelease({ mode: 'immediate' }, 'v2');
     const remove = release.guard(guard);
     await passes(60);
-    expect([left(), looks(), release.reason]).toEqual([[], 0, 'guard']);
+    expect([left(), checks(), release.reason]).toEqual([[], 0, 'guard']);
     remove();
     await passes(10);
     expect(left()).toEqual(['reload']);
@@ -295,11 +302,11 @@ describe('guards', () => {
 
   test('the application keeps its page until its guard says yes', async () => {
     let saved = false;
-    const { release, left, looks } = openRelease({ mode: 'immediate' }, 'v2');
+    const { release, left, checks } = openRelease({ mode: 'immediate' }, 'v2');
     release.guard(() => saved);
     release.guard(async () => true);
     await passes(120);
-    expect([left(), looks(), release.reason]).toEqual([[], 0, 'guard']);
+    expect([left(), checks(), release.reason]).toEqual([[], 0, 'guard']);
     expect(await release.reload()).toBe('guard');
     saved = true;
     await passes(10);
@@ -333,7 +340,7 @@ describe('guards', () => {
     expect([await release.reload(), left()]).toEqual([null, ['reload']]);
   });
 
-  test('a form that is filled while the page looks is not lost', async () => {
+  test('a form that is filled while the page checks is not lost', async () => {
     let answer = (_: boolean) => {};
     const { release, left } = openRelease(
       { isServed: () => new Promise<boolean>((resolve) => (answer = resolve)) },
@@ -383,11 +390,11 @@ describe('a reload that does not bring the version', () => {
     expect([await release.reload(), release.reason]).toEqual(['early', 'early']);
   });
 
-  test('looks are no reloads: a page waits for the version as long as it takes', async () => {
-    const { site, looks, left } = openRelease({ mode: 'immediate' }, 'v2');
+  test('checks are no reloads: a page waits for the version as long as it takes', async () => {
+    const { site, checks, left } = openRelease({ mode: 'immediate' }, 'v2');
     site.document = 'v1';
     await passes(3600);
-    expect([left(), looks() > 10, looks() < 40]).toEqual([[], true, true]);
+    expect([left(), checks() > 10, checks() < 40]).toEqual([[], true, true]);
     site.document = 'v2';
     await passes(450);
     expect(left()[0]).toBe('reload');
@@ -535,11 +542,131 @@ describe('a part of the page that is missing', () => {
   });
 });
 
-test('a release that was closed does nothing more', async () => {
-  const { release, stream, left, fetch } = openRelease({ mode: 'immediate' }, 'v1');
+describe('what never settles', () => {
+  const never = () => new Promise<never>(() => {});
+
+  test('is a guard that says no, and the next reload does not wait for it', async () => {
+    const { release, left } = openRelease({}, 'v2');
+    await passes(1);
+    release.guard(vi.fn<Guard>(() => true).mockImplementationOnce(never));
+    const reloads = [release.reload(), release.reload()];
+    await passes(9);
+    expect(left()).toEqual([]);
+    await passes(2);
+    expect([await Promise.all(reloads), left()]).toEqual([['guard', null], ['reload']]);
+  });
+
+  test('is an isServed that says no', async () => {
+    const isServed = vi.fn(async () => true).mockImplementationOnce(never);
+    const { release, left } = openRelease({ isServed }, 'v2');
+    await passes(1);
+    const reloads = [release.reload(), release.reload()];
+    await passes(11);
+    expect([await Promise.all(reloads), left()]).toEqual([['unserved', null], ['reload']]);
+  });
+
+  test.each(['/cart', '/health'])('is a request for %s that says no, and is given up', async (path) => {
+    const { release, site, fetch, left } = openRelease({}, 'v2');
+    site.document = '';
+    site.health = { version: 'v2' };
+    const answer = fetch.getMockImplementation()!;
+    let signal: AbortSignal | undefined;
+    fetch.mockImplementation((url: string, init?: RequestInit) => {
+      if (signal || !url.includes(path)) return answer(url);
+      signal = init!.signal!;
+      return never();
+    });
+    await passes(1);
+    const reloads = [release.reload(), release.reload()];
+    await passes(9);
+    expect(signal!.aborted).toBe(false);
+    await passes(2);
+    expect(signal!.aborted).toBe(true);
+    expect([await Promise.all(reloads), left()]).toEqual([['unserved', null], ['reload']]);
+  });
+});
+
+describe('a release that is closed', () => {
+  test('does nothing more', async () => {
+    const { release, stream, left, fetch } = openRelease({ mode: 'immediate' }, 'v1');
+    await passes(1);
+    release.close();
+    stream.says('v2');
+    release.recover('/elsewhere');
+    await passes(600);
+    expect([left(), fetch.mock.calls.length, stream.listeners.size, release.outdated]).toEqual([[], 0, 0, false]);
+  });
+
+  test('offers nothing, and says that it is closed', async () => {
+    const { release, left } = openRelease({}, 'v2');
+    await passes(1);
+    const seen: ReleaseState[] = [];
+    release.subscribe((state) => seen.push(state));
+    release.close();
+    expect(seen.map(({ offered }) => offered)).toEqual([true, false]);
+    expect([await release.reload(), left()]).toEqual(['closed', []]);
+  });
+
+  test('is no default of the adapters, and leaves a newer one alone', () => {
+    const [one, two] = [openRelease().release, openRelease().release];
+    one.close();
+    expect(latestRelease()).toBe(two);
+    two.close();
+    expect(latestRelease()).toBeUndefined();
+  });
+
+  test('during a check does not reload, whatever the check finds', async () => {
+    let answer = (_: boolean) => {};
+    const isServed = () => new Promise<boolean>((resolve) => (answer = resolve));
+    const { release, left } = openRelease({ isServed }, 'v2');
+    await passes(1);
+    const reloads = [release.reload(), release.reload()];
+    await passes(1);
+    release.close();
+    // At once, not after the limit.
+    expect(await Promise.all(reloads)).toEqual(['closed', 'closed']);
+    answer(true);
+    await passes(60);
+    expect(left()).toEqual([]);
+  });
+
+  test('gives up the request of a check', async () => {
+    const { release, fetch } = openRelease({}, 'v2');
+    await passes(1);
+    fetch.mockImplementation(() => new Promise(() => {}));
+    void release.reload();
+    await passes(0);
+    release.close();
+    const [, init] = fetch.mock.calls.at(-1)! as unknown as [string, RequestInit];
+    expect(init.signal!.aborted).toBe(true);
+  });
+
+  test.each<[string, ReleaseOptions['mode']]>([
+    ['a guard', 'prompt'],
+    ['a guard, at a navigation', 'next-navigation'],
+  ])('by %s that says yes does not reload', async (_, mode) => {
+    const { release, navigate, pushed, left } = openRelease({ mode }, 'v2');
+    await passes(1);
+    release.guard(() => {
+      release.close();
+      return true;
+    });
+    if (mode === 'prompt') expect(await release.reload()).toBe('closed');
+    else navigate('/products');
+    expect([pushed.mock.calls.length, left()]).toEqual([mode === 'prompt' ? 0 : 1, []]);
+  });
+});
+
+test('a guard that rejects at a navigation is no unhandled rejection', async () => {
+  const { release, navigate, pushed } = openRelease({ mode: 'next-navigation' }, 'v2');
   await passes(1);
-  release.close();
-  stream.says('v2');
-  await passes(600);
-  expect([left(), fetch.mock.calls.length, stream.listeners.size, release.outdated]).toEqual([[], 0, 0, false]);
+  const unhandled = vi.fn();
+  process.on('unhandledRejection', unhandled);
+  release.guard(() => Promise.reject(new Error('of the application')));
+  navigate('/products');
+  vi.useRealTimers();
+  // Node reports a rejection when its microtasks are done.
+  await new Promise((resolve) => setImmediate(resolve));
+  process.removeListener('unhandledRejection', unhandled);
+  expect([pushed.mock.calls.length, unhandled.mock.calls]).toEqual([1, []]);
 });
