@@ -43,6 +43,7 @@ async def test_connected_is_the_first_message_and_says_what_a_client_needs(way: 
         "keepaliveMs": 20_000,
         "updateStrategy": "auto",
         "currentVersion": "2026.11.3",
+        "release": {"state": "settled", "version": "2026.11.3", "number": 0},
     }
     assert stream.connected["timestamp"] > 1_600_000_000_000
     assert [message["type"] for message in stream.received] == ["connected"]
@@ -57,6 +58,32 @@ async def test_connected_says_which_version_was_declared_current_before_the_page
     stream = await site.stranger.open(transport, "?version=2026.11.4")
     assert (stream.connected["version"], stream.connected["currentVersion"]) == ("2026.11.3", "2026.11.4")
     assert not stream.unread, "a page of that version has no news to be told"
+
+
+@every_way
+@both
+@asynchronous
+async def test_pages_hear_the_same_number_of_a_release_by_every_way_and_larger_ones_later(
+    way: str, transport: str
+) -> None:
+    site, numbers = Site(way, version="v1"), []
+    page = await site.stranger.open(transport, "?version=v1")
+    # The same version again is no news to a page that is there.
+    for version, is_news in (("v2", True), ("v1", True), ("v2", True), ("v2", False)):
+        await site.headcount.release(version, unserved=True)
+        release = (await site.stranger.get("/health?version=v1")).json["release"]
+        numbers.append(release["number"])
+        assert release == {"state": "declared", "version": version, "number": numbers[-1]}
+        late = await site.stranger.open(transport, "?version=v0")
+        assert late.connected["release"] == release
+        assert (await late.next("version"))["release"] == release
+        if is_news:
+            assert (await page.next("version"))["release"] == release
+    assert not page.unread
+    assert numbers == sorted(set(numbers))
+    viewer = await site.admin.open(transport, "?version=v2")
+    await site.admin.watch(viewer)
+    assert viewer.received[-1]["release"]["number"] == numbers[-1]
 
 
 @every_way
@@ -93,7 +120,7 @@ async def test_subscriber_gets_whole_figures_at_once(way: str, transport: str) -
         "nodes": {"reporting": 1, "expected": 1, "versions": {"v1": 1}},
         "partial": False,
         "currentVersion": "v1",
-        "release": {"state": "settled", "version": "v1"},
+        "release": {"state": "settled", "version": "v1", "number": 0},
         "yourId": viewer.public,
     }
 

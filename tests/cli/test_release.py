@@ -78,7 +78,11 @@ def test_a_state_file_keeps_the_declared_version_while_no_worker_runs(tmp_path: 
         server.stop()
         server.start()
         stats = json.loads(run("stats", server.url, "--token", TOKEN, "--json").stdout)
-    assert (stats["currentVersion"], stats["release"]) == ("next", {"state": "declared", "version": "next"})
+    assert (stats["currentVersion"], stats["release"]["state"], stats["release"]["version"]) == (
+        "next",
+        "declared",
+        "next",
+    )
 
 
 async def test_a_server_that_is_lost_ends_the_wait_with_its_own_code() -> None:

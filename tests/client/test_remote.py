@@ -91,7 +91,7 @@ async def test_six_names_are_there_when_it_is_open(server: Serve, strategy: Upda
             "total": 3,
             "current_version": VERSION,
         }
-        assert live.release.value == Release("settled", VERSION)
+        assert live.release.value == Release("settled", VERSION, 0)
     assert live.status.value == "closed"
     assert live.is_stale.value is True, "what it still shows is of the past"
     with pytest.raises(TypeError):

@@ -38,12 +38,12 @@ def test_it_is_declared_or_served_by_every_node_or_unknown(
 ) -> None:
     current = noted(served)
     if declared is not None:
-        current.declare(declared, insisted=insisted)
+        current.declare(declared, 7, insisted=insisted)
         is_served = declared in served
-        assert current.release == Release("declared" if insisted or is_served else "orphaned", declared)
+        assert current.release == Release("declared" if insisted or is_served else "orphaned", declared, 7)
         assert current.release.current == (declared if insisted or is_served else None)
     elif len(set(served)) == 1 and "" not in served:
-        assert current.release == Release("settled", served[0])
+        assert current.release == Release("settled", served[0], 0)
     else:
         assert current.release == Release("unsettled")
         assert current.release.current is None
@@ -95,7 +95,7 @@ def test_it_is_not_settled_before_the_store_was_read() -> None:
     assert current.release == Release("unsettled"), "there may be nodes of v1 that this one has not seen"
     assert current.note("store", {"v1"}, silent=False) is False
     assert current.note("store", set(), silent=False)
-    assert current.release == Release("settled", "v2")
+    assert current.release == Release("settled", "v2", 0)
 
 
 def test_a_new_node_learns_from_another_for_how_long_all_have_agreed() -> None:
@@ -108,7 +108,7 @@ def test_a_new_node_learns_from_another_for_how_long_all_have_agreed() -> None:
     alone = CurrentVersion("v1", 30.0)
     assert alone.agreed_for(8.0) == SETTLED
     assert current.look(1_001.0)
-    assert current.release == Release("settled", "v1")
+    assert current.release == Release("settled", "v1", 0)
 
 
 @pytest.mark.parametrize(("served", "state"), [({"v1"}, "settled"), ({"v2"}, "unsettled"), ({"v1", "v2"}, "unsettled")])
@@ -127,12 +127,12 @@ def test_what_another_node_said_holds_only_until_nodes_differ(served: set[str], 
 
 def test_a_declared_version_is_orphaned_when_its_last_node_goes() -> None:
     current = noted(["v1", "v2"])
-    assert current.declare("v2", insisted=False)
-    assert current.release == Release("declared", "v2")
+    assert current.declare("v2", 5, insisted=False)
+    assert current.release == Release("declared", "v2", 5)
     assert current.note("nodes", {"v1"}, silent=False), "all nodes are back on v1, and nobody declared it"
-    assert current.release == Release("orphaned", "v2")
+    assert current.release == Release("orphaned", "v2", 5)
     assert current.release.current is None
-    assert current.declare("v1", insisted=False)
+    assert current.declare("v1", 6, insisted=False)
     assert current.release.current == "v1"
 
 
@@ -195,16 +195,16 @@ def test_a_fleet_knows_it_only_if_every_node_that_reported_says_the_same(
                 fleet.forget_others()
             case "declare":
                 declared = version
-                fleet.declare(version, insisted=True)
+                fleet.declare(version, 9, insisted=True)
         known = [version for life, version in serves.items() if life in fleet and version]
         silent = [life for life in reported if not serves.get(life)]
         now = fleet.snapshot()
         assert now.nodes.versions == count_versions(["v1", *known])
         if declared is not None:
-            assert now.release == Release("declared", declared)
+            assert now.release == Release("declared", declared, 9)
         elif listening:  # otherwise nobody removes the nodes that leave
             settled = set(known) <= {"v1"} and not silent
-            assert now.release == (Release("settled", "v1") if settled else Release("unsettled"))
+            assert now.release == (Release("settled", "v1", 0) if settled else Release("unsettled"))
         assert now.release == fleet.release
         if noting:
             delta = fleet.pop_changes()
@@ -219,10 +219,24 @@ def test_a_node_alone_serves_the_current_version_until_another_is_declared() -> 
     registry = Registry(serves="v1")
     assert (registry.snapshot().current_version, registry.snapshot().nodes) == ("v1", Nodes(1, 1, {"v1": 1}))
     registry.note_changes(on=True)
-    registry.declare("v2", insisted=True)
+    registry.declare("v2", 8, insisted=True)
     delta = registry.pop_changes()
     assert delta is not None
-    assert delta.release == registry.snapshot().release == Release("declared", "v2")
+    assert delta.release == registry.snapshot().release == Release("declared", "v2", 8)
+
+
+def test_a_version_that_is_declared_again_is_another_release() -> None:
+    current, registry = noted(["v2"]), Registry(serves="v2")
+    assert current.declare("v2", 5, insisted=False), "it was the settled one"
+    assert not current.declare("v2", 5, insisted=False)
+    assert current.declare("v2", 6, insisted=False)
+    assert current.release == Release("declared", "v2", 6)
+    registry.declare("v2", 5)
+    registry.note_changes(on=True)
+    registry.declare("v2", 6)
+    delta = registry.pop_changes()
+    assert delta is not None
+    assert delta.release == Release("declared", "v2", 6)
 
 
 def test_messages_of_older_nodes_say_nothing() -> None:
@@ -261,7 +275,7 @@ def test_what_the_fleet_has_settled_on_is_known_whatever_was_declared() -> None:
     current = CurrentVersion("v2", settle_time=30.0)
     assert _settled(current) == "v2", "alone"
     current.note("reports", ["v1"], silent=False)
-    current.declare("v1", insisted=False)
+    current.declare("v1", 1, insisted=False)
     assert _settled(current) is None
     current.note("reports", ["v2"], silent=False)
     current.look(0.0)

@@ -369,11 +369,14 @@ def golden_delta() -> StatsDelta:
 
 
 ENCODED = {
-    "connected": messages.greeting(SERVER["connected"]["version"], 20000, "sse", "2026.11.4")
+    "connected": messages.greeting(
+        SERVER["connected"]["version"], 20000, "sse", Release(**SERVER["connected"]["release"])
+    )
     % (SERVER["connected"]["connectionId"].encode(), 1795469509367),
     "stats": messages.addressed(messages.stats(golden_stats()), "c1"),
     "stats-delta": messages.stats_delta(golden_delta()),
     "stats-unauthorized": messages.STATS_UNAUTHORIZED,
+    "version": messages.version(Release(**SERVER["version"]["release"]), SERVER["version"]["timestamp"]),
     "keepalive": messages.KEEPALIVE,
     "pong": messages.PONG,
     "drain": messages.drain(3120),
@@ -385,14 +388,29 @@ ENCODED = {
 @given(st.text(max_size=40), st.text(max_size=40))
 @example('","connectionId":"","timestamp":0', "100%b %d %%")
 def test_any_version_goes_through_a_greeting(version: str, current: str) -> None:
-    told = json.loads(messages.greeting(version, 20_000, "sse", current) % (b"handle", 5))
-    assert (told["version"], told["currentVersion"]) == (version, current)
-    assert (told["connectionId"], told["timestamp"]) == ("handle", 5)
+    greeting = json.loads(messages.greeting(version, 20_000, "sse", Release("settled", current, 0)) % (b"handle", 5))
+    assert (greeting["version"], greeting["currentVersion"]) == (version, current)
+    assert (greeting["connectionId"], greeting["timestamp"]) == ("handle", 5)
+
+
+@pytest.mark.parametrize(
+    ("release", "fields"),
+    [
+        (Release("unsettled"), {}),
+        (Release("orphaned", "v2", 7), {"release": {"state": "orphaned", "version": "v2", "number": 7}}),
+        (
+            Release("settled", "v1", 0),
+            {"currentVersion": "v1", "release": {"state": "settled", "version": "v1", "number": 0}},
+        ),
+    ],
+)
+def test_a_greeting_says_which_release_is_current(release: Release, fields: dict[str, object]) -> None:
+    greeting = json.loads(messages.greeting("v1", 20_000, "sse", release) % (b"handle", 5))
+    assert {name: value for name, value in greeting.items() if name in ("currentVersion", "release")} == fields
 
 
 def test_every_golden_server_message_is_encoded_here() -> None:
-    """But `version`: this release declares no releases."""
-    assert set(ENCODED) == set(SERVER) - {"version"}
+    assert set(ENCODED) == set(SERVER)
 
 
 @pytest.mark.parametrize("name", ENCODED)

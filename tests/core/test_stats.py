@@ -46,7 +46,13 @@ def consecutive(draw: st.DrawFn) -> tuple[Stats, Stats]:
 
 
 releases = st.sampled_from(
-    [Release("unsettled"), Release("settled", "v1"), Release("declared", "v2"), Release("orphaned", "v2")]
+    [
+        Release("unsettled"),
+        Release("settled", "v1", 0),
+        Release("declared", "v2", 5),
+        Release("declared", "v2", 6),
+        Release("orphaned", "v2", 5),
+    ]
 )
 
 

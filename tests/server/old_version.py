@@ -107,12 +107,15 @@ async def test_figures_are_exact_with_two_versions_in_one_fleet(kind: str, old: 
             await _shows(viewer, left, nodes)
         await _exact(servers, left, nodes)
 
-        # A release reaches the pages of both versions, whichever node is told.
+        # A release reaches the pages of both versions, whichever node is told, and new nodes give it one number.
+        numbers: list[int] = []
         for version, server in (("r1", servers[0]), ("r2", servers[1])):
             status, _ = await ask(server.url, "POST", BASE + "/admin/release", {"version": version}, TOKEN)
             assert status == 200
             for page in (page for number, page in enumerate(pages) if number % 3):
                 await page.until(lambda one: bool(one.of_type("version")) and _last_release(one) == version)  # noqa: B023
+            numbers.append(await _only_number(servers, version))
+        assert numbers == sorted(set(numbers))
 
         # The upgrade goes on: the old node stops, and its pages come to new ones.
         servers[0].process.terminate()
@@ -128,6 +131,20 @@ async def test_figures_are_exact_with_two_versions_in_one_fleet(kind: str, old: 
             )
         for server in servers:
             assert "Traceback" not in server.log, server.log[-3000:]
+
+
+async def _only_number(servers: list[Server], version: str) -> int:
+    """Return the number of the release, as all new nodes name it; the old node names none."""
+    found = set()
+    for server in servers * 6:
+        page = await Sse.open(server.url, version=version, viewer=1)
+        if release := page.of_type("connected")[0].get("release"):
+            assert release["version"] == version
+            found.add(release["number"])
+        page.fin()
+    assert len(found) == 1, found
+    number: int = found.pop()
+    return number
 
 
 def _last_release(page: Sse | WebSocket) -> str:

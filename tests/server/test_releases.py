@@ -66,6 +66,37 @@ async def test_a_release_says_how_many_nodes_it_reached() -> None:
             workers[0].resume()
 
 
+async def test_all_workers_name_the_same_release_whoever_declared_it_and_when_they_started() -> None:
+    with Server("headcount-workers") as server:
+        server.wait_ready()
+        await until_current(lambda found: len(found) == 4, server)
+        numbers = []
+        for version in ("v2", "v3", "v2", "v2"):
+            await release(server, version)
+            numbers.append(await one_number(server, version))
+        assert numbers == sorted(set(numbers))
+        _, worker, *_ = server.processes()
+        before = set(await current(server))
+        worker.send_signal(signal.SIGKILL)
+        await until_current(lambda found: bool(set(found) - before) and len(found) == 4, server)
+        assert await one_number(server, "v2") == numbers[-1]
+
+
+async def one_number(server: Server, version: str) -> int:
+    """Return the number of the release, which all of many answers and streams name."""
+    pages = [await Sse.open(server.url, version="v1") for _ in range(12)]
+    answers = [await ask(server.url, "GET", BASE + "/health?version=v1") for _ in range(12)]
+    found = [page.of_type("connected")[0]["release"] for page in pages] + [answer["release"] for _, answer in answers]
+    for page in pages:
+        await page.until(lambda one: bool(one.of_type("version")))
+        found.append(page.of_type("version")[-1]["release"])
+        page.fin()
+    assert all(each == found[0] for each in found), found
+    assert found[0] == {"state": "declared", "version": version, "number": found[0]["number"]}
+    number: int = found[0]["number"]
+    return number
+
+
 async def one_try(server: Server, version: str) -> dict[str, Any] | None:
     """Declare a version; None: the worker that does not run got the request."""
     with suppress(TimeoutError):

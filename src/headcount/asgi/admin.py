@@ -12,8 +12,9 @@ import msgspec
 from ..authorization.tokens import is_same
 from ..core import identity, paging
 from ..core.address import AddressGaps
+from ..core.current_version import UNSETTLED
 from ..core.labels import parse_build_id, parse_route, parse_version
-from ..core.stats import ConnectionInfo, unaccounted_fields
+from ..core.stats import ConnectionInfo, known_release_fields, unaccounted_fields
 from ..core.visibility import Visibility
 from ..errors import Busy, Malformed, NoStage, Unserved, Unsettled
 from ..node.figures import FigureReader
@@ -98,8 +99,8 @@ class Admin:
 
         With `seen=1` it also holds how the request arrived, for `headcount doctor`: what a proxy made of it. With
         `version=V`, for a page of that version that has no stream, also what `connected` would say: `currentVersion`,
-        absent while it is not known, and `outdated`, null while that is not known. A page without a stream has no turn
-        in a staged release: it hears of it when all pages have been asked.
+        absent while it is not known, `release`, and `outdated`, null while that is not known. A page without a stream
+        has no turn in a staged release: it hears of it when all pages have been asked.
 
         Raises:
             Malformed: V is not a version.
@@ -113,12 +114,11 @@ class Admin:
                 raise Problem(503, reason, [(b"retry-after", b"1")])
         answer = {"ok": True, "version": node.config.version, "uptime": round(node.clock() - node.started, 3)}
         if asked := query.get("version"):
-            version, current = parse_version(asked), self._figures.current_version
+            version, release = parse_version(asked), self._figures.release
             if self._commands.is_withheld(version):
-                current = None
-            answer["outdated"] = None if current is None else version != current
-            if current is not None:
-                answer["currentVersion"] = current
+                release = UNSETTLED
+            answer["outdated"] = None if release.current is None else version != release.current
+            answer |= known_release_fields(release)
         if query.get("seen") == "1":
             names = ("cf-connecting-ip", "x-forwarded-for", "x-real-ip", "forwarded")
             answer["seen"] = {

@@ -8,6 +8,7 @@ import msgspec
 from starlette.types import Scope
 
 from ..core import messages
+from ..core.current_version import UNSETTLED, Release
 from ..core.cut_reports import parse_cut_after
 from ..core.ends import GOING_AWAY, End
 from ..core.labels import parse_claimed_version, parse_route
@@ -107,7 +108,7 @@ class StreamGate:
     def __init__(self, host: StreamHost, figures: FigureReader) -> None:
         self._host = host
         self._figures = figures
-        self._greeting: tuple[str | None, bytes] | None = None
+        self._greeting: tuple[Release, bytes] | None = None
         """The current version, and the template of the `connected` message that names it."""
 
     def admit(self, head: RequestHead) -> AdmittedStream:
@@ -133,18 +134,18 @@ class StreamGate:
         return AdmittedStream(self._host, request, listener, public, self._connected(handle, request), address)
 
     def _connected(self, handle: str, request: StreamRequest) -> bytes:
-        config, current = self._host.node.config, self._figures.current_version
+        config, release = self._host.node.config, self._figures.release
         # A page that was asked before hears it once more, by a message of its own.
         is_page = request.counted or request.shared
         if (
-            current is not None
+            release.version is not None
             and is_page
             and self._host.rollout.is_withheld("" if request.shared else request.version)
         ):
-            current = None
-        if self._greeting is None or self._greeting[0] != current:
+            release = UNSETTLED
+        if self._greeting is None or self._greeting[0] != release:
             keepalive = round(config.keepalive_interval * 1000)
-            self._greeting = current, messages.greeting(config.version, keepalive, config.update_strategy, current)
+            self._greeting = release, messages.greeting(config.version, keepalive, config.update_strategy, release)
         return self._greeting[1] % (handle.encode("ascii"), time.time_ns() // 1_000_000)
 
 

@@ -262,7 +262,12 @@ class Connection:
         if life is self._successor:
             self._successor, replaced, self._life = None, self._life, life
             replaced.task.cancel()
-        self._store.set(status="open", error=None, current_version=message.current_version)
+        self._store.set(
+            status="open",
+            error=None,
+            current_version=message.current_version,
+            release=message.current_release(),
+        )
         self._limit, delay = after_opening(self._limit, random.random())  # noqa: S311  not a secret
         return delay
 
@@ -275,6 +280,7 @@ class Connection:
                 self._store.set(
                     stats=stats,
                     current_version=stats.known_version(state.current_version),
+                    release=stats.known_release(state.release),
                     your_id=message.your_id,
                     authorized=True,
                     is_stale=False,
@@ -283,7 +289,11 @@ class Connection:
             case messages.DeltaMessage() if life.whole:
                 try:
                     stats = apply(state.stats, message.delta())
-                    self._store.set(stats=stats, current_version=stats.known_version(state.current_version))
+                    self._store.set(
+                        stats=stats,
+                        current_version=stats.known_version(state.current_version),
+                        release=stats.known_release(state.release),
+                    )
                 except ValueError:
                     life.whole = False
                     self._store.set(is_stale=True)
@@ -291,7 +301,7 @@ class Connection:
             case messages.Unauthorized():
                 raise NotAuthorized(REFUSED_CREDENTIAL if sends_token(self._access.headers) else NOT_AUTHORIZED)
             case messages.Released():
-                self._store.set(current_version=message.version)
+                self._store.set(current_version=message.version, release=message.current_release())
             case messages.Drain() if life.opened_at is not None:
                 reconnect = None if message.reconnect_ms is None else message.reconnect_ms / 1000
                 delay = after_drain(reconnect, random.random())  # noqa: S311  not a secret

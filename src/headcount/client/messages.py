@@ -31,6 +31,22 @@ Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Counts: TypeAlias = dict[str, Count]
 
 
+class _Release(msgspec.Struct):
+    state: str
+    version: str | None = None
+    number: Count | None = None
+
+
+def _release(current: str | None, release: _Release | None) -> Release | None:
+    """Return the release as the figures hold it. An older server says only which version is current."""
+    if release is None:
+        return None if current is None else Release("settled", current)
+    # A state that this version does not know is taken for what it means: a version is current, or none is.
+    otherwise: State = "unsettled" if current is None else "settled"
+    known = next((state for state in STATES if state == release.state), otherwise)
+    return Release(known) if known == "unsettled" else Release(known, release.version, release.number)
+
+
 class Connected(msgspec.Struct, tag_field="type", tag="connected", rename="camel"):
     """The first message of a stream. Durations in ms."""
 
@@ -41,6 +57,11 @@ class Connected(msgspec.Struct, tag_field="type", tag="connected", rename="camel
     update_strategy: str | None = None
     current_version: str | None = None
     """The current version. None: it is not known."""
+    release: _Release | None = None
+
+    def current_release(self) -> Release | None:
+        """Return which version is current, and why; None: it is not known."""
+        return _release(self.current_version, self.release)
 
 
 class _Absence(msgspec.Struct):
@@ -54,21 +75,6 @@ class _Absence(msgspec.Struct):
         """Return it as the figures hold it. A state that this version does not know is the one that says least."""
         known: AbsenceState = next((state for state in ABSENCE_STATES if state == self.state), "vanished")
         return Absence(self.node, self.total, MappingProxyType(self.versions), known, self.since)
-
-
-class _Current(msgspec.Struct):
-    state: str
-    version: str | None = None
-
-
-def _release(current: str | None, said: _Current | None) -> Release | None:
-    """Return what a server says of the release. An older one says only which version is current."""
-    if said is None:
-        return None if current is None else Release("settled", current)
-    # A state that this version does not know is taken for what it means: a version is current, or none is.
-    otherwise: State = "unsettled" if current is None else "settled"
-    known = next((state for state in STATES if state == said.state), otherwise)
-    return Release(known, None if known == "unsettled" else said.version)
 
 
 class StatsMessage(msgspec.Struct, tag_field="type", tag="stats", rename="camel"):
@@ -86,7 +92,7 @@ class StatsMessage(msgspec.Struct, tag_field="type", tag="stats", rename="camel"
     away_known: bool = False
     absences: tuple[_Absence, ...] = ()
     current_version: str | None = None
-    release: _Current | None = None
+    release: _Release | None = None
     your_id: str | None = None
     of_version: VersionCount | None = None
 
@@ -130,7 +136,7 @@ class DeltaMessage(msgspec.Struct, tag_field="type", tag="stats-delta", rename="
     away_known: bool | None = None
     absences: tuple[_Absence, ...] | None = None
     current_version: str | msgspec.UnsetType | None = msgspec.UNSET
-    release: _Current | None = None
+    release: _Release | None = None
 
     def delta(self) -> StatsDelta:
         """Return the delta."""
@@ -165,6 +171,11 @@ class Released(msgspec.Struct, tag_field="type", tag="version"):
     """A version was declared current."""
 
     version: str
+    release: _Release | None = None
+
+    def current_release(self) -> Release:
+        """Return it with its number. An older server sends none."""
+        return _release(self.version, self.release or _Release("declared", self.version)) or Release("unsettled")
 
 
 class Drain(msgspec.Struct, tag_field="type", tag="drain", rename="camel"):
@@ -333,11 +344,11 @@ class ReleaseResult(msgspec.Struct, frozen=True):
     unreached: tuple[Unreached, ...] | None = None
 
 
-class _Release(ReleaseResult, frozen=True):
+class _ReleaseAnswer(ReleaseResult, frozen=True):
     ok: bool = False
 
 
-_decode_release = msgspec.json.Decoder(_Release).decode
+_decode_release = msgspec.json.Decoder(_ReleaseAnswer).decode
 
 
 def decode_release(content: bytes, version: str | None) -> ReleaseResult:

@@ -11,6 +11,9 @@ Rules:
 3. Else it is not known, as in a rolling update before the release: nodes serve several versions, or one does not say
    (a node of an older Headcount). Then nobody is known to be outdated, and nobody is known to be up to date.
 
+Releases have an order, and all nodes know the same one without asking one another: a declaration carries its number
+(`Released`), and a version that the fleet has settled on without any has `SETTLED_RELEASE`, which is less.
+
 A node that has not reported yet decides nothing: the figures are partial because of it.
 
 Tests: tests/core/test_current_version.py.
@@ -35,6 +38,9 @@ MAX_NAMED: Final = 3
 SETTLED: Final = 1e9
 """Seconds of agreement that are enough for every node, whatever its `settle_time`."""
 
+SETTLED_RELEASE: Final = 0
+"""Number of a release that nobody declared. There is none after the first declaration, so it is the first of all."""
+
 OWN: Final = "own"
 """The source that says which version this node serves itself."""
 
@@ -46,15 +52,21 @@ class Release(msgspec.Struct, frozen=True):
     Attributes:
         state: Why `version` is current, or why none is.
         version: The version that was declared or that the fleet settled on; None: neither.
+        number: Of two releases of a fleet, the one with the larger number is the newer; None: not known.
     """
 
     state: State
     version: str | None = None
+    number: int | None = None
 
     @property
     def current(self) -> str | None:
         """The current version; None: it is not known."""
         return None if self.state == "orphaned" else self.version
+
+
+UNSETTLED: Final = Release("unsettled")
+"""What a page hears that is to know of no release."""
 
 
 class CurrentVersion:
@@ -76,6 +88,7 @@ class CurrentVersion:
         "_insisted",
         "_is_settled",
         "_needs",
+        "_number",
         "_settle_time",
         "_since",
         "_sources",
@@ -88,6 +101,7 @@ class CurrentVersion:
         self._sources: dict[str, tuple[frozenset[str], bool]] = {OWN: (frozenset([own] if own else []), False)}
         self._declared: str | None = None
         self._insisted = False
+        self._number = SETTLED_RELEASE
         self._agreed: str | None = None
         self._since: float | None = None
         """When the nodes began to agree, as the clock of `look` has it; None: it has not been looked at since."""
@@ -101,8 +115,8 @@ class CurrentVersion:
         """Which version is current, and why."""
         if self._declared is not None:
             served = any(self._declared in versions for versions, _ in self._sources.values())
-            return Release("declared" if self._insisted or served else "orphaned", self._declared)
-        return Release("settled", self._agreed) if self._is_settled else Release("unsettled")
+            return Release("declared" if self._insisted or served else "orphaned", self._declared, self._number)
+        return Release("settled", self._agreed, SETTLED_RELEASE) if self._is_settled else Release("unsettled")
 
     @property
     def shown(self) -> Release | None:
@@ -120,19 +134,20 @@ class CurrentVersion:
         """The version that all live nodes serve, settled or not; None: they differ, or one does not say."""
         return self._agreed
 
-    def declare(self, version: str, *, insisted: bool) -> bool:
+    def declare(self, version: str, number: int, *, insisted: bool) -> bool:
         """
         Take a version for declared.
 
         Args:
             version: The version.
+            number: Of the declaration.
             insisted: It is current though no node serves it.
 
         Returns:
-            Whether another version is current now, or for another reason.
+            Whether another version is current now, or by another release, or for another reason.
         """
         before = self.release
-        self._declared, self._insisted = version, insisted
+        self._declared, self._number, self._insisted = version, number, insisted
         return self.release != before
 
     def note(self, source: str, versions: Iterable[str], *, silent: bool) -> bool:

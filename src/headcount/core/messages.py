@@ -15,9 +15,10 @@ import msgspec
 
 from ..errors import Malformed, TooLarge
 from .acknowledgements import MAX_ID
+from .current_version import Release
 from .invitations import Reply
 from .labels import ROOT, parse_claimed_version, parse_route
-from .stats import Stats, StatsDelta, away_fields, release_fields, unaccounted_fields
+from .stats import Stats, StatsDelta, away_fields, known_release_fields, release_fields, unaccounted_fields
 from .visibility import EVERYTHING, Visibility
 
 MAX_MESSAGE: Final = 4_096
@@ -273,7 +274,7 @@ def _check_key(key: str) -> None:
         raise Malformed(f"{key[:40]!r} is not a valid tab key; send 16 to 64 letters, digits, - and _.")
 
 
-def greeting(version: str, keepalive: int, update_strategy: str, current: str | None) -> bytes:
+def greeting(version: str, keepalive: int, update_strategy: str, release: Release) -> bytes:
     """
     Encode the first message of a stream, but for what is each connection's own.
 
@@ -283,7 +284,7 @@ def greeting(version: str, keepalive: int, update_strategy: str, current: str | 
         version: The server's.
         keepalive: In ms.
         update_strategy: What the server would like clients to use.
-        current: The current version; None: it is not known.
+        release: Which version is current, and why.
     """
     whole = _encode(
         {
@@ -293,7 +294,7 @@ def greeting(version: str, keepalive: int, update_strategy: str, current: str | 
             "timestamp": 0,
             "keepaliveMs": keepalive,
             "updateStrategy": update_strategy,
-            **({} if current is None else {"currentVersion": current}),
+            **known_release_fields(release),
         }
     )
     # In a version, a quotation mark stands behind a backslash, so this is found where it was put.
@@ -361,9 +362,23 @@ def stats_delta(delta: StatsDelta, visibility: Visibility = EVERYTHING) -> bytes
     return _encode(message)
 
 
-def version(released: str, now: int) -> bytes:
-    """Encode the news of a release, to which pages that know how may reply. `now` in ms since 1970."""
-    return _encode({"type": "version", "version": released, "timestamp": now, "reply": True})
+def version(release: Release, now: int) -> bytes:
+    """
+    Encode the news of a release, which has a version, to which pages that know how may reply.
+
+    Args:
+        release: The release.
+        now: Milliseconds since 1970.
+    """
+    return _encode(
+        {
+            "type": "version",
+            "version": release.version,
+            "timestamp": now,
+            "release": release_fields(release)["release"],
+            "reply": True,
+        }
+    )
 
 
 def drain(reconnect: int) -> bytes:

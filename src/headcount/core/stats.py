@@ -175,6 +175,10 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         """Return the current version, None if it is not known; `told` if the server's figures do not say."""
         return told if self.nodes.versions is None else self.current_version
 
+    def known_release(self, earlier: Release | None) -> Release | None:
+        """Return the release; `earlier` if the server's figures do not say."""
+        return earlier if self.nodes.versions is None else self.release
+
     def to_dict(self) -> dict[str, Any]:
         """Return the wire's shape: plain JSON values, camelCase keys. O(size)."""
         return {
@@ -237,8 +241,17 @@ def release_fields(release: Release | None) -> dict[str, Any]:
     """Return the fields of the wire that say which version is current, and why."""
     if release is None:
         return {}
-    said = {"state": release.state} if release.version is None else {"state": release.state, "version": release.version}
-    return {**({} if release.current is None else {"currentVersion": release.current}), "release": said}
+    fields: dict[str, Any] = {"state": release.state}
+    if release.version is not None:
+        fields["version"] = release.version
+    if release.number is not None:
+        fields["number"] = release.number
+    return {**({} if release.current is None else {"currentVersion": release.current}), "release": fields}
+
+
+def known_release_fields(release: Release) -> dict[str, Any]:
+    """Return the same for a page, which is told nothing while no version was declared and none settled on."""
+    return {} if release.version is None else release_fields(release)
 
 
 def unaccounted_fields(absences: tuple[Absence, ...]) -> dict[str, Any]:

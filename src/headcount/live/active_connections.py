@@ -31,6 +31,7 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
         error: A sentence, while something is wrong.
         is_stale: The figures are old: those of a stream that was lost, or of before a gap.
         current_version: The version that was declared current, else the one that all nodes serve; None: not known.
+        release: Why that version is current, or why none is, and its number; None: the server does not say.
     """
 
     stats: Stats = Stats()
@@ -40,6 +41,7 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     is_stale: bool = False
     current_version: str | None = None
+    release: Release | None = None
 
 
 class ActiveConnections:
@@ -60,7 +62,8 @@ class ActiveConnections:
         is_stale: The figures are old: those of a stream that was lost, or of before a gap.
         partial: A node is missing from the figures.
         current_version: The version that was declared current, else the one that all nodes serve; None: not known.
-        release: `.state` says why that version is current, or why none is; None: the server does not say.
+        release: `.state` says why that version is current, or why none is, and `.number` orders the releases of a
+            fleet; None: the server does not say.
         state: All of it at one moment.
     """
 
@@ -80,7 +83,7 @@ class ActiveConnections:
         self.is_stale: Observable[bool] = Observable(store, lambda state: state.is_stale)
         self.partial: Observable[bool] = Observable(store, lambda state: state.stats.partial)
         self.current_version: Observable[str | None] = Observable(store, lambda state: state.current_version)
-        self.release: Observable[Release | None] = Observable(store, lambda state: state.stats.release)
+        self.release: Observable[Release | None] = Observable(store, lambda state: state.release)
 
     async def __aiter__(self) -> AsyncGenerator[Stats, None]:
         """

@@ -35,8 +35,13 @@ class _NodeStore:
         stats = self._figures.stats()
         state = self._state
         if state.stats is not stats:
-            current = stats.current_version
-            self._state = state = LiveState(stats=stats, authorized=True, status="open", current_version=current)
+            self._state = state = LiveState(
+                stats=stats,
+                authorized=True,
+                status="open",
+                current_version=stats.current_version,
+                release=stats.release,
+            )
         return state
 
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ..core.current_version import Release
 from ..core.history import History
 from ..core.registry import Registry
 from ..core.stats import NodeShare, Stats
@@ -115,15 +116,20 @@ class FigureReader:
             return self._host.membership.view.report_age
 
     @property
-    def current_version(self) -> str | None:
+    def release(self) -> Release:
         """
-        The version that was declared current, else the one that the fleet has settled on; None: it is not known.
+        Which version is current in the fleet, and why.
 
         While no viewer watches here, what the other nodes serve is known as of the last few seconds.
         """
         view = self._host.membership.view
         with self._lock:
-            return (view.release if view.active else self._registry.release).current
+            return view.release if view.active else self._registry.release
+
+    @property
+    def current_version(self) -> str | None:
+        """The version that was declared current, else the one that the fleet has settled on; None: it is not known."""
+        return self.release.current
 
     async def shares(self) -> list[NodeShare]:
         """Return what each node of the fleet has now, this one first; they get a second to answer."""

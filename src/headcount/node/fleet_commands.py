@@ -305,12 +305,18 @@ class FleetCommands:
             The number of streams that were told; 0 for the current version and for a declaration older than the last.
         """
         with self._lock:
-            if not self._releases.declare(release):
+            before = self._releases.released
+            is_news = self._releases.declare(release)
+            declared = self._releases.released
+            if declared is None or declared == before:
                 return 0
-            self._host.learn_versions((release.version,))
-            self._registry.declare(release.version, insisted=release.unserved)
-            self._host.membership.view.declare(release)
+            self._host.learn_versions((declared.version,))
+            self._registry.declare(declared.version, declared.number, insisted=declared.unserved)
+            self._host.membership.view.declare(declared)
             self._viewers.changed()
+            if not is_news:
+                # A newer declaration of the same version. Pages go by it when they ask next, as on all other nodes.
+                return 0
             told = self._rollout.announce()
         self._viewers.notify_observers()
         self._counters["releases"] += 1

@@ -17,6 +17,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from ..core import messages
+from ..core.current_version import SETTLED_RELEASE, Release
 from ..core.fleet_messages import Released
 from ..core.labels import parse_build_id, parse_route
 from ..core.payload import Payload
@@ -159,8 +160,8 @@ class Releases:
         self._clock = clock
         self._announce = announce
         self._log_throttle = LogThrottle()
-        self._message: tuple[tuple[int, str], Payload] | None = None
-        """The last message, with the second and the version that it is of."""
+        self._message: tuple[tuple[int, Released | None], Payload] | None = None
+        """The last message, with the second and the declaration that it is of."""
 
     @property
     def current(self) -> str:
@@ -177,9 +178,12 @@ class Releases:
 
         For a second it is the same object, so that the tabs which one report names get it in one message.
         """
-        now, version = self._clock(), self.current
-        if self._message is None or self._message[0] != (now // 1000, version):
-            self._message = ((now // 1000, version), Payload(messages.version(version, now)))
+        now, released = self._clock(), self.released
+        if self._message is None or self._message[0] != (now // 1000, released):
+            release = Release("settled", self._own_version, SETTLED_RELEASE)
+            if released is not None:
+                release = Release("declared", released.version, released.number)
+            self._message = ((now // 1000, released), Payload(messages.version(release, now)))
         return self._message[1]
 
     def declare(self, release: Released) -> bool:

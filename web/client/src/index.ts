@@ -9,7 +9,7 @@ import { notify } from './listeners.js';
 import { routeLabel, type ServerMessage, versionLabel } from './messages.js';
 import { createRouteTracker } from './route.js';
 import { createSite, type HeadcountOptions, resolve } from './settings.js';
-import { applyDelta, type Figures, noFigures, readStats } from './stats.js';
+import { applyDelta, type Figures, noFigures, readRelease, readStats } from './stats.js';
 
 export type { Backoff } from './backoff.js';
 export type { Connection, ConnectionEvents, Status, StreamFactory } from './connection.js';
@@ -53,7 +53,7 @@ export interface Headcount {
   onMessage(listener: (message: ServerMessage) => void): () => void;
 }
 
-// The versions are left out, because they are undefined at first and the core must stay small.
+// The versions and the release are left out, because they are undefined at first and the core must stay small.
 const INITIAL = Object.freeze({
   ...noFigures(),
   authorized: null,
@@ -179,10 +179,15 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
   function receive(message: ServerMessage): void {
     switch (message.type) {
       case 'connected': {
-        const { version: serverVersion, currentVersion } = message as Partial<Record<string, string>>;
         sentRoute = queriedRoute;
         sentWatching = hasStats = false;
-        set({ status: 'open', error: null, serverVersion, currentVersion });
+        set({
+          status: 'open',
+          error: null,
+          serverVersion: message.version as string,
+          currentVersion: message.currentVersion as string | undefined,
+          release: readRelease(message.release),
+        });
         return sync();
       }
       // Any POST is an answer, and every server knows this one.
@@ -210,7 +215,8 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
         if (settings.viewer) connection?.close();
         return set({ ...noFigures(), authorized: false, isStale: false, ...(settings.viewer && { status: 'closed' }) });
       default:
-        if (message.type === 'version') set({ currentVersion: message.version as string });
+        if (message.type === 'version')
+          set({ currentVersion: message.version as string, release: readRelease(message.release) });
         notify(messageListeners, message);
     }
   }

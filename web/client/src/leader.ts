@@ -84,7 +84,8 @@ export function createLeader({ createStream, lastConnectionId, left, lock, lockO
       // The leader answers for all tabs, and any POST is an answer.
       if (type === 'are-you-there') return stream.send({ type: 'tabs', set: [], remove: [] });
       // Tabs that come later get the current version from it.
-      if (type === 'version' && connected) connected = { ...connected, currentVersion: message.version };
+      if (type === 'version' && connected)
+        connected = { ...connected, currentVersion: message.version, release: message.release };
       if (type === 'tabs') {
         reporting = false;
         Object.assign(identified, message.ids);

@@ -5,8 +5,9 @@
  *   not be loaded, any other one. Without a target nothing happens.
  * - A reload is recorded before it happens, and the record outlives it. A page that still has the same target after
  *   a reload was not brought there: it waits, longer each time, and gives up after the third.
- * - A target that the tab knows already does not get new reloads. So two versions that alternate cost three reloads
- *   together, and a roll-back still gets one.
+ * - A target that the tab knows already does not get new reloads, unless it is of a newer release than all that the tab was
+ *   reloaded for. So two servers that name two versions in turn cost a bounded number of reloads, and a version that
+ *   is released again, as after a roll-back, gets three of its own. Servers that do not number releases get three for a version.
  * - Before a reload the page checks whether the target is being served to it. A check that fails costs no reload, so the page
  *   goes on checking, with growing delays, for as long as a rolling update takes.
  */
@@ -40,11 +41,17 @@ export interface ReloadRecord {
   readonly at: number;
   /** The targets of these reloads and the versions that they left, the newest last. */
   readonly seen: readonly string[];
+  /** Number of the newest release among them; undefined: none had one. */
+  readonly release?: number | undefined;
+  /** The last reload was for a release without a number, which may be newer than that. */
+  readonly unnumbered?: boolean | undefined;
 }
 
 /** What a page intends about one target. */
 export interface Plan {
   readonly target: string | undefined;
+  /** Number of the release that it is of; undefined: the server does not say. */
+  readonly release: number | undefined;
   /** When to check next whether the target is served, in milliseconds since 1970. */
   readonly checkAt: number;
   /** Checks that failed. */
@@ -79,34 +86,47 @@ export function targetOf(mine: string, current: string | undefined, missing: boo
   return isOutdated(mine, current) ? current : missing ? ' ' + mine : undefined;
 }
 
-export function planFor(target: string | undefined, checkAt: number): Plan {
-  return { target, checkAt, failedChecks: 0, armed: false };
+export function planFor(target: string | undefined, release: number | undefined, checkAt: number): Plan {
+  return { target, release, checkAt, failedChecks: 0, armed: false };
 }
 
 /** Reads what was stored. What is no record is none: the tab has not reloaded. */
 export function readRecord(text: string): ReloadRecord {
   try {
-    const { reloads, at, seen } = JSON.parse(text);
-    if (reloads > 0 && at > 0 && Array.isArray(seen)) return { reloads, at, seen };
+    const { reloads, at, seen, release, unnumbered } = JSON.parse(text);
+    if (reloads > 0 && at > 0 && Array.isArray(seen))
+      return { reloads, at, seen, release: typeof release === 'number' ? release : undefined, unnumbered };
   } catch {}
   return { reloads: 0, at: 0, seen: [] };
 }
 
-/** How many reloads count against this target. */
-function spent(record: ReloadRecord, target: string): number {
-  return record.seen.includes(target) ? record.reloads : 0;
+/** Comparison with a release that is not known is false: a version without a number may be of the release that was counted. */
+export function isNewer(release: number | undefined, than: number | undefined): boolean {
+  return release! > than!;
+}
+
+/** How many reloads count against the target of this plan. */
+function spent(record: ReloadRecord, { target, release }: Plan): number {
+  const isCounted = record.unnumbered || !isNewer(release, record.release);
+  return isCounted && record.seen.includes(target!) ? record.reloads : 0;
 }
 
 /** Whether the earlier reloads forbid one now. A clock that was set back ends a delay; the number is the bound. */
-export function judgeRecord(record: ReloadRecord, target: string, now: number): 'early' | 'exhausted' | undefined {
-  const reloads = spent(record, target);
+export function judgeRecord(record: ReloadRecord, plan: Plan, now: number): 'early' | 'exhausted' | undefined {
+  const reloads = spent(record, plan);
   if (reloads > DELAYS_MS.length) return 'exhausted';
   const elapsed = now - record.at;
   if (reloads && elapsed >= 0 && elapsed < DELAYS_MS[reloads - 1]!) return 'early';
 }
 
-export function afterReload(record: ReloadRecord, mine: string, target: string, now: number): ReloadRecord {
-  return { reloads: spent(record, target) + 1, at: now, seen: [...record.seen, mine, target].slice(-SEEN) };
+export function afterReload(record: ReloadRecord, mine: string, plan: Plan, now: number): ReloadRecord {
+  return {
+    reloads: spent(record, plan) + 1,
+    at: now,
+    seen: [...record.seen, mine, plan.target!].slice(-SEEN),
+    release: isNewer(record.release, plan.release) ? record.release : (plan.release ?? record.release),
+    unnumbered: plan.release === undefined,
+  };
 }
 
 /** `random` is in [0, 1): pages must not check all at once. */

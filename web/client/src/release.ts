@@ -16,6 +16,7 @@ import { createGuards } from './release-guards.js';
 import {
   afterCheck,
   afterReload,
+  isNewer,
   isOutdated,
   judgeDocument,
   judgeRecord,
@@ -128,7 +129,9 @@ export function createRelease(options: ReleaseOptions): Release {
   const guards = new Set<Guard>();
   let current: string | undefined;
   let missing = false;
-  let plan = planFor(undefined, 0);
+  /** Number of the release that `current` is of. */
+  let currentRelease: number | undefined;
+  let plan = planFor(undefined, currentRelease, 0);
   let announced: string | undefined;
   let prevented: string | undefined;
   let dismissed: string | undefined;
@@ -183,7 +186,9 @@ export function createRelease(options: ReleaseOptions): Release {
     } catch {}
   }
 
-  async function health(signal: AbortSignal): Promise<{ version?: unknown; currentVersion?: unknown }> {
+  async function health(
+    signal: AbortSignal,
+  ): Promise<{ version?: unknown; currentVersion?: unknown; release?: { number?: unknown } }> {
     const base = new URL(options.basePath ?? '/__skew', options.url ?? win!.location.origin).href.replace(/\/*$/, '');
     return (
       await win!.fetch(`${base}/health?version=` + encodeURIComponent(mine), { cache: 'no-store', signal })
@@ -196,12 +201,14 @@ export function createRelease(options: ReleaseOptions): Release {
     const live = headcount?.getSnapshot();
     if (live?.status === 'open') {
       current = live.currentVersion;
+      currentRelease = live.release?.number;
       pollAt = now + POLL_MS;
     } else if (now >= pollAt) {
       pollAt = now + POLL_MS * (1 + Math.random());
       health(ended.signal).then(
-        ({ currentVersion }) => {
+        ({ currentVersion, release }) => {
           current = typeof currentVersion === 'string' ? currentVersion : undefined;
+          currentRelease = typeof release?.number === 'number' ? release.number : undefined;
           tick();
         },
         // The server may be away: what was known stays.
@@ -209,7 +216,9 @@ export function createRelease(options: ReleaseOptions): Release {
       );
     }
     const target = targetOf(mine, current, missing);
-    if (target !== plan.target) plan = planFor(target, now + (missing ? 0 : Math.random() * spreadMs));
+    if (target !== plan.target || isNewer(currentRelease, plan.release))
+      plan = planFor(target, currentRelease, now + (missing ? 0 : Math.random() * spreadMs));
+    else plan = { ...plan, release: currentRelease ?? plan.release };
     if (target && target !== announced) {
       announced = target;
       const event = Object.assign(new Event('outdated', { cancelable: true }), { mine, current });
@@ -240,7 +249,7 @@ export function createRelease(options: ReleaseOptions): Release {
 
   function judge(): Reason | null {
     const text = access('sessionStorage');
-    return text === undefined ? 'storage' : (judgeRecord(readRecord(text), plan.target!, Date.now()) ?? null);
+    return text === undefined ? 'storage' : (judgeRecord(readRecord(text), plan, Date.now()) ?? null);
   }
 
   /** Calls a step of an attempt. One that fails, is not over in time, or is cut off by `close()` gives undefined. */
@@ -319,9 +328,7 @@ export function createRelease(options: ReleaseOptions): Release {
   function go(url = ''): Reason | null {
     if (ended.signal.aborted) return 'closed';
     const { document, location } = win!;
-    const text = JSON.stringify(
-      afterReload(readRecord(access('sessionStorage') ?? ''), mine, plan.target!, Date.now()),
-    );
+    const text = JSON.stringify(afterReload(readRecord(access('sessionStorage') ?? ''), mine, plan, Date.now()));
     if (access('sessionStorage', text) !== text) return 'storage';
     // An address that differs by its fragment only would load nothing.
     if (isElsewhere(url)) location.assign(new URL(url, document.baseURI));

@@ -36,6 +36,8 @@ export interface Release {
   /** `declared` and `settled`: it is current. `orphaned`: it was declared, but no node serves it. `unsettled`: there is none. */
   state: 'declared' | 'settled' | 'unsettled' | 'orphaned';
   version?: string;
+  /** Of two releases, the one with the larger number is the newer. */
+  number?: number;
 }
 
 export interface Figures extends ConnectionStats {
@@ -64,7 +66,6 @@ export function noFigures(): Figures {
     connectionsTruncated: false,
     nodes: undefined,
     partial: false,
-    release: undefined,
   };
 }
 
@@ -102,10 +103,10 @@ function change(from: Figures, message: ServerMessage, set: unknown, remove: unk
     yourId: typed('string', yourId, from.yourId),
     revision,
     connectionsTruncated: typed('boolean', connectionsTruncated, from.connectionsTruncated),
-    nodes: isNodes(nodes) ? nodes : from.nodes,
+    nodes: readNodes(nodes) ?? from.nodes,
     partial: typed('boolean', partial, from.partial),
     currentVersion: typed<string | undefined>('string', currentVersion, undefined),
-    release: isRelease(release) ? release : from.release,
+    release: readRelease(release) ?? from.release,
   };
 }
 
@@ -143,13 +144,13 @@ function isCount(value: unknown): value is number {
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: it is what checks the type.
-function isNodes(value: any): value is Nodes {
-  return isCount(value?.reporting) && isCount(value?.expected);
+function readNodes(value: any): Nodes | undefined {
+  if (isCount(value?.reporting) && isCount(value.expected)) return value;
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: it is what checks the type.
-function isRelease(value: any): value is Release {
-  return areTexts(value?.state, value?.version ?? '');
+export function readRelease(value: any): Release | undefined {
+  if (areTexts(value?.state, value?.version ?? '') && isCount(value.number ?? 0)) return value;
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: it is what checks the type.

@@ -201,11 +201,37 @@ describe('the current version', () => {
   test('comes when the stream opens, and with each release afterwards', async () => {
     const page = await watching();
     expect(snapshot(page)).toMatchObject({ serverVersion: '2026.11.3', currentVersion: '2026.11.4' });
+    expect(snapshot(page).release).toEqual({ state: 'declared', version: '2026.11.4', number: 1795469500000 });
     const heard: unknown[] = [];
-    page.headcount.onMessage(() => heard.push(snapshot(page).currentVersion));
+    page.headcount.onMessage(() => heard.push([snapshot(page).currentVersion, snapshot(page).release?.number]));
     await page.stream.says({ ...messages.server.version, version: '2026.11.5' });
-    expect(heard).toEqual(['2026.11.5']);
+    expect(heard).toEqual([['2026.11.5', 1795469599000]]);
     expect(snapshot(page)).toMatchObject({ serverVersion: '2026.11.3', currentVersion: '2026.11.5' });
+  });
+
+  test('keeps its release when the right to see figures is withdrawn', async () => {
+    const page = await watching();
+    await page.stream.says(messages.server['stats-unauthorized']);
+    expect(snapshot(page)).toMatchObject({ currentVersion: '2026.11.4', release: { number: 1795469500000 } });
+  });
+
+  test.each([
+    undefined,
+    null,
+    'v2',
+    { state: 'declared', version: 'v2', number: '7' },
+    { state: 'declared', number: -1 },
+  ])('is of a release that is not known where the server says %j', async (release) => {
+    const page = await watching();
+    await page.stream.says({ ...messages.server.version, version: 'v2', release });
+    expect([snapshot(page).currentVersion, snapshot(page).release]).toEqual(['v2', undefined]);
+  });
+
+  test('is of no known release where the server does not number them', async () => {
+    const page = openPage();
+    page.headcount.connect();
+    await page.stream.connects({ release: undefined });
+    expect([snapshot(page).currentVersion, snapshot(page).release]).toEqual(['2026.11.4', undefined]);
   });
 
   test('is not known where the server does not say it', async () => {

@@ -51,10 +51,10 @@ describe('size, minified and compressed', () => {
     expect(await packaged('src/index.ts')).not.toMatch('BroadcastChannel');
   });
 
-  test('what brings pages to the current version is at most 3,000 bytes, and needs nothing else', async () => {
+  test('what brings pages to the current version is at most 3,130 bytes, and needs nothing else', async () => {
     const code = await packaged('src/release.ts');
     expect(code).not.toMatch(/\bimport\b/);
-    expect(size(code)).toBeLessThanOrEqual(3000);
+    expect(size(code)).toBeLessThanOrEqual(3130);
     expect(await packaged('src/index.ts')).not.toMatch('data-headcount-ignore');
   });
 

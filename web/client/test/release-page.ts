@@ -15,7 +15,10 @@ export function closeReleases(): void {
 /** A stream that says what the test lets it say, of a page that is open. */
 function fakeStream(currentVersion?: string) {
   const listeners = new Set<(message: ServerMessage) => void>();
-  const snapshot = { status: 'open', currentVersion };
+  const snapshot: { status: string; currentVersion: string | undefined; release?: object | undefined } = {
+    status: 'open',
+    currentVersion,
+  };
   return {
     headcount: {
       getSnapshot: () => ({ ...snapshot }),
@@ -24,9 +27,10 @@ function fakeStream(currentVersion?: string) {
         return () => listeners.delete(listener);
       },
     } as unknown as Headcount,
-    /** A release, as the client passes it on. */
-    says(version: string | undefined) {
+    /** A release, as the client passes it on; without a number, as from an older server. */
+    says(version: string | undefined, number?: number) {
       snapshot.currentVersion = version;
+      snapshot.release = number === undefined ? undefined : { state: 'declared', version, number };
       for (const listener of listeners) listener({ type: 'version', version });
     },
     breaks() {

@@ -383,6 +383,53 @@ describe('a reload that does not bring the version', () => {
     },
   );
 
+  test('gives a tab three reloads for each release, also of a version that it has had before', async () => {
+    let mine = 'v1';
+    for (let number = 1; number <= 8; number++) {
+      const version = mine === 'v1' ? 'v2' : 'v1';
+      const page = openRelease({ mode: 'immediate', version: mine });
+      page.site.document = version;
+      page.stream.says(version, number);
+      await passes(2);
+      expect([number, page.left()]).toEqual([number, ['reload']]);
+      page.release.close();
+      mine = version;
+    }
+  });
+
+  test('is tried again at once when the version is released again', async () => {
+    const { release, stream, left } = openRelease({}, 'v2');
+    stream.says('v2', 7);
+    const now = vi.spyOn(Date, 'now');
+    const start = Date.now();
+    for (let time = 0; time < 3; time++) {
+      now.mockReturnValue(start + time * 600_000);
+      expect(await release.reload()).toBeNull();
+    }
+    expect(await release.reload()).toBe('exhausted');
+    // A node of an older Headcount names the version alone.
+    stream.says('v2');
+    expect(await release.reload()).toBe('exhausted');
+    stream.says('v2', 8);
+    expect([await release.reload(), left().length]).toEqual([null, 4]);
+  });
+
+  test('counts for the release that the health of the server names', async () => {
+    const { release, site } = openRelease({ headcount: undefined });
+    for (const [number, reason] of [
+      [7, null],
+      [7, 'early'],
+      ['8', 'early'],
+      [8, null],
+    ]) {
+      site.health = { currentVersion: 'v2', release: { state: 'declared', version: 'v2', number } };
+      await passes(61);
+      vi.spyOn(Date, 'now').mockReturnValue(1e12);
+      expect([number, await release.reload()]).toEqual([number, reason]);
+      vi.mocked(Date.now).mockRestore();
+    }
+  });
+
   test('says so to a user who is faster', async () => {
     const { release } = openRelease({}, 'v2');
     await passes(1);
