@@ -155,7 +155,7 @@ def test_a_wheel_holds_the_browser_code_and_the_demo(name: str, wheels: dict[str
         assert b"createHeadcount" in wheel.read("headcount/static/client.js")
         for version in ("v1", "v2"):
             page = wheel.read(f"headcount/_demo/static/{version}/index.html").decode()
-            assert f'<meta name="build-id" content="{version}" />' in page
+            assert f'<meta name="headcount-version" content="{version}" />' in page
             assert any(name.startswith(f"headcount/_demo/static/{version}/assets/index-") for name in names)
     assert {f"headcount/_demo/{name}.py" for name in ("demo", "shop", "visitors")} <= set(names)
     assert len(names) == len(set(names)), "nothing is in it twice"

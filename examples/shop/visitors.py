@@ -5,7 +5,7 @@ Simulated visitors of the shop: real connections that behave like open pages.
 
 Each visitor loads a page, reads its build id, opens a stream with it, views a few products, leaves, and comes back
 later. After a release is announced on the stream, a visitor reloads the page within `reload_within` seconds and is on
-the new build from then on. Half use SSE, half WebSocket.
+the new build from then on. A page that is left says goodbye. Half use SSE, half WebSocket.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from websockets.exceptions import WebSocketException
 from websockets.typing import Origin
 
 BASE_PATH = "/__skew"
-BUILD_ID = re.compile(r'<meta name="build-id" content="([^"]+)"')
+BUILD_ID = re.compile(r'<meta name="headcount-version" content="([^"]+)"')
 
 # Entry pages, and the next pages after each page, with weights: many on the first products, few at the checkout.
 ENTRANCES = {"/": 6.0, "/products": 2.0, "/products/1": 1.0, "/products/5": 1.0}
@@ -164,11 +164,16 @@ class Visitor:
                 body = {"connectionId": connection_id, "route": route}
                 (await self.client.post(f"{BASE_PATH}/route", json=body)).raise_for_status()
 
-            yield messages, navigate
+            try:
+                yield messages, navigate
+            finally:
+                # As a page says goodbye that is closed or reloaded. Without it, the page might come back for 48 s.
+                with contextlib.suppress(*LOST):
+                    await self.client.post(f"{BASE_PATH}/bye", json={"connectionId": connection_id})
 
     @contextlib.asynccontextmanager
     async def open_websocket(self, version: str) -> AsyncIterator[Stream]:
-        """Open a WebSocket."""
+        """Open a WebSocket. Closing it with 1000, as its context does, is the farewell."""
         base = self.client.base_url
         url = base.copy_with(
             scheme={"http": "ws", "https": "wss"}[base.scheme],

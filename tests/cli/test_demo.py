@@ -70,6 +70,8 @@ async def test_its_link_opens_authorised_and_shows_visitors_who_move_to_the_new_
             assert live.current_version.value == "v2"
         await viewer.until(lambda s: s.figures is not None and {"v1", "v2"} <= set(s.figures["versions"]), 60)
         await viewer.until(lambda s: s.figures is not None and "v1" not in s.figures["versions"], 60)
+        stats = httpx.get(f"{origin}/__skew/admin/stats", headers={"authorization": f"Bearer {told[2]}"}).json()
+        assert "away" not in stats, "visitors say goodbye, so nobody waits for them"
         assert not stranger.of_type("stats")
 
         process.ctrl_c()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
@@ -107,13 +108,43 @@ def test_migration_is_seen_from_the_deploy_to_the_last_page(admin: BrowserContex
     guest.goto("/")
     expect(page.get_by_role("heading", name="Active users: 2")).to_be_visible()
     expect(page.get_by_text("All users migrated to the latest version")).to_be_visible()
-    page.get_by_role("button", name="Deploy v2").click()
+    # A page that plays something is not reloaded, so that the figures are seen before the first page has moved.
+    page.evaluate("navigator.mediaSession.playbackState = 'playing'")
+    with guest.expect_response(f"{guest.url}") as check:
+        page.get_by_role("button", name="Deploy v2").click()
+    assert check.value.request.resource_type == "fetch", "the page checks whether v2 is served"
     expect(page.get_by_text("users are on old versions")).to_be_visible()
     expect(page.get_by_text("0% up to date")).to_be_visible()
     # The admin's own page follows by itself, some seconds after the release; a visitor's at the next click.
+    page.evaluate("navigator.mediaSession.playbackState = 'none'")
     expect(page.get_by_text("1 user is on an old version")).to_be_visible(timeout=30_000)
     expect(guest.get_by_text("There is a new version of this shop (v2)")).to_be_visible()
     guest.get_by_role("link", name="Pots", exact=True).click()
     expect(page.get_by_text("All users migrated to the latest version")).to_be_visible()
     expect(page.get_by_text("100% up to date")).to_be_visible()
     expect(page.get_by_role("region", name="Active users").get_by_text("v2")).to_be_visible()
+
+
+@pytest.mark.parametrize("shop", ["sse", "ws"], indirect=True)
+def test_a_page_with_a_cart_stays_on_its_build_until_the_cart_is_empty(visitor: BrowserContext, shop: Server) -> None:
+    page = visitor.new_page()
+    page.goto("/products/1")
+    page.get_by_role("button", name="Add to the cart").click()
+    # From then on, the next navigation would load v2.
+    with page.expect_response(page.url):
+        deploy(shop, "v2")
+    expect(page.get_by_text("Finish your order first")).to_be_visible()
+    expect(page.get_by_role("button", name="Reload")).not_to_be_visible()
+    page.get_by_role("link", name="Pots", exact=True).click()
+    page.get_by_role("link", name="Cart").click()
+    expect(page.locator("footer code")).to_have_text("v1")
+    page.get_by_role("button", name="Remove one").click()
+    page.get_by_role("button", name="Reload").click()
+    expect(page.locator("footer code")).to_have_text("v2")
+    expect(page).to_have_url(f"{shop.url}/checkout")
+
+
+def deploy(shop: Server, version: str) -> None:
+    with httpx.Client(base_url=shop.url, headers={"origin": shop.url}) as operator:
+        assert operator.post("/api/login", json={"password": "open sesame"}).is_success
+        assert operator.post("/api/deploy", json={"version": version}).is_success

@@ -1,7 +1,6 @@
 import { nextTick } from 'vue';
 import { createRouter, createWebHistory, START_LOCATION } from 'vue-router';
-import { itemCount } from './cart';
-import { isOutdated } from './release';
+import { release } from './release';
 
 export const router = createRouter({
   history: createWebHistory(),
@@ -18,13 +17,8 @@ export const router = createRouter({
   scrollBehavior: (_to, _from, saved) => saved ?? { top: 0 },
 });
 
-// After a release a visitor's next click loads the new build instead of another part of the old one; but never at the
-// price of their cart, which only this page has.
-router.beforeEach((to, from) => {
-  if (from === START_LOCATION || !isOutdated.value || itemCount.value > 0) return true;
-  location.assign(to.fullPath);
-  return false;
-});
+// A part of this page may be gone after a deploy. The release then loads the new build, at the page that was wanted.
+router.onError((_error, to) => release.recover(to.fullPath));
 
 router.afterEach(async (to, from) => {
   document.title = `${String(to.meta.title)} · Kiln & Shelf`;
