@@ -31,6 +31,10 @@ class StagedSite(Site):
         answer: dict[str, Any] = (await self.admin.get("/admin/rollout")).json
         return answer
 
+    async def release_change(self, change: str) -> None:
+        """Change the stage."""
+        assert (await self.admin.post("/admin/release", {"change": change})).status == 200
+
     async def release(self, **body: Any) -> Any:
         """Declare or change."""
         return await self.admin.post("/admin/release", {"unserved": True, **body})
@@ -180,6 +184,35 @@ async def test_a_stage_is_paused_resumed_and_aborted() -> None:
     assert (found["state"], found["share"], found["waiting"]) == ("aborted", 0.65, 100 - before - middle)
     again = await site.admin.post("/admin/release", {"change": "resume"})
     problem(again, 409, "The staged release of v2 was aborted; declare it again")
+
+
+@asynchronous
+async def test_pages_know_a_release_by_the_same_number_in_all_its_stages() -> None:
+    site = StagedSite()
+    new = await site.visitor.open("ws", "?version=v2")
+
+    async def number() -> int:
+        await site.settled()
+        found: int = (await site.admin.get("/admin/stats")).json["release"]["number"]
+        assert (await site.visitor.get("/health?version=v2")).json["release"]["number"] == found
+        return found
+
+    await site.release(version="v2", percent=10)
+    first = await number()
+    assert (await new.next("version"))["release"]["number"] == first
+    site.pass_time(1)
+    await site.release(version="v2", over=100)
+    for change in ("pause", "resume", "abort"):
+        site.pass_time(1)
+        await site.release_change(change)
+        assert await number() == first, change
+    site.pass_time(1)
+    await site.release(version="v2")
+    assert await number() == first, "it goes on, without a stage"
+    site.pass_time(1)
+    await site.release(version="v3")
+    await site.release(version="v2")
+    assert await number() > first
 
 
 @asynchronous

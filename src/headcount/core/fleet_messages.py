@@ -91,6 +91,13 @@ class Released(msgspec.Struct, frozen=True, order=True):
     """The operator insisted on it, or no node served it when it was declared: another server delivers the front end."""
     stage: Stage = Stage()
     """How fast its pages are asked; a node of a Headcount that does not know stages asks them all at once."""
+    began: Number = 0
+    """Of a stage that was changed: the number with which it was declared first; 0: this is the first declaration."""
+
+    @property
+    def identity(self) -> int:
+        """The number by which pages know the release, whichever stage it is in."""
+        return self.began or self.number
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t"):
@@ -331,6 +338,8 @@ class Release(_Message, frozen=True, tag="release"):
     unserved: bool = False
     """As in `Released`."""
     stage: Stage = Stage()
+    """As in `Released`."""
+    began: Number = 0
     """As in `Released`."""
 
 

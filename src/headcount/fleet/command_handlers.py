@@ -116,9 +116,9 @@ class CommandHandlers:
             case fleet_messages.RolloutRequest():
                 share = self._commands.rollout_share()
                 return fleet_messages.Answer(node=self._node, re=command.re, rollout=share)
-            case fleet_messages.Release(version=version, number=number, unserved=unserved, stage=stage):
+            case fleet_messages.Release(number=number):
                 ok = not number or self._commands.takes_release(number)
-                count = self._commands.release_here(Released(number, parse_build_id(version), unserved, stage))
+                count = self._commands.release_here(_declared(command))
                 released = self._commands.released
                 return fleet_messages.Answer(node=self._node, re=command.re, ok=ok, count=count, released=released)
             case fleet_messages.Revoke(id=connection_id):
@@ -179,6 +179,11 @@ def _forwarded(
             return messages.checked_release_reply(version, reply, reason, tab)
         case _:
             assert_never(command)
+
+
+def _declared(command: fleet_messages.Release) -> Released:
+    version = parse_build_id(command.version)
+    return Released(command.number, version, command.unserved, command.stage, command.began)
 
 
 def _payload(message: bytes) -> Payload:

@@ -198,6 +198,7 @@ class RemoteCommands:
                 number=released.number,
                 unserved=released.unserved,
                 stage=released.stage,
+                began=released.began,
             ),
             ALL_TIMEOUT,
         )

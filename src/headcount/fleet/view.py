@@ -345,7 +345,7 @@ class FleetView:
     def declare(self, release: Released) -> None:
         """Take a version for declared, here as in the registry. The lock is held."""
         self._own_share.sync()
-        if self._figures.declare(release.version, release.number, insisted=release.unserved):
+        if self._figures.declare(release.version, release.identity, insisted=release.unserved):
             self._changed()
 
     async def keep_release(self) -> None:

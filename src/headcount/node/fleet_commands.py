@@ -189,7 +189,10 @@ class FleetCommands:
                 start = before.stage.share(self._releases.now())
             until = max(start, pace.until)
             stage = Stage(pace.over, self._releases.now(), start, until, pace.route)
-        return await self._declare(Released(0, version, version not in serving, stage))
+        # A stage of the same version goes on: pages know it as the same release.
+        goes_on = before is not None and before.version == version and not before.stage.everybody
+        began = before.identity if before is not None and goes_on else 0
+        return await self._declare(Released(0, version, version not in serving, stage, began))
 
     async def change_stage(self, change: StageChange) -> ReleaseOutcome:
         """
@@ -215,7 +218,7 @@ class FleetCommands:
                 stage = stage.halted(now, "aborted")
             case _:
                 assert_never(change)
-        return await self._declare(msgspec.structs.replace(released, number=0, stage=stage))
+        return await self._declare(msgspec.structs.replace(released, number=0, stage=stage, began=released.identity))
 
     async def rollout(self) -> RolloutState | None:
         """Return how far the release is that was declared last, on all nodes; None: none was declared."""
@@ -311,7 +314,7 @@ class FleetCommands:
             if declared is None or declared == before:
                 return 0
             self._host.learn_versions((declared.version,))
-            self._registry.declare(declared.version, declared.number, insisted=declared.unserved)
+            self._registry.declare(declared.version, declared.identity, insisted=declared.unserved)
             self._host.membership.view.declare(declared)
             self._viewers.changed()
             if not is_news:

@@ -182,7 +182,7 @@ class Releases:
         if self._message is None or self._message[0] != (now // 1000, released):
             release = Release("settled", self._own_version, SETTLED_RELEASE)
             if released is not None:
-                release = Release("declared", released.version, released.number)
+                release = Release("declared", released.version, released.identity)
             self._message = ((now // 1000, released), Payload(messages.version(release, now)))
         return self._message[1]
 
