@@ -10,7 +10,7 @@ JOBS ?= 12  # workers of pytest: tests wait for processes far more often than th
 # Tests start some thousand processes. Without bytecode on the disk, each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test lint unit test-web test-python test-exclusive e2e shuffled coverage texts web bench bench-opening bench-cuts bench-peers soak chaos handovers hostile clean images browser uvicorn-versions old-version fuzz
+.PHONY: help setup demo test lint unit test-web test-python test-exclusive e2e shuffled coverage texts web bench bench-opening bench-cuts bench-peers soak chaos rollout-demo handovers hostile clean images browser uvicorn-versions old-version fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -79,6 +79,9 @@ chaos: setup ## minutes of faults upon a fleet of real processes and a real Redi
 		ROLLOUTS=20 STOPPED_SECONDS=60 $(BIN)/pytest -s --timeout=180 tests/server/test_chaos.py \
 		tests/server/test_gate_chaos.py tests/server/test_leaving.py \
 		tests/server/test_fleet.py::test_a_node_stopped_and_continued $(PYTEST_ARGS)
+
+rollout-demo: setup ## a rolling deploy with 500 pages and six tabs, in which everything goes wrong; `make test` has it in short
+	ROLLOUT_PAGES=500 ROLLOUT_PAUSE=5 $(BIN)/pytest -s tests/e2e/test_rolling_deploy.py --timeout=900 $(PYTEST_ARGS)
 
 handovers: setup ## close and crash the tab that leads two hundred times, in Chromium (4 minutes); `make test` does it twelve times
 	HANDOVERS=100 $(BIN)/pytest -s tests/e2e/test_shared.py -k no_figure_shows --timeout=900 $(PYTEST_ARGS)

@@ -24,6 +24,8 @@ from kit.servers import ServerProcess
 from . import chromium
 
 HERE = Path(__file__).parent
+TESTS = HERE.parent
+"""For applications that import other modules of the tests."""
 
 PATIENCE = 30.0
 """Seconds for what happens within one, unless the machine is busy."""

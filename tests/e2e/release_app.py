@@ -8,30 +8,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
 from headcount import Headcount, OutdatedClients
 
-PAGE = """<!doctype html><meta charset="utf-8"><title>{version}</title>
-<meta name="headcount-version" content="{version}">
-<headcount-update></headcount-update>
-<form><label>Name <input name="name"></label></form>
-<a href="/orders?open=1#last">Orders</a> <a href="/parts/{version}?deep=1">Parts</a>
-<script type="module">
-  import {{ createHeadcount }} from "/__skew/client.js"
-  import {{ createRelease }} from "/__skew/release.js"
-  import "/__skew/release-element.js"
-  const version = "{version}"
-  const headcount = createHeadcount({{ version }})
-  const mode = new URLSearchParams(location.search).get("mode") ?? sessionStorage.mode ?? "prompt"
-  sessionStorage.mode = mode
-  window.release = createRelease({{ version, headcount, mode, spreadMs: 0 }})
-  headcount.connect()
-  // A router: the parts of a page are loaded when they are needed.
-  addEventListener("click", async (event) => {{
-    const link = event.target.closest("a")
-    if (!link) return
-    event.preventDefault()
-    if (link.pathname.startsWith("/parts/")) await import(link.pathname + ".js")
-    history.pushState(null, "", link.href)
-  }})
-</script>"""
+from .release_page import PAGE
 
 app = FastAPI()
 headcount = Headcount(version="v1", admin_token="the tests' own door", keepalive_interval=2)

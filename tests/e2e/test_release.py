@@ -7,25 +7,15 @@ import httpx2 as httpx
 import pytest
 from playwright.sync_api import BrowserContext, Dialog, Error, Page, expect
 
-from .conftest import Server, eventually, wait
+from .conftest import TESTS, Server, eventually, wait
+from .release_page import PLAY
 
 OFFER = "A new version is available."
-
-PLAY = """async () => {
-  // A second of silence, as PCM.
-  const head = [0x46464952, 8036, 0x45564157, 0x20746d66, 16, 0x10001, 8000, 8000, 0x80001, 0x61746164, 8000]
-  const wave = new Uint8Array(8044).fill(128)
-  wave.set(new Uint8Array(new Uint32Array(head).buffer))
-  const audio = document.createElement("audio")
-  Object.assign(audio, { loop: true, muted: true, src: URL.createObjectURL(new Blob([wave], { type: "audio/wav" })) })
-  document.body.append(audio)
-  await audio.play()
-}"""
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    server = Server("uvicorn", "release_app:app", "--port", "{port}", "--log-level", "warning")
+    server = Server("uvicorn", "e2e.release_app:app", "--port", "{port}", "--log-level", "warning", cwd=TESTS)
     yield server
     server.stop()
 
