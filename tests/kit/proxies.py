@@ -64,7 +64,8 @@ def _nginx(folder: Path, config: str, port: int) -> list[str]:
     )
     (folder / "nginx.conf").write_text(
         f"{'user root;' if os.geteuid() == 0 else ''} daemon off; worker_processes 1; pid {folder}/pid;\n"
-        f"error_log {folder}/error.log;\nevents {{ worker_connections 4096; }}\nhttp {{\naccess_log off; {temporary}\n{config}\n}}\n"
+        f"error_log {folder}/error.log;\nevents {{ worker_connections 4096; }}\n"
+        f"http {{\naccess_log off; {temporary}\n{config}\n}}\n"
     )
     return ["-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
 
