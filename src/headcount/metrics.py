@@ -29,6 +29,7 @@ from .core.visibility import EVERYTHING, Visibility
 from .node.figures import FigureReader
 from .node.hooks import Hooks
 from .node.node import Node
+from .node.rollout import Rollout
 from .node.viewers import Viewers
 
 Scope: TypeAlias = Literal["fleet", "node"]
@@ -78,6 +79,7 @@ class Collector(PrometheusCollector):
         viewers: The node's.
         hooks: The application's, whose failures are counted.
         authorizer: Its failures are counted as errors of `authorize_stats`.
+        rollout: The node's.
         scope: Whose figures: the fleet's or this node's.
         linger: Seconds for which reports of other nodes are received after a scrape. None: the caller fetches their
             figures before each scrape.
@@ -92,6 +94,7 @@ class Collector(PrometheusCollector):
         viewers: Viewers,
         hooks: Hooks,
         authorizer: Authorizer,
+        rollout: Rollout,
         scope: Scope = "fleet",
         linger: float | None = None,
         *,
@@ -103,6 +106,7 @@ class Collector(PrometheusCollector):
         self._viewers = viewers
         self._hooks = hooks
         self._authorizer = authorizer
+        self._rollout = rollout
         self._scope = scope
         self._linger = linger
         self._labels = labels
@@ -210,6 +214,28 @@ class Collector(PrometheusCollector):
         if (cut_after := node.cut_after if fleet else node.cut_after_here) is not None:
             cut.add_metric([node.id], cut_after)
         yield cut
+
+        yield from self._rollout_metrics()
+
+    def _rollout_metrics(self) -> Iterator[Metric]:
+        node = self._node
+        pages = GaugeMetricFamily(
+            "headcount_rollout_pages",
+            "Pages of this node by what they did about the version declared last; waiting: not asked yet.",
+            labels=["node", "state"],
+        )
+        share = GaugeMetricFamily(
+            "headcount_rollout_share",
+            "Share of the outdated pages that had a turn in the release declared last, 0 to 1; absent without one.",
+            labels=["node"],
+        )
+        if (found := self._rollout.share_of_node()) is not None:
+            for state in ("accepted", "refused", "silent", "gone", "waiting"):
+                pages.add_metric([node.id, state], getattr(found, state))
+            pages.add_metric([node.id, "deferred"], sum(found.deferred.values()))
+            share.add_metric([node.id], self._rollout.share())
+        yield pages
+        yield share
 
     def _counter_metrics(self) -> Iterator[Metric]:
         node, counters = self._node, dict(self._node.counters)

@@ -396,6 +396,7 @@ class Headcount:
             self._viewers,
             self._hooks,
             self._authorizer,
+            self.node.rollout,
             scope,
             linger,
             labels=self._metric_labels,

@@ -142,6 +142,11 @@ class Rollout:
             return False
         return bool(released.stage.route) or released.stage.share(self._releases.now()) < 1.0
 
+    def share(self) -> float:
+        """Return the share of the outdated pages that had a turn by now, 0 to 1; 0.0 while nothing was declared."""
+        released = self._releases.released
+        return 0.0 if released is None else released.stage.share(self._releases.now())
+
     def share_of_node(self) -> RolloutShare | None:
         """Return what came of the invitations of this node; None: nothing was declared."""
         self.tick()  # who is due by now is asked before the stage is said to be done
