@@ -55,7 +55,7 @@ async def test_stages_are_followed_to_the_end_and_counted(server: Serve, pages: 
 
 async def test_a_stage_is_paused_resumed_and_aborted_from_another_terminal(server: Serve, pages: list[Sse]) -> None:
     with Command("release", "v2", server.url, "--token", TOKEN, "--over", "10m") as releasing:
-        await asyncio.to_thread(releasing.until, "pages? asked")
+        await asyncio.to_thread(releasing.until, "asked")
         assert await ask(server, "--pause") == (0, "Paused the staged release of v2.\n", "")
         await asyncio.to_thread(releasing.until, "Paused. ")
         assert await ask(server, "--resume") == (0, "Resumed the staged release of v2.\n", "")
@@ -78,7 +78,7 @@ async def test_a_share_on_one_route_is_asked_and_the_command_does_not_wait(serve
 
 async def test_another_release_ends_the_command(server: Serve, pages: list[Sse]) -> None:
     with Command("release", "v2", server.url, "--token", TOKEN, "--over", "10m") as releasing:
-        await asyncio.to_thread(releasing.until, "pages? asked")
+        await asyncio.to_thread(releasing.until, "asked")
         assert (await ask(server, "v3", "--unserved"))[0] == 0
         assert await asyncio.to_thread(releasing.wait) == 3
         assert "v3 was declared in place of v2." in releasing.output
@@ -86,7 +86,7 @@ async def test_another_release_ends_the_command(server: Serve, pages: list[Sse])
 
 async def test_ctrl_c_leaves_the_release_running_and_says_so(server: Serve, pages: list[Sse]) -> None:
     with Command("release", "v2", server.url, "--token", TOKEN, "--over", "1s", "--percent", "50") as releasing:
-        await asyncio.to_thread(releasing.until, "pages? asked")
+        await asyncio.to_thread(releasing.until, "asked")
         releasing.ctrl_c()
         assert await asyncio.to_thread(releasing.wait) in (0, 130)
         if releasing.process.returncode == 130:
@@ -99,7 +99,7 @@ async def test_ctrl_c_leaves_the_release_running_and_says_so(server: Serve, page
 async def test_a_server_that_is_lost_ends_the_command(server: Serve, pages: list[Sse]) -> None:
     words = ("release", "v2", server.url, "--token", TOKEN, "--over", "10m", "--lost-after", "1s")
     with Command(*words) as releasing:
-        await asyncio.to_thread(releasing.until, "pages? asked")
+        await asyncio.to_thread(releasing.until, "asked")
         await asyncio.to_thread(server.stop)
         assert await asyncio.to_thread(releasing.wait) == 4
         assert "No contact with the server for" in releasing.output

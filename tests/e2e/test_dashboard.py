@@ -1,6 +1,7 @@
 """The dashboard in a real browser: log-in, figures, filters, states in words, policy, and accessibility."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,7 +11,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from playwright.sync_api import APIResponse, Browser, BrowserContext, Page, Route, WebSocketRoute, expect
+from playwright.sync_api import APIResponse, Browser, BrowserContext, Locator, Page, Route, WebSocketRoute, expect
 
 from .conftest import Server, eventually, proxy_in_front_of, wait
 
@@ -60,6 +61,12 @@ def log_in(page: Page, path: str = DASHBOARD) -> None:
     page.get_by_label("Admin token").fill(TOKEN)
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("heading", name="Connections", exact=False).last).to_be_visible()
+
+
+def is_seen(text: Locator) -> bool:
+    """Say whether a text has room: one for screen readers only is visible to Playwright, but a pixel high."""
+    box = text.bounding_box()
+    return box is not None and min(box["width"], box["height"]) > 8
 
 
 def cells(page: Page, table: str, column: str) -> list[str]:
@@ -411,6 +418,14 @@ def test_without_a_release_nobody_is_called_outdated_while_nodes_serve_several_v
     expect(page.locator(".migration progress, .migration dl, .legend .current, .old")).to_have_count(0)
 
 
+def test_it_shows_which_version_each_node_serves(page: Page) -> None:
+    altered(page, nodes={"reporting": 3, "expected": 3, "versions": {"v1": 1, "v2": 2}}, currentVersion="v2")
+    log_in(page)
+    line = page.get_by_text("Nodes serve v2 (2 nodes), v1 (1 node).")
+    expect(line).to_be_visible()
+    assert is_seen(line)
+
+
 def test_a_declared_version_that_no_node_serves_is_named(page: Page) -> None:
     altered(
         page,
@@ -562,3 +577,43 @@ def test_addresses_that_are_missing_have_a_reason(browser: Browser) -> None:
     finally:
         context.close()
         server.stop()
+
+
+def test_a_staged_release_is_watched(browser: Browser) -> None:
+    server = Server(
+        *("headcount", "serve", "--version", "v2", "--port", "{port}", "--admin-token", TOKEN),
+        env={"HEADCOUNT_STATS_INTERVAL": "0.1"},
+    )
+    with closing(browser.new_context(base_url=server.url, bypass_csp=True)) as context:
+        pages = [context.new_page() for _ in range(4)]
+        for page in pages:
+            page.goto("/__skew/health")
+            page.evaluate(
+                "(async () => { const { createHeadcount } = await import('/__skew/client.js');"
+                " createHeadcount({ version: 'v1' }).connect() })()"
+            )
+        eventually(lambda: server.stats()["total"] == 4, "four pages are open")
+        dashboard = context.new_page()
+        log_in(dashboard)
+        section = dashboard.get_by_role("region", name="Pages asked to come to v2")
+        expect(section).to_have_count(0)
+        headers = {"authorization": f"Bearer {TOKEN}"}
+
+        def declare(**body: Any) -> None:
+            assert httpx.post(f"{server.url}/__skew/admin/release", json=body, headers=headers).is_success
+
+        declare(version="v2", over=3600)
+        expect(section).to_contain_text("Pages are asked in stages until")
+        expect(section).to_contain_text("4 wait for their turn.")
+        declare(change="pause")
+        expect(section).to_contain_text(re.compile("the release is paused: (<1|0)% so far"))
+        declare(change="abort")
+        expect(section).to_contain_text("The staged release was aborted")
+        declare(version="v2")
+        expect(section).to_contain_text("All pages were asked at once.")
+        expect(section).to_contain_text("4 pages asked: 0 accepted, 4 without an answer.")
+        assert is_seen(section.get_by_text("4 pages asked"))
+        if folder := os.environ.get("SCREENSHOTS"):
+            dashboard.screenshot(path=f"{folder}/staged.png", full_page=True)
+        assert violations(dashboard) == []
+    server.stop()

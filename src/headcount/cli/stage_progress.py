@@ -109,7 +109,8 @@ def sentence(rollout: "Rollout") -> str:
     asked = "1 page" if rollout.invited == 1 else f"{rollout.invited:,} pages"
     paused = "Paused. " if rollout.state == "paused" else ""
     partial = "" if not rollout.partial else " Figures are partial: a node did not answer."
-    return f"{paused}{asked} asked: {', '.join(filter(None, parts))}. {outdated} outdated.{partial}"
+    said = f"{asked} asked: {', '.join(filter(None, parts))}." if rollout.invited else "No page was asked yet."
+    return f"{paused}{said} {outdated} outdated.{partial}"
 
 
 def _share(rollout: "Rollout") -> float | None:
