@@ -133,15 +133,14 @@ class StreamGate:
         public, handle = node.new_ids()
         return AdmittedStream(self._host, request, listener, public, self._connected(handle, request), address)
 
+    def _is_withheld(self, request: StreamRequest) -> bool:
+        """Say whether a page waits for its turn. One that was asked before hears it again, by a message of its own."""
+        is_page = request.counted or request.shared
+        return is_page and self._host.rollout.is_withheld("" if request.shared else request.version)
+
     def _connected(self, handle: str, request: StreamRequest) -> bytes:
         config, release = self._host.node.config, self._figures.release
-        # A page that was asked before hears it once more, by a message of its own.
-        is_page = request.counted or request.shared
-        if (
-            release.version is not None
-            and is_page
-            and self._host.rollout.is_withheld("" if request.shared else request.version)
-        ):
+        if self._host.rollout.is_staged and self._is_withheld(request):
             release = UNSETTLED
         if self._greeting is None or self._greeting[0] != release:
             keepalive = round(config.keepalive_interval * 1000)

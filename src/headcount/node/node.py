@@ -410,7 +410,8 @@ class Node:
             info = self._registry.close(session.id)
             if info is not None:
                 is_left = farewell or cause in FOR_GOOD
-                self.rollout.closed(session.id, farewell=is_left)
+                if self.releases.released is not None:  # mostly, nothing is; and a call is a tenth of a close
+                    self.rollout.closed(session.id, farewell=is_left)
                 if not is_left:
                     self._note_departure(session, stream, info.version, cause)
                 self.viewers.changed()

@@ -62,6 +62,8 @@ class Rollout:
         self._shared_streams = shared_streams
         self._clock = clock
         self._invitations = Invitations(random.random)
+        self.is_staged = False
+        """Pages of other versions must wait for their turn, as `is_withheld` says of one."""
 
     def announce(self) -> int:
         """
@@ -74,6 +76,7 @@ class Rollout:
             released = self._releases.released
             if released is None:
                 return 0
+            self.is_staged = not released.stage.everybody
             invitations = self._invitations
             invitations.begin(released.version)
             invitations.consider_again()
