@@ -95,15 +95,46 @@ def test_a_directory_that_is_not_there_is_logged(tmp_path: Path, caplog: pytest.
     assert "No such file or directory" in caplog.text
 
 
-def test_a_lock_that_is_never_given_up_does_not_keep_a_release(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_another_process_holds_the_lock_nothing_is_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file_at(path).save(Released(8, "newer"))
     monkeypatch.setattr(release_file, "LOCK_TIMEOUT", 0.05)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
-        file_at(path).save(Released(7, "v2"))
+        file_at(path).save(Released(9, "newest"))
     finally:
         os.close(directory)
-    assert file_at(path).load() == Released(7, "v2")
+    assert file_at(path).load() == Released(8, "newer"), "what is written without the lock may replace what is newer"
+    assert caplog.messages == [
+        f"Did not write the declared version newest to the state file {path}: another process has locked its directory "
+        "for more than 0.05 s. End that process, then declare the release again: headcount release VERSION URL"
+    ]
+    file_at(path).save(Released(9, "newest"))
+    assert file_at(path).load() == Released(9, "newest")
+
+
+def test_a_new_file_is_for_its_owner_only_and_a_mode_that_it_was_given_stays(path: Path) -> None:
+    file_at(path).save(Released(7, "v2"))
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    file_at(path).save(Released(8, "v3"))
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_the_file_behind_it_is_written(tmp_path: Path, exists: bool) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    if exists:
+        file_at(kept / "release.json").save(Released(6, "v1"))
+    link = tmp_path / "state.json"
+    link.symlink_to("kept/release.json")
+    file_at(link).save(Released(7, "v2"))
+    assert link.is_symlink()
+    assert file_at(kept / "release.json").load() == file_at(link).load() == Released(7, "v2")
+    assert os.listdir(kept) == ["release.json"]
 
 
 @pytest.mark.anyio

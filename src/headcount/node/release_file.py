@@ -30,7 +30,7 @@ MAX_BYTES: Final = 4_096
 """Of the file. A longer one is not one of Headcount."""
 
 LOCK_TIMEOUT: Final = 1.0
-"""Seconds to wait for another process that writes. It may hold the lock for ever, and so is not waited for longer."""
+"""Seconds to wait for another process that writes. Without the lock, an older release could replace a newer one."""
 
 logger = logging.getLogger("headcount")
 
@@ -72,14 +72,24 @@ class ReleaseFile:
 
     def save(self, released: Released) -> None:
         """Write a release, unless the file holds a newer one. What cannot be written is logged."""
+        # The file that a link points to is replaced, and not the link.
+        path = Path(os.path.realpath(self._path))
         try:
-            with self._locked():
+            with _locked(path.parent):
                 try:
                     kept = self._read()
                 except (FileNotFoundError, Malformed, msgspec.MsgspecError, UnicodeError, RecursionError):
                     kept = None  # it was logged when the server started, and is replaced now
                 if kept is None or kept < released:
-                    self._write(msgspec.json.encode(_Content(released)))
+                    _write(path, msgspec.json.encode(_Content(released)))
+        except _LockedError:
+            logger.warning(
+                "Did not write the declared version %s to the state file %s: another process has locked its directory "
+                "for more than %g s. End that process, then declare the release again: headcount release VERSION URL",
+                released.version,
+                self._path,
+                LOCK_TIMEOUT,
+            )
         except OSError as error:
             logger.warning(
                 "Could not write the state file %s: %s. The declared version %s is forgotten when all processes of "
@@ -105,32 +115,47 @@ class ReleaseFile:
             raise Malformed("its release is dated more than a day ahead of this machine's clock")
         return released
 
-    def _write(self, content: bytes) -> None:
-        # A process that dies meanwhile leaves the old file whole.
-        descriptor, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, self._path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other processes from writing. The lock is on the directory, because the file is replaced."""
-        descriptor = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            deadline = time.monotonic() + LOCK_TIMEOUT
-            while time.monotonic() < deadline:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    time.sleep(0.01)
-            yield
-        finally:
-            os.close(descriptor)
+class _LockedError(Exception):
+    """Another process holds the lock for longer than anybody waits for it."""
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file, and keep its mode. A process that dies meanwhile leaves the old file whole."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            with suppress(FileNotFoundError):
+                os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """
+    Keep other processes from writing. The lock is on the directory, because the file is replaced.
+
+    Raises:
+        _LockedError: Another process has held it for `LOCK_TIMEOUT`.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise _LockedError from None
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
