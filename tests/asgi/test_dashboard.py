@@ -122,12 +122,12 @@ async def test_the_last_hour_is_for_those_who_may_see_it(monkeypatch: pytest.Mon
     clock = Clock()
     site = Site(clock=clock)
     problem(await site.stranger.get("/admin/history"), 401)
-    empty = {"intervalMs": 10_000, "samples": [], "minutes": {"intervalMs": 60_000, "samples": []}}
+    empty = {"intervalMs": 10_000, "samples": [], "minutes": {"intervalMs": 60_000, "samples": []}, "rollouts": []}
     assert (await site.admin.get("/admin/history")).json == empty
     await site.visitor.open("ws", "?version=v1")
-    await turn_until(lambda: site.node.figures.history.to_dict()["samples"], "a first sample")
+    await turn_until(lambda: site.node.figures.history.kept.fine, "a first sample")
     await site.visitor.open("ws", "?version=v2")
     clock.advance(10)
-    await turn_until(lambda: len(site.node.figures.history.to_dict()["samples"]) == 2, "a second sample")
+    await turn_until(lambda: len(site.node.figures.history.kept.fine) == 2, "a second sample")
     samples = (await site.admin.get("/admin/history")).json["samples"]
     assert [(sample["total"], sample["versions"]) for sample in samples] == [(1, {"v1": 1}), (2, {"v1": 1, "v2": 1})]

@@ -3,47 +3,16 @@
 import pytest
 
 from headcount.core.history import (
-    INTERVAL,
-    LENGTH,
+    MAX_SAMPLE,
     MAX_VERSIONS,
-    MINUTE,
-    MINUTES,
-    History,
+    Current,
     encode_sample,
+    minute,
     read_samples,
     sample,
     to_dict,
 )
 from headcount.core.labels import OTHER
-
-
-def test_a_sample_is_due_at_first_and_then_after_the_interval() -> None:
-    history = History()
-    assert history.is_due(0)
-    history.add(0, 1_000, {"v1": 2, "v2": 1})
-    assert not history.is_due(INTERVAL - 0.1)
-    assert history.is_due(INTERVAL)
-
-
-def test_the_wire_has_the_last_hour_and_the_last_day() -> None:
-    history = History()
-    for number in range(13):
-        history.add(number * INTERVAL, number, {"v1": number})
-    told = history.to_dict()
-    assert (told["intervalMs"], told["minutes"]["intervalMs"]) == (10_000, 60_000)
-    assert [one["at"] for one in told["samples"]] == list(range(13))
-    assert [one["at"] for one in told["minutes"]["samples"]] == [0, 6, 12]
-    assert told["samples"][2] == {"at": 2, "total": 2, "versions": {"v1": 2}}
-
-
-def test_only_the_last_hour_and_the_last_day_are_kept() -> None:
-    history = History()
-    for number in range(int(MINUTES * MINUTE / INTERVAL) + 12):
-        history.add(number * INTERVAL, number, {})
-    told = history.to_dict()
-    assert len(told["samples"]) == LENGTH
-    assert len(told["minutes"]["samples"]) == MINUTES
-    assert told["minutes"]["samples"][0]["at"] == 12
 
 
 def test_a_sample_keeps_the_largest_versions_apart() -> None:
@@ -75,3 +44,38 @@ def test_a_malformed_sample_is_passed_over(line: bytes) -> None:
 
 def test_no_samples_are_a_history_too() -> None:
     assert to_dict((), ())["samples"] == []
+
+
+def test_a_sample_says_what_is_outdated_only_while_a_version_is_current() -> None:
+    counts = {"v1": 3, "v2": 4, "unknown": 2}
+    assert sample(1, counts, current=Current("v2")).outdated == 5
+    assert sample(1, counts, current=Current("v3")).outdated == 9
+    assert sample(1, counts, current=Current(None, 7)) == sample(1, counts)
+    assert sample(1, counts).outdated is None
+    assert to_dict([sample(1, {"v1": 3}, current=Current("v2", 7))], ())["samples"] == [
+        {"at": 1, "total": 3, "versions": {"v1": 3}, "outdated": 3, "current": "v2"}
+    ]
+
+
+def test_the_current_version_is_apart_however_small_it_is() -> None:
+    one = sample(1, {"v2": 1, **{f"v{number:02}": number + 10 for number in range(20)}}, current=Current("v2"))
+    assert len(one.versions) == MAX_VERSIONS + 1
+    assert (one.versions["v2"], one.count_of("v2"), one.count_of("v19"), one.count_of("v00")) == (1, 1, 29, None)
+    assert sample(1, {"v1": 3}).count_of("v2") == 0
+    assert sample(1, {"v1": 3}, partial=True).count_of("v1") is None
+
+
+def test_no_names_make_a_sample_larger_than_its_limit() -> None:
+    names = [f"{number:02}" + "\U0001f986" * 126 for number in range(20)]
+    for current in (Current(), Current(names[0], 2**50), Current("v" * 128)):
+        one = sample(2**53, {**dict.fromkeys(names, 2**30), OTHER: 5}, partial=True, current=current)
+        assert MAX_SAMPLE / 2 < len(encode_sample(one)) <= MAX_SAMPLE
+        assert one.total == sum(one.versions.values()) == 20 * 2**30 + 5
+        assert read_samples([encode_sample(one)], 1) == [one]
+
+
+def test_a_minute_is_partial_if_any_sample_of_it_is() -> None:
+    one = sample(120_000, {"v1": 1})
+    before = [sample(at, {}, partial=at in (60_000, 130_000)) for at in range(50_000, 140_000, 10_000)]
+    assert minute(one, before) == one, "what was before it does not count"
+    assert minute(one, [*before, sample(70_000, {}, partial=True)]).partial

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import msgspec
 
 from ..core.current_version import Release
-from ..core.history import History
+from ..core.history import Current
+from ..core.kept_history import History
 from ..core.registry import Registry
 from ..core.stats import NodeShare, Stats
 from ..fleet.membership import Membership
-from .releases import Releases
+from .releases import Releases, timestamp
 
 
 class FigureHost(Protocol):
@@ -141,22 +142,17 @@ class FigureReader:
                 return shares
             return [NodeShare(self._host.id, self._registry.total, True, 0.0, self._registry.settled)]
 
-    def keep_sample(self, now: float, timestamp: Callable[[], int]) -> None:
-        """
-        Keep a sample of the figures in the history, if one is due and this node is alone.
-
-        Args:
-            now: Monotonic seconds.
-            timestamp: Returns milliseconds since 1970.
-        """
+    def keep_sample(self, now: float) -> None:
+        """Keep a sample of the figures in the history, if one is due and this node is alone; `now` is monotonic."""
         if not self.history.is_due(now):
             return
         with self._lock:
             if self._host.membership.view.active:
                 return  # the fleet's history is in the backend's store
             versions = dict(self._registry.versions)
-        self.history.add(now, timestamp(), versions)
+            current = Current(self._registry.release.current, self._releases.declared_at)
+        self.history.add(now, timestamp(), versions, current)
 
     async def whole_history(self) -> dict[str, Any]:
         """Return the history of the fleet, or of this node if it is alone, in the wire's shape."""
-        return await self._host.membership.view.history() or self.history.to_dict()
+        return await self._host.membership.view.history() or self.history.kept.to_dict(timestamp())

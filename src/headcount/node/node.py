@@ -55,7 +55,7 @@ from .listing import Listing
 from .log_outs import LogOuts
 from .notices import Notices
 from .release_file import ReleaseFile
-from .releases import Releases, timestamp
+from .releases import Releases
 from .replacements import Replacements
 from .rollout import Rollout
 from .session import Session
@@ -624,7 +624,7 @@ class Node:
         self.viewers.recheck(loop, now)
         self.shared_streams.expire(loop, now)
         self.rollout.tick()
-        self.figures.keep_sample(now, timestamp)
+        self.figures.keep_sample(now)
         with self._lock:
             self._departed.refresh()
         self._forget_closed_loops()

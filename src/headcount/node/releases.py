@@ -172,6 +172,11 @@ class Releases:
         """Return milliseconds since 1970."""
         return self._clock()
 
+    @property
+    def declared_at(self) -> int:
+        """When the current release was declared first, in ms since 1970; 0: there was no declaration."""
+        return 0 if self.released is None else self.released.identity
+
     def message(self) -> Payload:
         """
         Return the message that tells a page which version is current.
