@@ -6,9 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from headcount.asgi import dashboard
-from headcount.node import timers
 
-from .asgi_client import WAYS, Clock, Site, asynchronous, problem, turn_until
+from .asgi_client import WAYS, Site, asynchronous, problem
 
 every_way = pytest.mark.parametrize("way", WAYS)
 
@@ -114,20 +113,3 @@ async def test_nothing_else_can_be_had_by_it(path: str, built: Path) -> None:
 async def test_a_clone_that_was_not_built_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dashboard, "resources", SimpleNamespace(files=lambda _: tmp_path))
     problem(await Site().stranger.get("/dashboard/"), 404, "make web")
-
-
-@asynchronous
-async def test_the_last_hour_is_for_those_who_may_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timers, "TICK", 0.002)
-    clock = Clock()
-    site = Site(clock=clock)
-    problem(await site.stranger.get("/admin/history"), 401)
-    empty = {"intervalMs": 10_000, "samples": [], "minutes": {"intervalMs": 60_000, "samples": []}, "rollouts": []}
-    assert (await site.admin.get("/admin/history")).json == empty
-    await site.visitor.open("ws", "?version=v1")
-    await turn_until(lambda: site.node.figures.history.kept.fine, "a first sample")
-    await site.visitor.open("ws", "?version=v2")
-    clock.advance(10)
-    await turn_until(lambda: len(site.node.figures.history.kept.fine) == 2, "a second sample")
-    samples = (await site.admin.get("/admin/history")).json["samples"]
-    assert [(sample["total"], sample["versions"]) for sample in samples] == [(1, {"v1": 1}), (2, {"v1": 1, "v2": 1})]

@@ -307,6 +307,8 @@ async def test_an_answer_says_what_it_depends_on_and_who_may_embed_it(
     deciding = {"origin"} if endpoint in {*SCRIPTS, "/health"} else {"origin", "sec-fetch-site"}
     if endpoint == "/dashboard/":
         deciding |= {"sec-fetch-mode", "sec-fetch-dest"}
+    if endpoint == "/admin/history":
+        deciding |= {"accept"}
     for origin in (None, "https://www.example.com", "https://evil.example"):
         headers = {"origin": origin} if origin else {}
         if endpoint == "/sse":

@@ -176,8 +176,8 @@ TABLE: Mapping[str, Row] = {
     "/admin/connections": Row(get(*LISTS), EVERYTHING, needs=ROWS),
     "/admin/nodes": Row(get("/admin/nodes"), frozenset({TOTAL})),
     "/admin/nodes/forget": Row(post("/admin/nodes/forget", {"node": "0" * 16})),
-    "/admin/history": Row(get("/admin/history"), frozenset({TOTAL, VERSIONS})),
     "/admin/rollout": Row(rollout, frozenset({TOTAL, ROUTE})),
+    "/admin/history": Row(get("/admin/history", "/admin/history?format=csv"), frozenset({TOTAL, VERSIONS})),
     "/admin/release": Row(post("/admin/release", {"version": "v1"})),
 }
 """

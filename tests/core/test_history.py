@@ -4,6 +4,7 @@ import pytest
 
 from headcount.core.history import (
     MAX_SAMPLE,
+    MAX_TIME,
     MAX_VERSIONS,
     Current,
     encode_sample,
@@ -36,7 +37,13 @@ def test_samples_of_a_store_are_read_in_order_and_one_of_each_moment() -> None:
     assert b"\n" not in encode_sample(sample(1, {"a\u2028b": 1}))
 
 
-@pytest.mark.parametrize("line", [b"", b"{", b"[]", b'{"at":-1,"total":1,"versions":{}}', b'{"at":1}', b"\xff"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"", b"{", b"[]", b"\xff", b'{"at":1}', b'{"at":-1,"total":1,"versions":{}}'),
+        b'{"at":253402300800000,"total":0,"versions":{}}',
+    ],
+)
 def test_a_malformed_sample_is_passed_over(line: bytes) -> None:
     good = encode_sample(sample(1, {"v1": 1}))
     assert [one.at for one in read_samples([line, good], 5)] == [1]
@@ -68,7 +75,7 @@ def test_the_current_version_is_apart_however_small_it_is() -> None:
 def test_no_names_make_a_sample_larger_than_its_limit() -> None:
     names = [f"{number:02}" + "\U0001f986" * 126 for number in range(20)]
     for current in (Current(), Current(names[0], 2**50), Current("v" * 128)):
-        one = sample(2**53, {**dict.fromkeys(names, 2**30), OTHER: 5}, partial=True, current=current)
+        one = sample(MAX_TIME, {**dict.fromkeys(names, 2**30), OTHER: 5}, partial=True, current=current)
         assert MAX_SAMPLE / 2 < len(encode_sample(one)) <= MAX_SAMPLE
         assert one.total == sum(one.versions.values()) == 20 * 2**30 + 5
         assert read_samples([encode_sample(one)], 1) == [one]

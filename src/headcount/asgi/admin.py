@@ -22,8 +22,10 @@ from ..node.fleet_commands import FleetCommands
 from ..node.node import Node
 from ..node.notices import MAX_WAIT, Notices
 from ..node.releases import StageChange, pace_of
+from . import history_csv
 from .client_posts import read_json
 from .exchange import Exchange
+from .history_csv import prefers_csv
 from .request_head import RequestHead
 from .responses import Problem, respond, respond_json
 
@@ -264,8 +266,23 @@ class Admin:
         await exchange.respond_json({"ok": True, "node": gone})
 
     async def history(self, exchange: Exchange) -> None:
-        """Answer with the history of the fleet, or of this node if it is alone."""
-        await exchange.respond_json(await self._figures.whole_history())
+        """
+        Answer with the history of the fleet, or of this node if it is alone.
+
+        As CSV, its minutes, with `format=csv` or to who prefers text/csv; else as JSON.
+
+        Raises:
+            Malformed: `format` is neither json nor csv, or comes twice, or there is another parameter.
+        """
+        asked = exchange.head.query(("format",), strict=True).get("format")
+        if asked not in (None, "json", "csv"):
+            raise Malformed(f"format is {asked[:40]!r}; send json or csv.")
+        history = await self._figures.whole_history()
+        if asked == "csv" or (asked is None and prefers_csv(exchange.head.header(b"accept") or "")):
+            headers = (*exchange.cors, history_csv.DISPOSITION)
+            await respond(exchange.send, 200, history_csv.render(history.minutes), history_csv.TYPE, headers)
+        else:
+            await exchange.respond_json(history.to_dict())
 
     async def release(self, exchange: Exchange) -> None:
         """

@@ -38,7 +38,7 @@ from .exchange import Exchange
 from .handover import sse_offer, websocket_offer
 from .log_in import LogIn
 from .request_head import RequestHead, RequestRules
-from .responses import VARY, VARY_BASE, VARY_LINK, VARY_ORIGIN, Headers, Problem, respond_problem
+from .responses import VARY, VARY_BASE, VARY_FORMAT, VARY_LINK, VARY_ORIGIN, Headers, Problem, respond_problem
 from .sse_session import SseSession, ignore
 from .stream_request import StreamGate, StreamRefused
 from .ws_session import WebSocketSession, needs_handshake, send_close
@@ -51,6 +51,7 @@ PREFLIGHT_AGE: Final = 7_200
 _BASE: Final = "/"
 """The base path itself. It is no endpoint: from there, browsers are led to the dashboard."""
 
+HISTORY: Final = "/admin/history"
 _LINKED: Final = frozenset({_BASE, DASHBOARD, f"{DASHBOARD}/"})
 """
 What a link of another site may open: the page of the dashboard, which holds no figures and cannot be framed, and what
@@ -160,7 +161,7 @@ class Endpoints:
             "/admin/connections": Operation("GET", figures, self._admin.connections),
             "/admin/nodes": Operation("GET", figures, self._admin.nodes),
             "/admin/nodes/forget": Operation("POST", Access.RELEASE, self._admin.forget_node),
-            "/admin/history": Operation("GET", figures, self._admin.history),
+            HISTORY: Operation("GET", figures, self._admin.history),
             "/admin/notify": Operation("POST", Access.RELEASE, self._admin.notify),
             "/admin/rollout": Operation("GET", figures, self._admin.rollout),
             "/admin/release": Operation("POST", Access.RELEASE, self._admin.release),
@@ -432,6 +433,8 @@ def _vary(endpoint: str) -> tuple[tuple[bytes, bytes], ...]:
         return (VARY_BASE,)
     if endpoint in SCRIPTS or endpoint == "/health":
         return (VARY_ORIGIN,)
+    if endpoint == HISTORY:
+        return (VARY_FORMAT,)
     return (VARY_LINK if endpoint in _LINKED else VARY,)
 
 

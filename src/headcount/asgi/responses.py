@@ -43,6 +43,7 @@ class StaticResponse(NamedTuple):
 VARY_ORIGIN: Final = (b"vary", b"origin")
 VARY: Final = (b"vary", b"origin, sec-fetch-site")
 VARY_LINK: Final = (b"vary", b"origin, sec-fetch-site, sec-fetch-mode, sec-fetch-dest")
+VARY_FORMAT: Final = (b"vary", b"accept, origin, sec-fetch-site")
 VARY_BASE: Final = (b"vary", b"accept, origin, sec-fetch-site, sec-fetch-mode, sec-fetch-dest")
 """Which headers decide whether a page may have the answer; a shared cache must not give it to another page."""
 

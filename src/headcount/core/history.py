@@ -37,6 +37,9 @@ MAX_VERSIONS: Final = 8
 """Versions apart in one sample."""
 
 
+MAX_TIME: Final = 253_402_300_799_999
+"""Milliseconds since 1970 at the end of the year 9999, the last that programs can write as a date."""
+
 MAX_SAMPLE: Final = 2_048
 """Bytes of an encoded sample. Versions that do not fit are under `(other)`; the current one always fits."""
 
@@ -65,7 +68,7 @@ class Sample(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         declared: When that was declared, in ms since 1970; 0: it was not.
     """
 
-    at: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    at: Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME)]
     total: Count
     versions: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_VERSIONS + 1)]
     partial: bool = False

@@ -43,11 +43,22 @@ class KeptHistory(NamedTuple):
         """Return the rollouts, up to the last sample. `now` is in ms since 1970."""
         return _catch_up(self.rollouts, [*read_samples(self.minutes, MINUTES), *read_samples(self.fine, LENGTH)], now)
 
-    def to_dict(self, now: int) -> dict[str, Any]:
-        """Return the wire's shape: see `history.to_dict`, and `rollouts` as `rollouts.to_list` returns them."""
+    def read(self, now: int) -> "WholeHistory":
+        """Decode all of it. `now` is in ms since 1970. O(samples)."""
         fine, minutes = read_samples(self.fine, LENGTH), read_samples(self.minutes, MINUTES)
-        known = _catch_up(self.rollouts, [*minutes, *fine], now)
-        return {**to_dict(fine, minutes), "rollouts": rollouts.to_list(known)}
+        return WholeHistory(fine, minutes, _catch_up(self.rollouts, [*minutes, *fine], now))
+
+
+class WholeHistory(NamedTuple):
+    """A history, decoded: samples of the last hour and of the last day, and rollouts; oldest first."""
+
+    fine: Sequence[Sample]
+    minutes: Sequence[Sample]
+    rollouts: Rollouts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the wire's shape: see `history.to_dict`, and `rollouts` as `rollouts.to_list` returns them."""
+        return {**to_dict(self.fine, self.minutes), "rollouts": rollouts.to_list(self.rollouts)}
 
 
 def _catch_up(known: bytes | None, samples: Iterable[Sample], now: int) -> Rollouts:

@@ -12,13 +12,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from ..config import Config
 from ..core import fleet_messages, history, identity, page_lists
 from ..core.fleet_figures import FleetFigures
+from ..core.kept_history import KeptHistory
 from ..core.page_lists import PageVersions
 from ..core.returned_pages import ReturnedPage, ReturnedPages
 from ..core.tallies import Entry, first_joined, judge
@@ -88,7 +89,7 @@ class Accounting:
         self._recording_returns = False
         self._slot: int | None = None
         """The last interval of the history in which this node asked whether it is its turn to add the sample."""
-        self._history: dict[str, Any] = history.to_dict((), ())
+        self._history = KeptHistory()
         """As it was read last."""
 
     def page_returned(self, node: str, handle: str, version: str) -> None:
@@ -116,15 +117,12 @@ class Accounting:
             self._link.start_task(self._begin_interval(backend, slot, first=self._slot is None))
         self._slot = slot
 
-    async def history(self) -> dict[str, Any]:
-        """Return the fleet's history in the wire's shape; while the store does not answer, as it was read last."""
+    async def history(self) -> KeptHistory:
+        """Return the fleet's history; while the store does not answer, as it was read last."""
         backend = self._link.backend
         found = None if backend is None else await backend.tallies.samples()
         if found is not None:
-            fine, minutes = found
-            self._history = history.to_dict(
-                history.read_samples(fine, history.LENGTH), history.read_samples(minutes, history.MINUTES)
-            )
+            self._history = KeptHistory(*found)
         return self._history
 
     async def read_tallies(self, backend: Backend) -> bool:

@@ -6,10 +6,10 @@ Tests: tests/asgi/test_figures.py.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from ..core.current_version import Release
 from ..core.fleet_messages import Released
+from ..core.kept_history import KeptHistory
 from ..core.stats import NodeShare
 from ..core.ticket import EndedTicket
 from .border import Border
@@ -79,7 +79,7 @@ class NoFleet:
         """Return False: there is no such node."""
         return False
 
-    async def history(self) -> dict[str, Any] | None:
+    async def history(self) -> KeptHistory | None:
         """Return None: this node keeps its own."""
         return None
 

@@ -5,10 +5,11 @@ Tests: tests/fleet/test_membership.py.
 """
 
 import asyncio
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..core.current_version import Release
 from ..core.fleet_messages import Released
+from ..core.kept_history import KeptHistory
 from ..core.stats import NodeShare, VersionCount
 from .border import Border
 from .calls import Caller
@@ -86,8 +87,8 @@ class NodeView(Protocol):
     async def refresh(self, *, rows: bool = True) -> None:
         """Bring the figures up to what every node has now. Waits a second for those that do not answer."""
 
-    async def history(self) -> dict[str, Any] | None:
-        """Return the fleet's history in the wire's shape; None without a backend. From any loop."""
+    async def history(self) -> KeptHistory | None:
+        """Return the fleet's history; None without a backend. From any loop."""
 
     def viewers_changed(self) -> None:
         """Ask the other nodes for what the viewers here may see now. The lock is held."""

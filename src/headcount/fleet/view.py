@@ -22,7 +22,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from ..config import Config
 from ..core import fleet_messages
@@ -32,6 +32,7 @@ from ..core.departures import Departures
 from ..core.fleet_figures import FleetFigures
 from ..core.fleet_messages import Released
 from ..core.identity import owner_of
+from ..core.kept_history import KeptHistory
 from ..core.publication import Publication
 from ..core.registry import Registry
 from ..core.stats import NodeShare, Stats, StatsDelta, VersionCount
@@ -411,8 +412,8 @@ class FleetView:
             if self._collector.listening:
                 self.link.start_task(self._collector.learn_members())
 
-    async def history(self) -> dict[str, Any] | None:
-        """Return the fleet's history in the wire's shape; None without a backend. From any loop."""
+    async def history(self) -> KeptHistory | None:
+        """Return the fleet's history; None without a backend. From any loop."""
         return await self.link.run(self.accounting.history()) if self.active else None
 
     def leave_message(self) -> bytes:

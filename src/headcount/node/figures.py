@@ -6,13 +6,13 @@ Tests: tests/asgi/test_figures.py, tests/asgi/test_dashboard.py, tests/test_metr
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from ..core.current_version import Release
 from ..core.history import Current
-from ..core.kept_history import History
+from ..core.kept_history import History, WholeHistory
 from ..core.registry import Registry
 from ..core.stats import NodeShare, Stats
 from ..fleet.membership import Membership
@@ -153,6 +153,6 @@ class FigureReader:
             current = Current(self._registry.release.current, self._releases.declared_at)
         self.history.add(now, timestamp(), versions, current)
 
-    async def whole_history(self) -> dict[str, Any]:
-        """Return the history of the fleet, or of this node if it is alone, in the wire's shape."""
-        return await self._host.membership.view.history() or self.history.kept.to_dict(timestamp())
+    async def whole_history(self) -> WholeHistory:
+        """Return the history of the fleet, or of this node if it is alone."""
+        return (await self._host.membership.view.history() or self.history.kept).read(timestamp())
