@@ -31,6 +31,8 @@ from headcount.config import Config
 from headcount.core import fleet_messages
 from headcount.core.away_pages import AwayPages
 from headcount.core.departures import Departures
+from headcount.core.history import LENGTH, MINUTES
+from headcount.core.kept_history import KeptHistory
 from headcount.core.registry import Registry
 from headcount.core.stats import ConnectionInfo, Stats, StatsDelta
 from headcount.core.tallies import Entry, SeenAlive
@@ -241,10 +243,13 @@ class SimulatedTallies:
     async def claim_sample(self, slot: int) -> bool:
         raise AssertionError(slot)
 
-    async def add_sample(self, data: bytes, *, minute: bool) -> None:
+    async def add_sample(self, data: bytes, *, minute: bytes | None = None) -> None:
         raise AssertionError(data, minute)
 
-    async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
+    async def keep_rollouts(self, data: bytes) -> None:
+        raise AssertionError(data)
+
+    async def history(self, fine: int = LENGTH, minutes: int = MINUTES) -> KeptHistory | None:  # noqa: ARG002
         return None
 
     async def keep_release(self, data: bytes) -> None:

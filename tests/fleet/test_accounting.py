@@ -14,7 +14,9 @@ from headcount.core.identity import ID_BYTES, handle_for, public_id, return_key
 from headcount.core.page_lists import PageList
 from headcount.core.tallies import Entry, Tally
 from headcount.fleet.accounting import Accounting
+from headcount.fleet.fleet_history import FleetHistory
 from headcount.fleet.link import FleetLink
+from headcount.node.releases import Releases
 
 pytestmark = pytest.mark.anyio
 
@@ -79,9 +81,9 @@ class Host:
         self.link.loop = asyncio.get_running_loop()
         self.link.backend = self.store  # type: ignore[assignment]  # as much of a backend as accounting uses
         config = Config(version="v2")
-        self.accounting = Accounting(
-            self.link, FleetFigures("ffffffffffff"), threading.RLock(), lambda: self.now, config, lambda: None, self
-        )
+        lock, figures = threading.RLock(), FleetFigures("ffffffffffff")
+        history = FleetHistory(self.link, figures, Releases("v2", print), lock)
+        self.accounting = Accounting(self.link, figures, lock, lambda: self.now, config, lambda: None, self, history)
         self.known_versions = frozenset({"v2"})
 
     def learn_versions(self, versions: Iterable[str]) -> None:

@@ -27,6 +27,7 @@ class Host:
         self.departures = Departures(8.0)
         self.away_pages = AwayPages()
         self.shared: dict[str, str] = {}
+        self.current: str | None = None
         lock = threading.RLock()
         self.own = OwnTally(
             self.registry,
@@ -37,6 +38,7 @@ class Host:
             "v2",
             b"k" * 16,
             lambda: dict(self.shared),
+            lambda: self.current,
         )
 
     def open(self, version: str) -> str:
@@ -90,6 +92,20 @@ def test_versions_that_the_tally_does_not_count_apart_are_under_other() -> None:
     assert host.write().versions[OTHER] == 1
     assert host.versions().of(rare) == OTHER
     assert all(host.versions().of(page) == version for version, some in pages.items() for page in some)
+
+
+def test_the_current_version_and_the_node_s_own_are_counted_apart_however_many_others_there_are() -> None:
+    host = Host()
+    for version in (f"made-up-{number}" for number in range(MAX_VERSIONS + 4)):
+        host.open(version)
+        host.open(version)
+    current, own = host.open("v3"), host.open("v2")
+    assert "v3" not in host.write().versions
+    host.current = "v3"
+    tally = host.write()
+    assert (tally.versions["v3"], tally.versions["v2"]) == (1, 1)
+    assert len(tally.versions) == MAX_VERSIONS + 1
+    assert (host.versions().of(current), host.versions().of(own)) == ("v3", "v2")
 
 
 def test_a_shared_stream_stands_for_one_of_its_tabs() -> None:

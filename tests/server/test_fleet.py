@@ -218,7 +218,7 @@ async def test_nothing_personal_is_ever_stored() -> None:
         await fleet.fill()
         assert figures(fleet.viewers[0])["connections"][0]["ip"] == "127.0.0.1"
         keys = {key.decode() for key in store.lines("KEYS", "*") if b":turn:" not in key and b":history" not in key}
-        keys -= {"{headcount:test}:minutes", "{headcount:test}:store"}
+        keys -= {f"{{headcount:test}}:{name}" for name in ("minutes", "rollouts", "store")}
         nodes = {node.decode() for node in store.lines("SMEMBERS", "{headcount:test}:nodes")}
         lists = {f"{{headcount:test}}:pages:{node}" for node in nodes}
         assert keys - lists == {

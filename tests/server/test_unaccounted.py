@@ -285,14 +285,23 @@ async def test_history_is_kept_though_nobody_watches_and_is_the_same_whichever_n
         one, two = nodes.servers
         await all_of([pages_of(one, 3), pages_of(two, 2, "v2")])
         async with asyncio.timeout(PATIENCE):
-            while len(store.lines("LRANGE", "{headcount:test}:history", "0", "-1")) < 2:
+            while not (lines := store.lines("LRANGE", "{headcount:test}:history", "0", "-1")):
                 await asyncio.sleep(0.2)
+            await ask(one.url, "POST", BASE + "/admin/release", {"version": "v2"}, TOKEN)
+            while not any(b'"current":"v2"' in line for line in lines):
+                await asyncio.sleep(0.2)
+                lines = store.lines("LRANGE", "{headcount:test}:history", "0", "-1")
         told = [(await ask(server.url, "GET", BASE + "/admin/history", headers=TOKEN))[1] for server in (one, two, one)]
         assert told[0]["samples"][:2] == told[1]["samples"][:2] == told[2]["samples"][:2]
         assert (told[0]["intervalMs"], told[0]["minutes"]["intervalMs"]) == (10_000, 60_000)
         first, second = told[0]["samples"][:2]
         assert second["at"] - first["at"] == 10_000, "no interval is left out"
         assert (second["total"], second["versions"]) == (5, {"v1": 3, "v2": 2})
+        assert second["outdated"] == 3
+        assert told[0]["rollouts"] == told[1]["rollouts"] == told[2]["rollouts"]
+        [rollout] = told[0]["rollouts"]
+        assert (rollout["version"], rollout["declared"], rollout["state"]) == ("v2", True, "running")
+        assert (rollout["old"], rollout["curve"][-1]["on"], rollout["curve"][-1]["total"]) == (3, 2, 5)
         one.process.kill()
         await asyncio.to_thread(one.wait, 10)
         again = (await ask(two.url, "GET", BASE + "/admin/history", headers=TOKEN))[1]

@@ -189,9 +189,9 @@ def judge(node: str, entry: Entry, grace: float, joined: int = 0) -> Judgement:
     return Judgement(absence, seen_alive, over=False, remaining=left)
 
 
-def limited(versions: Mapping[str, int]) -> dict[str, int]:
-    """Return counts as a tally holds them."""
-    return bounded(versions, MAX_VERSIONS) if len(versions) > MAX_VERSIONS else dict(versions)
+def limited(versions: Mapping[str, int], kept: Iterable[str] = ()) -> dict[str, int]:
+    """Return counts as a tally holds them; a few versions, `kept`, are apart whatever their count."""
+    return bounded(versions, MAX_VERSIONS, kept) if len(versions) > MAX_VERSIONS else dict(versions)
 
 
 def remaining(counts: Mapping[str, int], back: Mapping[str, int]) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """
-Accounting for connections of nodes that are gone: what the backend's store says, and which pages came back here. And
-the history of the fleet, which comes from the same tallies.
+Accounting for connections of nodes that are gone: what the backend's store says, and which pages came back here. The
+history of the fleet (fleet_history.py) comes from the same tallies, so it is added to from here.
 
 core/tallies.py says what follows from an entry of the store, core/unaccounted.py holds it for this node.
 
@@ -17,15 +17,15 @@ from typing import Final
 import msgspec
 
 from ..config import Config
-from ..core import fleet_messages, history, identity, page_lists
+from ..core import fleet_messages, identity, page_lists
 from ..core.fleet_figures import FleetFigures
-from ..core.kept_history import KeptHistory
 from ..core.page_lists import PageVersions
 from ..core.returned_pages import ReturnedPage, ReturnedPages
 from ..core.tallies import Entry, first_joined, judge
 from ..core.unaccounted import StoredAbsence
 from ..errors import Busy
 from .backends import Backend
+from .fleet_history import INTERVAL_MS, FleetHistory
 from .link import FleetLink
 from .local_node import KnownState
 
@@ -58,6 +58,8 @@ class Accounting:
         clock: Monotonic seconds.
         config: Checked settings.
         changed: Schedules a push to the viewers.
+        known: Which versions are known.
+        history: Of the fleet.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Accounting:
         config: Config,
         changed: Callable[[], None],
         known: KnownState,
+        history: FleetHistory,
     ) -> None:
         self._link = link
         self._figures = figures
@@ -89,8 +92,7 @@ class Accounting:
         self._recording_returns = False
         self._slot: int | None = None
         """The last interval of the history in which this node asked whether it is its turn to add the sample."""
-        self._history = KeptHistory()
-        """As it was read last."""
+        self._history = history
 
     def page_returned(self, node: str, handle: str, version: str) -> None:
         """Note a page that names a stream of another node. From any loop."""
@@ -112,18 +114,10 @@ class Accounting:
         now = None if backend is None else backend.tallies.now()
         if backend is None or now is None:
             return
-        slot = now // round(history.INTERVAL * 1000)
+        slot = now // INTERVAL_MS
         if slot != self._slot:
             self._link.start_task(self._begin_interval(backend, slot, first=self._slot is None))
         self._slot = slot
-
-    async def history(self) -> KeptHistory:
-        """Return the fleet's history; while the store does not answer, as it was read last."""
-        backend = self._link.backend
-        found = None if backend is None else await backend.tallies.samples()
-        if found is not None:
-            self._history = KeptHistory(*found)
-        return self._history
 
     async def read_tallies(self, backend: Backend) -> bool:
         """Read the tallies and apply what follows. Returns whether the store answered. Takes the lock itself."""
@@ -219,9 +213,7 @@ class Accounting:
             if entry.present:
                 versions.update(entry.tally.versions)
         partial = any(each.absence is not None for each in judged.values())
-        interval = round(history.INTERVAL * 1000)
-        data = history.encode_sample(history.sample(slot * interval, versions, partial=partial))
-        await backend.tallies.add_sample(data, minute=slot % round(history.MINUTE / history.INTERVAL) == 0)
+        await self._history.add(backend, slot, versions, partial=partial)
 
     async def forget(self, node: str) -> bool:
         """

@@ -32,6 +32,7 @@ class OwnTally:
         serves: Its version.
         key: Proves to other nodes which handles are this node's.
         tab_versions: See `TabVersions`.
+        current: Returns the current version; None: it is not known.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class OwnTally:
         serves: str,
         key: bytes,
         tab_versions: TabVersions,
+        current: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._registry = registry
         self._departures = departures
@@ -53,11 +55,15 @@ class OwnTally:
         self._serves = serves
         self._key = key
         self._tab_versions = tab_versions
+        self._current = current
         self._number = 0
         self._groups: list[dict[str, bytes]] = []
         """Marks of the last list."""
-        self._state: tuple[int, int, Mapping[str, str]] = (-1, -1, {})
-        """Revisions of the registry and of the pages that broke off, and the shared streams, as of the last list."""
+        self._state: tuple[int, int, Mapping[str, str], frozenset[str]] = (-1, -1, {}, frozenset())
+        """
+        As of the last list: revisions of the registry and of the pages that broke off, the shared streams, and the
+        versions that are counted apart.
+        """
         self._had_away = False
         self.pages = b""
         """The encoded list that belongs to the last tally; empty if it has none."""
@@ -73,12 +79,14 @@ class OwnTally:
             now = self._clock()
             away, transit = self._departures.counts(now), self._departures.transit(now)
             unanswered = not leaving and bool(away) and self._departures.only_unanswered(now)
-            versions, broken = limited(self._registry.versions), limited(self._away_pages.counts(now))
+            # How many pages are outdated follows from the tallies, so the current version is apart however small it is.
+            kept = {self._serves, self._current() or self._serves}
+            versions, broken = limited(self._registry.versions, kept), limited(self._away_pages.counts(now))
             if leaving:
                 away = limited(Counter(away) + Counter(versions) + Counter(broken))
                 transit = max(transit, self._away_pages.remaining(now))
                 versions, broken = {}, {}
-            number = self._make_list({**versions, **broken}, away, leaving=leaving)
+            number = self._make_list({**versions, **broken}, away, frozenset(kept), leaving=leaving)
         return Tally(
             versions=versions,
             away=away,
@@ -91,11 +99,13 @@ class OwnTally:
             pages=number,
         )
 
-    def _make_list(self, versions: Mapping[str, int], away: Mapping[str, int], *, leaving: bool) -> int:
+    def _make_list(
+        self, versions: Mapping[str, int], away: Mapping[str, int], kept: frozenset[str], *, leaving: bool
+    ) -> int:
         """Make the list of pages. Returns its number, a new one if it has changed; 0: it is empty or too long."""
         here: dict[str, list[str]] = {}
         gone: dict[str, list[str]] = {}
-        state = self._registry.revision, self._away_pages.revision, self._tab_versions()
+        state = self._registry.revision, self._away_pages.revision, self._tab_versions(), kept
         if state == self._state and not (leaving or away or self._had_away):
             return self._number if self.pages else 0
         self._state, self._had_away = state, bool(leaving or away)

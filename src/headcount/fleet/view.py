@@ -43,6 +43,7 @@ from .backends import Backend
 from .border import Border
 from .calls import Calls, CommandHandler
 from .departure_notices import DepartureNotices
+from .fleet_history import FleetHistory
 from .link import FleetLink
 from .local_node import KnownState, LocalTickets, ReleaseState
 from .no_fleet import NoTickets
@@ -113,7 +114,15 @@ class FleetView:
         self._changed = changed
         self._releases = releases
         self._own_tally = OwnTally(
-            registry, departures, away_pages, lock, clock, config.version, return_key, tab_versions
+            registry,
+            departures,
+            away_pages,
+            lock,
+            clock,
+            config.version,
+            return_key,
+            tab_versions,
+            lambda: self._figures.release.current,
         )
         self._leaving: asyncio.Task[None] | None = None
         self._figures = FleetFigures(
@@ -144,7 +153,8 @@ class FleetView:
             self._publish_departures,
             own_cut,
         )
-        self.accounting = Accounting(self.link, self._figures, lock, clock, config, changed, known)
+        self._history = FleetHistory(self.link, self._figures, releases, lock)
+        self.accounting = Accounting(self.link, self._figures, lock, clock, config, changed, known, self._history)
         self._collector = ReportCollector(
             self.link,
             self._figures,
@@ -414,7 +424,7 @@ class FleetView:
 
     async def history(self) -> KeptHistory | None:
         """Return the fleet's history; None without a backend. From any loop."""
-        return await self.link.run(self.accounting.history()) if self.active else None
+        return await self.link.run(self._history.read()) if self.active else None
 
     def leave_message(self) -> bytes:
         """Return the last message of this node."""

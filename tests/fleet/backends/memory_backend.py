@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
+from headcount.core.history import LENGTH, MINUTES
+from headcount.core.kept_history import KeptHistory
 from headcount.core.tallies import Entry, SeenAlive, Tally
 from headcount.fleet.backends import Receiver
 
@@ -27,6 +29,7 @@ class Hub:
         self.turns: set[int] = set()
         self.fine: list[bytes] = []
         self.minutes: list[bytes] = []
+        self.rollouts: bytes | None = None
         self.release: bytes | None = None
 
 
@@ -93,15 +96,19 @@ class MemoryTallies:
         self._hub.turns.add(slot)
         return first
 
-    async def add_sample(self, data: bytes, *, minute: bool) -> None:
+    async def add_sample(self, data: bytes, *, minute: bytes | None = None) -> None:
         """Add a sample."""
         self._hub.fine.append(data)
-        if minute:
-            self._hub.minutes.append(data)
+        if minute is not None:
+            self._hub.minutes.append(minute)
 
-    async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
-        """Return the samples."""
-        return self._hub.fine, self._hub.minutes
+    async def keep_rollouts(self, data: bytes) -> None:
+        """Keep the rollouts."""
+        self._hub.rollouts = data
+
+    async def history(self, fine: int = LENGTH, minutes: int = MINUTES) -> KeptHistory | None:
+        """Return the history."""
+        return KeptHistory(self._hub.fine[-fine:], self._hub.minutes[-minutes:], self._hub.rollouts)
 
     async def keep_release(self, data: bytes) -> None:
         """Keep it as long as the hub lives."""

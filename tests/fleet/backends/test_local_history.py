@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,35 +25,35 @@ def files(place: Path, application: str, *, alone: bool = True) -> HistoryFiles:
 
 
 def test_another_application_at_the_same_address_starts_with_an_empty_history(tmp_path: Path) -> None:
-    files(tmp_path, "shop").add(LINE, minute=True)
-    assert files(tmp_path, "shop").samples() == ([LINE], [LINE]), "a restart goes on"
-    assert files(tmp_path, "shop", alone=False).samples() == ([LINE], [LINE])
-    assert files(tmp_path, "blog").samples() == ([], [])
-    assert files(tmp_path, "shop").samples() == ([], []), "and so does the first when it comes back"
+    files(tmp_path, "shop").add(LINE, LINE)
+    assert files(tmp_path, "shop").read() == ([LINE], [LINE], None), "a restart goes on"
+    assert files(tmp_path, "shop", alone=False).read() == ([LINE], [LINE], None)
+    assert files(tmp_path, "blog").read() == ([], [], None)
+    assert files(tmp_path, "shop").read() == ([], [], None), "and so does the first when it comes back"
 
 
 def test_a_worker_that_finds_others_goes_on_with_their_history(tmp_path: Path) -> None:
-    files(tmp_path, "shop").add(LINE, minute=True)
-    assert files(tmp_path, "shop --reload", alone=False).samples() == ([LINE], [LINE])
+    files(tmp_path, "shop").add(LINE, LINE)
+    assert files(tmp_path, "shop --reload", alone=False).read() == ([LINE], [LINE], None)
 
 
 def test_a_history_without_an_owner_is_started_anew(tmp_path: Path) -> None:
     (tmp_path / "history").write_bytes(LINE + b"\n")
-    assert files(tmp_path, "shop").samples() == ([], [])
+    assert files(tmp_path, "shop").read() == ([], [], None)
 
 
 def test_nothing_is_read_before_it_is_known_whose_history_it_is(tmp_path: Path) -> None:
-    files(tmp_path, "shop").add(LINE, minute=False)
-    assert HistoryFiles(lambda: [tmp_path], "shop").samples() is None
+    files(tmp_path, "shop").add(LINE)
+    assert HistoryFiles(lambda: [tmp_path], "shop").read() is None
 
 
 def test_the_mark_of_the_application_is_written_with_each_minute_so_that_it_is_not_removed_as_abandoned(
     tmp_path: Path,
 ) -> None:
     made = files(tmp_path, "shop")
-    made.add(LINE, minute=True)
+    made.add(LINE, LINE)
     (tmp_path / "application").unlink()
-    made.add(LINE, minute=True)
+    made.add(LINE, LINE)
     assert (tmp_path / "application").read_text() == "shop"
 
 
@@ -60,7 +61,7 @@ def test_the_mark_of_the_application_is_written_with_each_minute_so_that_it_is_n
 async def test_each_application_on_port_8000_of_a_machine_has_a_history_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def run(application: str, *, adds: bool) -> list[bytes]:
+    async def run(application: str, *, adds: bool) -> Sequence[bytes]:
         monkeypatch.setattr("sys.argv", ["uvicorn", application])
         one, ear = backend(named())
         await until(lambda: ear.connected)
@@ -69,8 +70,8 @@ async def test_each_application_on_port_8000_of_a_machine_has_a_history_of_its_o
         two, other = backend(named())
         await until(lambda: other.connected)
         if adds:
-            await one.tallies.add_sample(LINE, minute=True)
-        found, same = await one.tallies.samples(), await two.tallies.samples()
+            await one.tallies.add_sample(LINE, minute=LINE)
+        found, same = await one.tallies.history(), await two.tallies.history()
         assert found is not None
         assert found == same
         await two.stop()

@@ -521,8 +521,10 @@ def test_the_documented_rights_are_enough_and_open_no_other_fleet(secrets: tuple
             assert await stored.pages(gone) is None
             await stored.drop(gone)
             assert await stored.claim_sample(7)
-            await stored.add_sample(encode_sample(sample(1_000, {"v1": 1})), minute=True)
-            assert [len(lines) for lines in await stored.samples()] == [1, 1]
+            line = encode_sample(sample(1_000, {"v1": 1}))
+            await stored.add_sample(line, minute=line)
+            await stored.keep_rollouts(b"rollouts")
+            assert await stored.history() == ([line], [line], b"rollouts")
             assert not (await two.headcount.stats()).partial
         operator, other = (redis.asyncio.Redis.from_url(each) for each in (store.url, url))
         refused: Any = await operator.acl_log()  # redis-py says its name unasked, and bears that it may not

@@ -147,9 +147,13 @@ async def test_the_history_is_the_same_for_all_and_one_node_adds_to_it(nodes: li
     assert sorted(turns) == [False, True]
     lines = [encode_sample(sample(at, {"v1": at})) for at in range(3)]
     for number, line in enumerate(lines):
-        await one.backend.tallies.add_sample(line, minute=number == 1)
+        await one.backend.tallies.add_sample(line, minute=lines[0] if number == 1 else None)
     for node in nodes:
-        assert await node.backend.tallies.samples() == (lines, lines[1:2])
+        assert await node.backend.tallies.history() == (lines, lines[:1], None)
+    for data in (b"older", b"x" * 40_000):
+        await one.backend.tallies.keep_rollouts(data)
+    for node in nodes:
+        assert await node.backend.tallies.history(2, 1) == (lines[1:], lines[:1], b"x" * 40_000)
 
 
 @pytest.fixture
@@ -171,7 +175,7 @@ async def test_a_user_without_the_rights_loses_only_what_they_are_for(valkey: St
     node = Node(lambda name: RedisBackend(name, url, "fleet", url))
     await until(lambda: node.connected)
     assert await node.backend.tallies.entries() is None
-    assert await node.backend.tallies.samples() is None
+    assert await node.backend.tallies.history() is None
     assert node.connected
     await node.backend.stop()
 

@@ -13,6 +13,8 @@ Tests: tests/fleet/backends/test_conformance.py.
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
+from ...core.history import LENGTH, MINUTES
+from ...core.kept_history import KeptHistory
 from ...core.tallies import Entry, SeenAlive, Tally
 
 
@@ -89,11 +91,20 @@ class TallyStore(Protocol):
     async def claim_sample(self, slot: int) -> bool:
         """Say whether this node adds the sample of an interval. True on one node at most."""
 
-    async def add_sample(self, data: bytes, *, minute: bool) -> None:
-        """Add an encoded sample to the history; with `minute`, also to that of the last day. Its length is bounded."""
+    async def add_sample(self, data: bytes, *, minute: bytes | None = None) -> None:
+        """Add an encoded sample to the last hour, and one of a minute to the last day. Both have a bounded length."""
 
-    async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
-        """Return the encoded samples of the last hour and of the last day; None: the store does not answer."""
+    async def keep_rollouts(self, data: bytes) -> None:
+        """Keep the encoded rollouts, in place of those that are there."""
+
+    async def history(self, fine: int = LENGTH, minutes: int = MINUTES) -> KeptHistory | None:
+        """
+        Return the history. Returns None when the store does not answer.
+
+        Args:
+            fine: Samples of the last hour at most, the newest.
+            minutes: Samples of the last day at most, the newest.
+        """
 
     async def keep_release(self, data: bytes) -> None:
         """Keep which version was declared current, also while no node runs, where that can be. A few hundred bytes."""

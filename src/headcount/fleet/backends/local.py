@@ -337,7 +337,7 @@ class LocalBackend:
             await asyncio.sleep(0.005)
             waited += 0.005
         if address == self._first:
-            self.tallies.history.begin(alone=not (self.peers or self._unidentified))
+            self.tallies.files.begin(alone=not (self.peers or self._unidentified))
         if len(self._opening) > 1:
             return  # the last one says it for all
         if self.receiver is not None:

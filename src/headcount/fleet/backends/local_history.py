@@ -3,6 +3,7 @@ The history of the workers of one machine, as files in the directory where they 
 
     history        one line for each sample of the last hour
     minutes        one line for each sample of the last day
+    rollouts       the adoption curves of the last rollouts
     application    a digest of the application that they are of
 
 Workers that listen on one address are one application. Applications that listen there one after another need not be:
@@ -20,12 +21,14 @@ from pathlib import Path
 from typing import Final
 
 from ...core import history
+from ...core.kept_history import KeptHistory
+from ...core.rollouts import MAX_ENCODED
 from .meeting_directory import remove
 
 MAX_HISTORY_BYTES: Final = 8 * 2**20
 """Of one file of samples."""
 
-FILES: Final = ("history", "minutes", "application")
+FILES: Final = ("history", "minutes", "rollouts", "application")
 
 _IMPORT_PATH: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 """`module:attribute`, as servers take it."""
@@ -69,23 +72,30 @@ class HistoryFiles:
                 remove(*(place / name for name in FILES))
         self._begun = True
 
-    def add(self, data: bytes, *, minute: bool) -> None:
-        """Add an encoded sample."""
+    def add(self, data: bytes, minute: bytes | None = None) -> None:
+        """Add an encoded sample, and one of a minute."""
         for place in self._places()[:1]:
             with suppress(OSError):
-                if minute or not self._marked:
+                if minute is not None or not self._marked:
                     # Each minute, because files that are not written for a day are removed.
                     write_whole(place / "application", self._application)
                     self._marked = True
                 _append_line(place / "history", data, history.LENGTH)
-                if minute:
-                    _append_line(place / "minutes", data, history.MINUTES)
+                if minute is not None:
+                    _append_line(place / "minutes", minute, history.MINUTES)
 
-    def samples(self) -> tuple[list[bytes], list[bytes]] | None:
-        """Return the encoded samples of the last hour and of the last day; None: not known yet whose they are."""
+    def keep_rollouts(self, data: bytes) -> None:
+        """Keep the encoded rollouts."""
+        for place in self._places()[:1]:
+            with suppress(OSError):
+                write_whole(place / "rollouts", data)
+
+    def read(self, fine: int = history.LENGTH, minutes: int = history.MINUTES) -> KeptHistory | None:
+        """Return the history, with so many of the newest samples at most; None: not known yet whose it is."""
         if self._begun:
             for place in self._places()[:1]:
-                return _lines(place / "history"), _lines(place / "minutes")
+                rollouts = _read(place / "rollouts", MAX_ENCODED + 1)
+                return KeptHistory(_lines(place / "history")[-fine:], _lines(place / "minutes")[-minutes:], rollouts)
         return None
 
 

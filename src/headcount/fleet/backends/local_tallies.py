@@ -31,7 +31,9 @@ from typing import Final
 import msgspec
 
 from ...core import page_lists, tallies
+from ...core.history import LENGTH, MINUTES
 from ...core.identity import is_node_id
+from ...core.kept_history import KeptHistory
 from ...core.labels import OTHER, is_version
 from ...core.liveness import MAX_NODES
 from ...core.tallies import Entry, SeenAlive, Tally
@@ -77,7 +79,8 @@ class TallyFiles:
         self.joined = now_ms()
         """When this worker came."""
         self._liveness_ids = process_liveness_ids(os.getpid())
-        self.history = HistoryFiles(places, this_application())
+        self.files = HistoryFiles(places, this_application())
+        """The history."""
         self._sent_away = False
         """The last tally said that pages were sent away."""
 
@@ -202,13 +205,17 @@ class TallyFiles:
         """Say whether this worker is the first of those that are present, in the order of their ids."""
         return all(node >= self._node for node, entry in (await self.entries()).items() if entry.present)
 
-    async def add_sample(self, data: bytes, *, minute: bool) -> None:
+    async def add_sample(self, data: bytes, *, minute: bytes | None = None) -> None:
         """Add an encoded sample to the history."""
-        self.history.add(data, minute=minute)
+        self.files.add(data, minute)
 
-    async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
-        """Return the encoded samples of the last hour and of the last day."""
-        return self.history.samples()
+    async def keep_rollouts(self, data: bytes) -> None:
+        """Keep the encoded rollouts."""
+        self.files.keep_rollouts(data)
+
+    async def history(self, fine: int = LENGTH, minutes: int = MINUTES) -> KeptHistory | None:
+        """Return the history, with so many of the newest samples at most; None: not known yet whose it is."""
+        return self.files.read(fine, minutes)
 
     async def keep_release(self, data: bytes) -> None:
         """Keep nothing: whatever listens on the same address later, it need not be the same application."""

@@ -5,10 +5,9 @@ The tallies of all nodes, in Redis.
     {headcount:NAME}:doubts    HASH  {node: SeenAlive}   silent nodes that were seen to live
     {headcount:NAME}:pages:ID  the list of pages that belongs to its tally, written when it has changed
     {headcount:NAME}:back:ID   HASH  {connection: version}   pages of that node that came to others
-    {headcount:NAME}:history   LIST  samples of the last hour
-    {headcount:NAME}:minutes   LIST  samples of the last day
     {headcount:NAME}:store     random id of what is stored here
-    {headcount:NAME}:turn:N    id of the node that adds the sample of that interval; expires by itself
+
+Their history is there too (redis_history.py).
 
 Ages are measured by Redis's own clock alone. A node writes the time as Redis told it; a reader asks for the time again.
 
@@ -31,7 +30,7 @@ Tests: tests/fleet/backends/test_tallies.py, tests/server/test_unaccounted.py.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -39,11 +38,14 @@ import msgspec
 from redis.asyncio.connection import Connection
 from redis.exceptions import ResponseError
 
-from ...core import history, tallies
+from ...core import tallies
+from ...core.history import LENGTH, MINUTES
 from ...core.identity import is_node_id
+from ...core.kept_history import KeptHistory
 from ...core.liveness import MAX_NODES
 from ...core.tallies import Entry, SeenAlive, Tally
 from ..border import Border
+from .redis_history import KEPT, RELEASE_KEPT, Ask, RedisHistory
 from .redis_queue import NO_REPLY
 from .redis_values import MAX_STORED, STRANGER, RedisValues, pairs_of
 
@@ -52,21 +54,12 @@ logger = logging.getLogger("headcount")
 REMEMBERED: Final = 75.0
 """Seconds after a reading for which tallies are written back that Redis lost. Nodes that left are listed for longer."""
 
-RELEASE_KEPT: Final = 90 * 24 * 3_600
-"""Seconds for which the version that was declared is kept after the last time that it was written."""
-
-KEPT: Final = 24 * 3_600
-"""Seconds after which Redis drops all of it, should no node remove it or live."""
-
 GIVEN_UP: Final = 240.0
 """Seconds of silence after which Redis may have closed a connection because the network is gone (its `tcp-keepalive` is
 300 s). Before that, a connection whose end was seen means that its process has ended."""
 
 MAX_BACK: Final = 100_000
 """Pages that are noted as returned, of one node."""
-
-Ask = Callable[..., Awaitable[Any]]
-"""Sends one command; returns the answer, or None when there is none or the command is refused."""
 
 
 class _Seen(NamedTuple):
@@ -105,6 +98,7 @@ class RedisTallies:
         """Strangers, and when each was first found silent, in ms by Redis's clock."""
         self._crowded = False
         """Redis has more tallies than a fleet can have, so that some were not read."""
+        self._history = RedisHistory(prefix, ask, self._values, self._border)
         self._ask = ask
         self._clock = clock
         self._made = clock()
@@ -321,29 +315,19 @@ class RedisTallies:
 
     async def claim_sample(self, slot: int) -> bool:
         """Say whether this node is the first to ask in an interval of the history."""
-        key = f"{self._prefix}:turn:{slot}"
-        return await self._ask("SET", key, self._node, "NX", "PX", round(4_000 * history.INTERVAL)) is not None
+        return await self._history.claim(slot, self._node)
 
-    async def add_sample(self, data: bytes, *, minute: bool) -> None:
+    async def add_sample(self, data: bytes, *, minute: bytes | None = None) -> None:
         """Add an encoded sample to the history."""
-        lists = [("history", history.LENGTH), *([("minutes", history.MINUTES)] if minute else [])]
-        for name, length in lists:
-            key = f"{self._prefix}:{name}"
-            await asyncio.gather(
-                self._ask("RPUSH", key, self._values.seal(name, data)),
-                self._ask("LTRIM", key, -length, -1),
-                self._ask("EXPIRE", key, 2 * KEPT),
-            )
+        await self._history.add(data, minute)
 
-    async def samples(self) -> tuple[list[bytes], list[bytes]] | None:
-        """Return the encoded samples of the last hour and of the last day."""
-        lengths = {"history": history.LENGTH, "minutes": history.MINUTES}
-        fine, minutes = await asyncio.gather(
-            *(self._ask("LRANGE", f"{self._prefix}:{name}", -length, -1) for name, length in lengths.items())
-        )
-        if not isinstance(fine, list) or not isinstance(minutes, list):
-            return None
-        return self._values.read_all("history", fine), self._values.read_all("minutes", minutes)
+    async def keep_rollouts(self, data: bytes) -> None:
+        """Keep the encoded rollouts."""
+        await self._history.keep_rollouts(data)
+
+    async def history(self, fine: int = LENGTH, minutes: int = MINUTES) -> KeptHistory | None:
+        """Return the history, with so many of the newest samples at most; None: no answer."""
+        return await self._history.read(fine, minutes)
 
     async def keep_release(self, data: bytes) -> None:
         """Keep which version was declared current, also while no node runs."""
