@@ -156,7 +156,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Time for which all nodes must have served the same version until it is current without a declaration."""
 
     state_file: str | None = None
-    """File that keeps the declared version while no process of this machine runs."""
+    """File that keeps the declared version, and beside it the history, while no process of this machine runs."""
 
     known_versions: tuple[str, ...] = ()
     """

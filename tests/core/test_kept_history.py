@@ -77,7 +77,7 @@ def test_what_a_sample_adds_is_what_is_kept() -> None:
     for number in range(20):
         added = history.add(number * 10, number * 10_000, {"v1": number}, Current("v1" if number < 9 else "v2"))
         kept = KeptHistory(
-            [*kept.fine, added.sample],
+            [*kept.fine, added.sample or b""],
             [*kept.minutes, *([added.minute] if added.minute else [])],
             added.rollouts or kept.rollouts,
         )

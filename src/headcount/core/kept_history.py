@@ -69,7 +69,7 @@ def _catch_up(known: bytes | None, samples: Iterable[Sample], now: int) -> Rollo
 class Added(NamedTuple):
     """What is to be kept of a sample that was added: encoded, and None where nothing is due."""
 
-    sample: bytes
+    sample: bytes | None
     minute: bytes | None
     rollouts: bytes | None
 

@@ -143,6 +143,7 @@ class Membership:
 
     def _join_workers(self, addresses: list[str]) -> None:
         """Meet the workers that listen on the same addresses, in the running loop."""
+        from .backends.history_folder import HistoryFolder
         from .backends.local import LocalBackend
 
         try:
@@ -157,7 +158,9 @@ class Membership:
             if not view.active or not isinstance(backend, LocalBackend):
                 # The same code makes the same objects in the same order in every worker.
                 name = f"{self._fleet_name}\n{self._node.ordinal}"
-                backend = LocalBackend(self._node.id, name, addresses[0])
+                state_file = self._node.config.state_file
+                copy = None if state_file is None else HistoryFolder(state_file)
+                backend = LocalBackend(self._node.id, name, addresses[0], history_copy=copy)
                 view.start(backend)
                 self._node.use_figures(view)
             self._retry_at, self._retry_after = None, RETRY_AFTER

@@ -12,9 +12,11 @@ import msgspec
 
 from ..core.current_version import Release
 from ..core.history import Current
-from ..core.kept_history import History, WholeHistory
+from ..core.kept_history import History, KeptHistory, WholeHistory
 from ..core.registry import Registry
 from ..core.stats import NodeShare, Stats
+from ..core.tallies import RETURN
+from ..fleet.backends.history_folder import HistoryFolder
 from ..fleet.membership import Membership
 from .releases import Releases, timestamp
 
@@ -52,6 +54,8 @@ class FigureReader:
         viewers: Keep the newest figures.
         releases: Which version was declared current.
         tidy: Closes what a closed event loop left behind.
+        history_folder: Keeps the history of a node that is alone while it does not run; None: nothing does.
+        now: Monotonic seconds.
     """
 
     def __init__(
@@ -62,8 +66,12 @@ class FigureReader:
         viewers: StatsSource,
         releases: Releases,
         tidy: Callable[[], None],
+        history_folder: HistoryFolder | None = None,
+        now: float = 0.0,
     ) -> None:
-        self.history = History()
+        self._history_folder = history_folder
+        kept = KeptHistory() if history_folder is None else history_folder.load()
+        self.history = History(kept, now + RETURN if kept.fine else float("-inf"))
         """Of a node that is alone."""
         self._host = host
         self._registry = registry
@@ -151,7 +159,9 @@ class FigureReader:
                 return  # the fleet's history is in the backend's store
             versions = dict(self._registry.versions)
             current = Current(self._registry.release.current, self._releases.declared_at)
-        self.history.add(now, timestamp(), versions, current)
+        added = self.history.add(now, timestamp(), versions, current)
+        if self._history_folder is not None:
+            self._history_folder.write(added)
 
     async def whole_history(self) -> WholeHistory:
         """Return the history of the fleet, or of this node if it is alone."""

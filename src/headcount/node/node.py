@@ -37,6 +37,7 @@ from ..core.message_rate import MessageRate
 from ..core.payload import Payload
 from ..core.registry import Registry
 from ..errors import UNKNOWN_HANDLE, Busy, TooManyMessages, UnknownConnection
+from ..fleet.backends.history_folder import HistoryFolder
 from ..fleet.border import Border
 from ..fleet.command_handlers import CommandHandlers
 from ..fleet.local_node import FigureSource
@@ -141,7 +142,10 @@ class Node:
             self._drain_and_leave,
         )
         self.timers = Timers(config, self._now, duties)
-        self.figures = FigureReader(self, registry, lock, self.viewers, self.releases, self._forget_closed_loops)
+        history_folder = None if config.state_file is None else HistoryFolder(config.state_file)
+        self.figures = FigureReader(
+            self, registry, lock, self.viewers, self.releases, self._forget_closed_loops, history_folder, self._now()
+        )
         self.replacements = Replacements(
             self, lock, self._now, self._cut_reports, self._departed, self.shared_streams, self.rollout
         )

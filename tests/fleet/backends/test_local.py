@@ -66,8 +66,8 @@ class Ear:
         self.connected = connected
 
 
-def backend(node: str, address: str = "inet:127.0.0.1:8000") -> tuple[LocalBackend, Ear]:
-    made, ear = LocalBackend(node, "fleet", address), Ear()
+def backend(node: str, address: str = "inet:127.0.0.1:8000", **options: Any) -> tuple[LocalBackend, Ear]:
+    made, ear = LocalBackend(node, "fleet", address, **options), Ear()
     made.start(ear)
     return made, ear
 

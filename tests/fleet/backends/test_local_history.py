@@ -1,5 +1,6 @@
 """The history of one machine's workers, and to which application it belongs."""
 
+import asyncio
 import errno
 import os
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ LINE = encode_sample(sample(10_000, {"v1": 459}))
 
 def files(place: Path, application: str, *, alone: bool = True) -> HistoryFiles:
     made = HistoryFiles(lambda: [place], application)
-    made.begin(alone=alone)
+    asyncio.run(made.begin(alone=alone))
     return made
 
 
@@ -158,7 +159,7 @@ def test_a_file_that_the_disk_has_room_for_a_part_of_does_not_replace_the_old_on
 def test_a_history_file_does_not_grow_for_ever(tmp_path: Path) -> None:
     path = tmp_path / "history"
     for number in range(400):
-        local_history._append_line(path, b"%06d" % number * 20, 10)
-    lines = local_history._lines(path)
+        local_history.append_line(path, b"%06d" % number * 20, 10)
+    lines = local_history.read_lines(path)
     assert len(lines) < 60
     assert lines[-1] == b"000399" * 20

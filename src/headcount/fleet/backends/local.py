@@ -27,6 +27,7 @@ from typing import Any, Final
 from ...core.identity import is_node_id
 from ...loops import Tasks
 from . import Receiver
+from .local_history import HistoryCopy
 from .local_peer import DEAF, LISTEN, MESSAGE, LocalPeer, frame
 from .local_tallies import TallyFiles, remove_abandoned_files
 from .meeting_directory import meeting_directory, remove
@@ -60,11 +61,14 @@ class LocalBackend:
         fleet: What tells this application from others in the same process.
         address: Of the listening socket, as `listening_sockets.addresses_of` returns it.
         heartbeat: Seconds between two signs of life.
+        history_copy: Keeps the history while no worker runs; None: nothing does.
     """
 
     detects_failures = True
 
-    def __init__(self, node: str, fleet: str, address: str, heartbeat: float = 1.0) -> None:
+    def __init__(
+        self, node: str, fleet: str, address: str, heartbeat: float = 1.0, history_copy: HistoryCopy | None = None
+    ) -> None:
         self.heartbeat = heartbeat
         self.peers: dict[str, list[LocalPeer]] = {}
         """Connections by node; two workers that found one another at once have two."""
@@ -85,7 +89,7 @@ class LocalBackend:
         """By node: who waits for it to say who it is."""
         self._unidentified: set[LocalPeer] = set()
         """Connections whose other end has not said who it is."""
-        self.tallies = TallyFiles(node, self._directories, self._peer_ids)
+        self.tallies = TallyFiles(node, self._directories, self._peer_ids, history_copy)
         self._heartbeat_timer: asyncio.TimerHandle | None = None
 
     def start(self, receiver: Receiver) -> None:
@@ -337,7 +341,7 @@ class LocalBackend:
             await asyncio.sleep(0.005)
             waited += 0.005
         if address == self._first:
-            self.tallies.files.begin(alone=not (self.peers or self._unidentified))
+            await self.tallies.files.begin(alone=not (self.peers or self._unidentified))
         if len(self._opening) > 1:
             return  # the last one says it for all
         if self.receiver is not None:

@@ -9,8 +9,11 @@ The history of the workers of one machine, as files in the directory where they 
 Workers that listen on one address are one application. Applications that listen there one after another need not be:
 on a developer's machine, each is on port 8000. So the first worker at an address continues the history only of its own
 application. Whatever is unaccounted for stays, because pages may come back to any application.
+
+With `state_file`, a copy (history_folder.py) outlives the directory, too: a restart of the machine empties it.
 """
 
+import asyncio
 import hashlib
 import os
 import re
@@ -18,10 +21,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from ...core import history
-from ...core.kept_history import KeptHistory
+from ...core.kept_history import Added, KeptHistory
 from ...core.rollouts import MAX_ENCODED
 from .meeting_directory import remove
 
@@ -44,6 +47,16 @@ _RELEASES: Final = frozenset({"releases", "versions", "deployments", "deploys", 
 _VERSION_SUFFIX: Final = re.compile(r"[-_]v?\d+(?:\.\d+)+$")
 
 
+class HistoryCopy(Protocol):
+    """What keeps the history while no worker runs: `HistoryFolder`."""
+
+    def load(self) -> KeptHistory:
+        """Return what is kept. Blocks."""
+
+    def write(self, added: Added) -> None:
+        """Have a sample written. Does not wait for it."""
+
+
 class HistoryFiles:
     """
     The history in the first of one worker's meeting places.
@@ -51,41 +64,52 @@ class HistoryFiles:
     Args:
         places: Returns the directories.
         application: What tells this application from others that use the address at other times.
+        copy: Keeps it while no worker runs; None: nothing does.
     """
 
-    def __init__(self, places: Callable[[], list[Path]], application: str) -> None:
+    def __init__(self, places: Callable[[], list[Path]], application: str, copy: HistoryCopy | None = None) -> None:
         self._places = places
+        self._copy = copy
         self._application = application.encode()
         self._begun = False
         self._marked = False
         """The files say whose they are."""
 
-    def begin(self, *, alone: bool) -> None:
+    async def begin(self, *, alone: bool) -> None:
         """
-        Start anew if another application wrote what is there.
+        Go on with the copy if nothing is there, and start anew if another application wrote what is there.
 
         Args:
             alone: No other worker is there. Otherwise the history is theirs, and they are this application.
         """
         for place in self._places()[:1]:
-            if alone and _read(place / "application", 64) != self._application:
+            if alone and read_file(place / "application", 64) != self._application:
                 remove(*(place / name for name in FILES))
+            # Of workers that start together, none is alone; they all write the same.
+            if self._copy is not None and not (place / "history").exists():
+                kept = await asyncio.to_thread(self._copy.load)
+                with suppress(OSError):
+                    _write_history(place, kept)
         self._begun = True
 
     def add(self, data: bytes, minute: bytes | None = None) -> None:
         """Add an encoded sample, and one of a minute."""
+        if self._copy is not None:
+            self._copy.write(Added(data, minute, None))
         for place in self._places()[:1]:
             with suppress(OSError):
                 if minute is not None or not self._marked:
                     # Each minute, because files that are not written for a day are removed.
                     write_whole(place / "application", self._application)
                     self._marked = True
-                _append_line(place / "history", data, history.LENGTH)
+                append_line(place / "history", data, history.LENGTH)
                 if minute is not None:
-                    _append_line(place / "minutes", minute, history.MINUTES)
+                    append_line(place / "minutes", minute, history.MINUTES)
 
     def keep_rollouts(self, data: bytes) -> None:
         """Keep the encoded rollouts."""
+        if self._copy is not None:
+            self._copy.write(Added(None, None, data))
         for place in self._places()[:1]:
             with suppress(OSError):
                 write_whole(place / "rollouts", data)
@@ -94,9 +118,19 @@ class HistoryFiles:
         """Return the history, with so many of the newest samples at most; None: not known yet whose it is."""
         if self._begun:
             for place in self._places()[:1]:
-                rollouts = _read(place / "rollouts", MAX_ENCODED + 1)
-                return KeptHistory(_lines(place / "history")[-fine:], _lines(place / "minutes")[-minutes:], rollouts)
+                rollouts = read_file(place / "rollouts", MAX_ENCODED + 1)
+                return KeptHistory(
+                    read_lines(place / "history")[-fine:], read_lines(place / "minutes")[-minutes:], rollouts
+                )
         return None
+
+
+def _write_history(place: Path, kept: KeptHistory) -> None:
+    for name, lines in (("history", kept.fine), ("minutes", kept.minutes)):
+        if lines:
+            write_whole(place / name, b"".join(line + b"\n" for line in lines))
+    if kept.rollouts is not None:
+        write_whole(place / "rollouts", kept.rollouts)
 
 
 def this_application() -> str:
@@ -147,22 +181,25 @@ def write_whole(path: Path, data: bytes) -> None:
     unnamed.replace(path)
 
 
-def _read(path: Path, limit: int) -> bytes | None:
+def read_file(path: Path, limit: int) -> bytes | None:
+    """Return the first bytes of a file; None: it cannot be read."""
     try:
-        with path.open("rb") as file:
+        # Not blocking: a pipe in its place would hold up the start until somebody writes to it.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             return file.read(limit)
     except OSError:
         return None
 
 
-def _lines(path: Path) -> list[bytes]:
-    return (_read(path, MAX_HISTORY_BYTES) or b"").splitlines()
+def read_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file of samples; none if it cannot be read."""
+    return (read_file(path, MAX_HISTORY_BYTES) or b"").splitlines()
 
 
-def _append_line(path: Path, line: bytes, limit: int) -> None:
+def append_line(path: Path, line: bytes, limit: int) -> None:
     """Append a line; when there are twice as many as wanted, only the newest stay."""
     if path.exists() and path.stat().st_size > 2 * limit * (len(line) + 64):
-        write_whole(path, b"".join(kept + b"\n" for kept in _lines(path)[-limit:]))
+        write_whole(path, b"".join(kept + b"\n" for kept in read_lines(path)[-limit:]))
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         _write_all(descriptor, line + b"\n")

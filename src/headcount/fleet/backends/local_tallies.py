@@ -37,7 +37,7 @@ from ...core.kept_history import KeptHistory
 from ...core.labels import OTHER, is_version
 from ...core.liveness import MAX_NODES
 from ...core.tallies import Entry, SeenAlive, Tally
-from .local_history import FILES, HistoryFiles, this_application, write_whole
+from .local_history import FILES, HistoryCopy, HistoryFiles, this_application, write_whole
 from .meeting_directory import remove
 
 SILENT: Final = 9.0
@@ -65,11 +65,18 @@ class TallyFiles:
         node: Id of this worker.
         places: Returns the directories.
         peer_ids: Returns the workers that there is a connection to.
+        history_copy: Keeps the history while no worker runs; None: nothing does.
     """
 
     complete = True
 
-    def __init__(self, node: str, places: Callable[[], list[Path]], peer_ids: Callable[[], Collection[str]]) -> None:
+    def __init__(
+        self,
+        node: str,
+        places: Callable[[], list[Path]],
+        peer_ids: Callable[[], Collection[str]],
+        history_copy: HistoryCopy | None = None,
+    ) -> None:
         self._node = node
         self._places = places
         self._peer_ids = peer_ids
@@ -79,7 +86,7 @@ class TallyFiles:
         self.joined = now_ms()
         """When this worker came."""
         self._liveness_ids = process_liveness_ids(os.getpid())
-        self.files = HistoryFiles(places, this_application())
+        self.files = HistoryFiles(places, this_application(), history_copy)
         """The history."""
         self._sent_away = False
         """The last tally said that pages were sent away."""
