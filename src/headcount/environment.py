@@ -21,6 +21,7 @@ COMMAND_VARIABLES: Final = frozenset(
         "CA_FILE",
         "CONNECTIONS",
         "COOKIES",
+        "CSV",
         "DEPLOY_EVERY",
         "DETACH",
         "DRY_RUN",

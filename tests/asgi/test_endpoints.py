@@ -29,6 +29,7 @@ def test_the_table_holds_what_is_served() -> None:
         *("GET /health", "GET /metrics", "GET /client.js", "GET /element.js", "GET /shared.js", "GET /dashboard/"),
         *("GET /release.js", "GET /release-element.js"),
         *("GET /admin/stats", "GET /admin/connections", "GET /admin/nodes", "GET /admin/history"),
+        "GET /admin/history/rollouts",
         *("POST /admin/release", "POST /admin/nodes/forget", "POST /log-in", "POST /log-out"),
     }
     assert {f"{operation.method} {path}" for path, operation in OPERATIONS.items()} == served
@@ -50,6 +51,7 @@ def test_access_is_that_of_the_contract() -> None:
         "/admin/connections": Access.FIGURES,
         "/admin/nodes": Access.FIGURES,
         "/admin/history": Access.FIGURES,
+        "/admin/history/rollouts": Access.FIGURES,
         "/admin/rollout": Access.FIGURES,
         "/admin/release": Access.RELEASE,
         "/admin/notify": Access.RELEASE,

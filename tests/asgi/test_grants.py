@@ -15,6 +15,7 @@ import pytest
 from asgi.asgi_client import Answer, Client, Site, Stream, asynchronous, turn_until
 from headcount import Grant
 from headcount.asgi.app import endpoints_of
+from headcount.core.history import Current
 
 ADMIN_TOKEN, METRICS_TOKEN = "admin-token-0123456789", "metrics-token-0123456789"
 
@@ -178,6 +179,7 @@ TABLE: Mapping[str, Row] = {
     "/admin/nodes/forget": Row(post("/admin/nodes/forget", {"node": "0" * 16})),
     "/admin/rollout": Row(rollout, frozenset({TOTAL, ROUTE})),
     "/admin/history": Row(get("/admin/history", "/admin/history?format=csv"), frozenset({TOTAL, VERSIONS})),
+    "/admin/history/rollouts": Row(get("/admin/history/rollouts"), frozenset({TOTAL, VERSIONS})),
     "/admin/release": Row(post("/admin/release", {"version": "v1"})),
 }
 """
@@ -211,7 +213,9 @@ async def test_an_answer_holds_what_its_viewer_may_see(endpoint: str, viewer: st
     await pages.open("ws", f"?version={VERSION}&route={ROUTES[1]}")
     await site.settled()
     node = site.node
-    node.figures.history.add(node.clock(), 1_700_000_000_000, dict(node.figures.stats().versions))
+    versions = dict(node.figures.stats().versions)
+    for number, current in enumerate((f"{VERSION}-before", VERSION)):
+        node.figures.history.add(node.clock(), 1_700_000_000_000 + number, versions, Current(current))
 
     text = await row.ask(Asked(site, Client(site.app, right.headers, client="192.0.2.8"), page))
 

@@ -46,6 +46,7 @@ async def test_a_release_shows_as_outdated_pages_and_as_a_rollout(monkeypatch: p
     assert (first["outdated"], first["current"]) == (0, "v1")
     assert (second["outdated"], second["current"]) == (1, "v2")
     assert "declared" not in second
+    assert (await site.admin.get("/admin/history/rollouts")).json == {"rollouts": told["rollouts"]}
     [rollout] = told["rollouts"]
     assert (rollout["version"], rollout["previous"], rollout["state"]) == ("v2", "v1", "running")
     assert (rollout["declared"], rollout["old"]) == (True, 1)

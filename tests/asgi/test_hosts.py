@@ -42,7 +42,14 @@ async def test_a_page_that_was_rebound_to_this_machine_sees_nothing(
     stream = await page.open(transport, "?viewer=1")
     await page.say(stream, {"type": "subscribe-stats"})
     await stream.next("stats-unauthorized")
-    for path in ("/admin/stats", "/admin/connections", "/admin/nodes", "/admin/history", "/metrics"):
+    for path in (
+        "/admin/stats",
+        "/admin/connections",
+        "/admin/nodes",
+        "/admin/history",
+        "/admin/history/rollouts",
+        "/metrics",
+    ):
         problem(await page.get(path), 403, EVIL, "allowed_hosts")
     problem(await page.post("/admin/release", {"version": "v9"}), 403, "allowed_hosts")
     assert site.node.releases.current == "v1"

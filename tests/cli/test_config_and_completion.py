@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from headcount.cli import _COMMANDS
 from headcount.config import Config
 from headcount.environment import COMMAND_VARIABLES, variable_of
 
@@ -20,7 +21,9 @@ COMMANDS = [
     "demo",
     "doctor",
     "nodes",
+    "notify",
     "release",
+    "rollout",
     "serve",
     "stats",
     "swarm",
@@ -97,7 +100,7 @@ def test_completion_prints_a_script(shell: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_variables_of_commands_are_known(command: str) -> None:
     """A server that meets one in its environment does not take it for a misspelt setting."""
-    module = importlib.import_module(f"headcount.cli.{command}")
+    module = importlib.import_module(f"headcount.cli.{_COMMANDS[command][0]}")
     variables = {name for option in module.command.params for name in _variables(option.envvar)}
     settings = {variable_of(setting) for setting in Config.__struct_fields__}
     assert variables <= COMMAND_VARIABLES | settings

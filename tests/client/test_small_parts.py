@@ -12,10 +12,11 @@ import httpx2 as httpx
 import pytest
 
 from headcount import errors
-from headcount.client import ConfigError, messages, use_active_connections
+from headcount.client import ConfigError, adoption, messages, use_active_connections
 from headcount.client.access import Access, failure, unreachable
 from headcount.client.address import base_url, is_local
 from headcount.client.transport import open_stream
+from headcount.core import rollouts
 from headcount.core.current_version import Release
 from headcount.errors import Malformed, NotAuthorized, Refused, Unreachable
 
@@ -255,3 +256,36 @@ def test_errors_stand_in_the_tree_as_drawn() -> None:
     assert issubclass(errors.Unreachable, errors.ClientError)
     assert issubclass(errors.Refused, errors.ClientError)
     assert issubclass(errors.NotAuthorized, errors.HeadcountError)
+
+
+CURVE = {
+    "version": "v2",
+    "previous": "v1",
+    "at": 7,
+    "declared": True,
+    "state": "replaced",
+    "endedAt": 9,
+    "old": 3,
+    "reached": [{"percent": 50, "afterMs": 4, "partial": True}],
+    "halfLife": {"afterMs": 5},
+    "curve": [{"afterMs": 0, "on": 1, "total": 3}, {"afterMs": 4, "on": 2, "total": 3}],
+}
+
+
+def test_adoption_curves_are_read_as_the_server_has_them() -> None:
+    [curve, other] = adoption.decode(json.dumps({"rollouts": [CURVE, {**CURVE, "new": 1}]}).encode())
+    assert curve == other
+    assert rollouts.to_dict(curve) == CURVE
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *({}, [], {"rollouts": None}, {"rollouts": [{}]}, {"rollouts": [{**CURVE, "at": -1}]}),
+        {"rollouts": [{**CURVE, "curve": [{"afterMs": 10**18, "on": 0, "total": 0}]}]},
+        {"rollouts": [{**CURVE, "reached": [{"percent": 101, "afterMs": 1}]}]},
+    ],
+)
+def test_malformed_adoption_curves_are_refused(answer: object) -> None:
+    with pytest.raises(Malformed, match="The server's rollouts are malformed"):
+        adoption.decode(json.dumps(answer).encode())

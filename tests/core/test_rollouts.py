@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,10 +21,12 @@ from headcount.core.rollouts import (
     AdoptionCurve,
     Milestone,
     Rollouts,
+    compared,
     decode,
     encode,
     fold,
     to_list,
+    typical,
 )
 
 STEP = 10_000
@@ -244,6 +247,21 @@ def test_each_milestone_is_the_first_whole_sample_that_shows_it(samples: list[Sa
         assert times == sorted(times)
         assert [point.after for point in rollout.curve] == sorted(point.after for point in rollout.curve)
         assert rollout.state == ("done" if rollout.after(99) else "replaced" if rollout.ended else "running")
+
+
+def done(version: str, *after: int) -> AdoptionCurve:
+    reached = tuple(Milestone(percent, time) for percent, time in zip(PERCENTS, after, strict=False))
+    return AdoptionCurve(version, "v0", 1, reached=reached)
+
+
+def test_the_newest_is_compared_with_the_last_five_that_were_done() -> None:
+    others = [done(f"v{number}", number, 2 * number, 3 * number) for number in range(9, 1, -1)]
+    replaced = msgspec.structs.replace(done("v10", 5, 6), ended=7)
+    newest = done("v11", 1, 2, 3)
+    assert [each.version for each in compared([newest, replaced, *others])] == ["v9", "v8", "v7", "v6", "v5"]
+    assert [typical(compared([newest, replaced, *others]), percent) for percent in PERCENTS] == [7, 14, 21]
+    assert typical(others[:2], 50) == 8.5
+    assert typical(compared([newest, replaced]), 50) is None
 
 
 def test_the_collected_rules_have_a_point_for_each_step_of_the_grid() -> None:

@@ -42,6 +42,8 @@ class Fleet:
         """Return what the nodes read, which is the same."""
         one, two = [(await node.history.read()).read(NOW) for node in self.nodes]
         assert one == two
+        for node in self.nodes:
+            assert (await node.history.read_rollouts()).catch_up(NOW) == one.rollouts
         return one
 
 

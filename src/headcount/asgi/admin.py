@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 
 from ..authorization.tokens import is_same
-from ..core import identity, paging
+from ..core import identity, paging, rollouts
 from ..core.address import AddressGaps
 from ..core.current_version import UNSETTLED
 from ..core.labels import parse_build_id, parse_route, parse_version
@@ -283,6 +283,13 @@ class Admin:
             await respond(exchange.send, 200, history_csv.render(history.minutes), history_csv.TYPE, headers)
         else:
             await exchange.respond_json(history.to_dict())
+
+    async def rollouts(self, exchange: Exchange) -> None:
+        """
+        Answer with the adoption curves of the last rollouts, `{rollouts: [...]}`, newest first: what the history has of
+        them, for who asks again while a rollout runs.
+        """
+        await exchange.respond_json({"rollouts": rollouts.to_list(await self._figures.rollouts())})
 
     async def release(self, exchange: Exchange) -> None:
         """

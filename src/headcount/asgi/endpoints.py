@@ -163,6 +163,7 @@ class Endpoints:
             "/admin/nodes/forget": Operation("POST", Access.RELEASE, self._admin.forget_node),
             HISTORY: Operation("GET", figures, self._admin.history),
             "/admin/notify": Operation("POST", Access.RELEASE, self._admin.notify),
+            "/admin/history/rollouts": Operation("GET", figures, self._admin.rollouts),
             "/admin/rollout": Operation("GET", figures, self._admin.rollout),
             "/admin/release": Operation("POST", Access.RELEASE, self._admin.release),
         }

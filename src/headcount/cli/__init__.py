@@ -26,6 +26,7 @@ _COMMANDS = {
     "nodes": ("nodes", "List the nodes of a fleet, or declare one gone."),
     "notify": ("notify", "Send pages a message, and count those that acknowledge it."),
     "release": ("release", "Declare a version current and notify every open page."),
+    "rollout": ("rollouts", "Show how fast pages came to the current version, and in earlier rollouts."),
     "serve": ("serve", "Run Headcount as a server, for a back end in any language."),
     "stats": ("stats", "Show the figures of a server, once."),
     "swarm": ("swarm", "Put load on a server: real connections that navigate, reconnect and reload."),

@@ -18,11 +18,12 @@ from contextlib import aclosing, suppress
 from typing import Literal, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
+from ..core.rollouts import AdoptionCurve
 from ..core.stats import ConnectionInfo, Nodes, NodeShare, Stats
 from ..errors import ClientError, ConfigError, HeadcountError, Malformed, NotAuthorized, Refused, Unreachable
 from ..live.active_connections import ActiveConnections, LiveState, Status
 from ..live.observable import Observable
-from . import messages
+from . import adoption, messages
 from .access import Access
 from .address import base_url
 from .blocking import BlockingConnections
@@ -315,6 +316,18 @@ async def fetch_fleet(url: str, *, base_path: str | None = None, **access: Unpac
     return await _fetch(nodes_url, access, messages.decode_fleet, "nodes")
 
 
+async def fetch_adoption(
+    url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]
+) -> list[AdoptionCurve]:
+    """
+    Return the adoption curves of the last rollouts, newest first.
+
+    Raises the errors of `fetch_stats`.
+    """
+    rollouts_url = f"{base_url(url, base_path)}/admin/history/rollouts"
+    return await _fetch(rollouts_url, access, adoption.decode, "rollouts")
+
+
 async def forget_node(url: str, node: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> None:
     """Declare a node gone, so that its connections no longer count as unaccounted for. See `fetch_stats`."""
     forget_url = f"{base_url(url, base_path)}/admin/nodes/forget"
@@ -365,6 +378,7 @@ __all__ = [
     "Unreachable",
     "UpdateStrategy",
     "change_stage",
+    "fetch_adoption",
     "fetch_fleet",
     "fetch_nodes",
     "fetch_rollout",

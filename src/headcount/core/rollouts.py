@@ -18,7 +18,8 @@ Bounded: `MAX_ROLLOUTS` rollouts of at most `MAX_POINTS` points. The grid of the
 Tests: tests/core/test_rollouts.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -253,6 +254,30 @@ def _step(after: int) -> int:
     return sum(after >= seconds * 1000 for seconds in GRID)
 
 
+COMPARED: Final = 5
+"""Rollouts with which the newest is compared."""
+
+
+def compared(newest_first: Sequence[AdoptionCurve]) -> list[AdoptionCurve]:
+    """Return the last rollouts before the newest one that were done: of others it is not known how long they take."""
+    return [each for each in newest_first[1:] if each.state == "done"][:COMPARED]
+
+
+def typical(others: Iterable[AdoptionCurve], percent: int) -> float | None:
+    """
+    Return after how many ms a rollout usually reaches a share: the median.
+
+    Args:
+        others: What `compared` returned.
+        percent: One of `PERCENTS`.
+
+    Returns:
+        None if none of them has reached it.
+    """
+    times = [found.after for each in others if (found := each.after(percent)) is not None]
+    return median(times) if times else None
+
+
 def to_list(known: Rollouts) -> list[dict[str, Any]]:
     """
     Return the wire's shape, newest first: `{version, previous, at, declared, state, reached, halfLife, curve}`.
@@ -260,10 +285,11 @@ def to_list(known: Rollouts) -> list[dict[str, Any]]:
     `reached` has an entry for each share that was reached; `previous`, `endedAt`, `old` and `halfLife` are absent while
     they are not known.
     """
-    return [_shown(each) for each in reversed(known.rollouts)]
+    return [to_dict(each) for each in reversed(known.rollouts)]
 
 
-def _shown(one: AdoptionCurve) -> dict[str, Any]:
+def to_dict(one: AdoptionCurve) -> dict[str, Any]:
+    """Return the wire's shape of one; see `to_list`."""
     return {
         "version": one.version,
         **({"previous": one.previous} if one.previous else {}),

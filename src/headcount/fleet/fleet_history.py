@@ -52,6 +52,12 @@ class FleetHistory:
             self._read = found
         return self._read
 
+    async def read_rollouts(self) -> KeptHistory:
+        """Return what of the history brings the rollouts up to the last sample: mostly little of it. See `read`."""
+        backend = self._link.backend
+        found = None if backend is None else await _recent(backend)
+        return self._read if found is None else found
+
     async def add(self, backend: Backend, slot: int, versions: Mapping[str, int], *, partial: bool) -> None:
         """
         Add the sample of an interval.
@@ -68,22 +74,26 @@ class FleetHistory:
         if slot % SLOTS_OF_A_MINUTE:
             await backend.tallies.add_sample(data)
             return
-        kept = await backend.tallies.history(history.SAMPLES_OF_A_MINUTE, 1)
+        kept = await _recent(backend)
         recent = [] if kept is None else history.read_samples(kept.fine, history.SAMPLES_OF_A_MINUTE)
         await backend.tallies.add_sample(data, minute=history.encode_sample(history.minute(one, recent)))
         if kept is not None:
-            await self._update_rollouts(backend, kept, data, at)
-
-    async def _update_rollouts(self, backend: Backend, kept: KeptHistory, data: bytes, at: int) -> None:
-        last, oldest = rollouts.decode(kept.rollouts).last, history.read_samples(kept.fine, history.LENGTH)[:1]
-        if last is None or (oldest and last.at < oldest[0].at):
-            # Nobody has brought them up to date for more than a minute.
-            kept = await backend.tallies.history() or kept
-        known = kept._replace(fine=[*kept.fine, data]).catch_up(at)
-        await backend.tallies.keep_rollouts(rollouts.encode(known))
+            known = kept._replace(fine=[*kept.fine, data]).catch_up(at)
+            await backend.tallies.keep_rollouts(rollouts.encode(known))
 
     def _current(self) -> Current:
         with self._lock:
             version, released = self._figures.release.current, self._releases.released
         declared = 0 if released is None or released.version != version else released.identity
         return Current(version, declared)
+
+
+async def _recent(backend: Backend) -> KeptHistory | None:
+    """Return the samples of the last minute and the rollouts; the whole history, if the rollouts lack older ones."""
+    kept = await backend.tallies.history(history.SAMPLES_OF_A_MINUTE, 1)
+    if kept is None:
+        return None
+    last, oldest = rollouts.decode(kept.rollouts).last, history.read_samples(kept.fine, history.LENGTH)[:1]
+    if last is None or (oldest and last.at < oldest[0].at):
+        return await backend.tallies.history()
+    return kept

@@ -79,7 +79,7 @@ class NoFleet:
         """Return False: there is no such node."""
         return False
 
-    async def history(self) -> KeptHistory | None:
+    async def history(self, *, for_rollouts: bool = False) -> KeptHistory | None:  # noqa: ARG002
         """Return None: this node keeps its own."""
         return None
 

@@ -87,8 +87,8 @@ class NodeView(Protocol):
     async def refresh(self, *, rows: bool = True) -> None:
         """Bring the figures up to what every node has now. Waits a second for those that do not answer."""
 
-    async def history(self) -> KeptHistory | None:
-        """Return the fleet's history; None without a backend. From any loop."""
+    async def history(self, *, for_rollouts: bool = False) -> KeptHistory | None:
+        """Return the fleet's history, or what of it the rollouts need; None without a backend. From any loop."""
 
     def viewers_changed(self) -> None:
         """Ask the other nodes for what the viewers here may see now. The lock is held."""

@@ -422,9 +422,11 @@ class FleetView:
             if self._collector.listening:
                 self.link.start_task(self._collector.learn_members())
 
-    async def history(self) -> KeptHistory | None:
-        """Return the fleet's history; None without a backend. From any loop."""
-        return await self.link.run(self._history.read()) if self.active else None
+    async def history(self, *, for_rollouts: bool = False) -> KeptHistory | None:
+        """Return the fleet's history, or what of it the rollouts need; None without a backend. From any loop."""
+        if not self.active:
+            return None
+        return await self.link.run(self._history.read_rollouts() if for_rollouts else self._history.read())
 
     def leave_message(self) -> bytes:
         """Return the last message of this node."""

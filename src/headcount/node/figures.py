@@ -14,6 +14,7 @@ from ..core.current_version import Release
 from ..core.history import Current
 from ..core.kept_history import History, KeptHistory, WholeHistory
 from ..core.registry import Registry
+from ..core.rollouts import Rollouts
 from ..core.stats import NodeShare, Stats
 from ..core.tallies import RETURN
 from ..fleet.backends.history_folder import HistoryFolder
@@ -166,3 +167,8 @@ class FigureReader:
     async def whole_history(self) -> WholeHistory:
         """Return the history of the fleet, or of this node if it is alone."""
         return (await self._host.membership.view.history() or self.history.kept).read(timestamp())
+
+    async def rollouts(self) -> Rollouts:
+        """Return the adoption curves of the last rollouts, as `whole_history` has them, for less."""
+        kept = await self._host.membership.view.history(for_rollouts=True) or self.history.kept
+        return kept.catch_up(timestamp())
