@@ -1,17 +1,21 @@
 """A server with a crowd in it, for the dashboard's tests: connections without sockets, some of whom always move."""
 
 import asyncio
+import math
 import os
 import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from headcount import Headcount
-from headcount.core.history import INTERVAL
+from headcount.core.history import INTERVAL, Current, sample
+from headcount.core.kept_history import History, KeptHistory
+from headcount.core.rollouts import NOTHING, encode, fold
 
 CONNECTIONS = int(os.environ.get("CROWD", "10000"))
 ROUTES = int(os.environ.get("CROWD_ROUTES", "1000"))
@@ -61,9 +65,27 @@ def fill() -> list[str]:
     return ids
 
 
+def earlier_rollouts(now: int) -> KeptHistory:
+    """Return five rollouts of the days before; nobody knows what happened in the third minute of the newest."""
+    names = [*(f"2026.10.{number}" for number in range(5, 10)), "2026.11.3"]
+    known = NOTHING
+    for day, (before, version) in enumerate(pairwise(names)):
+        released = now - (6 - day) * 86_400_000
+        samples = [sample(released - 10_000, {before: CONNECTIONS}, current=Current(before))]
+        for step in range(181):
+            old = round(CONNECTIONS * math.exp(-step / (12 + 4 * day)))
+            counts, partial = {version: CONNECTIONS - old, before: old}, day == 4 and 12 < step <= 20
+            at = released + step * 10_000
+            samples.append(sample(at, counts, partial=partial, current=Current(version, released)))
+        known = fold(known, samples, now)
+    return KeptHistory(rollouts=encode(known))
+
+
 def remember_an_hour() -> None:
     """As if this server had run for an hour, with a release in the middle."""
     now = time.time_ns() // 1_000_000
+    node.figures.history = History(earlier_rollouts(now))
+    released = now - 220 * round(INTERVAL * 1000)
     for step in range(360):
         ago = 360 - step
         since_release = max(0.0, (220 - ago) / 220)
@@ -78,7 +100,9 @@ def remember_an_hour() -> None:
         }
         versions["unknown"] = total - sum(versions.values())
         counts = {version: count for version, count in versions.items() if count}
-        node.figures.history.add(node.clock() - ago * INTERVAL, now - round(ago * INTERVAL * 1000), counts)
+        current = Current("2026.11.4", released) if ago <= 220 else Current("2026.11.3")
+        at = now - round(ago * INTERVAL * 1000)
+        node.figures.history.add(node.clock() - ago * INTERVAL, at, counts, current)
 
 
 @asynccontextmanager

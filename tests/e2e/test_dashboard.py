@@ -369,7 +369,7 @@ def test_a_right_without_connections_and_routes_is_told_so(page: Page) -> None:
     page.get_by_role("button", name="Log in").click()
     expect(page.locator(".figure")).to_have_text("3,000")
     expect(page.locator(".connections")).to_contain_text("You may not see the connection list.")
-    expect(page.get_by_role("table")).to_have_count(0)
+    expect(page.locator(".table")).to_have_count(0)
 
 
 def test_whoever_is_denied_again_is_told_why(page: Page, context: BrowserContext) -> None:
@@ -516,6 +516,7 @@ def test_old_figures_are_called_so_and_heal(page: Page, browser: Browser) -> Non
         page.clock.install()
         log_in(page, server.url + DASHBOARD)
         expect(page.locator(".figure")).to_have_text("5")
+        expect(page.locator(".adoption")).to_be_visible()  # no request is on its way any more
         # Nothing has happened for a long time, and they are true all the same until the server is gone.
         page.clock.set_system_time(datetime(2035, 1, 1, 12, 30))
         server.stop()
@@ -525,6 +526,34 @@ def test_old_figures_are_called_so_and_heal(page: Page, browser: Browser) -> Non
         expect(page.locator(".state")).to_have_text("Live. 1 node is reporting.", timeout=15_000)
     finally:
         server.stop()
+
+
+def test_this_rollout_is_shown_against_the_last_five(page: Page) -> None:
+    log_in(page)
+    section = page.get_by_role("region", name="Adoption against the last 5 rollouts")
+    expect(section).to_contain_text("2026.11.4: running, 6")
+    expect(section.get_by_role("img")).to_be_visible()
+    rows = [
+        [cell.strip() for cell in row.locator("th, td").all_inner_texts()] for row in section.locator("tbody tr").all()
+    ]
+    assert [row[0] for row in rows] == ["2026.11.4", "2026.11.3", *(f"2026.10.{number}" for number in (9, 8, 7, 6))]
+    assert rows[0][2:4] == ["–", "–"], "neither 90 nor 99 % are reached"
+    assert rows[1][1].startswith("<"), "figures were partial when half of them were reached"
+    assert rows[5][1:] == ["90 s", "4.7 min", "9.3 min", "90 s"]
+
+
+def test_a_rollout_whose_newest_figures_are_partial_says_so_and_without_one_there_is_no_section(page: Page) -> None:
+    answer: dict[str, Any] = {"rollouts": []}
+    page.route("**/admin/history/rollouts", lambda route: route.fulfill(json=answer))
+    log_in(page)
+    expect(page.locator(".versions")).to_be_visible()
+    assert page.locator(".adoption").count() == 0
+    curve = [{"afterMs": 0, "on": 1, "total": 3}]
+    rollout = {"version": "v2", "at": 1, "declared": True, "state": "running", "reached": [], "curve": curve}
+    answer["rollouts"] = [{**rollout, "partial": True}]
+    page.reload()
+    expect(page.locator(".adoption")).to_contain_text("v2: running, 33.3% of connections are on it.")
+    expect(page.locator(".adoption .note")).to_contain_text("Partial: the newest figures lack connections")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
