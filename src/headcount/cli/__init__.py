@@ -23,6 +23,7 @@ _COMMANDS = {
     "config": ("config", "Show every setting, its value and its source."),
     "demo": ("demo", "Run a small shop with visitors, two versions and the admin view."),
     "doctor": ("doctor", "Find what breaks streams between here and a server."),
+    "impact": ("impact", "Show whom a deploy would meet now, how long pages stay, and when it is quiet."),
     "nodes": ("nodes", "List the nodes of a fleet, or declare one gone."),
     "notify": ("notify", "Send pages a message, and count those that acknowledge it."),
     "release": ("release", "Declare a version current and notify every open page."),

@@ -23,12 +23,13 @@ from ..core.stats import ConnectionInfo, Nodes, NodeShare, Stats
 from ..errors import ClientError, ConfigError, HeadcountError, Malformed, NotAuthorized, Refused, Unreachable
 from ..live.active_connections import ActiveConnections, LiveState, Status
 from ..live.observable import Observable
-from . import adoption, messages
+from . import adoption, messages, rollout_messages
 from .access import Access
 from .address import base_url
 from .blocking import BlockingConnections
 from .connection import Connection, LiveStore, UpdateStrategy
-from .messages import FleetNodes, Notified, ReleaseResult, Rollout
+from .messages import FleetNodes, ReleaseResult
+from .rollout_messages import Minute, Notified, Rollout
 
 T = TypeVar("T")
 
@@ -293,12 +294,12 @@ async def notify(
     notify_url = f"{base_url(url, base_path)}/admin/notify"
     only = {name: value for name, value in (("version", version), ("route", route)) if value is not None}
     content = await Access(**access).post(notify_url, {"message": dict(message), "wait": wait, **only})
-    return _decoded(notify_url, content, messages.decode_notified, "answer to a message")
+    return _decoded(notify_url, content, rollout_messages.decode_notified, "answer to a message")
 
 
 async def fetch_rollout(url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> Rollout:
     """Return how far the release is that was declared last. Raises the errors of `fetch_stats`."""
-    return await _fetch(f"{base_url(url, base_path)}/admin/rollout", access, messages.decode_rollout, "rollout")
+    return await _fetch(f"{base_url(url, base_path)}/admin/rollout", access, rollout_messages.decode_rollout, "rollout")
 
 
 async def fetch_version(url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> str:
@@ -326,6 +327,12 @@ async def fetch_adoption(
     """
     rollouts_url = f"{base_url(url, base_path)}/admin/history/rollouts"
     return await _fetch(rollouts_url, access, adoption.decode, "rollouts")
+
+
+async def fetch_minutes(url: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> list[Minute]:
+    """Return the figures of each known minute of the last day, oldest first. Raises the errors of `fetch_stats`."""
+    history_url = f"{base_url(url, base_path)}/admin/history"
+    return await _fetch(history_url, access, rollout_messages.decode_minutes, "history")
 
 
 async def forget_node(url: str, node: str, *, base_path: str | None = None, **access: Unpack[AccessOptions]) -> None:
@@ -364,6 +371,7 @@ __all__ = [
     "ConnectionInfo",
     "HeadcountError",
     "LiveState",
+    "Minute",
     "NodeShare",
     "Nodes",
     "NotAuthorized",
@@ -380,6 +388,7 @@ __all__ = [
     "change_stage",
     "fetch_adoption",
     "fetch_fleet",
+    "fetch_minutes",
     "fetch_nodes",
     "fetch_rollout",
     "fetch_stats",

@@ -8,7 +8,7 @@ Tests: tests/client/test_small_parts.py.
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -272,7 +272,7 @@ def decode_fleet(content: bytes) -> FleetNodes:
     Raises:
         Malformed: The answer has another shape.
     """
-    found = _answer(_decode_shares, content, "list of nodes")
+    found = read_answer(_decode_shares, content, "list of nodes")
     shares = [share.share() for share in found.shares]
     absences = tuple(absence.absence() for absence in found.absences)
     return FleetNodes(shares, absences, found.cut_after_ms / 1000, found.strangers)
@@ -297,7 +297,7 @@ def decode_health(content: bytes) -> Health:
     Raises:
         Malformed: The answer has another shape.
     """
-    return _answer(_decode_health, content, "health")
+    return read_answer(_decode_health, content, "health")
 
 
 def decode_version(content: bytes) -> str:
@@ -358,89 +358,12 @@ def decode_release(content: bytes, version: str | None) -> ReleaseResult:
     Raises:
         Malformed: The answer has another shape, or is about another version.
     """
-    answer = _answer(_decode_release, content, "answer to a release")
+    answer = read_answer(_decode_release, content, "answer to a release")
     if not answer.ok or not answer.version or version not in (None, answer.version):
         raise Malformed("The server's answer does not confirm this release.")
     return ReleaseResult(
         answer.version, answer.told, answer.nodes, answer.partial, answer.already_current, answer.unreached
     )
-
-
-RolloutStage: TypeAlias = Literal["none", "at-once", "running", "paused", "aborted", "done"]
-
-
-class Rollout(msgspec.Struct, frozen=True, rename="camel"):
-    """
-    How far the release is that was declared last.
-
-    Attributes:
-        version: The version; None: none was declared.
-        state: How pages are asked.
-        share: Of the pages that had a turn by now, from 0 to 1.
-        until: The share in the end.
-        route: Only pages on this route are asked; None: all.
-        ends_at: When the last page gets its turn, in ms since 1970; None: the stage is not running.
-        invited: Pages that were asked.
-        accepted: Pages that said that they reload.
-        refused: Pages whose user said no.
-        deferred: Open pages that a guard keeps, by its name.
-        silent: Open pages that were asked and have not answered.
-        gone: Pages that left, or reconnected to another server, without an answer.
-        waiting: Outdated pages that were not asked yet.
-        total: Open pages.
-        outdated: Those that are not on the version; None: that is not known.
-        nodes: How many nodes these figures are of, of how many.
-        partial: A node is missing.
-    """
-
-    state: RolloutStage
-    total: Annotated[int, msgspec.Meta(ge=0)]
-    version: str | None = None
-    share: float = 0.0
-    until: float = 1.0
-    route: str | None = None
-    ends_at: int | None = None
-    invited: Annotated[int, msgspec.Meta(ge=0)] = 0
-    accepted: Annotated[int, msgspec.Meta(ge=0)] = 0
-    refused: Annotated[int, msgspec.Meta(ge=0)] = 0
-    deferred: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
-    silent: Annotated[int, msgspec.Meta(ge=0)] = 0
-    gone: Annotated[int, msgspec.Meta(ge=0)] = 0
-    waiting: Annotated[int, msgspec.Meta(ge=0)] = 0
-    outdated: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    nodes: Reached | None = None
-    partial: bool = False
-
-
-_decode_rollout = msgspec.json.Decoder(Rollout).decode
-
-
-def decode_rollout(content: bytes) -> Rollout:
-    """Read the answer of `GET /admin/rollout`. Raises `Malformed` if it has another shape."""
-    return _answer(_decode_rollout, content, "answer about the rollout")
-
-
-class Notified(msgspec.Struct, frozen=True):
-    """
-    What came of a message to pages.
-
-    Attributes:
-        sent: Pages that it was handed to.
-        acknowledged: Those whose client said in time that it has passed the message on.
-        partial: A node did not answer, so there may be more of both.
-    """
-
-    sent: Annotated[int, msgspec.Meta(ge=0)]
-    acknowledged: Annotated[int, msgspec.Meta(ge=0)]
-    partial: bool
-
-
-_decode_notified = msgspec.json.Decoder(Notified).decode
-
-
-def decode_notified(content: bytes) -> Notified:
-    """Read the answer of `POST /admin/notify`. Raises `Malformed` if it has another shape."""
-    return _answer(_decode_notified, content, "answer to a message")
 
 
 class _Forgotten(msgspec.Struct):
@@ -458,12 +381,13 @@ def decode_forgotten(content: bytes, node: str) -> None:
     Raises:
         Malformed: The answer has another shape, or is about another node.
     """
-    answer = _answer(_decode_forgotten, content, "answer")
+    answer = read_answer(_decode_forgotten, content, "answer")
     if not answer.ok or answer.node != node:
         raise Malformed("The server's answer does not confirm that this node is forgotten.")
 
 
-def _answer(decode: Callable[[bytes], T], content: bytes, what: str) -> T:
+def read_answer(decode: Callable[[bytes], T], content: bytes, what: str) -> T:
+    """Decode an answer. Raises `Malformed` if it has another shape; `what` names it in the error."""
     try:
         return decode(content)
     except (msgspec.MsgspecError, UnicodeError) as error:

@@ -9,7 +9,7 @@ The workers of one machine read their history where they meet, and a node that i
 read when the first of them starts, and written by the one that adds a sample. The disk may be slow or hang, so nothing
 waits for it: a thread writes, and does not keep the process from ending. While it hangs, the newest samples wait.
 
-Source: docs/adr/0022-history-in-files.md
+Source: docs/adr/0023-history-in-files.md
 """
 
 import logging
