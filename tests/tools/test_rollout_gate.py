@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headcount.core.current_version import Release, State
 from headcount.core.stats import Absence, Nodes, Stats, VersionCount
 from headcount.core.time_to_go import NEVER
 from headcount.tools.rollout_gate import (
@@ -19,6 +20,7 @@ from headcount.tools.rollout_gate import (
     Selection,
     Verdict,
     away_sentence,
+    not_current_sentence,
     pages_that_broke_off,
 )
 
@@ -394,3 +396,73 @@ def test_how_many_broke_off_in_words(count: int, sentence: str) -> None:
 def test_pages_that_broke_off_as_the_object_of_a_sentence() -> None:
     assert pages_that_broke_off(1) == "1 page that broke off; it may return within 48 s"
     assert pages_that_broke_off(1200) == "1,200 pages that broke off; they may return within 48 s"
+
+
+def released(version: str | None, state: State = "declared", *, partial: bool = False, **versions: int) -> Stats:
+    release = Release(state, version)
+    nodes = Nodes(1, 1, {"v2": 1})
+    return Stats(total=sum(versions.values()), versions=versions, release=release, partial=partial, nodes=nodes)
+
+
+def awaiting(*looks: Stats) -> tuple[Judge, Verdict]:
+    """Judge some figures, one a second, for who waits for the release of v2."""
+    gate = judge(Selection("release", "v2"))
+    verdict = gate.look(0, None, None)
+    for now, stats in enumerate(looks, 1):
+        verdict = gate.look(now, stats, stats.current_version)
+    return gate, verdict
+
+
+@pytest.mark.parametrize("state", ["declared", "settled"])
+def test_who_waits_for_a_release_waits_for_the_outdated_once_it_is_current(state: State) -> None:
+    _, verdict = awaiting(released("v2", state, v1=2, v2=5))
+    assert (verdict.left, verdict.done, verdict.unknown) == (2, False, None)
+    _, verdict = awaiting(released("v2", state, v2=5))
+    assert (verdict.left, verdict.done) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("stats", "sentence"),
+    [
+        (released("v1", v2=5), "v1 is current, not v2"),
+        (released("v1", "settled", v2=5), "v1 is current, not v2"),
+        (
+            released("v2", "orphaned", v2=5),
+            "v2 is not current: no node serves v2, which was declared; declare the version that nodes serve: headcount "
+            "release VERSION URL",
+        ),
+        (
+            released(None, "unsettled"),
+            "v2 is not current: nodes have not served v2 for long enough, and no release was declared; wait, or "
+            "declare one: headcount release VERSION URL",
+        ),
+    ],
+)
+def test_while_another_version_is_current_nothing_holds_and_that_is_no_lost_contact(
+    stats: Stats, sentence: str
+) -> None:
+    gate, verdict = awaiting(stats, stats, stats)
+    assert (verdict.left, verdict.held, verdict.done, verdict.unknown) == (None, None, False, "not current")
+    assert gate.lost(3) == 0, "a deploy may take longer than --lost-after"
+    assert gate.declared_instead is None, "it was declared before"
+    assert not_current_sentence("v2", stats.nodes, stats.release) == sentence
+
+
+@pytest.mark.parametrize(
+    ("looks", "instead"),
+    [
+        ([released("v1"), released("v2", v1=1)], None),
+        ([released("v1", "settled"), released("v3", "settled")], None),
+        ([released("v2", v1=1), released("v3")], "v3"),
+        ([released("v1"), released("v3")], "v3"),
+        ([released("v1"), released("v2", v1=1), released("v1")], "v1"),
+        ([released(None, "unsettled"), released("v3")], "v3"),
+        ([released("v2", v1=1), released("v3", "orphaned")], "v3"),
+        # A node that was cut off, or that forgot the declaration, is no operator.
+        ([released("v2", v1=1), released("v1", partial=True), released("v2", v1=1)], None),
+        ([released("v1"), released(None, "unsettled"), released("v1")], None),
+        ([released("v3", partial=True), released("v1")], None),
+    ],
+)
+def test_a_declaration_in_its_place_is_noticed(looks: list[Stats], instead: str | None) -> None:
+    assert awaiting(*looks)[0].declared_instead == instead

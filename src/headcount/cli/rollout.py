@@ -14,7 +14,7 @@ from ..core.current_version import Release, why_unknown
 from ..core.labels import OTHER, UNKNOWN
 from ..core.stats import Nodes, Stats
 from ..errors import ClientError, NotAuthorized, Refused
-from ..tools.rollout_gate import Judge, Verdict, away_sentence, unaccounted_sentence
+from ..tools.rollout_gate import Judge, Verdict, away_sentence, not_current_sentence, unaccounted_sentence
 from .output import connections, span
 from .target import Target
 
@@ -46,13 +46,14 @@ _CONFIRM_TIMEOUT: Final = 10.0
 class Situation(NamedTuple):
     """
     What the gate says at one moment. `error` is the last error of the stream, `nodes` who reported the figures, and
-    `release` what they say of the current version.
+    `release` what they say of the current version. `awaited` is the version whose release is waited for, if one is.
     """
 
     verdict: Verdict
     nodes: Nodes | None = None
     error: str | None = None
     release: Release | None = None
+    awaited: str | None = None
 
     def is_served(self, version: str | None) -> bool:
         """Return whether a node is known to serve a version."""
@@ -68,6 +69,8 @@ class Situation(NamedTuple):
                 nodes = self.nodes
                 serving, reporting = (None, 1) if nodes is None else (nodes.versions, nodes.reporting)
                 return why_unknown(serving, reporting, self.release)
+            case "not current":
+                return not_current_sentence(self.awaited or "", self.nodes or Nodes(1, 1), self.release)
             case "unaccounted":
                 return unaccounted_sentence(self.verdict.absences, time.time_ns() // 1_000_000)
         if self.nodes is None or self.nodes.reporting == self.nodes.expected:
@@ -157,7 +160,7 @@ class RolloutFollower:
         stats = await self._exact(state) if known else None
         now = time.monotonic()
         verdict = judge.look(now, stats, state.current_version)
-        situation = Situation(verdict, None if stats is None else stats.nodes, state.error)
+        situation = self._situation(verdict, stats, state.error)
         if state.authorized is False:
             return Result(ERROR, verdict, state.error or "The server denied access to the figures."), 0
         if not verdict.done:
@@ -171,6 +174,9 @@ class RolloutFollower:
             verdict, now = answer, time.monotonic()
             situation = situation._replace(verdict=verdict)
             self._denials += 1
+        if judge.declared_instead is not None:
+            reason = f"{judge.declared_instead} was declared in place of {judge.selection.version}."
+            return Result(TIMED_OUT, verdict, reason), 0
         lost = judge.lost(now)
         detail = state.error or "The server sent nothing."
         if lost >= self._lost_after:
@@ -183,6 +189,13 @@ class RolloutFollower:
             return Result(TIMED_OUT, verdict, self._too_late(situation)), 0
         pause = min(_TICK, self._deadline - now, self._lost_after - lost)
         return None, max(0.01, pause if verdict.held is None else min(pause, judge.hold - verdict.held))
+
+    def _situation(self, verdict: Verdict, stats: Stats | None, error: str | None = None) -> Situation:
+        selection = self._judge.selection
+        awaited = selection.version if selection.kind == "release" else None
+        if stats is None:
+            return Situation(verdict, None, error, None, awaited)
+        return Situation(verdict, stats.nodes, error, stats.release, awaited)
 
     async def _exact(self, state: "LiveState") -> Stats:
         """
@@ -220,7 +233,7 @@ class RolloutFollower:
             self._unconfirmed = state
             return None
         again = judge.look(time.monotonic(), stats, stats.known_version(state.current_version))
-        self._show(Situation(again, stats.nodes))
+        self._show(self._situation(again, stats))
         return Result(HELD, again, "It holds.") if again.done else again
 
     async def _answers(self) -> bool:

@@ -53,7 +53,8 @@ class _BoundType(click.ParamType[Bound]):
       0  the condition held for --for
       1  error: not authorised, no Headcount at URL, or --require-seen
       2  wrong usage
-      3  timed out: too many connections are left
+      3  timed out: too many connections are left; or, with --release,
+         another version was declared
       4  lost contact: no figures for --lost-after, or none when --timeout
          ended; or the current version was not known for --lost-after
       130  Ctrl-C
@@ -79,6 +80,12 @@ class _BoundType(click.ParamType[Bound]):
     is_flag=True,
     envvar="HEADCOUNT_OUTDATED",
     help="Wait for connections that are not on the current version: the released one, else that of all nodes.",
+)
+@click.option(
+    "--release",
+    envvar="HEADCOUNT_RELEASE",
+    metavar="V",
+    help="Wait until V is the current version, and then as with --outdated.",
 )
 @click.option(
     "--below",
@@ -128,6 +135,7 @@ def command(
     version: str | None,
     not_version: str | None,
     outdated: bool,
+    release: str | None,
     below: Bound,
     of: int | None,
     hold: float | None,
@@ -141,14 +149,15 @@ def command(
     Wait until at most N connections of a version are left.
 
     Partial, stale or missing figures never count as zero: the condition does not hold then, and --for starts again. The
-    same goes, with --outdated, while the nodes serve several versions and no release was declared. The command also
-    does not exit with 0 while connections of a silent node are unaccounted for.
+    same goes, with --outdated, while the nodes serve several versions and no release was declared; and, with
+    --release V, while another version is current or none is. The command also does not exit with 0 while connections of
+    a silent node are unaccounted for.
 
     A page whose connection breaks without a goodbye still counts as open until it reconnects, for at most 48 s. That
     covers a proxy outage of 15 s; for longer ones, set --for. --for defaults to 48s while a node cannot report such
     pages: it started less than 48 s ago or runs an older Headcount.
     """
-    selection = _selection(context, version, not_version, outdated=outdated)
+    selection = _selection(context, version, not_version, release, outdated=outdated)
     if include_away is None:
         include_away = hold is None
     known_hold = hold
@@ -221,18 +230,21 @@ def command(
     return code
 
 
-def _selection(context: click.Context, version: str | None, not_version: str | None, *, outdated: bool) -> Selection:
+def _selection(
+    context: click.Context, version: str | None, not_version: str | None, release: str | None, *, outdated: bool
+) -> Selection:
     """
     Return which connections to wait for. Options on the command line win over the environment, because a build may set
     HEADCOUNT_VERSION for other reasons.
     """
-    for name, value in (("--version", version), ("--not-version", not_version)):
+    for name, value in (("--version", version), ("--not-version", not_version), ("--release", release)):
         if value == "":
             raise click.UsageError(f"{name} is empty; give the build id, and check that the variable it is in is set.")
     found = {
         "version": Selection("version", version) if version else None,
         "not_version": Selection("not-version", not_version) if not_version else None,
         "outdated": Selection("outdated") if outdated else None,
+        "release": Selection("release", release) if release else None,
     }
     given = {name: selection for name, selection in found.items() if selection is not None}
     typed = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
@@ -240,7 +252,7 @@ def _selection(context: click.Context, version: str | None, not_version: str | N
     if len(chosen) != 1:
         names = [f"--{name.replace('_', '-')}" for name in (typed or given)]
         came = f"{' and '.join(sorted(names, key=len))} are given" if names else "none is given"
-        raise click.UsageError(f"Give exactly one of --version, --not-version and --outdated; {came}.")
+        raise click.UsageError(f"Give exactly one of --version, --not-version, --outdated and --release; {came}.")
     return chosen[0]
 
 

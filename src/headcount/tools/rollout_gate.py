@@ -5,8 +5,9 @@ Figures that are partial, stale or missing never meet the condition, whatever nu
 it must hold starts anew after them. Nor do figures while connections are unaccounted for: those of a node that fell
 silent may be open still, and those of one that stopped may be on their way to another. That time goes on meanwhile,
 because they have the same time to come back. While the nodes serve several versions and none was declared current,
-nobody knows which connections are outdated. Connections whose version is not counted apart count as connections that
-are waited for, unless the server says that they are none of those.
+nobody knows which connections are outdated. Who waits for the release of a version waits until it is current, and in
+vain once another one was declared in its place. Connections whose version is not counted apart count as connections
+that are waited for, unless the server says that they are none of those.
 
 A page whose connection breaks off is not among the connections until it is back. The server says how many such pages
 are away, and they count like those that are left. While a node cannot say, nobody can tell them from pages that were
@@ -22,8 +23,9 @@ from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from ..core.away_pages import GRACE
+from ..core.current_version import Release, why_unknown
 from ..core.labels import OTHER, UNKNOWN
-from ..core.stats import Absence, Stats, VersionCount
+from ..core.stats import Absence, Nodes, Stats, VersionCount
 from ..core.time_to_go import Sample, Samples, time_to_go
 
 HOLD: Final = GRACE
@@ -37,9 +39,9 @@ KNOWN_HOLD: Final = 1.0
 
 
 class Selection(NamedTuple):
-    """Which connections are waited for. `version` is None for `outdated`."""
+    """Which connections are waited for: `release` are the outdated ones, once `version` is current."""
 
-    kind: Literal["version", "not-version", "outdated"]
+    kind: Literal["version", "not-version", "outdated", "release"]
     version: str | None = None
 
     def left(self, stats: Stats, current: str | None) -> int | None:
@@ -54,7 +56,7 @@ class Selection(NamedTuple):
             The most that it can be, or None when it cannot be known.
         """
         version = self.named(current)
-        if version is None:
+        if version is None or (self.kind == "release" and current != version):
             return None
         count = stats.of_version
         if count is None or count.version != version:
@@ -159,7 +161,7 @@ class Base:
         self._recent.clear()
 
 
-Unknown: TypeAlias = Literal["no contact", "partial", "unaccounted", "version unknown"]
+Unknown: TypeAlias = Literal["no contact", "partial", "unaccounted", "version unknown", "not current"]
 
 
 class Verdict(NamedTuple):
@@ -246,6 +248,13 @@ def unaccounted_sentence(absences: Sequence[Absence], now: int) -> str:
     )
 
 
+def not_current_sentence(version: str, nodes: Nodes, release: Release | None) -> str:
+    """Say which version is current in place of one that is waited for, as the end of a sentence."""
+    if release is not None and release.current is not None:
+        return f"{release.current} is current, not {version}"
+    return f"{version} is not current: {why_unknown(nodes.versions, nodes.reporting, release)}"
+
+
 class Judge:
     """
     Watches the figures until the bound has held.
@@ -288,6 +297,12 @@ class Judge:
         """The most that were left at any time: where a progress bar begins. No share is of it."""
         self.since: float | None = None
         """Since when it holds; None: it does not."""
+        self.declared_instead: str | None = None
+        """The version that was declared while the release of another one was waited for; None: none was."""
+        self._declared: str | None = None
+        """The version that was declared last, as far as was seen."""
+        self._has_looked = False
+        """Which version was declared at the beginning is known."""
         self._samples = Samples()
         self._base = Base()
 
@@ -308,8 +323,10 @@ class Judge:
         if stats is None:
             return self._unknown("no contact", None)
         left = self.selection.left(stats, current)
-        if left is not None:
+        self._note_declared(stats)
+        if left is not None or self.selection.kind == "release":
             self.contact = now
+        if left is not None:
             self.most = max(self.most, left)
         away = self.selection.away(stats, current)
         waited = (left or 0) + (away if self.include_away else 0)
@@ -324,7 +341,7 @@ class Judge:
         if stats.partial:
             return self._unknown("partial", stats)
         if left is None:
-            return self._unknown("version unknown", stats)
+            return self._unknown("not current" if self.selection.kind == "release" else "version unknown", stats)
         self._base.add(now, left)
         if not self.bound.allows(waited, self.base):
             self.since = None
@@ -349,6 +366,23 @@ class Judge:
     def reset(self) -> None:
         """Let the time that it must hold start anew."""
         self.since = None
+
+    def _note_declared(self, stats: Stats) -> None:
+        """
+        Note a declaration in place of the one that is waited for.
+
+        Only by the figures of all nodes: a node that was cut off may still have an older declaration. One that was
+        there at the beginning is that of the last deploy, unless the awaited one came in between.
+        """
+        release = stats.release
+        if self.selection.kind != "release" or stats.partial or release is None:
+            return
+        declared = release.version if release.state in ("declared", "orphaned") else None
+        if declared is not None and declared != self._declared:
+            if self._has_looked and declared != self.selection.version:
+                self.declared_instead = declared
+            self._declared = declared
+        self._has_looked = True
 
     def _note_leaving(self, stats: Stats, now: float) -> None:
         """Give the pages that a node told to reconnect as long as those that broke off: an attempt may fail."""
