@@ -26,6 +26,7 @@ def test_the_table_holds_what_is_served() -> None:
     served = {
         *("GET /sse", "GET /ws", "POST /route", "POST /subscribe-stats", "POST /unsubscribe-stats", "POST /tabs"),
         *("POST /bye", "POST /release-reply", "POST /acknowledge", "POST /admin/notify", "GET /admin/rollout"),
+        "GET /admin/gate",
         *("GET /health", "GET /metrics", "GET /client.js", "GET /element.js", "GET /shared.js", "GET /dashboard/"),
         *("GET /release.js", "GET /release-element.js"),
         *("GET /admin/stats", "GET /admin/connections", "GET /admin/nodes", "GET /admin/history"),
@@ -53,6 +54,7 @@ def test_access_is_that_of_the_contract() -> None:
         "/admin/history": Access.FIGURES,
         "/admin/history/rollouts": Access.FIGURES,
         "/admin/rollout": Access.FIGURES,
+        "/admin/gate": Access.FIGURES,
         "/admin/release": Access.RELEASE,
         "/admin/notify": Access.RELEASE,
         "/admin/nodes/forget": Access.RELEASE,

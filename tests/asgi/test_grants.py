@@ -180,6 +180,7 @@ TABLE: Mapping[str, Row] = {
     "/admin/rollout": Row(rollout, frozenset({TOTAL, ROUTE})),
     "/admin/history": Row(get("/admin/history", "/admin/history?format=csv"), frozenset({TOTAL, VERSIONS})),
     "/admin/history/rollouts": Row(get("/admin/history/rollouts"), frozenset({TOTAL, VERSIONS})),
+    "/admin/gate": Row(get("/admin/gate?outdated=1", "/admin/gate?version=v9&closed=200"), frozenset({TOTAL})),
     "/admin/release": Row(post("/admin/release", {"version": "v1"})),
 }
 """

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from headcount.core.rollout_gate import unaccounted_sentence
 from headcount.core.stats import Absence, Stats
-from headcount.tools.rollout_gate import unaccounted_sentence
 from kit.pages import Sse
 from kit.stores import Store
 from server.serving import Server

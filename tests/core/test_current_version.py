@@ -12,9 +12,9 @@ from headcount.core.current_version import SETTLED, CurrentVersion, Release, why
 from headcount.core.fleet_figures import FleetFigures
 from headcount.core.fleet_messages import Join, Report, decode, encode
 from headcount.core.registry import Registry
+from headcount.core.rollout_gate import Bound, Judge, Selection
 from headcount.core.stats import Nodes, apply
 from headcount.core.unaccounted import StoredAbsence
-from headcount.tools.rollout_gate import Bound, Judge, Selection
 
 versions = st.sampled_from(["v1", "v2", "v3", ""])
 """What a node serves; an older Headcount does not say."""

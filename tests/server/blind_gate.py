@@ -5,8 +5,8 @@ import sys
 import msgspec
 
 from headcount.cli import main
+from headcount.core.rollout_gate import Judge, Verdict
 from headcount.core.stats import Stats
-from headcount.tools.rollout_gate import Judge, Verdict
 
 _look = Judge.look
 

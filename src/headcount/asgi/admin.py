@@ -25,6 +25,7 @@ from ..node.releases import StageChange, pace_of
 from . import history_csv
 from .client_posts import read_json
 from .exchange import Exchange
+from .gate import answer_gate
 from .history_csv import prefers_csv
 from .request_head import RequestHead
 from .responses import Problem, respond, respond_json
@@ -382,6 +383,10 @@ class Admin:
                 "partial": found.partial,
             }
         )
+
+    async def gate(self, exchange: Exchange) -> None:
+        """Answer whether a rollout may go on. See `answer_gate`."""
+        await answer_gate(self._figures, exchange)
 
     async def metrics(self, exchange: Exchange) -> None:
         """

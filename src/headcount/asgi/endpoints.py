@@ -165,6 +165,7 @@ class Endpoints:
             "/admin/notify": Operation("POST", Access.RELEASE, self._admin.notify),
             "/admin/history/rollouts": Operation("GET", figures, self._admin.rollouts),
             "/admin/rollout": Operation("GET", figures, self._admin.rollout),
+            "/admin/gate": Operation("GET", figures, self._admin.gate),
             "/admin/release": Operation("POST", Access.RELEASE, self._admin.release),
         }
 

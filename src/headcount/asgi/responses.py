@@ -6,6 +6,7 @@ Tests: tests/asgi/test_abuse.py, tests/asgi/test_small_endpoints.py.
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -24,13 +25,17 @@ class Problem(Exception):  # noqa: N818  the word of RFC 9457
         status: HTTP status.
         detail: What happened, what was expected, what to do. Shown to strangers.
         headers: Further response headers.
+        fields: Further fields of the body.
     """
 
-    def __init__(self, status: int, detail: str, headers: Headers = ()) -> None:
+    def __init__(
+        self, status: int, detail: str, headers: Headers = (), fields: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = tuple(headers)
+        self.fields = fields
 
 
 class StaticResponse(NamedTuple):
@@ -108,5 +113,6 @@ async def respond_problem(send: Send, problem: Problem, headers: Headers = ()) -
         "title": HTTPStatus(problem.status).phrase,
         "status": problem.status,
         "detail": problem.detail,
+        **problem.fields,
     }
     await respond(send, problem.status, _encode(body), b"application/problem+json", (*problem.headers, *headers))

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..core.current_version import Release, why_unknown
+from ..core.current_version import Release
 from ..core.labels import OTHER, UNKNOWN
+from ..core.rollout_gate import Judge, Verdict, away_sentence, unknown_sentence
 from ..core.stats import Nodes, Stats
 from ..errors import ClientError, NotAuthorized, Refused
-from ..tools.rollout_gate import Judge, Verdict, away_sentence, not_current_sentence, unaccounted_sentence
 from .output import connections, span
 from .target import Target
 
@@ -62,20 +62,9 @@ class Situation(NamedTuple):
     @property
     def unknown(self) -> str:
         """Why the figures cannot be used, as the end of a sentence."""
-        match self.verdict.unknown:
-            case "no contact":
-                return "no contact with the server"
-            case "version unknown":
-                nodes = self.nodes
-                serving, reporting = (None, 1) if nodes is None else (nodes.versions, nodes.reporting)
-                return why_unknown(serving, reporting, self.release)
-            case "not current":
-                return not_current_sentence(self.awaited or "", self.nodes or Nodes(1, 1), self.release)
-            case "unaccounted":
-                return unaccounted_sentence(self.verdict.absences, time.time_ns() // 1_000_000)
-        if self.nodes is None or self.nodes.reporting == self.nodes.expected:
-            return "figures are partial (some nodes cannot be reached)"
-        return f"figures are partial ({self.nodes.reporting} of {self.nodes.expected} nodes are reporting)"
+        if self.verdict.unknown == "no contact":
+            return "no contact with the server"
+        return unknown_sentence(self.verdict, self.nodes, self.release, self.awaited, time.time_ns() // 1_000_000)
 
 
 class Result(NamedTuple):

@@ -11,7 +11,7 @@ import time
 import click
 
 from ..core.current_version import why_unknown
-from ..tools.rollout_gate import unaccounted_sentence
+from ..core.rollout_gate import unaccounted_sentence
 from .options import WholeNumber
 from .output import connections, paint, write_json
 from .target import AskingCommand, Target, json_option, target_options

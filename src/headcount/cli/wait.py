@@ -13,8 +13,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from ..core.rollout_gate import HOLD, KNOWN_HOLD, Bound, Judge, Selection, Verdict, away_sentence, pages_that_broke_off
 from ..core.time_to_go import NEVER
-from ..tools.rollout_gate import HOLD, KNOWN_HOLD, Bound, Judge, Selection, Verdict, away_sentence, pages_that_broke_off
 from ..tools.terminal import printable
 from .output import complain, connections, paint, span, write_json
 from .rollout import ERROR, HELD, INTERRUPTED, Result, RolloutFollower, Situation

@@ -22,11 +22,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from ..core.away_pages import GRACE
-from ..core.current_version import Release, why_unknown
-from ..core.labels import OTHER, UNKNOWN
-from ..core.stats import Absence, Nodes, Stats, VersionCount
-from ..core.time_to_go import Sample, Samples, time_to_go
+from .away_pages import GRACE
+from .current_version import Release, why_unknown
+from .labels import OTHER, UNKNOWN
+from .stats import Absence, Nodes, Stats, VersionCount
+from .time_to_go import Sample, Samples, time_to_go
 
 HOLD: Final = GRACE
 """
@@ -117,7 +117,7 @@ class Bound(NamedTuple):
         return int(self.value * self.base(seen) / 100) if self.percent else int(self.value)
 
     def __str__(self) -> str:
-        return f"{self.value:g}{'%' if self.percent else ''}"
+        return f"{self.value:.15g}{'%' if self.percent else ''}"
 
 
 class Base:
@@ -248,11 +248,52 @@ def unaccounted_sentence(absences: Sequence[Absence], now: int) -> str:
     )
 
 
-def not_current_sentence(version: str, nodes: Nodes, release: Release | None) -> str:
-    """Say which version is current in place of one that is waited for, as the end of a sentence."""
-    if release is not None and release.current is not None:
-        return f"{release.current} is current, not {version}"
-    return f"{version} is not current: {why_unknown(nodes.versions, nodes.reporting, release)}"
+def reason_sentence(judge: "Judge", verdict: "Verdict", stats: Stats, now: int) -> str:
+    """
+    Say why the condition holds, or does not.
+
+    Args:
+        judge: The rules.
+        verdict: Of these figures.
+        stats: The figures.
+        now: Milliseconds since 1970.
+    """
+    if verdict.left is None:
+        return f"Waiting: {unknown_sentence(verdict, stats.nodes, stats.release, judge.selection.version, now)}."
+    if verdict.held is not None and not stats.away_known:
+        return f"A node was started less than {GRACE:g} s ago, or cannot say which pages broke off; ask again later."
+    verb, connections = ("is", "connection") if verdict.left == 1 else ("are", "connections")
+    left = f"{verdict.left:,} {connections} {verb} {judge.selection}"
+    away = f", and {away_sentence(verdict.away)}" if verdict.away else ""
+    return f"{left}{away}; the limit is {judge.bound}."
+
+
+def unknown_sentence(
+    verdict: "Verdict", nodes: Nodes | None, release: Release | None, awaited: str | None, now: int
+) -> str:
+    """
+    Say why figures that were received cannot be used, as the end of a sentence.
+
+    Args:
+        verdict: Of them.
+        nodes: Who reported them, as far as that is known.
+        release: What they say of the current version.
+        awaited: The version whose release is waited for, if one is.
+        now: Milliseconds since 1970.
+    """
+    serving, reporting = (None, 1) if nodes is None else (nodes.versions, nodes.reporting)
+    match verdict.unknown:
+        case "unaccounted":
+            return unaccounted_sentence(verdict.absences, now)
+        case "not current" if release is not None and release.current is not None:
+            return f"{release.current} is current, not {awaited}"
+        case "not current":
+            return f"{awaited} is not current: {why_unknown(serving, reporting, release)}"
+        case "version unknown":
+            return why_unknown(serving, reporting, release)
+    if nodes is None or nodes.reporting == nodes.expected:
+        return "figures are partial (some nodes cannot be reached)"
+    return f"figures are partial ({nodes.reporting} of {nodes.expected} nodes are reporting)"
 
 
 class Judge:

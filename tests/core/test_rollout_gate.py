@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headcount.core.current_version import Release, State
-from headcount.core.stats import Absence, Nodes, Stats, VersionCount
-from headcount.core.time_to_go import NEVER
-from headcount.tools.rollout_gate import (
+from headcount.core.rollout_gate import (
     BASE_HELD,
     HOLD,
     KNOWN_HOLD,
@@ -20,9 +18,11 @@ from headcount.tools.rollout_gate import (
     Selection,
     Verdict,
     away_sentence,
-    not_current_sentence,
     pages_that_broke_off,
+    unknown_sentence,
 )
+from headcount.core.stats import Absence, Nodes, Stats, VersionCount
+from headcount.core.time_to_go import NEVER
 
 
 def figures(*, partial: bool = False, **versions: int) -> Stats:
@@ -445,7 +445,7 @@ def test_while_another_version_is_current_nothing_holds_and_that_is_no_lost_cont
     assert (verdict.left, verdict.held, verdict.done, verdict.unknown) == (None, None, False, "not current")
     assert gate.lost(3) == 0, "a deploy may take longer than --lost-after"
     assert gate.declared_instead is None, "it was declared before"
-    assert not_current_sentence("v2", stats.nodes, stats.release) == sentence
+    assert unknown_sentence(verdict, stats.nodes, stats.release, "v2", 0) == sentence
 
 
 @pytest.mark.parametrize(
