@@ -3,10 +3,7 @@
 import asyncio
 import json
 import os
-import re
 import signal
-import subprocess
-import textwrap
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -14,12 +11,11 @@ import psutil
 import pytest
 
 from headcount.cli.target import without_dashboard
-from kit.docs import DOCS, code_in
 from kit.listener import Listener
 from kit.pages import Sse, WebSocket, all_of, ask, everybody_leaves
 
 from .processes import TOKEN, VERSION, Serve
-from .running import HEADCOUNT, Command, environment, run
+from .running import Command, run
 from .terminal import Terminal
 
 pytestmark = pytest.mark.anyio
@@ -333,9 +329,10 @@ async def test_wait_takes_pages_that_broke_off_for_pages_that_come_back() -> Non
             assert command.process.poll() is None, command.output
 
 
-async def test_by_default_wait_holds_for_half_of_a_short_timeout(server: Serve) -> None:
-    arguments = ["wait", server.url, "--token", TOKEN, "--version", "old", "--json", "--timeout", "8s"]
-    code, out, _ = await command(*arguments, env={"HEADCOUNT_FOR": ""})
+async def test_by_default_wait_holds_for_half_of_a_short_timeout() -> None:
+    with Serve() as own:  # after 48 s a server knows which pages are away, and the time is another one
+        arguments = ["wait", own.url, "--token", TOKEN, "--version", "old", "--json", "--timeout", "8s"]
+        code, out, _ = await command(*arguments, env={"HEADCOUNT_FOR": ""})
     assert code == 0
     assert json.loads(out)["waitedMs"] >= 4_000
 
@@ -587,78 +584,6 @@ def _worker_of(server: Serve, client: int) -> psutil.Process:
                 if connection.raddr and connection.raddr == mine.laddr and connection.status == "ESTABLISHED":
                     return worker
     raise AssertionError("no worker has a connection of that process")
-
-
-RECIPES = code_in((DOCS / "command-line.md").read_text("utf-8"), "yaml")
-
-
-async def shell(script: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run what a recipe has others run, in seconds where it says minutes."""
-    script = script.replace('pip install "headcount[client]"\n', "").replace("--for 1m", "--for 1s")
-    all_env = environment({**env, "PATH": f"{HEADCOUNT.parent}:{os.environ['PATH']}"})
-    arguments = ["sh", "-e", "-c", script]
-    return await asyncio.to_thread(
-        subprocess.run, arguments, env=all_env, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-async def test_the_step_of_github_actions_waits_for_old_pages_only() -> None:
-    step = RECIPES[0]
-    named = dict(re.findall(r"^    (\w+): (.*)$", step, re.MULTILINE))
-    assert set(named) == {"HEADCOUNT_URL", "HEADCOUNT_TOKEN", "BUILD_ID"}
-    script = textwrap.dedent(step.partition("run: |\n")[2])
-    assert "--below 20 " in script, "a number, which no stranger can move"
-    script = script.replace("--below 20 ", "--below 0 ").replace("--timeout 15m", "--timeout 9s")
-    with Serve(version="2026.11.4") as own:
-        env = {
-            "HEADCOUNT_URL": own.origin,
-            "HEADCOUNT_TOKEN": TOKEN,
-            "BUILD_ID": "2026.11.4",
-            "GITHUB_SHA": "no",
-            "CI": "1",
-        }
-        [old, *_] = await pages(own, VERSION, *["2026.11.4"] * 9)
-        late = await shell(script.replace("--timeout 30m", "--timeout 3s"), env)
-        assert late.returncode == 3, late.stderr
-        assert "1 of 10 connections is still outdated" in late.stderr
-        await old.leave()
-        done = await shell(script, env)
-        assert (done.returncode, done.stdout.splitlines()[0]) == (
-            0,
-            "2026.11.4 was current already; no page had to receive it.",
-        )
-        await everybody_leaves()
-    lost = await shell(script, env)
-    assert lost.returncode == 4, "a release that nobody heard of ends the step"
-
-
-async def test_the_hook_of_kubernetes_ends_well_whatever_happens() -> None:
-    recipe = RECIPES[1]
-    found = re.search(r"command: \[sh, -c, '(.*)'\]", recipe)
-    assert found
-    grace = re.search(r"terminationGracePeriodSeconds: (\d+)", recipe)
-    assert grace
-    assert "--timeout 29m" in found[1]
-    assert int(grace[1]) >= 29 * 60 + 60
-    with Serve(version="2026.11.4") as own:
-        env = {
-            "HEADCOUNT_URL": own.origin,
-            "HEADCOUNT_TOKEN": TOKEN,
-            "BUILD_ID": VERSION,
-            "HEADCOUNT_PORT": "tcp://10.0.0.1:8000",  # of a Service called headcount
-            "HEADCOUNT_SERVICE_HOST": "10.0.0.1",
-        }
-        await pages(own, "2026.11.4")
-        nobody = await shell(found[1], env)
-        assert (nobody.returncode, nobody.stdout.partition(":")[0]) == (0, "Done")
-        await pages(own, VERSION)
-        over = await shell(found[1].replace("29m", "3s"), env)
-        assert over.returncode == 0
-        assert "1 of 2 connections is still on version" in over.stderr
-        await everybody_leaves()
-    gone = await shell(found[1].replace("29m", "3s"), env)
-    assert gone.returncode == 0
-    assert "no contact with the server" in gone.stderr
 
 
 async def test_ctrl_c_ends_waiting_with_a_document_where_one_is_promised(server: Serve) -> None:

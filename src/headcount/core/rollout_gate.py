@@ -261,7 +261,7 @@ def reason_sentence(judge: "Judge", verdict: "Verdict", stats: Stats, now: int) 
     if verdict.left is None:
         return f"Waiting: {unknown_sentence(verdict, stats.nodes, stats.release, judge.selection.version, now)}."
     if verdict.held is not None and not stats.away_known:
-        return f"A node was started less than {GRACE:g} s ago, or cannot say which pages broke off; ask again later."
+        return f"No node has run for {GRACE:g} s yet, or one cannot say which pages broke off; ask again later."
     verb, connections = ("is", "connection") if verdict.left == 1 else ("are", "connections")
     left = f"{verdict.left:,} {connections} {verb} {judge.selection}"
     away = f", and {away_sentence(verdict.away)}" if verdict.away else ""
