@@ -8,7 +8,8 @@ Others strike the node that is asked, or the store, which is started again empty
 whose stream ended comes back to another node, names its old stream, and may be on its way for a while. So does one
 whose stream a load balancer ended, or that cannot connect because the balancer is away: its node says that it is
 away, for as long as such a page needs (`AWAY_GRACE`). Half of the pages that leave say goodbye, the others just vanish.
-`headcount wait` runs all the time. What is true is counted here, from the pages.
+`headcount wait` runs all the time, and `GET /admin/gate` is asked again and again. What is true is counted here, from
+the pages.
 
 The gate holds only as long as the faults of its rollout need (`Plan.hold`): with the default, which outlasts the pages,
 it would pass whatever it took silence for. That the recount catches a gate that does not look is a test as well.
@@ -78,11 +79,17 @@ class Plan(NamedTuple):
     """Seconds that a page is open, at least and at most."""
 
     @property
+    def outlasts_memory(self) -> bool:
+        """
+        Whether a page may need longer than its node says that it is away: a node told it to reconnect, and the balancer
+        is away. `headcount wait` remembers that it was told so, and `GET /admin/gate` remembers nothing.
+        """
+        return any(fault.startswith("term") for fault in self.faults) and "balancer away" in self.faults
+
+    @property
     def hold(self) -> float:
         """Seconds for which the gate holds, as short as the faults allow."""
-        # A page that a node told to reconnect may find the balancer away, and then needs longer than it was given.
-        stops = any(fault.startswith("term") for fault in self.faults)
-        return AWAY_GRACE if stops and "balancer away" in self.faults else 0.3
+        return AWAY_GRACE if self.outlasts_memory else 0.3
 
 
 def plan(seed: int) -> Plan:
@@ -199,6 +206,18 @@ class Rollout:
                     page.stream = await self.open(page.handle)
                     page.handle = page.stream.handle
 
+    async def poll(self) -> int:
+        """Ask the gate until it is open; return how many old pages were alive then."""
+        question = "outdated=1" if self.plan.question == "outdated" else "version=old"
+        while True:
+            with suppress(OSError, EOFError, AssertionError, TimeoutError):  # the node that is asked is dead
+                async with asyncio.timeout(5):
+                    url, headers = self.servers[0].url, {"Authorization": "Bearer s3cret-of-the-tests"}
+                    status, _ = await ask(url, "GET", f"{BASE}/admin/gate?{question}", None, headers)
+                    if status == 200:
+                        return self.old
+            await asyncio.sleep(0.1)
+
     async def fault(self, fault: str) -> None:
         kind, _, asked = fault.partition(" ")
         index = 0 if asked == "asked" else self.home
@@ -304,7 +323,7 @@ def test_the_seeds_of_make_test_contain_every_kind_of_fault_and_question() -> No
 @pytest.mark.parametrize("seed", seeds())
 async def test_the_gate_never_opens_while_an_old_page_is_alive_and_opens_soon_after(seed: int) -> None:
     async with rollout_of(plan(seed), seed) as rollout:
-        gate = await rollout.watch()
+        gate, polling = await rollout.watch(), asyncio.ensure_future(rollout.poll())
         pages = [asyncio.ensure_future(rollout.live(page)) for page in rollout.pages]
         began = time.monotonic()
         for fault in rollout.plan.faults:
@@ -322,6 +341,11 @@ async def test_the_gate_never_opens_while_an_old_page_is_alive_and_opens_soon_af
         async with asyncio.timeout(max(1.0, latest - time.monotonic())):
             code = await gate.returned
         assert code == 0, (rollout.log, await gate.output())
+        async with asyncio.timeout(GRACE + LATE):
+            left = await polling
+        assert left == 0 or rollout.plan.outlasts_memory, (
+            f"seed {seed}: GET /admin/gate with {left} old pages: {rollout.log}"
+        )
         print(
             f"seed {seed}: {rollout.plan.question}, {', '.join(rollout.log)}; open "
             f"{time.monotonic() - max(rollout.last_left, faults_over):.1f} s after the last page and fault, "
