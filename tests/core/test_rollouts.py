@@ -20,6 +20,7 @@ from headcount.core.rollouts import (
     PERCENTS,
     AdoptionCurve,
     Milestone,
+    Point,
     Rollouts,
     compared,
     decode,
@@ -27,6 +28,7 @@ from headcount.core.rollouts import (
     fold,
     to_list,
     typical,
+    usual_time,
 )
 
 STEP = 10_000
@@ -267,3 +269,21 @@ def test_the_newest_is_compared_with_the_last_five_that_were_done() -> None:
 def test_the_collected_rules_have_a_point_for_each_step_of_the_grid() -> None:
     assert list(GRID) == sorted(set(GRID))
     assert rollouts.HALF in PERCENTS
+
+
+def with_curve(*points: tuple[int, int, int]) -> AdoptionCurve:
+    return AdoptionCurve("v2", "v1", 1, points=tuple(Point(*point) for point in points))
+
+
+def test_the_usual_time_is_the_median_of_what_others_took_between_two_shares() -> None:
+    slow = with_curve((0, 0, 100), (100_000, 50, 100), (300_000, 100, 100))
+    quick = with_curve((0, 0, 100), (10_000, 100, 100))
+    assert usual_time([slow], 0.5, 1.0) == 200_000
+    assert usual_time([slow], 0.25, 0.75) == 150_000, "on straight lines between the points"
+    assert usual_time([slow, quick], 0.5, 1.0) == pytest.approx(102_500)
+    assert usual_time([slow], 0.9, 0.5) == 0.0, "it is reached already"
+
+
+@pytest.mark.parametrize("curve", [(), ((0, 0, 0),), ((0, 0, 100), (10_000, 98, 100))])
+def test_a_curve_that_does_not_show_both_shares_says_nothing(curve: tuple[tuple[int, int, int], ...]) -> None:
+    assert usual_time([with_curve(*curve)], 0.5, 0.99) is None

@@ -19,6 +19,7 @@ from .output import connections, span
 from .target import Target
 
 if TYPE_CHECKING:
+    from ..core.rollouts import AdoptionCurve
     from ..live.active_connections import LiveState
 
 HELD: Final = 0
@@ -95,6 +96,8 @@ class RolloutFollower:
         self._deadline = judge.started + timeout if timeout else float("inf")
         self._lost_after = lost_after or float("inf")
         self._show = show
+        self.rollouts: list[AdoptionCurve] = []
+        """The adoption curves of the last rollouts, newest first, once they are known."""
         self._unconfirmed: LiveState | None = None
         """The state of a stream whose server did not confirm its figures."""
         self._exact_stats: Stats | None = None
@@ -118,6 +121,7 @@ class RolloutFollower:
             return Result(ERROR, judge.look(judge.started, None, None), str(error))
         except ClientError as error:
             self._show(Situation(judge.look(judge.started, None, None), None, str(error)))
+        looking_back = asyncio.create_task(self._look_back())
         live = use_active_connections(
             target.url, update_strategy=target.update_strategy, base_path=target.base_path, **target.access
         )
@@ -137,8 +141,19 @@ class RolloutFollower:
                         await changed.wait()
         finally:
             opening.cancel()
-            await asyncio.gather(opening, return_exceptions=True)
+            looking_back.cancel()
+            await asyncio.gather(opening, looking_back, return_exceptions=True)
             await live.aclose()
+
+    async def _look_back(self) -> None:
+        """Fetch the adoption curves of the last rollouts, for pages that come to the current version."""
+        if self._judge.selection.kind not in ("outdated", "release"):
+            return
+        from ..client import fetch_adoption
+
+        target = self._target
+        with suppress(ClientError, NotAuthorized):  # an older server has none
+            self.rollouts = await fetch_adoption(target.url, base_path=target.base_path, **target.access)
 
     async def _look(self, state: "LiveState") -> tuple[Result | None, float]:
         """Judge a state. Returns the result, if there is one, and the longest time until the next look in seconds."""

@@ -8,12 +8,14 @@ import asyncio
 import importlib
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from ..core.rollout_gate import HOLD, KNOWN_HOLD, Bound, Judge, Selection, Verdict, away_sentence, pages_that_broke_off
+from ..core.rollouts import PERCENTS, AdoptionCurve, compared, usual_time
 from ..core.time_to_go import NEVER
 from ..tools.terminal import printable
 from .output import complain, connections, paint, span, write_json
@@ -180,7 +182,9 @@ def command(
 
     judge = Judge(selection, below._replace(of=of), hold, time.monotonic(), known_hold, include_away=include_away)
     with Progress() as progress:
-        line = _ProgressLine(judge, short=progress.on_terminal)
+        line = _ProgressLine(
+            judge, short=progress.on_terminal, usual=lambda verdict: _usual_time(follower.rollouts, verdict)
+        )
         last = Situation(judge.look(judge.started, None, None))
 
         def show(situation: Situation) -> None:
@@ -188,8 +192,9 @@ def command(
             last = situation
             progress.show(line.text(situation), line.share(situation.verdict), line.state(situation))
 
+        follower = RolloutFollower(target, judge, timeout, lost_after, show)
         try:
-            result = asyncio.run(RolloutFollower(target, judge, timeout, lost_after, show).run())
+            result = asyncio.run(follower.run())
         except KeyboardInterrupt:
             result = Result(INTERRUPTED, last.verdict, "Interrupted by Ctrl-C.")
     code, verdict, reason = result
@@ -256,12 +261,30 @@ def _selection(
     return chosen[0]
 
 
-class _ProgressLine:
-    """What the progress line says. `short`: for a terminal, where the bar says a part of it and the line is cut."""
+def _usual_time(rollouts: Sequence[AdoptionCurve], verdict: Verdict) -> float | None:
+    """Return for how many seconds the last rollouts went from where this one is to its limit; None: not known."""
+    if not verdict.left or not verdict.total:
+        return None
+    share, goal = 1 - verdict.left / verdict.total, 1 - verdict.bound / verdict.total
+    # Curves end at 99 per cent.
+    found = usual_time(compared(rollouts), share, min(goal, PERCENTS[-1] / 100))
+    return None if found is None else found / 1_000
 
-    def __init__(self, judge: Judge, *, short: bool) -> None:
+
+class _ProgressLine:
+    """
+    What the progress line says.
+
+    Args:
+        judge: The rules.
+        short: For a terminal, where the bar says a part of it and the line is cut.
+        usual: Returns for how many seconds the last rollouts went from where this one is to the limit; None: not known.
+    """
+
+    def __init__(self, judge: Judge, *, short: bool, usual: Callable[[Verdict], float | None]) -> None:
         self._judge = judge
         self._short = short
+        self._usual = usual
 
     def text(self, situation: Situation) -> str:
         """Return the line."""
@@ -283,7 +306,12 @@ class _ProgressLine:
             # On a terminal the end of the line may be cut: it holds what does not change.
             parts += pace + limit if self._short else limit + pace
             if verdict.to_go is None:
-                parts.append("not enough data yet for an estimate")
+                usual = self._usual(verdict)
+                parts.append(
+                    "not enough data yet for an estimate"
+                    if usual is None
+                    else f"about {span(usual)} to go, as in the last rollouts"
+                )
         elif judge.hold:
             parts.append(f"within the limit for {span(verdict.held)} of {span(judge.hold)}")
         return ", ".join(parts)

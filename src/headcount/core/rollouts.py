@@ -278,6 +278,41 @@ def typical(others: Iterable[AdoptionCurve], percent: int) -> float | None:
     return median(times) if times else None
 
 
+def usual_time(others: Iterable[AdoptionCurve], share: float, goal: float) -> float | None:
+    """
+    Return for how many ms rollouts usually go from one share of connections on the version to another: the median.
+
+    Args:
+        others: What `compared` returned.
+        share: From 0 to 1.
+        goal: From 0 to 1.
+
+    Returns:
+        None if the curve of none of them shows both.
+    """
+    found = []
+    for each in others:
+        begin, end = _reaches(each.curve, share), _reaches(each.curve, goal)
+        if begin is not None and end is not None:
+            found.append(max(0.0, end - begin))
+    return median(found) if found else None
+
+
+def _reaches(curve: Sequence[Point], share: float) -> float | None:
+    """Return after how many ms a curve reaches a share, on straight lines between its points; None: it does not."""
+    before: Point | None = None
+    for point in curve:
+        if not point.total:
+            continue
+        if point.on >= share * point.total:
+            if before is None or before.on * point.total == point.on * before.total:
+                return point.after
+            low, high = before.on / before.total, point.on / point.total
+            return before.after + (point.after - before.after) * max(0.0, (share - low) / (high - low))
+        before = point
+    return None
+
+
 def to_list(known: Rollouts) -> list[dict[str, Any]]:
     """
     Return the wire's shape, newest first: `{version, previous, at, declared, state, reached, halfLife, curve}`.
