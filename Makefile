@@ -10,7 +10,7 @@ JOBS ?= 12  # workers of pytest: tests wait for processes far more often than th
 # Tests start some thousand processes. Without bytecode on the disk, each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test lint unit test-web test-python test-exclusive e2e shuffled coverage texts web bench bench-opening bench-cuts bench-gate bench-peers soak chaos rollout-demo handovers hostile clean images browser uvicorn-versions old-version fuzz
+.PHONY: help setup demo test lint unit test-web test-python test-exclusive e2e shuffled coverage texts web bench bench-opening bench-cuts bench-gate bench-release bench-peers soak chaos rollout-demo handovers hostile clean images browser uvicorn-versions old-version fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -100,6 +100,9 @@ bench-cuts: setup ## count pages behind a proxy that ends every stream after 10 
 
 bench-gate: setup ## measure when gates open after the last outdated page of 20 rollouts (5 minutes)
 	$(BIN)/python bench/gate_delay.py
+
+bench-release: setup ## measure how soon 10,000 pages hear of a release, and how evenly stages ask them (3 minutes)
+	$(BIN)/python bench/release_reach.py
 
 bench-peers: setup ## measure the same load on nuxt-skew-protection and python-socketio (11 minutes)
 	$(BIN)/python bench/compare.py
