@@ -33,7 +33,7 @@ every_way = pytest.mark.parametrize("way", WAYS)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timers, "TICK", 0.002)
-    monkeypatch.setattr(asgi_session, "FAREWELL_TIMEOUT", 0.02)
+    monkeypatch.setattr(asgi_session, "CLOSE_TIMEOUT", 0.02)
 
 
 @every_way
@@ -137,7 +137,7 @@ async def test_peer_that_reads_at_the_last_moment_stays(transport: str) -> None:
 async def test_peer_that_stopped_reading_is_told_why_if_it_reads_again_at_once(
     monkeypatch: pytest.MonkeyPatch, transport: str
 ) -> None:
-    monkeypatch.setattr("headcount.asgi.session.FAREWELL_TIMEOUT", 30.0)  # "at once" takes a second on a busy machine
+    monkeypatch.setattr("headcount.asgi.session.CLOSE_TIMEOUT", 30.0)  # "at once" takes a second on a busy machine
     clock = Clock()
     site = Site(clock=clock)
     slow = await site.stranger.open(transport)

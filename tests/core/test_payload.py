@@ -8,10 +8,10 @@ from headcount.core.payload import (
     COMMENT,
     KEEPALIVE,
     Payload,
-    sse_farewell,
-    sse_farewell_chunks,
-    websocket_farewell,
-    websocket_farewell_frames,
+    sse_close,
+    sse_close_chunks,
+    websocket_close,
+    websocket_close_frames,
 )
 
 
@@ -42,27 +42,27 @@ def test_keepalives_are_a_comment_or_a_message() -> None:
 def test_an_sse_stream_that_is_drained_says_when_to_reconnect_in_both_ways() -> None:
     end = GOING_AWAY.after(250)
     events = b"retry: 250\n\n" + b'data: {"type":"drain","reconnectMs":250}\n\n'
-    assert sse_farewell(end) == events
-    assert sse_farewell_chunks(end) == b"%x\r\n" % len(events) + events + b"\r\n0\r\n\r\n"
+    assert sse_close(end) == events
+    assert sse_close_chunks(end) == b"%x\r\n" % len(events) + events + b"\r\n0\r\n\r\n"
 
 
 def test_an_sse_stream_that_is_dropped_just_ends() -> None:
-    assert sse_farewell(QUEUE_FULL) == b""
-    assert sse_farewell_chunks(QUEUE_FULL) == b"0\r\n\r\n"
+    assert sse_close(QUEUE_FULL) == b""
+    assert sse_close_chunks(QUEUE_FULL) == b"0\r\n\r\n"
 
 
 def test_a_websocket_that_is_drained_gets_a_message_before_the_close_frame() -> None:
     end = GOING_AWAY.after(250)
-    last = websocket_farewell(end)
+    last = websocket_close(end)
     assert last is not None
     assert json.loads(last.text) == {"type": "drain", "reconnectMs": 250}
-    frames = websocket_farewell_frames(end)
+    frames = websocket_close_frames(end)
     assert frames.startswith(last.text_frame)
     assert frames.removeprefix(last.text_frame)[:4] == b"\x88" + bytes((len(GOING_AWAY.reason) + 2,)) + b"\x03\xf4"
 
 
 def test_a_websocket_that_is_dropped_gets_the_close_frame_alone() -> None:
-    assert websocket_farewell(QUEUE_FULL) is None
-    assert websocket_farewell_frames(QUEUE_FULL) == (
+    assert websocket_close(QUEUE_FULL) is None
+    assert websocket_close_frames(QUEUE_FULL) == (
         b"\x88" + bytes((len(QUEUE_FULL.reason) + 2,)) + (4408).to_bytes(2, "big") + QUEUE_FULL.reason.encode()
     )

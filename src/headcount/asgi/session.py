@@ -22,7 +22,7 @@ from ..errors import ProtocolError
 from .one_step import Suspended, run_one_step
 from .stream_request import AdmittedStream
 
-FAREWELL_TIMEOUT: Final = 1.0
+CLOSE_TIMEOUT: Final = 1.0
 """Seconds that a peer gets to take the last message. By then it is out of the figures, and a server may be stopping."""
 
 
@@ -80,7 +80,7 @@ class AsgiSession(Outbox):
 
     @property
     def over(self) -> bool:
-        """Nothing but the farewell may be sent any more."""
+        """Nothing but the last message may be sent any more."""
         return self._over
 
     @property
@@ -121,7 +121,7 @@ class AsgiSession(Outbox):
                 if message["type"].endswith(".disconnect"):
                     if message["type"] == "http.disconnect" and self._is_stopping():
                         # uvicorn 0.43 and 0.44 say so to every stream when they stop, and the page is still there.
-                        await self._say_farewell(self._host.admission.going_away())
+                        await self._leave_and_close(self._host.admission.going_away())
                     self._close(CLIENT, farewell=message.get("code") in FAREWELLS)
                     return
                 on_message(message)
@@ -133,13 +133,13 @@ class AsgiSession(Outbox):
             end = end_of(error)
             if end.cause == MALFORMED.cause:
                 self._node.counters["malformed"] += 1
-            await self._say_farewell(end)
+            await self._leave_and_close(end)
         except asyncio.CancelledError:
             if self._ending is None or self._task is None:
                 raise
             # Takes back the cancellation by `end()`. Another one may have come with it, of a server that stops.
             cancelled = self._task.uncancel()
-            await self._say_farewell(self._ending)
+            await self._leave_and_close(self._ending)
             if cancelled:
                 raise
         finally:
@@ -148,7 +148,7 @@ class AsgiSession(Outbox):
     def _message(self, payload: Payload) -> dict[str, Any]:
         raise NotImplementedError
 
-    async def _send_farewell(self, end: End) -> None:
+    async def _send_close(self, end: End) -> None:
         """Send the last messages of the stream."""
         raise NotImplementedError
 
@@ -209,7 +209,7 @@ class AsgiSession(Outbox):
             self._sending.cancel()
         self._node.close(self, cause, farewell=farewell)
 
-    async def _say_farewell(self, end: End) -> None:
+    async def _leave_and_close(self, end: End) -> None:
         """Leave the figures and send the last messages, if the peer takes them."""
         broken = self._over
         self._close(end.cause)
@@ -217,10 +217,10 @@ class AsgiSession(Outbox):
             return
         # The peer may have left first, which each server reports its own way, or may not read.
         with suppress(Exception):
-            async with asyncio.timeout(FAREWELL_TIMEOUT):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
                 if self._sending is not None:
                     await asyncio.wait([self._sending])
-                await self._send_farewell(end)
+                await self._send_close(end)
 
 
 def _unchanged(rest: Suspended[None]) -> Suspended[None]:

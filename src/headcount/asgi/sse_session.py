@@ -10,7 +10,7 @@ from starlette.types import Message, Send
 
 from ..core import event_stream
 from ..core.ends import End
-from ..core.payload import ARE_YOU_THERE, COMMENT, KEEPALIVE, Payload, sse_farewell
+from ..core.payload import ARE_YOU_THERE, COMMENT, KEEPALIVE, Payload, sse_close
 from .handover import SseOffer
 from .responses import Headers
 from .session import AsgiSession
@@ -74,8 +74,8 @@ class SseSession(AsgiSession):
     def _message(self, payload: Payload) -> dict[str, Any]:
         return {"type": "http.response.body", "body": payload.event, "more_body": True}
 
-    async def _send_farewell(self, end: End) -> None:
-        await self._send({"type": "http.response.body", "body": sse_farewell(end), "more_body": False})
+    async def _send_close(self, end: End) -> None:
+        await self._send({"type": "http.response.body", "body": sse_close(end), "more_body": False})
 
 
 def ignore(message: Message) -> None:

@@ -14,7 +14,7 @@ from ..authorization.authorizer import AuthorizationCheck
 from ..core import messages
 from ..core.ends import End, private_code
 from ..core.frames import cut_reason
-from ..core.payload import KEEPALIVE, Payload, websocket_farewell
+from ..core.payload import KEEPALIVE, Payload, websocket_close
 from .responses import Problem
 from .session import AsgiSession
 from .stream_request import AdmittedStream
@@ -64,8 +64,8 @@ class WebSocketSession(AsgiSession):
     def _message(self, payload: Payload) -> dict[str, Any]:
         return {"type": "websocket.send", "text": payload.text}
 
-    async def _send_farewell(self, end: End) -> None:
-        last = websocket_farewell(end)
+    async def _send_close(self, end: End) -> None:
+        last = websocket_close(end)
         if last is not None:
             await self._send(self._message(last))
         await send_close(self._send, end)

@@ -31,7 +31,7 @@ class Outbox:
 
     @property
     def over(self) -> bool:
-        """Nothing but the farewell may be sent any more."""
+        """Nothing but the last message may be sent any more."""
         raise NotImplementedError
 
     @property

@@ -1,4 +1,4 @@
-"""One encoded message in every framing that a transport wants, keepalives and farewells included."""
+"""One encoded message in every framing that a transport wants, keepalives and last messages included."""
 
 from typing import Final
 
@@ -76,7 +76,7 @@ COMMENT: Final = _Comment(b"")
 """The keepalive of an SSE stream."""
 
 
-def sse_farewell(end: End) -> bytes:
+def sse_close(end: End) -> bytes:
     """Return the last events of an SSE stream; empty when the end names no delay."""
     if end.reconnect is None:
         return b""
@@ -84,18 +84,18 @@ def sse_farewell(end: End) -> bytes:
     return retry(end.reconnect) + frame(messages.drain(end.reconnect))
 
 
-def sse_farewell_chunks(end: End) -> bytes:
+def sse_close_chunks(end: End) -> bytes:
     """Return the end of the chunked response that an SSE stream is."""
-    events = sse_farewell(end)
+    events = sse_close(end)
     return (chunk(events) if events else b"") + LAST_CHUNK
 
 
-def websocket_farewell(end: End) -> Payload | None:
+def websocket_close(end: End) -> Payload | None:
     """Return the last message of a WebSocket, before its close frame; None when the end names no delay."""
     return None if end.reconnect is None else Payload(messages.drain(end.reconnect))
 
 
-def websocket_farewell_frames(end: End) -> bytes:
+def websocket_close_frames(end: End) -> bytes:
     """Return the last frames of a WebSocket: the last message, if any, and the close frame."""
-    last = websocket_farewell(end)
+    last = websocket_close(end)
     return (b"" if last is None else last.text_frame) + close_frame(end.code, end.reason)

@@ -21,10 +21,10 @@ from ...core import messages
 from ...core.ends import BAD_FRAME, CLIENT, FAREWELLS, MALFORMED, NOT_AUTHORISED, End, end_of
 from ...core.frames import close_frame, pong_frame
 from ...core.outbox import Outbox
-from ...core.payload import ARE_YOU_THERE, COMMENT, KEEPALIVE, Payload, sse_farewell_chunks, websocket_farewell_frames
+from ...core.payload import ARE_YOU_THERE, COMMENT, KEEPALIVE, Payload, sse_close_chunks, websocket_close_frames
 from ...errors import ProtocolError, TooLarge
 from ...node.stream_host import StreamHost
-from ..session import FAREWELL_TIMEOUT
+from ..session import CLOSE_TIMEOUT
 from ..stream_request import StreamRequest
 
 try:
@@ -36,7 +36,7 @@ _COUNTED: Final = 1
 _VISIBLE_KEEPALIVES: Final = 2
 _PAUSED: Final = 4
 _OVER: Final = 8
-"""Out of the figures; only the farewell is still to be sent."""
+"""Out of the figures; only the last message is still to be sent."""
 _CLOSING: Final = 16
 """A WebSocket that has sent its close frame and waits for the peer's."""
 _ANSWERS: Final = 32
@@ -156,7 +156,7 @@ class DirectSession(Outbox, asyncio.Protocol):
 
     @property
     def over(self) -> bool:
-        """Nothing but the farewell may be sent any more."""
+        """Nothing but the last message may be sent any more."""
         return self._flags & _OVER != 0
 
     @property
@@ -176,7 +176,7 @@ class DirectSession(Outbox, asyncio.Protocol):
         """End the stream from this side. Idempotent."""
         if not self._flags & _OVER:
             self._leave(end.cause)
-            self._say_farewell(end)
+            self._send_close(end)
 
     def shutdown(self) -> None:
         """Stop: uvicorn calls this when the server does. Other servers have connections of their own."""
@@ -212,7 +212,7 @@ class DirectSession(Outbox, asyncio.Protocol):
         self.discard()
         self._context.node.close(self, cause, farewell=farewell)
 
-    def _say_farewell(self, end: End) -> None:
+    def _send_close(self, end: End) -> None:
         """Send the last messages and close."""
         raise NotImplementedError
 
@@ -220,7 +220,7 @@ class DirectSession(Outbox, asyncio.Protocol):
         """Close when everything is sent, or after a time-out."""
         self._transport.close()
         if self._transport.get_write_buffer_size():
-            self._context.loop.call_later(FAREWELL_TIMEOUT, self._transport.abort)
+            self._context.loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
 
 
 class DirectSseSession(DirectSession):
@@ -253,8 +253,8 @@ class DirectSseSession(DirectSession):
         self.transmit(ARE_YOU_THERE if asked else KEEPALIVE if self._flags & _VISIBLE_KEEPALIVES else COMMENT)
         return asked
 
-    def _say_farewell(self, end: End) -> None:
-        self._transport.write(sse_farewell_chunks(end))
+    def _send_close(self, end: End) -> None:
+        self._transport.write(sse_close_chunks(end))
         self._close_transport()
 
 
@@ -292,7 +292,7 @@ class DirectWebSocketSession(DirectSession):
 
     def refuse(self, code: int, reason: str) -> None:
         """Close a WebSocket that never came into the node."""
-        self._say_farewell(NOT_AUTHORISED._replace(code=code, reason=reason))
+        self._send_close(NOT_AUTHORISED._replace(code=code, reason=reason))
 
     def transmit(self, payload: Payload) -> None:
         """Send now; must not be called while busy."""
@@ -420,12 +420,12 @@ class DirectWebSocketSession(DirectSession):
             self._deciding.cancel()
             self._deciding = None
 
-    def _say_farewell(self, end: End) -> None:
+    def _send_close(self, end: End) -> None:
         self._flags |= _CLOSING
-        self._transport.write(websocket_farewell_frames(end))
+        self._transport.write(websocket_close_frames(end))
         # The peer answers and then expects us to hang up. To do so before, with something of it unread, would make the
-        # kernel reset the connection, and the peer might lose the farewell.
-        self._context.loop.call_later(FAREWELL_TIMEOUT, self._transport.abort)
+        # kernel reset the connection, and the peer might lose the close frame.
+        self._context.loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
 
 
 class _Reader:
