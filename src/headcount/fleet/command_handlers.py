@@ -97,7 +97,7 @@ class CommandHandlers:
             case fleet_messages.Replace(handle=handle, cut=cut_after, shared=shared):
                 ok = self._replacements.replace_here(handle, cut_after, shared=shared)
             case fleet_messages.Bye(handle=handle, tab=tab):
-                ok = client.leave_here(handle, messages.checked_bye(tab).tab)
+                ok = client.bye_here(handle, messages.checked_bye(tab).tab)
             case fleet_messages.Subscribe(handle=handle, deltas=deltas):
                 check = RemoteCheck(self._remote, command.node, command.re, self._check_from_description)
                 deciding = client.on_message(client.find(handle), messages.SubscribeStats(deltas), lambda: check)

@@ -80,7 +80,7 @@ class ClientMessages(Protocol):
     def remove_held_tabs(self, handle: str, report: messages.Tabs) -> bool:
         """Do what the last report of a shared stream says after its end. Returns False if it left no tabs here."""
 
-    def leave_here(self, handle: str, tab: str) -> bool:
+    def bye_here(self, handle: str, tab: str) -> bool:
         """End the count of a page that leaves. Returns False if the handle is not one of this node's."""
 
 

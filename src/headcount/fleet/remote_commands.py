@@ -143,14 +143,14 @@ class RemoteCommands:
         Args:
             handle: Secret handle of the stream.
             cut_after: What the client reports about a limit, in seconds; the owner can check it. 0: nothing.
-            shared: Tabs share the new stream; the owner holds those of the old one until `release_tabs`.
+            shared: Tabs share the new stream; the owner holds those of the old one until `drop_tabs`.
         """
         self._send_to_owner(
             handle,
             lambda: fleet_messages.Replace(node=self._node, handle=handle, cut=cut_after, shared=shared),
         )
 
-    def release_tabs(self, handle: str, keys: Iterable[str]) -> None:
+    def drop_tabs(self, handle: str, keys: Iterable[str]) -> None:
         """Tell the owner of a stream to stop counting tabs that are counted here now. Does not wait for it."""
         self._send_to_owner(
             handle,

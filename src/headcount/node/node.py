@@ -440,7 +440,7 @@ class Node:
             key = session.key if isinstance(session, TabSession) else session.id
             self._departed.broke_off(key, version, stream.id)
 
-    def leave_here(self, handle: str, tab: str) -> bool:
+    def bye_here(self, handle: str, tab: str) -> bool:
         """
         End the count of a page that says that it leaves, or that it had left when its stream ended.
 
@@ -487,7 +487,7 @@ class Node:
                 page, and if it were refused, a page that is gone would stay in the figures.
         """
         if isinstance(message, messages.Bye):
-            return None if self.leave_here(handle, message.tab) else self.membership.remote.say_bye(handle, message.tab)
+            return None if self.bye_here(handle, message.tab) else self.membership.remote.say_bye(handle, message.tab)
         try:
             session = self.find(handle)
         except UnknownConnection:
@@ -513,11 +513,11 @@ class Node:
         with self._lock:
             self._departed.tab_came_back(key)
 
-    def release_tabs_elsewhere(self, handle: str, keys: list[str]) -> None:
+    def drop_tabs_elsewhere(self, handle: str, keys: list[str]) -> None:
         """Tell the node of the previous stream to stop counting these tabs."""
         # First, or viewers elsewhere would hear that the tabs went before they hear that they came.
         self.membership.view.publish_now()
-        self.membership.remote.release_tabs(handle, keys)
+        self.membership.remote.drop_tabs(handle, keys)
 
     def page_returned(self, handle: str, version: str) -> None:
         """Note a page whose previous stream, which the secret handle names, was on a node that may be gone."""

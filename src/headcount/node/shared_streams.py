@@ -95,7 +95,7 @@ class TabHost(Protocol):
     def page_returned(self, handle: str, version: str) -> None:
         """Note a page whose previous stream was on a node that may be gone."""
 
-    def release_tabs_elsewhere(self, handle: str, keys: list[str]) -> None:
+    def drop_tabs_elsewhere(self, handle: str, keys: list[str]) -> None:
         """Tell the node of the previous stream to stop counting these tabs."""
 
     def set_hidden(self, session: Session, hidden: bool) -> None:
@@ -122,9 +122,9 @@ class SharedStream(msgspec.Struct):
     """All its tabs are held, until another stream takes them."""
     cause: str = CLIENT
     """Why it ended. Its tabs are closed with this cause, unless another stream takes them."""
-    foreign_handle: str = ""
+    remote_handle: str = ""
     """Secret handle of a stream of another node that this one replaces; "" for none."""
-    foreign_until: float = 0.0
+    remote_until: float = 0.0
     """Until when that node may hold the tabs of its stream, or count them as away."""
     returned: bool = False
     """A page has come back that was on that stream."""
@@ -236,7 +236,7 @@ class SharedStreams:
         }
 
     def add(
-        self, session: Session, version: str, ip: str | None, replaced: str | None = None, foreign_handle: str = ""
+        self, session: Session, version: str, ip: str | None, replaced: str | None = None, remote_handle: str = ""
     ) -> None:
         """
         Add a shared stream. It must be opened in the node at once.
@@ -246,10 +246,10 @@ class SharedStreams:
             version: Of tabs that do not say theirs.
             ip: Of its tabs.
             replaced: Id of the stream that it replaces, which its client proved by the secret handle.
-            foreign_handle: Secret handle of the stream of another node that it replaces; "" for none.
+            remote_handle: Secret handle of the stream of another node that it replaces; "" for none.
         """
-        stream = self._streams[session.id] = SharedStream(session, version, ip, foreign_handle=foreign_handle)
-        stream.foreign_until = self._clock() + GRACE
+        stream = self._streams[session.id] = SharedStream(session, version, ip, remote_handle=remote_handle)
+        stream.remote_until = self._clock() + GRACE
         old = self._held.get(replaced) if replaced is not None else None
         # Timers and hooks of a tab stay in their loop; in another one, its tabs are reported as new ones.
         if old is None or not old.ended or old.session.loop is not session.loop:
@@ -434,13 +434,13 @@ class SharedStreams:
             ids[tab.key] = self._set_tab(stream, session, tab)
             with self._lock:
                 self._confirm(stream, tab.key)
-        if stream.foreign_handle and came:
+        if stream.remote_handle and came:
             if not stream.returned:
                 # One handle proves one page. How many tabs the old stream had, only its node knew.
                 stream.returned = True
-                self._host.page_returned(stream.foreign_handle, report.set[0].version or stream.version)
-            if self._clock() < stream.foreign_until:
-                self._host.release_tabs_elsewhere(stream.foreign_handle, came)
+                self._host.page_returned(stream.remote_handle, report.set[0].version or stream.version)
+            if self._clock() < stream.remote_until:
+                self._host.drop_tabs_elsewhere(stream.remote_handle, came)
         session.deadline = None if stream.tabs else self._clock() + self._viewer_timeout
         session.send(Payload(messages.tabs(ids)))
 
