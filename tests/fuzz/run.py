@@ -101,7 +101,7 @@ class Fuzz:
         self.loop = asyncio.get_running_loop()
         self.targets = [Target(how) for how in ("mounted", "wrapped", "alone", "alone")]
         self.headcount = self.targets[0].headcount
-        self.context = SessionContext(endpoints_of(self.headcount).host, self.loop, set())
+        self.context = SessionContext(endpoints_of(self.headcount).parts, self.loop, set())
         self.outcomes: Counter[str] = Counter()
         self.problems: list[dict[str, Any]] = []
         self.log = Listening()

@@ -29,9 +29,9 @@ from ..errors import ConfigError, Malformed
 from ..live.in_process import LocalConnections
 from ..node.hooks import CloseHook, Hooks, OpenHook, RouteHook, validate_hook
 from ..node.node import Node
+from ..node.node_parts import NodeParts
 from ..node.notices import Acknowledged
 from ..node.releases import pace_of
-from ..node.stream_host import StreamHost
 from .admin import Admin
 from .endpoints import Endpoints
 from .request_head import RequestHead, endpoint_of
@@ -136,13 +136,13 @@ class Headcount:
         self._commands = self.node.commands
         self._notices = self.node.notices
         self._viewers = self.node.viewers
-        host = StreamHost(
+        parts = NodeParts(
             self.node, self.node.replacements, self.node.timers, self._viewers, self.node.rollout, self.node.admission
         )
         gaps = AddressGaps()
         self._endpoints = Endpoints(
-            host,
-            StreamGate(host, self._figures),
+            parts,
+            StreamGate(parts, self._figures),
             self._check_runner,
             inner_requests,
             Admin(self.node, self._figures, self._commands, self._notices, self._make_collector, gaps),

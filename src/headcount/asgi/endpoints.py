@@ -27,7 +27,7 @@ from ..errors import Malformed
 from ..log_throttle import LogThrottle
 from ..node.check_runner import CheckRunner
 from ..node.log_outs import LogOuts
-from ..node.stream_host import StreamHost
+from ..node.node_parts import NodeParts
 from . import client_posts, log_in
 from .admin import Admin, has_metrics_token, not_authorised
 from .buffering_clients import refuse_buffering_client
@@ -102,7 +102,7 @@ class Endpoints:
     The endpoints of one Headcount.
 
     Args:
-        host: The node of this process, which has the settings, and its parts.
+        parts: The node of this process, which has the settings, and what belongs to it.
         gate: Admits streams to it.
         check_runner: Runs the checks of rights.
         inner_requests: Check rights with the application's own session and user.
@@ -113,7 +113,7 @@ class Endpoints:
 
     def __init__(
         self,
-        host: StreamHost,
+        parts: NodeParts,
         gate: StreamGate,
         check_runner: CheckRunner,
         inner_requests: InnerRequests,
@@ -121,9 +121,9 @@ class Endpoints:
         address_gaps: AddressGaps,
         log_outs: LogOuts,
     ) -> None:
-        self.host = host
-        self.node = host.node
-        self.config = host.node.config
+        self.parts = parts
+        self.node = parts.node
+        self.config = parts.node.config
         self.rules = RequestRules.of(self.config, self._note_gap)
         self.gate = gate
         self._check_runner = check_runner
@@ -134,7 +134,7 @@ class Endpoints:
         """The application that Headcount is wrapped round, if that has no part in a request for Headcount."""
         self._client_script = ClientScript(self.config)
         self._dashboard = Dashboard(self.config)
-        self._log_in = LogIn(host.node, log_outs, inner_requests.authorizer.wrong_tokens)
+        self._log_in = LogIn(parts.node, log_outs, inner_requests.authorizer.wrong_tokens)
         self._log_throttle = LogThrottle()
         self._address_gaps = address_gaps
         self._logged_gaps: set[AddressGap] = set()
@@ -363,7 +363,7 @@ class Endpoints:
             stream = self.gate.admit(exchange.head)
         except StreamRefused as refused:
             self.node.counters["reconnects"] += refused.reconnect
-            seconds = max(1, self.host.admission.reconnect_delay() // 1000)
+            seconds = max(1, self.parts.admission.reconnect_delay() // 1000)
             status = 429 if refused.end is FULL_ADDRESS else 503
             raise Problem(status, refused.end.reason, [(b"retry-after", b"%d" % seconds)]) from None
         session = SseSession(exchange.send, stream)
@@ -405,7 +405,7 @@ class Endpoints:
         if offer is not None:
             # What is handed over keeps no scope, so what is needed of it is packed.
             deferred = self.deferred_check_maker(head, wrapped_app)
-            taken = offer.websocket(self.host, stream.id, counted=stream.request.counted, make_check=deferred)
+            taken = offer.websocket(self.parts, stream.id, counted=stream.request.counted, make_check=deferred)
             if taken is not None:
                 taken.send(Payload(stream.connected))
                 stream.enter(taken)

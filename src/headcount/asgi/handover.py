@@ -13,8 +13,8 @@ from starlette.types import Scope
 
 from ..authorization.deferred import MakeCheck
 from ..core.payload import Payload
+from ..node.node_parts import NodeParts
 from ..node.session import Session
-from ..node.stream_host import StreamHost
 from .stream_request import StreamRequest
 
 EXTENSION: Final = "headcount.handover"
@@ -27,12 +27,12 @@ class SseOffer(Protocol):
     def passes_middleware(self) -> bool:
         """The response may pass the application's middleware on its way to the socket."""
 
-    def sse(self, host: StreamHost, public_id: str, connected: Payload, request: StreamRequest) -> Session | None:
+    def sse(self, parts: NodeParts, public_id: str, connected: Payload, request: StreamRequest) -> Session | None:
         """
         Take the socket over, after the response's head and `connected` were sent the ASGI way.
 
         Args:
-            host: The node, and its parts.
+            parts: The node, and what belongs to it.
             public_id: Of the connection.
             connected: The first message.
             request: What the client says about the stream.
@@ -46,7 +46,7 @@ class SseOffer(Protocol):
 class WebSocketOffer(Protocol):
     """Offered with a WebSocket on `{base}/ws`."""
 
-    def websocket(self, host: StreamHost, public_id: str, *, counted: bool, make_check: MakeCheck) -> Session | None:
+    def websocket(self, parts: NodeParts, public_id: str, *, counted: bool, make_check: MakeCheck) -> Session | None:
         """
         Take the socket over, after the handshake was accepted the ASGI way.
 

@@ -37,9 +37,9 @@ class AsgiSession(Outbox):
 
     __slots__ = (
         "_ending",
-        "_host",
         "_node",
         "_over",
+        "_parts",
         "_receiving",
         "_send",
         "_sending",
@@ -62,8 +62,8 @@ class AsgiSession(Outbox):
         self.deadline: float | None = None
         self.slot = 0
         self.paid_until = 0.0
-        self._host = stream.host
-        self._node = stream.host.node  # beside the host: every message and every end needs it
+        self._parts = stream.parts
+        self._node = stream.parts.node  # beside the parts: every message and every end needs it
         self._send = send
         self._task = asyncio.current_task()
         self._unfinished_send: Callable[[], Awaitable[None]] | None = None
@@ -104,7 +104,7 @@ class AsgiSession(Outbox):
             self._task.cancel()
 
     def _is_stopping(self) -> bool:
-        return self._host.admission.is_stopping(self._host.timers.listener_of(self))
+        return self._parts.admission.is_stopping(self._parts.timers.listener_of(self))
 
     async def serve(self, receive: Receive, on_message: Callable[[Message], None]) -> None:
         """
@@ -121,7 +121,7 @@ class AsgiSession(Outbox):
                 if message["type"].endswith(".disconnect"):
                     if message["type"] == "http.disconnect" and self._is_stopping():
                         # uvicorn 0.43 and 0.44 say so to every stream when they stop, and the page is still there.
-                        await self._leave_and_close(self._host.admission.going_away())
+                        await self._leave_and_close(self._parts.admission.going_away())
                     self._close(CLIENT, farewell=message.get("code") in FAREWELLS)
                     return
                 on_message(message)
@@ -176,7 +176,7 @@ class AsgiSession(Outbox):
                 return
             finish = partial(_unchanged, rest)
         self._sends_in_tasks = True
-        self._host.timers.mark_busy(self)
+        self._parts.timers.mark_busy(self)
         if task is self._task and not self._receiving:
             self._unfinished_send = finish
         else:
@@ -186,7 +186,7 @@ class AsgiSession(Outbox):
         self._over = True
         if self._task is not None:
             # receive() will return that the peer is gone. Should it not, the stream ends after `send_timeout`.
-            self._host.timers.mark_busy(self)
+            self._parts.timers.mark_busy(self)
 
     async def _finish(self, finish: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -196,9 +196,9 @@ class AsgiSession(Outbox):
             self._mark_broken()
             return
         self._sending = self._unfinished_send = None
-        self._host.timers.mark_writable(self)
+        self._parts.timers.mark_writable(self)
         if self.resume():
-            self._host.viewers.caught_up(self)
+            self._parts.viewers.caught_up(self)
 
     def _close(self, cause: str, *, farewell: bool = False) -> None:
         # From here on the task is the server's again, and nobody may cancel it.

@@ -63,7 +63,7 @@ class SseSession(AsgiSession):
         connected = Payload(stream.connected)
         self.send(connected)
         if offer is not None and not self.busy:
-            taken = offer.sse(self._host, self.id, connected, stream.request)
+            taken = offer.sse(self._parts, self.id, connected, stream.request)
             if taken is not None:
                 self._over = True
                 stream.enter(taken)

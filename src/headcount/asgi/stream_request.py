@@ -15,8 +15,8 @@ from ..core.labels import parse_claimed_version, parse_route
 from ..errors import Malformed
 from ..node.figures import FigureReader
 from ..node.listening_sockets import Listener
+from ..node.node_parts import NodeParts
 from ..node.session import Session
-from ..node.stream_host import StreamHost
 from .request_head import RequestHead, parse_query
 
 _QUERY: Final = frozenset(
@@ -69,7 +69,7 @@ class StreamRefused(Exception):  # noqa: N818  a verdict, not an error
 class AdmittedStream(msgspec.Struct, frozen=True):
     """A stream that may be opened. Its transport sends `connected` first, and then calls `enter`."""
 
-    host: StreamHost
+    parts: NodeParts
     request: StreamRequest
     listener: Listener | None
     id: str
@@ -81,17 +81,17 @@ class AdmittedStream(msgspec.Struct, frozen=True):
 
     def enter(self, session: Session) -> None:
         """Enter the stream into the node, in place of the one that it replaces."""
-        host, request = self.host, self.request
-        if self.address is not None and (by_address := host.admission.by_address) is not None:
+        parts, request = self.parts, self.request
+        if self.address is not None and (by_address := parts.admission.by_address) is not None:
             by_address.add(session.id, self.address, shared=request.shared)
         if request.shared:
-            host.replacements.add_shared_stream(
+            parts.replacements.add_shared_stream(
                 session, request.version, request.ip, request.replaces, request.cut_after
             )
         elif request.replaces:
             version = request.version if request.counted else None
-            host.replacements.replace(request.replaces, session.id, version, request.cut_after)
-        host.node.open(
+            parts.replacements.replace(request.replaces, session.id, version, request.cut_after)
+        parts.node.open(
             session, request.version, request.route, request.ip, self.listener, reports_cut=request.cut_after > 0
         )
 
@@ -101,12 +101,12 @@ class StreamGate:
     Admits streams to a node.
 
     Args:
-        host: The node of this process, and its parts.
+        parts: The node of this process, and what belongs to it.
         figures: The node's, which say which version is current.
     """
 
-    def __init__(self, host: StreamHost, figures: FigureReader) -> None:
-        self._host = host
+    def __init__(self, parts: NodeParts, figures: FigureReader) -> None:
+        self._parts = parts
         self._figures = figures
         self._greeting: tuple[Release, bytes] | None = None
         """The current version, and the template of the `connected` message that names it."""
@@ -119,7 +119,7 @@ class StreamGate:
             Malformed: A bad label or flag, or a parameter twice.
             StreamRefused: The server is going away, or full.
         """
-        node, admission = self._host.node, self._host.admission
+        node, admission = self._parts.node, self._parts.admission
         request = read_stream_request(head)
         listener = admission.find_listener(head.scope.get("server"))
         by_address = admission.by_address
@@ -131,16 +131,16 @@ class StreamGate:
         if request.reconnect:
             node.counters["reconnects"] += 1
         public, handle = node.new_ids()
-        return AdmittedStream(self._host, request, listener, public, self._connected(handle, request), address)
+        return AdmittedStream(self._parts, request, listener, public, self._connected(handle, request), address)
 
     def _is_withheld(self, request: StreamRequest) -> bool:
         """Say whether a page waits for its turn. One that was asked before hears it again, by a message of its own."""
         is_page = request.counted or request.shared
-        return is_page and self._host.rollout.is_withheld("" if request.shared else request.version)
+        return is_page and self._parts.rollout.is_withheld("" if request.shared else request.version)
 
     def _connected(self, handle: str, request: StreamRequest) -> bytes:
-        config, release = self._host.node.config, self._figures.release
-        if self._host.rollout.is_staged and self._is_withheld(request):
+        config, release = self._parts.node.config, self._figures.release
+        if self._parts.rollout.is_staged and self._is_withheld(request):
             release = UNSETTLED
         if self._greeting is None or self._greeting[0] != release:
             keepalive = round(config.keepalive_interval * 1000)

@@ -233,7 +233,7 @@ def test_what_is_read_does_not_depend_on_how_it_was_cut(frames: list[bytes], dat
         headcount = make()
         node, wire = headcount.node, Wire(asyncio.get_running_loop())
         endpoints = endpoints_of(headcount)
-        context = SessionContext(endpoints.host, asyncio.get_running_loop(), set())
+        context = SessionContext(endpoints.parts, asyncio.get_running_loop(), set())
         make_check = endpoints.deferred_check_maker(RequestHead(SCOPE, "/ws", endpoints.rules), None)
         stream = DirectWebSocketSession(context, wire, "id", counted=True, make_check=make_check)
         node.open(stream, "v", "/", None)

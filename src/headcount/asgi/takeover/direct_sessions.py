@@ -23,7 +23,7 @@ from ...core.frames import close_frame, pong_frame
 from ...core.outbox import Outbox
 from ...core.payload import ARE_YOU_THERE, COMMENT, KEEPALIVE, Payload, sse_close_chunks, websocket_close_frames
 from ...errors import ProtocolError, TooLarge
-from ...node.stream_host import StreamHost
+from ...node.node_parts import NodeParts
 from ..session import CLOSE_TIMEOUT
 from ..stream_request import StreamRequest
 
@@ -52,11 +52,11 @@ TOO_LONG: Final = f"The message is too long; at most {messages.MAX_MESSAGE} byte
 class SessionContext:
     """What the streams of one server in one loop have in common."""
 
-    __slots__ = ("connections", "host", "loop", "node")
+    __slots__ = ("connections", "loop", "node", "parts")
 
-    def __init__(self, host: StreamHost, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
-        self.host = host
-        self.node = host.node
+    def __init__(self, parts: NodeParts, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
+        self.parts = parts
+        self.node = parts.node
         self.loop = loop
         self.connections = connections
         """uvicorn's set of objects to stop, and to wait for when it stops; `--limit-concurrency` counts it."""
@@ -82,8 +82,8 @@ class CountingSessionContext(SessionContext):
 
     __slots__ = ("_count",)
 
-    def __init__(self, host: StreamHost, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
-        super().__init__(host, loop, connections)
+    def __init__(self, parts: NodeParts, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
+        super().__init__(parts, loop, connections)
         self._count = 0
 
     def enter(self, session: "DirectSession") -> None:  # noqa: ARG002
@@ -102,7 +102,7 @@ class CountingSessionContext(SessionContext):
         """Stop all of them, because the server does."""
         for session in list(self.node.sessions.values()):
             if isinstance(session, DirectSession) and session.context is self:
-                session.end(self.host.admission.going_away())
+                session.end(self.parts.admission.going_away())
 
 
 class DirectSession(Outbox, asyncio.Protocol):
@@ -180,7 +180,7 @@ class DirectSession(Outbox, asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Stop: uvicorn calls this when the server does. Other servers have connections of their own."""
-        self.end(self._context.host.admission.going_away())
+        self.end(self._context.parts.admission.going_away())
         self._context.hold_server_until_left()
 
     def data_received(self, data: bytes) -> None:
@@ -190,16 +190,16 @@ class DirectSession(Outbox, asyncio.Protocol):
         """Note that the peer does not read: some of the last message is still here."""
         self._flags |= _PAUSED
         if not self._flags & _OVER:
-            self._context.host.timers.mark_busy(self)
+            self._context.parts.timers.mark_busy(self)
 
     def resume_writing(self) -> None:
         """Send what waits, because the peer reads again."""
         self._flags &= ~_PAUSED
         if self._flags & _OVER:
             return
-        self._context.host.timers.mark_writable(self)
+        self._context.parts.timers.mark_writable(self)
         if self.resume():
-            self._context.host.viewers.caught_up(self)
+            self._context.parts.viewers.caught_up(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Leave the figures: the peer is gone, or we closed."""

@@ -153,7 +153,7 @@ class FirstRequestProtocol(asyncio.Protocol):
         except (ProtocolError, StreamRefused):
             return False
         request = admitted.request
-        context = self.next_protocol.context_of(endpoints.host, asyncio.get_running_loop(), self._state.connections)
+        context = self.next_protocol.context_of(endpoints.parts, asyncio.get_running_loop(), self._state.connections)
         session: DirectSession
         if key is None:
             response = SSE_HEAD(self._state.default_headers) + chunk(frame(admitted.connected))

@@ -25,8 +25,8 @@ from uvicorn import Config
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from ...authorization.deferred import MakeCheck
+from ...node.node_parts import NodeParts
 from ...node.session import Session
-from ...node.stream_host import StreamHost
 from ..responses import Headers
 from .direct_sessions import DirectWebSocketSession, SessionContext
 from .uvicorn_fallback import UpgradableProtocol, UvicornWebSocketFallback
@@ -116,10 +116,10 @@ class HandshakeProtocol(UpgradableProtocol, Protocol):
     logger: logging.Logger
 
     @property
-    def host(self) -> StreamHost:
+    def parts(self) -> NodeParts:
         """The node whose streams this server takes over."""
 
-    def context(self, host: StreamHost) -> SessionContext:
+    def context(self, parts: NodeParts) -> SessionContext:
         """Return what the streams of a node in this server share."""
 
     def detach(self) -> None:
@@ -184,7 +184,7 @@ class Handshake:
             else:
                 self._refuse_http(500)
 
-    def websocket(self, host: StreamHost, public_id: str, *, counted: bool, make_check: MakeCheck) -> Session | None:
+    def websocket(self, parts: NodeParts, public_id: str, *, counted: bool, make_check: MakeCheck) -> Session | None:
         """
         Make the socket a stream of the node's; the caller must open it there.
 
@@ -193,7 +193,7 @@ class Handshake:
         """
         if self._accept is None or self._over or self._fallback is not None or self._protocol.transport.is_closing():
             return None
-        return self._hand_over(host, public_id, counted=counted, make_check=make_check)
+        return self._hand_over(parts, public_id, counted=counted, make_check=make_check)
 
     async def receive(self) -> Message:
         """Return `websocket.connect` once. Headcount never asks for more, only another application does."""
@@ -263,11 +263,11 @@ class Handshake:
             self._hand_over(None, "", counted=False, make_check=None).refuse(code, reason)
 
     def _hand_over(
-        self, host: StreamHost | None, public_id: str, *, counted: bool, make_check: MakeCheck | None
+        self, parts: NodeParts | None, public_id: str, *, counted: bool, make_check: MakeCheck | None
     ) -> DirectWebSocketSession:
         self._over = True
         protocol = self._protocol
-        context, transport = protocol.context(host or protocol.host), protocol.transport
+        context, transport = protocol.context(parts or protocol.parts), protocol.transport
         protocol.detach()
         session = DirectWebSocketSession(context, transport, public_id, counted=counted, make_check=make_check)
         transport.write(self._head)

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ...core.payload import Payload
-from ...node.stream_host import StreamHost
+from ...node.node_parts import NodeParts
 from ..endpoints import Endpoints
 from ..handover import EXTENSION
 from ..stream_request import StreamRequest
@@ -289,25 +289,25 @@ class HeadcountProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]
 
     @property
-    def host(self) -> StreamHost:
+    def parts(self) -> NodeParts:
         """The node whose streams this server takes over."""
-        return self.endpoints.host
+        return self.endpoints.parts
 
-    def context(self, host: StreamHost) -> SessionContext:
+    def context(self, parts: NodeParts) -> SessionContext:
         """Return what the streams of a node in this server share."""
-        return self.context_of(host, self.loop, self.connections)
+        return self.context_of(parts, self.loop, self.connections)
 
     @classmethod
-    def context_of(cls, host: StreamHost, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> SessionContext:
+    def context_of(cls, parts: NodeParts, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> SessionContext:
         """Return what the streams of a node in a server share."""
         context = cls._shared_context
         if (
             context is None
-            or context.host is not host
+            or context.parts is not parts
             or context.loop is not loop
             or context.connections is not connections
         ):
-            context = cls._shared_context = cls.context_class(host, loop, connections)
+            context = cls._shared_context = cls.context_class(parts, loop, connections)
         return context
 
 
@@ -348,7 +348,7 @@ class ResponseTransport:
         """The socket is a stream's now, and nothing of the request may touch it any more."""
 
     def sse(
-        self, host: StreamHost, public_id: str, connected: Payload, request: StreamRequest
+        self, parts: NodeParts, public_id: str, connected: Payload, request: StreamRequest
     ) -> DirectSseSession | None:
         """Take the socket over; see `handover.SseOffer`."""
         protocol = self._protocol
@@ -356,7 +356,7 @@ class ResponseTransport:
             return None
         self._protocol = self._written = None
         self._handed_over = True
-        context = protocol.context(host)
+        context = protocol.context(parts)
         protocol.detach()
         session = DirectSseSession(context, self._transport, public_id, request)
         if protocol.stopping:

@@ -14,7 +14,7 @@ from .timers import Timers
 from .viewers import Viewers
 
 
-class StreamHost(NamedTuple):
+class NodeParts(NamedTuple):
     """The parts of one node that its streams call. One object for all of them."""
 
     node: Node
