@@ -1376,7 +1376,7 @@ async def test_admin_sorts_connections_over_all_pages(way: str, monkeypatch: pyt
         await site.stranger.open("ws", f"?version=v{number % 3}&route=/{number % 4}:{number % 2}")
     for sort in ("id", "version", "-version", "route", "-route", "ip"):
         found = await sorted_connections(site.admin, sort, limit=4, total=11)
-        assert {row["id"] for row in found} == {row.id for row in site.node.listing.page(**EVERYBODY)[0]}
+        assert {row["id"] for row in found} == {row.id for row in site.node.listing.list_connections(**EVERYBODY)[0]}
     answer = await site.admin.get("/admin/connections?sort=-route&version=v1&route=/1:1")
     assert [(row["version"], row["route"]) for row in answer.json["connections"]] == [("v1", "/1:1")]
 

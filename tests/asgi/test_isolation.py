@@ -597,7 +597,7 @@ def test_loop_closed_in_the_middle_leaves_no_ghost(loops: Callable[[], Loop]) ->
     assert reasons == ["loop closed"] * 2
     assert not site.node.sessions
     assert not site.node.viewers.subscriptions
-    assert site.node.listing.page(version=None, route=None, limit=10, after=0) == ([], None)
+    assert site.node.listing.list_connections(version=None, route=None, limit=10, after=0) == ([], None)
     assert site.node.notices.deliver_all(NEWS) == 0
     site.node.drain()
 

@@ -60,7 +60,7 @@ class Node:
 
     @property
     def ids(self) -> list[str]:
-        return [row.id for row in self.registry.page(limit=10_000)[0]]
+        return [row.id for row in self.registry.list_connections(limit=10_000)[0]]
 
 
 class Network(RuleBasedStateMachine):

@@ -138,7 +138,7 @@ class RegistryHistory(RuleBasedStateMachine):
         if self.reader_at == 0:
             self.reader_saw = []
             self.reader_began_with = standing
-        rows, cursor = self.registry.page(limit=limit, after=self.reader_at)
+        rows, cursor = self.registry.list_connections(limit=limit, after=self.reader_at)
         assert len(rows) <= limit
         self.reader_saw += [row.id for row in rows]
         self.reader_at = cursor or 0
@@ -474,10 +474,10 @@ def test_pages_are_oldest_first_across_listed_and_unlisted() -> None:
     for connection_id in "abcde":
         registry.open(connection_id, "v1", "/")
     registry.close("b")
-    first, cursor = registry.page(limit=2)
+    first, cursor = registry.list_connections(limit=2)
     assert [row.id for row in first] == ["a", "c"]
     assert cursor is not None
-    second, cursor = registry.page(limit=2, after=cursor)
+    second, cursor = registry.list_connections(limit=2, after=cursor)
     assert [row.id for row in second] == ["d", "e"]
     assert cursor is None
 
@@ -487,20 +487,23 @@ def test_a_page_holds_only_what_was_asked_for() -> None:
     registry.open("a", "v1", "/x")
     registry.open("b", "v2", "/x")
     registry.open("c", "v2", "/y")
-    assert [row.id for row in registry.page(version="v2")[0]] == ["b", "c"]
-    assert [row.id for row in registry.page(route="/x")[0]] == ["a", "b"]
-    assert [row.id for row in registry.page(version="v2", route="/x")[0]] == ["b"]
-    assert registry.page(version="v3") == ([], None)
+    assert [row.id for row in registry.list_connections(version="v2")[0]] == ["b", "c"]
+    assert [row.id for row in registry.list_connections(route="/x")[0]] == ["a", "b"]
+    assert [row.id for row in registry.list_connections(version="v2", route="/x")[0]] == ["b"]
+    assert registry.list_connections(version="v3") == ([], None)
 
 
 def test_the_cursor_counts_only_matching_rows() -> None:
     registry = Registry()
     for number in range(6):
         registry.open(f"c{number}", "even" if number % 2 == 0 else "odd", "/")
-    first, cursor = registry.page(version="even", limit=2)
+    first, cursor = registry.list_connections(version="even", limit=2)
     assert [row.id for row in first] == ["c0", "c2"]
     assert cursor is not None
-    assert registry.page(version="even", limit=2, after=cursor) == ([ConnectionInfo("c4", "even", "/")], None)
+    assert registry.list_connections(version="even", limit=2, after=cursor) == (
+        [ConnectionInfo("c4", "even", "/")],
+        None,
+    )
 
 
 @pytest.mark.parametrize("only_known", [False, True])

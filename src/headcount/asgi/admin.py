@@ -170,7 +170,9 @@ class Admin:
                 403, "You may not filter by route; leave it out. authorize_stats must return Grant(routes=True)."
             )
         try:
-            rows, cursor, partial = await (self._page if "sort" not in query else self._sorted_page)(visibility, query)
+            rows, cursor, partial = await (self._list_connections if "sort" not in query else self._list_sorted)(
+                visibility, query
+            )
         except Busy as error:
             raise Problem(503, str(error), [(b"retry-after", b"1")]) from None
         stats = await self._figures.fresh_stats(rows=False)
@@ -183,14 +185,16 @@ class Admin:
         }
         await exchange.respond_json(self._with_gap(page, visibility))
 
-    async def _page(self, _: Visibility, query: dict[str, str]) -> tuple[list[ConnectionInfo], str | None, bool]:
+    async def _list_connections(
+        self, _: Visibility, query: dict[str, str]
+    ) -> tuple[list[ConnectionInfo], str | None, bool]:
         limit, cursor = _limit(query.get("limit")), _parse_cursor(query.get("cursor"))
-        page = await self._commands.page(
+        page = await self._commands.list_connections(
             version=query.get("version"), route=query.get("route"), limit=limit, cursor=cursor
         )
         return page.rows, None if page.cursor is None else f"{page.cursor.node}:{page.cursor.after}", page.partial
 
-    async def _sorted_page(
+    async def _list_sorted(
         self, visibility: Visibility, query: dict[str, str]
     ) -> tuple[list[ConnectionInfo], str | None, bool]:
         order = paging.parse_order(query["sort"])
@@ -198,7 +202,7 @@ class Admin:
         if not visibility.shows(order.by):
             raise Problem(403, f"You may not sort by {order.by}; authorize_stats must return Grant({order.by}s=True).")
         cursor = query.get("cursor")
-        rows, more, partial = await self._commands.sorted_page(
+        rows, more, partial = await self._commands.list_sorted(
             order,
             version=query.get("version"),
             route=query.get("route"),

@@ -380,7 +380,7 @@ class Registry:
         self._away_before, self._away_known_before = self._away, self._away_known
         return delta
 
-    def page(
+    def list_connections(
         self, *, version: str | None = None, route: str | None = None, limit: int = 100, after: int = 0
     ) -> tuple[list[ConnectionInfo], int | None]:
         """

@@ -35,7 +35,7 @@ class CommandHandlers:
         replacements: End streams that new ones replace.
         commands: What the application and its operators ask of it.
         notices: Its messages to many pages.
-        listing: Its connections as pages.
+        listing: Lists its connections.
         tickets: Of the dashboard, which log-outs end.
         authorize: Runs the check of a right. Every failure denies.
         remote: Commands to other nodes, for the check of a right where the request is.
@@ -127,11 +127,11 @@ class CommandHandlers:
                 count = await self._tickets.end_here(tickets)
             case fleet_messages.Page(version=version, route=route, limit=limit, after=after):
                 limit = min(limit, MAX_PAGE)
-                page = self._listing.page(version=version, route=route, limit=limit, after=after)
+                page = self._listing.list_connections(version=version, route=route, limit=limit, after=after)
                 return fleet_messages.Answer(node=self._node, re=command.re, rows=tuple(page.rows), next=page.next)
             case fleet_messages.SortedPage(sort=sort, version=version, route=route, limit=limit, after=position):
                 order = paging.parse_order(sort)
-                found = await self._listing.sorted_page(
+                found = await self._listing.list_sorted(
                     order, version=version, route=route, limit=min(limit, MAX_PAGE), after=position
                 )
                 following = 1 if found.more else None

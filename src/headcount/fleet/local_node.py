@@ -129,12 +129,12 @@ class LocalCommands(Protocol):
 
 
 class LocalListing(Protocol):
-    """The connections of one node as pages."""
+    """Lists the connections of one node, page by page."""
 
-    def page(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
+    def list_connections(self, *, version: str | None, route: str | None, limit: int, after: int) -> paging.LocalPage:
         """Return a page, oldest first."""
 
-    async def sorted_page(
+    async def list_sorted(
         self,
         order: paging.Order,
         *,

@@ -46,11 +46,11 @@ SUBSCRIBE_SLACK: Final = 5.0
 
 class RemoteCommands:
     """
-    Commands for the owners of connections, and pages of the connections of all nodes.
+    Commands for the owners of connections, and lists of the connections of all nodes.
 
     Args:
         node: Id of this node.
-        listing: Its connections as pages.
+        listing: Lists its connections.
         authorize_timeout: Seconds in which an application's hook must decide.
     """
 
@@ -228,7 +228,7 @@ class RemoteCommands:
         )
         return answer is not None and answer.ok
 
-    async def page(
+    async def list_connections(
         self, *, version: str | None, route: str | None, limit: int, cursor: paging.Cursor
     ) -> paging.ConnectionPage:
         """
@@ -258,7 +258,7 @@ class RemoteCommands:
                 return found._replace(cursor=following)
         return found
 
-    async def sorted_page(
+    async def list_sorted(
         self,
         order: paging.Order,
         *,
@@ -376,7 +376,7 @@ class RemoteCommands:
     ) -> paging.LocalPage | None:
         """Return a page of one node; None: it did not answer, or refused."""
         if node == self._node:
-            return self._listing.page(version=version, route=route, limit=limit, after=after)
+            return self._listing.list_connections(version=version, route=route, limit=limit, after=after)
         try:
             answer = await self.calls.call(
                 node,
@@ -402,7 +402,7 @@ class RemoteCommands:
     ) -> paging.SortedRows | None:
         """Return the first rows of one node; None: it did not answer, or refused."""
         if node == self._node:
-            return await self._listing.sorted_page(order, version=version, route=route, limit=limit, after=after)
+            return await self._listing.list_sorted(order, version=version, route=route, limit=limit, after=after)
         try:
             answer = await self.calls.call(
                 node,

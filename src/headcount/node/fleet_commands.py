@@ -1,7 +1,7 @@
 """
 What the application and its operators ask of the whole fleet, each command with its half for this node.
 
-`send`, `broadcast`, `revoke`, `release` and the pages reach all nodes. What begins with `deliver` or ends in `_here`
+`send`, `broadcast`, `revoke`, `release` and both lists reach all nodes. What begins with `deliver` or ends in `_here`
 concerns the streams of this node alone: the fleet-wide command calls it, and so do the commands of other nodes
 (fleet/command_handlers.py). The half for the other nodes is in fleet/remote_commands.py.
 
@@ -349,7 +349,7 @@ class FleetCommands:
         """The newest release that is known here."""
         return self._releases.released
 
-    async def page(
+    async def list_connections(
         self, *, version: str | None, route: str | None, limit: int, cursor: paging.Cursor = paging.START
     ) -> paging.ConnectionPage:
         """
@@ -364,9 +364,11 @@ class FleetCommands:
         Raises:
             Busy: Too many requests wait for other nodes.
         """
-        return await self._host.membership.remote.page(version=version, route=route, limit=limit, cursor=cursor)
+        return await self._host.membership.remote.list_connections(
+            version=version, route=route, limit=limit, cursor=cursor
+        )
 
-    async def sorted_page(
+    async def list_sorted(
         self,
         order: paging.Order,
         *,
@@ -382,7 +384,7 @@ class FleetCommands:
             Busy: Too many requests wait for other nodes.
         """
         remote = self._host.membership.remote
-        return await remote.sorted_page(order, version=version, route=route, limit=limit, after=after)
+        return await remote.list_sorted(order, version=version, route=route, limit=limit, after=after)
 
     async def forget(self, gone: str) -> bool:
         """

@@ -14,7 +14,7 @@ CONNECTIONS_PER_STEP: Final = 5_000
 
 class Listing:
     """
-    The connections of one node as pages.
+    Lists the connections of one node, page by page.
 
     Args:
         registry: The connections.
@@ -27,13 +27,13 @@ class Listing:
         self._lock = lock
         self._tidy = tidy
 
-    def page(self, *, version: str | None, route: str | None, limit: int, after: int) -> LocalPage:
-        """Return a page, oldest first; see `Registry.page`."""
+    def list_connections(self, *, version: str | None, route: str | None, limit: int, after: int) -> LocalPage:
+        """Return a page, oldest first; see `Registry.list_connections`."""
         self._tidy()
         with self._lock:
-            return LocalPage(*self._registry.page(version=version, route=route, limit=limit, after=after))
+            return LocalPage(*self._registry.list_connections(version=version, route=route, limit=limit, after=after))
 
-    async def sorted_page(
+    async def list_sorted(
         self, order: Order, *, version: str | None, route: str | None, limit: int, after: Position | None
     ) -> SortedRows:
         """

@@ -362,8 +362,8 @@ def test_pages_of_connections_are_partial_when_a_node_refuses(store: Store, monk
     async def check() -> None:
         async with both(store) as (owner, other):
             await owner.stranger.open("ws")
-            monkeypatch.setattr(owner.node.listing, "page", Mock(side_effect=ZeroDivisionError))
-            page = await other.node.commands.page(version=None, route=None, limit=10)
+            monkeypatch.setattr(owner.node.listing, "list_connections", Mock(side_effect=ZeroDivisionError))
+            page = await other.node.commands.list_connections(version=None, route=None, limit=10)
             assert (page.rows, page.partial) == ([], True)
 
     check()
@@ -377,10 +377,10 @@ def test_pages_of_connections_are_partial_when_nobody_knows_which_nodes_there_ar
         async with both(store) as (owner, other):
             await owner.stranger.open("ws")
             monkeypatch.setattr(_redis_of(other), "members", AsyncMock(return_value=None))
-            page = await other.node.commands.page(version=None, route=None, limit=10)
+            page = await other.node.commands.list_connections(version=None, route=None, limit=10)
             assert (page.rows, page.partial) == ([], True)
             order = parse_order("id")
-            rows = await other.node.commands.sorted_page(order, version=None, route=None, limit=10)
+            rows = await other.node.commands.list_sorted(order, version=None, route=None, limit=10)
             assert (rows.rows, rows.partial) == ([], True)
 
     check()
@@ -759,14 +759,14 @@ def test_a_page_of_another_node_is_not_believed_blindly(store: Store, monkeypatc
         async with both(store) as (one, two):
             bad = [ConnectionInfo(two.node.id + "0", "v1", "/\x1b[2J"), ConnectionInfo("0" * 32, "v1", "/")]
             good = ConnectionInfo(two.node.id + "1", "v1", "/")
-            monkeypatch.setattr(two.node.listing, "page", lambda **_: LocalPage([*bad, good], None))
+            monkeypatch.setattr(two.node.listing, "list_connections", lambda **_: LocalPage([*bad, good], None))
             found = (await one.admin.get("/admin/connections")).json["connections"]
             assert [row["id"] for row in found] == [good.id]
 
-            async def sorted_page(*_: Any, **__: Any) -> SortedRows:
+            async def list_sorted(*_: Any, **__: Any) -> SortedRows:
                 return SortedRows([*bad, good], more=False)
 
-            monkeypatch.setattr(two.node.listing, "sorted_page", sorted_page)
+            monkeypatch.setattr(two.node.listing, "list_sorted", list_sorted)
             found = (await one.admin.get("/admin/connections?sort=route")).json["connections"]
             assert [row["id"] for row in found] == [good.id]
 
