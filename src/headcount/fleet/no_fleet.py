@@ -48,8 +48,8 @@ class NoFleet:
 
     active = False
     loop: asyncio.AbstractEventLoop | None = None
-    ready = True
-    may_get_traffic = True
+    figures_ready = True
+    accepts_traffic = True
     release = Release("unsettled")
     settled: str | None = None
     report_age = 0.0

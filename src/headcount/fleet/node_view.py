@@ -41,11 +41,11 @@ class NodeView(Protocol):
         """Which nodes are of the fleet."""
 
     @property
-    def may_get_traffic(self) -> bool:
+    def accepts_traffic(self) -> bool:
         """The backend has reached the other nodes, if only once, or cannot. True for a node that is alone."""
 
     @property
-    def ready(self) -> bool:
+    def figures_ready(self) -> bool:
         """The reports of all nodes are here, or had time to come; until then viewers get no figures."""
 
     @property
@@ -133,7 +133,7 @@ class OtherNodes(Protocol):
     """What viewers need of the fleet. Called with the node's lock held."""
 
     @property
-    def ready(self) -> bool:
+    def figures_ready(self) -> bool:
         """The other nodes have reported, or had time to; until then viewers are sent nothing."""
 
     def sync(self) -> None:

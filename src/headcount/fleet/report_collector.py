@@ -65,7 +65,7 @@ class ReportCollector:
         start_ticking: Callable[[], None],
         read_tallies: Callable[[Backend], Awaitable[bool]],
     ) -> None:
-        self.ready = True
+        self.figures_ready = True
         """The reports of all nodes are here, or had time to come; until then viewers get no figures."""
         self.listening = False
         """This node listens to the others."""
@@ -138,8 +138,8 @@ class ReportCollector:
                 self._figures.restart_deadlines(self._clock())
             self._announce_interest()
             self._start_ticking()
-            if not self.ready and self._ready_timer is None:
-                self._ready_timer = loop.call_later(CATCH_UP, self._set_ready)
+            if not self.figures_ready and self._ready_timer is None:
+                self._ready_timer = loop.call_later(CATCH_UP, self._set_figures_ready)
             self._link.start_task(self.learn_members())
 
     def abandon(self) -> None:
@@ -152,7 +152,7 @@ class ReportCollector:
         self._stop_ready_timer()
         self._waiting.clear()
         self._members_known = False
-        self.ready = True
+        self.figures_ready = True
 
     def set_connected(self, connected: bool) -> None:
         """Note whether the other nodes can be reached at all."""
@@ -265,9 +265,9 @@ class ReportCollector:
 
     def check_complete(self) -> None:
         """Wake what waits for complete figures, if they are."""
-        if (self.ready and not self._waiting) or not self.complete:
+        if (self.figures_ready and not self._waiting) or not self.complete:
             return
-        self._set_ready()
+        self._set_figures_ready()
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
@@ -278,7 +278,7 @@ class ReportCollector:
         self.listening = True
         self._own_share.set_collecting(True)
         if self._link.active:
-            self.ready = False
+            self.figures_ready = False
             self._link.call(self.on_backend_ready)
 
     def _stop_listening(self) -> None:
@@ -286,7 +286,7 @@ class ReportCollector:
         self._members_known = False
         self._update_connectivity()
         self._stop_ready_timer()
-        self.ready = True
+        self.figures_ready = True
         self._requests.clear()
         self._figures.forget_others()
         self._link.listen(on=False)
@@ -305,11 +305,11 @@ class ReportCollector:
             self._request([message.node])
         self.check_complete()
 
-    def _set_ready(self) -> None:
+    def _set_figures_ready(self) -> None:
         with self._lock:
             self._stop_ready_timer()
-            if not self.ready:
-                self.ready = True
+            if not self.figures_ready:
+                self.figures_ready = True
                 self.viewers_changed()
                 self._changed()
 

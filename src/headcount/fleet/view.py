@@ -173,7 +173,7 @@ class FleetView:
             self.link, departures, self._figures, self._collector, self._publisher, lock, clock, changed
         )
         self._refresher = Refresher(self.link, self._figures, known, self._collector, lock, clock, changed)
-        self.may_get_traffic = False
+        self.accepts_traffic = False
         """The backend has reached the other nodes, if only once, or cannot."""
         self._release_exchange = ReleaseExchange(
             self.link, self.calls, releases, tickets, known, config.version, self.accounting
@@ -200,9 +200,9 @@ class FleetView:
         return self.link.loop
 
     @property
-    def ready(self) -> bool:
+    def figures_ready(self) -> bool:
         """The reports of all nodes are here, or had time to come; until then viewers get no figures."""
-        return self._collector.ready
+        return self._collector.figures_ready
 
     def start(self, backend: Backend, border: Border | None = None) -> None:
         """
@@ -228,7 +228,7 @@ class FleetView:
         """Note that there are other nodes out of reach: figures are partial until the backend reaches them."""
         with self._lock:
             self._collector.set_connected(False)
-            self.may_get_traffic = True  # it may be so for ever, and all but the figures works
+            self.accepts_traffic = True  # it may be so for ever, and all but the figures works
 
     async def stop(self) -> None:
         """Leave the fleet: for the other nodes, this one is gone at once. Idempotent. In the backend's loop."""
@@ -454,7 +454,7 @@ class FleetView:
             self._collector.set_connected(connected)
             if not connected:
                 return
-            self.may_get_traffic = True
+            self.accepts_traffic = True
             self._release_exchange.announce()
             if self._collector.listening:
                 self._collector.on_backend_ready()

@@ -180,7 +180,7 @@ class Node:
         """
         if self.admission.refusal(self.admission.find_listener(server)) is GOING_AWAY:
             return "This server is draining, and its clients reconnect elsewhere; send requests to another one."
-        if not self.membership.view.may_get_traffic:
+        if not self.membership.view.accepts_traffic:
             return "This server has not reached its backend yet, so its figures are partial; ask again in a moment."
         return None
 

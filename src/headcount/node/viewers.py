@@ -401,7 +401,7 @@ class Viewers:
     def _choose(self, delta: StatsDelta | None) -> tuple[list[tuple[Push[Subscription], Payload]], list[UnlockedCall]]:
         """Return what each subscriber is sent, encoded once a visibility, and what tells those whose right is over."""
         base, revision = (None, None) if delta is None else (delta.base, delta.revision)
-        flush = self._policy.flush(base, revision, self._clock(), _is_busy, ready=self._membership.view.ready)
+        flush = self._policy.flush(base, revision, self._clock(), _is_busy, ready=self._membership.view.figures_ready)
         sends = [self._withdraw(subscription.session) for subscription in flush.expired]
         for name, count in (("withheld", flush.withheld), ("conflated", flush.conflated)):
             if count:
@@ -443,7 +443,11 @@ class Viewers:
                 return
             session = subscription.session
             due = self._policy.restart(
-                subscription, self._revision(), self._clock(), busy=session.busy, ready=self._membership.view.ready
+                subscription,
+                self._revision(),
+                self._clock(),
+                busy=session.busy,
+                ready=self._membership.view.figures_ready,
             )
             if due is Due.SNAPSHOT:
                 send = partial(session.transmit, self._snapshot(subscription, self._policy.visibility(subscription)))
