@@ -735,7 +735,7 @@ def test_whether_a_page_is_of_this_site_is_what_the_single_questions_say(
     rules = RequestRules.of(Headcount(version="1", **origins, **hosts).node.config)
     assert rules.have_defaults is not bool(origins or hosts)
     head = RequestHead(scope, "/sse", rules)
-    assert RequestHead(scope, "/sse", rules).is_own_page is (
+    assert RequestHead(scope, "/sse", rules).is_valid_own_request is (
         head.defect is None
         and head.header(b"host") is not None
         and head.is_for_this_server

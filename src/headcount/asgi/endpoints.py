@@ -130,8 +130,12 @@ class Endpoints:
         self._inner_requests = inner_requests
         self._admin = admin
         self._template: HandshakeTemplate | None = None
-        self.bystander: ASGIApp | None = None
-        """The application that Headcount is wrapped round, if that has no part in a request for Headcount."""
+        self.not_found_app: ASGIApp | None = None
+        """
+        The application of `serve`, which answers 404 to everything; None: Headcount has another application.
+
+        It has no session and no user, so checks of rights do not pass through it.
+        """
         self._client_script = ClientScript(self.config)
         self._dashboard = Dashboard(self.config)
         self._log_in = LogIn(parts.node, log_outs, inner_requests.authorizer.wrong_tokens)
@@ -302,7 +306,7 @@ class Endpoints:
 
     def _asked(self, wrapped_app: ASGIApp | None) -> ASGIApp | None:
         """Return the application that a check of a right passes through; None: it goes to the authorizer at once."""
-        return None if wrapped_app is self.bystander else wrapped_app
+        return None if wrapped_app is self.not_found_app else wrapped_app
 
     def _check(self, head: RequestHead, wrapped_app: ASGIApp | None) -> InnerRequestCheck:
         wildcard = head.origin_verdict is OriginVerdict.WILDCARD

@@ -24,7 +24,7 @@ class SseOffer(Protocol):
     """Offered with `GET {base}/sse`."""
 
     @property
-    def passes_middleware(self) -> bool:
+    def behind_middleware(self) -> bool:
         """The response may pass the application's middleware on its way to the socket."""
 
     def sse(self, parts: NodeParts, public_id: str, connected: Payload, request: StreamRequest) -> Session | None:

@@ -108,11 +108,11 @@ class RequestHead:
         return origin if origin in allowed else "*" if "*" in allowed else None
 
     @property
-    def is_own_page(self) -> bool:
+    def is_valid_own_request(self) -> bool:
         """
-        A page of this site makes the request, or a program, and the answer needs no CORS headers.
+        The request is valid, comes from a page of this site or a program, and its answer needs no CORS headers.
 
-        And the request itself is valid: whoever takes streams over has to ask nothing else.
+        Whoever takes streams over has to ask nothing else.
         """
         fields, rules = self._fields, self._rules
         if fields is None:

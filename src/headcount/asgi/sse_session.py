@@ -57,7 +57,7 @@ class SseSession(AsgiSession):
         # `max_connections`; the page may use its connectionId as soon as it has read it; and nobody may find this
         # stream before its client knows of it.
         head = [*event_stream.HEADERS, *headers]
-        if offer is None or offer.passes_middleware:
+        if offer is None or offer.behind_middleware:
             head.append(_FOR_MIDDLEWARE)
         self._put({"type": "http.response.start", "status": 200, "headers": head})
         connected = Payload(stream.connected)

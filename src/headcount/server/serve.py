@@ -212,7 +212,7 @@ def _serve_on(
 
 def _config(headcount: Headcount, address: tuple[str, int] | None = None) -> uvicorn.Config:
     app, endpoints = _not_found(headcount.base_path), endpoints_of(headcount)
-    endpoints.bystander = app
+    endpoints.not_found_app = app
     return uvicorn.Config(
         _host_required(headcount.wrap(app)),
         http=protocol_class(endpoints, app, address),

@@ -243,7 +243,7 @@ async def test_of_a_page_of_serve_only_the_credentials_are_kept() -> None:
     async def nothing_else(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("no", 404)(scope, receive, send)
 
-    endpoints_of(headcount).bystander = nothing_else  # as `serve` says of its own
+    endpoints_of(headcount).not_found_app = nothing_else  # as `serve` says of its own
     async with running(headcount, headcount.wrap(nothing_else), wrapped_app=nothing_else) as inside:
         opened = await ws(inside, f"{BASE}/ws", *headers)
         (session,) = headcount.node.sessions.values()

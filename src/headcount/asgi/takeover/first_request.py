@@ -147,7 +147,7 @@ class FirstRequestProtocol(asyncio.Protocol):
         endpoints.join_fleet(scope, type(self).wrapped_app)
         head = RequestHead(scope, "/ws" if for_websocket else "/sse", endpoints.rules)
         try:
-            if not head.is_own_page:
+            if not head.is_valid_own_request:
                 return False
             admitted = endpoints.gate.admit(head)
         except (ProtocolError, StreamRefused):

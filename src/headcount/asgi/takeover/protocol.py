@@ -31,13 +31,13 @@ class HeadcountProtocol(HttpToolsProtocol):
 
     endpoints: ClassVar[Endpoints]
     context_class: ClassVar[type[SessionContext]] = SessionContext
-    passes_middleware: ClassVar[bool] = True
+    behind_middleware: ClassVar[bool] = True
     """Responses may pass the application's middleware."""
     _shared_context: ClassVar[SessionContext | None] = None
 
     pending: ClassVar[PendingHeads]
     """The connections of this server that have not sent a whole request."""
-    unclaimed = 0
+    head_bytes = 0
     """Bytes received since the last ones that were a piece of a body or the end of a head, or of a request."""
     _upgrades: bool | None = None
     _current_cycle: RequestResponseCycle | None = None
@@ -89,9 +89,9 @@ class HeadcountProtocol(HttpToolsProtocol):
         rest: bytes | memoryview = data
         try:
             while True:
-                room = MAX_HEAD - self.unclaimed
+                room = MAX_HEAD - self.head_bytes
                 piece = rest if len(rest) <= room else memoryview(rest)[:room]
-                self.unclaimed += len(piece)
+                self.head_bytes += len(piece)
                 try:
                     self.parser.feed_data(piece)
                 except HttpParserUpgrade as upgrade:
@@ -103,11 +103,11 @@ class HeadcountProtocol(HttpToolsProtocol):
                     if not self._decline_upgrade():
                         return
                     continue
-                if len(piece) == len(rest) and self.unclaimed < MAX_HEAD:
+                if len(piece) == len(rest) and self.head_bytes < MAX_HEAD:
                     break
                 if self.transport.is_closing():
                     return
-                if self.unclaimed >= MAX_HEAD:
+                if self.head_bytes >= MAX_HEAD:
                     self._refuse_size()
                     return
                 rest = memoryview(rest)[len(piece) :]
@@ -133,7 +133,7 @@ class HeadcountProtocol(HttpToolsProtocol):
         ):
             # What an application answered before it had read all of it may be a long upload; ours are short.
             in_body = cycle is not None and cycle.more_body
-            self.pending.begin(transport, self.unclaimed, restart=in_body and self.passes_middleware)
+            self.pending.begin(transport, self.head_bytes, restart=in_body and self.behind_middleware)
 
     def _refuse_size(self) -> None:
         self.pending.counters["half_open:size"] += 1
@@ -141,7 +141,7 @@ class HeadcountProtocol(HttpToolsProtocol):
 
     def give_up(self) -> None:
         """Close the connection, because its request took too long; with 408, if it has begun."""
-        if self.unclaimed:
+        if self.head_bytes:
             self._refuse(b"408 Request Timeout", f"The head must arrive within {self.pending.timeout:g} s.")
         else:
             self.transport.close()
@@ -159,12 +159,12 @@ class HeadcountProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Add a piece of the body."""
-        self.unclaimed = 0
+        self.head_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End the request."""
-        self.unclaimed = 0
+        self.head_bytes = 0
         super().on_message_complete()
 
     def _decline_upgrade(self) -> bool:
@@ -182,7 +182,7 @@ class HeadcountProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Offer the socket of an event stream."""
-        self.unclaimed = 0
+        self.head_bytes = 0
         self.pending.end(self.transport)
         ahead = self.cycle
         path = self.url.partition(b"?")[0]
@@ -334,7 +334,7 @@ class ResponseTransport:
         transport: The socket.
     """
 
-    __slots__ = ("_handed_over", "_head", "_protocol", "_transport", "_written", "passes_middleware")
+    __slots__ = ("_handed_over", "_head", "_protocol", "_transport", "_written", "behind_middleware")
 
     def __init__(self, protocol: HeadcountProtocol, transport: asyncio.Transport) -> None:
         self._protocol: HeadcountProtocol | None = protocol
@@ -343,7 +343,7 @@ class ResponseTransport:
         """Held back until more comes, or the loop turns."""
         self._written: tuple[bytes, bytes] | None = None
         """Head and first piece of the body, while nothing else was written."""
-        self.passes_middleware = protocol.passes_middleware
+        self.behind_middleware = protocol.behind_middleware
         self._handed_over = False
         """The socket is a stream's now, and nothing of the request may touch it any more."""
 

@@ -29,7 +29,7 @@ class ServeProtocol(HeadcountProtocol):
     """The application that Headcount is wrapped round; it has neither paths nor a session."""
 
     context_class = CountingSessionContext
-    passes_middleware = False
+    behind_middleware = False
     _answers_at_once = False
     """The request that is being read is a route update to be answered at once, as far as is known."""
     _body = b""
@@ -38,7 +38,7 @@ class ServeProtocol(HeadcountProtocol):
         """Wait for the body of a request that may be answered at once."""
         self._answers_at_once = self._may_answer_at_once()
         if self._answers_at_once:
-            self.unclaimed = 0
+            self.head_bytes = 0
             self.pending.end(self.transport)
             self._body = b""
         else:
@@ -58,7 +58,7 @@ class ServeProtocol(HeadcountProtocol):
         if self._answers_at_once:
             if self._navigate():
                 self._answers_at_once = False
-                self.unclaimed = 0
+                self.head_bytes = 0
                 return
             self._delegate()
         super().on_message_complete()
@@ -93,7 +93,7 @@ class ServeProtocol(HeadcountProtocol):
         endpoints.join_fleet(scope, type(self).wrapped_app)
         head = RequestHead(scope, "/route", endpoints.rules)
         try:
-            if not head.is_own_page:
+            if not head.is_valid_own_request:
                 return False
             client_posts.check_content_type(head)
             handle, message = client_posts.read_command("/route", self._body)
