@@ -15,7 +15,7 @@ are checked here, labels where they are new (core/counts.py).
 
 Source: docs/adr/0012-fleet-reports.md
 
-Tests: tests/core/test_fleet_figures.py, tests/fleet/backends/test_conformance.py.
+Tests: tests/core/test_fleet_messages.py, tests/core/test_fleet_figures.py, tests/fleet/backends/test_conformance.py.
 """
 
 from typing import Annotated, Any, Final, TypeAlias
@@ -296,10 +296,11 @@ class Unsubscribe(_Message, frozen=True, tag="unsubscribe"):
 
 
 class AuthorizeRequest(_Message, frozen=True, tag="decide"):
-    """Asks the node to which `Subscribe` number `of` was sent to run the application's hook on that very request."""
+    """Asks the node to which a `Subscribe` was sent to run the application's hook on that very request."""
 
     re: Sequence
-    of: Sequence
+    request_number: Sequence = msgspec.field(name="of")
+    """The `re` of that `Subscribe`."""
 
 
 class Send(_Message, frozen=True, tag="send"):

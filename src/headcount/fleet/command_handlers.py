@@ -104,8 +104,8 @@ class CommandHandlers:
                 if deciding is not None:
                     await deciding
                     count = 1
-            case fleet_messages.AuthorizeRequest(of=of):
-                return await self._run_check(command, of)
+            case fleet_messages.AuthorizeRequest(request_number=request_number):
+                return await self._run_check(command, request_number)
             case fleet_messages.Send(id=connection_id, message=message):
                 self._commands.deliver(connection_id, _payload(message))
             case fleet_messages.Broadcast(message=message, version=version, route=route, acknowledge=number):
@@ -150,9 +150,9 @@ class CommandHandlers:
         else:
             client.on_message(session, report, _no_check)
 
-    async def _run_check(self, command: fleet_messages.AuthorizeRequest, of: int) -> fleet_messages.Answer:
+    async def _run_check(self, command: fleet_messages.AuthorizeRequest, request_number: int) -> fleet_messages.Answer:
         """Check the right on a request that came here for a connection of the node that asks."""
-        check = self._remote.pending.pop(of, command.node)
+        check = self._remote.pending.pop(request_number, command.node)
         grant = None if check is None else await self._authorize(check)
         if check is None or grant is None:
             return fleet_messages.Answer(node=self._node, re=command.re, ok=False)

@@ -299,11 +299,11 @@ class RemoteCommands:
             portion = min(limit, 2 * portion)
         return paging.SortedRows(merge.rows, merge.more, partial)
 
-    async def check(self, node: str, of: int) -> fleet_messages.Answer:
+    async def check(self, node: str, request_number: int) -> fleet_messages.Answer:
         """Have another node check the right to watch, on the request that it received."""
         return await self.calls.call(
             node,
-            lambda re: fleet_messages.AuthorizeRequest(node=self._node, re=re, of=of),
+            lambda re: fleet_messages.AuthorizeRequest(node=self._node, re=re, request_number=request_number),
             2 * self._authorize_timeout,
         )
 
@@ -314,7 +314,7 @@ class RemoteCommands:
         return owner
 
     async def _ask_owner(
-        self, connection_id: str, make: Callable[[int], fleet_messages.Command], unknown: str
+        self, connection_id: str, make: Callable[[int], fleet_messages.Command], error_text: str
     ) -> fleet_messages.Answer | None:
         """
         Ask the node that owns a connection.
@@ -322,7 +322,7 @@ class RemoteCommands:
         Args:
             connection_id: Public id or secret handle.
             make: Makes the command with its number.
-            unknown: Text of the error when it is not known whether there is such a node.
+            error_text: Text of the error when it is not known whether there is such a node.
 
         Returns:
             Its answer; None: it is certain that no node owns the connection.
@@ -337,10 +337,10 @@ class RemoteCommands:
         try:
             return await self.calls.call(owner, make)
         except NodeUnreachable:
-            raise Busy(unknown) from None
+            raise Busy(error_text) from None
         except UnknownConnection:
             if await self.calls.may_live(owner):
-                raise Busy(unknown) from None
+                raise Busy(error_text) from None
             return None
 
     def _send_to_owner(self, handle: str, make: Callable[[], fleet_messages.Command]) -> None:
@@ -425,7 +425,7 @@ class RemoteCheck:
     Args:
         remote: Commands to other nodes.
         node: Where the request is.
-        of: Its number there.
+        request_number: Its number there.
         check_from_description: Makes a check of what that node described; None: it cannot be made here.
     """
 
@@ -433,12 +433,12 @@ class RemoteCheck:
         self,
         remote: RemoteCommands,
         node: str,
-        of: int,
+        request_number: int,
         check_from_description: Callable[[Mapping[str, Any]], AuthorizationCheck | None],
     ) -> None:
         self._remote = remote
         self._node = node
-        self._of = of
+        self._request_number = request_number
         self._check_from_description = check_from_description
         self._first = True
         self._again: AuthorizationCheck | None = None
@@ -448,7 +448,7 @@ class RemoteCheck:
         if not self._first:
             return await self._again() if self._again is not None else None
         self._first = False
-        answer = await self._remote.check(self._node, self._of)
+        answer = await self._remote.check(self._node, self._request_number)
         if not answer.ok or answer.grant is None or answer.request is None:
             return None
         self._again = self._check_from_description(answer.request)

@@ -63,9 +63,14 @@ MAX_BACK: Final = 100_000
 
 
 class _Seen(NamedTuple):
-    at: int
-    now: int
-    here: float
+    """When a tally was first seen."""
+
+    written_at: int
+    """When it was written, in ms by Redis's clock."""
+    store_time: int
+    """When it was first seen, in ms by Redis's clock."""
+    seen_at: float
+    """The same moment, in seconds by the clock of this node."""
 
 
 class RedisTallies:
@@ -304,10 +309,10 @@ class RedisTallies:
         So a jump of Redis's clock ends no grace.
         """
         seen = self._seen.get(node)
-        if seen is None or seen.at != tally.at:
+        if seen is None or seen.written_at != tally.at:
             self._seen[node] = _Seen(tally.at, max(now, tally.at), self._clock())
             return max(now, tally.at)
-        return seen.now + round((self._clock() - seen.here) * 1000)
+        return seen.store_time + round((self._clock() - seen.seen_at) * 1000)
 
     def now(self) -> int | None:
         """Return Redis's time, in ms; None: not known."""
