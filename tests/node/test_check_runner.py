@@ -71,20 +71,20 @@ def run(test: Callable[[], Any]) -> Callable[[], None]:
 
 
 @run
-async def test_strangers_run_three_quarters_at_once_and_viewers_with_a_right_always_have_a_place() -> None:
+async def test_unproven_checks_run_three_quarters_at_once_and_viewers_with_a_right_always_have_a_place() -> None:
     hook = Hook()
     runner = runner_of(8)
     crowd = [asyncio.create_task(runner.run(hook.check("crowd"))) for _ in range(400)]
     await turns()
     assert hook.running == ["crowd"] * 6
-    again = [asyncio.create_task(runner.run(hook.check("viewer"), known=True)) for _ in range(3)]
+    again = [asyncio.create_task(runner.run(hook.check("viewer"), has_right=True)) for _ in range(3)]
     await turns()
     assert hook.running == ["crowd"] * 6 + ["viewer"] * 2
     hook.open.set()
     await asyncio.gather(*again, *crowd)
-    assert hook.begun[8] == "viewer", "before all strangers that came earlier"
+    assert hook.begun[8] == "viewer", "before all unproven checks that came earlier"
     assert hook.most == 8
-    assert runner.queue._running == runner.queue._strangers == runner.queue.waiting == 0
+    assert runner.queue._running == runner.queue._unproven_running == runner.queue.waiting == 0
 
 
 @run
@@ -117,7 +117,7 @@ async def test_credentials_that_were_granted_go_first_and_those_that_are_made_up
     viewer = asyncio.create_task(runner.run(hook.check("viewer", b"good cookie")))
     await turns()
     assert hook.begun == ["viewer"]
-    assert b"good cookie" not in runner._known, "no credential is kept"
+    assert b"good cookie" not in runner._proven_until, "no credential is kept"
     hook.open.set()
     assert await viewer == Grant()
     await asyncio.gather(*crowd)
@@ -153,16 +153,16 @@ def test_the_denial_of_those_who_waited_is_logged_once(caplog: pytest.LogCapture
 async def test_the_queue_is_bounded_and_a_cancelled_turn_is_given_on() -> None:
     queue = CheckQueue(4)
     for _ in range(3):
-        await queue.enter("a")
-    waiting = [asyncio.create_task(queue.enter("a")) for _ in range(check_queue.MAX_WAITING)]
+        await queue.enter("a", priority=False)
+    waiting = [asyncio.create_task(queue.enter("a", priority=False)) for _ in range(check_queue.MAX_WAITING)]
     await turns()
     with pytest.raises(Busy):
-        await queue.enter("b")
-    await queue.enter(None)
-    queue.leave(None)
+        await queue.enter("b", priority=False)
+    await queue.enter("viewer", priority=True)
+    queue.leave(priority=True)
     waiting[1].cancel()
     await turns()
-    queue.leave("a")
+    queue.leave(priority=False)
     waiting[0].cancel()  # its turn has just come
     await turns()
     await asyncio.wait_for(waiting[2], 1)
@@ -170,7 +170,7 @@ async def test_the_queue_is_bounded_and_a_cancelled_turn_is_given_on() -> None:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
     assert queue.waiting == 0
-    assert (queue._running, queue._strangers) == (3, 3)
+    assert (queue._running, queue._unproven_running) == (3, 3)
 
 
 def test_places_are_shared_by_several_event_loops_and_survive_one_that_is_closed() -> None:
@@ -178,21 +178,21 @@ def test_places_are_shared_by_several_event_loops_and_survive_one_that_is_closed
     queue.limit = 2
 
     async def take() -> None:
-        await queue.enter("a")
-        await queue.enter(None)
+        await queue.enter("a", priority=False)
+        await queue.enter("viewer", priority=True)
 
     asyncio.run(take())
 
     async def wait_in_vain() -> None:
-        task = asyncio.create_task(queue.enter(None))
+        task = asyncio.create_task(queue.enter("viewer", priority=True))
         await turns()
-        turn = queue._known[0]
-        queue._known.append(turn)
+        turn = queue._priority[0]
+        queue._priority.append(turn)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(wait_in_vain())
-    assert len(queue._known) == 1, "of a loop that is closed"
-    queue.leave("a")
-    queue.leave(None)
+    assert len(queue._priority) == 1, "of a loop that is closed"
+    queue.leave(priority=False)
+    queue.leave(priority=True)
     assert queue._running == 0

@@ -79,11 +79,11 @@ class CheckPace:
             return delay, last.grant
         return delay, None
 
-    async def check(self, connection_id: str, check: AuthorizationCheck, *, known: bool = False) -> Grant | None:
-        """Check a right, and remember when, and the verdict. `known`: the viewer has the right now."""
+    async def check(self, connection_id: str, check: AuthorizationCheck, *, has_right: bool = False) -> Grant | None:
+        """Check a right, and remember when, and the verdict. `has_right`: the viewer has the right now."""
         with self._lock:
             begun = self.begin(connection_id, check) if self._is_open(connection_id) else None
-        grant = await self._check_runner.run(check, known=known)
+        grant = await self._check_runner.run(check, has_right=has_right)
         if begun is not None:
             with self._lock:
                 self.end(connection_id, begun, grant)

@@ -1,7 +1,7 @@
 """
 Who has a right checked next.
 
-A check runs the application's middleware and its hook, and strangers decide how many are asked for. So a bounded number
+A check runs the application's middleware and its hook, and anybody can ask for any number of them. So a bounded number
 runs at once. Viewers who have shown that they have the right go first, and some places are theirs alone. The others
 take turns: by address, and requests of programs apart from streams, so that one visitor's many streams delay nobody
 else by more than one check.
@@ -22,7 +22,7 @@ MAX_CHECKS: Final = 64
 """Checks that run at once, with an asynchronous hook."""
 
 MAX_WAITING: Final = 1_024
-"""Checks of strangers that wait. Further ones are denied at once."""
+"""Unproven checks that wait. Further ones are denied at once."""
 
 
 class CheckQueue:
@@ -37,91 +37,92 @@ class CheckQueue:
         self.limit = limit
         self._lock = threading.Lock()
         self._running = 0
-        self._strangers = 0
-        """Of those that run: checks of who has not shown a right."""
-        self._known: deque[asyncio.Future[None]] = deque()
-        self._waiting: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
-        """Strangers that wait, by whose turn it is: the first key is next, and goes to the end then."""
-        self._count = 0
+        self._unproven_running = 0
+        """Of those that run: checks of viewers who have not shown a right."""
+        self._priority: deque[asyncio.Future[None]] = deque()
+        self._unproven: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
+        """Unproven checks that wait, by whose turn it is: the first key is next, and goes to the end then."""
+        self._unproven_waiting = 0
 
     @property
     def waiting(self) -> int:
         """How many checks wait."""
-        return self._count + len(self._known)
+        return self._unproven_waiting + len(self._priority)
 
-    async def enter(self, key: Hashable | None) -> None:
+    async def enter(self, key: Hashable, *, priority: bool) -> None:
         """
         Wait for a place; the caller must `leave` it.
 
         Args:
-            key: Those with equal keys wait for one another. None: a viewer who has the right.
+            key: Unproven checks with equal keys wait for one another.
+            priority: The viewer has shown the right, so the check goes before all unproven ones.
 
         Raises:
-            Busy: Too many strangers wait.
+            Busy: Too many unproven checks wait.
         """
         with self._lock:
-            if self._may_run(key) and not (self._known if key is None else self._waiting):
-                self._add(key)
+            if self._may_run(priority=priority) and not (self._priority if priority else self._unproven):
+                self._add(priority=priority)
                 return
-            if key is not None and self._count >= MAX_WAITING:
+            if not priority and self._unproven_waiting >= MAX_WAITING:
                 raise Busy("Too many checks of rights are waiting.")
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            if key is None:
-                self._known.append(turn)
+            if priority:
+                self._priority.append(turn)
             else:
-                self._waiting.setdefault(key, deque()).append(turn)
-                self._count += 1
+                self._unproven.setdefault(key, deque()).append(turn)
+                self._unproven_waiting += 1
         try:
             await turn
         except BaseException:
             with self._lock:
-                given = not self._forget(key, turn)
+                given = not self._forget(key, turn, priority=priority)
             if given:
-                self.leave(key)
+                self.leave(priority=priority)
             raise
 
-    def leave(self, key: Hashable | None) -> None:
-        """Free a place, and give it to the next."""
+    def leave(self, *, priority: bool) -> None:
+        """Free a place that was entered with this priority, and give it to the next."""
         with self._lock:
             self._running -= 1
-            self._strangers -= key is not None
+            self._unproven_running -= not priority
             while (following := self._pop()) is not None:
-                next_key, turn = following
+                turn, has_priority = following
                 with suppress(RuntimeError):  # its loop is closed
                     turn.get_loop().call_soon_threadsafe(_resolve, turn)
-                    self._add(next_key)
+                    self._add(priority=has_priority)
 
-    def _may_run(self, key: Hashable | None) -> bool:
+    def _may_run(self, *, priority: bool) -> bool:
         limit = self.limit
-        return self._running < limit and (key is None or self._strangers < limit - limit // 4)
+        return self._running < limit and (priority or self._unproven_running < limit - limit // 4)
 
-    def _add(self, key: Hashable | None) -> None:
+    def _add(self, *, priority: bool) -> None:
         self._running += 1
-        self._strangers += key is not None
+        self._unproven_running += not priority
 
-    def _pop(self) -> tuple[Hashable | None, asyncio.Future[None]] | None:
-        """Return who is next, and may run."""
-        if self._known and self._may_run(None):
-            return None, self._known.popleft()
-        if self._waiting and self._may_run(""):
-            key, turns = self._waiting.popitem(last=False)
+    def _pop(self) -> tuple[asyncio.Future[None], bool] | None:
+        """Return who is next and may run, and whether with priority."""
+        if self._priority and self._may_run(priority=True):
+            return self._priority.popleft(), True
+        if self._unproven and self._may_run(priority=False):
+            key, turns = self._unproven.popitem(last=False)
             turn = turns.popleft()
-            self._count -= 1
+            self._unproven_waiting -= 1
             if turns:
-                self._waiting[key] = turns
-            return key, turn
+                self._unproven[key] = turns
+            return turn, False
         return None
 
-    def _forget(self, key: Hashable | None, turn: asyncio.Future[None]) -> bool:
+    def _forget(self, key: Hashable, turn: asyncio.Future[None], *, priority: bool) -> bool:
         """Take back a turn that has not come. False: it has come."""
-        turns = self._known if key is None else self._waiting.get(key)
+        turns = self._priority if priority else self._unproven.get(key)
         if turns is None or turn not in turns:
             return False
         turns.remove(turn)
-        if key is not None:
-            self._count -= 1
+        if not priority:
+            self._unproven_waiting -= 1
             if not turns:
-                del self._waiting[key]
+                del self._unproven[key]
         return True
 
 

@@ -22,9 +22,11 @@ from .check_queue import CheckQueue
 
 logger = logging.getLogger("headcount")
 
-_MAX_KNOWN: Final = 4_096
-_KNOWN_FOR: Final = 600.0
-"""So many credentials that were granted a right are known, for so many seconds. They go first, and decide nothing."""
+_MAX_PROVEN: Final = 4_096
+"""Credentials that were granted a right and are remembered."""
+
+_PROVEN_FOR: Final = 600.0
+"""Seconds for which they are remembered. Their checks go first; a remembered right decides nothing."""
 
 
 class CheckRunner:
@@ -44,20 +46,22 @@ class CheckRunner:
         self._clock = clock
         self._log_throttle = LogThrottle()
         self._hash_key = os.urandom(KEY_BYTES)
-        self._known: OrderedDict[bytes, float] = OrderedDict()
-        """Until when, by a keyed hash of the credentials; the one that was granted last is at the end."""
+        self._proven_until: OrderedDict[bytes, float] = OrderedDict()
+        """By a keyed hash of the credentials that were granted a right; the one that was granted last is at the end."""
 
     def limit_to(self, checks: int) -> None:
         """Run so many checks at once from now on."""
         self.queue.limit = checks
 
-    async def run(self, check: AuthorizationCheck, *, known: bool = False, for_request: bool = False) -> Grant | None:
+    async def run(
+        self, check: AuthorizationCheck, *, has_right: bool = False, for_request: bool = False
+    ) -> Grant | None:
         """
         Check a right. Raises nothing but the caller's own cancellation.
 
         Args:
             check: The check.
-            known: The viewer has the right now.
+            has_right: The viewer has the right now, so the check goes first.
             for_request: A request waits for the answer, and no stream.
         """
         visitor = check.visitor()
@@ -65,10 +69,10 @@ class CheckRunner:
             return await self._run(check)
         credentials, address = visitor
         digest = keyed_hash(self._hash_key, credentials) if credentials else None
-        key = None if known or (digest is not None and self._is_known(digest)) else (for_request, address)
+        priority = has_right or (digest is not None and self._is_proven(digest))
         try:
             async with asyncio.timeout(self._timeout):
-                await self.queue.enter(key)
+                await self.queue.enter((for_request, address), priority=priority)
         except (TimeoutError, Busy):
             self._counters["authorize_errors"] += 1
             if (suppressed := self._log_throttle.suffix_if_due("queue")) is not None:
@@ -81,18 +85,18 @@ class CheckRunner:
         try:
             grant = await self._run(check)
         finally:
-            self.queue.leave(key)
+            self.queue.leave(priority=priority)
         if grant is not None and digest is not None:
-            self._known[digest] = self._clock() + _KNOWN_FOR
-            self._known.move_to_end(digest)
-            if len(self._known) > _MAX_KNOWN:
-                self._known.popitem(last=False)
+            self._proven_until[digest] = self._clock() + _PROVEN_FOR
+            self._proven_until.move_to_end(digest)
+            if len(self._proven_until) > _MAX_PROVEN:
+                self._proven_until.popitem(last=False)
         return grant
 
-    def _is_known(self, digest: bytes) -> bool:
-        until = self._known.get(digest)
+    def _is_proven(self, digest: bytes) -> bool:
+        until = self._proven_until.get(digest)
         if until is not None and until <= self._clock():
-            del self._known[digest]
+            del self._proven_until[digest]
             return False
         return until is not None
 
@@ -117,6 +121,6 @@ class CheckRunner:
 
     def _failed(self) -> None:
         self._counters["authorize_errors"] += 1
-        # Strangers decide how often rights are checked, so they could fill the log.
+        # Anybody can ask for checks of rights, and so fill the log.
         if (suppressed := self._log_throttle.suffix_if_due(sys.exc_info()[0])) is not None:
             logger.exception("Authorization check failed; viewer denied%s.", suppressed)

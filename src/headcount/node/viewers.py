@@ -309,7 +309,7 @@ class Viewers:
 
     async def _recheck(self, subscription: Subscription) -> None:
         try:
-            grant = await self._pace.check(subscription.session.id, subscription.check, known=True)
+            grant = await self._pace.check(subscription.session.id, subscription.check, has_right=True)
         finally:
             with self._lock:
                 self._policy.recheck_ended(subscription)
