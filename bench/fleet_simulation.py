@@ -382,7 +382,7 @@ class NoReleases:
     released = None
     known_versions = frozenset({"v1"})
 
-    def learn(self, released: fleet_messages.Released) -> None:
+    def learn(self, released: fleet_messages.Declaration) -> None:
         raise AssertionError(released)
 
     def learn_versions(self, versions: Iterable[str]) -> None:

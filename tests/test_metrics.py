@@ -28,7 +28,7 @@ from asgi.asgi_client import Clock, Site, asynchronous
 from cli.processes import TOKEN, VERSION, Serve
 from headcount import Headcount
 from headcount.client import fetch_nodes
-from headcount.core.current_version import Release
+from headcount.core.current_version import CurrentRelease
 from headcount.core.identity import owner_of
 from headcount.core.stats import ABSENCE_STATES, Absence, Nodes
 from kit.docs import DOCS, code_in
@@ -93,12 +93,12 @@ def test_nodes_are_counted_by_version_and_those_that_say_none_are_unknown(monkey
     assert numbers(headcount)[("headcount_nodes", (("version", "v1"),))] == 1
     # Real nodes of several versions: tests/fleet/backends/test_two_sites.py.
     nodes = Nodes(4, 5, {"v1": 1, "v2": 2})
-    known = msgspec.structs.replace(headcount.node.figures.stats(), nodes=nodes, release=Release("unsettled"))
+    known = msgspec.structs.replace(headcount.node.figures.stats(), nodes=nodes, release=CurrentRelease("unsettled"))
     monkeypatch.setattr(headcount.node.figures, "stats", lambda **_: known)
     told = numbers(headcount)
     counts = {labels[0][1]: value for (name, labels), value in told.items() if name == "headcount_nodes"}
     assert counts == {"v1": 1, "v2": 2, "unknown": 2}
-    released = msgspec.structs.replace(known, release=Release("declared", "v9"))
+    released = msgspec.structs.replace(known, release=CurrentRelease("declared", "v9"))
     monkeypatch.setattr(headcount.node.figures, "stats", lambda **_: released)
     assert numbers(headcount)[("headcount_nodes", (("version", "v9"),))] == 0, "a current version that nobody serves"
 

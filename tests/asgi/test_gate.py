@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from headcount.core.current_version import Release
+from headcount.core.current_version import CurrentRelease
 from headcount.core.stats import Absence, Nodes, Stats, VersionCount
 
 from .asgi_client import Clock, Site, Stream, asynchronous, problem
 
 FIELDS = {"open", "reason", "left", "away", "unaccounted", "total", "atMost", "currentVersion", "partial"}
-WHOLE = Stats(away_known=True, nodes=Nodes(1, 1, {"v2": 1}), release=Release("declared", "v2"))
+WHOLE = Stats(away_known=True, nodes=Nodes(1, 1, {"v2": 1}), release=CurrentRelease("declared", "v2"))
 
 
 def site_of(**settings: Any) -> Site:
@@ -99,7 +99,7 @@ async def test_a_node_that_has_just_begun_does_not_know_who_is_away() -> None:
         ),
         (
             "outdated=1",
-            {"release": Release("unsettled")},
+            {"release": CurrentRelease("unsettled")},
             "Waiting: nodes have not served v2 for long enough, and no release",
         ),
         ("release=v3", {}, "Waiting: v2 is current, not v3."),

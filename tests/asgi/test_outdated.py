@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
 from headcount import ConfigError, Headcount, OutdatedClients, refuse_outdated
-from headcount.core.current_version import Release
+from headcount.core.current_version import CurrentRelease
 from headcount.node.figures import FigureReader
 
 from .asgi_client import asynchronous
@@ -142,7 +142,7 @@ async def test_the_released_version_decides_and_without_a_current_one_nobody_is_
     await headcount.release("v1")
     assert (await ask(app, OLD))[0] == 200
     assert (await ask(app, {"x-headcount-version": "v2"}))[1]["x-headcount-outdated"] == "v1"
-    monkeypatch.setattr(FigureReader, "current_version", Release("orphaned", "v1").current)
+    monkeypatch.setattr(FigureReader, "current_version", CurrentRelease("orphaned", "v1").current)
     for version in ("v1", "v2"):
         assert (await ask(app, {"x-headcount-version": version}))[0] == 200
 

@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 
 from headcount import Headcount
 from headcount.asgi import client_js
-from headcount.core.current_version import Release
+from headcount.core.current_version import CurrentRelease
 from headcount.node.figures import FigureReader
 
 from .asgi_client import HOST, WAYS, Client, Clock, Site, asynchronous, problem
@@ -52,11 +52,11 @@ async def test_health_tells_a_page_without_a_stream_which_version_is_current(way
 @asynchronous
 async def test_health_says_unknown_while_no_version_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a rolling update, in which a page must be told nothing."""
-    monkeypatch.setattr(FigureReader, "release", Release("unsettled"))
+    monkeypatch.setattr(FigureReader, "release", CurrentRelease("unsettled"))
     answer = (await Site(version="v1").stranger.get("/health?version=v2")).json
     assert answer["outdated"] is None
     assert not {"currentVersion", "release"} & answer.keys()
-    monkeypatch.setattr(FigureReader, "release", Release("orphaned", "v3", 7))
+    monkeypatch.setattr(FigureReader, "release", CurrentRelease("orphaned", "v3", 7))
     answer = (await Site(version="v1").stranger.get("/health?version=v2")).json
     assert (answer["outdated"], answer["release"]) == (None, {"state": "orphaned", "version": "v3", "number": 7})
     assert "currentVersion" not in answer

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from headcount.build_directory import BuildDirectory
 from headcount.cli import cli
-from headcount.core.current_version import Release
+from headcount.core.current_version import CurrentRelease
 from headcount.core.kept_builds import Build
 from headcount.core.stats import Nodes, Stats
 from headcount.errors import Unreachable
@@ -278,7 +278,7 @@ async def test_a_version_that_a_node_serves_stays_and_an_open_question_keeps_all
 
 def test_what_cannot_be_deleted_is_named_and_the_rest_goes(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, because nothing keeps root from a deletion."""
-    figures = Stats(nodes=Nodes(1, 1, {VERSION: 1}), away_known=True, release=Release("declared", VERSION))
+    figures = Stats(nodes=Nodes(1, 1, {VERSION: 1}), away_known=True, release=CurrentRelease("declared", VERSION))
     answers: list[Stats | Unreachable] = [figures, figures, Unreachable("The server is away."), figures]
 
     async def fetch_stats(*_: object, **__: object) -> Stats:

@@ -21,7 +21,7 @@ from headcount.client import (
     release,
     use_active_connections,
 )
-from headcount.core.current_version import Release
+from headcount.core.current_version import CurrentRelease
 from kit.pages import WebSocket, everybody_leaves
 
 pytestmark = pytest.mark.anyio
@@ -91,7 +91,7 @@ async def test_six_names_are_there_when_it_is_open(server: Serve, strategy: Upda
             "total": 3,
             "current_version": VERSION,
         }
-        assert live.release.value == Release("settled", VERSION, 0)
+        assert live.release.value == CurrentRelease("settled", VERSION, 0)
     assert live.status.value == "closed"
     assert live.is_stale.value is True, "what it still shows is of the past"
     with pytest.raises(TypeError):

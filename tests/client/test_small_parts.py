@@ -17,7 +17,7 @@ from headcount.client.access import Access, failure, unreachable
 from headcount.client.address import base_url, is_local
 from headcount.client.transport import open_stream
 from headcount.core import rollouts
-from headcount.core.current_version import Release
+from headcount.core.current_version import CurrentRelease
 from headcount.errors import Malformed, NotAuthorized, Refused, Unreachable
 
 FIXTURES = json.loads((Path(__file__).parents[2] / "protocol/fixtures/messages.json").read_text())
@@ -211,14 +211,14 @@ def test_golden_messages_are_read() -> None:
     assert isinstance(server["connected"], messages.Connected)
     assert server["connected"].keepalive_ms == 20_000
     assert server["connected"].current_version == "2026.11.4"
-    assert server["connected"].current_release() == Release("declared", "2026.11.4", 1795469500000)
+    assert server["connected"].current_release() == CurrentRelease("declared", "2026.11.4", 1795469500000)
     assert isinstance(server["stats"], messages.StatsMessage)
     assert server["stats"].figures().to_dict() == {
         key: value for key, value in FIXTURES["server"]["stats"].items() if key not in ("type", "yourId")
     }
     assert isinstance(server["stats-unauthorized"], messages.Unauthorized)
     assert isinstance(server["version"], messages.Released)
-    assert server["version"].current_release() == Release("declared", "2026.11.4", 1795469599000)
+    assert server["version"].current_release() == CurrentRelease("declared", "2026.11.4", 1795469599000)
     assert isinstance(server["drain"], messages.Drain)
     assert server["drain"].reconnect_ms == 3120
     assert server["keepalive"] == messages.Other("keepalive")

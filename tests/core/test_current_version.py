@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.core.current_version import SETTLED, CurrentVersion, Release, why_unknown
+from headcount.core.current_version import SETTLED, CurrentRelease, CurrentVersion, why_unknown
 from headcount.core.fleet_figures import FleetFigures
 from headcount.core.fleet_messages import Join, Report, decode, encode
 from headcount.core.registry import Registry
@@ -40,12 +40,12 @@ def test_it_is_declared_or_served_by_every_node_or_unknown(
     if declared is not None:
         current.declare(declared, 7, insisted=insisted)
         is_served = declared in served
-        assert current.release == Release("declared" if insisted or is_served else "orphaned", declared, 7)
+        assert current.release == CurrentRelease("declared" if insisted or is_served else "orphaned", declared, 7)
         assert current.release.current == (declared if insisted or is_served else None)
     elif len(set(served)) == 1 and "" not in served:
-        assert current.release == Release("settled", served[0], 0)
+        assert current.release == CurrentRelease("settled", served[0], 0)
     else:
-        assert current.release == Release("unsettled")
+        assert current.release == CurrentRelease("unsettled")
         assert current.release.current is None
 
 
@@ -92,10 +92,10 @@ def test_it_is_settled_only_after_all_sources_have_agreed_for_the_settle_time(
 
 def test_it_is_not_settled_before_the_store_was_read() -> None:
     current = CurrentVersion("v2", 0.0, needs=("store",))
-    assert current.release == Release("unsettled"), "there may be nodes of v1 that this one has not seen"
+    assert current.release == CurrentRelease("unsettled"), "there may be nodes of v1 that this one has not seen"
     assert current.note("store", {"v1"}, silent=False) is False
     assert current.note("store", set(), silent=False)
-    assert current.release == Release("settled", "v2", 0)
+    assert current.release == CurrentRelease("settled", "v2", 0)
 
 
 def test_a_new_node_learns_from_another_for_how_long_all_have_agreed() -> None:
@@ -108,7 +108,7 @@ def test_a_new_node_learns_from_another_for_how_long_all_have_agreed() -> None:
     alone = CurrentVersion("v1", 30.0)
     assert alone.agreed_for(8.0) == SETTLED
     assert current.look(1_001.0)
-    assert current.release == Release("settled", "v1", 0)
+    assert current.release == CurrentRelease("settled", "v1", 0)
 
 
 @pytest.mark.parametrize(("served", "state"), [({"v1"}, "settled"), ({"v2"}, "unsettled"), ({"v1", "v2"}, "unsettled")])
@@ -122,15 +122,15 @@ def test_what_another_node_said_holds_only_until_nodes_differ(served: set[str], 
     current.note("store", {"v2"}, silent=False)
     current.note("store", {"v1"}, silent=False)
     current.look(1_001.0)
-    assert current.release == Release("unsettled")
+    assert current.release == CurrentRelease("unsettled")
 
 
 def test_a_declared_version_is_orphaned_when_its_last_node_goes() -> None:
     current = noted(["v1", "v2"])
     assert current.declare("v2", 5, insisted=False)
-    assert current.release == Release("declared", "v2", 5)
+    assert current.release == CurrentRelease("declared", "v2", 5)
     assert current.note("nodes", {"v1"}, silent=False), "all nodes are back on v1, and nobody declared it"
-    assert current.release == Release("orphaned", "v2", 5)
+    assert current.release == CurrentRelease("orphaned", "v2", 5)
     assert current.release.current is None
     assert current.declare("v1", 6, insisted=False)
     assert current.release.current == "v1"
@@ -201,10 +201,10 @@ def test_a_fleet_knows_it_only_if_every_node_that_reported_says_the_same(
         now = fleet.snapshot()
         assert now.nodes.versions == count_versions(["v1", *known])
         if declared is not None:
-            assert now.release == Release("declared", declared, 9)
+            assert now.release == CurrentRelease("declared", declared, 9)
         elif listening:  # otherwise nobody removes the nodes that leave
             settled = set(known) <= {"v1"} and not silent
-            assert now.release == (Release("settled", "v1", 0) if settled else Release("unsettled"))
+            assert now.release == (CurrentRelease("settled", "v1", 0) if settled else CurrentRelease("unsettled"))
         assert now.release == fleet.release
         if noting:
             delta = fleet.pop_changes()
@@ -222,7 +222,7 @@ def test_a_node_alone_serves_the_current_version_until_another_is_declared() -> 
     registry.declare("v2", 8, insisted=True)
     delta = registry.pop_changes()
     assert delta is not None
-    assert delta.release == registry.snapshot().release == Release("declared", "v2", 8)
+    assert delta.release == registry.snapshot().release == CurrentRelease("declared", "v2", 8)
 
 
 def test_a_version_that_is_declared_again_is_another_release() -> None:
@@ -230,13 +230,13 @@ def test_a_version_that_is_declared_again_is_another_release() -> None:
     assert current.declare("v2", 5, insisted=False), "it was the settled one"
     assert not current.declare("v2", 5, insisted=False)
     assert current.declare("v2", 6, insisted=False)
-    assert current.release == Release("declared", "v2", 6)
+    assert current.release == CurrentRelease("declared", "v2", 6)
     registry.declare("v2", 5)
     registry.note_changes(on=True)
     registry.declare("v2", 6)
     delta = registry.pop_changes()
     assert delta is not None
-    assert delta.release == Release("declared", "v2", 6)
+    assert delta.release == CurrentRelease("declared", "v2", 6)
 
 
 def test_messages_of_older_nodes_say_nothing() -> None:

@@ -52,7 +52,7 @@ STORED: dict[type[msgspec.Struct], str] = {
         "at versions away broken unanswered transit left forgotten unknown serves key pages joined fleet life"
     ),
     tallies.SeenAlive: "lived ended",
-    fleet_messages.Released: "number version unserved stage began",
+    fleet_messages.Declaration: "number version unserved stage began",
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.core.current_version import Release
+from headcount.core.current_version import CurrentRelease
 from headcount.core.kept_builds import Build, KeepRule, open_pages, why_stays, why_undecided
 from headcount.core.labels import OTHER, UNKNOWN
 from headcount.core.stats import Absence, Nodes, Stats, VersionCount
@@ -21,7 +21,7 @@ CLEAR = Stats(
     versions={"v2": 5},
     nodes=Nodes(2, 2, {"v2": 2}),
     away_known=True,
-    release=Release("declared", "v2"),
+    release=CurrentRelease("declared", "v2"),
 )
 """Figures that let v1 go."""
 
@@ -70,24 +70,24 @@ def test_a_build_without_pages_goes_and_the_current_one_stays() -> None:
             "the server does not say which versions its nodes serve; update Headcount there",
         ),
         (
-            {"release": Release("unsettled"), "nodes": Nodes(2, 2, {"v2": 1, "v3": 1})},
+            {"release": CurrentRelease("unsettled"), "nodes": Nodes(2, 2, {"v2": 1, "v3": 1})},
             "undecided",
             "the current version is not known: nodes serve v2 and v3, and no release was declared; declare one: "
             "headcount release VERSION URL",
         ),
         (
-            {"release": Release("orphaned", "v1")},
+            {"release": CurrentRelease("orphaned", "v1")},
             "undecided",
             "the current version is not known: no node serves v1, which was declared; declare the version that nodes "
             "serve: headcount release VERSION URL",
         ),
         ({"nodes": Nodes(2, 2, {"v2": 1})}, "undecided", "a node does not say which version it serves"),
         (
-            {"release": Release("declared", "v3")},
+            {"release": CurrentRelease("declared", "v3")},
             "undecided",
             "the current version is v3, and no build has that name (builds: v1, v2)",
         ),
-        ({"release": Release("declared", "v1")}, "current", "it is the current version (declared)"),
+        ({"release": CurrentRelease("declared", "v1")}, "current", "it is the current version (declared)"),
         ({"nodes": Nodes(2, 2, {"v2": 1, "v1": 1})}, "served", "1 node serves it"),
         ({"nodes": Nodes(4, 4, {"v2": 1, "v1": 3})}, "served", "3 nodes serve it"),
         ({"versions": {"v1": 1, "v2": 4}}, "open", "1 page is open"),
@@ -204,7 +204,9 @@ figures_of_a_fleet = st.builds(
     st.sampled_from([False, False, True]),
     st.sampled_from([True, True, False]),
     st.sampled_from([(), (), (Absence("aa", 1, {"v1": 1}),)]),
-    st.sampled_from([None, Release("unsettled"), Release("orphaned", "v1"), *(Release("declared", "v2"),) * 4]),
+    st.sampled_from(
+        [None, CurrentRelease("unsettled"), CurrentRelease("orphaned", "v1"), *(CurrentRelease("declared", "v2"),) * 4]
+    ),
     st.none() | st.builds(VersionCount, st.sampled_from(["v1", "v2"]), st.integers(0, 2), st.integers(0, 3)),
 )
 

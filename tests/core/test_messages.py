@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headcount.core import messages
-from headcount.core.current_version import Release
+from headcount.core.current_version import CurrentRelease
 from headcount.core.messages import (
     MAX_MESSAGE,
     Acknowledge,
@@ -349,7 +349,7 @@ def golden_stats() -> Stats:
         connections=tuple(ConnectionInfo(**row) for row in wire["connections"]),
         revision=wire["revision"],
         nodes=Nodes(**wire["nodes"]),
-        release=Release(**wire["release"]),
+        release=CurrentRelease(**wire["release"]),
     )
 
 
@@ -364,19 +364,19 @@ def golden_delta() -> StatsDelta:
         wire["routes"],
         rows,
         (),
-        release=Release("unsettled"),
+        release=CurrentRelease("unsettled"),
     )
 
 
 ENCODED = {
     "connected": messages.greeting(
-        SERVER["connected"]["version"], 20000, "sse", Release(**SERVER["connected"]["release"])
+        SERVER["connected"]["version"], 20000, "sse", CurrentRelease(**SERVER["connected"]["release"])
     )
     % (SERVER["connected"]["connectionId"].encode(), 1795469509367),
     "stats": messages.addressed(messages.stats(golden_stats()), "c1"),
     "stats-delta": messages.stats_delta(golden_delta()),
     "stats-unauthorized": messages.STATS_UNAUTHORIZED,
-    "version": messages.version(Release(**SERVER["version"]["release"]), SERVER["version"]["timestamp"]),
+    "version": messages.version(CurrentRelease(**SERVER["version"]["release"]), SERVER["version"]["timestamp"]),
     "keepalive": messages.KEEPALIVE,
     "pong": messages.PONG,
     "drain": messages.drain(3120),
@@ -388,7 +388,9 @@ ENCODED = {
 @given(st.text(max_size=40), st.text(max_size=40))
 @example('","connectionId":"","timestamp":0', "100%b %d %%")
 def test_any_version_goes_through_a_greeting(version: str, current: str) -> None:
-    greeting = json.loads(messages.greeting(version, 20_000, "sse", Release("settled", current, 0)) % (b"handle", 5))
+    greeting = json.loads(
+        messages.greeting(version, 20_000, "sse", CurrentRelease("settled", current, 0)) % (b"handle", 5)
+    )
     assert (greeting["version"], greeting["currentVersion"]) == (version, current)
     assert (greeting["connectionId"], greeting["timestamp"]) == ("handle", 5)
 
@@ -396,15 +398,15 @@ def test_any_version_goes_through_a_greeting(version: str, current: str) -> None
 @pytest.mark.parametrize(
     ("release", "fields"),
     [
-        (Release("unsettled"), {}),
-        (Release("orphaned", "v2", 7), {"release": {"state": "orphaned", "version": "v2", "number": 7}}),
+        (CurrentRelease("unsettled"), {}),
+        (CurrentRelease("orphaned", "v2", 7), {"release": {"state": "orphaned", "version": "v2", "number": 7}}),
         (
-            Release("settled", "v1", 0),
+            CurrentRelease("settled", "v1", 0),
             {"currentVersion": "v1", "release": {"state": "settled", "version": "v1", "number": 0}},
         ),
     ],
 )
-def test_a_greeting_says_which_release_is_current(release: Release, fields: dict[str, object]) -> None:
+def test_a_greeting_says_which_release_is_current(release: CurrentRelease, fields: dict[str, object]) -> None:
     greeting = json.loads(messages.greeting("v1", 20_000, "sse", release) % (b"handle", 5))
     assert {name: value for name, value in greeting.items() if name in ("currentVersion", "release")} == fields
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.core.current_version import Release, State
+from headcount.core.current_version import CurrentRelease, State
 from headcount.core.rollout_gate import (
     BASE_HELD,
     HOLD,
@@ -399,7 +399,7 @@ def test_pages_that_broke_off_as_the_object_of_a_sentence() -> None:
 
 
 def released(version: str | None, state: State = "declared", *, partial: bool = False, **versions: int) -> Stats:
-    release = Release(state, version)
+    release = CurrentRelease(state, version)
     nodes = Nodes(1, 1, {"v2": 1})
     return Stats(total=sum(versions.values()), versions=versions, release=release, partial=partial, nodes=nodes)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headcount.client.messages import DeltaMessage, StatsMessage, decode
 from headcount.core import messages
-from headcount.core.current_version import Release
+from headcount.core.current_version import CurrentRelease
 from headcount.core.stats import Absence, ConnectionInfo, Nodes, Stats, StatsDelta, apply
 from headcount.core.visibility import Visibility
 
@@ -47,11 +47,11 @@ def consecutive(draw: st.DrawFn) -> tuple[Stats, Stats]:
 
 releases = st.sampled_from(
     [
-        Release("unsettled"),
-        Release("settled", "v1", 0),
-        Release("declared", "v2", 5),
-        Release("declared", "v2", 6),
-        Release("orphaned", "v2", 5),
+        CurrentRelease("unsettled"),
+        CurrentRelease("settled", "v1", 0),
+        CurrentRelease("declared", "v2", 5),
+        CurrentRelease("declared", "v2", 6),
+        CurrentRelease("orphaned", "v2", 5),
     ]
 )
 
@@ -96,7 +96,7 @@ def delta_from(wire: dict[str, Any]) -> StatsDelta:
         connections_truncated=wire.get("connectionsTruncated"),
         nodes=Nodes(**wire["nodes"]) if "nodes" in wire else None,
         partial=wire.get("partial"),
-        release=Release(**wire["release"]) if "release" in wire else None,
+        release=CurrentRelease(**wire["release"]) if "release" in wire else None,
     )
 
 

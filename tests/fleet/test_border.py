@@ -3,7 +3,7 @@
 import pytest
 
 from headcount.core import fleet_messages
-from headcount.core.fleet_messages import Broadcast, Heartbeat, Join, Navigate, Release
+from headcount.core.fleet_messages import Broadcast, DeclareRelease, Heartbeat, Join, Navigate
 from headcount.core.tallies import Tally
 from headcount.fleet.backends.redis_values import STRANGER, RedisValues
 from headcount.fleet.border import Border, border_of
@@ -71,7 +71,7 @@ def test_strangers_can_do_nothing_but_what_the_handle_of_a_page_proves() -> None
     fleet = TOKEN_2.fingerprint
     for refused in (
         Heartbeat(node=OTHER, sequence=1, fleet=fleet),
-        Release(node=OTHER, re=1, version="v2", fleet=fleet),
+        DeclareRelease(node=OTHER, re=1, version="v2", fleet=fleet),
         Broadcast(node=OTHER, re=1, message=b"{}", fleet=fleet),
     ):
         assert not border.accepts(refused)

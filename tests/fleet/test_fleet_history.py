@@ -7,7 +7,7 @@ import pytest
 
 from headcount.core import rollouts
 from headcount.core.fleet_figures import FleetFigures
-from headcount.core.fleet_messages import Released
+from headcount.core.fleet_messages import Declaration
 from headcount.core.history import read_samples
 from headcount.core.kept_history import WholeHistory
 from headcount.fleet.fleet_history import FleetHistory
@@ -31,7 +31,7 @@ class Fleet:
     def declare(self, version: str, at: int) -> None:
         """Declare a version current on both."""
         for node in self.nodes:
-            node.releases.released = Released(at, version)
+            node.releases.released = Declaration(at, version)
             node.figures.declare(version, at, insisted=True)
 
     async def add(self, slot: int, *, partial: bool = False, node: int = 0, **versions: int) -> None:
@@ -63,7 +63,7 @@ async def test_a_release_makes_a_rollout_that_every_node_returns() -> None:
     await fleet.add(6, v1=10)
     fleet.declare("v2", 65_000)
     for node in fleet.nodes:
-        node.releases.released = Released(69_000, "v2", began=65_000)  # its stage was changed
+        node.releases.released = Declaration(69_000, "v2", began=65_000)  # its stage was changed
     for slot, on in enumerate((2, 5, 9, 9, 9, 10), start=7):
         await fleet.add(slot, node=slot % 2, v1=10 - on, v2=on)
     whole = await fleet.read()
@@ -79,7 +79,7 @@ async def test_a_release_makes_a_rollout_that_every_node_returns() -> None:
 async def test_what_is_not_declared_has_no_time_of_a_declaration() -> None:
     fleet = Fleet()
     fleet.declare("v1", 1)
-    fleet.nodes[0].releases.released = Released(7, "v2")
+    fleet.nodes[0].releases.released = Declaration(7, "v2")
     await fleet.add(6, v1=1)
     assert (await fleet.read()).fine[0].declared == 0
     await Fleet().add(6, v1=1)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from headcount import Headcount
-from headcount.core.fleet_messages import Released
+from headcount.core.fleet_messages import Declaration
 from headcount.node import release_file
 from headcount.node.release_file import MAX_BYTES, ReleaseFile
 from headcount.node.releases import MAX_AHEAD
@@ -27,12 +27,12 @@ def file_at(path: Path) -> ReleaseFile:
 
 
 def test_what_was_saved_is_loaded_and_the_newest_stays(path: Path) -> None:
-    file_at(path).save(Released(7, "v2", unserved=True))
-    assert file_at(path).load() == Released(7, "v2", unserved=True)
-    file_at(path).save(Released(6, "older"))
-    assert file_at(path).load() == Released(7, "v2", unserved=True)
-    file_at(path).save(Released(8, "v3"))
-    assert file_at(path).load() == Released(8, "v3")
+    file_at(path).save(Declaration(7, "v2", unserved=True))
+    assert file_at(path).load() == Declaration(7, "v2", unserved=True)
+    file_at(path).save(Declaration(6, "older"))
+    assert file_at(path).load() == Declaration(7, "v2", unserved=True)
+    file_at(path).save(Declaration(8, "v3"))
+    assert file_at(path).load() == Declaration(8, "v3")
     assert os.listdir(path.parent) == [path.name], "no temporary file is left"
 
 
@@ -76,8 +76,8 @@ def test_a_file_that_holds_no_release_is_logged_and_replaced(
     assert str(path) in record.getMessage()
     assert "starts without a declared version" in record.getMessage()
     assert "\x1b" not in record.getMessage()
-    file_at(path).save(Released(7, "v2"))
-    assert file_at(path).load() == Released(7, "v2")
+    file_at(path).save(Declaration(7, "v2"))
+    assert file_at(path).load() == Declaration(7, "v2")
 
 
 def test_what_is_no_file_is_logged_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -90,7 +90,7 @@ def test_what_is_no_file_is_logged_and_left(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_a_directory_that_is_not_there_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file_at(tmp_path / "none" / "state.json").save(Released(7, "v2"))
+    file_at(tmp_path / "none" / "state.json").save(Declaration(7, "v2"))
     assert "Could not write the state file" in caplog.text
     assert "No such file or directory" in caplog.text
 
@@ -98,28 +98,28 @@ def test_a_directory_that_is_not_there_is_logged(tmp_path: Path, caplog: pytest.
 def test_while_another_process_holds_the_lock_nothing_is_written(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file_at(path).save(Released(8, "newer"))
+    file_at(path).save(Declaration(8, "newer"))
     monkeypatch.setattr(release_file, "LOCK_TIMEOUT", 0.05)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
-        file_at(path).save(Released(9, "newest"))
+        file_at(path).save(Declaration(9, "newest"))
     finally:
         os.close(directory)
-    assert file_at(path).load() == Released(8, "newer"), "what is written without the lock may replace what is newer"
+    assert file_at(path).load() == Declaration(8, "newer"), "what is written without the lock may replace what is newer"
     assert caplog.messages == [
         f"Did not write the declared version newest to the state file {path}: another process has locked its directory "
         "for more than 0.05 s. End that process, then declare the release again: headcount release VERSION URL"
     ]
-    file_at(path).save(Released(9, "newest"))
-    assert file_at(path).load() == Released(9, "newest")
+    file_at(path).save(Declaration(9, "newest"))
+    assert file_at(path).load() == Declaration(9, "newest")
 
 
 def test_a_new_file_is_for_its_owner_only_and_a_mode_that_it_was_given_stays(path: Path) -> None:
-    file_at(path).save(Released(7, "v2"))
+    file_at(path).save(Declaration(7, "v2"))
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o640)
-    file_at(path).save(Released(8, "v3"))
+    file_at(path).save(Declaration(8, "v3"))
     assert path.stat().st_mode & 0o777 == 0o640
 
 
@@ -128,12 +128,12 @@ def test_a_link_stays_and_the_file_behind_it_is_written(tmp_path: Path, exists: 
     kept = tmp_path / "kept"
     kept.mkdir()
     if exists:
-        file_at(kept / "release.json").save(Released(6, "v1"))
+        file_at(kept / "release.json").save(Declaration(6, "v1"))
     link = tmp_path / "state.json"
     link.symlink_to("kept/release.json")
-    file_at(link).save(Released(7, "v2"))
+    file_at(link).save(Declaration(7, "v2"))
     assert link.is_symlink()
-    assert file_at(kept / "release.json").load() == file_at(link).load() == Released(7, "v2")
+    assert file_at(kept / "release.json").load() == file_at(link).load() == Declaration(7, "v2")
     assert os.listdir(kept) == ["release.json"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.core.fleet_messages import MAX_NUMBER, Answer, Released
+from headcount.core.fleet_messages import MAX_NUMBER, Answer, Declaration
 from headcount.core.stats import Nodes, Stats
 from headcount.fleet.calls import Answers
 from headcount.node.fleet_commands import FleetCommands
@@ -31,31 +31,31 @@ def test_without_a_declaration_the_server_s_own_version_is_current() -> None:
 
 def test_a_declared_version_is_current() -> None:
     releases = made()
-    assert releases.declare(Released(0, "v2"))
+    assert releases.declare(Declaration(0, "v2"))
     assert releases.current == "v2"
-    assert releases.released == Released(1_000, "v2")
+    assert releases.released == Declaration(1_000, "v2")
 
 
 def test_the_same_version_again_is_no_news_but_a_newer_declaration() -> None:
     releases = made()
-    releases.declare(Released(0, "v2"))
-    assert not releases.declare(Released(0, "v2"))
-    assert releases.released == Released(1_001, "v2"), "numbers grow though the clock stands still"
+    releases.declare(Declaration(0, "v2"))
+    assert not releases.declare(Declaration(0, "v2"))
+    assert releases.released == Declaration(1_001, "v2"), "numbers grow though the clock stands still"
 
 
 def test_an_older_declaration_is_ignored() -> None:
     releases = made()
-    assert releases.declare(Released(500, "v3"))
-    assert not releases.declare(Released(499, "v2"))
+    assert releases.declare(Declaration(500, "v3"))
+    assert not releases.declare(Declaration(499, "v2"))
     assert releases.current == "v3"
 
 
 def test_of_two_declarations_at_once_all_nodes_choose_the_same() -> None:
     one, two = made(), made()
     for version in ("v2", "v3"):
-        one.declare(Released(700, version))
+        one.declare(Declaration(700, version))
     for version in ("v3", "v2"):
-        two.declare(Released(700, version))
+        two.declare(Declaration(700, version))
     assert one.current == two.current == "v3"
 
 
@@ -65,14 +65,14 @@ def test_a_release_of_another_node_from_far_ahead_is_ignored_and_logged_once(
 ) -> None:
     """A neighbour on the same Redis could freeze all later releases with one number that none exceeds."""
     releases = made()
-    assert not releases.declare(Released(number, "evil"))
-    assert not releases.declare(Released(number, "evil"))
+    assert not releases.declare(Declaration(number, "evil"))
+    assert not releases.declare(Declaration(number, "evil"))
     assert releases.released is None
     assert len(caplog.records) == 1
     assert "Correct the clock that is wrong" in caplog.text
-    assert releases.declare(Released(1_000 + MAX_AHEAD, "evil"))
-    assert releases.declare(Released(0, "v2"))
-    assert releases.released == Released(1_001 + MAX_AHEAD, "v2")
+    assert releases.declare(Declaration(1_000 + MAX_AHEAD, "evil"))
+    assert releases.declare(Declaration(0, "v2"))
+    assert releases.released == Declaration(1_001 + MAX_AHEAD, "v2")
 
 
 NUMBERS = st.one_of(
@@ -93,7 +93,7 @@ def test_after_whatever_strangers_said_the_operator_s_next_release_is_current_on
     now = NOW
     nodes = [Releases("v1", lambda _: None, lambda skew=skew: now + skew) for skew in skews]  # type: ignore[misc]
     for node, number, version in said:
-        nodes[node].declare(Released(number, version))
+        nodes[node].declare(Declaration(number, version))
     now += 60_000
     for version in ("v2", "v3", "a"):
         outcome = anyio.run(operators(nodes).release, version)
@@ -105,7 +105,7 @@ def test_after_whatever_strangers_said_the_operator_s_next_release_is_current_on
 def operators(nodes: list[Releases]) -> FleetCommands:
     """Return what an operator uses at the first node; the others are asked as they are over the network."""
 
-    async def release(declared: Released) -> Answers:
+    async def release(declared: Declaration) -> Answers:
         answers = []
         for name, node in enumerate(nodes[1:]):
             ok = node.is_acceptable(declared.number)
@@ -141,14 +141,14 @@ def test_a_node_that_takes_no_release_from_so_far_ahead_is_not_counted_as_reache
 
 @pytest.mark.parametrize("version", ["x" * 129, "a\x00b"])
 def test_another_node_s_version_that_is_none_is_ignored(version: str) -> None:
-    announced: list[Released] = []
+    announced: list[Declaration] = []
     releases = Releases("v1", announced.append, lambda: 1_000)
-    releases.learn(Released(1, version))
+    releases.learn(Declaration(1, version))
     assert not announced
 
 
 def test_another_node_s_declaration_is_announced() -> None:
-    announced: list[Released] = []
+    announced: list[Declaration] = []
     releases = Releases("v1", announced.append, lambda: 1_000)
-    releases.learn(Released(7, "v2"))
-    assert announced == [Released(7, "v2")]
+    releases.learn(Declaration(7, "v2"))
+    assert announced == [Declaration(7, "v2")]

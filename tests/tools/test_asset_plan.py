@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from headcount.core.current_version import Release
+from headcount.core.current_version import CurrentRelease
 from headcount.core.kept_builds import Build, KeepRule
 from headcount.core.labels import OTHER
 from headcount.core.stats import Nodes, Stats, VersionCount
@@ -33,7 +33,7 @@ class Server:
             nodes=Nodes(1, 1, {"new": 1}),
             away_known=True,
             partial=self.partial,
-            release=Release("declared", "new"),
+            release=CurrentRelease("declared", "new"),
             of_version=None if version is None else VersionCount(version, count, count),
         )
 

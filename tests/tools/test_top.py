@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, Static
 
 from headcount.client import RemoteConnections, use_active_connections
-from headcount.core.current_version import Release
+from headcount.core.current_version import CurrentRelease
 from headcount.core.stats import Absence, ConnectionInfo, Nodes, NodeShare, Stats
 from headcount.errors import Refused
 from headcount.tools import top
@@ -28,7 +28,7 @@ ROWS = (
 
 
 MIXED = Stats(total=3, versions={"v1": 3}, nodes=Nodes(3, 3, {"v2": 2, "v1": 1}))
-ORPHANED = Stats(total=3, nodes=Nodes(3, 3, {"v1": 2}), release=Release("orphaned", "v2"))
+ORPHANED = Stats(total=3, nodes=Nodes(3, 3, {"v1": 2}), release=CurrentRelease("orphaned", "v2"))
 SHARES = [
     NodeShare("node", 2, reporting=True, silent=0.0, version="v1"),
     NodeShare("other", 0, reporting=False, silent=6.2),

@@ -8,7 +8,7 @@ import msgspec
 from starlette.types import Scope
 
 from ..core import messages
-from ..core.current_version import UNSETTLED, Release
+from ..core.current_version import UNSETTLED, CurrentRelease
 from ..core.cut_reports import parse_cut_after
 from ..core.ends import GOING_AWAY, End
 from ..core.labels import parse_claimed_version, parse_route
@@ -108,7 +108,7 @@ class StreamGate:
     def __init__(self, parts: NodeParts, figures: FigureReader) -> None:
         self._parts = parts
         self._figures = figures
-        self._greeting: tuple[Release, bytes] | None = None
+        self._greeting: tuple[CurrentRelease, bytes] | None = None
         """The current version, and the template of the `connected` message that names it."""
 
     def admit(self, head: RequestHead) -> AdmittedStream:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..core.current_version import Release
+from ..core.current_version import CurrentRelease
 from ..core.labels import OTHER, UNKNOWN
 from ..core.rollout_gate import Judge, Verdict, away_sentence, unknown_sentence
 from ..core.stats import Nodes, Stats
@@ -53,7 +53,7 @@ class Situation(NamedTuple):
     verdict: Verdict
     nodes: Nodes | None = None
     error: str | None = None
-    release: Release | None = None
+    release: CurrentRelease | None = None
     awaited: str | None = None
 
     def is_served(self, version: str | None) -> bool:

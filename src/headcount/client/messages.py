@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from ..core.current_version import STATES, Release, State
+from ..core.current_version import STATES, CurrentRelease, State
 from ..core.stats import (
     ABSENCE_STATES,
     Absence,
@@ -37,14 +37,14 @@ class _Release(msgspec.Struct):
     number: Count | None = None
 
 
-def _release(current: str | None, release: _Release | None) -> Release | None:
+def _release(current: str | None, release: _Release | None) -> CurrentRelease | None:
     """Return the release as the figures hold it. An older server says only which version is current."""
     if release is None:
-        return None if current is None else Release("settled", current)
+        return None if current is None else CurrentRelease("settled", current)
     # A state that this version does not know is taken for what it means: a version is current, or none is.
     otherwise: State = "unsettled" if current is None else "settled"
     known = next((state for state in STATES if state == release.state), otherwise)
-    return Release(known) if known == "unsettled" else Release(known, release.version, release.number)
+    return CurrentRelease(known) if known == "unsettled" else CurrentRelease(known, release.version, release.number)
 
 
 class Connected(msgspec.Struct, tag_field="type", tag="connected", rename="camel"):
@@ -59,7 +59,7 @@ class Connected(msgspec.Struct, tag_field="type", tag="connected", rename="camel
     """The current version. None: it is not known."""
     release: _Release | None = None
 
-    def current_release(self) -> Release | None:
+    def current_release(self) -> CurrentRelease | None:
         """Return which version is current, and why; None: it is not known."""
         return _release(self.current_version, self.release)
 
@@ -157,10 +157,10 @@ class DeltaMessage(msgspec.Struct, tag_field="type", tag="stats-delta", rename="
             release=self._changed_release(),
         )
 
-    def _changed_release(self) -> Release | None:
+    def _changed_release(self) -> CurrentRelease | None:
         if isinstance(self.current_version, msgspec.UnsetType):
             return None
-        return _release(self.current_version, self.release) or Release("unsettled")
+        return _release(self.current_version, self.release) or CurrentRelease("unsettled")
 
 
 class Unauthorized(msgspec.Struct, tag_field="type", tag="stats-unauthorized"):
@@ -173,9 +173,9 @@ class Released(msgspec.Struct, tag_field="type", tag="version"):
     version: str
     release: _Release | None = None
 
-    def current_release(self) -> Release:
+    def current_release(self) -> CurrentRelease:
         """Return it with its number. An older server sends none."""
-        return _release(self.version, self.release or _Release("declared", self.version)) or Release("unsettled")
+        return _release(self.version, self.release or _Release("declared", self.version)) or CurrentRelease("unsettled")
 
 
 class Drain(msgspec.Struct, tag_field="type", tag="drain", rename="camel"):

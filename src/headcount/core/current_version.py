@@ -12,7 +12,7 @@ Rules:
    (a node of an older Headcount). Then nobody is known to be outdated, and nobody is known to be up to date.
 
 Releases have an order, and all nodes know the same one without asking one another: a declaration carries its number
-(`Released`), and a version that the fleet has settled on without any has `SETTLED_RELEASE`, which is less.
+(`Declaration`), and a version that the fleet has settled on without any has `SETTLED_RELEASE`, which is less.
 
 A node that has not reported yet decides nothing: the figures are partial because of it.
 
@@ -45,7 +45,7 @@ OWN: Final = "own"
 """The source that says which version this node serves itself."""
 
 
-class Release(msgspec.Struct, frozen=True):
+class CurrentRelease(msgspec.Struct, frozen=True):
     """
     What a node knows of the release.
 
@@ -65,7 +65,7 @@ class Release(msgspec.Struct, frozen=True):
         return None if self.state == "orphaned" else self.version
 
 
-UNSETTLED: Final = Release("unsettled")
+UNSETTLED: Final = CurrentRelease("unsettled")
 """What a page hears that is to know of no release."""
 
 
@@ -111,15 +111,19 @@ class CurrentVersion:
         self._agree()
 
     @property
-    def release(self) -> Release:
+    def release(self) -> CurrentRelease:
         """Which version is current, and why."""
         if self._declared is not None:
             served = any(self._declared in versions for versions, _ in self._sources.values())
-            return Release("declared" if self._insisted or served else "orphaned", self._declared, self._number)
-        return Release("settled", self._agreed, SETTLED_RELEASE) if self._is_settled else Release("unsettled")
+            return CurrentRelease("declared" if self._insisted or served else "orphaned", self._declared, self._number)
+        return (
+            CurrentRelease("settled", self._agreed, SETTLED_RELEASE)
+            if self._is_settled
+            else CurrentRelease("unsettled")
+        )
 
     @property
-    def shown(self) -> Release | None:
+    def shown(self) -> CurrentRelease | None:
         """What figures say of the release; None: nothing was declared, and no node says which version it serves."""
         said = self._declared is not None or any(versions or silent for versions, silent in self._sources.values())
         return self.release if said else None
@@ -233,7 +237,7 @@ class CurrentVersion:
             self._is_settled = True
 
 
-def why_unknown(serving: Mapping[str, int] | None, nodes: int, release: Release | None = None) -> str:
+def why_unknown(serving: Mapping[str, int] | None, nodes: int, release: CurrentRelease | None = None) -> str:
     """
     Say why the current version is not known, and what to do, as the end of a sentence.
 

@@ -30,7 +30,7 @@ from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from .current_version import CurrentVersion, Release
+from .current_version import CurrentRelease, CurrentVersion
 from .cut_reports import SHORTEST
 from .fleet_messages import Delta, Report
 from .labels import OTHER, UNKNOWN
@@ -57,7 +57,7 @@ class _Outline(NamedTuple):
     nodes: Nodes
     partial: bool
     absences: tuple[Absence, ...]
-    release: Release | None
+    release: CurrentRelease | None
     away_known: bool
 
 
@@ -218,7 +218,7 @@ class FleetFigures:
         return [report.total for report in self._reports.values()]
 
     @property
-    def release(self) -> Release:
+    def release(self) -> CurrentRelease:
         """Which version is current, and why."""
         return self._current.release
 

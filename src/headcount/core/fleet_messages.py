@@ -78,7 +78,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 EndedTickets = Annotated[tuple[EndedTicket, ...], msgspec.Meta(max_length=MAX_ENDED)]
 
 
-class Released(msgspec.Struct, frozen=True, order=True):
+class Declaration(msgspec.Struct, frozen=True, order=True):
     """
     Which version was declared current: of two, the larger is the newer.
 
@@ -116,7 +116,7 @@ class Report(_Message, frozen=True, tag="report"):
     routes: dict[Route, Count]
     rows: Rows | None = None
     """As many as were wanted; None: rows were not wanted."""
-    released: Released | None = None
+    released: Declaration | None = None
     serves: Serves = ""
     known: Known = ()
     away: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_BROKEN_OFF)] | None = None
@@ -185,7 +185,7 @@ class Forget(_Message, frozen=True, tag="forget"):
 class Join(_Message, frozen=True, tag="hello"):
     """The node is new, or has been out of touch: each node with viewers sends it an `Interest`."""
 
-    released: Released | None = None
+    released: Declaration | None = None
     serves: Serves = ""
     known: Known = ()
 
@@ -198,7 +198,7 @@ class Interest(_Message, frozen=True, tag="interest"):
     """Shortest time between two deltas that it wants of one node, in seconds: longer in large fleets."""
     rows: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROWS)] = 0
     """How many rows of each node it can use; 0: no viewer there sees rows."""
-    released: Released | None = None
+    released: Declaration | None = None
     known: Known = ()
 
 
@@ -329,19 +329,19 @@ class AcknowledgedRequest(_Message, frozen=True, tag="acknowledged"):
     id: MessageId
 
 
-class Release(_Message, frozen=True, tag="release"):
+class DeclareRelease(_Message, frozen=True, tag="release"):
     """A version was declared current."""
 
     re: Sequence
     version: Version
     number: Number = 0
-    """As in `Released`; 0: from a node whose version does not number releases, so this one is the newest."""
+    """As in `Declaration`; 0: from a node whose version does not number releases, so this one is the newest."""
     unserved: bool = False
-    """As in `Released`."""
+    """As in `Declaration`."""
     stage: Stage = Stage()
-    """As in `Released`."""
+    """As in `Declaration`."""
     began: Number = 0
-    """As in `Released`."""
+    """As in `Declaration`."""
 
 
 class RolloutRequest(_Message, frozen=True, tag="rollout"):
@@ -402,8 +402,8 @@ class Answer(_Message, frozen=True, tag="answer"):
     """Answer to `AuthorizeRequest`: what the viewer may see, as keyword arguments of `Grant`."""
     request: dict[str, Any] | None = None
     """Answer to `AuthorizeRequest`: the request, described for a check at another node."""
-    released: Released | None = None
-    """Answer to `ReleaseRequest` and `Release`: the newest release that the node knows."""
+    released: Declaration | None = None
+    """Answer to `ReleaseRequest` and `DeclareRelease`: the newest release that the node knows."""
     ended: EndedTickets = ()
     """Answer to `ReleaseRequest`: all tickets that were ended."""
     known: Known = ()
@@ -428,7 +428,7 @@ Command: TypeAlias = (
     | AuthorizeRequest
     | Send
     | Broadcast
-    | Release
+    | DeclareRelease
     | RolloutRequest
     | AcknowledgedRequest
     | Revoke
@@ -464,7 +464,7 @@ FleetMessage: TypeAlias = (
 )
 
 encode = msgspec.msgpack.Encoder().encode
-_released_decoder = msgspec.msgpack.Decoder(Released)
+_declaration_decoder = msgspec.msgpack.Decoder(Declaration)
 _decoder = msgspec.msgpack.Decoder(FleetMessage)
 
 
@@ -479,9 +479,9 @@ def decode(data: bytes) -> FleetMessage | None:
     return message
 
 
-def decode_released(data: bytes) -> Released | None:
-    """Decode what `encode` made of a `Released`, and a store has kept. Returns None if it is malformed."""
+def decode_declaration(data: bytes) -> Declaration | None:
+    """Decode what `encode` made of a `Declaration`, and a store has kept. Returns None if it is malformed."""
     try:
-        return _released_decoder.decode(data)
+        return _declaration_decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None

@@ -15,7 +15,7 @@ import msgspec
 
 from ..errors import Malformed, TooLarge
 from .acknowledgements import MAX_ID
-from .current_version import Release
+from .current_version import CurrentRelease
 from .invitations import Reply
 from .labels import ROOT, parse_claimed_version, parse_route
 from .stats import Stats, StatsDelta, away_fields, known_release_fields, release_fields, unaccounted_fields
@@ -274,7 +274,7 @@ def _check_key(key: str) -> None:
         raise Malformed(f"{key[:40]!r} is not a valid tab key; send 16 to 64 letters, digits, - and _.")
 
 
-def greeting(version: str, keepalive: int, update_strategy: str, release: Release) -> bytes:
+def greeting(version: str, keepalive: int, update_strategy: str, release: CurrentRelease) -> bytes:
     """
     Encode the first message of a stream, but for what is each connection's own.
 
@@ -362,7 +362,7 @@ def stats_delta(delta: StatsDelta, visibility: Visibility = EVERYTHING) -> bytes
     return _encode(message)
 
 
-def version(release: Release, now: int) -> bytes:
+def version(release: CurrentRelease, now: int) -> bytes:
     """
     Encode the news of a release, which has a version, to which pages that know how may reply.
 

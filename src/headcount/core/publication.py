@@ -5,7 +5,7 @@ What this node publishes about itself: a chain of deltas, and whole reports in b
 made, so a node that listens anew gets a chain that starts later than anything it holds, and asks for a report.
 """
 
-from .fleet_messages import Delta, Released, Report
+from .fleet_messages import Declaration, Delta, Report
 from .rows import Rows
 from .stats import Stats, StatsDelta
 
@@ -87,7 +87,7 @@ class Publication:
         now: Stats,
         *,
         rows: bool,
-        released: Released | None = None,
+        released: Declaration | None = None,
         serves: str = "",
         known: tuple[str, ...] = (),
         cut: float = 0.0,

@@ -19,7 +19,7 @@ import msgspec
 
 from ..errors import UnknownConnection
 from .counts import LabelCounts
-from .current_version import CurrentVersion, Release
+from .current_version import CurrentRelease, CurrentVersion
 from .labels import OTHER, ROOT, UNKNOWN
 from .rows import RowChoice
 from .stats import Absence, ConnectionInfo, Nodes, Stats, StatsDelta, VersionCount, changed_counts
@@ -233,7 +233,7 @@ class Registry:
         return self._current.settled
 
     @property
-    def release(self) -> Release:
+    def release(self) -> CurrentRelease:
         """Which version is current, and why."""
         return self._current.release
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from .away_pages import GRACE
-from .current_version import Release, why_unknown
+from .current_version import CurrentRelease, why_unknown
 from .labels import OTHER, UNKNOWN
 from .stats import Absence, Nodes, Stats, VersionCount
 from .time_to_go import Sample, Samples, time_to_go
@@ -269,7 +269,7 @@ def reason_sentence(judge: "Judge", verdict: "Verdict", stats: Stats, now: int) 
 
 
 def unknown_sentence(
-    verdict: "Verdict", nodes: Nodes | None, release: Release | None, awaited: str | None, now: int
+    verdict: "Verdict", nodes: Nodes | None, release: CurrentRelease | None, awaited: str | None, now: int
 ) -> str:
     """
     Say why figures that were received cannot be used, as the end of a sentence.

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from .current_version import Release
+from .current_version import CurrentRelease
 from .labels import UNKNOWN
 
 T = TypeVar("T")
@@ -158,7 +158,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     away: Mapping[str, int] = MappingProxyType({})
     away_known: bool = False
     absences: tuple[Absence, ...] = ()
-    release: Release | None = None
+    release: CurrentRelease | None = None
     of_version: VersionCount | None = None
 
     @property
@@ -175,7 +175,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         """Return the current version, None if it is not known; `told` if the server's figures do not say."""
         return told if self.nodes.versions is None else self.current_version
 
-    def known_release(self, earlier: Release | None) -> Release | None:
+    def known_release(self, earlier: CurrentRelease | None) -> CurrentRelease | None:
         """Return the release; `earlier` if the server's figures do not say."""
         return earlier if self.nodes.versions is None else self.release
 
@@ -219,7 +219,7 @@ class StatsDelta(NamedTuple):
     partial: bool | None = None
     moved: frozenset[str] = frozenset()
     absences: tuple[Absence, ...] | None = None
-    release: Release | None = None
+    release: CurrentRelease | None = None
     away: Mapping[str, int] = MappingProxyType({})
     away_known: bool | None = None
 
@@ -237,7 +237,7 @@ def changed_counts(before: Mapping[str, int], after: Mapping[str, int]) -> dict[
     return {label: after.get(label, 0) for label in {**before, **after} if before.get(label) != after.get(label)}
 
 
-def release_fields(release: Release | None) -> dict[str, Any]:
+def release_fields(release: CurrentRelease | None) -> dict[str, Any]:
     """Return the fields of the wire that say which version is current, and why."""
     if release is None:
         return {}
@@ -249,7 +249,7 @@ def release_fields(release: Release | None) -> dict[str, Any]:
     return {**({} if release.current is None else {"currentVersion": release.current}), "release": fields}
 
 
-def known_release_fields(release: Release) -> dict[str, Any]:
+def known_release_fields(release: CurrentRelease) -> dict[str, Any]:
     """Return the same for a page, which is told nothing while no version was declared and none settled on."""
     return {} if release.version is None else release_fields(release)
 

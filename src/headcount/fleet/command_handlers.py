@@ -12,7 +12,7 @@ import msgspec
 
 from ..authorization.authorizer import AuthorizationCheck, Grant
 from ..core import fleet_messages, messages, paging
-from ..core.fleet_messages import Released
+from ..core.fleet_messages import Declaration
 from ..core.labels import parse_build_id
 from ..core.payload import Payload
 from ..errors import Malformed, ProtocolError, TooManyMessages, UnknownConnection
@@ -116,7 +116,7 @@ class CommandHandlers:
             case fleet_messages.RolloutRequest():
                 share = self._commands.rollout_share()
                 return fleet_messages.Answer(node=self._node, re=command.re, rollout=share)
-            case fleet_messages.Release(number=number):
+            case fleet_messages.DeclareRelease(number=number):
                 ok = not number or self._commands.takes_release(number)
                 count = self._commands.release_here(_declared(command))
                 released = self._commands.released
@@ -181,9 +181,9 @@ def _forwarded(
             assert_never(command)
 
 
-def _declared(command: fleet_messages.Release) -> Released:
+def _declared(command: fleet_messages.DeclareRelease) -> Declaration:
     version = parse_build_id(command.version)
-    return Released(command.number, version, command.unserved, command.stage, command.began)
+    return Declaration(command.number, version, command.unserved, command.stage, command.began)
 
 
 def _payload(message: bytes) -> Payload:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..authorization.authorizer import AuthorizationCheck
 from ..config import Config
 from ..core import messages, paging
-from ..core.fleet_messages import Released
+from ..core.fleet_messages import Declaration
 from ..core.payload import Payload
 from ..core.rollout_share import RolloutShare
 from ..core.stats import Stats, StatsDelta
@@ -21,10 +21,10 @@ class ReleaseState(Protocol):
     """Which version was declared current. The node and the fleet share one object."""
 
     @property
-    def released(self) -> Released | None:
+    def released(self) -> Declaration | None:
         """The newest release that is known; None: no version was declared current."""
 
-    def learn(self, released: Released) -> None:
+    def learn(self, released: Declaration) -> None:
         """Apply a release that another node knows of, unless this one knows a newer. Called without the lock."""
 
 
@@ -114,11 +114,11 @@ class LocalCommands(Protocol):
     async def revoke_here(self, connection_id: str) -> bool:
         """Withdraw a viewer's right. Returns whether it had one."""
 
-    def release_here(self, release: Released) -> int:
+    def release_here(self, release: Declaration) -> int:
         """Declare a version current. Returns the number of streams that it was sent to."""
 
     @property
-    def released(self) -> Released | None:
+    def released(self) -> Declaration | None:
         """The newest release that is known here."""
 
     def rollout_share(self) -> RolloutShare | None:

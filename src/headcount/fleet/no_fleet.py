@@ -7,8 +7,8 @@ Tests: tests/asgi/test_figures.py.
 import asyncio
 from collections.abc import Callable, Iterable
 
-from ..core.current_version import Release
-from ..core.fleet_messages import Released
+from ..core.current_version import CurrentRelease
+from ..core.fleet_messages import Declaration
 from ..core.kept_history import KeptHistory
 from ..core.stats import NodeShare
 from ..core.ticket import EndedTicket
@@ -50,7 +50,7 @@ class NoFleet:
     loop: asyncio.AbstractEventLoop | None = None
     figures_ready = True
     accepts_traffic = True
-    release = Release("unsettled")
+    release = CurrentRelease("unsettled")
     settled: str | None = None
     report_age = 0.0
     shortest_cut: float | None = None
@@ -92,7 +92,7 @@ class NoFleet:
     def touch(self, *, rows: bool, linger: float | None = None) -> None:
         """Do nothing."""
 
-    def declare(self, release: Released) -> None:
+    def declare(self, release: Declaration) -> None:
         """Do nothing."""
 
     async def keep_release(self) -> None:

@@ -7,8 +7,8 @@ Tests: tests/fleet/test_membership.py.
 import asyncio
 from typing import Protocol
 
-from ..core.current_version import Release
-from ..core.fleet_messages import Released
+from ..core.current_version import CurrentRelease
+from ..core.fleet_messages import Declaration
 from ..core.kept_history import KeptHistory
 from ..core.stats import NodeShare, VersionCount
 from .border import Border
@@ -57,7 +57,7 @@ class NodeView(Protocol):
         """Pages that this node sent away or gave up."""
 
     @property
-    def release(self) -> Release:
+    def release(self) -> CurrentRelease:
         """Which version is current, and why. Not to be asked of a view that is not active. The lock is held."""
 
     @property
@@ -99,7 +99,7 @@ class NodeView(Protocol):
     def publish_now(self) -> None:
         """Tell the nodes with viewers what changed here, before anything that is sent after this call."""
 
-    def declare(self, release: Released) -> None:
+    def declare(self, release: Declaration) -> None:
         """Take a version for declared, here as in the registry. The lock is held."""
 
     async def keep_release(self) -> None:

@@ -92,7 +92,7 @@ class ReleaseExchange:
         elif isinstance(message, fleet_messages.FlushRequest):
             self._known.learn_versions(message.known)
 
-    def on_released(self, released: fleet_messages.Released | None) -> None:
+    def on_released(self, released: fleet_messages.Declaration | None) -> None:
         """Receive the newest release that another node knows."""
         known = self._releases.released
         if released is not None and (known is None or known < released) and self._link.loop is not None:
@@ -126,7 +126,7 @@ class ReleaseExchange:
         if backend is None or known is None:
             return
         data = await backend.tallies.kept_release()
-        kept = None if data is None else fleet_messages.decode_released(data)
+        kept = None if data is None else fleet_messages.decode_declaration(data)
         if kept is None or kept < known:
             await backend.tallies.keep_release(fleet_messages.encode(known))
 
@@ -135,7 +135,7 @@ class ReleaseExchange:
         backend = self._link.backend
         data = None if backend is None else await backend.tallies.kept_release()
         if data is not None:
-            self.on_released(fleet_messages.decode_released(data))
+            self.on_released(fleet_messages.decode_declaration(data))
         await self._ask_others()
         await self.keep()
 

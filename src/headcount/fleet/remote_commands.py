@@ -12,7 +12,7 @@ import msgspec
 
 from ..authorization.authorizer import AuthorizationCheck, Grant
 from ..core import fleet_messages, identity, messages, paging
-from ..core.fleet_messages import Released
+from ..core.fleet_messages import Declaration
 from ..core.rows import is_valid_row
 from ..core.ticket import EndedTicket
 from ..errors import UNKNOWN_HANDLE, Busy, Malformed, TooManyMessages, UnknownConnection
@@ -188,10 +188,10 @@ class RemoteCommands:
             lambda re: fleet_messages.AcknowledgedRequest(node=self._node, re=re, id=number), ALL_TIMEOUT
         )
 
-    async def release(self, released: Released) -> Answers:
+    async def release(self, released: Declaration) -> Answers:
         """Have all other nodes declare a version current. The `count` of an answer is of streams that were told."""
         return await self.calls.call_all(
-            lambda re: fleet_messages.Release(
+            lambda re: fleet_messages.DeclareRelease(
                 node=self._node,
                 re=re,
                 version=released.version,

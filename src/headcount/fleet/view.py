@@ -27,10 +27,10 @@ from typing import Final
 from ..config import Config
 from ..core import fleet_messages
 from ..core.away_pages import AwayPages
-from ..core.current_version import Release
+from ..core.current_version import CurrentRelease
 from ..core.departures import Departures
 from ..core.fleet_figures import FleetFigures
-from ..core.fleet_messages import Released
+from ..core.fleet_messages import Declaration
 from ..core.identity import owner_of
 from ..core.kept_history import KeptHistory
 from ..core.publication import Publication
@@ -344,7 +344,7 @@ class FleetView:
             self._collector.touch(rows=rows, linger=linger)
 
     @property
-    def release(self) -> Release:
+    def release(self) -> CurrentRelease:
         """Which version is current, and why. The lock is held."""
         return self._figures.release
 
@@ -353,7 +353,7 @@ class FleetView:
         """The version that the fleet has settled on, whatever was declared; None: not settled. The lock is held."""
         return self._figures.settled
 
-    def declare(self, release: Released) -> None:
+    def declare(self, release: Declaration) -> None:
         """Take a version for declared, here as in the registry. The lock is held."""
         self._own_share.sync()
         if self._figures.declare(release.version, release.identity, insisted=release.unserved):

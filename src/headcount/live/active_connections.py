@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 import msgspec
 
-from ..core.current_version import Release
+from ..core.current_version import CurrentRelease
 from ..core.stats import ConnectionInfo, Stats
 from ..errors import ClientError, NotAuthorized
 from .observable import Observable, Store
@@ -41,7 +41,7 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     is_stale: bool = False
     current_version: str | None = None
-    release: Release | None = None
+    release: CurrentRelease | None = None
 
 
 class ActiveConnections:
@@ -83,7 +83,7 @@ class ActiveConnections:
         self.is_stale: Observable[bool] = Observable(store, lambda state: state.is_stale)
         self.partial: Observable[bool] = Observable(store, lambda state: state.stats.partial)
         self.current_version: Observable[str | None] = Observable(store, lambda state: state.current_version)
-        self.release: Observable[Release | None] = Observable(store, lambda state: state.release)
+        self.release: Observable[CurrentRelease | None] = Observable(store, lambda state: state.release)
 
     async def __aiter__(self) -> AsyncGenerator[Stats, None]:
         """

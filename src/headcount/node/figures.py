@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from ..core.current_version import Release
+from ..core.current_version import CurrentRelease
 from ..core.history import Current
 from ..core.kept_history import History, KeptHistory, WholeHistory
 from ..core.registry import Registry
@@ -126,7 +126,7 @@ class FigureReader:
             return self._host.membership.view.report_age
 
     @property
-    def release(self) -> Release:
+    def release(self) -> CurrentRelease:
         """
         Which version is current in the fleet, and why.
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, assert_never
 import msgspec
 
 from ..core import messages, paging
-from ..core.fleet_messages import Released
+from ..core.fleet_messages import Declaration
 from ..core.payload import Payload
 from ..core.registry import Registry
 from ..core.rollout_share import RolloutShare
@@ -192,7 +192,7 @@ class FleetCommands:
         # A stage of the same version goes on: pages know it as the same release.
         goes_on = before is not None and before.version == version and not before.stage.everybody
         began = before.identity if before is not None and goes_on else 0
-        return await self._declare(Released(0, version, version not in serving, stage, began))
+        return await self._declare(Declaration(0, version, version not in serving, stage, began))
 
     async def change_stage(self, change: StageChange) -> ReleaseOutcome:
         """
@@ -242,7 +242,7 @@ class FleetCommands:
             now=self._releases.now(),
         )
 
-    async def _declare(self, release: Released) -> ReleaseOutcome:
+    async def _declare(self, release: Declaration) -> ReleaseOutcome:
         before, version = self._releases.released, release.version
         streams = self.release_here(release)
         for _ in range(MAX_RELEASE_ROUNDS):
@@ -300,7 +300,7 @@ class FleetCommands:
             raise Unsettled(stats.nodes.versions or {}, stats.nodes.expected, self._settle_time)
         return settled
 
-    def release_here(self, release: Released) -> int:
+    def release_here(self, release: Declaration) -> int:
         """
         Declare a version current, and tell every stream of this node, viewers' too. See `Releases.declare`.
 
@@ -337,7 +337,7 @@ class FleetCommands:
         """Say whether a release of another node, with this number, can be applied here. See `Releases`."""
         return self._releases.is_acceptable(number)
 
-    def _outdo(self, release: Released, later: Released) -> bool:
+    def _outdo(self, release: Declaration, later: Declaration) -> bool:
         """Declare a version that was just declared with a later date than another. Returns whether it could be."""
         if not self._releases.is_acceptable(later.number):
             return False
@@ -345,7 +345,7 @@ class FleetCommands:
         return self._releases.current == release.version
 
     @property
-    def released(self) -> Released | None:
+    def released(self) -> Declaration | None:
         """The newest release that is known here."""
         return self._releases.released
 

@@ -31,7 +31,7 @@ from ..config import FLEET, Config
 from ..core import identity, messages
 from ..core.cut_reports import CutReports
 from ..core.ends import CLIENT, FOR_GOOD, GOING_AWAY, LEFT, LOOP_CLOSED, UNANSWERED
-from ..core.fleet_messages import Released
+from ..core.fleet_messages import Declaration
 from ..core.known_versions import KnownVersions
 from ..core.message_rate import MessageRate
 from ..core.payload import Payload
@@ -297,7 +297,7 @@ class Node:
                     self.viewers.changed()
                 self.membership.view.set_known_versions(self._known.names)
 
-    def _release_here(self, release: Released) -> None:
+    def _release_here(self, release: Declaration) -> None:
         self.commands.release_here(release)  # they are made last, of all that the node has
 
     def use_figures(self, figures: FigureSource | None) -> None:

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from ..core.fleet_messages import Released
+from ..core.fleet_messages import Declaration
 from ..core.labels import parse_build_id
 from ..errors import Malformed
 from .releases import MAX_AHEAD, timestamp
@@ -36,7 +36,7 @@ logger = logging.getLogger("headcount")
 
 
 class _Content(msgspec.Struct):
-    release: Released
+    release: Declaration
 
 
 _decode = msgspec.json.Decoder(_Content)
@@ -55,7 +55,7 @@ class ReleaseFile:
         self._path = Path(path).absolute()
         self._clock = clock
 
-    def load(self) -> Released | None:
+    def load(self) -> Declaration | None:
         """Return what the file holds; None: there is no file, or nothing in it can be used, which is logged."""
         try:
             return self._read()
@@ -70,7 +70,7 @@ class ReleaseFile:
             )
             return None
 
-    def save(self, released: Released) -> None:
+    def save(self, released: Declaration) -> None:
         """Write a release, unless the file holds a newer one. What cannot be written is logged."""
         # The file that a link points to is replaced, and not the link.
         path = Path(os.path.realpath(self._path))
@@ -99,7 +99,7 @@ class ReleaseFile:
                 released.version,
             )
 
-    def _read(self) -> Released:
+    def _read(self) -> Declaration:
         # Not blocking: a pipe in its place would hold up the start until somebody writes to it.
         descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:

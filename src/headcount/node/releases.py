@@ -17,8 +17,8 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from ..core import messages
-from ..core.current_version import SETTLED_RELEASE, Release
-from ..core.fleet_messages import Released
+from ..core.current_version import SETTLED_RELEASE, CurrentRelease
+from ..core.fleet_messages import Declaration
 from ..core.labels import parse_build_id, parse_route
 from ..core.payload import Payload
 from ..core.rollout_share import RolloutShare
@@ -131,7 +131,7 @@ class RolloutState(NamedTuple):
         now: Milliseconds since 1970.
     """
 
-    released: Released
+    released: Declaration
     progress: RolloutShare
     total: int
     outdated: int | None
@@ -152,15 +152,15 @@ class Releases:
     """
 
     def __init__(
-        self, own_version: str, announce: Callable[[Released], object], clock: Callable[[], int] = timestamp
+        self, own_version: str, announce: Callable[[Declaration], object], clock: Callable[[], int] = timestamp
     ) -> None:
-        self.released: Released | None = None
+        self.released: Declaration | None = None
         """The last declaration; None: there was none."""
         self._own_version = own_version
         self._clock = clock
         self._announce = announce
         self._log_throttle = LogThrottle()
-        self._message: tuple[tuple[int, Released | None], Payload] | None = None
+        self._message: tuple[tuple[int, Declaration | None], Payload] | None = None
         """The last message, with the second and the declaration that it is of."""
 
     @property
@@ -185,13 +185,13 @@ class Releases:
         """
         now, released = self._clock(), self.released
         if self._message is None or self._message[0] != (now // 1000, released):
-            release = Release("settled", self._own_version, SETTLED_RELEASE)
+            release = CurrentRelease("settled", self._own_version, SETTLED_RELEASE)
             if released is not None:
-                release = Release("declared", released.version, released.identity)
+                release = CurrentRelease("declared", released.version, released.identity)
             self._message = ((now // 1000, released), Payload(messages.version(release, now)))
         return self._message[1]
 
-    def declare(self, release: Released) -> bool:
+    def declare(self, release: Declaration) -> bool:
         """
         Declare a version current. To be called with the node's lock held.
 
@@ -229,7 +229,7 @@ class Releases:
             )
         return False
 
-    def learn(self, released: Released) -> None:
+    def learn(self, released: Declaration) -> None:
         """Apply what another node declared, unless it is older. A version that is malformed is ignored."""
         with suppress(Malformed):
             self._announce(msgspec.structs.replace(released, version=parse_build_id(released.version)))

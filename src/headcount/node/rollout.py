@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from ..core import messages
-from ..core.fleet_messages import Released
+from ..core.fleet_messages import Declaration
 from ..core.invitations import Invitations
 from ..core.registry import Registry
 from ..core.rollout_share import RolloutShare
@@ -172,7 +172,7 @@ class Rollout:
     def _is_outdated(self, connection_id: str, version: str) -> bool:
         return connection_id in self._registry and self._registry.info(connection_id).version != version
 
-    def _due(self, released: Released) -> list[Session]:
+    def _due(self, released: Declaration) -> list[Session]:
         """Return the pages that are to be asked now, and count them as asked."""
         due = self._invitations.due(released.stage.share(self._releases.now()), self._on_route_of(released.stage))
         return [session for each in due if (session := self._host.sessions.get(each)) is not None]

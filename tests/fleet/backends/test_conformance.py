@@ -351,7 +351,7 @@ class Site:
         )
         self.cut: float | None = None
         """Seconds after which something ends the streams of its pages."""
-        self.released: fleet_messages.Released | None = None
+        self.released: fleet_messages.Declaration | None = None
         self.ahead = 0.0
         """Seconds that its clock is ahead of the real one."""
         self.asked: list[fleet_messages.Command] = []
@@ -418,7 +418,7 @@ class Site:
     def _changed(self) -> None:
         self.total_seen.append(self.view.snapshot().total)
 
-    def learn(self, released: fleet_messages.Released) -> None:
+    def learn(self, released: fleet_messages.Declaration) -> None:
         if self.released is None or self.released < released:
             self.released = released
 
@@ -443,7 +443,7 @@ async def sites(make: Make) -> AsyncIterator[Callable[..., Site]]:
     made: list[Site] = []
 
     def site(
-        released: fleet_messages.Released | None = None, program: "Program | None" = None, **settings: Any
+        released: fleet_messages.Declaration | None = None, program: "Program | None" = None, **settings: Any
     ) -> Site:
         made.append(Site(make if program is None else lambda node: program(make(node)), **settings))
         made[-1].released = released
@@ -842,13 +842,13 @@ async def test_the_wall_clock_may_jump(sites: Callable[..., Site], monkeypatch: 
 async def test_the_newest_release_is_learnt_by_all_whenever_they_join(sites: Callable[..., Site]) -> None:
     one, two = sites(), sites()
     await _eventually(one.view.calls.other_nodes, lambda found: set(found) == {two.id})
-    one.released = two.released = fleet_messages.Released(5, "v2")
+    one.released = two.released = fleet_messages.Declaration(5, "v2")
     late = sites()
-    await until(lambda: late.released == fleet_messages.Released(5, "v2"), "nobody watches, and it asks")
-    old = sites(fleet_messages.Released(4, "v1"))
-    await until(lambda: old.released == fleet_messages.Released(5, "v2"))
-    assert one.released == two.released == late.released == fleet_messages.Released(5, "v2")
-    new = sites(fleet_messages.Released(6, "v3"))  # as if it had been out of touch when that was declared
+    await until(lambda: late.released == fleet_messages.Declaration(5, "v2"), "nobody watches, and it asks")
+    old = sites(fleet_messages.Declaration(4, "v1"))
+    await until(lambda: old.released == fleet_messages.Declaration(5, "v2"))
+    assert one.released == two.released == late.released == fleet_messages.Declaration(5, "v2")
+    new = sites(fleet_messages.Declaration(6, "v3"))  # as if it had been out of touch when that was declared
     await until(lambda: all(site.released == new.released for site in (one, two, late, old)))
 
 
@@ -857,7 +857,7 @@ async def test_who_watches_learns_of_a_release_from_reports_and_tells_all(sites:
     for site in (one, two, three):
         await _eventually(site.view.calls.other_nodes, lambda found: len(found) == 2)
     await asyncio.gather(*(task for site in (one, two, three) for task in site.view.link.tasks))
-    two.released = fleet_messages.Released(5, "v2")  # all messages about it were lost
+    two.released = fleet_messages.Declaration(5, "v2")  # all messages about it were lost
     one.watch()
     await until(lambda: one.released == three.released == two.released)
 

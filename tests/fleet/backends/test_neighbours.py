@@ -20,7 +20,17 @@ from redis.exceptions import NoPermissionError
 from asgi.asgi_client import ADMIN, Site, asynchronous, turn_until
 from headcount import Busy, UnknownConnection
 from headcount.core import fleet_messages, sealing, tallies, ticket
-from headcount.core.fleet_messages import Broadcast, Forget, Join, Leave, Release, Released, Report, Revoke, Send
+from headcount.core.fleet_messages import (
+    Broadcast,
+    Declaration,
+    DeclareRelease,
+    Forget,
+    Join,
+    Leave,
+    Report,
+    Revoke,
+    Send,
+)
 from headcount.core.history import encode_sample, sample
 from headcount.core.tallies import SeenAlive, Tally
 from headcount.fleet.backends.redis import RedisBackend
@@ -187,15 +197,15 @@ def test_with_a_secret_a_neighbour_reads_no_cookie_no_route_no_version_and_no_me
 
 def attacks(victim: Site, fleet: Site, connection: str) -> list[fleet_messages.FleetMessage]:
     """Return what a neighbour would like nodes to do, in the name of a node of the fleet and of none."""
-    far = Released(2**53, "zzz-evil")
-    near = Released(timestamp() + 80_000_000, "evil")
+    far = Declaration(2**53, "zzz-evil")
+    near = Declaration(timestamp() + 80_000_000, "evil")
     found: list[fleet_messages.FleetMessage] = []
     for node in (fleet.node.id, STRANGER):
         found += [
             Broadcast(node=node, re=1, message=b'{"type":"notice","html":"<img>"}'),
             Send(node=node, re=2, id=connection, message=b'{"type":"notice"}'),
-            Release(node=node, re=3, version="evil"),
-            Release(node=node, re=4, version="evil", number=near.number),
+            DeclareRelease(node=node, re=3, version="evil"),
+            DeclareRelease(node=node, re=4, version="evil", number=near.number),
             Join(node=node, released=far),
             Join(node=node, released=near),
             Revoke(node=node, re=5, id=connection),
