@@ -1,4 +1,4 @@
-"""What is sealed opens for nodes with the secret, at its place, and once; nothing else opens."""
+"""What is sealed opens for nodes with the secret, in its context, and once; nothing else opens."""
 
 import pytest
 from hypothesis import given
@@ -23,46 +23,46 @@ def sealer(*secrets: str, session: bytes = b"session1", node: str = NODE) -> Sea
 
 
 @given(PLACES, DATA, st.integers(0, 2**63))
-def test_what_is_sealed_opens_at_its_place_alone(place: str, data: bytes, at: int) -> None:
+def test_what_is_sealed_opens_in_its_context_alone(context: str, data: bytes, at: int) -> None:
     one, two = sealer(), sealer(session=b"session2", node="ff")
-    sealed = one.seal(place, data, at)
-    assert two.open(place, sealed) == Opened(NODE, b"session1", 1, at, data)
-    assert two.open(place + ":", sealed) is None
-    assert sealer(OTHER).open(place, sealed) is None
-    assert Sealer(keys(SECRET, fleet="shop/2"), NODE, b"session1").open(place, sealed) is None, "another fleet"
+    sealed = one.seal(context, data, at)
+    assert two.open(context, sealed) == Opened(NODE, b"session1", 1, at, data)
+    assert two.open(context + ":", sealed) is None
+    assert sealer(OTHER).open(context, sealed) is None
+    assert Sealer(keys(SECRET, fleet="shop/2"), NODE, b"session1").open(context, sealed) is None, "another fleet"
 
 
 @given(PLACES, DATA, st.data())
-def test_no_changed_byte_is_believed(place: str, data: bytes, draw: st.DataObject) -> None:
+def test_no_changed_byte_is_believed(context: str, data: bytes, draw: st.DataObject) -> None:
     one = sealer()
-    for made, read in ((one.seal(place, data, 5), one.open), (one.mark(place, data), one.read_mark)):
+    for made, read in ((one.seal(context, data, 5), one.open), (one.mark(context, data), one.read_mark)):
         at = draw.draw(st.integers(0, len(made) - 1))
         bit = draw.draw(st.integers(0, 7))
-        assert read(place, made[:at] + bytes([made[at] ^ (1 << bit)]) + made[at + 1 :]) is None
-        assert read(place, made[:at]) is None
-        assert read(place, made + b"\0") is None
-        assert read(place, made) is not None
+        assert read(context, made[:at] + bytes([made[at] ^ (1 << bit)]) + made[at + 1 :]) is None
+        assert read(context, made[:at]) is None
+        assert read(context, made + b"\0") is None
+        assert read(context, made) is not None
 
 
 @given(PLACES, st.binary(max_size=200))
-def test_noise_opens_nowhere(place: str, noise: bytes) -> None:
+def test_noise_opens_nowhere(context: str, noise: bytes) -> None:
     one = sealer()
     begin = one.seal("", b"", 0)
     for data in (noise, begin[:2] + noise, begin[:10] + noise, begin[:30] + noise):
-        assert one.open(place, data) is None
-        assert one.read_mark(place, data) is None
+        assert one.open(context, data) is None
+        assert one.read_mark(context, data) is None
 
 
 def test_a_seal_and_a_mark_are_not_taken_for_one_another() -> None:
     one = sealer()
-    assert one.read_mark("place", one.seal("place", b"data", 1)) is None
-    assert one.open("place", one.mark("place", b"data")) is None
-    assert one.read_mark("place", one.mark("place", b"data")) == b"data"
-    assert one.read_mark("elsewhere", one.mark("place", b"data")) is None
-    assert sealer(OTHER).read_mark("place", one.mark("place", b"data")) is None
+    assert one.read_mark("context", one.seal("context", b"data", 1)) is None
+    assert one.open("context", one.mark("context", b"data")) is None
+    assert one.read_mark("context", one.mark("context", b"data")) == b"data"
+    assert one.read_mark("elsewhere", one.mark("context", b"data")) is None
+    assert sealer(OTHER).read_mark("context", one.mark("context", b"data")) is None
 
 
-def test_a_place_cannot_be_moved_into_the_data() -> None:
+def test_a_context_cannot_be_moved_into_the_data() -> None:
     one = sealer()
     marked = one.mark("ab", b"cd")
     assert one.read_mark("abc", marked[:10] + b"d" + marked[12:]) is None
@@ -71,14 +71,14 @@ def test_a_place_cannot_be_moved_into_the_data() -> None:
 def test_the_same_data_never_looks_the_same() -> None:
     one, again = sealer(), sealer(session=b"session2")
     data = bytes(200)
-    sealed = [each.seal("place", data, 1) for each in (one, one, again, sealer(node="ff"), sealer(OTHER))]
+    sealed = [each.seal("context", data, 1) for each in (one, one, again, sealer(node="ff"), sealer(OTHER))]
     bodies = {each[-216:-16] for each in sealed}
     assert len(bodies) == 5
     assert data not in bodies
 
 
 def test_nothing_of_the_data_can_be_read() -> None:
-    sealed = sealer().seal("place", b"Authorization: Bearer s3cret", 1)
+    sealed = sealer().seal("context", b"Authorization: Bearer s3cret", 1)
     assert b"s3cret" not in sealed
     assert len(sealed) == len(b"Authorization: Bearer s3cret") + 63, "what is added is bounded"
 
@@ -87,13 +87,13 @@ def test_while_a_secret_is_changed_each_node_reads_the_others() -> None:
     before, meanwhile, after = sealer(SECRET), sealer(SECRET, OTHER), sealer(OTHER, SECRET)
     for one in (before, meanwhile, after):
         for two in (meanwhile, after):
-            assert two.open("place", one.seal("place", b"data", 1)) is not None
-            assert two.read_mark("place", one.mark("place", b"data")) == b"data"
-    assert before.open("place", after.seal("place", b"data", 1)) is None
+            assert two.open("context", one.seal("context", b"data", 1)) is not None
+            assert two.read_mark("context", one.mark("context", b"data")) == b"data"
+    assert before.open("context", after.seal("context", b"data", 1)) is None
 
 
 def test_for_a_node_without_the_secret_it_is_a_message_of_an_unknown_kind() -> None:
-    sealed = sealer().seal("place", fleet_messages.encode(fleet_messages.Heartbeat(node=NODE, sequence=1)), 1)
+    sealed = sealer().seal("context", fleet_messages.encode(fleet_messages.Heartbeat(node=NODE, sequence=1)), 1)
     assert fleet_messages.decode(sealed) is None
     assert sealing.is_sealed(sealed)
     assert not sealing.is_sealed(fleet_messages.encode(fleet_messages.Heartbeat(node=NODE, sequence=1)))

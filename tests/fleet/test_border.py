@@ -12,8 +12,8 @@ NODE, OTHER = "0123456789ab", "ba9876543210"
 SECRET = "a secret of the fleet"
 
 
-def border(secrets: tuple[str, ...] = (), token: str | None = None, node: str = NODE, place: str = "shop") -> Border:
-    return border_of("shop", place, node, secrets, token)
+def border(secrets: tuple[str, ...] = (), token: str | None = None, node: str = NODE, prefix: str = "shop") -> Border:
+    return border_of("shop", prefix, node, secrets, token)
 
 
 def values(of: Border) -> RedisValues:

@@ -3,13 +3,13 @@ Messages and stored values that only nodes with the same secret can make and rea
 
     C1 01 · fingerprint (8) · length (1), id of the node · session (8) · number (8) · time (8) · ciphertext · tag (16)
 
-    key         PBKDF2 of the secret, salted with the place where the fleet meets; cached
+    key         PBKDF2 of the secret, salted with the prefix of the fleet's channels; cached
     ciphertext  the data, XOR SHAKE256(cipher key, header)
-    tag         keyed BLAKE2b of the header, the place and the ciphertext: encrypt, then authenticate
+    tag         keyed BLAKE2b of the header, the context and the ciphertext: encrypt, then authenticate
 
 No header comes twice under one key: node and session are random, the number counts. So no part of a key stream is used
-twice. The *place* is where the data belongs (a channel; a key and its field): it is not sent, and what is moved to
-another place does not open. The first byte is one that msgpack never begins with, so a node without the secret takes
+twice. The *context* is where the data belongs (a channel; a key and its field): it is not sent, and what is moved
+elsewhere does not open. The first byte is one that msgpack never begins with, so a node without the secret takes
 the whole for a message of an unknown kind.
 
 A *mark* is a tag without encryption, for many small values that are no secret.
@@ -48,7 +48,7 @@ SLACK: Final = 5.0
 """Seconds by which two nodes may differ about that clock."""
 
 MAX_SENDERS: Final = 8_192
-"""Nodes whose last message is remembered. Only a node with the secret gets a place."""
+"""Nodes whose last message is remembered. Only nodes with the secret are remembered."""
 
 _MAGIC: Final = b"\xc1\x01"
 _MARK_MAGIC: Final = b"\xc1\x02"
@@ -113,15 +113,15 @@ class Sealer:
         self._begin = _MAGIC + self._key.fingerprint + bytes([len(name)]) + name + session
         self._number = 0
 
-    def seal(self, place: str, data: bytes, at: int) -> bytes:
-        """Seal data for a place. `at` is the time of the store's clock in ms. About 6 µs, and 14 ns a byte."""
+    def seal(self, context: str, data: bytes, at: int) -> bytes:
+        """Seal data for a context. `at` is the time of the store's clock in ms. About 6 µs, and 14 ns a byte."""
         self._number += 1
         header = self._begin + self._number.to_bytes(8) + max(0, at).to_bytes(8)
         body = _xor(self._key, header, data)
-        return header + body + _tag(self._key, header, place, body)
+        return header + body + _tag(self._key, header, context, body)
 
-    def open(self, place: str, sealed: bytes) -> Opened | None:
-        """Open what belongs to a place. Returns None for anything that no node with a secret of ours sealed for it."""
+    def open(self, context: str, sealed: bytes) -> Opened | None:
+        """Open what was sealed for a context. Returns None for all that no node with a secret of ours sealed for it."""
         start = len(_MAGIC) + FINGERPRINT_BYTES
         if sealed[: len(_MAGIC)] != _MAGIC or len(sealed) <= start or not 0 < sealed[start] <= MAX_NODE_ID:
             return None
@@ -131,31 +131,31 @@ class Sealer:
         if key is None or len(sealed) < length + _TAG:
             return None
         header, body, tag = sealed[:length], sealed[length:-_TAG], sealed[-_TAG:]
-        if not compare_digest(tag, _tag(key, header, place, body)):
+        if not compare_digest(tag, _tag(key, header, context, body)):
             return None
         node = header[start + 1 : end].decode("ascii", "replace")
         session = header[end : end + SESSION_BYTES]
         number, at = int.from_bytes(header[-16:-8]), int.from_bytes(header[-8:])
         return Opened(node, session, number, at, _xor(key, header, body)) if is_node_id(node) else None
 
-    def mark(self, place: str, data: bytes) -> bytes:
-        """Return data with a tag for a place. It can be read by anybody, and made by nobody else. About 2 µs."""
+    def mark(self, context: str, data: bytes) -> bytes:
+        """Return data with a tag for a context. It can be read by anybody, and made by nobody else. About 2 µs."""
         header = _MARK_MAGIC + self._key.fingerprint
-        return header + data + _tag(self._key, header, place, data)
+        return header + data + _tag(self._key, header, context, data)
 
-    def read_mark(self, place: str, marked: bytes) -> bytes | None:
-        """Return the data that `mark` was given for this place; None: no node with a secret of ours did that."""
+    def read_mark(self, context: str, marked: bytes) -> bytes | None:
+        """Return the data that `mark` was given for this context; None: no node with a secret of ours did that."""
         length = len(_MARK_MAGIC) + FINGERPRINT_BYTES
         header, data, tag = marked[:length], marked[length:-_TAG], marked[-_TAG:]
         key = self._keys.get(header[len(_MARK_MAGIC) :])
         if key is None or header[: len(_MARK_MAGIC)] != _MARK_MAGIC or len(marked) < length + _TAG:
             return None
-        return data if compare_digest(tag, _tag(key, header, place, data)) else None
+        return data if compare_digest(tag, _tag(key, header, context, data)) else None
 
 
-def _tag(key: Key, header: bytes, place: str, body: bytes) -> bytes:
-    where = place.encode("utf-8", "surrogatepass")
-    # Lengths first, so that no two of (header, place, body) give the same bytes.
+def _tag(key: Key, header: bytes, context: str, body: bytes) -> bytes:
+    where = context.encode("utf-8", "surrogatepass")
+    # Lengths first, so that no two of (header, context, body) give the same bytes.
     mac = blake2b(len(header).to_bytes(4) + len(where).to_bytes(4) + header + where, key=key.mac, digest_size=_TAG)
     mac.update(body)
     return mac.digest()

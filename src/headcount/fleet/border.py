@@ -45,35 +45,35 @@ class Border:
         self._name = name
         self._logged = False
 
-    def seal(self, place: str, data: bytes, at: int) -> bytes:  # noqa: ARG002
+    def seal(self, context: str, data: bytes, at: int) -> bytes:  # noqa: ARG002
         """Return data as the store may have it. `at` is the time of the store's clock in ms."""
         return data
 
-    def open_message(self, place: str, data: bytes, now: int | None, since: int) -> bytes | None:  # noqa: ARG002
+    def open_message(self, context: str, data: bytes, now: int | None, since: int) -> bytes | None:  # noqa: ARG002
         """
         Return a message that came by a channel; None: it is not of this fleet, or it is a replay.
 
         Args:
-            place: The channel.
+            context: The channel.
             data: What came.
             now: The time of the store's clock in ms; None: not known.
             since: When this node came.
         """
         return data
 
-    def open_value(self, place: str, data: bytes) -> bytes | None:  # noqa: ARG002
+    def open_value(self, context: str, data: bytes) -> bytes | None:  # noqa: ARG002
         """Return a stored value; None: nobody of this fleet wrote it there."""
         return None if sealing.is_sealed(data) else data
 
-    def is_older(self, place: str, data: bytes, known: bytes) -> bool:  # noqa: ARG002
+    def is_older(self, context: str, data: bytes, known: bytes) -> bool:  # noqa: ARG002
         """Say whether a stored value must give way to one that was read before, because it is forged or older."""
         return False
 
-    def mark(self, place: str, data: bytes) -> bytes:  # noqa: ARG002
+    def mark(self, context: str, data: bytes) -> bytes:  # noqa: ARG002
         """Return a short value that is no secret as the store may have it."""
         return data
 
-    def read_mark(self, place: str, data: bytes) -> bytes | None:  # noqa: ARG002
+    def read_mark(self, context: str, data: bytes) -> bytes | None:  # noqa: ARG002
         """Return what was marked; None: nobody of this fleet did that."""
         return data
 
@@ -110,13 +110,13 @@ class TokenBorder(Border):
 
     Args:
         name: Of the fleet.
-        place: Where it meets.
+        prefix: How its channels begin: no other fleet on that store has the same.
         token: The admin token.
     """
 
-    def __init__(self, name: str, place: str, token: str) -> None:
+    def __init__(self, name: str, prefix: str, token: str) -> None:
         super().__init__(name)
-        self.fingerprint = sealing.derive(token, f"{place} admin token").fingerprint
+        self.fingerprint = sealing.derive(token, f"{prefix} admin token").fingerprint
 
 
 class SecretBorder(Border):
@@ -125,65 +125,65 @@ class SecretBorder(Border):
 
     Args:
         name: Of the fleet.
-        place: Where it meets.
+        prefix: How its channels begin: no other fleet on that store has the same.
         secrets: The first one seals; nodes with any of them are of this fleet.
         node: Id of this node.
     """
 
     sealed = True
 
-    def __init__(self, name: str, place: str, secrets: Sequence[str], node: str) -> None:
+    def __init__(self, name: str, prefix: str, secrets: Sequence[str], node: str) -> None:
         super().__init__(name)
-        keys = [sealing.derive(secret, place) for secret in secrets]
+        keys = [sealing.derive(secret, prefix) for secret in secrets]
         self._sealer = sealing.Sealer(keys, node, os.urandom(sealing.SESSION_BYTES))
         self._guard = sealing.ReplayGuard()
 
-    def seal(self, place: str, data: bytes, at: int) -> bytes:
+    def seal(self, context: str, data: bytes, at: int) -> bytes:
         """See `Border`."""
-        return self._sealer.seal(place, data, at)
+        return self._sealer.seal(context, data, at)
 
-    def open_message(self, place: str, data: bytes, now: int | None, since: int) -> bytes | None:
+    def open_message(self, context: str, data: bytes, now: int | None, since: int) -> bytes | None:
         """See `Border`."""
-        opened = self._sealer.open(place, data)
+        opened = self._sealer.open(context, data)
         if opened is None or now is None or not self._guard.admit(opened, now, since):
             self.ignored += 1
             return None
         return opened.data
 
-    def open_value(self, place: str, data: bytes) -> bytes | None:
+    def open_value(self, context: str, data: bytes) -> bytes | None:
         """See `Border`."""
-        opened = self._sealer.open(place, data)
+        opened = self._sealer.open(context, data)
         if opened is None:
             self.ignored += 1
         return None if opened is None else opened.data
 
-    def is_older(self, place: str, data: bytes, known: bytes) -> bool:
+    def is_older(self, context: str, data: bytes, known: bytes) -> bool:
         """See `Border`."""
-        before, found = self._sealer.open(place, known), self._sealer.open(place, data)
+        before, found = self._sealer.open(context, known), self._sealer.open(context, data)
         if before is None or found is None:
             return before is not None
         return (found.node, found.session) == (before.node, before.session) and found.number < before.number
 
-    def mark(self, place: str, data: bytes) -> bytes:
+    def mark(self, context: str, data: bytes) -> bytes:
         """See `Border`."""
-        return self._sealer.mark(place, data)
+        return self._sealer.mark(context, data)
 
-    def read_mark(self, place: str, data: bytes) -> bytes | None:
+    def read_mark(self, context: str, data: bytes) -> bytes | None:
         """See `Border`."""
-        return self._sealer.read_mark(place, data)
+        return self._sealer.read_mark(context, data)
 
 
-def border_of(name: str, place: str, node: str, secrets: Sequence[str], admin_token: str | None) -> Border:
+def border_of(name: str, prefix: str, node: str, secrets: Sequence[str], admin_token: str | None) -> Border:
     """
     Make the border of a fleet that meets on a store.
 
     Args:
         name: Of the fleet, for the log.
-        place: Where the fleet meets: its name, and what else tells it from others on that store.
+        prefix: How its channels begin: no other fleet on that store has the same.
         node: Id of this node.
         secrets: `fleet_secret`.
         admin_token: Tells fleets without a secret apart.
     """
     if secrets:
-        return SecretBorder(name, place, secrets, node)
-    return Border(name) if admin_token is None else TokenBorder(name, place, admin_token)
+        return SecretBorder(name, prefix, secrets, node)
+    return Border(name) if admin_token is None else TokenBorder(name, prefix, admin_token)

@@ -245,10 +245,10 @@ class Calls:
         timeout: float,
     ) -> list[fleet_messages.Answer]:
         """Ask some nodes, and return the answers that came within `timeout` seconds. In the backend's loop."""
-        places = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
+        slots = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
 
         async def call(node: str) -> fleet_messages.Answer | None:
-            async with places:
+            async with slots:
                 try:
                     return await self._ask(node, make, timeout, self.next_number())
                 except UnknownConnection:
@@ -258,7 +258,7 @@ class Calls:
         if not calls:
             return []
         try:
-            # For all of them together: nodes that do not answer hold the places of those that were not asked yet.
+            # For all of them together: nodes that do not answer hold the slots of those that were not asked yet.
             done, _ = await asyncio.wait(calls, timeout=timeout)
         finally:
             for task in calls:

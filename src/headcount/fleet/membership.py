@@ -202,12 +202,12 @@ class Membership:
 
     def _join_redis(self) -> None:
         from .backends.redis import RedisBackend
-        from .backends.redis_address import meeting_place
+        from .backends.redis_address import channel_prefix
 
         config, name = self._node.config, self._fleet_name
         view = self._ensure_view()
-        place = meeting_place(config.backend, name)
-        border = border_of(name, place, self._node.id, config.fleet_secret, config.admin_token)
+        prefix = channel_prefix(config.backend, name)
+        border = border_of(name, prefix, self._node.id, config.fleet_secret, config.admin_token)
         shown = without_password(config.backend)
         view.start(RedisBackend(self._node.id, config.backend, name, shown, border=border), border)
         self._node.use_figures(view)

@@ -20,7 +20,7 @@ def values(*secrets: str, node: str = NODE) -> RedisValues:
 OPEN, SEALED, READER = values(), values("s" * 16), values("s" * 16, node=OTHER)
 
 
-def test_a_sealed_value_is_read_at_its_place_alone() -> None:
+def test_a_sealed_value_is_read_in_its_context_alone() -> None:
     tally = Tally(at=5, versions={"v1": 1})
     data = SEALED.encode(NODE, tally)
     assert READER.read_tally(NODE, data) == tally

@@ -41,7 +41,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from ..border import Border
 from . import Receiver
-from .redis_address import NoShardError, advice_for, connect, find_shard, meeting_place, prefix_of, resolve
+from .redis_address import NoShardError, advice_for, channel_prefix, connect, find_shard, prefix_of, resolve
 from .redis_queue import NO_REPLY, CommandQueue, OnAnswer, Queued
 from .redis_tallies import RedisTallies
 from .redis_timing import DEFAULT_TIMING, Timing
@@ -92,7 +92,7 @@ class RedisBackend:
         self._url = url
         self._shown = shown
         self._prefix = prefix_of(fleet)
-        self._channels = meeting_place(url, fleet)
+        self._channels = channel_prefix(url, fleet)
         self._border = border or Border()
         self._receiver: Receiver | None = None
         self._task: asyncio.Task[None] | None = None

@@ -74,7 +74,7 @@ def prefix_of(fleet: str) -> str:
     return f"{{headcount:{fleet}}}"
 
 
-def meeting_place(url: str, fleet: str) -> str:
+def channel_prefix(url: str, fleet: str) -> str:
     """Return how the channels of a fleet begin: no other fleet on that server has the same."""
     number = database(url)
     return f"{prefix_of(fleet)}:1@{number}" if number else f"{prefix_of(fleet)}:1"

@@ -39,9 +39,9 @@ class RedisValues:
         self._border = border
         self._now = now
 
-    def seal(self, place: str, data: bytes) -> bytes:
-        """Return a value as Redis may have it, at one place."""
-        return self._border.seal(place, data, self._now())
+    def seal(self, context: str, data: bytes) -> bytes:
+        """Return a value as Redis may have it, sealed for one context."""
+        return self._border.seal(context, data, self._now())
 
     def encode(self, node: str, tally: Tally) -> bytes:
         """Encode the tally of a node, which another one may have written."""
@@ -63,10 +63,10 @@ class RedisValues:
             return None
         return tallies.decode_seen_alive(self._border.open_value(f"doubts:{node}", data))
 
-    def read_all(self, place: str, values: Iterable[Any]) -> list[bytes]:
+    def read_all(self, context: str, values: Iterable[Any]) -> list[bytes]:
         """Return what is authentic among the values of a list."""
         short = (value for value in values if isinstance(value, bytes) and len(value) <= MAX_STORED)
-        return [opened for value in short if (opened := self._border.open_value(place, value)) is not None]
+        return [opened for value in short if (opened := self._border.open_value(context, value)) is not None]
 
     def mark_returned(self, node: str, page: str, version: str) -> bytes:
         """Return the value of a page of a node that came back."""
