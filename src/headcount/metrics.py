@@ -5,7 +5,7 @@ The figures and counters as Prometheus metrics, for `GET /metrics` and for an ap
 
 Figures are those of the fleet or of this node (`scope`). Counters are always those of this node and carry a `node`
 label, so that rates stay right when each scrape reaches another worker. Label values are bounded, at a time and over
-time, because strangers can name any number of versions and routes (core/shown_labels.py).
+time, because visitors can name any number of versions and routes (core/shown_labels.py).
 
 Needs the extra `headcount[metrics]`.
 """

@@ -254,7 +254,7 @@ class Endpoints:
     def _log_foreign(self, head: RequestHead) -> None:
         if head.origin == NO_SITE:
             return
-        # One kind, because strangers choose the origin.
+        # One kind, because anybody can choose the origin.
         if head.origin is not None and (suppressed := self._log_throttle.suffix_if_due("foreign")) is not None:
             logger.warning(
                 "Refused a cross-site request from %r: Host is %r. If this origin is the application's own, let the "
@@ -385,7 +385,7 @@ class Endpoints:
             return None
         if head.origin_verdict is OriginVerdict.FOREIGN or head.endpoint != "/ws":
             # Before accepting, a close is an HTTP 403: the handshake itself is refused. The extension for HTTP
-            # responses could say why, but uvicorn logs an error each time, and strangers could fill its log.
+            # responses could say why, but uvicorn logs an error each time, and anybody could fill its log.
             foreign = head.origin_verdict is OriginVerdict.FOREIGN
             if foreign:
                 self._log_foreign(head)

@@ -23,7 +23,7 @@ class Problem(Exception):  # noqa: N818  the word of RFC 9457
 
     Args:
         status: HTTP status.
-        detail: What happened, what was expected, what to do. Shown to strangers.
+        detail: What happened, what was expected, what to do. Shown to anybody.
         headers: Further response headers.
         fields: Further fields of the body.
     """

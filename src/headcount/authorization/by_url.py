@@ -3,7 +3,7 @@ Asking another server whether a viewer may watch (`--authorize-url`), for back e
 
 The URL gets the viewer's own cookies and Authorization header, and those of `authorize_headers`, and nothing else; 2xx
 allows, anything else denies.
-Connections are kept, because strangers decide how often it is asked. A verdict holds for a second for the very same
+Connections are kept, because visitors decide how often it is asked. A verdict holds for a second for the very same
 credentials; those who ask meanwhile, or at the same time, share one question. A failure is nobody's verdict.
 """
 
@@ -67,7 +67,7 @@ class UrlCheck:
         self._names = names
         self._clock = clock
         self._hash_key = os.urandom(KEY_BYTES)
-        # Reading all certificates takes longer than the request, and strangers can cause requests.
+        # Reading all certificates takes longer than the request, and anybody can cause requests.
         self._trusted = httpx2.create_ssl_context(trust_env=False)
         self._verdicts: OrderedDict[bytes, tuple[float, bool]] = OrderedDict()
         """By a keyed hash of the credentials: until when, and whether they may watch. Oldest first."""
@@ -78,7 +78,7 @@ class UrlCheck:
         # As they came: a header may hold any byte, and HTTP/2 splits Cookie into several lines.
         credentials = [(name, value) for name, value in request.scope["headers"] if name in self._names]
         if not credentials:
-            return False  # a stranger; no request is needed
+            return False  # they have nothing to show; no request is needed
         cookies = b"; ".join(value for name, value in credentials if name == b"cookie")
         headers = [(name, value) for name, value in credentials if name != b"cookie"]
         if cookies:

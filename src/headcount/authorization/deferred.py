@@ -27,7 +27,7 @@ _BROWSER_HEADERS: Final = frozenset(
 
 _MAX_INTERNED_SIZE: Final = 2_000
 _MAX_INTERNED: Final = 500
-"""So many bytes, and so many browsers: a megabyte at most, whatever strangers send."""
+"""So many bytes, and so many browsers: a megabyte at most, whatever visitors send."""
 
 _COMMON_KEYS: Final = (
     *("type", "asgi", "scheme", "server"),

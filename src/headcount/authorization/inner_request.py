@@ -166,7 +166,7 @@ class InnerRequests:
         return InnerRequestCheck(self, scope, prefix, wrapped_app, use_request_itself=False)
 
     async def answer(self, scope: Scope, send: Send) -> bool:
-        """Answer an inner request. Returns False for any other, which is a stranger's."""
+        """Answer an inner request. Returns False for any other, which came from outside."""
         if not is_inner(scope):
             return False
         verdict: _Verdict = scope["extensions"][_EXTENSION]

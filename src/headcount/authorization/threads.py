@@ -1,7 +1,7 @@
 """
 Threads for synchronous functions of the application that may hang.
 
-They are our own, and few. Strangers who make a hook hang could use up the pool in which frameworks run synchronous
+They are our own, and few. Visitors who make a hook hang could use up the pool in which frameworks run synchronous
 endpoints, and that pool counts an abandoned function as done. Here a place is free again only when its thread has
 ended, so at most `MAX_THREADS` calls hang. Later calls wait for a place until their own time-out. The threads are
 daemons: one that hangs does not keep the process from stopping.

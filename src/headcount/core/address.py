@@ -2,7 +2,7 @@
 The client's address: whose word is taken, and how much of it is kept.
 
 Anybody can send X-Forwarded-For. A header is believed only when the peer itself is a trusted proxy, and in a list only
-the rightmost address that is not a trusted proxy, because everything to its left was written by a stranger. When all of
+the rightmost address that is not a trusted proxy, because everything to its left can be written by anybody. When all of
 them are ours, the request began inside: then it is the leftmost.
 """
 

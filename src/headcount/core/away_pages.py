@@ -110,8 +110,8 @@ class AwayPages:
         counts = dict(self._sums.counts)
         if only_known:
             known = {version: counts[version] for version in self._sums.reserved & counts.keys()}
-            strangers = len(self._pages) - sum(known.values()) + known.get(UNKNOWN, 0)
-            counts = known | ({UNKNOWN: strangers} if strangers else {})
+            unknown = len(self._pages) - sum(known.values()) + known.get(UNKNOWN, 0)
+            counts = known | ({UNKNOWN: unknown} if unknown else {})
         unnamed = sum(count for _, count in self._unnamed)
         if unnamed:
             counts[OTHER] = counts.get(OTHER, 0) + unnamed

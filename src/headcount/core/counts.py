@@ -5,7 +5,7 @@ Counts by label: at most so many labels apart, the rest under `(other)`.
     LabelSums     adds what several nodes report, and remembers what `(other)` consists of
     bounded       a copy of finished counts with fewer labels
 
-Labels come from strangers, so their number is bounded. `(other)` takes no place of theirs.
+Labels come from visitors, so their number is bounded. `(other)` takes no place of theirs.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -33,7 +33,7 @@ class LabelCounts:
         self._reserved = frozenset(reserved)
         self._before: dict[str, int] | None = None
         # The one string that all connections under a label hold. Not `sys.intern`, which on some versions of Python
-        # keeps what strangers send for ever.
+        # keeps what visitors send for ever.
         self._shared: dict[str, str] = {}
 
     def add(self, label: str) -> str:

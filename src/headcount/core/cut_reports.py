@@ -5,7 +5,7 @@ One value for the node, the median of recent reports; a fleet shows the shortest
 operators and decides nothing. Anybody can write
 a number into a query, so a report counts only with proof: its client replaces a stream of this node, by the secret
 handle, that was opened with a report too and whose age fits the limit. And a limit is known only if many of the streams
-that end have such a report. So a false limit costs a stranger open streams for as long as it says, and many of them.
+that end have such a report. So a false limit costs an attacker open streams for as long as it says, and many of them.
 
 Time is an argument, in seconds of a monotonic clock.
 """

@@ -2,7 +2,7 @@
 The versions that are known: those that nodes serve, those that were released, and those that an operator waits for.
 
 Anybody can open pages of made-up versions, and these share a bounded number of counts. A known version always has a
-count of its own, so that no stranger can push a real one under `(other)`, whoever came first.
+count of its own, so that no visitor can push a real one under `(other)`, whoever came first.
 
 What was learnt stays known: the pages of a version outlive its nodes and its release. Only the newest are kept, because
 another node of the fleet may be wrong.

@@ -1,5 +1,5 @@
 """
-Labels that strangers send: versions and routes.
+Labels that visitors send: versions and routes.
 
 A label becomes a map key in every viewer's page, a row in a table, a word in a terminal and a metric label. So it is
 bounded, holds no control characters (terminals obey them, logs break on them), no line or paragraph separators (logs

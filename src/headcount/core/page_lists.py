@@ -1,9 +1,9 @@
 """
 Which pages a node had when it wrote its tally: what a page must prove that came back.
 
-A handle proves that its stream was there once. Strangers can collect handles of streams that they closed long ago, and
+A handle proves that its stream was there once. Anybody can collect handles of streams that they closed long ago, and
 one page can be on another version when it returns. So a node writes, beside its tally, a mark of each page that the
-tally counts, and under which version. A mark is a part of the public id: four bytes, so that a stranger's closed stream
+tally counts, and under which version. A mark is a part of the public id: four bytes, so that any closed stream
 is taken for an open one once in 400,000 times, at a node with 10,000 pages.
 
     number of the list, which the tally names · {version: marks} of open pages · the same of those told to go away

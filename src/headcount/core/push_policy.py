@@ -14,7 +14,7 @@ The rules, and there are no others:
    An expired or removed subscriber is sent nothing.
 4. What was chosen but has not been sent when a newer chain starts is void: the epochs differ.
 5. After a large message the next flush waits, so that no subscriber is sent more than `MAX_BYTES_PER_SECOND`, whatever
-   strangers change.
+   visitors change.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator

@@ -60,7 +60,7 @@ class Registry:
         max_listed: Rows in a snapshot.
         max_versions: Versions counted apart.
         max_routes: Routes counted apart.
-        known_versions: Versions that are counted apart whatever arrived before them, so that no stranger can push the
+        known_versions: Versions that are counted apart whatever arrived before them, so that no visitor can push the
             real ones into `(other)` by opening a thousand connections with made-up build ids. So is `unknown`.
         only_known: Count all other versions under `unknown`.
         serves: The version that this node serves; empty: it does not say.

@@ -117,7 +117,7 @@ class ReportSums:
                 return False
             if not new:
                 continue
-            # Those that are gone make room: strangers may replace all labels of a node between two deltas.
+            # Those that are gone make room: visitors may replace all labels of a node between two deltas.
             gone = sum(not count and label in counts for label, count in changed.items())
             if len(counts) + new - gone > limit:
                 return False

@@ -1,5 +1,5 @@
 """
-Which labels have a time series of their own, while strangers choose the labels.
+Which labels have a time series of their own, while visitors choose the labels.
 
 A time series database keeps every series that it has ever seen, so what counts is not how many labels are shown at a
 time but how many different ones are shown over time. A machine without I/O; time is an argument.
@@ -17,7 +17,7 @@ The rules, and there are no others:
    compete, however large they are.
 6. Once `2 * limit` different labels have been shown within a day, `(other)` included, no new one is shown.
 
-So strangers cannot cause more than `2 * limit` series a day, and cannot push out a label that the fleet knows.
+So visitors cannot cause more than `2 * limit` series a day, and cannot push out a label that the fleet knows.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -40,8 +40,8 @@ class ShownLabels:
     The choice of labels for one metric of one process, remembered from scrape to scrape.
 
         _series      {label: when it was shown last}   within the last day, `(other)` not among them
-        _shown       strangers' labels that have a place now
-        _counted     {label: since when}               strangers' labels in the counts; bounded like those
+        _shown       untrusted labels that have a place now
+        _counted     {label: since when}               untrusted labels in the counts; bounded like those
         _large       {label: since when}               those among the largest; at most `limit`
         _remembered  labels that the fleet knew, the newest last
 
@@ -76,9 +76,9 @@ class ShownLabels:
         ranked = sorted((label for label in counts if label != OTHER), key=lambda label: (-counts[label], label))
         apart = [label for label in ranked if label in trusted]
         self._series.update(dict.fromkeys(apart, now))
-        strangers = [label for label in ranked if label not in trusted]
+        untrusted = [label for label in ranked if label not in trusted]
         places = max(0, self._limit - len(apart))
-        apart += self._strangers(strangers, places, now)
+        apart += self._untrusted(untrusted, places, now)
         self._series.update(dict.fromkeys(apart, now))
         shown = dict.fromkeys(always, 0) | {label: counts[label] for label in apart}
         rest = sum(counts.values()) - sum(shown.values())
@@ -94,7 +94,7 @@ class ShownLabels:
             del self._remembered[label]
         return {*self._remembered}
 
-    def _strangers(self, ranked: list[str], places: int, now: float) -> list[str]:
+    def _untrusted(self, ranked: list[str], places: int, now: float) -> list[str]:
         """Give the places to labels that nobody vouches for; `ranked` has the largest first."""
         self._counted = {label: self._counted.get(label, now) for label in ranked}
         settled = [label for label in ranked if label in self._series or now - self._counted[label] >= HOLD]
@@ -132,7 +132,7 @@ def versions_known_to_the_fleet(
     own: str, current: str | None, served: Collection[str] | None, others: Iterable[str] = ()
 ) -> set[str]:
     """
-    Return the versions that do not come from strangers only.
+    Return the versions that do not come from visitors only.
 
     Args:
         own: The version that this node serves.

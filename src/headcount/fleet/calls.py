@@ -2,7 +2,7 @@
 Numbered questions to other nodes, and their answers.
 
 A public id begins with the id of the node that owns the connection, so every node knows whom to ask. Only the owner can
-tell whether a handle is genuine, because the key is its own. A stranger can make up handles: an id that names no node
+tell whether a handle is genuine, because the key is its own. Anybody can make up handles: an id that names no node
 of the fleet never leaves this process, and only so many questions are open at once.
 
 Tests: tests/fleet/backends/test_conformance.py, tests/fleet/backends/test_two_sites.py.
@@ -63,7 +63,7 @@ class Caller(Protocol):
     """The questions that this node can ask."""
 
     def send_one_way(self, node: str, message: fleet_messages.Command) -> None:
-        """Send a node a command that needs no answer, if there is such a node. It may be a stranger's invention."""
+        """Send a node a command that needs no answer, if there is such a node. Anybody may have made it up."""
 
     def next_number(self) -> int:
         """Return a number that no other question of this node has."""

@@ -29,7 +29,7 @@ class ReleaseState(Protocol):
 
 
 class KnownState(Protocol):
-    """Which versions are known, so that they are counted apart from those that strangers make up."""
+    """Which versions are known, so that they are counted apart from those that visitors make up."""
 
     @property
     def known_versions(self) -> frozenset[str]:

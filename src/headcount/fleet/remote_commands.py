@@ -344,7 +344,7 @@ class RemoteCommands:
             return None
 
     def _send_to_owner(self, handle: str, make: Callable[[], fleet_messages.Command]) -> None:
-        """Send the owner of a stream a command that needs no answer; a stranger may have made the handle up."""
+        """Send the owner of a stream a command that needs no answer; anybody may have made the handle up."""
         try:
             owner = self._owner_of(handle)
         except UnknownConnection:

@@ -1,5 +1,5 @@
 """
-Text from strangers made fit for a terminal.
+Text from visitors made fit for a terminal.
 
 Tests: tests/tools/test_top.py, tests/cli/test_asking.py.
 """

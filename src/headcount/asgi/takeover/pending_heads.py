@@ -59,7 +59,7 @@ class PendingHeads:
     ) -> None:
         self.counters = counters
         self.log_throttle = LogThrottle()
-        """Of warnings about single requests, which strangers can cause."""
+        """Of warnings about single requests, which anybody can cause."""
         self.timeout = timeout
         self.max_pending = max_pending
         self.max_bytes = max_bytes
