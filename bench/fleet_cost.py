@@ -46,7 +46,7 @@ def _node(url: str, number: int, cells: int) -> tuple[FleetView, Cells]:
         time.monotonic,
         releases=NoReleases(),
         known=NoReleases(),
-        changed=lambda: None,
+        mark_dirty=lambda: None,
         shows_rows=lambda: False,
         run_command=_never,
         departures=Departures(8.0),

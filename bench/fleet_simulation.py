@@ -350,7 +350,7 @@ class Node:
             lambda: network.loop.now,
             releases=NoReleases(),
             known=NoReleases(),
-            changed=lambda: None,
+            mark_dirty=lambda: None,
             shows_rows=lambda: True,
             run_command=_never,
             departures=Departures(8.0),

@@ -121,7 +121,7 @@ async def lifespan(_: Starlette) -> AsyncIterator[None]:
                     node._registry.close(gone)
                     ids.append(f"{chance.getrandbits(64):016x}")
                     node._registry.open(ids[-1], version_at(0.9), some_path(), f"192.0.2.{chance.randrange(1, 255)}")
-                node.viewers.changed()
+                node.viewers.mark_dirty()
 
     task = asyncio.create_task(move())
     yield

@@ -32,7 +32,7 @@ class DepartureNotices:
         publisher: Knows whether another node listens to this one.
         lock: The node's.
         clock: Monotonic seconds.
-        changed: Schedules a push to the viewers; called with the lock held.
+        mark_dirty: Schedules a push to the viewers; called with the lock held.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class DepartureNotices:
         publisher: Publisher,
         lock: threading.RLock,
         clock: Callable[[], float],
-        changed: Callable[[], None],
+        mark_dirty: Callable[[], None],
     ) -> None:
         self._link = link
         self._departures = departures
@@ -53,7 +53,7 @@ class DepartureNotices:
         self._publisher = publisher
         self._lock = lock
         self._clock = clock
-        self._changed = changed
+        self._mark_dirty = mark_dirty
         self._published = 0
         """Revision of the departures that the other nodes were told."""
         self._timer: asyncio.TimerHandle | None = None
@@ -89,7 +89,7 @@ class DepartureNotices:
             if self._collector.listening and self._figures.receive_away(
                 node, away, transit, now, unanswered=unanswered
             ):
-                self._changed()
+                self._mark_dirty()
             if self._publisher.schedule.interests:
                 message = fleet_messages.Away(node=node, away=away, transit=transit, unanswered=unanswered)
                 self._link.publish(fleet_messages.encode(message))

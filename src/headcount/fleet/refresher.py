@@ -29,7 +29,7 @@ class Refresher:
         collector: Listens to them.
         lock: The node's.
         clock: Monotonic seconds.
-        changed: Schedules a push to the viewers.
+        mark_dirty: Schedules a push to the viewers.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Refresher:
         collector: ReportCollector,
         lock: threading.RLock,
         clock: Callable[[], float],
-        changed: Callable[[], None],
+        mark_dirty: Callable[[], None],
     ) -> None:
         self._link = link
         self._figures = figures
@@ -48,7 +48,7 @@ class Refresher:
         self._collector = collector
         self._lock = lock
         self._clock = clock
-        self._changed = changed
+        self._mark_dirty = mark_dirty
         self._numbers = itertools.count(1)
         self._one_at_a_time: asyncio.Lock | None = None
         """Held by the round that runs."""
@@ -130,6 +130,6 @@ class Refresher:
             # unless the store took so long to list the nodes that they had too little time to answer.
             with self._lock:
                 if patience >= CATCH_UP / 2 and self._figures.mark_silent(flush.pending, asked):
-                    self._changed()
+                    self._mark_dirty()
         finally:
             self._open_round = None

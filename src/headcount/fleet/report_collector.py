@@ -43,7 +43,7 @@ class ReportCollector:
         config: Checked settings.
         lock: The node's.
         clock: Monotonic seconds.
-        changed: Schedules a push to the viewers.
+        mark_dirty: Schedules a push to the viewers.
         shows_rows: Says whether a viewer here sees connections.
         start_ticking: Called when this node begins to listen, so that `tick` is called from then on.
         read_tallies: Asks the backend's store which connections are unaccounted for.
@@ -60,7 +60,7 @@ class ReportCollector:
         lock: threading.RLock,
         clock: Callable[[], float],
         *,
-        changed: Callable[[], None],
+        mark_dirty: Callable[[], None],
         shows_rows: Callable[[], bool],
         start_ticking: Callable[[], None],
         read_tallies: Callable[[Backend], Awaitable[bool]],
@@ -77,7 +77,7 @@ class ReportCollector:
         self._config = config
         self._lock = lock
         self._clock = clock
-        self._changed = changed
+        self._mark_dirty = mark_dirty
         self._shows_rows = shows_rows
         self._start_ticking = start_ticking
         self._read_tallies = read_tallies
@@ -167,7 +167,7 @@ class ReportCollector:
         if not self.listening:
             return
         if new:
-            self._changed()
+            self._mark_dirty()
         self._requests.close(node)  # what was sent before the node could be reached is lost
         self._link.send(node, self._interest())
         self._request([node])
@@ -176,7 +176,7 @@ class ReportCollector:
         """Note that a node is gone."""
         self._requests.close(node)
         if self._figures.drop(node, sequence):
-            self._changed()
+            self._mark_dirty()
         self.check_complete()
 
     def on_report(self, report: fleet_messages.Report) -> None:
@@ -208,7 +208,7 @@ class ReportCollector:
             self._own_share.sync()  # else the viewers' pushes do
         expired = self._figures.expire(now, drop=not self._link.detects_failures)
         if expired.changed:
-            self._changed()
+            self._mark_dirty()
         if self._link.backend is not None:
             for node in expired.dropped:
                 self._link.backend.remove_sign_of_life(node)
@@ -243,7 +243,7 @@ class ReportCollector:
             self._members_known = True
             self._update_connectivity()
             if changed:
-                self._changed()
+                self._mark_dirty()
             self.viewers_changed()
             self._request_reports()
             self.check_complete()
@@ -300,7 +300,7 @@ class ReportCollector:
         # Of an old message, too: the next one is never far.
         self._figures.note_cut(message.node, message.cut)
         if changed:
-            self._changed()
+            self._mark_dirty()
         if self._figures.is_stale(message.node):
             self._request([message.node])
         self.check_complete()
@@ -311,7 +311,7 @@ class ReportCollector:
             if not self.figures_ready:
                 self.figures_ready = True
                 self.viewers_changed()
-                self._changed()
+                self._mark_dirty()
 
     def _stop_ready_timer(self) -> None:
         if self._ready_timer is not None:
@@ -325,7 +325,7 @@ class ReportCollector:
         backend = self._link.backend
         connected = self._connected and self._members_are_known() and (backend is None or backend.tallies.complete)
         if self._figures.set_disconnected(disconnected=not connected, now=self._clock()):
-            self._changed()
+            self._mark_dirty()
 
     def _interest(self) -> fleet_messages.Interest:
         self._rows = self._row_quota()

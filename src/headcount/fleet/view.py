@@ -73,7 +73,7 @@ class FleetView:
         clock: Monotonic seconds.
         releases: Which version was declared current.
         known: Which versions are known.
-        changed: Schedules a push to the viewers; called with the lock held.
+        mark_dirty: Schedules a push to the viewers; called with the lock held.
         shows_rows: Says whether a viewer here sees connections.
         run_command: Runs another node's command.
         departures: Pages whose streams this node ended.
@@ -95,7 +95,7 @@ class FleetView:
         *,
         releases: ReleaseState,
         known: KnownState,
-        changed: Callable[[], None],
+        mark_dirty: Callable[[], None],
         shows_rows: Callable[[], bool],
         run_command: CommandHandler,
         departures: Departures,
@@ -111,7 +111,7 @@ class FleetView:
         self.calls = Calls(self.link, run_command)
         self._lock = lock
         self._clock = clock
-        self._changed = changed
+        self._mark_dirty = mark_dirty
         self._releases = releases
         self._own_tally = OwnTally(
             registry,
@@ -154,7 +154,7 @@ class FleetView:
             own_cut,
         )
         self._history = FleetHistory(self.link, self._figures, releases, lock)
-        self.accounting = Accounting(self.link, self._figures, lock, clock, config, changed, known, self._history)
+        self.accounting = Accounting(self.link, self._figures, lock, clock, config, mark_dirty, known, self._history)
         self._collector = ReportCollector(
             self.link,
             self._figures,
@@ -164,15 +164,15 @@ class FleetView:
             config,
             lock,
             clock,
-            changed=changed,
+            mark_dirty=mark_dirty,
             shows_rows=shows_rows,
             start_ticking=self._ticker.start,
             read_tallies=self.accounting.read_tallies,
         )
         self.departure_notices = DepartureNotices(
-            self.link, departures, self._figures, self._collector, self._publisher, lock, clock, changed
+            self.link, departures, self._figures, self._collector, self._publisher, lock, clock, mark_dirty
         )
-        self._refresher = Refresher(self.link, self._figures, known, self._collector, lock, clock, changed)
+        self._refresher = Refresher(self.link, self._figures, known, self._collector, lock, clock, mark_dirty)
         self.accepts_traffic = False
         """The backend has reached the other nodes, if only once, or cannot."""
         self._release_exchange = ReleaseExchange(
@@ -282,7 +282,7 @@ class FleetView:
     def sync(self) -> None:
         """Bring the figures up to what is known now; to be called before they are read. The lock is held."""
         if self._extend_deadlines():
-            self._changed()
+            self._mark_dirty()
         self._own_share.sync()
 
     def page_returned(self, handle: str, version: str) -> None:
@@ -357,7 +357,7 @@ class FleetView:
         """Take a version for declared, here as in the registry. The lock is held."""
         self._own_share.sync()
         if self._figures.declare(release.version, release.identity, insisted=release.unserved):
-            self._changed()
+            self._mark_dirty()
 
     async def keep_release(self) -> None:
         """Have the backend keep the newest release, so that it outlives the nodes. From any loop."""
@@ -368,7 +368,7 @@ class FleetView:
         """Count these versions apart from now on, here as in the registry. The lock is held."""
         self._own_share.sync()
         if self._figures.set_known_versions(known):
-            self._changed()
+            self._mark_dirty()
 
     def count_of(self, version: str) -> VersionCount:
         """Return how many connections are of a version; see `sync`."""
@@ -417,7 +417,7 @@ class FleetView:
         """Learn that a node is certainly gone."""
         with self._lock:
             if self._figures.drop_vanished(node, self._clock()):
-                self._changed()
+                self._mark_dirty()
             self._on_left(node, None)
             if self._collector.listening:
                 self.link.start_task(self._collector.learn_members())
@@ -475,13 +475,13 @@ class FleetView:
             case fleet_messages.Leave():
                 now = self._clock()
                 if self._figures.receive_leave(message.node, message.sequence, message.away, message.transit, now):
-                    self._changed()
+                    self._mark_dirty()
                 self._on_left(message.node, message.sequence)
             case fleet_messages.Away():
                 if self._collector.listening and self._figures.receive_away(
                     message.node, message.away, message.transit, self._clock(), unanswered=message.unanswered
                 ):
-                    self._changed()
+                    self._mark_dirty()
             case fleet_messages.Forget():
                 self.accounting.end_absence(message.gone)
             case fleet_messages.Join():
@@ -509,7 +509,7 @@ class FleetView:
     def _tick(self, now: float) -> bool:
         with self._lock:
             if self._extend_deadlines():
-                self._changed()
+                self._mark_dirty()
             if self.link.backend is None:
                 return False
             self._own_share.sync()  # time alone changes what is away
@@ -517,7 +517,7 @@ class FleetView:
             self._publisher.tick(now)
             self._collector.tick(now)
             if self._figures.settle(now):
-                self._changed()
+                self._mark_dirty()
             return self._collector.listening or bool(self._publisher.schedule.interests)
 
     def _extend_deadlines(self) -> bool:

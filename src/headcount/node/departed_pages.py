@@ -46,7 +46,7 @@ class DepartedPages:
         config: Checked settings.
         clock: Monotonic seconds.
         registry: The node's connections.
-        changed: Schedules a push to the viewers.
+        mark_dirty: Schedules a push to the viewers.
         known_versions: Returns the versions that are counted apart.
     """
 
@@ -56,7 +56,7 @@ class DepartedPages:
         config: Config,
         clock: Callable[[], float],
         registry: Registry,
-        changed: Callable[[], None],
+        mark_dirty: Callable[[], None],
         known_versions: Callable[[], frozenset[str]],
     ) -> None:
         self.departures = Departures(config.reconnect_spread + TRANSIT_SLACK, config.unaccounted_grace)
@@ -67,7 +67,7 @@ class DepartedPages:
         self._host = host
         self._clock = clock
         self._registry = registry
-        self._changed = changed
+        self._mark_dirty = mark_dirty
 
     def start_over(self) -> None:
         """Note that the process was forked: the pages before the fork are those of its parent."""
@@ -82,24 +82,24 @@ class DepartedPages:
         """Note a page that did not answer or read."""
         self.departures.add(version, self._clock(), stream_id, unanswered=True)
         self._host.membership.view.departure_notices.gave_up()
-        self._changed()
+        self._mark_dirty()
 
     def broke_off(self, key: str, version: str, stream_id: str) -> None:
         """Note a page whose stream ended without a farewell; its key is as in `AwayPages.add`."""
         self.away_pages.add(key, version, stream_id, self._clock())
-        self._changed()
+        self._mark_dirty()
 
     def came_back(self, stream_id: str) -> None:
         """Note that the page of a stream has come back, here or to another node, or says that it leaves."""
         departed, broke_off = self.departures.discard(stream_id), self.away_pages.discard(stream_id)
         if departed or broke_off:
-            self._changed()
+            self._mark_dirty()
 
     def tab_came_back(self, key: str) -> bool:
         """Note that a tab, by its secret key, has been reported anew or leaves. Returns whether it was away."""
         found = self.away_pages.discard(key)
         if found:
-            self._changed()
+            self._mark_dirty()
         return found
 
     def refresh(self) -> None:
@@ -122,4 +122,4 @@ class DepartedPages:
         if absence != known:
             changed |= self._registry.set_absence(absence)
         if changed:
-            self._changed()
+            self._mark_dirty()

@@ -316,7 +316,7 @@ class FleetCommands:
             self._host.learn_versions((declared.version,))
             self._registry.declare(declared.version, declared.identity, insisted=declared.unserved)
             self._host.membership.view.declare(declared)
-            self._viewers.changed()
+            self._viewers.mark_dirty()
             if not is_news:
                 # A newer declaration of the same version. Pages go by it when they ask next, as on all other nodes.
                 return 0

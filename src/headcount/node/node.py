@@ -130,7 +130,7 @@ class Node:
         self.rollout = Rollout(self, registry, lock, self.releases, self.shared_streams, self._now)
         self.notices = Notices(self, registry, lock, self.shared_streams, self._now)
         self._departed = DepartedPages(
-            self, config, self._now, registry, self.viewers.changed, lambda: self._known.names
+            self, config, self._now, registry, self.viewers.mark_dirty, lambda: self._known.names
         )
         self._reset_identity()
         self._process = os.getpid()
@@ -269,7 +269,7 @@ class Node:
             releases=self.releases,
             tickets=self.log_outs,
             known=self,
-            changed=self.viewers.changed,
+            mark_dirty=self.viewers.mark_dirty,
             shows_rows=self.viewers.shows_rows,
             run_command=handlers.run_command,
             departures=self._departed.departures,
@@ -294,7 +294,7 @@ class Node:
         with self._lock:
             if self._known.learn(versions):
                 if self._registry.set_known_versions(self._known.names):
-                    self.viewers.changed()
+                    self.viewers.mark_dirty()
                 self.membership.view.set_known_versions(self._known.names)
 
     def _release_here(self, release: Declaration) -> None:
@@ -385,7 +385,7 @@ class Node:
                 session.deadline = self.clock() + self.config.viewer_timeout
             elif self.config.connection_tracking:
                 info = self._registry.open(session.id, version, route, ip)
-                self.viewers.changed()
+                self.viewers.mark_dirty()
             is_released = self.releases.released is not None and self.figures.current_version is not None
         # An orphaned release asks nobody to go to a version that no node serves.
         if is_released:
@@ -418,7 +418,7 @@ class Node:
                     self.rollout.closed(session.id, farewell=is_left)
                 if not is_left:
                     self._note_departure(session, stream, info.version, cause)
-                self.viewers.changed()
+                self.viewers.mark_dirty()
             self.timers.discard(session)
             if self.admission.by_address is not None:
                 self.admission.by_address.discard(session.id)
@@ -606,7 +606,7 @@ class Node:
         """Note that a page went to the background or came back."""
         with self._lock:
             if session.id in self._registry and self._registry.set_hidden(session.id, hidden):
-                self.viewers.changed()
+                self.viewers.mark_dirty()
 
     def navigate(self, session: Session, route: str) -> None:
         """Move a page to another route."""
@@ -617,7 +617,7 @@ class Node:
                 return  # a viewer, or tracking is off
             if before is None:
                 return
-            self.viewers.changed()
+            self.viewers.mark_dirty()
             info = self._registry.info(session.id) if self.hooks.route else None
         if info is not None:
             # A POST may come in by another loop; the hooks of one connection run in one loop, in their order.

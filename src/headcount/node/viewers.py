@@ -121,7 +121,7 @@ class Viewers:
             if watched:
                 figures.note_changes(on=True)
                 self._policy.reset(figures.revision)
-                self.changed()
+                self.mark_dirty()
 
     def use_membership(self, membership: HasView) -> None:
         """Reach the other nodes by this membership from now on. To be called before anything else, and after a fork."""
@@ -217,7 +217,7 @@ class Viewers:
         if subscription is not None and due:
             self._send_snapshot(subscription)
 
-    def changed(self) -> None:
+    def mark_dirty(self) -> None:
         """Schedule a flush, in a loop in which somebody waits for it, and tell the other nodes. The lock is held."""
         self._membership.view.publish_soon()
         if not self.subscriptions and not self.observers:
@@ -237,7 +237,7 @@ class Viewers:
             del self.observers[key]
             self._stop_noting()
         if self._flush_loop is not None and self._flush_loop.is_closed():
-            self.changed()
+            self.mark_dirty()
 
     def _is_open(self, connection_id: str) -> bool:
         return connection_id in self.pending or connection_id in self.subscriptions
@@ -452,7 +452,7 @@ class Viewers:
             if due is Due.SNAPSHOT:
                 send = partial(session.transmit, self._snapshot(subscription, self._policy.visibility(subscription)))
             elif due is Due.FLUSH:
-                self.changed()
+                self.mark_dirty()
             elif due is Due.WITHDRAW:
                 send = self._withdraw(session)
         send()

@@ -340,7 +340,7 @@ class Site:
             self.now,
             releases=self,
             known=self,
-            changed=self._changed,
+            mark_dirty=self._changed,
             shows_rows=lambda: True,
             run_command=self._run_command,
             departures=self.departures,
