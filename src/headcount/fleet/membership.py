@@ -89,7 +89,7 @@ class Membership:
             self.remote.calls = NotJoined()
 
     @property
-    def is_to_join(self) -> bool:
+    def join_pending(self) -> bool:
         """There are other nodes, and no request has shown yet how to join them."""
         return isinstance(self.remote.calls, NotJoined)
 

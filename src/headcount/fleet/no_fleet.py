@@ -89,7 +89,7 @@ class NoFleet:
     def publish_soon(self) -> None:
         """Do nothing."""
 
-    def touch(self, *, rows: bool, linger: float | None = None) -> None:
+    def keep_listening(self, *, rows: bool, linger: float | None = None) -> None:
         """Do nothing."""
 
     def declare(self, release: Declaration) -> None:

@@ -81,7 +81,7 @@ class NodeView(Protocol):
     def sync(self) -> None:
         """Bring the figures up to what is known now; to be called before they are read. The lock is held."""
 
-    def touch(self, *, rows: bool, linger: float | None = None) -> None:
+    def keep_listening(self, *, rows: bool, linger: float | None = None) -> None:
         """Listen to the other nodes for a while, because a caller reads the figures once."""
 
     async def refresh(self, *, rows: bool = True) -> None:

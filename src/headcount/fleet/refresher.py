@@ -68,7 +68,7 @@ class Refresher:
             rows: With connections.
         """
         with self._lock:
-            self._collector.touch(rows=rows)
+            self._collector.keep_listening(rows=rows)
         if self._one_at_a_time is None:
             self._one_at_a_time = asyncio.Lock()
         async with self._one_at_a_time:

@@ -112,7 +112,7 @@ class ReportCollector:
         self._has_viewers = False
         self._lingers_until = max(self._lingers_until, self._clock() + LINGER)
 
-    def touch(self, *, rows: bool, linger: float | None = None) -> None:
+    def keep_listening(self, *, rows: bool, linger: float | None = None) -> None:
         """Listen for `linger` seconds, else `LINGER`; with `rows`, ask for connections, too."""
         until = self._clock() + (LINGER if linger is None else linger)
         self._lingers_until = max(self._lingers_until, until)

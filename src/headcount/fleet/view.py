@@ -334,14 +334,14 @@ class FleetView:
         if self.active:
             self.link.call(self._publisher.publish_now)
 
-    def touch(self, *, rows: bool, linger: float | None = None) -> None:
+    def keep_listening(self, *, rows: bool, linger: float | None = None) -> None:
         """
         Listen to the other nodes for `linger` seconds, else `LINGER`, because a caller reads the figures once.
 
         With `rows`, it may see connections, so that those of other nodes are asked for.
         """
         if self.active:
-            self._collector.touch(rows=rows, linger=linger)
+            self._collector.keep_listening(rows=rows, linger=linger)
 
     @property
     def release(self) -> CurrentRelease:

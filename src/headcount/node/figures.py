@@ -94,12 +94,12 @@ class FigureReader:
         """
         self._tidy()
         with self._lock:
-            self._host.membership.view.touch(rows=rows, linger=linger)
+            self._host.membership.view.keep_listening(rows=rows, linger=linger)
             stats = self._viewers.stats()
             if version is not None:
                 count = self._host.membership.view.count_of(version) or self._registry.count_of(version)
                 stats = msgspec.structs.replace(stats, of_version=count)
-            return msgspec.structs.replace(stats, partial=True) if self._host.membership.is_to_join else stats
+            return msgspec.structs.replace(stats, partial=True) if self._host.membership.join_pending else stats
 
     async def fresh_stats(self, *, rows: bool = True, version: str | None = None) -> Stats:
         """

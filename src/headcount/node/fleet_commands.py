@@ -296,7 +296,7 @@ class FleetCommands:
         stats, view = await self._figures.fresh_stats(rows=False), self._host.membership.view
         with self._lock:
             settled = view.settled if view.active else self._registry.settled
-        if settled is None or self._host.membership.is_to_join:
+        if settled is None or self._host.membership.join_pending:
             raise Unsettled(stats.nodes.versions or {}, stats.nodes.expected, self._settle_time)
         return settled
 

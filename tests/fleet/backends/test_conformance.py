@@ -714,8 +714,8 @@ async def test_who_looks_now_and_then_is_told_in_between(
     monkeypatch.setattr("headcount.fleet.report_collector.LINGER", 0.0)
     monkeypatch.setattr(one.view._collector, "_shows_rows", lambda: False)
     with one.lock:
-        one.view.touch(rows=True, linger=60.0)
-        one.view.touch(rows=True)
+        one.view.keep_listening(rows=True, linger=60.0)
+        one.view.keep_listening(rows=True)
     ticks = 0
     tick = one.view._ticker._tick
 
@@ -756,13 +756,13 @@ async def test_looking_again_does_not_shorten_the_silence_of_those_who_cannot_be
 ) -> None:
     one, two = sites(), sites()
     monkeypatch.setattr("headcount.fleet.report_collector.LINGER", 0.0)
-    one.view.touch(rows=True, linger=60.0)
+    one.view.keep_listening(rows=True, linger=60.0)
     await until(lambda: is_sum(one, one, two))
     one.view.connectivity_changed(connected=False)
     one.view._collector._lingers_until = 0.0
     await until(lambda: not one.view._collector.listening)
     before = one.view.report_age
-    one.view.touch(rows=True)
+    one.view.keep_listening(rows=True)
     assert one.view.report_age >= before > 0
 
 
