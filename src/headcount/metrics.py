@@ -243,21 +243,21 @@ class Collector(PrometheusCollector):
         subscribers = GaugeMetricFamily("headcount_subscribers", "Viewers that receive statistics.", labels=["node"])
         subscribers.add_metric([node.id], len(self._viewers.subscriptions))
         yield subscribers
-        half_open = GaugeMetricFamily(
+        incomplete = GaugeMetricFamily(
             "headcount_half_open_connections",
             "TCP connections that have not sent a whole request; absent where the server does not tell.",
             labels=["node"],
         )
-        if node.count_half_open is not None:
-            half_open.add_metric([node.id], node.count_half_open())
-        yield half_open
+        if node.count_incomplete_requests is not None:
+            incomplete.add_metric([node.id], node.count_incomplete_requests())
+        yield incomplete
         given_up = CounterMetricFamily(
             "headcount_half_open_closes",
             "TCP connections closed before their request was whole, by reason.",
             labels=["node", "reason"],
         )
         for name in ("timeout", "limit", "size"):
-            given_up.add_metric([node.id, name], counters.get(f"half_open:{name}", 0))
+            given_up.add_metric([node.id, name], counters.get(f"incomplete_request:{name}", 0))
         yield given_up
         closes = CounterMetricFamily(
             "headcount_closes", "Streams closed, by reason (viewers included).", labels=["node", "reason"]

@@ -54,7 +54,7 @@ class FigureReader:
         lock: The node's.
         viewers: Keep the newest figures.
         releases: Which version was declared current.
-        tidy: Closes what a closed event loop left behind.
+        close_dead_loops: Closes what a closed event loop left behind.
         history_folder: Keeps the history of a node that is alone while it does not run; None: nothing does.
         now: Monotonic seconds.
     """
@@ -66,7 +66,7 @@ class FigureReader:
         lock: threading.RLock,
         viewers: StatsSource,
         releases: Releases,
-        tidy: Callable[[], None],
+        close_dead_loops: Callable[[], None],
         history_folder: HistoryFolder | None = None,
         now: float = 0.0,
     ) -> None:
@@ -79,7 +79,7 @@ class FigureReader:
         self._lock = lock
         self._viewers = viewers
         self._releases = releases
-        self._tidy = tidy
+        self._close_dead_loops = close_dead_loops
 
     def stats(self, *, rows: bool = True, linger: float | None = None, version: str | None = None) -> Stats:
         """
@@ -92,7 +92,7 @@ class FigureReader:
             linger: Seconds for which this node listens to the others from now on, because the caller will read again.
             version: Add the number of this one.
         """
-        self._tidy()
+        self._close_dead_loops()
         with self._lock:
             self._host.membership.view.keep_listening(rows=rows, linger=linger)
             stats = self._viewers.stats()

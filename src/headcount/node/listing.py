@@ -19,17 +19,17 @@ class Listing:
     Args:
         registry: The connections.
         lock: The node's.
-        tidy: Closes what a closed event loop left behind.
+        close_dead_loops: Closes what a closed event loop left behind.
     """
 
-    def __init__(self, registry: Registry, lock: threading.RLock, tidy: Callable[[], None]) -> None:
+    def __init__(self, registry: Registry, lock: threading.RLock, close_dead_loops: Callable[[], None]) -> None:
         self._registry = registry
         self._lock = lock
-        self._tidy = tidy
+        self._close_dead_loops = close_dead_loops
 
     def list_connections(self, *, version: str | None, route: str | None, limit: int, after: int) -> LocalPage:
         """Return a page, oldest first; see `Registry.list_connections`."""
-        self._tidy()
+        self._close_dead_loops()
         with self._lock:
             return LocalPage(*self._registry.list_connections(version=version, route=route, limit=limit, after=after))
 
@@ -41,7 +41,7 @@ class Listing:
 
         O(connections), `CONNECTIONS_PER_STEP` at a time, so that streams wait for no more than that.
         """
-        self._tidy()
+        self._close_dead_loops()
         with self._lock:
             records = self._registry.records()
         selection = Selection(order, limit, after)

@@ -61,7 +61,7 @@ from .replacements import Replacements
 from .rollout import Rollout
 from .session import Session
 from .shared_streams import SharedStreams, TabSession
-from .timers import Duties, Timers
+from .timers import TimerCallbacks, Timers
 from .viewers import PendingSubscription, Viewers
 
 DRAIN_PATIENCE: Final = 1.0
@@ -104,7 +104,7 @@ class Node:
         """Events by name since the start, from any thread. A `Counter` adds names in Python code, and loses events."""
         self.on_leave: Callable[[], Awaitable[None]] | None = None
         """Closes what the authorization keeps open, when this node leaves."""
-        self.count_half_open: Callable[[], int] | None = None
+        self.count_incomplete_requests: Callable[[], int] | None = None
         """Returns how many connections have not sent a whole request; None: only the server knows."""
         self.sessions: dict[str, Session] = {}
         """Open streams, and the tabs of shared ones, by public id."""
@@ -125,7 +125,7 @@ class Node:
         is_shared = self.shared_streams.is_shared
         self.viewers = Viewers(config, self._now, lock, self.counters, registry, is_shared, self.check_runner)
         self.log_outs = LogOuts(self, tickets, self.viewers)
-        self.listing = Listing(registry, lock, self._forget_closed_loops)
+        self.listing = Listing(registry, lock, self._close_dead_loops)
         self.releases = Releases(config.version, self._release_here)
         self.rollout = Rollout(self, registry, lock, self.releases, self.shared_streams, self._now)
         self.notices = Notices(self, registry, lock, self.shared_streams, self._now)
@@ -134,17 +134,17 @@ class Node:
         )
         self._reset_identity()
         self._process = os.getpid()
-        duties = Duties(
+        timer_callbacks = TimerCallbacks(
             is_shared,
             self.admission.going_away,
             self._on_tick,
             self._leave_before_drain,
             self._drain_and_leave,
         )
-        self.timers = Timers(config, self._now, duties)
+        self.timers = Timers(config, self._now, timer_callbacks)
         history_folder = None if config.state_file is None else HistoryFolder(config.state_file)
         self.figures = FigureReader(
-            self, registry, lock, self.viewers, self.releases, self._forget_closed_loops, history_folder, self._now()
+            self, registry, lock, self.viewers, self.releases, self._close_dead_loops, history_folder, self._now()
         )
         self.replacements = Replacements(
             self, lock, self._now, self._cut_reports, self._departed, self.shared_streams, self.rollout
@@ -372,7 +372,7 @@ class Node:
             reports_cut: Its client reported a limit that ends its streams.
         """
         if self.viewers.observers or not self.timers.is_only(session.loop):
-            self._forget_closed_loops()
+            self._close_dead_loops()
         with self._lock:
             self.sessions[session.id] = session
             self.timers.add(session, listener)
@@ -631,9 +631,9 @@ class Node:
         self.figures.keep_sample(now)
         with self._lock:
             self._departed.refresh()
-        self._forget_closed_loops()
+        self._close_dead_loops()
 
-    def _forget_closed_loops(self) -> None:
+    def _close_dead_loops(self) -> None:
         """Close the sessions of closed loops, which a test suite leaves behind. O(loops and observers)."""
         with self._lock:
             closed = self.timers.forget_closed_loops()

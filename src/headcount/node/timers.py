@@ -29,8 +29,8 @@ ANSWER_TURNS: Final = 2
 """Keepalive intervals that it has to answer."""
 
 
-class Duties(NamedTuple):
-    """What the timers ask of their node."""
+class TimerCallbacks(NamedTuple):
+    """What the timers call in their node."""
 
     is_shared: Callable[[str], bool]
     """Says whether an id is that of a stream that tabs share."""
@@ -54,15 +54,15 @@ class LoopTimers:
         loop: Where it runs.
         config: Checked settings.
         clock: Monotonic seconds.
-        duties: What the timers ask of the node.
+        callbacks: What the timers call in the node.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, config: Config, clock: Callable[[], float], duties: Duties
+        self, loop: asyncio.AbstractEventLoop, config: Config, clock: Callable[[], float], callbacks: TimerCallbacks
     ) -> None:
         self.busy_deadlines: dict[Session, float] = {}
         """Busy sessions, and when they are dropped."""
-        self._duties = duties
+        self._callbacks = callbacks
         self._clock = clock
         self._loop = loop
         self._send_timeout = config.send_timeout
@@ -90,7 +90,7 @@ class LoopTimers:
         """Slots behind the hand at which the last session was put; see `add`."""
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
-        self._shutdown = ReactorShutdown(duties.shut_down)
+        self._shutdown = ReactorShutdown(callbacks.shut_down)
 
     def add(self, session: Session, listener: Listener | None) -> None:
         """Serve a session, until the listener that it came in by is closed."""
@@ -142,7 +142,7 @@ class LoopTimers:
         self._rounds += not self._hand
         for listener, begin in list(self._wheels.items()):
             if listener is not None and not listener.still_listens():
-                await self._duties.before_drain()
+                await self._callbacks.before_drain()
                 self._drain(self._slots[begin : begin + self._slots_per_wheel])
                 continue
             for session in list(self._slots[begin + self._hand]):
@@ -156,13 +156,13 @@ class LoopTimers:
             session.end(NO_ANSWER)
         for session in list(self._uncounted):
             if session.deadline is not None and now >= session.deadline:
-                session.end(NO_TABS if self._duties.is_shared(session.id) else NOT_AUTHORISED)
-        self._duties.on_tick(self._loop, now)
+                session.end(NO_TABS if self._callbacks.is_shared(session.id) else NOT_AUTHORISED)
+        self._callbacks.on_tick(self._loop, now)
 
     def _drain(self, wheel: list[set[Session]]) -> None:
         """End the streams whose server is stopping."""
         for session in [session for slot in wheel for session in slot]:
-            session.end(self._duties.going_away())
+            session.end(self._callbacks.going_away())
 
 
 class Timers:
@@ -172,14 +172,14 @@ class Timers:
     Args:
         config: Checked settings.
         clock: Monotonic seconds.
-        duties: What they ask of the node.
+        callbacks: What they call in the node.
     """
 
-    def __init__(self, config: Config, clock: Callable[[], float], duties: Duties) -> None:
+    def __init__(self, config: Config, clock: Callable[[], float], callbacks: TimerCallbacks) -> None:
         self.by_loop: dict[asyncio.AbstractEventLoop, LoopTimers] = {}
         self._config = config
         self._clock = clock
-        self._duties = duties
+        self._callbacks = callbacks
 
     def add(self, session: Session, listener: Listener | None) -> None:
         """Serve a session, until the listener that it came in by is closed. In its loop."""
@@ -226,5 +226,5 @@ class Timers:
     def _of(self, loop: asyncio.AbstractEventLoop) -> LoopTimers:
         timers = self.by_loop.get(loop)
         if timers is None:
-            timers = self.by_loop[loop] = LoopTimers(loop, self._config, self._clock, self._duties)
+            timers = self.by_loop[loop] = LoopTimers(loop, self._config, self._clock, self._callbacks)
         return timers

@@ -36,8 +36,8 @@ def limited(kind: str, headcount: Headcount, **limits: Any) -> Any:
     return running(headcount, served, wrapped_app=wrapped, protocol=protocol)
 
 
-def half_open(inside: Inside) -> int:
-    count = inside.headcount.node.count_half_open
+def incomplete_requests(inside: Inside) -> int:
+    count = inside.headcount.node.count_incomplete_requests
     assert count is not None
     return count()
 
@@ -45,7 +45,9 @@ def half_open(inside: Inside) -> int:
 def closes(inside: Inside) -> dict[str, int]:
     counters = inside.headcount.node.counters
     return {
-        name.partition(":")[2]: count for name, count in counters.items() if name.startswith("half_open:") and count
+        name.partition(":")[2]: count
+        for name, count in counters.items()
+        if name.startswith("incomplete_request:") and count
     }
 
 
@@ -72,11 +74,11 @@ async def test_silent_and_half_sent_requests_are_closed_and_pages_stay(kind: str
         half = [
             await inside.ask(f"GET {BASE}/sse?route=/{n} HTTP/1.1\r\nHost: a\r\nX-Slow: ".encode()) for n in range(150)
         ]
-        await until(lambda: half_open(inside) == 300, "all are seen")
+        await until(lambda: incomplete_requests(inside) == 300, "all are seen")
         assert [await peer.rest() for peer in silent] == [b""] * 150
         for peer in half:
             assert (await peer.rest()).startswith(b"HTTP/1.1 408 ")
-        assert half_open(inside) == 0
+        assert incomplete_requests(inside) == 0
         assert closes(inside) == {"timeout": 300}
         assert len(headcount.node.sessions) == 2
         for page in pages:
@@ -109,9 +111,9 @@ async def test_the_second_request_of_a_connection_has_a_deadline_too(kind: str) 
         peer = await inside.ask(get(f"{BASE}/health"))
         await peer.head()
         await peer.until(b"}")
-        assert half_open(inside) == 0, "uvicorn's keep-alive timeout bounds the time between requests"
+        assert incomplete_requests(inside) == 0, "uvicorn's keep-alive timeout bounds the time between requests"
         peer.send(b"GET /__skew/health HT")
-        await until(lambda: half_open(inside) == 1, "it is pending again")
+        await until(lambda: incomplete_requests(inside) == 1, "it is pending again")
         assert (await peer.rest()).startswith(b"HTTP/1.1 408 ")
         assert closes(inside) == {"timeout": 1}
 
@@ -123,7 +125,7 @@ async def test_a_body_that_stops_after_its_answer_does_not_hold_the_connection()
         await peer.head()
         await peer.until(b"}")
         peer.send(b"x")
-        await until(lambda: half_open(inside) == 1, "it is pending")
+        await until(lambda: incomplete_requests(inside) == 1, "it is pending")
         assert await peer.rest() == b"", "the answer has been given"
         assert closes(inside) == {"timeout": 1}
 
@@ -201,7 +203,7 @@ async def test_above_the_limit_the_oldest_pending_connection_makes_room(kind: st
             peers.append(await inside.connect())
             await asyncio.sleep(0.01)
         assert [await still_open(peer) for peer in peers] == [False] * 3 + [True] * 5
-        assert half_open(inside) == 5
+        assert incomplete_requests(inside) == 5
         assert closes(inside) == {"limit": 3}
         page = await sse(inside)
         page.fin()

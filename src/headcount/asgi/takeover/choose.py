@@ -41,7 +41,7 @@ def protocol_class(
     from .protocol import HeadcountProtocol
 
     pending = PendingHeads(endpoints.node.counters)
-    endpoints.node.count_half_open = pending.count
+    endpoints.node.count_incomplete_requests = pending.count
     own: dict[str, Any] = {"endpoints": endpoints, "address": address, "pending": pending}
     if wrapped_app is None:
         return type("HeadcountProtocol", (HeadcountProtocol,), own)

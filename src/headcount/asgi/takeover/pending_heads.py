@@ -43,7 +43,7 @@ class PendingHeads:
     The pending connections of one server, by event loop.
 
     Args:
-        counters: The node's: `half_open:timeout`, `half_open:limit` and `half_open:size` count what was closed.
+        counters: The node's: `incomplete_request:timeout`, `:limit` and `:size` count what was closed.
         timeout: Seconds for a head.
         max_pending: Connections of one loop.
         max_bytes: Of all unfinished heads of one loop.
@@ -145,7 +145,7 @@ class _LoopHeads:
         self.forget_size(transport)
         if transport.is_closing():
             return
-        self._limits.counters[f"half_open:{cause}"] += 1
+        self._limits.counters[f"incomplete_request:{cause}"] += 1
         with suppress(OSError):  # it left first
             cast(HeadProtocol, transport.get_protocol()).give_up()
 

@@ -136,7 +136,7 @@ class HeadcountProtocol(HttpToolsProtocol):
             self.pending.begin(transport, self.head_bytes, restart=in_body and self.behind_middleware)
 
     def _refuse_size(self) -> None:
-        self.pending.counters["half_open:size"] += 1
+        self.pending.counters["incomplete_request:size"] += 1
         self._refuse(b"431 Request Header Fields Too Large", f"The head of a request has at most {MAX_HEAD} bytes.")
 
     def give_up(self) -> None:
