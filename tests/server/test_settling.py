@@ -1,7 +1,7 @@
 """
 Which version a fleet of real processes and a real store takes for current while nodes of two versions come and go.
 
-Covers core/current_version.py, fleet/accounting.py and fleet/release_exchange.py.
+Covers core/current_version.py, fleet/accounting.py and fleet/state_exchange.py.
 """
 
 import asyncio

@@ -51,8 +51,8 @@ from .own_share import OwnShare
 from .own_tally import OwnTally, TabVersions
 from .publisher import Publisher
 from .refresher import Refresher
-from .release_exchange import ReleaseExchange
 from .report_collector import ReportCollector
+from .state_exchange import StateExchange
 from .ticker import FleetTicker
 
 LEAVE_PATIENCE: Final = 2.0
@@ -175,7 +175,7 @@ class FleetView:
         self._refresher = Refresher(self.link, self._figures, known, self._collector, lock, clock, mark_dirty)
         self.accepts_traffic = False
         """The backend has reached the other nodes, if only once, or cannot."""
-        self._release_exchange = ReleaseExchange(
+        self._state_exchange = StateExchange(
             self.link, self.calls, releases, tickets, known, config.version, self.accounting
         )
 
@@ -362,7 +362,7 @@ class FleetView:
     async def keep_release(self) -> None:
         """Have the backend keep the newest release, so that it outlives the nodes. From any loop."""
         if self.active:
-            await self.link.run(self._release_exchange.keep())
+            await self.link.run(self._state_exchange.keep())
 
     def set_known_versions(self, known: frozenset[str]) -> None:
         """Count these versions apart from now on, here as in the registry. The lock is held."""
@@ -455,12 +455,12 @@ class FleetView:
             if not connected:
                 return
             self.accepts_traffic = True
-            self._release_exchange.announce()
+            self._state_exchange.announce()
             if self._collector.listening:
                 self._collector.on_backend_ready()
 
     def _dispatch(self, message: fleet_messages.FleetMessage) -> None:
-        self._release_exchange.on_message(message)
+        self._state_exchange.on_message(message)
         match message:
             case fleet_messages.Report():
                 self._collector.on_report(message)
@@ -493,7 +493,7 @@ class FleetView:
             case fleet_messages.FlushRequest():
                 self._publisher.on_flush_request(message)
             case fleet_messages.ReleaseRequest():
-                self._release_exchange.on_release_request(message)
+                self._state_exchange.on_release_request(message)
             case _:
                 self.calls.receive(message)
 

@@ -36,9 +36,9 @@ class Agreements(Protocol):
         """Learn from another node for how long all have served a version."""
 
 
-class ReleaseExchange:
+class StateExchange:
     """
-    Compares the newest release that is known here with that of other nodes. In the backend's loop.
+    Compares releases, known versions and ended tickets with those of other nodes. In the backend's loop.
 
     Args:
         link: To the other nodes.
