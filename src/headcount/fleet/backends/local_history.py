@@ -59,16 +59,18 @@ class HistoryCopy(Protocol):
 
 class HistoryFiles:
     """
-    The history in the first of one worker's meeting places.
+    The history in the first of one worker's meeting directories.
 
     Args:
-        places: Returns the directories.
+        directories: Returns the directories.
         application: What tells this application from others that use the address at other times.
         copy: Keeps it while no worker runs; None: nothing does.
     """
 
-    def __init__(self, places: Callable[[], list[Path]], application: str, copy: HistoryCopy | None = None) -> None:
-        self._places = places
+    def __init__(
+        self, directories: Callable[[], list[Path]], application: str, copy: HistoryCopy | None = None
+    ) -> None:
+        self._directories = directories
         self._copy = copy
         self._application = application.encode()
         self._begun = False
@@ -82,55 +84,55 @@ class HistoryFiles:
         Args:
             alone: No other worker is there. Otherwise the history is theirs, and they are this application.
         """
-        for place in self._places()[:1]:
-            if alone and read_file(place / "application", 64) != self._application:
-                remove(*(place / name for name in FILES))
+        for directory in self._directories()[:1]:
+            if alone and read_file(directory / "application", 64) != self._application:
+                remove(*(directory / name for name in FILES))
             # Of workers that start together, none is alone; they all write the same.
-            if self._copy is not None and not (place / "history").exists():
+            if self._copy is not None and not (directory / "history").exists():
                 kept = await asyncio.to_thread(self._copy.load)
                 with suppress(OSError):
-                    _write_history(place, kept)
+                    _write_history(directory, kept)
         self._begun = True
 
     def add(self, data: bytes, minute: bytes | None = None) -> None:
         """Add an encoded sample, and one of a minute."""
         if self._copy is not None:
             self._copy.write(Added(data, minute, None))
-        for place in self._places()[:1]:
+        for directory in self._directories()[:1]:
             with suppress(OSError):
                 if minute is not None or not self._marked:
                     # Each minute, because files that are not written for a day are removed.
-                    write_whole(place / "application", self._application)
+                    write_whole(directory / "application", self._application)
                     self._marked = True
-                append_line(place / "history", data, history.LENGTH)
+                append_line(directory / "history", data, history.LENGTH)
                 if minute is not None:
-                    append_line(place / "minutes", minute, history.MINUTES)
+                    append_line(directory / "minutes", minute, history.MINUTES)
 
     def keep_rollouts(self, data: bytes) -> None:
         """Keep the encoded rollouts."""
         if self._copy is not None:
             self._copy.write(Added(None, None, data))
-        for place in self._places()[:1]:
+        for directory in self._directories()[:1]:
             with suppress(OSError):
-                write_whole(place / "rollouts", data)
+                write_whole(directory / "rollouts", data)
 
     def read(self, fine: int = history.LENGTH, minutes: int = history.MINUTES) -> KeptHistory | None:
         """Return the history, with so many of the newest samples at most; None: not known yet whose it is."""
         if self._begun:
-            for place in self._places()[:1]:
-                rollouts = read_file(place / "rollouts", MAX_ENCODED + 1)
+            for directory in self._directories()[:1]:
+                rollouts = read_file(directory / "rollouts", MAX_ENCODED + 1)
                 return KeptHistory(
-                    read_lines(place / "history")[-fine:], read_lines(place / "minutes")[-minutes:], rollouts
+                    read_lines(directory / "history")[-fine:], read_lines(directory / "minutes")[-minutes:], rollouts
                 )
         return None
 
 
-def _write_history(place: Path, kept: KeptHistory) -> None:
+def _write_history(directory: Path, kept: KeptHistory) -> None:
     for name, lines in (("history", kept.fine), ("minutes", kept.minutes)):
         if lines:
-            write_whole(place / name, b"".join(line + b"\n" for line in lines))
+            write_whole(directory / name, b"".join(line + b"\n" for line in lines))
     if kept.rollouts is not None:
-        write_whole(place / "rollouts", kept.rollouts)
+        write_whole(directory / "rollouts", kept.rollouts)
 
 
 def this_application() -> str:
@@ -184,7 +186,7 @@ def write_whole(path: Path, data: bytes) -> None:
 def read_file(path: Path, limit: int) -> bytes | None:
     """Return the first bytes of a file; None: it cannot be read."""
     try:
-        # Not blocking: a pipe in its place would hold up the start until somebody writes to it.
+        # Not blocking: a pipe in its directory would hold up the start until somebody writes to it.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             return file.read(limit)
     except OSError:

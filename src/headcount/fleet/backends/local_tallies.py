@@ -47,7 +47,7 @@ MAX_BACK_BYTES: Final = 8 * 2**20
 """Of the pages of one worker that came back."""
 
 ABANDONED_AFTER: Final = 24 * 3_600.0
-"""Seconds after which files in other meeting places are removed that nobody looks at."""
+"""Seconds after which files in other meeting directories are removed that nobody looks at."""
 
 _HEAD: Final = struct.Struct("!Q")
 
@@ -59,11 +59,11 @@ def now_ms() -> int:
 
 class TallyFiles:
     """
-    The files of one worker's meeting places.
+    The files of one worker's meeting directories.
 
     Args:
         node: Id of this worker.
-        places: Returns the directories.
+        directories: Returns the directories.
         peer_ids: Returns the workers that there is a connection to.
         history_copy: Keeps the history while no worker runs; None: nothing does.
     """
@@ -73,20 +73,20 @@ class TallyFiles:
     def __init__(
         self,
         node: str,
-        places: Callable[[], list[Path]],
+        directories: Callable[[], list[Path]],
         peer_ids: Callable[[], Collection[str]],
         history_copy: HistoryCopy | None = None,
     ) -> None:
         self._node = node
-        self._places = places
+        self._directories = directories
         self._peer_ids = peer_ids
         self._written: dict[Path, bytes] = {}
-        """What each place has of this worker."""
+        """What each directory has of this worker."""
         self._open: dict[Path, int] = {}
         self.joined = now_ms()
         """When this worker came."""
         self._liveness_ids = process_liveness_ids(os.getpid())
-        self.files = HistoryFiles(places, this_application(), history_copy)
+        self.files = HistoryFiles(directories, this_application(), history_copy)
         """The history."""
         self._sent_away = False
         """The last tally said that pages were sent away."""
@@ -102,20 +102,24 @@ class TallyFiles:
         self._sent_away = bool(tally.away)
         body = tallies.encode(msgspec.structs.replace(tally, joined=self.joined, liveness_ids=self._liveness_ids))
         head = _HEAD.pack(now_ms())
-        for place in self._places():
+        for directory in self._directories():
             try:
                 # Another worker may have replaced or removed the file while this one was silent.
-                if body == self._written.get(place) and place in self._open and os.fstat(self._open[place]).st_nlink:
-                    os.pwrite(self._open[place], head, 0)
+                if (
+                    body == self._written.get(directory)
+                    and directory in self._open
+                    and os.fstat(self._open[directory]).st_nlink
+                ):
+                    os.pwrite(self._open[directory], head, 0)
                 else:
                     if tally.pages:
-                        write_whole(place / f"{self._node}.pages", pages)
-                    self._replace(place, head + body)
-                    self._written[place] = body
+                        write_whole(directory / f"{self._node}.pages", pages)
+                    self._replace(directory, head + body)
+                    self._written[directory] = body
             except OSError:
                 # The disk is full, for one. The old tally says that this worker lives, and the next one is a new try.
                 with suppress(OSError, KeyError):
-                    os.pwrite(self._open[place], head, 0)
+                    os.pwrite(self._open[directory], head, 0)
 
     def leave(self, tally: Tally, pages: bytes = b"") -> None:
         """Write the last tally; none when there is nothing to say."""
@@ -130,16 +134,16 @@ class TallyFiles:
 
     def clear_own(self) -> None:
         """Remove what others noted of this worker while it was silent."""
-        for place in self._places():
-            remove(place / f"{self._node}.back", place / f"{self._node}.doubt")
+        for directory in self._directories():
+            remove(directory / f"{self._node}.back", directory / f"{self._node}.doubt")
 
     async def entries(self, nodes: Collection[str] | None = None) -> dict[str, Entry]:
         """Return the tallies of all workers, or of some."""
         now, peer_ids = now_ms(), self._peer_ids()
         found: dict[str, Entry] = {}
-        for place in self._places():
-            for node in self._names(place) if nodes is None else nodes:
-                tally = _read(place / f"{node}.tally", self._liveness_ids)
+        for directory in self._directories():
+            for node in self._names(directory) if nodes is None else nodes:
+                tally = _read(directory / f"{node}.tally", self._liveness_ids)
                 if tally is None or (node in found and found[node].tally.at >= tally.at) or len(found) >= MAX_NODES:
                     continue
                 fresh = now - tally.at < SILENT * 1000
@@ -151,14 +155,14 @@ class TallyFiles:
                     now,
                     present,
                     lives,
-                    _read_seen_alive(place / f"{node}.doubt"),
-                    _read_back(place / f"{node}.back") if not present or tally.away else {},
+                    _read_seen_alive(directory / f"{node}.doubt"),
+                    _read_back(directory / f"{node}.back") if not present or tally.away else {},
                 )
         return found
 
     async def pages(self, node: str) -> bytes | None:
-        """Return the list of pages that a worker wrote with its tally, from the place with its newest tally."""
-        paths = [place / f"{node}.pages" for place in self._places()]
+        """Return the list of pages that a worker wrote with its tally, from the directory with its newest tally."""
+        paths = [directory / f"{node}.pages" for directory in self._directories()]
         with suppress(OSError):
             newest = max(
                 (path for path in paths if path.exists()), key=lambda path: path.stat().st_mtime_ns, default=None
@@ -171,10 +175,10 @@ class TallyFiles:
     async def note_returned(self, node: str, pages: Mapping[str, str]) -> None:
         """Note pages of a worker that came to this one: `{public id: version}`."""
         lines = "".join(f"{page} {version}\n" for page, version in pages.items()).encode("utf-8", "replace")
-        for place in self._places():
-            path = place / f"{node}.back"
+        for directory in self._directories():
+            path = directory / f"{node}.back"
             with suppress(OSError):
-                if (place / f"{node}.tally").exists():
+                if (directory / f"{node}.tally").exists():
                     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
                     try:
                         if os.fstat(descriptor).st_size + len(lines) <= MAX_BACK_BYTES:
@@ -184,10 +188,10 @@ class TallyFiles:
 
     async def keep_seen_alive(self, node: str, seen_alive: SeenAlive) -> None:
         """Keep that a silent worker was seen to live."""
-        for place in self._places():
-            if (place / f"{node}.tally").exists():
+        for directory in self._directories():
+            if (directory / f"{node}.tally").exists():
                 with suppress(OSError):
-                    write_whole(place / f"{node}.doubt", tallies.encode(seen_alive))
+                    write_whole(directory / f"{node}.doubt", tallies.encode(seen_alive))
 
     async def drop(self, node: str) -> None:
         """Remove what is kept of a worker: nothing follows from it any more."""
@@ -196,10 +200,10 @@ class TallyFiles:
     async def forget(self, node: str) -> bool:
         """End the doubt about a worker, for all workers that look. Returns False when a file cannot be written."""
         body, noted = tallies.encode(Tally(forgotten=True)), True
-        for place in self._places():
-            if (place / f"{node}.tally").exists():
+        for directory in self._directories():
+            if (directory / f"{node}.tally").exists():
                 try:
-                    write_whole(place / f"{node}.tally", _HEAD.pack(now_ms()) + body)
+                    write_whole(directory / f"{node}.tally", _HEAD.pack(now_ms()) + body)
                 except OSError:
                     noted = False
         return noted
@@ -231,22 +235,22 @@ class TallyFiles:
         """Return None."""
         return None
 
-    def _replace(self, place: Path, data: bytes) -> None:
-        path = place / f"{self._node}.tally"
+    def _replace(self, directory: Path, data: bytes) -> None:
+        path = directory / f"{self._node}.tally"
         write_whole(path, data)
-        before = self._open.pop(place, None)
+        before = self._open.pop(directory, None)
         if before is not None:
             os.close(before)
-        self._open[place] = os.open(path, os.O_WRONLY)
+        self._open[directory] = os.open(path, os.O_WRONLY)
 
     def _drop(self, node: str) -> None:
-        for place in self._places():
-            remove(*(place / f"{node}.{kind}" for kind in ("tally", "pages", "doubt", "back")))
+        for directory in self._directories():
+            remove(*(directory / f"{node}.{kind}" for kind in ("tally", "pages", "doubt", "back")))
 
     @staticmethod
-    def _names(place: Path) -> list[str]:
+    def _names(directory: Path) -> list[str]:
         with suppress(OSError):
-            stems = (name[:-6] for name in os.listdir(place) if name.endswith(".tally"))
+            stems = (name[:-6] for name in os.listdir(directory) if name.endswith(".tally"))
             return [stem for stem in stems if is_node_id(stem)]
         return []
 
@@ -264,15 +268,15 @@ def process_liveness_ids(process: int) -> tuple[int, ...]:
 
 
 def remove_abandoned_files(root: Path, now: float) -> None:
-    """Remove files in all meeting places that have not been touched for long, and places that are then empty."""
+    """Remove old files in all meeting directories, and those that are then empty."""
     with suppress(OSError):
-        for place in root.iterdir():
+        for directory in root.iterdir():
             with suppress(OSError):
-                for path in place.iterdir():
+                for path in directory.iterdir():
                     kept = path.suffix in (".tally", ".pages", ".doubt", ".back") or path.name in FILES
                     if kept and now - path.stat().st_mtime > ABANDONED_AFTER:
                         remove(path)
-                place.rmdir()  # refused while something is in it
+                directory.rmdir()  # refused while something is in it
 
 
 def _lives(ids: tuple[int, ...], own: tuple[int, ...]) -> bool | None:
