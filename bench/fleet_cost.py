@@ -45,7 +45,7 @@ def _node(url: str, number: int, cells: int) -> tuple[FleetView, Cells]:
         threading.RLock(),
         time.monotonic,
         releases=NoReleases(),
-        known=NoReleases(),
+        known_versions=NoReleases(),
         mark_dirty=lambda: None,
         shows_rows=lambda: False,
         run_command=_never,

@@ -349,7 +349,7 @@ class Node:
             threading.RLock(),
             lambda: network.loop.now,
             releases=NoReleases(),
-            known=NoReleases(),
+            known_versions=NoReleases(),
             mark_dirty=lambda: None,
             shows_rows=lambda: True,
             run_command=_never,

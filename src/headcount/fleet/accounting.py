@@ -57,8 +57,8 @@ class Accounting:
         lock: The node's.
         clock: Monotonic seconds.
         config: Checked settings.
-        changed: Schedules a push to the viewers.
-        known: Which versions are known.
+        mark_dirty: Schedules a push to the viewers.
+        known_versions: Which versions are known.
         history: Of the fleet.
     """
 
@@ -69,8 +69,8 @@ class Accounting:
         lock: threading.RLock,
         clock: Callable[[], float],
         config: Config,
-        changed: Callable[[], None],
-        known: KnownState,
+        mark_dirty: Callable[[], None],
+        known_versions: KnownState,
         history: FleetHistory,
     ) -> None:
         self._link = link
@@ -82,13 +82,13 @@ class Accounting:
         """The versions that the other nodes serve, as the store says; an empty one if a node does not say."""
         self._versions_due = 0
         """Interval of the history in which this node asks again, also if it is not its turn to add the sample."""
-        self._changed = changed
-        self._known_versions = known
+        self._mark_dirty = mark_dirty
+        self._known_versions = known_versions
         self._returns = ReturnedPages()
-        self._known: set[str] = set()
-        """Nodes that the store has, or had a moment ago."""
+        self._listed_nodes: set[str] = set()
+        """Nodes whose tallies the store has, or had a moment ago."""
         self._unverified: set[str] = set()
-        """Nodes that pages have named since the last heartbeat, and that are not known."""
+        """Nodes that pages have named since the last heartbeat, and that are not listed."""
         self._recording_returns = False
         self._slot: int | None = None
         """The last interval of the history in which this node asked whether it is its turn to add the sample."""
@@ -97,7 +97,7 @@ class Accounting:
     def page_returned(self, node: str, handle: str, version: str) -> None:
         """Note a page that names a stream of another node. From any loop."""
         with self._lock:
-            if node not in self._known and node not in self._unverified:
+            if node not in self._listed_nodes and node not in self._unverified:
                 if len(self._unverified) >= MAX_UNVERIFIED:
                     return  # what it stands for stays unaccounted for until the grace is over
                 self._unverified.add(node)
@@ -107,7 +107,7 @@ class Accounting:
         """Do what is due with each heartbeat. The lock is not held."""
         with self._lock:
             if self._figures.settle(self._clock()):
-                self._changed()
+                self._mark_dirty()
         if self._returns and not self._recording_returns:
             self._link.start_task(self._record_returns())
         backend = self._link.backend
@@ -131,11 +131,11 @@ class Accounting:
         found = self._judge(backend, entries, wall)
         self._note_versions(entries)
         with self._lock:
-            self._known = set(entries)
+            self._listed_nodes = set(entries)
             if self._link.backend is backend:
                 self._figures.wall_offset = wall - self._clock() * 1000
                 if self._figures.apply_tallies(found, asked, self._clock()):
-                    self._changed()
+                    self._mark_dirty()
         return True
 
     def _judge(self, backend: Backend, entries: Mapping[str, Entry], wall: float) -> dict[str, StoredAbsence]:
@@ -168,7 +168,7 @@ class Accounting:
     def _note_served(self, served: frozenset[str]) -> None:
         self._served = served
         if self._figures.note_served(STORE, served - {""}, silent="" in served):
-            self._changed()
+            self._mark_dirty()
             release = self._figures.release
             if release.state == "orphaned":
                 logger.warning(
@@ -179,7 +179,7 @@ class Accounting:
 
     def note_joined(self, serves: str) -> None:
         """Note which version a node serves that has just joined, before the store says so. The lock is held."""
-        if serves not in self._served and self._known:
+        if serves not in self._served and self._listed_nodes:
             self._note_served(self._served | {serves})
 
     def agreement(self) -> tuple[str, float]:
@@ -191,7 +191,7 @@ class Accounting:
         """Learn from another node for how long all live nodes have served a version. The lock is not held."""
         with self._lock:
             if self._figures.adopt_agreement(version, seconds, self._clock()):
-                self._changed()
+                self._mark_dirty()
 
     async def _begin_interval(self, backend: Backend, slot: int, *, first: bool) -> None:
         """Look which versions the nodes serve, and add the fleet's figures to the history if it is this node's turn."""
@@ -207,7 +207,7 @@ class Accounting:
             return
         judged = self._judge(backend, entries, time.time() * 1000)  # nobody may have looked for long
         with self._lock:
-            self._known = set(entries)
+            self._listed_nodes = set(entries)
         versions: Counter[str] = Counter()
         for entry in entries.values():
             if entry.present:
@@ -226,18 +226,18 @@ class Accounting:
         entries = None if backend is None else await backend.tallies.entries((node,))
         if backend is None or entries is None:
             raise Busy(NOT_FORGOTTEN)
-        known = node in entries and not entries[node].tally.forgotten and not entries[node].present
-        if known and not await backend.tallies.forget(node):
+        has_absence = node in entries and not entries[node].tally.forgotten and not entries[node].present
+        if has_absence and not await backend.tallies.forget(node):
             raise Busy(NOT_FORGOTTEN)
         self._link.announce(fleet_messages.Forget(node=self._link.node, gone=node))
-        return self.end_absence(node) or known
+        return self.end_absence(node) or has_absence
 
     def end_absence(self, node: str) -> bool:
         """End the doubt about a node here. Returns whether anything changed."""
         with self._lock:
             changed = self._figures.end_absence(node)
             if changed:
-                self._changed()
+                self._mark_dirty()
         return changed
 
     async def _record_returns(self) -> None:
@@ -254,7 +254,7 @@ class Accounting:
             if entries is not None:
                 with self._lock:
                     self._unverified.clear()
-                    self._known.update(entries)
+                    self._listed_nodes.update(entries)
                     for node in nodes:
                         if node not in entries:
                             self._returns.discard(node)

@@ -34,7 +34,7 @@ class Publisher:
         publication: What the other nodes get.
         version: The version that this node serves.
         releases: Which version was declared current.
-        known: Which versions are known.
+        known_versions: Which versions are known.
         lock: The node's.
         clock: Monotonic seconds.
         start_ticking: Called when another node has asked for figures, so that `tick` is called from then on.
@@ -49,7 +49,7 @@ class Publisher:
         publication: Publication,
         version: str,
         releases: ReleaseState,
-        known: KnownState,
+        known_versions: KnownState,
         lock: threading.RLock,
         clock: Callable[[], float],
         start_ticking: Callable[[], None],
@@ -62,7 +62,7 @@ class Publisher:
         self._own_share = own_share
         self._version = version
         self._releases = releases
-        self._known = known
+        self._known_versions = known_versions
         self._lock = lock
         self._clock = clock
         self._start_ticking = start_ticking
@@ -105,7 +105,7 @@ class Publisher:
             rows=request.rows > 0,
             released=self._releases.released,
             serves=self._version,
-            known=tuple(self._known.known_versions),
+            known=tuple(self._known_versions.known_versions),
             cut=self._cut,
         )
         data = self._link.encode(report)
@@ -132,7 +132,7 @@ class Publisher:
                 node=self._link.node,
                 sequence=self.publication.sequence,
                 re=request.re,
-                known=tuple(self._known.known_versions),
+                known=tuple(self._known_versions.known_versions),
                 cut=self._cut,
             ),
         )

@@ -25,7 +25,7 @@ class Refresher:
     Args:
         link: To the other nodes.
         figures: What is held of them.
-        known: Which versions are known.
+        known_versions: Which versions are known.
         collector: Listens to them.
         lock: The node's.
         clock: Monotonic seconds.
@@ -36,7 +36,7 @@ class Refresher:
         self,
         link: FleetLink,
         figures: FleetFigures,
-        known: KnownState,
+        known_versions: KnownState,
         collector: ReportCollector,
         lock: threading.RLock,
         clock: Callable[[], float],
@@ -44,7 +44,7 @@ class Refresher:
     ) -> None:
         self._link = link
         self._figures = figures
-        self._known = known
+        self._known_versions = known_versions
         self._collector = collector
         self._lock = lock
         self._clock = clock
@@ -120,7 +120,9 @@ class Refresher:
             flush, future = FlushRound(next(self._numbers), others), self._link.loop.create_future()
             self._open_round = (flush, future)
         self._link.announce(
-            fleet_messages.FlushRequest(node=self._link.node, re=flush.number, known=tuple(self._known.known_versions))
+            fleet_messages.FlushRequest(
+                node=self._link.node, re=flush.number, known=tuple(self._known_versions.known_versions)
+            )
         )
         patience = max(0.0, deadline - asked)
         try:

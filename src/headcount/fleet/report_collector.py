@@ -39,7 +39,7 @@ class ReportCollector:
         figures: Where their reports go.
         own_share: This node's own part of it.
         releases: Which version was declared current.
-        known: Which versions are known.
+        known_versions: Which versions are known.
         config: Checked settings.
         lock: The node's.
         clock: Monotonic seconds.
@@ -55,7 +55,7 @@ class ReportCollector:
         figures: FleetFigures,
         own_share: OwnShare,
         releases: ReleaseState,
-        known: KnownState,
+        known_versions: KnownState,
         config: Config,
         lock: threading.RLock,
         clock: Callable[[], float],
@@ -73,7 +73,7 @@ class ReportCollector:
         self._figures = figures
         self._own_share = own_share
         self._releases = releases
-        self._known = known
+        self._known_versions = known_versions
         self._config = config
         self._lock = lock
         self._clock = clock
@@ -335,7 +335,7 @@ class ReportCollector:
             interval=publish_interval(len(self._figures), self._config.stats_interval),
             rows=self._rows,
             released=self._releases.released,
-            known=tuple(self._known.known_versions),
+            known=tuple(self._known_versions.known_versions),
         )
 
     def _announce_interest(self) -> None:

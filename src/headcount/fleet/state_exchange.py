@@ -45,7 +45,7 @@ class StateExchange:
         calls: Questions to them.
         releases: Which version was declared current, as far as it is known here.
         tickets: Those that were ended, as far as is known here.
-        known: Which versions are known here.
+        known_versions: Which versions are known here.
         version: The version that this node serves.
         agreements: For how long all nodes have served the same version.
     """
@@ -56,7 +56,7 @@ class StateExchange:
         calls: Calls,
         releases: ReleaseState,
         tickets: LocalTickets,
-        known: KnownState,
+        known_versions: KnownState,
         version: str,
         agreements: Agreements,
     ) -> None:
@@ -64,7 +64,7 @@ class StateExchange:
         self._calls = calls
         self._releases = releases
         self._tickets = tickets
-        self._known = known
+        self._known_versions = known_versions
         self._version = version
         self._agreements = agreements
 
@@ -75,7 +75,7 @@ class StateExchange:
                 node=self._link.node,
                 released=self._releases.released,
                 serves=self._version,
-                known=tuple(self._known.known_versions),
+                known=tuple(self._known_versions.known_versions),
             )
         )
         self.announce_ended()
@@ -85,12 +85,12 @@ class StateExchange:
         """Receive what a message says about versions. The lock is held."""
         if isinstance(message, fleet_messages.Report | fleet_messages.Join | fleet_messages.Interest):
             self.on_released(message.released)
-            self._known.learn_versions(message.known)
+            self._known_versions.learn_versions(message.known)
         if isinstance(message, fleet_messages.Report | fleet_messages.Join):
-            self._known.learn_versions((message.serves,))
+            self._known_versions.learn_versions((message.serves,))
             self._agreements.note_joined(message.serves)
         elif isinstance(message, fleet_messages.FlushRequest):
-            self._known.learn_versions(message.known)
+            self._known_versions.learn_versions(message.known)
 
     def on_released(self, released: fleet_messages.Declaration | None) -> None:
         """Receive the newest release that another node knows."""
@@ -109,7 +109,7 @@ class StateExchange:
                 re=request.re,
                 released=self._releases.released,
                 ended=self._tickets.ended(),
-                known=tuple(self._known.known_versions),
+                known=tuple(self._known_versions.known_versions),
                 agreed=agreed,
                 agreed_for=seconds,
             ),
@@ -152,7 +152,7 @@ class StateExchange:
                 self.on_released(answer.released)
                 if answer.ended:
                     await self._tickets.end_here(answer.ended)
-                self._known.learn_versions(answer.known)
+                self._known_versions.learn_versions(answer.known)
                 self._agreements.adopt_agreement(answer.agreed, answer.agreed_for)
             if answers:
                 return

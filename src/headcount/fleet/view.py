@@ -72,7 +72,7 @@ class FleetView:
         lock: The node's.
         clock: Monotonic seconds.
         releases: Which version was declared current.
-        known: Which versions are known.
+        known_versions: Which versions are known.
         mark_dirty: Schedules a push to the viewers; called with the lock held.
         shows_rows: Says whether a viewer here sees connections.
         run_command: Runs another node's command.
@@ -94,7 +94,7 @@ class FleetView:
         clock: Callable[[], float],
         *,
         releases: ReleaseState,
-        known: KnownState,
+        known_versions: KnownState,
         mark_dirty: Callable[[], None],
         shows_rows: Callable[[], bool],
         run_command: CommandHandler,
@@ -130,7 +130,7 @@ class FleetView:
             max_listed=config.max_listed_connections,
             max_versions=config.max_versions,
             max_routes=config.max_routes,
-            known_versions=known.known_versions,
+            known_versions=known_versions.known_versions,
             only_known=bool(config.known_versions),
             grace=config.unaccounted_grace,
             serves=config.version,
@@ -146,7 +146,7 @@ class FleetView:
             publication,
             config.version,
             releases,
-            known,
+            known_versions,
             lock,
             clock,
             self._ticker.start,
@@ -154,13 +154,15 @@ class FleetView:
             own_cut,
         )
         self._history = FleetHistory(self.link, self._figures, releases, lock)
-        self.accounting = Accounting(self.link, self._figures, lock, clock, config, mark_dirty, known, self._history)
+        self.accounting = Accounting(
+            self.link, self._figures, lock, clock, config, mark_dirty, known_versions, self._history
+        )
         self._collector = ReportCollector(
             self.link,
             self._figures,
             self._own_share,
             releases,
-            known,
+            known_versions,
             config,
             lock,
             clock,
@@ -172,11 +174,11 @@ class FleetView:
         self.departure_notices = DepartureNotices(
             self.link, departures, self._figures, self._collector, self._publisher, lock, clock, mark_dirty
         )
-        self._refresher = Refresher(self.link, self._figures, known, self._collector, lock, clock, mark_dirty)
+        self._refresher = Refresher(self.link, self._figures, known_versions, self._collector, lock, clock, mark_dirty)
         self.accepts_traffic = False
         """The backend has reached the other nodes, if only once, or cannot."""
         self._state_exchange = StateExchange(
-            self.link, self.calls, releases, tickets, known, config.version, self.accounting
+            self.link, self.calls, releases, tickets, known_versions, config.version, self.accounting
         )
 
     @property

@@ -268,7 +268,7 @@ class Node:
             self.clock,
             releases=self.releases,
             tickets=self.log_outs,
-            known=self,
+            known_versions=self,
             mark_dirty=self.viewers.mark_dirty,
             shows_rows=self.viewers.shows_rows,
             run_command=handlers.run_command,

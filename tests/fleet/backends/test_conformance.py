@@ -339,7 +339,7 @@ class Site:
             self.lock,
             self.now,
             releases=self,
-            known=self,
+            known_versions=self,
             mark_dirty=self._changed,
             shows_rows=lambda: True,
             run_command=self._run_command,
