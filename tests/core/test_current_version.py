@@ -182,7 +182,7 @@ def test_a_fleet_knows_it_only_if_every_node_that_reported_says_the_same(
                 if life in fleet:
                     serves[life] = serves.get(life) or version
                 fleet.apply_tallies(
-                    {life: StoredAbsence(None, 0.0, present=True, serves=serves.get(life, version))}, 0.0, 0.0
+                    {life: StoredAbsence(None, 0.0, has_heartbeat=True, serves=serves.get(life, version))}, 0.0, 0.0
                 )
             case "expect":
                 fleet.expect(life, 0.0)

@@ -426,10 +426,12 @@ def test_pages_that_did_not_answer_are_unaccounted_for_since_the_first_of_them(f
     first = figures.absences[0].since
     # The node writes its tally again and again.
     fleet.apply_tallies(
-        {"aa": StoredAbsence(Absence("aa", 1, {"v1": 1}, "unanswered", first + 60_000), 59.0, present=True)}, 71.0, 71.1
+        {"aa": StoredAbsence(Absence("aa", 1, {"v1": 1}, "unanswered", first + 60_000), 59.0, has_heartbeat=True)},
+        71.0,
+        71.1,
     )
     assert fleet.snapshot().absences[0].since == first
-    fleet.apply_tallies({"aa": StoredAbsence(None, inf, present=True)}, 80.0, 80.1)
+    fleet.apply_tallies({"aa": StoredAbsence(None, inf, has_heartbeat=True)}, 80.0, 80.1)
     assert (fleet.snapshot().unaccounted, fleet.snapshot().partial) == (0, False), "it came back"
 
 
@@ -454,7 +456,7 @@ def test_the_store_decides_about_what_was_claimed_before_it_was_asked(fleet: Fle
 def test_a_sign_of_life_that_outlasts_its_node_does_not_account_for_its_pages(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
     fleet.drop_vanished("aa", 20.0)
-    present = StoredAbsence(None, inf, present=True)
+    present = StoredAbsence(None, inf, has_heartbeat=True)
     fleet.apply_tallies({"aa": present}, 20.5, 20.6)
     assert (fleet.snapshot().unaccounted, fleet.snapshot().partial) == (3, True)
     # The sign expires, and the store knows that one page came back.
@@ -470,7 +472,7 @@ def test_a_sign_of_life_that_outlasts_its_node_does_not_account_for_its_pages(fl
     # A node reports itself which pages it sent away, so its tally is newer than the claim.
     fleet.receive_away("bb", {"v1": 2}, 8.0, 24.0)
     fleet.apply_tallies(
-        {"bb": StoredAbsence(Absence("bb", 1, {"v1": 1}, "leaving", 24_000), 7.0, present=True)}, 24.5, 24.6
+        {"bb": StoredAbsence(Absence("bb", 1, {"v1": 1}, "leaving", 24_000), 7.0, has_heartbeat=True)}, 24.5, 24.6
     )
     assert fleet.snapshot().unaccounted == 1
 

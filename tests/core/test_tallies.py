@@ -30,7 +30,7 @@ GRACE = 120.0
 
 def entry(age: float, tally: Tally | None = None, **more: Any) -> Entry:
     tally = tally or Tally(at=1_000_000, versions={"v1": 3, "v2": 1})
-    return Entry(tally, tally.at + round(age * 1000), more.pop("present", False), **more)
+    return Entry(tally, tally.at + round(age * 1000), more.pop("has_heartbeat", False), **more)
 
 
 def unaccounted(age: float, tally: Tally | None = None, joined: int = 0, **more: Any) -> tuple[int | None, str] | None:
@@ -39,46 +39,49 @@ def unaccounted(age: float, tally: Tally | None = None, joined: int = 0, **more:
 
 
 def test_nothing_of_a_node_that_gives_signs_of_life_is_unaccounted_for() -> None:
-    assert unaccounted(3, present=True) is None
-    assert not judge(NODE, entry(3, present=True), GRACE).over
+    assert unaccounted(3, has_heartbeat=True) is None
+    assert not judge(NODE, entry(3, has_heartbeat=True), GRACE).over
 
 
 @pytest.mark.parametrize("lives", [None, False])
 def test_a_node_that_vanished_is_unaccounted_for_until_the_grace_is_over(lives: bool | None) -> None:
-    assert unaccounted(9, lives=lives) == (4, "vanished")
-    assert unaccounted(119.9, lives=lives) == (4, "vanished")
-    assert unaccounted(120, lives=lives) is None
-    assert judge(NODE, entry(120, lives=lives), GRACE).over
+    assert unaccounted(9, process_lives=lives) == (4, "vanished")
+    assert unaccounted(119.9, process_lives=lives) == (4, "vanished")
+    assert unaccounted(120, process_lives=lives) is None
+    assert judge(NODE, entry(120, process_lives=lives), GRACE).over
 
 
 def test_a_node_that_is_known_to_live_is_unaccounted_for_however_long_it_takes() -> None:
     for age in (9, 121, 86_400):
-        assert unaccounted(age, lives=True) == (4, "cut-off")
-        assert not judge(NODE, entry(age, lives=True), GRACE).over
+        assert unaccounted(age, process_lives=True) == (4, "cut-off")
+        assert not judge(NODE, entry(age, process_lives=True), GRACE).over
 
 
 def test_the_grace_of_a_node_that_was_stopped_and_then_killed_begins_with_its_end() -> None:
-    stopped = judge(NODE, entry(200, lives=True), GRACE)
-    killed = judge(NODE, entry(203, lives=False, seen_alive=stopped.seen_alive), GRACE)
+    stopped = judge(NODE, entry(200, process_lives=True), GRACE)
+    killed = judge(NODE, entry(203, process_lives=False, seen_alive=stopped.seen_alive), GRACE)
     assert killed.absence is not None
     assert killed.absence.state == "vanished"
-    assert unaccounted(319, lives=None, seen_alive=killed.seen_alive) == (4, "vanished"), (
+    assert unaccounted(319, process_lives=None, seen_alive=killed.seen_alive) == (4, "vanished"), (
         "an end that was seen stays an end"
     )
-    assert unaccounted(321, lives=None, seen_alive=killed.seen_alive) is None
+    assert unaccounted(321, process_lives=None, seen_alive=killed.seen_alive) is None
 
 
 def test_a_connection_whose_end_nobody_saw_says_nothing_of_its_process() -> None:
-    listed = judge(NODE, entry(20, lives=True), GRACE)
+    listed = judge(NODE, entry(20, process_lives=True), GRACE)
     for age in (21, 700, 86_400):
-        assert unaccounted(age, lives=None, seen_alive=listed.seen_alive) == (4, "cut-off")
+        assert unaccounted(age, process_lives=None, seen_alive=listed.seen_alive) == (4, "cut-off")
 
 
 def test_however_many_come_back_a_node_that_lives_may_have_more() -> None:
-    assert unaccounted(9, lives=True, back={"v1": 1}) == (3, "cut-off")
-    assert unaccounted(9, lives=True, back={"v1": 3, "v2": 1}) == (None, "cut-off")
-    assert unaccounted(9, Tally(at=1_000_000), lives=True) == (None, "cut-off"), "it may have got pages since"
-    assert unaccounted(9, lives=None, seen_alive=SeenAlive(1_000_000), back={"v1": 3, "v2": 1}) == (None, "cut-off")
+    assert unaccounted(9, process_lives=True, back={"v1": 1}) == (3, "cut-off")
+    assert unaccounted(9, process_lives=True, back={"v1": 3, "v2": 1}) == (None, "cut-off")
+    assert unaccounted(9, Tally(at=1_000_000), process_lives=True) == (None, "cut-off"), "it may have got pages since"
+    assert unaccounted(9, process_lives=None, seen_alive=SeenAlive(1_000_000), back={"v1": 3, "v2": 1}) == (
+        None,
+        "cut-off",
+    )
 
 
 def test_pages_of_a_node_that_left_are_on_their_way_for_as_long_as_they_were_told() -> None:
@@ -115,22 +118,22 @@ def test_pages_that_found_no_node_have_the_time_that_their_next_attempt_takes() 
 def test_a_node_that_says_nothing_of_its_start_may_always_have_been_there() -> None:
     old, new = Tally(at=9), Tally(at=9, joined=7)
     assert first_joined(5, []) == 5
-    assert first_joined(9, [entry(1, new, present=True), entry(1, Tally(joined=3))]) == 7, "only who is there"
-    assert first_joined(9, [entry(1, new, present=True), entry(1, old, present=True)]) == 0
+    assert first_joined(9, [entry(1, new, has_heartbeat=True), entry(1, Tally(joined=3))]) == 7, "only who is there"
+    assert first_joined(9, [entry(1, new, has_heartbeat=True), entry(1, old, has_heartbeat=True)]) == 0
 
 
 def test_pages_that_a_live_node_sends_away_are_on_their_way_too() -> None:
     draining = Tally(at=1_000_000, versions={"v1": 5}, away={"v1": 3}, transit=8.0)
-    assert unaccounted(1, draining, present=True) == (3, "leaving")
-    assert unaccounted(1, draining, present=True, back={"v1": 3}) is None
+    assert unaccounted(1, draining, has_heartbeat=True) == (3, "leaving")
+    assert unaccounted(1, draining, has_heartbeat=True, back={"v1": 3}) is None
     assert unaccounted(9, draining) == (8, "vanished"), "it died while it drained"
 
 
 def test_pages_that_did_not_answer_a_live_node_may_be_frozen() -> None:
     silent = Tally(at=1_000_000, versions={"v1": 5}, away={"v1": 3}, transit=100.0, unanswered=True)
-    assert unaccounted(1, silent, present=True) == (3, "unanswered")
-    assert unaccounted(1, silent, present=True, back={"v1": 3}) is None
-    assert unaccounted(100, silent, present=True) is None
+    assert unaccounted(1, silent, has_heartbeat=True) == (3, "unanswered")
+    assert unaccounted(1, silent, has_heartbeat=True, back={"v1": 3}) is None
+    assert unaccounted(100, silent, has_heartbeat=True) is None
 
 
 def test_pages_that_came_back_are_taken_off() -> None:
@@ -146,7 +149,7 @@ def test_a_node_that_left_no_word_has_an_unknown_number() -> None:
 
 
 def test_an_operator_ends_a_doubt() -> None:
-    assert unaccounted(9, Tally(at=1_000_000, forgotten=True), lives=True) is None
+    assert unaccounted(9, Tally(at=1_000_000, forgotten=True), process_lives=True) is None
     assert judge(NODE, entry(121, Tally(at=1_000_000, forgotten=True)), GRACE).over
 
 
@@ -177,7 +180,9 @@ def test_what_remains_is_never_less_than_what_has_not_come_back(had: dict[str, i
 def test_within_the_grace_nothing_is_ever_taken_for_gone(
     age: float, had: dict[str, int], lives: bool | None, seen_alive: SeenAlive | None
 ) -> None:
-    found = judge(NODE, entry(age, Tally(at=1_000_000, versions=had), lives=lives, seen_alive=seen_alive), GRACE)
+    found = judge(
+        NODE, entry(age, Tally(at=1_000_000, versions=had), process_lives=lives, seen_alive=seen_alive), GRACE
+    )
     if age < GRACE - 0.001:
         assert not found.over
         total = found.absence.total if found.absence else 0

@@ -54,7 +54,7 @@ class Store:
             key=return_key(KEY),
             pages=self.number,
         )
-        return {OTHER_NODE: Entry(tally, now=1_000_000, present=self.present)}
+        return {OTHER_NODE: Entry(tally, now=1_000_000, has_heartbeat=self.present)}
 
     async def pages(self, node: str) -> bytes | None:
         open_marks, away_marks = (

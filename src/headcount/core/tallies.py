@@ -109,10 +109,10 @@ class Entry(NamedTuple):
     tally: Tally
     now: int
     """The time by the clock of the backend, in ms."""
-    present: bool
+    has_heartbeat: bool
     """The node gives signs of life."""
-    lives: bool | None = None
-    """A node without them is known to live, or to have ended for certain; None: nobody can tell."""
+    process_lives: bool | None = None
+    """The process of a node without them is known to live, or to have ended for certain; None: nobody can tell."""
     seen_alive: SeenAlive | None = None
     back: Mapping[str, int] = _NOTHING
     """Pages that have come back, by version."""
@@ -144,7 +144,7 @@ def first_joined(own: int, entries: Iterable[Entry]) -> int:
         own: When this node came.
         entries: Of all nodes.
     """
-    return min([own, *(entry.tally.joined for entry in entries if entry.present)])
+    return min([own, *(entry.tally.joined for entry in entries if entry.has_heartbeat)])
 
 
 def judge(node: str, entry: Entry, grace: float, joined: int = 0) -> Judgement:
@@ -164,21 +164,21 @@ def judge(node: str, entry: Entry, grace: float, joined: int = 0) -> Judgement:
         latest = TRANSIT_SLACK + 4 * (joined - tally.at) / 1000
         returning = min(latest, RETURN, grace) - max(0, entry.now - joined) / 1000
     if tally.forgotten:
-        return Judgement(None, None, entry.age >= max(grace, LISTED) and not entry.present)
-    if entry.present or tally.left:
+        return Judgement(None, None, entry.age >= max(grace, LISTED) and not entry.has_heartbeat)
+    if entry.has_heartbeat or tally.left:
         left = max(tally.transit - entry.age, returning)
         on_their_way = left > 0 and bool(tally.away)
         state = "unanswered" if tally.unanswered else "leaving"
         absence = _absence(node, tally.away, entry.back, state) if on_their_way else None
-        gone = tally.left and not entry.present and not on_their_way and entry.age >= LISTED
+        gone = tally.left and not entry.has_heartbeat and not on_their_way and entry.age >= LISTED
         return Judgement(absence, None, gone, left)
     counts = _sum(_sum(tally.versions, tally.away), tally.broken)
     seen_alive = entry.seen_alive
-    if entry.lives:
+    if entry.process_lives:
         seen_alive = SeenAlive(entry.now)
         return Judgement(_cut_off(node, counts, entry), seen_alive, over=False)
     if seen_alive is not None and not seen_alive.ended:
-        if entry.lives is None:
+        if entry.process_lives is None:
             return Judgement(_cut_off(node, counts, entry), seen_alive, over=False)
         seen_alive = SeenAlive(seen_alive.lived, ended=True)
     silent_since = tally.at if seen_alive is None else max(tally.at, seen_alive.lived)

@@ -37,7 +37,7 @@ class StoredAbsence(NamedTuple):
     """What is unaccounted for; None: nothing."""
     remaining: float
     """Seconds for which it is, if nothing happens."""
-    present: bool = False
+    has_heartbeat: bool = False
     """The node's sign of life has not expired."""
     serves: str = ""
     """The version that the node serves; empty: it has not said."""
@@ -111,7 +111,7 @@ class Unaccounted:
                 board[node] = _Claim(_steady(absence, before and before.absence), asked, asked + what.remaining)
             # A sign of life outlasts its node. While there is one, only what the node says itself ends its silence.
             silent = claim is not None and claim.absence.state not in ENDED_STATES
-            if claim is not None and claim.made <= asked and not (what.present and silent):
+            if claim is not None and claim.made <= asked and not (what.has_heartbeat and silent):
                 del self._claims[node]
         self._board = board
 

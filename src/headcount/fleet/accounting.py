@@ -147,7 +147,7 @@ class Accounting:
             absence = judgement.absence
             if absence is not None:
                 absence = msgspec.structs.replace(absence, since=max(0, round(wall - entry.age * 1000)))
-            found[node] = StoredAbsence(absence, judgement.remaining, entry.present, entry.tally.serves)
+            found[node] = StoredAbsence(absence, judgement.remaining, entry.has_heartbeat, entry.tally.serves)
             if judgement.over and node != self._link.node:
                 self._link.start_task(backend.tallies.drop(node))
             elif judgement.seen_alive is not None and judgement.seen_alive != entry.seen_alive:
@@ -160,7 +160,7 @@ class Accounting:
         served = frozenset(
             entry.tally.serves
             for node, entry in entries.items()
-            if entry.present and node != self._link.node and not (entry.tally.left or entry.tally.forgotten)
+            if entry.has_heartbeat and node != self._link.node and not (entry.tally.left or entry.tally.forgotten)
         )
         with self._lock:
             self._note_served(served)
@@ -210,7 +210,7 @@ class Accounting:
             self._listed_nodes = set(entries)
         versions: Counter[str] = Counter()
         for entry in entries.values():
-            if entry.present:
+            if entry.has_heartbeat:
                 versions.update(entry.tally.versions)
         partial = any(each.absence is not None for each in judged.values())
         await self._history.add(backend, slot, versions, partial=partial)
@@ -226,7 +226,7 @@ class Accounting:
         entries = None if backend is None else await backend.tallies.entries((node,))
         if backend is None or entries is None:
             raise Busy(NOT_FORGOTTEN)
-        has_absence = node in entries and not entries[node].tally.forgotten and not entries[node].present
+        has_absence = node in entries and not entries[node].tally.forgotten and not entries[node].has_heartbeat
         if has_absence and not await backend.tallies.forget(node):
             raise Busy(NOT_FORGOTTEN)
         self._link.announce(fleet_messages.Forget(node=self._link.node, gone=node))
@@ -276,7 +276,7 @@ class Accounting:
         with self._lock:
             # A node that still runs learns of the page directly and removes it from its next list. Until then its old
             # list holds the page, and to record the return here as well would count it twice.
-            newest = self._clock() - (self._link.heartbeat / 2 if entry.present and counted is not None else 0)
+            newest = self._clock() - (self._link.heartbeat / 2 if entry.has_heartbeat and counted is not None else 0)
             # A page may reconnect here before its old node has written that it sent the page away.
             found = self._returns.pop_pages(
                 node,
@@ -298,8 +298,8 @@ def _proof(page: ReturnedPage, key: bytes, counted: PageVersions | None) -> tupl
 
 def _sent_away(entry: Entry) -> bool:
     """Say whether a node told pages to go, so that they may come before its last tally was written."""
-    return entry.tally.left or entry.present
+    return entry.tally.left or entry.has_heartbeat
 
 
 def _may_miss_pages(entry: Entry) -> bool:
-    return not entry.present or bool(entry.tally.away)
+    return not entry.has_heartbeat or bool(entry.tally.away)

@@ -303,7 +303,9 @@ class Calls:
         if entries is None or not backend.tallies.complete:
             return True
         entry = entries.get(node)
-        return entry is not None and entry.lives is not False and not (entry.tally.left or entry.tally.forgotten)
+        return (
+            entry is not None and entry.process_lives is not False and not (entry.tally.left or entry.tally.forgotten)
+        )
 
     async def _call(
         self, node: str, make: Callable[[int], fleet_messages.Command], limit: float, number: int | None

@@ -65,7 +65,7 @@ async def test_a_node_finds_its_own_tally_and_those_of_the_others(nodes: list[No
     found = await _eventually(one.backend.tallies.entries, lambda found: found is not None and set(found) == both)
     assert found[two.id].tally.versions == {"v1": 3}
     assert found[two.id].tally.key == two.key
-    assert await _eventually(one.backend.tallies.entries, lambda found: found[two.id].present)
+    assert await _eventually(one.backend.tallies.entries, lambda found: found[two.id].has_heartbeat)
     two.versions = {"v1": 1, "v2": 7}
     two.backend.write_tally()
     await _eventually(one.backend.tallies.entries, lambda found: found[two.id].tally.versions == {"v1": 1, "v2": 7})
@@ -77,7 +77,9 @@ async def test_a_node_finds_its_own_tally_and_those_of_the_others(nodes: list[No
 async def test_the_last_word_of_a_node_that_left_stays(nodes: list[Node]) -> None:
     one, two = nodes
     await two.backend.stop()
-    found = await _eventually(one.backend.tallies.entries, lambda found: two.id in found and not found[two.id].present)
+    found = await _eventually(
+        one.backend.tallies.entries, lambda found: two.id in found and not found[two.id].has_heartbeat
+    )
     assert (found[two.id].tally.left, found[two.id].tally.away) == (True, {"v1": 3})
     assert found[two.id].age < 5
     await one.backend.tallies.drop(two.id)
@@ -139,7 +141,7 @@ async def test_the_history_is_the_same_for_all_and_one_node_adds_to_it(nodes: li
     for node in nodes:
         await _eventually(
             node.backend.tallies.entries,
-            lambda found: len(found) == 2 and all(entry.present for entry in found.values()),
+            lambda found: len(found) == 2 and all(entry.has_heartbeat for entry in found.values()),
         )
     now = one.backend.tallies.now()
     assert now is not None
@@ -190,7 +192,7 @@ async def test_a_node_whose_connections_redis_still_holds_lives(valkey: Store) -
     valkey.ask("DEL", f"{{headcount:fleet}}:node:{two.id}")
     found = await one.backend.tallies.entries()
     assert found is not None
-    assert (found[two.id].present, found[two.id].lives) == (False, True)
+    assert (found[two.id].has_heartbeat, found[two.id].process_lives) == (False, True)
     backend._receiver.leave_message = lambda: b""
     for connection in (backend._commands, backend._subscriber):
         await connection.disconnect(nowait=True)
@@ -198,7 +200,7 @@ async def test_a_node_whose_connections_redis_still_holds_lives(valkey: Store) -
     with suppress(asyncio.CancelledError):
         await task
     valkey.ask("DEL", f"{{headcount:fleet}}:node:{two.id}")
-    found = await _eventually(one.backend.tallies.entries, lambda found: found[two.id].lives is None)
+    found = await _eventually(one.backend.tallies.entries, lambda found: found[two.id].process_lives is None)
     await one.backend.stop()
 
 

@@ -823,7 +823,7 @@ def test_the_history_of_a_day_is_the_same_whichever_node_is_asked(store: Store) 
                 assert backend is not None
                 async with asyncio.timeout(10):
                     while (entries := await backend.tallies.entries()) is None or sum(
-                        sum(each.tally.versions.values()) for each in entries.values() if each.present
+                        sum(each.tally.versions.values()) for each in entries.values() if each.has_heartbeat
                     ) < 2:
                         await asyncio.sleep(0.01)
                 await view.accounting._begin_interval(backend, slot, first=False)

@@ -214,7 +214,7 @@ class TallyFiles:
 
     async def claim_sample(self, slot: int) -> bool:  # noqa: ARG002
         """Say whether this worker is the first of those that are present, in the order of their ids."""
-        return all(node >= self._node for node, entry in (await self.entries()).items() if entry.present)
+        return all(node >= self._node for node, entry in (await self.entries()).items() if entry.has_heartbeat)
 
     async def add_sample(self, data: bytes, *, minute: bytes | None = None) -> None:
         """Add an encoded sample to the history."""

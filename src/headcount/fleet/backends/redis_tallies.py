@@ -249,7 +249,7 @@ class RedisTallies:
         foreign = [node for node, tally in held.items() if tally is STRANGER]
         found_entries = await self._read_entries(held, now)
         if nodes is None:
-            self._border.note_strangers([node for node in foreign if found_entries[node].present])
+            self._border.note_strangers([node for node in foreign if found_entries[node].has_heartbeat])
         return found_entries
 
     def unknown(self, nodes: Collection[str]) -> list[tuple[Any, ...]]:
@@ -392,8 +392,8 @@ class RedisTallies:
             name: Entry(
                 held[name],
                 self._steady(name, held[name], now),
-                present=name in present,
-                lives=lives.get(name),
+                has_heartbeat=name in present,
+                process_lives=lives.get(name),
                 seen_alive=self._values.read_seen_alive(name, seen if seen is not None else self._seen_alive.get(name)),
                 back=returned.get(name, {}),
             )
