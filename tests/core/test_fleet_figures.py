@@ -171,9 +171,9 @@ class Network(RuleBasedStateMachine):
                 self.fleet.heartbeat(message.node, message.sequence, self.now)
             case Leave():
                 counts = self.fleet.sequence(message.node) <= message.sequence
-                self.fleet.receive_leave(message.node, message.sequence, message.away, message.transit, self.now)
+                self.fleet.receive_leave(message.node, message.sequence, message.departed, message.transit, self.now)
                 if counts:
-                    away = sum(message.away.values())
+                    away = sum(message.departed.values())
                     self.doubts[message.node] = (away, self.now + message.transit if away else 0.0)
             case _:
                 raise AssertionError(message)
@@ -185,7 +185,7 @@ class Network(RuleBasedStateMachine):
         node = self.nodes[name]
         node.remember()
         away = dict(node.registry.versions)
-        leave = Leave(node=name, sequence=node.publication.sequence, away=away, transit=8.0)
+        leave = Leave(node=name, sequence=node.publication.sequence, departed=away, transit=8.0)
         self.wire.append((node, encode(leave)))
 
     @rule(name=st.sampled_from(NODES))
@@ -413,14 +413,14 @@ def test_a_node_that_left_hands_its_pages_over(fleet: FleetFigures) -> None:
 
 def test_a_node_that_sends_pages_away_is_still_counted(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
-    fleet.receive_away("aa", {"v1": 2}, 8.0, 11.0)
+    fleet.receive_departures("aa", {"v1": 2}, 8.0, 11.0)
     figures = fleet.snapshot()
     assert (figures.total, figures.unaccounted, figures.partial) == (3, 2, True)
 
 
 def test_pages_that_did_not_answer_are_unaccounted_for_since_the_first_of_them(fleet: FleetFigures) -> None:
     fleet.receive(report("aa", 1, {"v1": 3}), 10.0)
-    fleet.receive_away("aa", {"v1": 1}, 120.0, 11.0, unanswered=True)
+    fleet.receive_departures("aa", {"v1": 1}, 120.0, 11.0, unanswered=True)
     figures = fleet.snapshot()
     assert (figures.total, figures.unaccounted, figures.absences[0].state) == (3, 1, "unanswered")
     first = figures.absences[0].since
@@ -470,7 +470,7 @@ def test_a_sign_of_life_that_outlasts_its_node_does_not_account_for_its_pages(fl
     fleet.receive(report("bb", 9, {"v1": 4}), 23.0)
     assert (fleet.snapshot().total, fleet.snapshot().unaccounted) == (4, 0)
     # A node reports itself which pages it sent away, so its tally is newer than the claim.
-    fleet.receive_away("bb", {"v1": 2}, 8.0, 24.0)
+    fleet.receive_departures("bb", {"v1": 2}, 8.0, 24.0)
     fleet.apply_tallies(
         {"bb": StoredAbsence(Absence("bb", 1, {"v1": 1}, "leaving", 24_000), 7.0, has_heartbeat=True)}, 24.5, 24.6
     )

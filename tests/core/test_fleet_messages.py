@@ -72,3 +72,16 @@ def test_a_message_has_the_tag_and_the_keys_that_older_nodes_know(tag: str) -> N
 @pytest.mark.parametrize("struct", STORED, ids=lambda struct: struct.__name__)
 def test_what_is_stored_has_the_keys_that_older_nodes_know(struct: type[msgspec.Struct]) -> None:
     assert set(STORED[struct].split()) <= keys_of(struct)
+
+
+def test_departed_and_away_pages_keep_the_keys_that_they_had_under_other_names() -> None:
+    tally = tallies.Tally(departed={"v1": 1}, away={"v2": 2})
+    written = msgspec.msgpack.decode(tallies.encode(tally))
+    assert (written["away"], written["broken"]) == ({"v1": 1}, {"v2": 2})
+    for message in (
+        fleet_messages.Leave(node="0a", sequence=1, departed={"v1": 1}),
+        fleet_messages.Departures(node="0a", departed={"v1": 1}, transit=8.0),
+    ):
+        sent = msgspec.msgpack.decode(fleet_messages.encode(message))
+        assert sent["away"] == {"v1": 1}
+        assert fleet_messages.decode(fleet_messages.encode(message)) == message

@@ -26,15 +26,15 @@ def test_a_page_is_found_under_the_version_that_it_is_counted_under() -> None:
     one, two, gone, closed = ids(4)
     pages = read(PageList(7, {"v1": marks([one]), "(other)": marks([two])}, {"v1": marks([gone])}))
     assert pages.number == 7
-    versions = pages.versions(away=False)
+    versions = pages.versions(departed=False)
     assert [versions.of(page) for page in (one, two, gone, closed)] == ["v1", "(other)", "v1", None]
-    versions = pages.versions(away=True)
+    versions = pages.versions(departed=True)
     assert [versions.of(page) for page in (one, two, gone, closed)] == [None, None, "v1", None]
 
 
 def test_the_marks_of_ten_thousand_pages_are_apart() -> None:
     open_pages, closed = ids(10_000), ids(1_000)
-    versions = PageList(1, {"v1": marks(open_pages)}, {}).versions(away=False)
+    versions = PageList(1, {"v1": marks(open_pages)}, {}).versions(departed=False)
     assert all(versions.of(page) == "v1" for page in open_pages)
     assert sum(versions.of(page) is not None for page in closed) < 3
 
@@ -58,12 +58,12 @@ def test_a_malformed_list_is_none(data: bytes) -> None:
 def test_no_bytes_break_anything(data: bytes) -> None:
     pages = decode(data)
     if pages is not None:
-        pages.versions(away=False)
+        pages.versions(departed=False)
 
 
 @pytest.mark.parametrize("public", ["", "aa1", "🦆" * 8, "zzzzzzzz", "0a1b2c3d4e5f" + "é" * 8])
 def test_what_is_no_id_is_no_page(public: str) -> None:
-    assert PageList(1, {"v1": bytes(4)}, {}).versions(away=False).of(public) is None
+    assert PageList(1, {"v1": bytes(4)}, {}).versions(departed=False).of(public) is None
 
 
 @pytest.mark.parametrize("other", ["", "c1", "page-one-of-many", "🦆" * 8, "0" * 7, "g" * 8])
@@ -74,4 +74,4 @@ def test_an_id_that_no_node_makes_has_no_mark_and_shifts_no_other(other: str) ->
 
 @pytest.mark.parametrize("length", range(1, 9))
 def test_marks_that_are_cut_off_are_read_as_far_as_they_go(length: int) -> None:
-    assert len(PageList(1, {"v1": bytes(range(length))}, {}).versions(away=False).by_mark) == length // MARK_BYTES
+    assert len(PageList(1, {"v1": bytes(range(length))}, {}).versions(departed=False).by_mark) == length // MARK_BYTES

@@ -85,7 +85,7 @@ def test_however_many_come_back_a_node_that_lives_may_have_more() -> None:
 
 
 def test_pages_of_a_node_that_left_are_on_their_way_for_as_long_as_they_were_told() -> None:
-    left = Tally(at=1_000_000, away={"v1": 3}, transit=8.0, left=True)
+    left = Tally(at=1_000_000, departed={"v1": 3}, transit=8.0, left=True)
     assert unaccounted(7.9, left) == (3, "leaving")
     assert unaccounted(8, left) is None
     assert not judge(NODE, entry(8, left), GRACE).over
@@ -94,7 +94,7 @@ def test_pages_of_a_node_that_left_are_on_their_way_for_as_long_as_they_were_tol
 
 def test_pages_that_found_no_node_have_the_time_that_their_next_attempt_takes() -> None:
     """The first node came 100 s after the only one before had left, or died."""
-    left, joined = Tally(at=1_000_000, away={"v1": 3}, transit=8.0, left=True), 1_100_000
+    left, joined = Tally(at=1_000_000, departed={"v1": 3}, transit=8.0, left=True), 1_100_000
     assert unaccounted(100, left, joined) == (3, "leaving")
     assert unaccounted(100, left, joined, back={"v1": 1}) == (2, "leaving")
     assert unaccounted(100 + RETURN - 0.1, left, joined) == (3, "leaving")
@@ -123,14 +123,14 @@ def test_a_node_that_says_nothing_of_its_start_may_always_have_been_there() -> N
 
 
 def test_pages_that_a_live_node_sends_away_are_on_their_way_too() -> None:
-    draining = Tally(at=1_000_000, versions={"v1": 5}, away={"v1": 3}, transit=8.0)
+    draining = Tally(at=1_000_000, versions={"v1": 5}, departed={"v1": 3}, transit=8.0)
     assert unaccounted(1, draining, has_heartbeat=True) == (3, "leaving")
     assert unaccounted(1, draining, has_heartbeat=True, back={"v1": 3}) is None
     assert unaccounted(9, draining) == (8, "vanished"), "it died while it drained"
 
 
 def test_pages_that_did_not_answer_a_live_node_may_be_frozen() -> None:
-    silent = Tally(at=1_000_000, versions={"v1": 5}, away={"v1": 3}, transit=100.0, unanswered=True)
+    silent = Tally(at=1_000_000, versions={"v1": 5}, departed={"v1": 3}, transit=100.0, unanswered=True)
     assert unaccounted(1, silent, has_heartbeat=True) == (3, "unanswered")
     assert unaccounted(1, silent, has_heartbeat=True, back={"v1": 3}) is None
     assert unaccounted(100, silent, has_heartbeat=True) is None
@@ -195,7 +195,7 @@ def test_a_tally_survives_its_encoding_and_is_small() -> None:
     many = limited({f"version-{n:03}": n for n in range(1, 200)})
     assert len(many) == MAX_VERSIONS + 1
     tally = Tally(
-        at=5, versions=many, away=many, transit=8.0, serves="v1", key=b"k" * 16, joined=4, liveness_ids=(1, 2)
+        at=5, versions=many, departed=many, transit=8.0, serves="v1", key=b"k" * 16, joined=4, liveness_ids=(1, 2)
     )
     assert decode_tally(encode(tally)) == tally
     assert len(encode(tally)) < 1_000

@@ -34,14 +34,14 @@ class Store:
         self.tallies = self
         self.present = True
         self.open: dict[str, list[str]] = {}
-        self.away: dict[str, list[str]] = {}
+        self.departed: dict[str, list[str]] = {}
         self.number = 0
         self.recorded: dict[str, str] = {}
         self.tallies_written = 0
 
-    def write(self, *, open_pages: dict[str, list[str]], away: dict[str, list[str]]) -> None:
+    def write(self, *, open_pages: dict[str, list[str]], departed: dict[str, list[str]]) -> None:
         """Let the other node write its list and its tally."""
-        self.open, self.away, self.number = open_pages, away, self.number + 1
+        self.open, self.departed, self.number = open_pages, departed, self.number + 1
 
     def now(self) -> int | None:
         return None
@@ -50,7 +50,7 @@ class Store:
         tally = Tally(
             at=1_000_000,
             versions={version: len(pages) for version, pages in self.open.items()},
-            away={version: len(pages) for version, pages in self.away.items()},
+            departed={version: len(pages) for version, pages in self.departed.items()},
             key=return_key(KEY),
             pages=self.number,
         )
@@ -58,7 +58,8 @@ class Store:
 
     async def pages(self, node: str) -> bytes | None:
         open_marks, away_marks = (
-            {version: page_lists.marks(pages) for version, pages in group.items()} for group in (self.open, self.away)
+            {version: page_lists.marks(pages) for version, pages in group.items()}
+            for group in (self.open, self.departed)
         )
         return page_lists.encode(PageList(self.number, open_marks, away_marks))
 
@@ -92,7 +93,7 @@ class Host:
     def page(self, version: str = "v1") -> tuple[str, str]:
         """Return the id and the handle of a page that the other node sent away."""
         page = public_id(OTHER_NODE, os.urandom(ID_BYTES))
-        self.store.write(open_pages={}, away={version: [page]})
+        self.store.write(open_pages={}, departed={version: [page]})
         return page, handle_for(page, KEY)
 
     async def beat(self) -> None:
@@ -117,7 +118,7 @@ async def test_a_page_that_its_living_node_took_off_its_list_is_not_recorded_as_
     _, handle = host.page()
     host.accounting.page_returned(OTHER_NODE, handle, "v1")
     await host.beat()  # as soon as it can be
-    host.store.write(open_pages={}, away={"v1": [public_id(OTHER_NODE, os.urandom(ID_BYTES))]})
+    host.store.write(open_pages={}, departed={"v1": [public_id(OTHER_NODE, os.urandom(ID_BYTES))]})
     host.now += HEARTBEAT
     await host.beat()
     assert host.store.recorded == {}
@@ -127,7 +128,7 @@ async def test_a_returned_page_of_a_node_that_is_gone_is_recorded_at_once() -> N
     host = Host()
     page, handle = host.page()
     host.store.present = False
-    host.store.write(open_pages={"v1": [page]}, away={})
+    host.store.write(open_pages={"v1": [page]}, departed={})
     host.accounting.page_returned(OTHER_NODE, handle, "v1")
     await host.beat()
     assert host.store.recorded == {page: "v1"}
@@ -137,12 +138,12 @@ async def test_a_page_may_return_before_its_node_has_written_that_it_sent_the_pa
     host = Host()
     page = public_id(OTHER_NODE, os.urandom(ID_BYTES))
     other = public_id(OTHER_NODE, os.urandom(ID_BYTES))
-    host.store.write(open_pages={"v1": [page]}, away={"v1": [other]})
+    host.store.write(open_pages={"v1": [page]}, departed={"v1": [other]})
     host.accounting.page_returned(OTHER_NODE, handle_for(page, KEY), "v1")
     host.now += HEARTBEAT
     await host.beat()
     assert host.store.recorded == {}  # it is still counted as open
-    host.store.write(open_pages={}, away={"v1": [page, other]})
+    host.store.write(open_pages={}, departed={"v1": [page, other]})
     await host.beat()
     assert host.store.recorded == {page: "v1"}
 

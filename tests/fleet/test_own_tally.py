@@ -56,10 +56,10 @@ class Host:
         assert bool(self.own.pages) is bool(tally.pages)
         return tally
 
-    def versions(self, *, away: bool = False) -> PageVersions:
+    def versions(self, *, departed: bool = False) -> PageVersions:
         found = page_lists.decode(self.own.pages)
         assert found is not None
-        return found.versions(away=away)
+        return found.versions(departed=departed)
 
 
 def test_the_list_has_the_pages_that_the_tally_counts() -> None:
@@ -68,21 +68,21 @@ def test_the_list_has_the_pages_that_the_tally_counts() -> None:
     host.registry.close(closed)
     host.send_away(gone)
     tally = host.write()
-    assert (tally.versions, tally.away) == ({"v1": 1, "v2": 1}, {"v1": 1})
+    assert (tally.versions, tally.departed) == ({"v1": 1, "v2": 1}, {"v1": 1})
     assert [host.versions().of(page) for page in (one, two, gone, closed)] == ["v1", "v2", "v1", None]
-    assert [host.versions(away=True).of(page) for page in (one, two, gone, closed)] == [None, None, "v1", None]
+    assert [host.versions(departed=True).of(page) for page in (one, two, gone, closed)] == [None, None, "v1", None]
     host.now += 20
-    assert host.write().away == {}
+    assert host.write().departed == {}
     assert host.versions().of(gone) is None
 
 
-def test_on_leaving_all_pages_are_away() -> None:
+def test_on_leaving_all_pages_have_departed() -> None:
     host = Host()
     one, gone = host.open("v1"), host.open("v1")
     host.send_away(gone)
     tally = host.write(leaving=True)
-    assert (tally.left, tally.versions, tally.away) == (True, {}, {"v1": 2})
-    assert [host.versions(away=True).of(page) for page in (one, gone)] == ["v1", "v1"]
+    assert (tally.left, tally.versions, tally.departed) == (True, {}, {"v1": 2})
+    assert [host.versions(departed=True).of(page) for page in (one, gone)] == ["v1", "v1"]
 
 
 def test_versions_that_the_tally_does_not_count_apart_are_under_other() -> None:

@@ -68,4 +68,4 @@ async def test_a_server_that_stops_hands_its_pages_over(kind: str, round_: int, 
         tallies = _tallies(store, fleet)
         assert len(nodes) <= workers
         assert all(tally.left for tally in tallies), f"{tallies}; {server.log[-2000:]}"
-        assert sum(tally.away.get("v1", 0) for tally in tallies) == 24, "every page is on its way"
+        assert sum(tally.departed.get("v1", 0) for tally in tallies) == 24, "every page is on its way"

@@ -1,7 +1,7 @@
 """
 Pages whose streams this node ended, while they may still come back.
 
-    away         were told to reconnect elsewhere, and are on their way for some seconds
+    sent away    were told to reconnect elsewhere, and are on their way for some seconds
     unanswered   did not answer or read: frozen, or gone. Nobody knows, until they come back or the grace is over
 
 Such a page is in nobody's figures: its old stream has ended and its new one is not open yet. It has not gone, either.
@@ -76,22 +76,22 @@ class Departures:
         self._transit = transit
         self.revision = 0
         """Number of pages that were ever added."""
-        self._away = _Pages(transit)
+        self._sent_away = _Pages(transit)
         self._unanswered = _Pages(grace)
 
     def add(self, version: str, now: float, stream: str, *, unanswered: bool = False) -> None:
         """Add a page, with the public id of its stream. O(1)."""
-        (self._unanswered if unanswered else self._away).add(version, now, stream)
+        (self._unanswered if unanswered else self._sent_away).add(version, now, stream)
         self.revision += 1
 
     def discard(self, stream: str) -> bool:
         """Remove the pages of a stream, because they came back to this node. Returns whether there were any."""
-        away, unanswered = self._away.discard(stream), self._unanswered.discard(stream)
-        return away or unanswered
+        sent_away, unanswered = self._sent_away.discard(stream), self._unanswered.discard(stream)
+        return sent_away or unanswered
 
     def counts(self, now: float) -> dict[str, int]:
         """Return how many may come back, by version, as a tally holds them. O(versions)."""
-        return _limited(self._away.counts(now) + self._unanswered.counts(now))
+        return _limited(self._sent_away.counts(now) + self._unanswered.counts(now))
 
     def unanswered(self, now: float) -> dict[str, int]:
         """Return how many of them did not answer. O(versions)."""
@@ -99,7 +99,7 @@ class Departures:
 
     def only_unanswered(self, now: float) -> bool:
         """Say whether all of them did not answer, and none was told to reconnect."""
-        return not self._away.counts(now)
+        return not self._sent_away.counts(now)
 
     def transit(self, now: float) -> float:
         """Return the seconds for which they may come back."""
@@ -108,7 +108,7 @@ class Departures:
     def pages(self, now: float) -> dict[str, list[str]]:
         """Return the streams of those that may come back, by version. O(pages)."""
         found: dict[str, list[str]] = defaultdict(list)
-        for pages in (self._away, self._unanswered):
+        for pages in (self._sent_away, self._unanswered):
             pages.expire(now)
             for second in pages.seconds:
                 for version, ids in second.ids.items():

@@ -370,14 +370,14 @@ class FleetFigures:
         self._update_absences()
         return self._noted(before)
 
-    def receive_leave(self, node: str, sequence: int, away: Mapping[str, int], transit: float, now: float) -> bool:
+    def receive_leave(self, node: str, sequence: int, departed: Mapping[str, int], transit: float, now: float) -> bool:
         """
         Drop a node that said that it leaves.
 
         Args:
             node: Not this one.
             sequence: Its last.
-            away: Pages that it told to reconnect, by version.
+            departed: Pages that it told to reconnect, by version.
             transit: Seconds that they have.
             now: Seconds.
 
@@ -387,7 +387,7 @@ class FleetFigures:
         held = self._reports.get(node)
         if node == self.own or (held is not None and sequence < held.sequence):
             return False
-        self._unaccounted.note_leave(node, away, transit, now, self._wall(now))
+        self._unaccounted.note_leave(node, departed, transit, now, self._wall(now))
         self._left_properly[node] = None
         while len(self._left_properly) > MAX_TOMBSTONES:
             del self._left_properly[next(iter(self._left_properly))]
@@ -396,15 +396,15 @@ class FleetFigures:
         self._update_absences()
         return self._noted(before)
 
-    def receive_away(
-        self, node: str, away: Mapping[str, int], transit: float, now: float, *, unanswered: bool = False
+    def receive_departures(
+        self, node: str, departed: Mapping[str, int], transit: float, now: float, *, unanswered: bool = False
     ) -> bool:
         """
         Note that a node, perhaps this one, ended the streams of pages that may come back.
 
         Args:
             node: Its id.
-            away: All such pages, by version.
+            departed: All such pages, by version.
             transit: Seconds that they have.
             now: Seconds.
             unanswered: None of them was told to reconnect; they did not answer.
@@ -414,7 +414,7 @@ class FleetFigures:
         """
         before = self.revision
         self._unaccounted.note_leave(
-            node, away, transit, now, self._wall(now), "unanswered" if unanswered else "leaving"
+            node, departed, transit, now, self._wall(now), "unanswered" if unanswered else "leaving"
         )
         self._update_absences()
         return self._noted(before)

@@ -45,7 +45,7 @@ MAX_NUMBER: Final = 2**53
 
 MAX_FINGERPRINT: Final = 32
 
-MAX_AWAY: Final = 32
+MAX_DEPARTED: Final = 32
 """Versions of pages that a node told to reconnect; more are under `(other)`."""
 
 MAX_BROKEN_OFF: Final = 512
@@ -159,16 +159,18 @@ class Leave(_Message, frozen=True, tag="leave"):
     """The node leaves; none of its earlier messages counts any more."""
 
     sequence: Sequence
-    away: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_AWAY)] = {}
+    departed: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_DEPARTED)] = msgspec.field(
+        name="away", default_factory=dict
+    )
     """Pages that it told to reconnect, and that may be on their way."""
     transit: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
     """Seconds that they have."""
 
 
-class Away(_Message, frozen=True, tag="away"):
+class Departures(_Message, frozen=True, tag="away"):
     """The node ended streams of pages that may come back. It is published before the figures without them."""
 
-    away: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_AWAY)]
+    departed: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_DEPARTED)] = msgspec.field(name="away")
     """How many may be on their way, by version."""
     transit: Annotated[float, msgspec.Meta(ge=0, le=86_400)]
     """Seconds that they have."""
@@ -452,7 +454,7 @@ FleetMessage: TypeAlias = (
     | Delta
     | Heartbeat
     | Leave
-    | Away
+    | Departures
     | Forget
     | Join
     | Interest

@@ -39,17 +39,17 @@ class PageList(msgspec.Struct, frozen=True, array_like=True):
 
     number: int
     open: Marks
-    away: Marks
+    departed: Marks
 
-    def versions(self, *, away: bool) -> "PageVersions":
+    def versions(self, *, departed: bool) -> "PageVersions":
         """
         Return the versions of the pages that may come back.
 
         Args:
-            away: Only of those that were told to go away: the node lives, or has left, and counts no others.
+            departed: Only of those that were told to go away: the node lives, or has left, and counts no others.
         """
         found: dict[bytes, str] = {}
-        for group in (self.away,) if away else (self.open, self.away):
+        for group in (self.departed,) if departed else (self.open, self.departed):
             for version, marks in group.items():
                 for at in range(0, len(marks) - MARK_BYTES + 1, MARK_BYTES):
                     found[marks[at : at + MARK_BYTES]] = version
@@ -99,7 +99,7 @@ _decode = msgspec.msgpack.Decoder(PageList).decode
 
 def encode(pages: PageList) -> bytes | None:
     """Encode a list. Returns None if it is too long."""
-    count = sum(len(marks) for group in (pages.open, pages.away) for marks in group.values())
+    count = sum(len(marks) for group in (pages.open, pages.departed) for marks in group.values())
     return _encode(pages) if count <= MAX_PAGES * MARK_BYTES else None
 
 

@@ -66,16 +66,20 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When it was written, in ms by the clock of the backend."""
     versions: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_VERSIONS + 2)] = {}
     """Its connections."""
-    away: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_VERSIONS + 2)] = {}
+    departed: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_VERSIONS + 2)] = msgspec.field(
+        name="away", default_factory=dict
+    )
     """Pages whose streams it ended, and that may still come back."""
-    broken: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_VERSIONS + 2)] = {}
+    away: Annotated[dict[Version, Count], msgspec.Meta(max_length=MAX_VERSIONS + 2)] = msgspec.field(
+        name="broken", default_factory=dict
+    )
     """Pages whose streams broke off, and that may come back: they vanish with the node."""
     unanswered: bool = False
-    """All of those in `away` did not answer; else the node told some of them to reconnect."""
+    """All of those in `departed` did not answer; else the node told some of them to reconnect."""
     transit: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
     """Seconds after `at` for which those are on their way."""
     left: bool = False
-    """The node left properly; all of its pages are in `away`."""
+    """The node left properly; all of its pages are in `departed`."""
     forgotten: bool = False
     """An operator ended the doubt, or it is over."""
     unknown: bool = False
@@ -167,12 +171,12 @@ def judge(node: str, entry: Entry, grace: float, joined: int = 0) -> Judgement:
         return Judgement(None, None, entry.age >= max(grace, LISTED) and not entry.has_heartbeat)
     if entry.has_heartbeat or tally.left:
         left = max(tally.transit - entry.age, returning)
-        on_their_way = left > 0 and bool(tally.away)
+        on_their_way = left > 0 and bool(tally.departed)
         state = "unanswered" if tally.unanswered else "leaving"
-        absence = _absence(node, tally.away, entry.back, state) if on_their_way else None
+        absence = _absence(node, tally.departed, entry.back, state) if on_their_way else None
         gone = tally.left and not entry.has_heartbeat and not on_their_way and entry.age >= LISTED
         return Judgement(absence, None, gone, left)
-    counts = _sum(_sum(tally.versions, tally.away), tally.broken)
+    counts = _sum(_sum(tally.versions, tally.departed), tally.away)
     seen_alive = entry.seen_alive
     if entry.process_lives:
         seen_alive = SeenAlive(entry.now)

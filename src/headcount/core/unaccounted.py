@@ -79,7 +79,7 @@ class Unaccounted:
     def note_leave(
         self,
         node: str,
-        away: Mapping[str, int],
+        departed: Mapping[str, int],
         transit: float,
         now: float,
         wall: int,
@@ -87,8 +87,8 @@ class Unaccounted:
     ) -> None:
         """Note that a node left properly, or ended streams, and that its pages may come back for `transit` seconds."""
         self.end_absence(node)
-        if any(away.values()) and transit > 0:
-            self._claim(node, away, state, now, now + transit, wall)
+        if any(departed.values()) and transit > 0:
+            self._claim(node, departed, state, now, now + transit, wall)
 
     def end_absence(self, node: str) -> None:
         """End the claims about a node: it lives, or it is gone for certain."""

@@ -272,7 +272,7 @@ class Accounting:
             pages = page_lists.decode(data)
             if pages is None or pages.number != entry.tally.pages:
                 return  # the node has just written another one
-            counted = pages.versions(away=sent_away)
+            counted = pages.versions(departed=sent_away)
         with self._lock:
             # A node that still runs learns of the page directly and removes it from its next list. Until then its old
             # list holds the page, and to record the return here as well would count it twice.
@@ -302,4 +302,4 @@ def _sent_away(entry: Entry) -> bool:
 
 
 def _may_miss_pages(entry: Entry) -> bool:
-    return not entry.has_heartbeat or bool(entry.tally.away)
+    return not entry.has_heartbeat or bool(entry.tally.departed)

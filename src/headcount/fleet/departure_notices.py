@@ -69,9 +69,9 @@ class DepartureNotices:
             return
         if self._collector.listening:
             now = self._clock()
-            away, transit = self._departures.counts(now), self._departures.transit(now)
+            departed, transit = self._departures.counts(now), self._departures.transit(now)
             unanswered = self._departures.only_unanswered(now)
-            self._figures.receive_away(self._link.node, away, transit, now, unanswered=unanswered)
+            self._figures.receive_departures(self._link.node, departed, transit, now, unanswered=unanswered)
         self._link.call(self.publish)
 
     def publish(self) -> None:
@@ -83,15 +83,17 @@ class DepartureNotices:
             self._published = self._departures.revision
             self._link.backend.write_tally()
             now = self._clock()
-            away, transit = self._departures.counts(now), self._departures.transit(now)
+            departed, transit = self._departures.counts(now), self._departures.transit(now)
             unanswered = self._departures.only_unanswered(now)
             node = self._link.node
-            if self._collector.listening and self._figures.receive_away(
-                node, away, transit, now, unanswered=unanswered
+            if self._collector.listening and self._figures.receive_departures(
+                node, departed, transit, now, unanswered=unanswered
             ):
                 self._mark_dirty()
             if self._publisher.schedule.interests:
-                message = fleet_messages.Away(node=node, away=away, transit=transit, unanswered=unanswered)
+                message = fleet_messages.Departures(
+                    node=node, departed=departed, transit=transit, unanswered=unanswered
+                )
                 self._link.publish(fleet_messages.encode(message))
 
     def stop(self) -> None:

@@ -64,7 +64,7 @@ class OwnTally:
         As of the last list: revisions of the registry and of the pages that broke off, the shared streams, and the
         versions that are counted apart.
         """
-        self._had_away = False
+        self._had_departed = False
         self.pages = b""
         """The encoded list that belongs to the last tally; empty if it has none."""
 
@@ -77,20 +77,20 @@ class OwnTally:
         """
         with self._lock:
             now = self._clock()
-            away, transit = self._departures.counts(now), self._departures.transit(now)
-            unanswered = not leaving and bool(away) and self._departures.only_unanswered(now)
+            departed, transit = self._departures.counts(now), self._departures.transit(now)
+            unanswered = not leaving and bool(departed) and self._departures.only_unanswered(now)
             # How many pages are outdated follows from the tallies, so the current version is apart however small it is.
             kept = {self._serves, self._current() or self._serves}
-            versions, broken = limited(self._registry.versions, kept), limited(self._away_pages.counts(now))
+            versions, away = limited(self._registry.versions, kept), limited(self._away_pages.counts(now))
             if leaving:
-                away = limited(Counter(away) + Counter(versions) + Counter(broken))
+                departed = limited(Counter(departed) + Counter(versions) + Counter(away))
                 transit = max(transit, self._away_pages.remaining(now))
-                versions, broken = {}, {}
-            number = self._make_list({**versions, **broken}, away, frozenset(kept), leaving=leaving)
+                versions, away = {}, {}
+            number = self._make_list({**versions, **away}, departed, frozenset(kept), leaving=leaving)
         return Tally(
             versions=versions,
+            departed=departed,
             away=away,
-            broken=broken,
             unanswered=unanswered,
             transit=transit,
             left=leaving,
@@ -100,23 +100,23 @@ class OwnTally:
         )
 
     def _make_list(
-        self, versions: Mapping[str, int], away: Mapping[str, int], kept: frozenset[str], *, leaving: bool
+        self, versions: Mapping[str, int], departed: Mapping[str, int], kept: frozenset[str], *, leaving: bool
     ) -> int:
         """Make the list of pages. Returns its number, a new one if it has changed; 0: it is empty or too long."""
         here: dict[str, list[str]] = {}
         gone: dict[str, list[str]] = {}
         state = self._registry.revision, self._away_pages.revision, self._tab_versions(), kept
-        if state == self._state and not (leaving or away or self._had_away):
+        if state == self._state and not (leaving or departed or self._had_departed):
             return self._number if self.pages else 0
-        self._state, self._had_away = state, bool(leaving or away)
+        self._state, self._had_departed = state, bool(leaving or departed)
         data = None
         if self._registry.total <= page_lists.MAX_PAGES:
-            into, counts = (gone, away) if leaving else (here, versions)
+            into, counts = (gone, departed) if leaving else (here, versions)
             _group(into, self._registry.ids(), counts)
             for stream, version in state[2].items():
                 _group(into, {version: (stream,)}, counts)
             _group(into, self._away_pages.streams(self._clock()), counts)
-            _group(gone, self._departures.pages(self._clock()), away)
+            _group(gone, self._departures.pages(self._clock()), departed)
             groups = [
                 {version: page_lists.marks(ids) for version, ids in group.items() if ids} for group in (here, gone)
             ]

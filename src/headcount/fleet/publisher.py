@@ -137,10 +137,10 @@ class Publisher:
             ),
         )
 
-    def leave_message(self, away: dict[str, int], transit: float) -> bytes:
+    def leave_message(self, departed: dict[str, int], transit: float) -> bytes:
         """Return the last message of this node, with the pages that must reconnect and the seconds that they have."""
         leave = fleet_messages.Leave(
-            node=self._link.node, sequence=self.publication.sequence, away=away, transit=transit
+            node=self._link.node, sequence=self.publication.sequence, departed=departed, transit=transit
         )
         return self._link.encode(leave)
 

@@ -434,7 +434,7 @@ class FleetView:
         """Return the last message of this node."""
         tally = self.tally(leaving=True)
         with self._lock:
-            return self._publisher.leave_message(tally.away, tally.transit)
+            return self._publisher.leave_message(tally.departed, tally.transit)
 
     def tally(self, *, leaving: bool) -> Tally:
         """Return what this node says about itself now. See `Receiver`."""
@@ -476,12 +476,12 @@ class FleetView:
                 self._refresher.on_applied(message.node)
             case fleet_messages.Leave():
                 now = self._clock()
-                if self._figures.receive_leave(message.node, message.sequence, message.away, message.transit, now):
+                if self._figures.receive_leave(message.node, message.sequence, message.departed, message.transit, now):
                     self._mark_dirty()
                 self._on_left(message.node, message.sequence)
-            case fleet_messages.Away():
-                if self._collector.listening and self._figures.receive_away(
-                    message.node, message.away, message.transit, self._clock(), unanswered=message.unanswered
+            case fleet_messages.Departures():
+                if self._collector.listening and self._figures.receive_departures(
+                    message.node, message.departed, message.transit, self._clock(), unanswered=message.unanswered
                 ):
                     self._mark_dirty()
             case fleet_messages.Forget():

@@ -58,7 +58,7 @@ def test_what_is_too_long_is_nobody_s(one: RedisValues) -> None:
 
 def test_the_largest_tally_fits() -> None:
     versions = {f"{number:0128}": 2**40 for number in range(MAX_VERSIONS + 2)}
-    tally = Tally(versions=versions, away=versions, key=b"k" * 64)
+    tally = Tally(versions=versions, departed=versions, key=b"k" * 64)
     assert READER.read_tally(NODE, SEALED.encode(NODE, tally)) == tally
 
 

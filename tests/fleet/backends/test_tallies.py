@@ -35,7 +35,7 @@ class Node(Ear):
         super().__init__()
         self.id = named()
         self.versions = {"v1": 3}
-        self.away: dict[str, int] = {}
+        self.departed: dict[str, int] = {}
         self.key = identity.return_key(self.id.encode())
         self.listed = 0
         self.backend: Backend = make(self.id)
@@ -43,8 +43,8 @@ class Node(Ear):
 
     def tally(self, *, leaving: bool) -> Tally:
         if leaving:
-            return Tally(away=self.versions, transit=5.0, left=True, key=self.key, pages=self.listed)
-        return Tally(versions=self.versions, away=self.away, transit=5.0, key=self.key, pages=self.listed)
+            return Tally(departed=self.versions, transit=5.0, left=True, key=self.key, pages=self.listed)
+        return Tally(versions=self.versions, departed=self.departed, transit=5.0, key=self.key, pages=self.listed)
 
     def page_list(self) -> bytes:
         return b"list %d" % self.listed if self.listed else b""
@@ -80,7 +80,7 @@ async def test_the_last_word_of_a_node_that_left_stays(nodes: list[Node]) -> Non
     found = await _eventually(
         one.backend.tallies.entries, lambda found: two.id in found and not found[two.id].has_heartbeat
     )
-    assert (found[two.id].tally.left, found[two.id].tally.away) == (True, {"v1": 3})
+    assert (found[two.id].tally.left, found[two.id].tally.departed) == (True, {"v1": 3})
     assert found[two.id].age < 5
     await one.backend.tallies.drop(two.id)
     assert two.id not in (await one.backend.tallies.entries() or {})
@@ -88,9 +88,11 @@ async def test_the_last_word_of_a_node_that_left_stays(nodes: list[Node]) -> Non
 
 async def test_a_page_that_came_back_counts_once_whoever_notes_it(nodes: list[Node]) -> None:
     one, two = nodes
-    two.away = {"v1": 3}
+    two.departed = {"v1": 3}
     two.backend.write_tally()
-    await _eventually(one.backend.tallies.entries, lambda found: bool(found.get(two.id) and found[two.id].tally.away))
+    await _eventually(
+        one.backend.tallies.entries, lambda found: bool(found.get(two.id) and found[two.id].tally.departed)
+    )
     for pages in ({"p1": "v1", "p2": "v 2"}, {"p1": "v1"}, {"p1": "other"}):
         await one.backend.tallies.note_returned(two.id, pages)
     found = await one.backend.tallies.entries()
@@ -98,9 +100,9 @@ async def test_a_page_that_came_back_counts_once_whoever_notes_it(nodes: list[No
     if "Memory" not in type(one.backend).__name__:
         assert found[two.id].back == {"v1": 1, "v 2": 1}
     # When its pages are no longer on their way, what came back is forgotten: it would be taken off of others.
-    two.away = {}
+    two.departed = {}
     two.backend.write_tally()
-    two.away = {"v1": 1}
+    two.departed = {"v1": 1}
     two.backend.write_tally()
     if "Memory" not in type(one.backend).__name__:
         found = await _eventually(one.backend.tallies.entries, lambda found: not found[two.id].back)

@@ -88,7 +88,7 @@ class TallyFiles:
         self._liveness_ids = process_liveness_ids(os.getpid())
         self.files = HistoryFiles(directories, this_application(), history_copy)
         """The history."""
-        self._sent_away = False
+        self._had_departed = False
         """The last tally said that pages were sent away."""
 
     def write(self, tally: Tally, pages: bytes = b"") -> None:
@@ -97,9 +97,9 @@ class TallyFiles:
 
         When pages that were sent away are on their way no more, what others noted about them is removed.
         """
-        if self._sent_away and not tally.away:
+        if self._had_departed and not tally.departed:
             self.clear_own()
-        self._sent_away = bool(tally.away)
+        self._had_departed = bool(tally.departed)
         body = tallies.encode(msgspec.structs.replace(tally, joined=self.joined, liveness_ids=self._liveness_ids))
         head = _HEAD.pack(now_ms())
         for directory in self._directories():
@@ -123,13 +123,13 @@ class TallyFiles:
 
     def leave(self, tally: Tally, pages: bytes = b"") -> None:
         """Write the last tally; none when there is nothing to say."""
-        if tally.away:
+        if tally.departed:
             self.write(tally, pages)
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
         self._written.clear()
-        if not tally.away:
+        if not tally.departed:
             self._drop(self._node)
 
     def clear_own(self) -> None:
@@ -156,7 +156,7 @@ class TallyFiles:
                     present,
                     lives,
                     _read_seen_alive(directory / f"{node}.doubt"),
-                    _read_back(directory / f"{node}.back") if not present or tally.away else {},
+                    _read_back(directory / f"{node}.back") if not present or tally.departed else {},
                 )
         return found
 

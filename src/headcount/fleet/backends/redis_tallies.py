@@ -120,7 +120,7 @@ class RedisTallies:
         self._remembered: dict[str, bytes] = {}
         self._looked = float("-inf")
         self._seen: dict[str, _Seen] = {}
-        self._sent_away = False
+        self._had_departed = False
         """The last tally said that pages were sent away."""
         self._pages_written = 0
         """Number of the list of pages that was written last."""
@@ -207,8 +207,8 @@ class RedisTallies:
 
         When pages that were sent away are on their way no more, what others noted about them is removed.
         """
-        over = self.clear_own() if self._sent_away and not tally.away else []
-        self._sent_away = bool(tally.away)
+        over = self.clear_own() if self._had_departed and not tally.departed else []
+        self._had_departed = bool(tally.departed)
         now = msgspec.structs.replace(tally, at=self._now(), joined=self.joined, liveness_ids=self._clients)
         return [*over, ("HSET", f"{self._prefix}:tallies", self._node, self._values.encode(self._node, now))]
 
@@ -375,7 +375,7 @@ class RedisTallies:
             await self._ask(
                 "HSET" if self._border.sealed else "HSETNX", f"{self._prefix}:doubts", name, self._seen_alive[name]
             )
-        asked_back = [name for name in names if name in silent or held[name].away]
+        asked_back = [name for name in names if name in silent or held[name].departed]
         lives, *back = await asyncio.gather(
             self._listed({name: held[name] for name in silent}, now),
             *(self._ask("HGETALL", f"{self._prefix}:back:{name}") for name in asked_back),
