@@ -171,9 +171,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         """Connections that are unaccounted for, as far as their number is known."""
         return sum(absence.total or 0 for absence in self.absences)
 
-    def known_version(self, told: str | None) -> str | None:
-        """Return the current version, None if it is not known; `told` if the server's figures do not say."""
-        return told if self.nodes.versions is None else self.current_version
+    def known_version(self, earlier: str | None) -> str | None:
+        """Return the current version, None if it is not known; `earlier` if the server's figures do not say."""
+        return earlier if self.nodes.versions is None else self.current_version
 
     def known_release(self, earlier: CurrentRelease | None) -> CurrentRelease | None:
         """Return the release; `earlier` if the server's figures do not say."""
