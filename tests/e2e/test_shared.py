@@ -212,7 +212,7 @@ def test_no_figure_shows_that_another_tab_leads(new_context: NewContext, server:
     wait(viewer, "window.headcount && snapshot().authorized")
     context = new_context()
     tabs = [open_tab(context, f"/{number}", strategy) for number in range(3)]
-    for number in range(int(os.environ.get("HANDOVERS", "6"))):
+    for number in range(int(os.environ.get("HANDOVERS", "3"))):
         wait(viewer, "snapshot().versions.v1 === 3")
         before, leader = streams(*tabs[1:]), tabs.pop(0)
         viewer.evaluate("snapshots.length = 0")
