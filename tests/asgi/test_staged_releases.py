@@ -1,5 +1,6 @@
 """Staged releases at one node: who hears of the version, when, and what is counted of what pages do."""
 
+import json
 from typing import Any
 
 import pytest
@@ -300,6 +301,25 @@ async def test_what_pages_reply_is_counted(transport: str) -> None:
     assert (found["accepted"], found["refused"], found["deferred"], found["gone"]) == (1, 1, {}, 3)
 
 
+@asynchronous
+async def test_a_page_that_reloads_says_so_by_a_beacon_which_is_text() -> None:
+    site = StagedSite()
+    page = await site.visitor.open("sse", "?version=v1")
+    await site.release(version="v2")
+    body = json.dumps(
+        {"connectionId": page.handle, "type": "release-reply", "version": "v2", "reply": "accepted"}
+    ).encode()
+    text = {"content-type": "text/plain;charset=UTF-8"}
+    foreign = {"origin": "https://elsewhere.example", "sec-fetch-site": "cross-site"}
+    problem(await site.visitor.post("/release-reply", body, text | foreign), 403, "another site")
+    problem(await site.visitor.post("/release-reply", body, {"content-type": "text/html"}), 415, "send JSON")
+    assert (await site.rollout())["silent"] == 1
+    assert (await site.visitor.post("/release-reply", body, text)).status == 200
+    assert (await site.visitor.post("/bye", {"connectionId": page.handle})).status == 200
+    found = await site.rollout()
+    assert (found["accepted"], found["gone"]) == (1, 0)
+
+
 @both
 @asynchronous
 async def test_tabs_of_a_shared_stream_have_turns_of_their_own_and_reply_by_their_keys(transport: str) -> None:
@@ -322,6 +342,30 @@ async def test_tabs_of_a_shared_stream_have_turns_of_their_own_and_reply_by_thei
     found = await site.rollout()
     assert (found["invited"], found["deferred"], found["silent"]) == (2, {"media": 1}, 1)
     await stream.leave()
+    site.clock.advance(10)  # its tabs are not held any longer
+
+
+@both
+@asynchronous
+async def test_tabs_that_were_asked_hear_of_the_version_again_on_their_next_stream(transport: str) -> None:
+    site = StagedSite()
+    tabs = [{"key": key, "version": "v1"} for key in KEYS]
+    first = await site.visitor.open(transport, "?shared=1")
+    await site.visitor.post("/tabs", {"connectionId": first.handle, "set": tabs, "remove": []})
+    await site.release(version="v2", over=100)
+    site.pass_time(99.999)
+    await site.settled()
+    found = await site.rollout()
+    second = await site.visitor.open(transport, f"?shared=1&replaces={first.handle}")
+    assert "currentVersion" not in second.connected
+    await site.visitor.post("/tabs", {"connectionId": second.handle, "set": tabs, "remove": []})
+    await second.next("tabs")
+    await site.settled()
+    told = [message for message in drained(second) if message["type"] == "to"]
+    assert [each["message"]["version"] for each in told] == ["v2"] * len(told)
+    assert sum(len(each["tabs"]) for each in told) == found["invited"] >= 1
+    assert (await site.rollout())["invited"] == found["invited"]
+    await second.leave()
     site.clock.advance(10)  # its tabs are not held any longer
 
 

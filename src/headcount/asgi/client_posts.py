@@ -33,6 +33,9 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
 }
 PATHS: Final = frozenset(_DECODERS)
 
+_BEACONS: Final = frozenset({"/bye", "/release-reply"})
+"""What a page says while it is left or reloaded. A beacon is all that it can send then."""
+
 
 class DroppedBody(Problem):
     """
@@ -65,8 +68,8 @@ async def serve_post(node: Node, exchange: Exchange, make_check: Callable[[], Au
     Raises:
         Problem: 400, 404, 413, 415, 429 or 503.
     """
-    # A beacon, which is all that a page can send while it is left, is sent as text: JSON would need a preflight.
-    check_content_type(exchange.head, "text/plain" if exchange.head.endpoint == "/bye" else None)
+    # Beacons are sent as text: JSON would need a preflight.
+    check_content_type(exchange.head, "text/plain" if exchange.head.endpoint in _BEACONS else None)
     try:
         await _run_command(node, exchange, make_check)
     except Malformed as error:

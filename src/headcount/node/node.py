@@ -386,9 +386,8 @@ class Node:
             elif self.config.connection_tracking:
                 info = self._registry.open(session.id, version, route, ip)
                 self.viewers.mark_dirty()
-            is_released = self.releases.released is not None and self.figures.current_version is not None
-        # An orphaned release asks nobody to go to a version that no node serves.
-        if is_released:
+            is_asking = self._is_asking
+        if is_asking:
             # The page was loaded before the release, or from a server that still serves the old code.
             self.rollout.opened(session, version)
         self.counters["opened"] += 1
@@ -512,6 +511,18 @@ class Node:
         """Note a tab that is counted anew: it may have been away."""
         with self._lock:
             self._departed.tab_came_back(key)
+
+    def tab_moved(self, session: Session) -> None:
+        """Note a tab that is on another stream than before."""
+        with self._lock:
+            is_asking = self._is_asking
+        if is_asking:
+            self.rollout.moved(session)
+
+    @property
+    def _is_asking(self) -> bool:
+        """A version is declared, and a node serves it: no page is asked to go to any other. Under the lock."""
+        return self.releases.released is not None and self.figures.current_version is not None
 
     def drop_tabs_elsewhere(self, handle: str, keys: list[str]) -> None:
         """Tell the node of the previous stream to stop counting these tabs."""

@@ -107,6 +107,12 @@ class Rollout:
             for each in [*again, *self._due(released)]:
                 call_in_loop(each.loop, each.send, self._releases.message())
 
+    def moved(self, tab: Session) -> None:
+        """Tell a tab that was asked, and has another stream now, of the release again: `connected` may not name it."""
+        with self._lock:
+            if self._invitations.was_asked(tab.id):
+                call_in_loop(tab.loop, tab.send, self._releases.message())
+
     def closed(self, connection_id: str, *, farewell: bool) -> None:
         """Forget a page whose stream ended; `farewell`: it will not come back. With the node's lock held."""
         self._invitations.discard(connection_id, self._clock(), farewell=farewell)

@@ -89,6 +89,9 @@ class TabHost(Protocol):
     def tab_reported(self, key: str) -> None:
         """Note a tab that is counted anew: it may have been away."""
 
+    def tab_moved(self, session: Session) -> None:
+        """Note a tab that is on another stream than before."""
+
     def navigate(self, session: Session, route: str) -> None:
         """Move a page to another route."""
 
@@ -492,6 +495,9 @@ class SharedStreams:
                 with self._lock:
                     known.stream, known.session = stream, session
                     stream.tabs[tab.key] = known
+                host.tab_moved(known)
+            elif tab.key in stream.unconfirmed:  # it came with the tabs of the stream that this one replaces
+                host.tab_moved(known)
             host.navigate(known, tab.route)
         host.set_hidden(known, tab.hidden)
         return known.id
