@@ -8,11 +8,15 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>{version}</title>
 <script type="module">
   import {{ createHeadcount }} from "/__skew/client.js"
   import {{ createRelease }} from "/__skew/release.js"
+  import {{ shared }} from "/__skew/shared.js"
   import "/__skew/release-element.js"
   const version = "{version}"
-  const headcount = createHeadcount({{ version }})
-  const mode = new URLSearchParams(location.search).get("mode") ?? sessionStorage.mode ?? "prompt"
+  const query = new URLSearchParams(location.search)
+  const updateStrategy = query.get("strategy") ?? undefined
+  const headcount = createHeadcount({{ version, updateStrategy, stream: query.has("shared") ? shared : undefined }})
+  const mode = query.get("mode") ?? sessionStorage.mode ?? "prompt"
   sessionStorage.mode = mode
+  window.headcount = headcount
   window.release = createRelease({{ version, headcount, mode, spreadMs: 0 }})
   headcount.connect()
   // A router: the parts of a page are loaded when they are needed.

@@ -1,5 +1,6 @@
 """`headcount-client/release` in a real browser: a release comes, and nobody loses anything by it."""
 
+import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,9 +8,13 @@ import httpx2 as httpx
 import pytest
 from playwright.sync_api import BrowserContext, Dialog, Error, Page, expect
 
+from kit.processes import BIN
+
 from .conftest import TESTS, Server, eventually, wait
 from .release_page import PLAY
 
+TOKEN = "the tests' own door"
+ADMIN = {"authorization": f"Bearer {TOKEN}"}
 OFFER = "A new version is available."
 
 
@@ -36,11 +41,11 @@ def served(server: Server) -> Any:
     return httpx.get(f"{server.url}/served").json()
 
 
-def release(server: Server, version: str) -> None:
+def release(server: Server, version: str, **stage: float) -> None:
     answer = httpx.post(
         f"{server.url}/__skew/admin/release",
-        json={"version": version},
-        headers={"authorization": "Bearer the tests' own door"},
+        json={"version": version, **stage},
+        headers=ADMIN,
     )
     assert answer.is_success, answer.text
 
@@ -50,6 +55,55 @@ def open_page(context: BrowserContext, mode: str, path: str = "/") -> Page:
     page.goto(f"{path}?mode={mode}")
     wait(page, "window.release?.outdated === false")
     return page
+
+
+def open_each_kind(server: Server, context: BrowserContext, shared: str) -> list[Page]:
+    """Two pages of each kind of stream; `shared`: the kind of the stream that two of them share."""
+    kinds = ("strategy=sse", "strategy=ws", f"strategy={shared}&shared=1")
+    pages = [open_page(context, f"immediate&{kind}") for kind in kinds for _ in range(2)]
+    eventually(lambda: server.stats()["total"] == 6, "all pages are counted")
+    return pages
+
+
+@pytest.mark.parametrize(("dirty", "shared"), [(0, "ws"), (3, "sse"), (4, "sse"), (5, "sse"), (5, "ws")])
+def test_pages_of_a_staged_release_say_what_they_do(
+    server: Server, context: BrowserContext, dirty: int, shared: str
+) -> None:
+    pages = open_each_kind(server, context, shared)
+    pages[dirty].get_by_label("Name").press_sequentially("Ada")
+    serve(server, "v2")
+    release(server, "v2", over=1)
+
+    def said() -> Any:
+        found = httpx.get(f"{server.url}/__skew/admin/rollout", headers=ADMIN).json()
+        return {name: found[name] for name in ("invited", "accepted", "deferred", "refused", "silent", "gone")}
+
+    want = {"invited": 6, "accepted": 5, "deferred": {"form": 1}, "refused": 0, "silent": 0, "gone": 0}
+    eventually(lambda: said() == want, f"five accept, one defers: {said()}")
+    for number, page in enumerate(pages):
+        expect(page).to_have_title("v1" if number == dirty else "v2")
+    eventually(lambda: server.stats()["versions"] == {"v1": 1, "v2": 5}, "five have come")
+    assert said() == want
+    pages[dirty].get_by_label("Name").evaluate("field => field.form.reset()")
+    expect(pages[dirty]).to_have_title("v2")
+    eventually(lambda: said() == want | {"accepted": 6, "deferred": {}}, "the last one accepts")
+
+
+@pytest.mark.parametrize("shared", ["sse", "ws"])
+def test_pages_of_each_kind_of_stream_acknowledge_a_message(
+    server: Server, context: BrowserContext, shared: str
+) -> None:
+    pages = open_each_kind(server, context, shared)
+    for page in pages:
+        page.evaluate("void headcount.onMessage((message) => { window.heard = message.text })")
+    message = '{"type":"sale","text":"Everything must go"}'
+    options = ["--message", message, "--token", TOKEN, "--wait", "20s"]
+    done = subprocess.run(
+        [BIN / "headcount", "notify", server.url, *options], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "Sent to 6 pages; 6 acknowledged it.\n"
+    for page in pages:
+        assert page.evaluate("window.heard") == "Everything must go"
 
 
 def deploy(server: Server) -> None:

@@ -18,7 +18,7 @@
  */
 import { afterDrainMs, afterEnd, backoffMs, boundedMs, isCut, isRefusal } from './backoff.js';
 import { createLimit } from './limit.js';
-import type { ClientMessage, ServerMessage, UpdateStrategy } from './messages.js';
+import type { ClientMessage, ReleaseReply, ServerMessage, UpdateStrategy } from './messages.js';
 import {
   FORBIDDEN,
   mixedContent,
@@ -362,9 +362,14 @@ export function createConnection(
     stopStream();
   }
 
+  /** Sends what the page must not lose when it is left. */
+  function beacon(path: string, message?: ClientMessage): void {
+    navigator.sendBeacon?.(site.url(path), JSON.stringify({ connectionId: handle, ...message }));
+  }
+
   /** Says goodbye in both ways: one may be blocked, and a stream that is not open yet has only the beacon. */
   function leave(): void {
-    if (handle) navigator.sendBeacon?.(site.url('/bye'), JSON.stringify({ connectionId: handle }));
+    if (handle) beacon('/bye');
     stream?.close(1000);
     drop();
   }
@@ -410,6 +415,10 @@ export function createConnection(
       open();
     },
     close,
-    send: (message) => stream?.send(message, handle),
+    send(message) {
+      // The page reloads at once. Like a goodbye, it goes both ways.
+      if ((message as Partial<ReleaseReply>).reply === 'accepted') beacon('/release-reply', message);
+      stream?.send(message, handle);
+    },
   };
 }

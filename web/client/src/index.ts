@@ -6,14 +6,14 @@
  */
 import { type ConnectionEvents, createConnection, type Status } from './connection.js';
 import { notify } from './listeners.js';
-import { routeLabel, type ServerMessage, versionLabel } from './messages.js';
+import { type ClientMessage, type ReleaseReply, routeLabel, type ServerMessage, versionLabel } from './messages.js';
 import { createRouteTracker } from './route.js';
 import { createSite, type HeadcountOptions, resolve } from './settings.js';
 import { applyDelta, type Figures, noFigures, readRelease, readStats } from './stats.js';
 
 export type { Backoff } from './backoff.js';
 export type { Connection, ConnectionEvents, Status, StreamFactory } from './connection.js';
-export type { ServerMessage, UpdateStrategy } from './messages.js';
+export type { ReleaseReply, ServerMessage, UpdateStrategy } from './messages.js';
 export type { HeadcountOptions } from './settings.js';
 export type { ConnectionInfo, ConnectionStats, Figures, Nodes, Release } from './stats.js';
 
@@ -51,6 +51,8 @@ export interface Headcount {
   setRoute(route: string): void;
   /** Application messages, `version`, `drain`, and every other message that this client does not use itself. */
   onMessage(listener: (message: ServerMessage) => void): () => void;
+  /** Says what the page does about a release, as `headcount-client/release` does. Without an open stream it says nothing. */
+  reply(reply: ReleaseReply): void;
 }
 
 // The versions and the release are left out, because they are undefined at first and the core must stay small.
@@ -218,7 +220,15 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
         if (message.type === 'version')
           set({ currentVersion: message.version as string, release: readRelease(message.release) });
         notify(messageListeners, message);
+        // An application may have a field of that name; the ids are the server's.
+        if (/^[\da-f]{16}$/.test(message.acknowledge as string))
+          answer({ type: 'acknowledge', id: message.acknowledge });
     }
+  }
+
+  /** Listeners that have just been called may have closed the stream. */
+  function answer(message: ClientMessage): void {
+    if (snapshot.status === 'open') connection?.send(message);
   }
 
   function setRoute(path: string): void {
@@ -267,6 +277,7 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
       getSnapshot: () => snapshot,
       getServerSnapshot: () => INITIAL,
       setRoute,
+      reply: answer,
       onMessage(listener) {
         const entry = (message: ServerMessage) => listener(message);
         messageListeners.add(entry);

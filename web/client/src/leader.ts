@@ -5,11 +5,12 @@
 import type { Connection, ConnectionEvents } from './connection.js';
 import type { ClientMessage, ServerMessage, Tab } from './messages.js';
 
-/** From a tab to the leader: the tab is there or changed, leaves, sends a message, wants a new stream. */
+/** From a tab to the leader: the tab is there or changed, leaves, subscribes or does not, answers, wants a new stream. */
 export type ToLeader =
   | { type: 'tab'; tab: Tab }
   | { type: 'bye'; key: string }
   | { type: 'say'; key: string; message: ClientMessage }
+  | { type: 'answer'; message: ClientMessage }
   | { type: 'reopen' };
 
 /** From the leader to one tab (`key`) or to all: the answer to `tab`, what came on the stream, and which tab left with it. */
@@ -176,6 +177,9 @@ export function createLeader({ createStream, lastConnectionId, left, lock, lockO
           return remove(note.key);
         case 'tab':
           return add(note.tab);
+        case 'answer':
+          if (connected) stream.send(note.message);
+          return;
         case 'say':
           if (note.message.type === 'unsubscribe-stats') return unsubscribe(note.key);
           subscriptions.set(note.key, note.message);

@@ -14,7 +14,20 @@ export type ClientMessage =
   | { type: 'subscribe-stats'; deltas: boolean }
   | { type: 'unsubscribe-stats' }
   | { type: 'route-update'; route: string }
-  | { type: 'tabs'; set: Tab[]; remove: string[] };
+  | { type: 'tabs'; set: Tab[]; remove: string[] }
+  | { type: 'acknowledge'; id: unknown; tab?: string }
+  | ReleaseReply;
+
+/** What a page does about a release whose message asked for it. */
+export interface ReleaseReply {
+  type: 'release-reply';
+  version: string;
+  /** It reloads now; something keeps it, which `reason` names; or its user said no. */
+  reply: 'accepted' | 'deferred' | 'refused';
+  reason?: string | undefined;
+  /** Key of the tab, on a shared stream. */
+  tab?: string;
+}
 
 /** A tab, as a shared stream reports it. */
 export interface Tab {

@@ -10,7 +10,7 @@
  *
  * The record of reloads is the tab's (`sessionStorage`), a dismissal is the browser's (`localStorage`).
  */
-import type { Headcount } from './index.js';
+import type { Headcount, ReleaseReply, ServerMessage } from './index.js';
 import { notify } from './listeners.js';
 import { createGuards } from './release-guards.js';
 import {
@@ -135,6 +135,10 @@ export function createRelease(options: ReleaseOptions): Release {
   let announced: string | undefined;
   let prevented: string | undefined;
   let dismissed: string | undefined;
+  /** The version about which the server wants to hear what this page does. */
+  let askedAbout: unknown;
+  /** What it has heard last. */
+  let replied: string | undefined;
   let touchedAt = Date.now();
   let pollAt = touchedAt + (headcount ? POLL_MS : 0);
   /** Where the user wanted to go, and since when. */
@@ -195,6 +199,21 @@ export function createRelease(options: ReleaseOptions): Release {
     ).json();
   }
 
+  function hear({ type, reply, version }: ServerMessage): void {
+    if (type === 'version') {
+      askedAbout = reply && version;
+      replied = undefined;
+    }
+    tick();
+  }
+
+  function say(reply: ReleaseReply['reply'], reason: Reason | '' = ''): void {
+    const { target } = plan;
+    if (!target || target !== askedAbout || replied === reply + reason) return;
+    replied = reply + reason;
+    headcount!.reply({ type: 'release-reply', version: target, reply, reason });
+  }
+
   function tick(): void {
     if (!win || ended.signal.aborted) return;
     const now = Date.now();
@@ -235,12 +254,20 @@ export function createRelease(options: ReleaseOptions): Release {
       // What the last attempt met stays until the next one.
       ...(reason || !target ? { reason } : {}),
     });
+    if (isDismissed()) say('refused');
+    // A reload that is under way is on record, and looks like one that was in vain.
+    else if (reason && replied !== 'accepted' && isOffered() && isDue()) say('deferred', reason);
     if (!reason && isOffered() && now >= plan.checkAt && (isDue() || (mode === 'next-navigation' && !plan.armed)))
       attempt();
   }
 
   function isOffered(): boolean {
-    return !ended.signal.aborted && ![undefined, prevented, dismissed, access('localStorage')].includes(plan.target);
+    return !ended.signal.aborted && ![undefined, prevented].includes(plan.target) && !isDismissed();
+  }
+
+  /** In this tab or in another one. */
+  function isDismissed(): boolean {
+    return [dismissed, access('localStorage')].includes(plan.target);
   }
 
   function isDue(): boolean {
@@ -317,6 +344,7 @@ export function createRelease(options: ReleaseOptions): Release {
     }
     if (reason) {
       plan = { ...plan, checkAt: Math.max(plan.checkAt, Date.now() + GUARD_MS) };
+      if (moves) say('deferred', reason);
       return reason;
     }
     // Meanwhile another tab may have dismissed it, or the user has come back.
@@ -329,7 +357,11 @@ export function createRelease(options: ReleaseOptions): Release {
     if (ended.signal.aborted) return 'closed';
     const { document, location } = win!;
     const text = JSON.stringify(afterReload(readRecord(access('sessionStorage') ?? ''), mine, plan, Date.now()));
-    if (access('sessionStorage', text) !== text) return 'storage';
+    if (access('sessionStorage', text) !== text) {
+      say('deferred', 'storage');
+      return 'storage';
+    }
+    say('accepted');
     // An address that differs by its fragment only would load nothing.
     if (isElsewhere(url)) location.assign(new URL(url, document.baseURI));
     else location.reload();
@@ -356,13 +388,15 @@ export function createRelease(options: ReleaseOptions): Release {
         Promise.resolve(answer).catch(() => {});
         return answer === true;
       });
+    if (!isOffered() || !isElsewhere(url)) return false;
+    let reason: Reason | null | undefined | false = 'guard';
     try {
-      return (
-        plan.armed && isOffered() && !judge() && isElsewhere(url) && free() && !findBuiltInGuard!() && !go(`${url}`)
-      );
+      reason = judge() || (plan.armed ? (free() ? findBuiltInGuard!() : 'guard') : plan.failedChecks > 0 && 'unserved');
     } catch {
-      return false;
+      // A guard that throws says no.
     }
+    if (reason) say('deferred', reason);
+    return plan.armed && !reason && !go(`${url}`);
   }
 
   const release: Release = Object.assign({}, initial, {
@@ -393,7 +427,7 @@ export function createRelease(options: ReleaseOptions): Release {
 
   if (options.onOutdated) outdatedListeners.add(options.onOutdated);
   const findBuiltInGuard = win && createGuards(win, listening);
-  const leaveStream = win && headcount?.onMessage(tick);
+  const leaveStream = win && headcount?.onMessage(hear);
   const timer = win && setInterval(tick, TICK_MS);
   if (win) {
     const listen = (types: string, listener: (event: Event) => void) => {

@@ -226,7 +226,12 @@ export const shared: StreamFactory = (open, win, site, strategy, events) => {
       // Browsers that have locks know `signal`.
       document.addEventListener('visibilitychange', introduce, left);
       document.addEventListener('resume', introduce, left);
-      send = (message) => (message.type === 'route-update' ? introduce() : toLeader({ type: 'say', key, message }));
+      send = (message) => {
+        if (message.type === 'route-update') introduce();
+        else if (/-stats/.test(message.type)) toLeader({ type: 'say', key, message });
+        // Of a type that leaders of earlier builds do not take for a subscription.
+        else toLeader({ type: 'answer', message: { ...message, tab: key } as ClientMessage });
+      };
       reopen = () => toLeader({ type: 'reopen' });
       elect(false);
       introduce();

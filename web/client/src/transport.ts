@@ -107,8 +107,14 @@ export function openEventStream(site: Site, query: URLSearchParams, events: Stre
   return {
     send(message, handle) {
       connectionId = handle;
+      const { type } = message;
+      // Each replaces nothing and is sent once: if it is lost, the server counts too few.
+      if (/^(ack|rel)/.test(type)) {
+        const body = JSON.stringify({ connectionId, ...message });
+        request(site, '/' + type, aborter.signal, body).catch(() => {});
+      }
       // Each in a lane of its own, so that a route does not replace a subscription that waits.
-      (/-stats/.test(message.type) ? stats : page).send(message);
+      else (/-stats/.test(type) ? stats : page).send(message);
     },
     close() {
       aborter.abort();

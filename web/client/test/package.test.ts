@@ -32,9 +32,9 @@ const size = (code: string) => brotliCompressSync(code).length;
 vi.setConfig({ testTimeout: 60_000 });
 
 describe('size, minified and compressed', () => {
-  test('the core is at most 5,275 bytes', async () => {
-    expect(size(await packaged('src/index.ts'))).toBeLessThanOrEqual(5275);
-    expect(size(await served())).toBeLessThanOrEqual(5275);
+  test('the core is at most 5,400 bytes', async () => {
+    expect(size(await packaged('src/index.ts'))).toBeLessThanOrEqual(5400);
+    expect(size(await served())).toBeLessThanOrEqual(5400);
   });
 
   test.each(['vue', 'react', 'element'])('the adapter %s is at most 1,024 bytes', async (name) => {
@@ -44,17 +44,17 @@ describe('size, minified and compressed', () => {
     expect(size(code)).toBeLessThanOrEqual(1024);
   });
 
-  test('what lets tabs share a stream is at most 2,120 bytes, and a page without it has none of it', async () => {
+  test('what lets tabs share a stream is at most 2,160 bytes, and a page without it has none of it', async () => {
     const code = await packaged('src/shared.ts');
     expect(code).not.toMatch(/\bimport\b/);
-    expect(size(code)).toBeLessThanOrEqual(2120);
+    expect(size(code)).toBeLessThanOrEqual(2160);
     expect(await packaged('src/index.ts')).not.toMatch('BroadcastChannel');
   });
 
-  test('what brings pages to the current version is at most 3,130 bytes, and needs nothing else', async () => {
+  test('what brings pages to the current version is at most 3,310 bytes, and needs nothing else', async () => {
     const code = await packaged('src/release.ts');
     expect(code).not.toMatch(/\bimport\b/);
-    expect(size(code)).toBeLessThanOrEqual(3130);
+    expect(size(code)).toBeLessThanOrEqual(3310);
     expect(await packaged('src/index.ts')).not.toMatch('data-headcount-ignore');
   });
 

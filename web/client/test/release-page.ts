@@ -1,5 +1,5 @@
-import { vi } from 'vitest';
-import type { Headcount, ServerMessage } from '../src/index.js';
+import { expect, vi } from 'vitest';
+import type { Headcount, ReleaseReply, ServerMessage } from '../src/index.js';
 import { createRelease, type ReleaseOptions } from '../src/release.js';
 
 const opened: { close(): void }[] = [];
@@ -19,19 +19,26 @@ function fakeStream(currentVersion?: string) {
     status: 'open',
     currentVersion,
   };
+  /** What the page replied to releases, each as `reply` or `reply reason`. */
+  const replies: string[] = [];
   return {
+    replies,
     headcount: {
       getSnapshot: () => ({ ...snapshot }),
+      reply({ type, version, reply, reason }: ReleaseReply) {
+        expect([type, version]).toEqual(['release-reply', snapshot.currentVersion]);
+        replies.push(reason ? `${reply} ${reason}` : reply);
+      },
       onMessage(listener: (message: ServerMessage) => void) {
         listeners.add(listener);
         return () => listeners.delete(listener);
       },
     } as unknown as Headcount,
-    /** A release, as the client passes it on; without a number, as from an older server. */
-    says(version: string | undefined, number?: number) {
+    /** A release, as the client passes it on; without a number, as from an older server; `reply`: it asks for replies. */
+    says(version: string | undefined, number?: number, reply?: boolean) {
       snapshot.currentVersion = version;
       snapshot.release = number === undefined ? undefined : { state: 'declared', version, number };
-      for (const listener of listeners) listener({ type: 'version', version });
+      for (const listener of listeners) listener({ type: 'version', version, reply });
     },
     breaks() {
       snapshot.status = 'reconnecting';

@@ -239,6 +239,41 @@ describe('a leader that leaves', () => {
   });
 });
 
+test.each(['sse', 'ws'] as const)(
+  'tabs acknowledge and reply by the leader, with their keys (%s)',
+  async (strategy) => {
+    const browser = new Browser();
+    const leader = browser.open({ updateStrategy: strategy });
+    const other = browser.open({ updateStrategy: strategy });
+    await settled();
+    await leader.stream.connects({ connectionId: 'own' });
+    await settled();
+    await leader.posts.at(-1)?.answer(200);
+    const sent = () => [...leader.posts.map(({ body }) => body), ...leader.stream.sent] as any[];
+    const keys: string[] = sent().flatMap(({ set }) => (set ? set.map(({ key }: any) => key) : []));
+    await leader.stream.says({ type: 'tabs', ids: Object.fromEntries(keys.map((key) => [key, key])) });
+    const heard: unknown[] = [];
+    other.headcount.onMessage((message) => heard.push(message));
+    await leader.stream.says({ type: 'to', tabs: keys, message: { type: 'sale', acknowledge: '9f86d081884c7d65' } });
+    await settled();
+    expect(heard).toHaveLength(1);
+    const acknowledged = sent().filter(({ type }) => type === 'acknowledge');
+    expect(new Set(acknowledged.map(({ tab }) => tab))).toEqual(new Set(keys));
+    expect(keys).toHaveLength(2);
+    const reply = { type: 'release-reply', version: 'v2', reply: 'accepted' } as const;
+    other.headcount.reply(reply);
+    await settled();
+    const key = sent().find(({ reply }) => reply)!.tab;
+    expect(keys).toContain(key);
+    expect(leader.beacons).toEqual([
+      ['/__skew/release-reply', JSON.stringify({ connectionId: 'own', ...reply, tab: key })],
+    ]);
+    // Neither was taken for a subscription.
+    await vi.advanceTimersByTimeAsync(100);
+    expect(sent().filter(({ type }) => type === 'release-reply')).toHaveLength(1);
+  },
+);
+
 test('the leader answers for all tabs when the server asks whether they are there', async () => {
   const browser = new Browser();
   const leader = browser.open({ updateStrategy: 'sse' });
