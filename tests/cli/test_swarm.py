@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from headcount.client import use_active_connections
@@ -21,6 +22,7 @@ from .running import Command, run
 from .terminal import Terminal
 
 pytestmark = pytest.mark.anyio
+OUTDATED = ("--versions", "v1", "--reload-within", "1s", "--navigate", "0", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,39 @@ async def test_after_a_release_pages_reload_onto_it(server: Serve) -> None:
             await live.wait_for(lambda stats: stats.versions == {"released": 50})
             told = await ended(command)
         assert told["reloads"] == 50
+
+
+async def test_pages_acknowledge_messages_and_reply_to_the_release_that_each_was_asked_to_follow() -> None:
+    """Half of the pages have event streams. A part of the release asks some pages and leaves the others alone."""
+    with Serve(stats_interval=0.02, version="v2") as own, swarm(own, "--connections", "50", *OUTDATED) as command:
+        async with asyncio.timeout(60), use_active_connections(own.url, token=TOKEN) as live:
+            await live.wait_for(lambda stats: stats.total == 50)
+            notice = await operate("notify", own.origin, "--message", '{"type":"sale"}')
+            assert notice == "Sent to 50 pages; 50 acknowledged it.\n"
+            await operate("release", "v2", own.origin, "--percent", "50")
+            found = await rollout(own, lambda found: found["invited"] and not found["silent"])
+            assert found["accepted"] == found["invited"]
+            assert found["waiting"] == 50 - found["invited"] > 0
+            await operate("release", "v2", own.origin)
+            found = await rollout(own, lambda found: found["accepted"] == 50)
+            assert (found["gone"], found["silent"], found["waiting"]) == (0, 0, 0)
+        await ended(command)
+
+
+async def operate(*arguments: str) -> str:
+    done = await asyncio.to_thread(run, *arguments, "--token", TOKEN)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def rollout(server: Serve, until: Any) -> dict[str, Any]:
+    while True:
+        answer = await asyncio.to_thread(
+            httpx.get, f"{server.url}/admin/rollout", headers={"authorization": f"Bearer {TOKEN}"}
+        )
+        if until(found := answer.json()):
+            return dict(found)
+        await asyncio.sleep(0.05)
 
 
 async def test_a_release_that_fails_is_told_and_no_success(server: Serve) -> None:

@@ -2,7 +2,8 @@
 Load: thousands of pages from one process, each a real connection that navigates, reconnects and reloads.
 
 A page does what a page's client does: it reads its `connectionId`, reports its routes, reconnects by the rule of
-core/reconnect.py, and after a release it reloads onto the new version at a random moment.
+core/reconnect.py, acknowledges messages, and after it was told of a release it reloads onto that version at a random
+moment, of which it tells the server.
 
 Tests: tests/cli/test_swarm.py.
 """
@@ -22,28 +23,24 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from ..core.reconnect import (
     OTHER_WAY,
-    Limit,
     Way,
-    Ways,
     after_delivery,
     after_end,
-    after_failure,
     after_life,
-    after_opening,
     is_cut,
-    next_way,
 )
 from ..errors import ConfigError
 from .swarm_page import Page
 from .swarm_post import Answer, read_answer
+from .swarm_visitor import Visitor
 
 Strategy: TypeAlias = Literal["sse", "ws", "auto"]
 
 _OPEN_TIMEOUT: Final = 30.0
 """Seconds until a stream must be open, and a navigation answered."""
 
-_FAREWELLS_AT_ONCE: Final = 64
-"""Pages that say goodbye by POST at the same time."""
+_POSTS_AT_ONCE: Final = 64
+"""Goodbyes and answers by POST that are under way at the same time."""
 
 _DELIVERY_TIMEOUT: Final = 5.0
 """Seconds until `connected` must have come on a stream that was answered, where the other kind is an alternative."""
@@ -138,10 +135,9 @@ class Swarm:
         self._context = context
         self._headers = dict(headers or {})
         self._plan = plan
-        self._released: str | None = None
-        self._release_seen = asyncio.Event()
         self._next_slot = 0.0
-        self._leaving = asyncio.Semaphore(_FAREWELLS_AT_ONCE)
+        self._posting = asyncio.Semaphore(_POSTS_AT_ONCE)
+        self._acknowledging: set[asyncio.Task[None]] = set()
         self.tally = Tally()
 
     async def run(self) -> None:
@@ -161,7 +157,7 @@ class Swarm:
     async def _live(self, number: int, version: str) -> None:
         rng = random.Random(f"{self._plan.seed}/{number}")  # noqa: S311  nothing secret
         prefers: Way = self._plan.strategy if self._plan.strategy != "auto" else ("sse", "ws")[number % 2]
-        visitor = _Visitor(rng, prefers, version, rng.choice(self._plan.routes))
+        visitor = Visitor(rng, prefers, version, rng.choice(self._plan.routes))
         attempt, first = 0, True
         clock = time.monotonic
         while True:
@@ -182,6 +178,7 @@ class Swarm:
                     reloaded = await self._stay(visitor)
                 page = visitor.page  # another one may have taken over
                 if reloaded:
+                    await self._accept(visitor)
                     await self._leave(visitor)
                 lasted = (page.ended_at or clock()) - page.opened_at
             except (OSError, TimeoutError, ConnectionError) as error:
@@ -194,8 +191,7 @@ class Swarm:
                 page.close()
                 self.tally.received += page.received
             if reloaded:
-                assert self._released is not None
-                visitor = visitor.reloaded(self._released, rng.choice(self._plan.routes))
+                visitor = visitor.reloaded(rng.choice(self._plan.routes))
                 self.tally.events["reloads"] += 1
                 continue
             pause = self._pause(visitor, lasted, attempt)
@@ -208,7 +204,7 @@ class Swarm:
                 await self._leave(visitor)
                 raise
 
-    def _pause(self, visitor: "_Visitor", lasted: float | None, attempt: int) -> tuple[float, int] | None:
+    def _pause(self, visitor: Visitor, lasted: float | None, attempt: int) -> tuple[float, int] | None:
         """
         Return for how long a page waits after the end of its stream, and how many attempts have failed.
 
@@ -273,7 +269,7 @@ class Swarm:
             if not tally.versions[version]:
                 del tally.versions[version]
 
-    async def _stay(self, visitor: "_Visitor") -> bool:
+    async def _stay(self, visitor: Visitor) -> bool:
         """Navigate until the stream is over. Returns whether the page reloads now."""
         plan, clock, rng = self._plan, time.monotonic, visitor.rng
         leaves = clock() + rng.expovariate(1 / plan.reconnect) if plan.reconnect else float("inf")
@@ -282,11 +278,10 @@ class Swarm:
         renews = visitor.renews_at()
         while True:
             page = visitor.page
-            outdated = self._released is not None and self._released != visitor.version
-            if outdated and plan.reload_within and reloads == float("inf"):
+            if visitor.is_outdated and plan.reload_within and reloads == float("inf"):
                 reloads = clock() + rng.uniform(0, plan.reload_within)
             until = min(leaves, reloads, moves, renews)
-            await self._until(page, until - clock(), until_release=reloads == float("inf"))
+            await self._until(visitor, until - clock(), until_release=reloads == float("inf"))
             now = clock()
             if page.ended_at is not None:
                 if page.return_at is None:
@@ -304,7 +299,7 @@ class Swarm:
                 visitor.route = rng.choice(plan.routes)
                 await self._navigate(page, visitor.kind, visitor.route)
 
-    async def _renew(self, visitor: "_Visitor") -> bool:
+    async def _renew(self, visitor: Visitor) -> bool:
         """Open the next stream before a limit ends the present one. Returns whether it has taken over."""
         if visitor.page.return_at is not None:
             return False
@@ -321,22 +316,17 @@ class Swarm:
         visitor.page, visitor.handle = successor, successor.handle
         return True
 
-    async def _until(self, page: Page, seconds: float, *, until_release: bool) -> None:
+    async def _until(self, visitor: Visitor, seconds: float, *, until_release: bool) -> None:
         """Wait until the stream is over, the time has passed or, if `until_release` is set, a release came."""
         timeout = None if seconds == float("inf") else max(0.0, seconds)
-        release = asyncio.ensure_future(self._release_seen.wait()) if until_release else None
+        release = asyncio.ensure_future(visitor.asked.wait()) if until_release else None
+        closed = visitor.page.closed
         try:
-            waiting: list[asyncio.Future[Any]] = [page.closed] if release is None else [page.closed, release]
+            waiting: list[asyncio.Future[Any]] = [closed] if release is None else [closed, release]
             await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if release is not None:
                 release.cancel()
-
-    def _on_release(self, version: str) -> None:
-        if version != self._released:
-            self._released = version
-            self._release_seen.set()
-            self._release_seen = asyncio.Event()
 
     async def _navigate(self, page: Page, kind: str, route: str) -> None:
         self.tally.events["navigations"] += 1
@@ -359,13 +349,32 @@ class Swarm:
             if not tally.events["posted"]:
                 tally.failure = failure
 
-    async def _leave(self, visitor: "_Visitor") -> None:
+    async def _leave(self, visitor: Visitor) -> None:
         """Say goodbye, as a page does that is closed or reloaded."""
         if visitor.page.leave() or not visitor.handle:
             return
         with suppress(OSError, TimeoutError):
-            async with self._leaving:
+            async with self._posting:
                 await self._post("/bye", {"connectionId": visitor.handle})
+
+    async def _accept(self, visitor: Visitor) -> None:
+        """Say that the page reloads, if the server asked for replies."""
+        if visitor.is_reply_wanted and visitor.released is not None:
+            await self._answer(visitor.page, "release-reply", {"version": visitor.released, "reply": "accepted"})
+
+    def _on_notice(self, page: Page, notice: str) -> None:
+        task = asyncio.create_task(self._answer(page, "acknowledge", {"id": notice}))
+        self._acknowledging.add(task)
+        task.add_done_callback(self._acknowledging.discard)
+
+    async def _answer(self, page: Page, kind: str, fields: Mapping[str, str]) -> None:
+        """Send an answer once, by the WebSocket or by a POST."""
+        if page.is_websocket:
+            page.send({"type": kind, **fields})
+            return
+        with suppress(OSError, TimeoutError):
+            async with self._posting:
+                await self._post("/" + kind, {"connectionId": page.handle, **fields})
 
     async def _post(self, path: str, fields: Mapping[str, str]) -> Answer:
         """POST on a connection of its own, like a browser whose other connections hold streams."""
@@ -379,7 +388,7 @@ class Swarm:
             finally:
                 writer.close()
 
-    def _page(self, visitor: "_Visitor") -> Page:
+    def _page(self, visitor: Visitor) -> Page:
         kind = visitor.kind
         fields = {"version": visitor.version, "route": visitor.route}
         if visitor.handle:
@@ -395,7 +404,7 @@ class Swarm:
                 *("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"),
                 f"Sec-WebSocket-Key: {key}",
             )
-        return Page(self._head("GET", f"/{kind}?{query}", lines), visitor.rng, self._on_release)
+        return Page(self._head("GET", f"/{kind}?{query}", lines), visitor.rng, visitor.on_release, self._on_notice)
 
     def _head(self, method: str, path: str, lines: tuple[str, ...]) -> bytes:
         own = ("Host: " + self._netloc, "User-Agent: headcount-swarm", *(f"{k}: {v}" for k, v in self._headers.items()))
@@ -407,53 +416,6 @@ class Swarm:
         self._next_slot = max(self._next_slot, now) + 1 / self._plan.rate
         if (wait := self._next_slot - now) > 0.002:
             await asyncio.sleep(wait)
-
-
-class _Visitor:
-    """
-    What one page keeps from stream to stream.
-
-    Args:
-        rng: Of its behaviour.
-        prefers: Kind of its streams, unless that does not get through.
-        version: That it runs.
-        route: That it shows.
-    """
-
-    __slots__ = ("handle", "kind", "limit", "page", "prefers", "rng", "route", "version", "ways")
-
-    def __init__(self, rng: random.Random, prefers: Way, version: str, route: str) -> None:
-        self.rng = rng
-        self.prefers = prefers
-        self.kind = prefers
-        """Of the newest stream."""
-        self.ways = Ways()
-        self.version = version
-        self.route = route
-        self.handle = ""
-        """Of the last stream that was open; "": none was."""
-        self.limit = Limit()
-        self.page: Page
-
-    def reloaded(self, version: str, route: str) -> "_Visitor":
-        """Return the page that follows; its browser remembers which kind of stream gets through."""
-        following = _Visitor(self.rng, self.prefers, version, route)
-        following.kind, following.ways = self.kind, self.ways
-        return following
-
-    def turns_to_other(self, *, delivered: bool) -> bool:
-        """Choose the kind of the next stream. Returns whether it is the other one, to be tried at once."""
-        page, at_once = self.page, False
-        if not delivered and is_cut(page.code):
-            opened = page.status.startswith("HTTP/") and not page.refused
-            self.ways, at_once = after_failure(self.ways, self.kind, opened=opened, named=page.named)
-        self.kind = next_way(self.ways, self.prefers)
-        return at_once
-
-    def renews_at(self) -> float:
-        """Return when to open the stream after the one that has just opened, in monotonic time."""
-        self.limit, delay = after_opening(self.limit, self.rng.random())
-        return float("inf") if delay is None else self.page.opened_at + delay
 
 
 def raise_file_limit(wanted: int) -> None:

@@ -7,6 +7,7 @@ Tests: tests/cli/test_swarm.py.
 import asyncio
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,6 +23,7 @@ _MASK: Final = b"\x00\x00\x00\x00"
 _CONNECTED: Final = b'"type":"connected"'
 _VERSION: Final = b'{"type":"version"'
 _DRAIN: Final = b'{"type":"drain"'
+_NOTICE: Final = re.compile(rb'"acknowledge":"([0-9a-f]{16})"')
 
 _CLOSE: Final = 0x88
 _PING: Final = 0x89
@@ -42,10 +44,17 @@ class Page(asyncio.Protocol):
     Args:
         request: Bytes of the HTTP request that opens it.
         rng: For the delay of a `drain` that names none.
-        on_release: Called with the version of a release.
+        on_release: Called with the version of a release, and whether the server asks for replies to it.
+        on_notice: Called with the id of a message that is to be acknowledged.
     """
 
-    def __init__(self, request: bytes, rng: random.Random, on_release: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        request: bytes,
+        rng: random.Random,
+        on_release: Callable[[str, bool], None],
+        on_notice: Callable[["Page", str], None],
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
@@ -68,6 +77,7 @@ class Page(asyncio.Protocol):
         self._request = request
         self._rng = rng
         self._on_release = on_release
+        self._on_notice = on_notice
         self._tail = b""
         self._is_stream = True
         self._frames: bytearray | None = None
@@ -109,9 +119,14 @@ class Page(asyncio.Protocol):
                 return
             if " 200 " not in self.status + " " and " 101 " not in self.status + " ":
                 self.close()
-        elif _VERSION in text and (version := _string(text[text.index(_VERSION) :], b'"version":"')) is not None:
+        elif _VERSION in text and (release := _release(text[text.index(_VERSION) :])) is not None:
             self._tail = b""
-            self._on_release(version)
+            self._on_release(*release)
+            return
+        elif notices := _NOTICE.findall(text):
+            self._tail = b""
+            for notice in notices:
+                self._on_notice(self, notice.decode())
             return
         elif _DRAIN in text and self.return_at is None:
             self._on_drain(text)
@@ -163,6 +178,11 @@ class Page(asyncio.Protocol):
             start = begin + size
         del frames[:start]
 
+    @property
+    def is_websocket(self) -> bool:
+        """It has opened as a WebSocket."""
+        return self._frames is not None
+
     def leave(self) -> bool:
         """Close a WebSocket that is open as a page does that leaves. Returns False if this is none."""
         if self._frames is None or self.transport is None or self.transport.is_closing():
@@ -189,6 +209,16 @@ def _string(text: bytes, before: bytes) -> str | None:
     start = text.find(before)
     end = text.find(b'"', start + len(before)) if start >= 0 else -1
     return text[start + len(before) : end].decode("utf-8", "replace") if end >= 0 else None
+
+
+def _release(text: bytes) -> tuple[str, bool] | None:
+    """Return the version of a release, and whether replies are asked for; None if the message is not complete."""
+    try:
+        message, _ = json.JSONDecoder().raw_decode(text.decode("utf-8", "replace"))
+    except ValueError:
+        return None
+    version = message.get("version")
+    return (version, message.get("reply") is True) if isinstance(version, str) else None
 
 
 def _retry_after(head: bytes) -> float:
