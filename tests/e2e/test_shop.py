@@ -125,7 +125,6 @@ def test_migration_is_seen_from_the_deploy_to_the_last_page(admin: BrowserContex
     expect(page.get_by_role("region", name="Active users").get_by_text("v2")).to_be_visible()
 
 
-@pytest.mark.parametrize("shop", ["sse", "ws"], indirect=True)
 def test_a_page_with_a_cart_stays_on_its_build_until_the_cart_is_empty(visitor: BrowserContext, shop: Server) -> None:
     page = visitor.new_page()
     page.goto("/products/1")

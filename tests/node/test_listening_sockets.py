@@ -1,7 +1,9 @@
 """The listening socket of a server, found from inside; real servers are in tests/server/test_unix_sockets.py."""
 
+import asyncio
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from headcount.fleet.backends.meeting_directory import meeting_directory
-from headcount.node.listening_sockets import Listeners, addresses_of
+from headcount.node.listening_sockets import Listeners, addresses_of, servers_of_process
 
 
 @pytest.fixture
@@ -81,3 +83,29 @@ def test_a_socket_that_was_not_found_is_searched_for_again_at_growing_intervals(
     found = listeners.find((listening[1], None))
     assert found is not None
     assert found.still_listens()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows what an event loop waits for")
+def test_the_servers_of_a_process_are_the_sockets_that_a_loop_accepts_from(
+    listening: tuple[socket.socket, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look() -> list[tuple[object, ...]]:
+        _, path = listening
+        before = servers_of_process()
+        async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as tcp:
+            port = tcp.sockets[0].getsockname()[1]
+            one = servers_of_process()
+            Path(path).unlink()
+            async with await asyncio.start_unix_server(lambda *_: None, path):
+                two = servers_of_process()
+                with tempfile.TemporaryDirectory() as folder:
+                    monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+                    place = str(meeting_directory("inet:127.0.0.1:80", "fleet") / "node")
+                    async with await asyncio.start_unix_server(lambda *_: None, place):
+                        three = servers_of_process()
+        assert one == [*before, ("127.0.0.1", port)]
+        assert sorted(two, key=str) == sorted([*one, (path, None)], key=str)
+        assert sorted(three, key=str) == sorted(two, key=str)
+        return before
+
+    assert asyncio.run(look()) == [], "a socket that no loop waits for is no server of this process"

@@ -56,6 +56,10 @@ def _make() -> tuple[Starlette, Headcount]:
         request.session["role"] = "admin"
         return JSONResponse({"ok": True})
 
+    async def deploy(request: Request) -> JSONResponse:
+        told = await headcount.release(request.query_params["version"])
+        return JSONResponse({"pid": os.getpid(), "told": told})
+
     async def debug(request: Request) -> JSONResponse:
         return JSONResponse(_inside(headcount, _port(request)))
 
@@ -67,6 +71,7 @@ def _make() -> tuple[Starlette, Headcount]:
 
     routes = [
         Route("/sign-in", sign_in, methods=["POST"]),
+        Route("/deploy", deploy, methods=["POST"]),
         Route("/debug", debug),
         Route("/debug/taken-over", taken_over),
         Route("/debug/peer-timeouts", peer_timeouts),

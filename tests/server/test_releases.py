@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,6 +40,27 @@ async def test_a_worker_that_takes_the_place_of_a_dead_one_knows_the_release() -
         await release(server, "v3")
         await release(server, "v2")
         await until_current(lambda told: set(told.values()) == {"v2"}, server)
+
+
+async def test_a_worker_that_only_the_application_has_used_declares_a_version_for_all() -> None:
+    """`await headcount.release()` in an endpoint: no request has shown that worker where its process listens."""
+    with Server("uvicorn-workers") as server:
+        server.wait_ready()
+        page = await Sse.open(server.url, version="v1")
+        workers: set[int] = set()
+        for number in range(40):
+            version = f"next-{number}"
+            status, answer = await ask(server.url, "POST", f"/deploy?version={version}")
+            assert status == 200
+            workers.add(answer["pid"])
+            await page.until(partial(has_heard, version))
+            if len(workers) == 4:
+                break
+        assert len(workers) > 1
+
+
+def has_heard(version: str, page: Sse) -> bool:
+    return version in [message["version"] for message in page.of_type("version")]
 
 
 async def test_a_release_says_how_many_nodes_it_reached() -> None:

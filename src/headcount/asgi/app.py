@@ -272,6 +272,7 @@ class Headcount:
             TypeError: The message is not a mapping, or holds what is no JSON; or, with `acknowledge`, it has a field of
                 that name.
         """
+        self._commands.join_unasked()
         if not acknowledge:
             return await self._notices.broadcast(message, version=version, route=route)
         return await self._notices.broadcast_acknowledged(message, version=version, route=route, wait=wait)
@@ -365,6 +366,7 @@ class Headcount:
             checked, pace = parse_build_id(version), pace_of(over, percent, route)
         except Malformed as error:
             raise ConfigError(str(error)) from None
+        self._commands.join_unasked()
         return (await self._commands.release(checked, unserved=unserved, pace=pace)).streams
 
     def collector(self, scope: Literal["fleet", "node"] = "fleet") -> "Collector":

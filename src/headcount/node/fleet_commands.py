@@ -27,6 +27,7 @@ from ..fleet.calls import Answers
 from ..fleet.membership import Membership
 from ..loops import call_in_loop, catch_up_with
 from .figures import FigureReader
+from .listening_sockets import servers_of_process
 from .release_file import ReleaseFile
 from .releases import Pace, ReleaseOutcome, Releases, RolloutState, StageChange, UnreachedNode
 from .rollout import Rollout
@@ -51,6 +52,9 @@ class CommandHost(Protocol):
     @property
     def membership(self) -> Membership:
         """Its place in the fleet."""
+
+    def join(self, server: Any) -> None:
+        """Find the other nodes, by the `server` value of an ASGI scope."""
 
     def learn_versions(self, versions: Iterable[str]) -> None:
         """Take versions for known, and count them apart from now on."""
@@ -132,6 +136,16 @@ class FleetCommands:
         if session is None:
             raise UnknownConnection(f"No open connection has the id {public}.")
         call_in_loop(session.loop, session.send, payload)
+
+    def join_unasked(self) -> None:
+        """
+        Find the other nodes before a request for Headcount has come: the application wants something of all of them. In
+        the loop of its requests.
+
+        Without one server that must be its own, as in a script, the process stays alone.
+        """
+        if self._host.membership.join_pending and len(servers := servers_of_process()) == 1:
+            self._host.join(servers[0])
 
     async def revoke(self, connection_id: str) -> bool:
         """

@@ -203,6 +203,29 @@ def addresses_of(server: Any) -> list[str]:
     return sorted(set(found))
 
 
+def servers_of_process() -> list[tuple[Any, ...]]:
+    """
+    Return the `server` value of the ASGI scopes for each server of this process, by port or Unix socket.
+
+    Only sockets count that an event loop waits for, so there are none where the kernel does not show that. O(open file
+    descriptors).
+    """
+    found: dict[Any, tuple[Any, ...]] = {}
+    for fd in _waited_for():
+        try:
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    continue
+                name = sock.getsockname()
+                if isinstance(name, tuple):
+                    found[name[1]] = (name[0], name[1])
+                elif isinstance(name, str) and name and not is_meeting_place(name):
+                    found[name] = (name, None)
+        except OSError:
+            continue  # closed meanwhile, or no socket
+    return list(found.values())
+
+
 def address_of(sock: socket.socket) -> str:
     """Return the address that a socket is bound to, as text."""
     name = sock.getsockname()
