@@ -60,6 +60,13 @@ def _make() -> tuple[Starlette, Headcount]:
         told = await headcount.release(request.query_params["version"])
         return JSONResponse({"pid": os.getpid(), "told": told})
 
+    async def call(request: Request) -> JSONResponse:
+        """Call what an application may call, with the public id of a page."""
+        page = request.query_params["page"]
+        await headcount.send(page, {"type": "hello", "pid": os.getpid()})
+        stats, revoked = await headcount.stats(), await headcount.revoke(page)
+        return JSONResponse({"pid": os.getpid(), "total": stats.total, "revoked": revoked})
+
     async def debug(request: Request) -> JSONResponse:
         return JSONResponse(_inside(headcount, _port(request)))
 
@@ -71,6 +78,7 @@ def _make() -> tuple[Starlette, Headcount]:
 
     routes = [
         Route("/sign-in", sign_in, methods=["POST"]),
+        Route("/call", call, methods=["POST"]),
         Route("/deploy", deploy, methods=["POST"]),
         Route("/debug", debug),
         Route("/debug/taken-over", taken_over),

@@ -59,6 +59,22 @@ async def test_a_worker_that_only_the_application_has_used_declares_a_version_fo
         assert len(workers) > 1
 
 
+async def test_a_worker_that_only_the_application_has_used_reaches_pages_of_all() -> None:
+    """`send`, `stats` and `revoke` in an endpoint."""
+    with Server("uvicorn-workers") as server:
+        server.wait_ready()
+        page = await Sse.open(server.url, version="v1")
+        workers: set[int] = set()
+        for _ in range(40):
+            status, answer = await ask(server.url, "POST", f"/call?page={page.handle.partition('.')[0]}")
+            assert (status, answer["total"], answer["revoked"]) == (200, 1, False)
+            workers.add(answer["pid"])
+            if len(workers) == 4:
+                break
+        assert len(workers) > 1
+        await page.until(lambda stream: {each["pid"] for each in stream.of_type("hello")} == workers)
+
+
 def has_heard(version: str, page: Sse) -> bool:
     return version in [message["version"] for message in page.of_type("version")]
 

@@ -215,6 +215,7 @@ class Headcount:
 
         Other nodes get a second to tell theirs; if one does not, the figures are `partial`.
         """
+        self._commands.join_unasked()
         return await self._figures.fresh_stats()
 
     async def send(self, connection_id: str, message: Mapping[str, Any]) -> None:
@@ -227,6 +228,7 @@ class Headcount:
                 one; the message may not have arrived. Or too many messages for other nodes are on their way.
             TypeError: The message is not a mapping, or holds what is no JSON.
         """
+        self._commands.join_unasked()
         await self._commands.send(connection_id, message)
 
     @overload
@@ -288,6 +290,7 @@ class Headcount:
             Busy: The node that it is connected to did not answer in 5 s, or the backend cannot say whether there is
                 one; or too many requests wait for other nodes. The viewer may still be watching; try again.
         """
+        self._commands.join_unasked()
         return await self._commands.revoke(connection_id)
 
     async def drain(self) -> None:
