@@ -13,7 +13,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import httpx2 as httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -110,6 +112,12 @@ class Deploy:
         time.sleep(PAUSE)
         self.store.start()
 
+    def rollout(self) -> dict[str, Any]:
+        """What pages did about the release."""
+        answer = httpx.get(f"{self.url}/__skew/admin/rollout", headers={"authorization": f"Bearer {TOKEN}"})
+        found: dict[str, Any] = answer.raise_for_status().json()
+        return found
+
     def wait_for_pages(self, *words: str) -> None:
         """Run the gate of a deploy, which must open."""
         done = run("wait", self.url, "--token", TOKEN, *words, "--timeout", "150s", timeout=200)
@@ -165,6 +173,7 @@ def test_nobody_loses_anything_in_a_deploy_in_which_everything_goes_wrong(browse
         wait(player.page, "release.reason === 'media'")
         assert form.page.get_by_label("Name").input_value() == "Ada"
         assert [tab.loads for tab in tabs] == [2, 2, 2, 2, 1, 1]
+        eventually(lambda: deploy.rollout()["deferred"] == {"form": 1, "media": 1}, "both say what keeps them")
         say("Four tabs came over; one has a form that is half filled, and one plays something.")
 
         form.page.evaluate("document.querySelector('form').reset()")
