@@ -1,9 +1,12 @@
 """Messages to many pages, and who acknowledges them."""
 
 import asyncio
+from types import MappingProxyType
 from typing import Any
 
 import pytest
+
+from headcount.core import acknowledgements
 
 from .asgi_client import TRANSPORTS, Site, asynchronous, problem, turn_until
 
@@ -88,3 +91,24 @@ async def test_a_message_that_cannot_be_sent_is_refused() -> None:
 async def test_without_the_right_nobody_sends() -> None:
     site = Site()
     assert (await site.stranger.post("/admin/notify", {"message": {"type": "sale"}})).status == 401
+
+
+@asynchronous
+async def test_what_is_not_known_any_more_is_not_called_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acknowledgements, "MAX_MESSAGES", 1)
+    site = Site()
+    page = await site.visitor.open("ws", "?version=v1")
+    first = in_background(site.headcount.broadcast({"type": "one"}, acknowledge=True, wait=0.4))
+    await page.next("one")
+    second = await site.headcount.broadcast({"type": "two"}, acknowledge=True, wait=0)
+    assert (second.sent, second.partial) == (1, False)
+    assert await first == (1, 0, True)
+
+
+@asynchronous
+async def test_any_mapping_is_a_message() -> None:
+    site = Site()
+    page = await site.visitor.open("ws", "?version=v1")
+    sending = in_background(site.headcount.broadcast(MappingProxyType({"type": "sale"}), acknowledge=True, wait=60))
+    await acknowledge(site, page, await page.next("sale"))
+    assert await sending == (1, 1, False)

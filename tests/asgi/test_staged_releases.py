@@ -1,14 +1,17 @@
 """Staged releases at one node: who hears of the version, when, and what is counted of what pages do."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from starlette.requests import HTTPConnection
 
-from headcount import ConfigError
+from headcount import ConfigError, Grant
+from headcount.core.current_version import OWN
 from headcount.core.invitations import AWAY
 
-from .asgi_client import TRANSPORTS, Clock, Site, asynchronous, problem, turn_until
+from .asgi_client import TRANSPORTS, Client, Clock, Site, asynchronous, problem, turn_until
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
 KEYS = ("the-key-of-one-tab", "the-key-of-a-second-tab")
@@ -388,3 +391,125 @@ async def test_the_timer_of_the_loop_asks_whoever_is_due() -> None:
     page = await site.visitor.open("ws", "?version=v1")
     await site.admin.post("/admin/release", {"version": "v2", "unserved": True, "over": 0.2})
     await turn_until(lambda: "version" in [message["type"] for message in page.received], "the page is asked")
+
+
+@asynchronous
+async def test_a_stage_of_a_route_goes_on_until_it_is_paused_or_aborted() -> None:
+    site = StagedSite()
+    await site.release(version="v2", route="/checkout")
+    found = await site.rollout()
+    assert (found["state"], found["share"]) == ("running", 1.0)
+    page = await site.visitor.open("ws", "?version=v1&route=/")
+    await site.release_change("pause")
+    await site.visitor.navigate(page, "/checkout")
+    await site.settled()
+    site.pass_time(1)
+    assert await told(site, [page]) == 0
+    assert await told(site, [await site.visitor.open("ws", "?version=v1&route=/checkout")]) == 0
+    await site.release_change("resume")
+    await site.visitor.navigate(page, "/")
+    await site.visitor.navigate(page, "/checkout")
+    await site.settled()
+    site.pass_time(1)
+    assert await told(site, [page]) == 1
+    await site.release_change("abort")
+    assert (await site.rollout())["state"] == "aborted"
+
+
+@both
+@asynchronous
+async def test_nobody_is_asked_while_no_node_serves_the_version_and_everybody_when_one_does_again(
+    transport: str,
+) -> None:
+    site = StagedSite(version="v2", settle_time=0)
+    await site.admin.post("/admin/release", {"version": "v2", "over": 10})
+    before = await site.visitor.open(transport, "?version=v0")
+    served = site.node._registry._current
+    served.note(OWN, ["v1"], silent=False)
+    assert (await site.admin.get("/admin/stats")).json["release"]["state"] == "orphaned"
+    late = await site.visitor.open(transport, "?version=v0")
+    site.pass_time(100)
+    assert await told(site, [before, late]) == 0
+    served.note(OWN, ["v2"], silent=False)
+    site.pass_time(1)
+    assert await told(site, [before, late]) == 2
+
+
+@both
+@asynchronous
+async def test_a_page_that_was_asked_elsewhere_hears_of_the_release_at_once(transport: str) -> None:
+    """The server was started anew, or the page is on another node now: it says by which release it was asked."""
+    site = StagedSite()
+    await site.release(version="v2", percent=1)
+    number = (await site.admin.get("/admin/stats")).json["release"]["number"]
+    page = await site.visitor.open(transport, f"?version=v1&release={number}")
+    assert page.connected["currentVersion"] == "v2"
+    assert await told(site, [page]) == 1
+    for other in (number - 1, "x", "9" * 40, ""):
+        stranger = await site.visitor.open(transport, f"?version=v1&release={other}")
+        assert "currentVersion" not in stranger.connected, other
+        assert await told(site, [stranger]) == 0
+    found = await site.rollout()
+    assert (found["invited"], found["silent"], found["waiting"]) == (1, 1, 4)
+
+
+@asynchronous
+async def test_a_stage_after_all_were_told_takes_nothing_back() -> None:
+    site = StagedSite()
+    await site.release(version="v2")
+    number = (await site.admin.get("/admin/stats")).json["release"]["number"]
+    site.pass_time(1)
+    await site.release(version="v2", over=600)
+    page = await site.visitor.open("ws", "?version=v1")
+    assert page.connected["currentVersion"] == "v2"
+    assert await told(site, [page]) == 1
+    assert (await site.admin.get("/admin/stats")).json["release"]["number"] == number
+
+
+@asynchronous
+async def test_a_slow_peer_ends_outside_of_the_nodes_lock() -> None:
+    """Hooks run then, and one may wait for a thread that needs the node."""
+    site = StagedSite(max_queued_messages=1)
+    page = await site.visitor.open("ws", "?version=v1")
+    page.block()
+    free: list[bool] = []
+
+    @site.headcount.on_connection_close
+    def closed(connection: Any, reason: str) -> None:
+        free.append(lock_is_free(site))
+
+    for number in range(2, 9):
+        await site.release(version=f"v{number}")
+        site.pass_time(1)
+    page.unblock()
+    await turn_until(lambda: free, "the stream is ended")
+    assert all(free)
+
+
+def lock_is_free(site: Site) -> bool:
+    """Say whether another thread could take the node's lock now."""
+    with ThreadPoolExecutor(1) as threads:
+        taken: bool = threads.submit(site.node._lock.acquire, timeout=1).result()
+        if taken:
+            threads.submit(site.node._lock.release)
+    return taken
+
+
+@asynchronous
+async def test_an_api_refuses_nobody_whose_turn_has_not_come() -> None:
+    site = StagedSite()
+    request = HTTPConnection(Client(site.app).scope("GET", "/", {"x-headcount-version": "v1"}))
+    await site.release(version="v2", over=100)
+    assert not site.headcount.is_client_outdated(request)
+    site.pass_time(100)
+    assert site.headcount.is_client_outdated(request)
+
+
+@asynchronous
+async def test_who_may_not_see_routes_may_not_choose_pages_by_route() -> None:
+    site = StagedSite(hook=lambda _: Grant(routes=False, release=True))
+    problem(
+        await site.admin.post("/admin/notify", {"message": {}, "route": "/a", "wait": 0}), 403, "Grant(routes=True)"
+    )
+    problem(await site.release(version="v2", route="/a"), 403, "Grant(routes=True)")
+    assert (await site.release(version="v2", over=5)).status == 200

@@ -287,3 +287,31 @@ def test_what_the_fleet_has_settled_on_is_known_whatever_was_declared() -> None:
 
 def _settled(current: CurrentVersion) -> str | None:
     return current.settled
+
+
+def test_a_version_that_came_after_the_declaration_makes_the_current_one_unknown() -> None:
+    """The next rolling update has begun: pages of the new servers must not be asked to go back."""
+    current = CurrentVersion("v1")
+    current.declare("v1", 1, insisted=False, beside=["v1"])
+    assert current.release == CurrentRelease("declared", "v1", 1)
+    assert current.note("reports", ["v2"], silent=False)
+    assert current.release == CurrentRelease("unsettled")
+    assert current.note("reports", [], silent=False), "it was rolled back"
+    assert current.release == CurrentRelease("declared", "v1", 1)
+    current.note("reports", ["v2"], silent=False)
+    assert current.declare("v2", 2, insisted=False, beside=["v1", "v2"])
+    assert current.release == CurrentRelease("declared", "v2", 2), "also before the last old server is gone"
+
+
+def test_versions_of_the_servers_do_not_matter_where_another_one_delivers_the_front_end() -> None:
+    current = CurrentVersion("api-1")
+    current.declare("web-1", 1, insisted=True, beside=["api-1"])
+    current.note("reports", ["api-2"], silent=False)
+    assert current.release == CurrentRelease("declared", "web-1", 1)
+
+
+def test_a_declaration_of_an_older_node_stays_current_beside_whatever_comes() -> None:
+    current = CurrentVersion("v1")
+    current.declare("v1", 1, insisted=False)
+    current.note("reports", ["v2"], silent=False)
+    assert current.release == CurrentRelease("declared", "v1", 1)

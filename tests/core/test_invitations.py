@@ -66,6 +66,8 @@ def test_a_page_on_another_route_is_asked_when_it_comes_there() -> None:
     assert pages.due(1.0, at_checkout.__contains__) == []
     assert pages.progress().waiting == 1
     at_checkout.add("a")
+    pages.navigated("a")
+    pages.navigated("whoever")
     assert pages.due(1.0, at_checkout.__contains__) == ["a"]
 
 
@@ -126,6 +128,37 @@ def test_a_page_whose_stream_is_replaced_before_the_old_one_ends_keeps_its_turn(
     assert pages.due(0.9, everywhere) == ["b"], "it does not draw again"
     pages.came_back("b", "c")
     pages.discard("b", 0.0, farewell=False)
+    assert pages.progress() == Progress(invited=1, silent=1)
+
+
+def test_a_page_that_replaces_its_stream_again_and_again_takes_no_memory() -> None:
+    pages = make()
+    pages.add("0", 0.0)
+    for number in range(5_000):
+        pages.came_back(str(number), str(number + 1))
+        pages.add(str(number + 1), 0.0)
+        pages.discard(str(number), 0.0, farewell=False)
+    assert len(pages._turns) <= 70
+    assert pages.due(1.0, everywhere) == ["5000"]
+
+
+def test_a_page_is_asked_as_it_opens_if_it_is_due_and_nobody_else_is_looked_at() -> None:
+    pages = make()
+    for page in "abc":
+        pages.add(page, 1.0)
+    assert not pages.ask_now("a", 1.0, lambda _: False)
+    assert pages.ask_now("b", 1.0, everywhere)
+    assert not pages.ask_now("b", 1.0, everywhere), "once"
+    assert not pages.ask_now("x", 1.0, everywhere)
+    assert pages.progress() == Progress(invited=1, silent=1, waiting=2)
+
+
+def test_a_page_that_was_asked_by_another_node_is_not_asked_again() -> None:
+    pages = make()
+    pages.add("a", 0.0)
+    for _ in range(2):
+        pages.note_asked("a")
+    assert pages.due(1.0, everywhere) == []
     assert pages.progress() == Progress(invited=1, silent=1)
 
 

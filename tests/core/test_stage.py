@@ -33,6 +33,19 @@ def test_the_share_grows_evenly_from_start_to_until() -> None:
     assert stage.ends_at() == 11_000
 
 
+@given(st.integers(0, 100), st.integers(1, 100), st.integers(1, 10**7))
+def test_every_stage_is_over_at_its_end(start: int, until: int, over: int) -> None:
+    stage = Stage(over=over, since=1, start=min(start, until) / 100, until=until / 100)
+    assert stage.is_over(1 + over)
+    assert stage.share(1 + over) == until / 100
+
+
+def test_with_a_route_only_an_abort_ends_it() -> None:
+    stage = Stage(over=10, since=0, route="/checkout")
+    assert not stage.is_over(10**9)
+    assert stage.halted(10**9, "aborted").is_over(10**9)
+
+
 @given(stages, moments, moments)
 def test_the_share_never_falls_and_stays_between_0_and_1(stage: Stage, one: int, other: int) -> None:
     early, late = sorted((one, other))

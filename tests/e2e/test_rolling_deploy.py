@@ -145,11 +145,18 @@ def test_nobody_loses_anything_in_a_deploy_in_which_everything_goes_wrong(browse
         form.page.get_by_label("Name").press_sequentially("Ada")
         player.page.evaluate(PLAY)
         eventually(lambda: deploy.servers[0].stats()["total"] == PAGES + 6, "all pages are counted", 60)
-        say(f"{PAGES} pages and six tabs are on v1. Server by server, v2 comes.")
+        declared = run("release", "v1", deploy.url, "--token", TOKEN)
+        assert declared.returncode == 0, declared.stderr
+        say(f"{PAGES} pages and six tabs are on v1, which was declared. Server by server, v2 comes.")
 
         for server in deploy.servers[:2]:
             deploy.replace(server, "v2")
         say("Half of the servers run v2. Something is wrong with it: back to v1.")
+        early = Tab(context.new_page(), deploy.servers[0].url)
+        assert early.title == "v2"
+        time.sleep(1)
+        assert not early.page.evaluate("seen.includes(true)"), "a page of the new servers is not asked to go back"
+        early.page.close()
         for server in deploy.servers[:2]:
             deploy.replace(server, "v1")
         say("Once more, with the mended v2. The release waits until all servers serve it.")

@@ -126,7 +126,7 @@ def operators(nodes: list[Releases]) -> FleetCommands:
         viewers=none,
         shared_streams=none,
         figures=figures,
-        rollout=Mock(announce=Mock(return_value=0)),
+        rollout=Mock(announce=Mock(return_value=[]), tell=Mock(return_value=0)),
         settle_time=0.0,
     )
 

@@ -311,6 +311,7 @@ class Admin:
             Malformed: The version is not a version, or is missing; or there are both.
         """
         body = await read_json(self._node, exchange.head, exchange.receive, _decode_release)
+        _check_route_right(exchange, body.route)
         if body.settled and body.version:
             raise Malformed('The body has a version and "settled": true; send one of the two.')
         try:
@@ -347,6 +348,7 @@ class Admin:
             Malformed: The message is no object, or has a field `acknowledge`; or another field is invalid.
         """
         body = await read_json(self._node, exchange.head, exchange.receive, _decode_notice)
+        _check_route_right(exchange, body.route)
         version = None if body.version is None else parse_version(body.version)
         route = None if body.route is None else parse_route(body.route)
         try:
@@ -431,6 +433,14 @@ def not_authorised(head: RequestHead, *, has_hook: bool) -> Problem:
         "You are not authorised to see statistics; send the admin token as Authorization: Bearer <token>, or sign in.",
         [(b"www-authenticate", b'Bearer realm="headcount"')],
     )
+
+
+def _check_route_right(exchange: Exchange, route: str | None) -> None:
+    """Raise 403 if the answer would say how many pages are on a route, to somebody who may not see routes."""
+    if route is not None and not exchange.visibility.routes:
+        raise Problem(
+            403, "You may not choose pages by route; leave it out. authorize_stats must return Grant(routes=True)."
+        )
 
 
 _PROGRESS: Final = ("invited", "accepted", "refused", "deferred", "silent", "gone", "waiting")

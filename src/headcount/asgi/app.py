@@ -308,7 +308,8 @@ class Headcount:
 
         The page's version is in the header `x-headcount-version`, else in a query parameter, else in the cookie. A
         request without one is not outdated: programs that call an API have no version. While it is not known which
-        version is current, as in a rolling update without a release, nobody is outdated.
+        version is current, as in a rolling update without a release, nobody is outdated. Nor is anybody until the
+        stages of a staged release are over: its pages come one after another.
 
         Args:
             request: The request.
@@ -316,7 +317,9 @@ class Headcount:
         """
         current = self.current_version
         version = self._client_version(request, query)
-        return current is not None and version not in (UNKNOWN, current)
+        if current is None or version in (UNKNOWN, current):
+            return False
+        return not self._commands.is_withheld(version)
 
     def _client_version(self, request: HTTPConnection, query: str | None) -> str:
         try:

@@ -20,7 +20,7 @@ from ..node.session import Session
 from .request_head import RequestHead, parse_query
 
 _QUERY: Final = frozenset(
-    {"version", "route", "viewer", "shared", "replaces", "keepalive", "reconnect", "cutAfter", "answers"}
+    {"version", "route", "viewer", "shared", "replaces", "keepalive", "reconnect", "cutAfter", "answers", "release"}
 )
 
 
@@ -49,6 +49,8 @@ class StreamRequest(NamedTuple):
     """Seconds after which something ends this client's streams, as it has noticed; 0: it has noticed nothing."""
     answers: bool = False
     """SSE only: the client answers `are-you-there`."""
+    asked: int = 0
+    """The number of the release that the page was asked to come to, as it says; 0: of none."""
 
 
 class StreamRefused(Exception):  # noqa: N818  a verdict, not an error
@@ -92,7 +94,13 @@ class AdmittedStream(msgspec.Struct, frozen=True):
             version = request.version if request.counted else None
             parts.replacements.replace(request.replaces, session.id, version, request.cut_after)
         parts.node.open(
-            session, request.version, request.route, request.ip, self.listener, reports_cut=request.cut_after > 0
+            session,
+            request.version,
+            request.route,
+            request.ip,
+            self.listener,
+            reports_cut=request.cut_after > 0,
+            asked=request.asked,
         )
 
 
@@ -136,7 +144,7 @@ class StreamGate:
     def _is_withheld(self, request: StreamRequest) -> bool:
         """Say whether a page waits for its turn. One that was asked before hears it again, by a message of its own."""
         is_page = request.counted or request.shared
-        return is_page and self._parts.rollout.is_withheld("" if request.shared else request.version)
+        return is_page and self._parts.rollout.is_withheld("" if request.shared else request.version, request.asked)
 
     def _connected(self, handle: str, request: StreamRequest) -> bytes:
         config, release = self._parts.node.config, self._figures.release
@@ -191,11 +199,17 @@ def _read(text: bytes) -> StreamRequest:
         reconnect=query.get("reconnect") == "1",
         cut_after=parse_cut_after(query.get("cutAfter", "")),
         answers=_flag(query, "answers", "1"),
+        asked=_number(query.get("release", "")),
     )
 
 
 # Of all that open a stream, many come with the same query: that of the front page.
 _read_cached = lru_cache(maxsize=512)(_read)
+
+
+def _number(text: str) -> int:
+    """Return the number of a release. What is none is 0: a page must not lose its stream for that."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 16 else 0
 
 
 def _flag(query: dict[str, str], name: str, value: str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..core.labels import OTHER
 from ..tools import impact_report
 from ..tools.terminal import printable
 from .output import span, write_json
@@ -32,7 +33,9 @@ def command(target: Target, route: str | None, as_json: bool) -> None:
     rollouts, and which hour of the last day had the fewest.
     """
     stats, rollouts, minutes = asyncio.run(_fetch(target))
-    on_route = stats.routes.get(route, 0 if stats.routes else None) if route is not None else None
+    # Under too many routes, one that is not listed is counted with others.
+    is_listed = bool(stats.routes) and OTHER not in stats.routes
+    on_route = stats.routes.get(route, 0 if is_listed else None) if route is not None else None
     quiet = impact_report.quiet_hour(minutes)
     if as_json:
         usual = impact_report.leaving(rollouts)

@@ -5,7 +5,9 @@ Rules:
 
 1. The version that was declared last. It must be one that a live node serves, or the operator insisted on it, because
    another server delivers the front end. A declared version that no live node serves any more, as after a roll-back
-   that nobody declared, is orphaned: then it is not known which version is current.
+   that nobody declared, is orphaned: then it is not known which version is current. Nor is it while a node serves a
+   version that none served at the declaration: then the next rollout is under way, and the pages of the new version
+   must not be asked to go back.
 2. Without a declaration, the version that the fleet has settled on: the one that all live nodes have served for
    `settle_time`. A node without others is settled at once.
 3. Else it is not known, as in a rolling update before the release: nodes serve several versions, or one does not say
@@ -84,6 +86,7 @@ class CurrentVersion:
 
     __slots__ = (
         "_agreed",
+        "_beside",
         "_declared",
         "_insisted",
         "_is_settled",
@@ -101,6 +104,8 @@ class CurrentVersion:
         self._sources: dict[str, tuple[frozenset[str], bool]] = {OWN: (frozenset([own] if own else []), False)}
         self._declared: str | None = None
         self._insisted = False
+        self._beside = frozenset[str]()
+        """The versions that nodes served at the declaration; empty: that is not known."""
         self._number = SETTLED_RELEASE
         self._agreed: str | None = None
         self._since: float | None = None
@@ -114,8 +119,12 @@ class CurrentVersion:
     def release(self) -> CurrentRelease:
         """Which version is current, and why."""
         if self._declared is not None:
-            served = any(self._declared in versions for versions, _ in self._sources.values())
-            return CurrentRelease("declared" if self._insisted or served else "orphaned", self._declared, self._number)
+            served = frozenset[str]().union(*(versions for versions, _ in self._sources.values()))
+            if not self._insisted and self._declared not in served:
+                return CurrentRelease("orphaned", self._declared, self._number)
+            if not self._insisted and self._beside and served - self._beside - {self._declared}:
+                return UNSETTLED
+            return CurrentRelease("declared", self._declared, self._number)
         return (
             CurrentRelease("settled", self._agreed, SETTLED_RELEASE)
             if self._is_settled
@@ -138,7 +147,7 @@ class CurrentVersion:
         """The version that all live nodes serve, settled or not; None: they differ, or one does not say."""
         return self._agreed
 
-    def declare(self, version: str, number: int, *, insisted: bool) -> bool:
+    def declare(self, version: str, number: int, *, insisted: bool, beside: Iterable[str] = ()) -> bool:
         """
         Take a version for declared.
 
@@ -146,12 +155,14 @@ class CurrentVersion:
             version: The version.
             number: Of the declaration.
             insisted: It is current though no node serves it.
+            beside: The versions that nodes served at the declaration; empty: that is not known.
 
         Returns:
             Whether another version is current now, or by another release, or for another reason.
         """
         before = self.release
         self._declared, self._number, self._insisted = version, number, insisted
+        self._beside = frozenset(beside)
         return self.release != before
 
     def note(self, source: str, versions: Iterable[str], *, silent: bool) -> bool:

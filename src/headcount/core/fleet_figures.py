@@ -254,14 +254,14 @@ class FleetFigures:
         self.revision += changed
         return self._noted(before)
 
-    def declare(self, version: str, number: int, *, insisted: bool = False) -> bool:
+    def declare(self, version: str, number: int, *, insisted: bool = False, beside: Iterable[str] = ()) -> bool:
         """
         Take a version for declared. See `CurrentVersion`; it is one of the known versions.
 
         Returns:
             Whether anything changed.
         """
-        return self._note_release(changed=self._current.declare(version, number, insisted=insisted))
+        return self._note_release(changed=self._current.declare(version, number, insisted=insisted, beside=beside))
 
     def set_known_versions(self, known: frozenset[str]) -> bool:
         """Count these versions apart from now on, however many others there are. Returns whether anything changed."""

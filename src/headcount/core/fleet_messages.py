@@ -93,6 +93,8 @@ class Declaration(msgspec.Struct, frozen=True, order=True):
     """How fast its pages are asked; a node of a Headcount that does not know stages asks them all at once."""
     began: Number = 0
     """Of a stage that was changed: the number with which it was declared first; 0: this is the first declaration."""
+    beside: Known = ()
+    """The versions that nodes served then; empty: it is of a Headcount that does not say."""
 
     @property
     def identity(self) -> int:
@@ -343,6 +345,8 @@ class DeclareRelease(_Message, frozen=True, tag="release"):
     stage: Stage = Stage()
     """As in `Declaration`."""
     began: Number = 0
+    """As in `Declaration`."""
+    beside: Known = ()
     """As in `Declaration`."""
 
 

@@ -75,6 +75,8 @@ class Invitations:
         """Pages that were not asked, with their turns."""
         self._elsewhere: set[str] = set()
         """Those of them whose turn has come, but that are on another route."""
+        self._moved: set[str] = set()
+        """Those of them that have navigated since."""
         self._asked: dict[str, Reply | str] = {}
         """What each open page that was asked said last: a `Reply`; `deferred:` and a reason; or nothing yet."""
         self._away: OrderedDict[str, tuple[str, float]] = OrderedDict()
@@ -113,7 +115,8 @@ class Invitations:
             share: That has been reached.
             is_on_route: Says whether a page is on the route of the stage.
         """
-        came = [page for page in self._elsewhere if is_on_route(page)]
+        came = [page for page in self._moved if page in self._elsewhere and is_on_route(page)]
+        self._moved.clear()
         while self._turns and (self._turns[0][0] < share or share >= 1.0):
             turn, page = heapq.heappop(self._turns)
             if self._waiting.get(page) != turn:
@@ -128,6 +131,34 @@ class Invitations:
             self._asked[page] = ""
         self._invited += len(came)
         return came
+
+    def ask_now(self, page: str, share: float, is_on_route: Callable[[str], bool]) -> bool:
+        """Count a page as asked if it is due. Returns whether it is. O(1)."""
+        turn = self._waiting.get(page)
+        if turn is None or not (turn < share or share >= 1.0):
+            return False
+        if not is_on_route(page):
+            self._elsewhere.add(page)
+            return False
+        del self._waiting[page]
+        self._elsewhere.discard(page)
+        self._asked[page] = ""
+        self._invited += 1
+        self._trim()
+        return True
+
+    def note_asked(self, page: str) -> None:
+        """Note that a page was asked before by another node, or by this one before it was started anew."""
+        if page not in self._asked:
+            self._waiting.pop(page, None)
+            self._elsewhere.discard(page)
+            self._asked[page] = ""
+            self._invited += 1
+
+    def navigated(self, page: str) -> None:
+        """Note that a page is on another route now. O(1)."""
+        if page in self._elsewhere:
+            self._moved.add(page)
 
     def consider_again(self) -> None:
         """Give pages that were on another route their turns again: the stage has another route now."""
@@ -156,9 +187,8 @@ class Invitations:
         """
         if self._waiting.pop(page, None) is not None:
             self._elsewhere.discard(page)
-            if len(self._turns) > 2 * len(self._waiting) + 64:
-                self._turns = [(turn, each) for each, turn in self._waiting.items() if each not in self._elsewhere]
-                heapq.heapify(self._turns)
+            self._moved.discard(page)
+            self._trim()
             return
         said = self._asked.pop(page, None)
         if said is None:
@@ -179,8 +209,10 @@ class Invitations:
             self._asked[page] = said
         elif (turn := self._waiting.pop(before, None)) is not None:
             self._elsewhere.discard(before)
+            self._moved.discard(before)
             self._waiting[page] = turn
             heapq.heappush(self._turns, (turn, page))
+            self._trim()
 
     def expire(self, now: float) -> None:
         """Count pages as gone that have not come back. O(pages that are gone)."""
@@ -204,6 +236,12 @@ class Invitations:
             gone=self._final["gone"],
             waiting=len(self._waiting),
         )
+
+    def _trim(self) -> None:
+        """Drop turns of pages that are gone, once they are most of them."""
+        if len(self._turns) > 2 * len(self._waiting) + 64:
+            self._turns = [(turn, each) for each, turn in self._waiting.items() if each not in self._elsewhere]
+            heapq.heapify(self._turns)
 
     def _end(self, said: str) -> None:
         self._final[said if said in ("accepted", "refused") else "gone"] += 1

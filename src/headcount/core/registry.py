@@ -222,9 +222,9 @@ class Registry:
         self.revision += 1
         return record.info
 
-    def declare(self, version: str, number: int, *, insisted: bool = False) -> None:
+    def declare(self, version: str, number: int, *, insisted: bool = False, beside: Iterable[str] = ()) -> None:
         """Take a version for declared. See `CurrentVersion`; it is one of the known versions."""
-        self._current.declare(version, number, insisted=insisted)
+        self._current.declare(version, number, insisted=insisted, beside=beside)
         self.revision += 1
 
     @property

@@ -52,11 +52,15 @@ class Stage(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
         if self.state != "running":
             return self.start
         done = 1.0 if self.over <= 0 else min(1.0, max(0.0, (now - self.since) / self.over))
+        if done >= 1.0:
+            return max(self.start, self.until)  # what floats make of it may be less, and then it would never be over
         return max(self.start, self.start + (self.until - self.start) * done)
 
     def is_over(self, now: int) -> bool:
-        """Say whether no further page will get a turn."""
-        return self.state == "aborted" or (self.state == "running" and self.share(now) >= self.until)
+        """Say whether no further page will be asked. With a route, only an abort ends it: pages come there."""
+        if self.state == "aborted":
+            return True
+        return self.state == "running" and not self.route and self.share(now) >= self.until
 
     def ends_at(self) -> int | None:
         """Return when the last page gets its turn, in ms since 1970; None: it is not running."""

@@ -183,7 +183,7 @@ def _forwarded(
 
 def _declared(command: fleet_messages.DeclareRelease) -> Declaration:
     version = parse_build_id(command.version)
-    return Declaration(command.number, version, command.unserved, command.stage, command.began)
+    return Declaration(command.number, version, command.unserved, command.stage, command.began, command.beside)
 
 
 def _payload(message: bytes) -> Payload:

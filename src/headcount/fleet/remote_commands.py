@@ -199,6 +199,7 @@ class RemoteCommands:
                 unserved=released.unserved,
                 stage=released.stage,
                 began=released.began,
+                beside=released.beside,
             ),
             ALL_TIMEOUT,
         )

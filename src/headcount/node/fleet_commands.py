@@ -35,6 +35,9 @@ from .session import Session
 from .shared_streams import SharedStreams
 from .viewers import Viewers
 
+MAX_BESIDE: Final = 64
+"""Versions that a declaration names as served when it was made."""
+
 MAX_RELEASE_ROUNDS: Final = 3
 """How often a release is declared on all nodes at most, when some of them know a later one."""
 
@@ -199,14 +202,16 @@ class FleetCommands:
         stage = Stage()
         if pace is not None:
             start = 0.0
-            if before is not None and before.version == version and not before.stage.everybody:
+            if before is not None and before.version == version:
                 start = before.stage.share(self._releases.now())
             until = max(start, pace.until)
             stage = Stage(pace.over, self._releases.now(), start, until, pace.route)
         # A stage of the same version goes on: pages know it as the same release.
-        goes_on = before is not None and before.version == version and not before.stage.everybody
-        began = before.identity if before is not None and goes_on else 0
-        return await self._declare(Declaration(0, version, version not in serving, stage, began))
+        began = 0
+        if before is not None and before.version == version and (pace is not None or not before.stage.everybody):
+            began = before.identity
+        beside = tuple(sorted(serving))[:MAX_BESIDE]
+        return await self._declare(Declaration(0, version, version not in serving, stage, began, beside))
 
     async def change_stage(self, change: StageChange) -> ReleaseOutcome:
         """
@@ -314,9 +319,13 @@ class FleetCommands:
             raise Unsettled(stats.nodes.versions or {}, stats.nodes.expected, self._settle_time)
         return settled
 
-    def release_here(self, release: Declaration) -> int:
+    def release_here(self, release: Declaration, *, is_new: bool = True) -> int:
         """
         Declare a version current, and tell every stream of this node, viewers' too. See `Releases.declare`.
+
+        Args:
+            release: The declaration.
+            is_new: It is made now. Else this node learns of one that may be old: pages hear of it if a node serves it.
 
         Returns:
             The number of streams that were told; 0 for the current version and for a declaration older than the last.
@@ -334,7 +343,9 @@ class FleetCommands:
             if not is_news:
                 # A newer declaration of the same version. Pages go by it when they ask next, as on all other nodes.
                 return 0
-            told = self._rollout.announce()
+            streams = self._rollout.announce(is_new=is_new)
+        # Not under the lock: a stream that is too slow ends here, and then hooks run.
+        told = self._rollout.tell(streams)
         self._viewers.notify_observers()
         self._counters["releases"] += 1
         return told

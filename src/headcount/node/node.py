@@ -127,7 +127,9 @@ class Node:
         self.log_outs = LogOuts(self, tickets, self.viewers)
         self.listing = Listing(registry, lock, self._close_dead_loops)
         self.releases = Releases(config.version, self._release_here)
-        self.rollout = Rollout(self, registry, lock, self.releases, self.shared_streams, self._now)
+        self.rollout = Rollout(
+            self, registry, lock, self.releases, self.shared_streams, self._now, lambda: self._is_asking
+        )
         self.notices = Notices(self, registry, lock, self.shared_streams, self._now)
         self._departed = DepartedPages(
             self, config, self._now, registry, self.viewers.mark_dirty, lambda: self._known.names
@@ -165,7 +167,7 @@ class Node:
         )
         kept = None if release_file is None else release_file.load()
         if kept is not None:
-            self.commands.release_here(kept)
+            self.commands.release_here(kept, is_new=False)
 
     @property
     def is_idle(self) -> bool:
@@ -298,7 +300,7 @@ class Node:
                 self.membership.view.set_known_versions(self._known.names)
 
     def _release_here(self, release: Declaration) -> None:
-        self.commands.release_here(release)  # they are made last, of all that the node has
+        self.commands.release_here(release, is_new=False)  # they are made last, of all that the node has
 
     def use_figures(self, figures: FigureSource | None) -> None:
         """Take the figures from another source from now on; None: from this node's connections."""
@@ -359,6 +361,7 @@ class Node:
         listener: Listener | None = None,
         *,
         reports_cut: bool = False,
+        asked: int = 0,
     ) -> None:
         """
         Add a new stream: count it, unless it is a viewer's.
@@ -370,6 +373,7 @@ class Node:
             ip: As far as it may be kept.
             listener: The socket that it came in by: when that is closed, the stream is drained. None: not known.
             reports_cut: Its client reported a limit that ends its streams.
+            asked: The number of the release that the page says it was asked to come to; 0: of none.
         """
         if self.viewers.observers or not self.timers.is_only(session.loop):
             self._close_dead_loops()
@@ -389,7 +393,7 @@ class Node:
             is_asking = self._is_asking
         if is_asking:
             # The page was loaded before the release, or from a server that still serves the old code.
-            self.rollout.opened(session, version)
+            self.rollout.opened(session, version, asked)
         self.counters["opened"] += 1
         if info is not None and self.hooks.open:
             self.hooks.run(self.hooks.open, HookConnection(info, self.commands.deliver))
@@ -628,6 +632,8 @@ class Node:
                 return  # a viewer, or tracking is off
             if before is None:
                 return
+            if self.rollout.is_staged:
+                self.rollout.navigated(session.id)
             self.viewers.mark_dirty()
             info = self._registry.info(session.id) if self.hooks.route else None
         if info is not None:

@@ -112,10 +112,11 @@ class Notices:
         Raises:
             TypeError: See `broadcast`; or the message has a field `acknowledge`.
         """
-        if isinstance(message, Mapping) and "acknowledge" in message:
+        messages.application(message)  # or it raises
+        if "acknowledge" in message:
             raise TypeError("The message has a field 'acknowledge', which is the name of the one that is added.")
         number = os.urandom(8).hex()
-        encoded = messages.application(message | {"acknowledge": number} if isinstance(message, dict) else message)
+        encoded = messages.application({**message, "acknowledge": number})
         deadline = asyncio.get_running_loop().time() + min(wait, MAX_WAIT)
         sent = self.deliver_all(Payload(encoded), version=version, route=route, acknowledge=number)
         remote = self._host.membership.remote
@@ -124,8 +125,9 @@ class Notices:
         partial = found.asked is None or len(found.answers) < found.asked
         while True:
             found = await remote.acknowledged(number)
-            here = self.acknowledged(number) or 0
-            acknowledged = here + sum(answer.count for answer in found.answers if answer.ok)
+            here = self.acknowledged(number)
+            partial = partial or here is None  # too many other messages are under way
+            acknowledged = (here or 0) + sum(answer.count for answer in found.answers if answer.ok)
             left = deadline - asyncio.get_running_loop().time()
             if acknowledged >= sent or left <= 0:
                 partial = partial or found.asked is None or sum(answer.ok for answer in found.answers) < found.asked

@@ -44,6 +44,8 @@ class Rollout:
         releases: Which version was declared.
         shared_streams: Streams that tabs share.
         clock: Monotonic seconds.
+        is_asking: Says whether pages are asked at all, as they are while the declared version is current. Called with
+            the node's lock held.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Rollout:
         releases: Releases,
         shared_streams: SharedStreams,
         clock: Callable[[], float],
+        is_asking: Callable[[], bool],
     ) -> None:
         self._host = host
         self._registry = registry
@@ -61,57 +64,85 @@ class Rollout:
         self._releases = releases
         self._shared_streams = shared_streams
         self._clock = clock
+        self._is_asking = is_asking
+        self._was_asking = False
         self._invitations = Invitations(random.random)
         self.is_staged = False
         """Pages of other versions must wait for their turn, as `is_withheld` says of one."""
 
-    def announce(self) -> int:
+    def announce(self, *, is_new: bool) -> list[Session]:
         """
-        Tell the streams of this node of the release that was just declared: each now, or when its turn comes.
+        Give each page of another version a turn for the release that was just declared. With the node's lock held.
+
+        Args:
+            is_new: It was declared now, and not learnt from a file, or from a node that knew of it for long.
 
         Returns:
-            How many streams were told now.
+            The streams and tabs to `tell` of it now, without the lock.
         """
-        with self._lock:
-            released = self._releases.released
-            if released is None:
-                return 0
-            self.is_staged = not released.stage.everybody
-            invitations = self._invitations
-            invitations.begin(released.version)
-            invitations.consider_again()
-            outdated, now = set[str](), []
-            for connection_id, session in self._host.sessions.items():
-                if self._is_outdated(connection_id, released.version):
-                    outdated.add(connection_id)
-                    invitations.add(connection_id, released.stage.start)
-                elif not self._shared_streams.tabs_on(connection_id):
-                    now.append(session)
-            asked = self._due(released)
-            if released.stage.everybody:  # who was asked before may have missed it
-                asked = [self._host.sessions[connection_id] for connection_id in outdated]
-            return self._tell([*now, *asked])
-
-    def opened(self, session: Session, version: str) -> None:
-        """Tell a page of a version, which has just opened a stream, of the release, or give it a turn."""
         released = self._releases.released
-        if released is None or version == released.version or self._shared_streams.is_shared(session.id):
+        if released is None:
+            return []
+        self.is_staged = not released.stage.everybody
+        self._invitations.begin(released.version)
+        self._invitations.consider_again()
+        self._was_asking = is_new or self._is_asking()
+        if not self._was_asking:
+            return []
+        outdated = self._add_outdated(released, released.stage.start)
+        told = [
+            session
+            for connection_id, session in self._host.sessions.items()
+            if connection_id not in outdated and not self._shared_streams.tabs_on(connection_id)
+        ]
+        asked = self._due(released)
+        if released.stage.everybody:  # who was asked before may have missed it
+            asked = list(outdated.values())
+        return [*told, *asked]
+
+    def opened(self, session: Session, version: str, asked: int) -> None:
+        """
+        Tell a page that has just opened a stream of the release, or give it a turn.
+
+        Args:
+            session: Its stream, or the tab.
+            version: Of the page.
+            asked: The number of the release that it says it was asked to come to; 0: of none.
+        """
+        released = self._releases.released
+        if released is None or self._shared_streams.is_shared(session.id):
+            return
+        if version == released.version:
+            # `connected` of a stream that tabs share names no version that some of them must not hear of yet.
+            if self.is_staged and isinstance(session, TabSession):
+                session.send(self._releases.message())
             return
         with self._lock:
-            if session.id not in self._registry:  # a viewer, or connections are not tracked
-                session.send(self._releases.message())
-                return
-            self._invitations.add(session.id, released.stage.share(self._releases.now()))
-            # The message to a page that comes back may have been lost with its stream.
-            again = [session] if self._invitations.was_asked(session.id) else []
-            for each in [*again, *self._due(released)]:
-                call_in_loop(each.loop, each.send, self._releases.message())
+            is_page = session.id in self._registry  # else it is a viewer's, or connections are not tracked
+            if is_page:
+                if asked and asked == released.identity:
+                    # By another node, or by this one before it was started anew. Else it would hear of it no more.
+                    self._invitations.note_asked(session.id)
+                share = released.stage.share(self._releases.now())
+                self._invitations.add(session.id, share)
+                # The message to a page that comes back may have been lost with its stream.
+                hears = self._invitations.was_asked(session.id) or (
+                    released.stage.state == "running"
+                    and self._invitations.ask_now(session.id, share, self._on_route_of(released.stage))
+                )
+        if not is_page or hears:
+            session.send(self._releases.message())
 
     def moved(self, tab: Session) -> None:
         """Tell a tab that was asked, and has another stream now, of the release again: `connected` may not name it."""
         with self._lock:
-            if self._invitations.was_asked(tab.id):
-                call_in_loop(tab.loop, tab.send, self._releases.message())
+            was_asked = self._invitations.was_asked(tab.id)
+        if was_asked:
+            call_in_loop(tab.loop, tab.send, self._releases.message())
+
+    def navigated(self, connection_id: str) -> None:
+        """Note that a page is on another route. With the node's lock held."""
+        self._invitations.navigated(connection_id)
 
     def closed(self, connection_id: str, *, farewell: bool) -> None:
         """Forget a page whose stream ended; `farewell`: it will not come back. With the node's lock held."""
@@ -129,8 +160,13 @@ class Rollout:
             return
         with self._lock:
             self._invitations.expire(self._clock())
-            if not self._invitations.is_idle:
-                self._tell(self._due(released))
+            is_asking = self._is_asking()
+            if is_asking and not self._was_asking:
+                # Pages that opened meanwhile have no turn yet.
+                self._add_outdated(released, released.stage.share(self._releases.now()))
+            self._was_asking = is_asking
+            due = self._due(released) if is_asking and not self._invitations.is_idle else []
+        self.tell(due)
 
     def reply(self, session: Session, reply: messages.ReleaseReply) -> None:
         """Note what a page does about this release, if it was asked."""
@@ -144,10 +180,18 @@ class Rollout:
             if reply.version == self._invitations.version:
                 self._invitations.reply(connection_id, reply.reply, reply.reason)
 
-    def is_withheld(self, version: str) -> bool:
-        """Say whether a page of a version that opens a stream now must wait for its turn to hear of the release."""
+    def is_withheld(self, version: str, asked: int = 0) -> bool:
+        """
+        Say whether a page of a version that opens a stream now must wait for its turn to hear of the release.
+
+        Args:
+            version: Of the page.
+            asked: The number of the release that it says it was asked to come to; 0: of none.
+        """
         released = self._releases.released
         if released is None or released.stage.everybody or released.version == version:
+            return False
+        if asked and asked == released.identity:
             return False
         return bool(released.stage.route) or released.stage.share(self._releases.now()) < 1.0
 
@@ -178,8 +222,21 @@ class Rollout:
     def _is_outdated(self, connection_id: str, version: str) -> bool:
         return connection_id in self._registry and self._registry.info(connection_id).version != version
 
+    def _add_outdated(self, released: Declaration, share: float) -> dict[str, Session]:
+        """Give all pages of other versions a turn, and return them by id."""
+        outdated = {
+            connection_id: session
+            for connection_id, session in self._host.sessions.items()
+            if self._is_outdated(connection_id, released.version)
+        }
+        for connection_id in outdated:
+            self._invitations.add(connection_id, share)
+        return outdated
+
     def _due(self, released: Declaration) -> list[Session]:
         """Return the pages that are to be asked now, and count them as asked."""
+        if released.stage.state != "running":
+            return []
         due = self._invitations.due(released.stage.share(self._releases.now()), self._on_route_of(released.stage))
         return [session for each in due if (session := self._host.sessions.get(each)) is not None]
 
@@ -189,8 +246,14 @@ class Rollout:
         registry, route = self._registry, stage.route
         return lambda page: page in registry and registry.info(page).route == route
 
-    def _tell(self, sessions: Iterable[Session]) -> int:
-        """Send the release to pages. Tabs that make up their whole stream hear it by one message that names no tab."""
+    def tell(self, sessions: Iterable[Session]) -> int:
+        """
+        Send the release to pages, without the lock. Tabs that make up their whole stream hear it by one message that
+        names no tab.
+
+        Returns:
+            The number of streams.
+        """
         streams: dict[str, list[Session]] = {}
         for session in sessions:
             stream = session.session if isinstance(session, TabSession) else session

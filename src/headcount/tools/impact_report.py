@@ -96,7 +96,7 @@ def sentences(
         found.append("Figures are partial: a node is missing, so there may be more.")
     if route is not None:
         found.append(
-            f"How many are on {route} is not known: the server does not track routes, or hides them."
+            f"How many are on {route} is not known: the server does not track routes, hides them, or counts too many."
             if on_route is None
             else f"{on_route:,} of them {'is' if on_route == 1 else 'are'} on {route}."
         )

@@ -105,6 +105,8 @@ export function createHeadcount(options: HeadcountOptions = {}): Headcount {
       if (version) query.set('version', version);
       if (settings.viewer) query.set('viewer', '1');
       if (snapshot.status === 'reconnecting') query.set('reconnect', '1');
+      // A server that does not know that this page was asked to come to a release would withhold it.
+      if (snapshot.release?.number) query.set('release', `${snapshot.release.number}`);
       return query;
     },
     message: receive,
