@@ -123,7 +123,7 @@ def test_a_keyboard_goes_on_where_the_figures_are_after_the_log_in_and_at_the_lo
     page.get_by_label("Admin token").focus()
     page.keyboard.type(TOKEN)
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Open connections")).to_be_focused()
+    expect(page.get_by_role("heading", name="Rollout of 2026.11.4")).to_be_focused()
     page.get_by_role("button", name="Log out").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Not authorised for live stats")).to_be_focused()
@@ -174,7 +174,8 @@ def test_it_shows_the_figures_that_the_server_has(page: Page, crowd: Server) -> 
     expect(page.locator(".legend .current .number")).to_have_text(f"{current:,}")
     expect(page.locator(".legend .current .badge")).to_have_text("current")
     expect(page.locator(".migration dd").first).to_contain_text(f"{current:,}")
-    expect(page.locator(".migration")).to_contain_text(re.compile(r"gone in about \d+ (minutes|hours|days)"))
+    expect(page.locator(".migration .to-go")).to_contain_text(re.compile(r"about \d+ (minutes|hours|days)"))
+    expect(page.locator(".migration h2")).to_have_text("Rollout of 2026.11.4 settled: every node serves it")
     expect(page.locator(".total canvas")).to_be_visible()
     expect(page.locator(".versions canvas")).to_be_visible()
     route, most = max(stats["routes"].items(), key=lambda item: item[1])
@@ -441,12 +442,42 @@ def test_a_declared_version_that_no_node_serves_is_named(page: Page) -> None:
     expect(page.locator(".migration progress, .migration dl")).to_have_count(0)
 
 
+def test_the_rollout_comes_first_says_when_it_was_declared_and_how_fast_pages_leave(page: Page) -> None:
+    declared = 1_795_876_920_000
+    altered(page, release={"state": "declared", "version": "2026.11.4", "number": declared})
+    minute = 60_000
+    samples = [
+        {
+            "at": declared + step * minute // 6,
+            "total": 3000,
+            "versions": {"v1": round(3000 * 0.9**step), "2026.11.4": 0},
+        }
+        for step in range(1, 7)
+    ]
+    page.route("**/admin/history", lambda route: route.fulfill(json={"samples": samples}))
+    page.clock.install(time=(declared + 2 * minute) / 1000)
+    log_in(page)
+    strip = page.locator("main > section").first
+    heading = page.get_by_role("region", name="Rollout of 2026.11.4")
+    expect(heading).to_be_visible()
+    time = page.evaluate(f"new Date({declared}).toLocaleTimeString([], {{ hour: 'numeric', minute: '2-digit' }})")
+    expect(strip.locator("h2")).to_have_text(f"Rollout of 2026.11.4 declared {time}")
+    expect(strip.locator(".to-go")).to_contain_text(re.compile(r"about \d.*[\d,]+/min"))
+    box, main = strip.bounding_box(), page.locator(".connections").bounding_box()
+    assert box
+    assert main
+    assert box["width"] > main["width"], "the full width"
+    assert is_seen(strip.locator(".to-go dd"))
+
+
 def test_partial_figures_are_called_so(page: Page) -> None:
     altered(page, partial=True, nodes={"reporting": 2, "expected": 3})
     log_in(page)
     expect(page.locator(".state")).to_have_text(
         "Figures are partial: some connections are missing. 2 of 3 nodes are reporting."
     )
+    expect(page.locator(".migration h2 .badge")).to_have_text("partial")
+    expect(page.locator(".migration .unaccounted")).to_have_count(0)
 
 
 def test_connections_that_are_unaccounted_for_are_named(page: Page) -> None:
@@ -465,6 +496,7 @@ def test_connections_that_are_unaccounted_for_are_named(page: Page) -> None:
         f"77 (since {since}), a1 (pages do not answer). "
         "All 2 nodes are reporting."
     )
+    expect(page.locator(".migration .unaccounted dd")).to_have_text("123 may be on any version")
 
 
 def test_a_limit_that_ends_streams_is_named_with_what_to_do(page: Page) -> None:
@@ -517,13 +549,19 @@ def test_old_figures_are_called_so_and_heal(page: Page, browser: Browser) -> Non
         log_in(page, server.url + DASHBOARD)
         expect(page.locator(".figure")).to_have_text("5")
         expect(page.locator(".adoption")).to_be_visible()  # no request is on its way any more
+        expect(page.locator(".migration .to-go")).to_be_visible()
+        colour = "getComputedStyle(document.querySelector('.figure')).color"
+        live = page.evaluate(colour)
         # Nothing has happened for a long time, and they are true all the same until the server is gone.
         page.clock.set_system_time(datetime(2035, 1, 1, 12, 30))
         server.stop()
         expect(page.locator(".state")).to_have_text(re.compile("Figures as of 12:30:.*; reconnecting"))
         expect(page.locator(".figure")).to_have_text("5")
+        expect(page.locator(".migration .to-go")).to_have_count(0)
+        assert page.evaluate(colour) != live, "figures that may be old do not look like those of now"
         server.start()
         expect(page.locator(".state")).to_have_text("Live. 1 node is reporting.", timeout=15_000)
+        assert page.evaluate(colour) == live
     finally:
         server.stop()
 

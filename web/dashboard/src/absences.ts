@@ -3,7 +3,7 @@ import { onScopeDispose, type ShallowRef, shallowRef, watch } from 'vue';
 import { clock, count, plural } from './format';
 import { get } from './server';
 
-interface Absence {
+export interface Absence {
   node: string;
   /** null: nobody knows. */
   total: number | null;
