@@ -73,14 +73,18 @@ def cells(page: Page, table: str, column: str) -> list[str]:
     return page.locator(f".{table} .space .row > .{column}").all_inner_texts()
 
 
-def test_the_charts_of_a_server_that_has_just_started_show_two_minutes(browser: Browser, server: Server) -> None:
-    context = browser.new_context(base_url=server.url)
-    # The labels of the axes are drawn, so they are not in the document.
+def keep_drawn_texts(context: BrowserContext) -> None:
+    """The labels of axes and marks are drawn, so they are not in the document."""
     context.add_init_script(
         "const drawn = CanvasRenderingContext2D.prototype.fillText;"
         "CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {"
         "  this.canvas.drawn = [...(this.canvas.drawn ?? []), text]; drawn.call(this, text, ...rest) }"
     )
+
+
+def test_the_charts_of_a_server_that_has_just_started_show_two_minutes(browser: Browser, server: Server) -> None:
+    context = browser.new_context(base_url=server.url)
+    keep_drawn_texts(context)
     page = context.new_page()
     log_in(page, f"{DASHBOARD}?counted")
     for chart in (".total", ".versions"):
@@ -90,6 +94,60 @@ def test_the_charts_of_a_server_that_has_just_started_show_two_minutes(browser: 
             f"new Set(document.querySelector('{chart} canvas')?.drawn?.filter((text) => /:/.test(text))).size >= 2",
         )
     context.close()
+
+
+def test_releases_are_marked_in_both_charts(page: Page, context: BrowserContext) -> None:
+    keep_drawn_texts(context)
+
+    def drawn_in_both(text: str) -> bool:
+        lists = [page.evaluate(f"document.querySelector('{chart} canvas')?.drawn") for chart in (".total", ".versions")]
+        return all(text in (texts or ()) for texts in lists)
+
+    log_in(page)
+    eventually(lambda: drawn_in_both("2026.11.4"), "the release of the last hour is marked")
+    assert not drawn_in_both("2026.11.3"), "nothing was released when the hour began"
+    declared = page.evaluate("Date.now()") - 60_000
+    release = {"state": "declared", "version": "2026.11.3", "number": declared}
+    altered(page, release=release, currentVersion="2026.11.3")
+    page.reload()
+    eventually(lambda: drawn_in_both("2026.11.3"), "a declaration is marked before a sample has it")
+
+
+@pytest.mark.parametrize("chart", ["total", "versions"])
+def test_a_chart_says_what_was_at_a_moment(page: Page, chart: str) -> None:
+    log_in(page)
+    slider, tip = page.locator(f".{chart}").get_by_role("slider"), page.locator(f".{chart} .tip")
+    box = slider.bounding_box()
+    assert box
+    slider.hover(position={"x": box["width"] * 0.25, "y": 80})
+    expect(tip).to_contain_text(re.compile(r"^\s*\d+:\d+:\d+.*2,\d{3} connections"))
+    assert tip.locator(".name").all_inner_texts() == ["2026.11.3", "2026.11.2", "unknown", "2026.10.9"]
+    earlier = tip.locator("b").inner_text()
+    slider.hover(position={"x": box["width"] * 0.8, "y": 80})
+    expect(tip.locator(".name").first).to_have_text("2026.11.4")
+    assert tip.locator("b").inner_text() != earlier
+    inside = tip.bounding_box()
+    assert inside
+    assert box["x"] <= inside["x"]
+    assert inside["x"] + inside["width"] <= box["x"] + box["width"]
+    page.mouse.move(0, 0)
+    expect(tip).to_have_count(0)
+
+    slider.focus()
+    newest = slider.get_attribute("aria-valuetext")
+    page.keyboard.press("ArrowLeft")
+    expect(tip).to_be_visible()
+    page.keyboard.press("PageDown")
+    page.keyboard.press("ArrowLeft")
+    said = slider.get_attribute("aria-valuetext")
+    assert said
+    assert said != newest
+    assert re.fullmatch(r"\d.*: 2,\d{3} connections; 2026.11.4 \d+%, 2026.11.3 \d+%, .*", said)
+    assert said.startswith(tip.locator("b").inner_text())
+    page.keyboard.press("Home")
+    expect(slider).to_have_attribute("aria-valuenow", "0")
+    page.keyboard.press("Escape")
+    expect(tip).to_have_count(0)
 
 
 def test_a_stranger_sees_a_log_in_and_nothing_else(page: Page) -> None:
@@ -384,6 +442,14 @@ def test_whoever_is_denied_again_is_told_why(page: Page, context: BrowserContext
     expect(page.get_by_role("alert")).to_have_text(re.compile("did not send the log-in cookie"))
 
 
+def swatches(page: Page) -> dict[str, str]:
+    """Return the class of each version's colour, by its name."""
+    return {
+        row.locator(".name").inner_text(): row.locator(".swatch").get_attribute("class") or ""
+        for row in page.locator(".legend li").all()
+    }
+
+
 def test_a_release_is_the_current_version_also_for_who_looks_later(page: Page) -> None:
     server = Server(
         *("uvicorn", "crowd_app:app", "--port", "{port}", "--log-level", "warning"),
@@ -392,6 +458,9 @@ def test_a_release_is_the_current_version_also_for_who_looks_later(page: Page) -
     try:
         log_in(page, server.url + DASHBOARD)
         expect(page.locator(".legend .current")).to_contain_text("2026.11.4")
+        colours = swatches(page)
+        assert colours["unknown"] == "swatch series-grey"
+        assert len(set(colours.values())) == len(colours) == 5
         answer = page.request.post(
             f"{server.url}/__skew/admin/release",
             headers={"authorization": f"Bearer {TOKEN}"},
@@ -403,6 +472,7 @@ def test_a_release_is_the_current_version_also_for_who_looks_later(page: Page) -
             expect(page.locator(".legend .current")).to_contain_text("2026.11.3")
             expect(page.locator(".legend .current .number")).to_have_text(str(counted))
             expect(page.locator("header")).to_contain_text("Current version 2026.11.3")
+            assert swatches(page) == colours, "a version keeps its colour"
             page.reload()
     finally:
         server.stop()

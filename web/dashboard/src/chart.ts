@@ -1,5 +1,5 @@
 /**
- * uPlot for both charts: it follows the size of its box, takes its colours from the style sheet, and is redrawn when they
+ * uPlot for all charts: it follows the size of its box, takes its colours from the style sheet, and is redrawn when they
  * change. Tests: test/chart.test.ts, tests/e2e/test_dashboard.py.
  */
 import uPlot from 'uplot';
@@ -43,7 +43,9 @@ export function useChart(
   data: () => uPlot.AlignedData,
   /** The chart is created again when this changes, because uPlot cannot rename series. */
   shape: () => string,
-): void {
+  /** The chart is drawn again when this changes. */
+  extra: () => unknown = () => undefined,
+): () => uPlot | undefined {
   let chart: uPlot | undefined;
   const dark = matchMedia('(prefers-color-scheme: dark)');
 
@@ -72,6 +74,7 @@ export function useChart(
     dark.removeEventListener('change', make);
     chart?.destroy();
   });
-  watch(shape, make);
-  watch(data, (next) => chart?.setData(next));
+  // One watcher for both: data of another shape must not reach the chart that is about to be replaced.
+  watch([shape, data, extra], ([now], [before]) => (now === before ? chart?.setData(data()) : make()));
+  return () => chart;
 }

@@ -7,6 +7,10 @@ export interface Sample {
   at: number;
   total: number;
   versions: Record<string, number>;
+  /** The current version, if it was known which. */
+  current?: string;
+  /** Connections were missing. */
+  partial?: boolean;
 }
 
 const HOUR_MS = 3_600_000;
@@ -32,12 +36,10 @@ export function useHistory(headcount: Headcount, isLive: () => boolean): Shallow
 
   function add() {
     if (!isLive()) return;
-    const { total, versions } = headcount.getSnapshot();
+    const { total, versions, currentVersion: current, partial } = headcount.getSnapshot();
     const at = Date.now();
-    samples.value = [
-      ...samples.value.filter((sample) => sample.at > at - HOUR_MS && sample.at < at),
-      { at, total, versions },
-    ];
+    const now = { at, total, versions, ...(current !== undefined && { current }), ...(partial && { partial }) };
+    samples.value = [...samples.value.filter((sample) => sample.at > at - HOUR_MS && sample.at < at), now];
   }
 
   function sample() {
