@@ -69,6 +69,14 @@ def is_seen(text: Locator) -> bool:
     return box is not None and min(box["width"], box["height"]) > 8
 
 
+def ids(page: Page) -> list[str]:
+    """Return the whole ids of the connections in sight."""
+    found: list[str] = page.locator(".connections .space .row > .id button").evaluate_all(
+        "all => all.map((one) => one.title)"
+    )
+    return found
+
+
 def cells(page: Page, table: str, column: str) -> list[str]:
     return page.locator(f".{table} .space .row > .{column}").all_inner_texts()
 
@@ -262,12 +270,68 @@ def test_connections_are_paged_filtered_and_sorted(page: Page, crowd: Server) ->
     expect(table).to_have_attribute("aria-rowcount", str(stats["routes"]["/account"] + 1))
     assert set(cells(page, "connections", "route")) == {"/account"}
     expect(page.locator(".connections .space .row .ip").first).to_have_text(re.compile(r"192\.0\.2\.\d+"))
-    page.get_by_role("combobox", name="Route").fill("account")
+    page.get_by_role("combobox", name="Route").fill("no/such")
     page.keyboard.press("Enter")
-    expect(page.locator(".connections .none")).to_have_text(
-        "No connections match. Enter the full path, starting with /, without a query."
-    )
+    expect(page.locator(".connections .none")).to_have_text("No connections match.")
     expect(page.locator("#connections-heading")).to_contain_text("0 connections of 3,000")
+
+
+def test_a_click_on_a_version_or_a_route_filters_and_a_reload_keeps_it(page: Page, crowd: Server) -> None:
+    log_in(page, f"{DASHBOARD}?other=kept")
+    table = page.get_by_role("table", name="Connections")
+    heading = page.locator("#connections-heading")
+    stats = crowd.stats()
+    page.locator(".legend").get_by_role("button", name="2026.11.2").click()
+    for _ in range(2):
+        expect(table).to_have_attribute("aria-rowcount", str(stats["versions"]["2026.11.2"] + 1))
+        expect(page.get_by_role("combobox", name="Version")).to_have_value("2026.11.2")
+        expect(page.locator(".legend [aria-pressed=true]")).to_have_text("2026.11.2")
+        assert page.url.endswith("?other=kept&version=2026.11.2")
+        page.reload()
+    page.locator(".legend").get_by_role("button", name="2026.11.2").click()
+    page.get_by_role("table", name="Routes").get_by_role("button", name="/", exact=True).click()
+    expect(table).to_have_attribute("aria-rowcount", str(stats["routes"]["/"] + 1))
+    eventually(lambda: set(cells(page, "connections", "route")) == {"/"}, "the rows are of that route alone")
+    page.get_by_role("button", name="Show all").click()
+    expect(heading).to_contain_text("3,000 connections")
+    assert page.url.endswith("?other=kept")
+
+
+def test_the_route_filter_takes_a_part_and_needs_no_enter(page: Page, crowd: Server) -> None:
+    log_in(page)
+    counts = crowd.stats()["routes"]
+    part = "account/"
+    expected = sum(count for route, count in counts.items() if part in route)
+    assert 0 < expected < 3000
+    assert part not in counts
+    page.get_by_role("combobox", name="Route").fill(part)
+    table = page.get_by_role("table", name="Connections")
+    eventually(lambda: all(part in route for route in cells(page, "connections", "route")), "all rows match")
+    for _ in range(2):
+        table.focus()
+        page.keyboard.press("End")
+        expect(table).to_have_attribute("aria-rowcount", str(expected + 1))
+        expect(page.locator("#connections-heading")).to_contain_text(f"{expected:,} connections of 3,000")
+        assert page.url.endswith("?contains=account%2F")
+        page.reload()
+
+
+def test_an_id_shows_its_end_and_is_copied_whole(page: Page, context: BrowserContext) -> None:
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    log_in(page)
+    first = page.locator(".connections .space .row > .id button").first
+    expect(first).to_be_visible()
+    whole = ids(page)[0]
+    assert len(whole) > 8
+    expect(first).to_have_text(whole[-8:])
+    expect(first).to_have_accessible_name(f"{whole[-8:]}: copy {whole}")
+    first.click()
+    expect(page.locator(".connections .row .badge")).to_have_text("copied")
+    assert page.evaluate("navigator.clipboard.readText()") == whole
+    # A page that is not on https has no clipboard.
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.locator(".connections .space .row > .id button").nth(1).click()
+    expect(page.locator(".connections .row .badge").last).to_have_text("copied")
 
 
 @pytest.mark.parametrize("column", ["Route", "Address", "Connection"])
@@ -278,18 +342,21 @@ def test_the_server_sorts_all_connections_and_not_only_those_that_are_loaded(
     everybody = all_connections(crowd)
     assert len(everybody) == 3000
     log_in(page)
-    expect(page.locator(".connections .space .row .cut").first).to_be_visible()
+    expect(page.locator(".connections .space .row button").first).to_be_visible()
     header = page.get_by_role("columnheader", name=column).last
     for order, reverse in (("ascending", False), ("descending", True)):
         header.get_by_role("button").click()
         expect(header).to_have_attribute("aria-sort", order)
         in_order = sorted(everybody, key=lambda row: (row[field], row["id"]), reverse=reverse)
-        rows = page.locator(".connections .space .row > .id .cut")
-        expect(rows.first).to_have_text(in_order[0]["id"])
-        assert rows.all_inner_texts()[:10] == [row["id"] for row in in_order[:10]]
+        expect(page.locator(".connections .space .row > .id button").first).to_have_attribute(
+            "title", in_order[0]["id"]
+        )
+        assert ids(page)[:10] == [row["id"] for row in in_order[:10]]
         page.get_by_role("table", name="Connections").focus()
         page.keyboard.press("End")
-        expect(page.locator('.connections [aria-rowindex="3001"] .id .cut')).to_have_text(in_order[-1]["id"])
+        expect(page.locator('.connections [aria-rowindex="3001"] .id button')).to_have_attribute(
+            "title", in_order[-1]["id"]
+        )
         page.keyboard.press("Home")
 
 
@@ -310,13 +377,13 @@ def test_only_what_is_looked_at_is_asked_for(page: Page) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/admin/connections" in request.url else None)
     log_in(page)
-    expect(page.locator(".connections .space .row .cut").first).to_be_visible()
+    expect(page.locator(".connections .space .row button").first).to_be_visible()
     table = page.get_by_role("table", name="Connections")
     expect(table).to_have_attribute("aria-rowcount", "3001")
     assert len(asked) == 1
     table.focus()
     page.keyboard.press("End")
-    expect(page.locator('.connections [aria-rowindex="3001"] .id .cut')).to_be_visible()
+    expect(page.locator('.connections [aria-rowindex="3001"] .id button')).to_be_visible()
     assert len(asked) == 3
     # The rows in sight, and no others, are asked for again; a page that began elsewhere by now begins there.
     with page.expect_request(re.compile("cursor=.*"), timeout=15_000) as again:
@@ -339,13 +406,12 @@ def test_who_moved_between_two_pages_stands_once_and_where_he_is_now(page: Page)
 
     page.route("**/admin/connections*", later)
     log_in(page)
-    expect(page.locator(".connections .space .row .cut").first).to_be_visible()
+    expect(page.locator(".connections .space .row button").first).to_be_visible()
     page.get_by_role("table", name="Connections").focus()
     page.keyboard.press("End")
     expect(page.locator('.connections [aria-rowindex="3001"] .route')).to_have_text("/moved")
     expect(page.locator(".connections .coming")).to_have_count(0)
-    ids = page.locator(".connections .space .row > .id .cut").all_inner_texts()
-    assert ids[-1] == first[39]["id"]
+    assert ids(page)[-1] == first[39]["id"]
     expect(page.locator("#connections-heading")).to_contain_text("3,000 connections")
 
 

@@ -4,12 +4,8 @@
  */
 import type { ConnectionInfo, Snapshot } from 'headcount-client';
 import { computed, onScopeDispose, type Ref, shallowRef, watch } from 'vue';
+import { countPart, type Filter, matchesRoute } from './filter';
 import { get } from './server';
-
-export interface Filter {
-  version: string;
-  route: string;
-}
 
 export type Column = 'id' | 'version' | 'route' | 'ip';
 
@@ -30,6 +26,8 @@ interface Page {
 const PAGE_SIZE = 1000;
 /** Nobody reads more rows; to find one, people filter or sort. */
 export const MAX_ROWS = 20_000;
+/** Of those that are asked for: where a part of a route is searched, most rows may be others. */
+const MAX_PAGES = MAX_ROWS / PAGE_SIZE;
 export const REFRESH_MS = 10_000;
 
 /** Why addresses are missing from the list, in a sentence of the server; empty while they are there, or the reason is not known. */
@@ -73,16 +71,19 @@ export function useConnections(
 
   async function load(after: string | null, signal: AbortSignal): Promise<Page> {
     const query = new URLSearchParams({ limit: String(PAGE_SIZE) });
-    const { version, route } = filter.value;
+    const wanted = filter.value;
+    const { version, route, isPart } = wanted;
     if (version) query.set('version', version);
-    if (route) query.set('route', route);
+    if (route && !isPart) query.set('route', route);
     if (sort.value) query.set('sort', (sort.value.descending ? '-' : '') + sort.value.by);
     if (after) query.set('cursor', after);
     const page = await get<{ connections: ConnectionInfo[]; cursor: string | null }>(
       `/admin/connections?${query}`,
       signal,
     );
-    return { rows: page.connections, after, next: page.cursor, at: Date.now() };
+    // The server knows whole routes only.
+    const rows = isPart ? page.connections.filter((row) => matchesRoute(wanted, row.route)) : page.connections;
+    return { rows, after, next: page.cursor, at: Date.now() };
   }
 
   /** Loads the visible pages that are missing or stale, one after the other, and schedules the next refresh. */
@@ -124,7 +125,9 @@ export function useConnections(
       if (start <= last && first < end && Date.now() - at >= REFRESH_MS) return { index, after };
     }
     const next = pages.value.at(-1)!.next;
-    return next !== null && last >= end && end < MAX_ROWS ? { index: pages.value.length, after: next } : undefined;
+    return next !== null && last >= end && end < MAX_ROWS && pages.value.length < MAX_PAGES
+      ? { index: pages.value.length, after: next }
+      : undefined;
   }
 
   function restart() {
@@ -143,9 +146,9 @@ export function useConnections(
   });
 
   const live = computed(() => {
-    const { version, route } = filter.value;
+    const { version } = filter.value;
     const rows = snapshot().connections.filter(
-      (row) => (!version || row.version === version) && (!route || row.route === route),
+      (row) => (!version || row.version === version) && matchesRoute(filter.value, row.route),
     );
     if (!sort.value) return rows;
     const { by, descending } = sort.value;
@@ -157,20 +160,33 @@ export function useConnections(
   const rows = computed<readonly ConnectionInfo[]>(() =>
     truncated.value ? distinct.value.flatMap((page) => page.rows) : live.value,
   );
+  /** A part of a route was searched for, and not in all connections. */
+  const isCut = computed(
+    () =>
+      truncated.value && filter.value.isPart && pages.value.length >= MAX_PAGES && pages.value.at(-1)?.next !== null,
+  );
   const isWhole = computed(() => !truncated.value || pages.value.at(-1)?.next === null);
 
   /** How many connections match the filter; undefined while only the server knows. */
   const matching = computed(() => {
     const { total, versions, routes } = snapshot();
-    const { version, route } = filter.value;
+    const { version, route, isPart } = filter.value;
     // The server's count where there is one: pages of different moments can miss connections that moved between them.
-    const known = version ? (route ? undefined : versions[version]) : route ? routes[route] : total;
+    const known = version
+      ? route
+        ? undefined
+        : versions[version]
+      : isPart
+        ? countPart(filter.value, routes)
+        : route
+          ? routes[route]
+          : total;
     return truncated.value && known !== undefined ? known : isWhole.value ? rows.value.length : undefined;
   });
   /** How many rows the table has, including those that are not loaded yet. */
   const length = computed(() => {
     const loaded = rows.value.length;
-    return isWhole.value ? loaded : Math.min(MAX_ROWS, Math.max(loaded + 1, matching.value ?? 0));
+    return isWhole.value || isCut.value ? loaded : Math.min(MAX_ROWS, Math.max(loaded + 1, matching.value ?? 0));
   });
-  return { rows, length, matching, truncated, problem };
+  return { rows, length, matching, truncated, isCut, problem };
 }
