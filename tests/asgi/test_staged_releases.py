@@ -164,6 +164,22 @@ async def test_a_share_of_the_pages_is_asked_and_more_later() -> None:
 
 
 @asynchronous
+async def test_pages_on_other_routes_begin_at_nothing_when_a_stage_is_widened() -> None:
+    site = StagedSite()
+    here = [await site.visitor.open("ws", "?version=v1&route=/checkout") for _ in range(20)]
+    there = [await site.visitor.open("ws", "?version=v1&route=/") for _ in range(40)]
+    await site.release(version="v2", route="/checkout")
+    assert (await told(site, here), await told(site, there)) == (20, 0)
+    await site.release(version="v2", over=100)
+    site.pass_time(1)
+    assert await told(site, there) < 10
+    site.pass_time(50)
+    assert 5 < await told(site, there) < 35
+    site.pass_time(50)
+    assert (await site.rollout())["waiting"] == 0
+
+
+@asynchronous
 async def test_a_stage_is_paused_resumed_and_aborted() -> None:
     site = StagedSite()
     pages = [await site.visitor.open("ws", "?version=v1") for _ in range(100)]

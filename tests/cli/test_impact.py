@@ -36,8 +36,10 @@ async def test_it_says_whom_a_deploy_would_meet() -> None:
         }
         await everybody_leaves()
     with Serve(version="v2", route_tracking=False) as server:
+        await Sse.open(server.origin, version="v1")
         done = run("impact", server.url, "--token", TOKEN, "--route", "/checkout")
         assert "How many are on /checkout is not known" in done.stdout
+        await everybody_leaves()
 
 
 def test_without_the_right_it_says_so() -> None:

@@ -110,6 +110,7 @@ async def test_a_server_that_is_lost_ends_the_command(server: Serve, pages: list
     [
         (["v1", "127.0.0.1:9", "--pause"], "--pause changes the staged release that is current"),
         (["127.0.0.1:9", "--abort", "--over", "1m"], "--abort changes the staged release that is current"),
+        (["127.0.0.1:9", "--pause", "--abort"], "--pause and --abort exclude one another"),
         (["v1", "127.0.0.1:9", "--detach"], "give one"),
         (["v1", "127.0.0.1:9", "--percent", "0"], "0<x<=100"),
         (["v1", "127.0.0.1:9", "--over", "soon"], "is not a duration"),

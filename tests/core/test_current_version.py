@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headcount.core.current_version import SETTLED, CurrentRelease, CurrentVersion, why_unknown
+from headcount.core.current_version import SETTLED, SETTLED_RELEASE, CurrentRelease, CurrentVersion, why_unknown
 from headcount.core.fleet_figures import FleetFigures
 from headcount.core.fleet_messages import Join, Report, decode, encode
 from headcount.core.registry import Registry
@@ -315,3 +315,16 @@ def test_a_declaration_of_an_older_node_stays_current_beside_whatever_comes() ->
     current.declare("v1", 1, insisted=False)
     current.note("reports", ["v2"], silent=False)
     assert current.release == CurrentRelease("declared", "v1", 1)
+
+
+def test_a_node_whose_last_neighbour_is_replaced_is_not_settled_at_once() -> None:
+    """A rolling update of two servers: the first runs v2, the second is stopped to be started with v2."""
+    current = CurrentVersion("v2", settle_time=30)
+    assert current.release == CurrentRelease("settled", "v2", SETTLED_RELEASE), "it is alone"
+    current.note("reports", ["v1"], silent=False)
+    current.note("reports", [], silent=False)
+    assert not current.look(0.0)
+    assert current.release == CurrentRelease("unsettled")
+    assert not current.look(29.9)
+    assert current.look(30.0)
+    assert current.release == CurrentRelease("settled", "v2", SETTLED_RELEASE)

@@ -807,7 +807,7 @@ def test_a_staged_release_is_watched(browser: Browser) -> None:
 
         declare(version="v2", over=3600)
         expect(section).to_contain_text("Pages are asked in stages until")
-        expect(section).to_contain_text("4 wait for their turn.")
+        expect(section).to_contain_text("4 wait for a turn.")
         declare(change="pause")
         expect(section).to_contain_text(re.compile("the release is paused: (<1|0)% so far"))
         declare(change="abort")

@@ -34,7 +34,7 @@ def command(target: Target, route: str | None, as_json: bool) -> None:
     """
     stats, rollouts, minutes = asyncio.run(_fetch(target))
     # Under too many routes, one that is not listed is counted with others.
-    is_listed = bool(stats.routes) and OTHER not in stats.routes
+    is_listed = not stats.total or (bool(stats.routes) and OTHER not in stats.routes)
     on_route = stats.routes.get(route, 0 if is_listed else None) if route is not None else None
     quiet = impact_report.quiet_hour(minutes)
     if as_json:

@@ -98,7 +98,10 @@ def command(
         write_json({"ok": not found.partial, **msgspec.to_builtins(found)})
     else:
         pages = "1 page" if found.sent == 1 else f"{found.sent:,} pages"
-        click.echo(f"Sent to {pages}; {found.acknowledged:,} acknowledged it.")
+        if found.sent:
+            click.echo(f"Sent to {pages}; {found.acknowledged:,} acknowledged it.")
+        else:
+            click.echo("Sent to no page: none is open on that version and route.")
     if found.partial:
         complain("A server did not answer, so its pages may not have the message, or are not counted.")
     return 1 if found.partial else 0

@@ -129,17 +129,9 @@ class _ReleaseCommand(AskingCommand):
 @click.option(
     "--detach", is_flag=True, envvar="HEADCOUNT_DETACH", help="Do not follow the stages: end when they have begun."
 )
-@click.option(
-    "--pause", "change", flag_value="pause", envvar="HEADCOUNT_PAUSE", help="Pause the staged release that is current."
-)
-@click.option("--resume", "change", flag_value="resume", envvar="HEADCOUNT_RESUME", help="Resume it.")
-@click.option(
-    "--abort",
-    "change",
-    flag_value="abort",
-    envvar="HEADCOUNT_ABORT",
-    help="Ask no further page. The version stays current.",
-)
+@click.option("--pause", is_flag=True, envvar="HEADCOUNT_PAUSE", help="Pause the staged release that is current.")
+@click.option("--resume", is_flag=True, envvar="HEADCOUNT_RESUME", help="Resume it.")
+@click.option("--abort", is_flag=True, envvar="HEADCOUNT_ABORT", help="Ask no further page. The version stays current.")
 @timeout_option("Longest time for --when-settled to wait; 0: no limit.")
 @lost_after_option("Longest time without contact to the server while the command waits; 0: no limit.")
 @json_option
@@ -152,7 +144,9 @@ def command(
     percent: float | None,
     route: str | None,
     detach: bool,
-    change: "StageChange | None",
+    pause: bool,
+    resume: bool,
+    abort: bool,
     timeout: float,
     lost_after: float,
     as_json: bool,
@@ -173,6 +167,7 @@ def command(
     """
     from ..client import change_stage, release
 
+    change = _change(pause=pause, resume=resume, abort=abort)
     is_staged = (over, percent, route) != (None, None, None)
     _check(version, target, unserved=unserved, when_settled=when_settled, timeout=timeout)
     _check_stage(version, change, is_staged=is_staged, detach=detach, when_settled=when_settled)
@@ -184,8 +179,7 @@ def command(
         if ended.code != HELD:
             if as_json:
                 write_json({**_failed(version, ended.code, ended.reason), **waited})
-            if ended.code != INTERRUPTED:
-                complain(printable(ended.reason))
+            complain("Nothing was declared." if ended.code == INTERRUPTED else printable(ended.reason))
             return ended.code
     try:
         if change is not None:
@@ -306,6 +300,20 @@ def _check(version: str | None, target: Target, *, unserved: bool, when_settled:
             f"--timeout is {span(timeout)}, but --when-settled needs longer than {HOLD:g} s: all nodes must serve "
             "VERSION for that long. Give more; 0 is no limit."
         )
+
+
+def _change(*, pause: bool, resume: bool, abort: bool) -> "StageChange | None":
+    """Return how the stage is to be changed. UsageError: in two ways at once."""
+    given: list[StageChange] = []
+    if pause:
+        given.append("pause")
+    if resume:
+        given.append("resume")
+    if abort:
+        given.append("abort")
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{each}' for each in given)} exclude one another; give one.")
+    return given[0] if given else None
 
 
 def _check_stage(

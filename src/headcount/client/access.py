@@ -347,8 +347,10 @@ def failure(
         )
     if status == 404:
         return _not_found(printable_url(_without_endpoint(url)), kind)
+    # Frameworks, too, name what is wrong in `detail`, but not as a problem document.
+    own = detail if kind == PROBLEM else ""
     return Refused(
-        detail or f"{printable_url(url)} answered {status}, which is not an answer of Headcount; check the URL."
+        own or f"{printable_url(url)} answered {status}, which is not an answer of Headcount; check the URL."
     )
 
 

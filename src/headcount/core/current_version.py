@@ -9,7 +9,7 @@ Rules:
    version that none served at the declaration: then the next rollout is under way, and the pages of the new version
    must not be asked to go back.
 2. Without a declaration, the version that the fleet has settled on: the one that all live nodes have served for
-   `settle_time`. A node without others is settled at once.
+   `settle_time`. A node that never had others is settled at once.
 3. Else it is not known, as in a rolling update before the release: nodes serve several versions, or one does not say
    (a node of an older Headcount). Then nobody is known to be outdated, and nobody is known to be up to date.
 
@@ -88,6 +88,7 @@ class CurrentVersion:
         "_agreed",
         "_beside",
         "_declared",
+        "_disagreed",
         "_insisted",
         "_is_settled",
         "_needs",
@@ -113,6 +114,8 @@ class CurrentVersion:
         self._told = "", 0.0
         """On which version all nodes agreed, as another one said, and since when."""
         self._is_settled = False
+        self._disagreed = False
+        """Nodes served several versions since the fleet had settled last."""
         self._agree()
 
     @property
@@ -210,7 +213,7 @@ class CurrentVersion:
             self._since = now
         if self._is_settled or now - self._since < self._settle_time:
             return False
-        self._is_settled = True
+        self._is_settled, self._disagreed = True, False
         return self._declared is None
 
     def agreed_for(self, now: float) -> float:
@@ -242,9 +245,10 @@ class CurrentVersion:
             self._agreed, self._since, self._is_settled = agreed, None, False
             self._look_back()
         if len(versions) > 1 or mute:
-            self._told = "", 0.0
+            self._told, self._disagreed = ("", 0.0), True
         is_alone = not any(said or mute for source, (said, mute) in self._sources.items() if source != OWN)
-        if agreed is not None and (is_alone or self._settle_time <= 0):
+        # One that had others a moment ago is no fleet of its own: in a rolling update they are being replaced.
+        if agreed is not None and ((is_alone and not self._disagreed) or self._settle_time <= 0):
             self._is_settled = True
 
 

@@ -202,7 +202,8 @@ class FleetCommands:
         stage = Stage()
         if pace is not None:
             start = 0.0
-            if before is not None and before.version == version:
+            # A share of the pages on one route says nothing of those on others: these draw from 0.
+            if before is not None and before.version == version and pace.route == before.stage.route:
                 start = before.stage.share(self._releases.now())
             until = max(start, pace.until)
             stage = Stage(pace.over, self._releases.now(), start, until, pace.route)

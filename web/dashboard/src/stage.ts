@@ -51,7 +51,10 @@ export function answerSentence(rollout: Rollout): string {
     rollout.silent && `${count(rollout.silent)} without an answer`,
     rollout.gone && `${count(rollout.gone)} gone`,
   ].filter(Boolean);
-  const waiting = rollout.waiting ? ` ${count(rollout.waiting)} wait for their turn.` : '';
+  const verb = rollout.waiting === 1 ? 'waits' : 'wait';
+  const isOver = rollout.state === 'aborted' || rollout.state === 'done';
+  const rest = isOver ? `${rollout.waiting === 1 ? 'was' : 'were'} not asked` : `${verb} for a turn`;
+  const waiting = rollout.waiting ? ` ${count(rollout.waiting)} ${rest}.` : '';
   const partial = rollout.partial ? ' A node did not answer, so there may be more.' : '';
   const asked = rollout.invited
     ? `${plural(rollout.invited, 'page')} asked: ${parts.join(', ')}.`

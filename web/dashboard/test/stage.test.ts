@@ -32,14 +32,14 @@ it.each([
 it('says what pages did, and names what keeps them, the most frequent first', () => {
   expect(answerSentence(rollout)).toBe(
     '812 pages asked: 700 accepted, 42 deferred (form 40, media 2), 3 refused, 60 without an answer, 7 gone. ' +
-      '1,150 wait for their turn.',
+      '1,150 wait for a turn.',
   );
 });
 
 it('says when a part is missing, and leaves out what nobody did', () => {
   const quiet = { invited: 1, accepted: 0, refused: 0, deferred: {}, silent: 1, gone: 0, waiting: 0, partial: true };
   expect(answerSentence({ ...rollout, ...quiet, invited: 0, silent: 0, waiting: 4, partial: false })).toBe(
-    'No page was asked yet. 4 wait for their turn.',
+    'No page was asked yet. 4 wait for a turn.',
   );
   expect(answerSentence({ ...rollout, ...quiet })).toBe(
     '1 page asked: 0 accepted, 1 without an answer. A node did not answer, so there may be more.',
