@@ -81,7 +81,7 @@ chaos: setup ## minutes of faults upon a fleet of real processes and a real Redi
 		tests/server/test_fleet.py::test_a_node_stopped_and_continued $(PYTEST_ARGS)
 
 rollout-demo: setup ## a rolling deploy with 500 pages and six tabs, in which everything goes wrong; `make test` has it in short
-	ROLLOUT_PAGES=500 ROLLOUT_PAUSE=5 $(BIN)/pytest -s tests/e2e/test_rolling_deploy.py --timeout=900 $(PYTEST_ARGS)
+	ROLLOUT_PAGES=500 ROLLOUT_PAUSE=5 ROLLOUT_GRACE=120 $(BIN)/pytest -s tests/e2e/test_rolling_deploy.py --timeout=900 $(PYTEST_ARGS)
 
 handovers: setup ## close and crash the tab that leads two hundred times, in Chromium (4 minutes); `make test` does it six times
 	HANDOVERS=100 $(BIN)/pytest -s tests/e2e/test_shared.py -k no_figure_shows --timeout=900 $(PYTEST_ARGS)

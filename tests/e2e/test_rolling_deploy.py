@@ -26,6 +26,7 @@ from kit.stores import Store
 from .conftest import TESTS, Server, eventually, wait
 from .release_page import PLAY
 
+pytestmark = pytest.mark.timeout(420)  # with 12 workers of other tests beside it, a server takes seconds to start
 TOKEN = "the tests' own door"
 PAGES = int(os.environ.get("ROLLOUT_PAGES", "60"))
 PAUSE = float(os.environ.get("ROLLOUT_PAUSE", "0.3"))
@@ -82,7 +83,12 @@ class Deploy:
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         self.store = stack.enter_context(Store())
-        env = {"HEADCOUNT_BACKEND": self.store.url, "HEADCOUNT_SETTLE_TIME": "2", "HEADCOUNT_RECONNECT_SPREAD": "1"}
+        env = {
+            "HEADCOUNT_BACKEND": self.store.url,
+            "HEADCOUNT_SETTLE_TIME": "2",
+            "HEADCOUNT_RECONNECT_SPREAD": "1",
+            "HEADCOUNT_UNACCOUNTED_GRACE": os.environ.get("ROLLOUT_GRACE", "20"),
+        }
         self.servers = []
         for _ in range(4):
             server = Server(

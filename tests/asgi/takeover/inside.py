@@ -159,8 +159,9 @@ class Peer:
         _peers.add(self)
 
     def send(self, data: bytes) -> None:
-        """Send bytes."""
-        self.writer.write(data)
+        """Send bytes, unless the server has ended the connection: asyncio drops them then, and uvloop raises."""
+        if not self.writer.transport.is_closing():
+            self.writer.write(data)
 
     async def read(self, size: int) -> bytes:
         """Read exactly so many bytes."""
