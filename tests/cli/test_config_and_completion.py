@@ -23,7 +23,6 @@ COMMANDS = [
     "impact",
     "nodes",
     "notify",
-    "notify",
     "release",
     "rollout",
     "serve",
