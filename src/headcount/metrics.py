@@ -229,7 +229,7 @@ class Collector(PrometheusCollector):
             "Share of the outdated pages that had a turn in the release declared last, 0 to 1; absent without one.",
             labels=["node"],
         )
-        if (found := self._rollout.share_of_node()) is not None:
+        if (found := self._rollout.counts()) is not None:
             for state in ("accepted", "refused", "silent", "gone", "waiting"):
                 pages.add_metric([node.id, state], getattr(found, state))
             pages.add_metric([node.id, "deferred"], sum(found.deferred.values()))

@@ -25,10 +25,10 @@ from ..node.releases import StageChange, pace_of
 from . import history_csv
 from .client_posts import read_json
 from .exchange import Exchange
-from .gate import answer_gate
 from .history_csv import prefers_csv
 from .request_head import RequestHead
 from .responses import Problem, respond, respond_json
+from .rollout_gate import answer_gate
 
 if TYPE_CHECKING:
     from ..metrics import Collector, Scope

@@ -354,7 +354,7 @@ class Headcount:
         Args:
             version: The build id.
             unserved: Whether it may be a version that no node serves, because another server delivers the front end.
-                None: it may.
+                None or True: it may.
             over: Seconds from the first page to the last, 30 days at most.
             percent: How many of the outdated pages are asked in the end; None: all.
             route: Only pages on this route are asked; None: all.

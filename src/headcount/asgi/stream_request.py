@@ -49,8 +49,8 @@ class StreamRequest(NamedTuple):
     """Seconds after which something ends this client's streams, as it has noticed; 0: it has noticed nothing."""
     answers: bool = False
     """SSE only: the client answers `are-you-there`."""
-    asked: int = 0
-    """The number of the release that the page was asked to come to, as it says; 0: of none."""
+    release_id: int = 0
+    """Of the release that the page was asked to come to, as it says; 0: of none."""
 
 
 class StreamRefused(Exception):  # noqa: N818  a verdict, not an error
@@ -100,7 +100,7 @@ class AdmittedStream(msgspec.Struct, frozen=True):
             request.ip,
             self.listener,
             reports_cut=request.cut_after > 0,
-            asked=request.asked,
+            release_id=request.release_id,
         )
 
 
@@ -144,7 +144,9 @@ class StreamGate:
     def _is_withheld(self, request: StreamRequest) -> bool:
         """Say whether a page waits for its turn. One that was asked before hears it again, by a message of its own."""
         is_page = request.counted or request.shared
-        return is_page and self._parts.rollout.is_withheld("" if request.shared else request.version, request.asked)
+        return is_page and self._parts.rollout.is_withheld(
+            "" if request.shared else request.version, request.release_id
+        )
 
     def _connected(self, handle: str, request: StreamRequest) -> bytes:
         config, release = self._parts.node.config, self._figures.release
@@ -199,7 +201,7 @@ def _read(text: bytes) -> StreamRequest:
         reconnect=query.get("reconnect") == "1",
         cut_after=parse_cut_after(query.get("cutAfter", "")),
         answers=_flag(query, "answers", "1"),
-        asked=_number(query.get("release", "")),
+        release_id=_number(query.get("release", "")),
     )
 
 

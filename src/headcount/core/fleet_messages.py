@@ -26,10 +26,10 @@ from .acknowledgements import MAX_ID
 from .current_version import SETTLED
 from .cut_reports import LONGEST
 from .identity import MAX_HANDLE, MAX_NODE_ID, NODE_ID_PATTERN
+from .invitation_counts import InvitationCounts
 from .invitations import Reply
 from .labels import MAX_ROUTE, MAX_VERSION
 from .messages import MAX_REASON, Tab
-from .rollout_share import RolloutShare
 from .stage import Stage
 from .stats import ConnectionInfo
 from .ticket import MAX_ENDED, EndedTicket
@@ -97,8 +97,8 @@ class Declaration(msgspec.Struct, frozen=True, order=True):
     """The versions that nodes served then; empty: it is of a Headcount that does not say."""
 
     @property
-    def identity(self) -> int:
-        """The number by which pages know the release, whichever stage it is in."""
+    def release_id(self) -> int:
+        """The number by which pages know the release: that of its first declaration, whichever stage it is in."""
         return self.began or self.number
 
 
@@ -416,7 +416,7 @@ class Answer(_Message, frozen=True, tag="answer"):
     """Answer to `ReleaseRequest`."""
     agreed: Serves = ""
     """Answer to `ReleaseRequest`: the version that all live nodes serve; empty: they differ, or one does not say."""
-    rollout: RolloutShare | None = None
+    rollout: InvitationCounts | None = None
     """Answer to `RolloutRequest`; None: it knows of no release."""
     agreed_for: Annotated[float, msgspec.Meta(ge=0, le=SETTLED)] = 0.0
     """For how many seconds they have; `SETTLED`: for long enough."""

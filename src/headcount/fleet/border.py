@@ -46,7 +46,14 @@ class Border:
         self._logged = False
 
     def seal(self, context: str, data: bytes, at: int) -> bytes:  # noqa: ARG002
-        """Return data as the store may have it. `at` is the time of the store's clock in ms."""
+        """
+        Return data as the store may have it.
+
+        Args:
+            context: The channel; for a stored value, its key, such as `release` or `tallies:NODE`.
+            data: The message or value.
+            at: The time of the store's clock in ms.
+        """
         return data
 
     def open_message(self, context: str, data: bytes, now: int | None, since: int) -> bytes | None:  # noqa: ARG002

@@ -114,7 +114,7 @@ class CommandHandlers:
                 known = self._notices.acknowledged(number)
                 ok, count = known is not None, known or 0
             case fleet_messages.RolloutRequest():
-                share = self._commands.rollout_share()
+                share = self._commands.invitation_counts()
                 return fleet_messages.Answer(node=self._node, re=command.re, rollout=share)
             case fleet_messages.DeclareRelease(number=number):
                 ok = not number or self._commands.takes_release(number)

@@ -84,7 +84,7 @@ class FleetHistory:
     def _current(self) -> Current:
         with self._lock:
             version, released = self._figures.release.current, self._releases.released
-        declared = 0 if released is None or released.version != version else released.identity
+        declared = 0 if released is None or released.version != version else released.release_id
         return Current(version, declared)
 
 

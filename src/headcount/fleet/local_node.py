@@ -11,8 +11,8 @@ from ..authorization.authorizer import AuthorizationCheck
 from ..config import Config
 from ..core import messages, paging
 from ..core.fleet_messages import Declaration
+from ..core.invitation_counts import InvitationCounts
 from ..core.payload import Payload
-from ..core.rollout_share import RolloutShare
 from ..core.stats import Stats, StatsDelta
 from ..core.ticket import EndedTicket
 
@@ -121,7 +121,7 @@ class LocalCommands(Protocol):
     def released(self) -> Declaration | None:
         """The newest release that is known here."""
 
-    def rollout_share(self) -> RolloutShare | None:
+    def invitation_counts(self) -> InvitationCounts | None:
         """Return what came of the invitations of this node; None: nothing was declared."""
 
     def takes_release(self, number: int) -> bool:

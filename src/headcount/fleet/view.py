@@ -358,7 +358,7 @@ class FleetView:
     def declare(self, release: Declaration) -> None:
         """Take a version for declared, here as in the registry. The lock is held."""
         self._own_share.sync()
-        if self._figures.declare(release.version, release.identity, insisted=release.unserved, beside=release.beside):
+        if self._figures.declare(release.version, release.release_id, insisted=release.unserved, beside=release.beside):
             self._mark_dirty()
 
     async def keep_release(self) -> None:

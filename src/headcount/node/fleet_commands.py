@@ -18,9 +18,9 @@ import msgspec
 
 from ..core import messages, paging
 from ..core.fleet_messages import Declaration
+from ..core.invitation_counts import InvitationCounts
 from ..core.payload import Payload
 from ..core.registry import Registry
-from ..core.rollout_share import RolloutShare
 from ..core.stage import Stage
 from ..errors import NoStage, UnknownConnection, Unserved, Unsettled
 from ..fleet.calls import Answers
@@ -185,7 +185,7 @@ class FleetCommands:
         Args:
             version: From `parse_build_id`.
             unserved: Whether it may be a version that no node serves, because another server delivers the front end.
-                None: it may, and it is current as long as no other is declared.
+                None or True: it may, and it is current as long as no other is declared.
             pace: How fast pages are asked to come to it; None: all at once. A stage of the same version goes on from
                 the share that it has reached.
 
@@ -210,7 +210,7 @@ class FleetCommands:
         # A stage of the same version goes on: pages know it as the same release.
         began = 0
         if before is not None and before.version == version and (pace is not None or not before.stage.everybody):
-            began = before.identity
+            began = before.release_id
         beside = tuple(sorted(serving))[:MAX_BESIDE]
         return await self._declare(Declaration(0, version, version not in serving, stage, began, beside))
 
@@ -238,12 +238,12 @@ class FleetCommands:
                 stage = stage.halted(now, "aborted")
             case _:
                 assert_never(change)
-        return await self._declare(msgspec.structs.replace(released, number=0, stage=stage, began=released.identity))
+        return await self._declare(msgspec.structs.replace(released, number=0, stage=stage, began=released.release_id))
 
     async def rollout(self) -> RolloutState | None:
         """Return how far the release is that was declared last, on all nodes; None: none was declared."""
         stats, found = await self._figures.fresh_stats(rows=False), await self._host.membership.remote.rollout()
-        released, share = self._releases.released, self._rollout.share_of_node()
+        released, share = self._releases.released, self._rollout.counts()
         if released is None or share is None:
             return None
         shares = [share, *(answer.rollout for answer in found.answers if answer.rollout is not None)]
@@ -253,7 +253,7 @@ class FleetCommands:
         expected = 1 + (stats.nodes.expected - 1 if found.asked is None else found.asked)
         return RolloutState(
             released=released,
-            progress=RolloutShare.sum(same),
+            progress=InvitationCounts.sum(same),
             total=stats.total,
             outdated=outdated,
             reached=len(same),
@@ -338,7 +338,7 @@ class FleetCommands:
             if declared is None or declared == before:
                 return 0
             self._host.learn_versions((declared.version,))
-            self._registry.declare(declared.version, declared.identity, insisted=declared.unserved)
+            self._registry.declare(declared.version, declared.release_id, insisted=declared.unserved)
             self._host.membership.view.declare(declared)
             self._viewers.mark_dirty()
             if not is_news:
@@ -355,9 +355,9 @@ class FleetCommands:
         """Say whether a page of a version that asks now must wait for its turn to hear of the release."""
         return self._rollout.is_withheld(version)
 
-    def rollout_share(self) -> RolloutShare | None:
+    def invitation_counts(self) -> InvitationCounts | None:
         """Return what came of the invitations of this node; None: nothing was declared."""
-        return self._rollout.share_of_node()
+        return self._rollout.counts()
 
     def takes_release(self, number: int) -> bool:
         """Say whether a release of another node, with this number, can be applied here. See `Releases`."""

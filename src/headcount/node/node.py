@@ -361,7 +361,7 @@ class Node:
         listener: Listener | None = None,
         *,
         reports_cut: bool = False,
-        asked: int = 0,
+        release_id: int = 0,
     ) -> None:
         """
         Add a new stream: count it, unless it is a viewer's.
@@ -373,7 +373,7 @@ class Node:
             ip: As far as it may be kept.
             listener: The socket that it came in by: when that is closed, the stream is drained. None: not known.
             reports_cut: Its client reported a limit that ends its streams.
-            asked: The number of the release that the page says it was asked to come to; 0: of none.
+            release_id: Of the release that the page says it was asked to come to; 0: of none.
         """
         if self.viewers.observers or not self.timers.is_only(session.loop):
             self._close_dead_loops()
@@ -393,7 +393,7 @@ class Node:
             is_asking = self._is_asking
         if is_asking:
             # The page was loaded before the release, or from a server that still serves the old code.
-            self.rollout.opened(session, version, asked)
+            self.rollout.opened(session, version, release_id)
         self.counters["opened"] += 1
         if info is not None and self.hooks.open:
             self.hooks.run(self.hooks.open, HookConnection(info, self.commands.deliver))

@@ -19,9 +19,9 @@ import msgspec
 from ..core import messages
 from ..core.current_version import SETTLED_RELEASE, CurrentRelease
 from ..core.fleet_messages import Declaration
+from ..core.invitation_counts import InvitationCounts
 from ..core.labels import parse_build_id, parse_route
 from ..core.payload import Payload
-from ..core.rollout_share import RolloutShare
 from ..core.stage import MAX_OVER
 from ..errors import Malformed
 from ..log_throttle import LogThrottle
@@ -132,7 +132,7 @@ class RolloutState(NamedTuple):
     """
 
     released: Declaration
-    progress: RolloutShare
+    progress: InvitationCounts
     total: int
     outdated: int | None
     reached: int
@@ -175,7 +175,7 @@ class Releases:
     @property
     def declared_at(self) -> int:
         """When the current release was declared first, in ms since 1970; 0: there was no declaration."""
-        return 0 if self.released is None else self.released.identity
+        return 0 if self.released is None else self.released.release_id
 
     def message(self) -> Payload:
         """
@@ -187,7 +187,7 @@ class Releases:
         if self._message is None or self._message[0] != (now // 1000, released):
             release = CurrentRelease("settled", self._own_version, SETTLED_RELEASE)
             if released is not None:
-                release = CurrentRelease("declared", released.version, released.identity)
+                release = CurrentRelease("declared", released.version, released.release_id)
             self._message = ((now // 1000, released), Payload(messages.version(release, now)))
         return self._message[1]
 

@@ -15,9 +15,9 @@ from typing import Protocol
 
 from ..core import messages
 from ..core.fleet_messages import Declaration
+from ..core.invitation_counts import InvitationCounts
 from ..core.invitations import Invitations
 from ..core.registry import Registry
-from ..core.rollout_share import RolloutShare
 from ..core.stage import Stage
 from ..loops import call_in_loop
 from .releases import Releases
@@ -100,14 +100,14 @@ class Rollout:
             asked = list(outdated.values())
         return [*told, *asked]
 
-    def opened(self, session: Session, version: str, asked: int) -> None:
+    def opened(self, session: Session, version: str, release_id: int) -> None:
         """
         Tell a page that has just opened a stream of the release, or give it a turn.
 
         Args:
             session: Its stream, or the tab.
             version: Of the page.
-            asked: The number of the release that it says it was asked to come to; 0: of none.
+            release_id: Of the release that it says it was asked to come to; 0: of none.
         """
         released = self._releases.released
         if released is None or self._shared_streams.is_shared(session.id):
@@ -120,7 +120,7 @@ class Rollout:
         with self._lock:
             is_page = session.id in self._registry  # else it is a viewer's, or connections are not tracked
             if is_page:
-                if asked and asked == released.identity:
+                if release_id and release_id == released.release_id:
                     # By another node, or by this one before it was started anew. Else it would hear of it no more.
                     self._invitations.note_asked(session.id)
                 share = released.stage.share(self._releases.now())
@@ -180,18 +180,18 @@ class Rollout:
             if reply.version == self._invitations.version:
                 self._invitations.reply(connection_id, reply.reply, reply.reason)
 
-    def is_withheld(self, version: str, asked: int = 0) -> bool:
+    def is_withheld(self, version: str, release_id: int = 0) -> bool:
         """
         Say whether a page of a version that opens a stream now must wait for its turn to hear of the release.
 
         Args:
             version: Of the page.
-            asked: The number of the release that it says it was asked to come to; 0: of none.
+            release_id: Of the release that it says it was asked to come to; 0: of none.
         """
         released = self._releases.released
         if released is None or released.stage.everybody or released.version == version:
             return False
-        if asked and asked == released.identity:
+        if release_id and release_id == released.release_id:
             return False
         return bool(released.stage.route) or released.stage.share(self._releases.now()) < 1.0
 
@@ -200,7 +200,7 @@ class Rollout:
         released = self._releases.released
         return 0.0 if released is None else released.stage.share(self._releases.now())
 
-    def share_of_node(self) -> RolloutShare | None:
+    def counts(self) -> InvitationCounts | None:
         """Return what came of the invitations of this node; None: nothing was declared."""
         self.tick()  # who is due by now is asked before the stage is said to be done
         released = self._releases.released
@@ -208,7 +208,7 @@ class Rollout:
             return None
         with self._lock:
             found = self._invitations.progress()
-        return RolloutShare(
+        return InvitationCounts(
             released.number,
             found.invited,
             found.accepted,

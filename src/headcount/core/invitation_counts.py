@@ -15,7 +15,7 @@ Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 _COUNTED: Final = ("invited", "accepted", "refused", "silent", "gone", "waiting")
 
 
-class RolloutShare(msgspec.Struct, frozen=True, omit_defaults=True):
+class InvitationCounts(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came of one node's invitations to the release with this number; see `Progress` in core/invitations.py."""
 
     number: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -28,11 +28,11 @@ class RolloutShare(msgspec.Struct, frozen=True, omit_defaults=True):
     waiting: Count = 0
 
     @staticmethod
-    def sum(shares: "Iterable[RolloutShare]") -> "RolloutShare":
+    def sum(shares: "Iterable[InvitationCounts]") -> "InvitationCounts":
         """Return several shares of the same release together."""
         number, counts, deferred = 0, Counter[str](), Counter[str]()
         for share in shares:
             number = share.number
             deferred.update(share.deferred)
             counts.update({name: getattr(share, name) for name in _COUNTED})
-        return RolloutShare(number, deferred=dict(deferred), **counts)
+        return InvitationCounts(number, deferred=dict(deferred), **counts)
