@@ -451,10 +451,14 @@ async def test_nothing_is_sent_while_the_node_is_locked(transport: str, monkeypa
     viewer.block()
     await site.stranger.open(transport)
     await turn_until(lambda: site.node.sessions[viewer.public].busy)
-    await site.stranger.open(transport)
-    await turn_until(lambda: site.node.counters["conflated"])
+    pages = 1
+    while not site.node.counters["conflated"]:
+        # On a busy machine the check of the right may be overdue, and then a change waits for it.
+        await site.stranger.open(transport)
+        pages += 1
+        await asyncio.sleep(0.02)
     viewer.unblock()
-    await figures.total(3)
+    await figures.total(1 + pages)
     assert await site.headcount.revoke(viewer.public)
     await viewer.next("stats-unauthorized")
     visitor = await site.visitor.open(transport)

@@ -131,15 +131,25 @@ def test_update_strategy_is_checked() -> None:
     ],
 )
 def test_answers_become_errors(status: int, kind: type[Exception]) -> None:
-    problem = failure("https://x/__skew/sse", status, {"retry-after": "7"}, b'{"detail":"Because\\u0007."}')
+    headers = {"retry-after": "7", "content-type": "application/problem+json"}
+    problem = failure("https://x/__skew/sse", status, headers, b'{"detail":"Because\\u0007."}')
     assert type(problem) is kind
-    assert ("answered 404 (no content type), which is not Headcount's answer" if status == 404 else "Because.") in str(
-        problem
-    )
+    assert (
+        "answered 404 (application/problem+json), which is not Headcount's answer" if status == 404 else "Because."
+    ) in str(problem)
     if isinstance(problem, Unreachable):
         assert problem.retry_after == 7
     for body in (b"", b"<html>", b"[]", b"\xff", b'{"detail":5}'):
         assert str(failure("https://x/__skew/sse", status, {}, body))
+
+
+def test_what_a_framework_says_of_another_path_is_not_taken_for_headcounts_answer() -> None:
+    """FastAPI answers 405 with a `detail`, too, in plain JSON."""
+    headers = {"content-type": "application/json"}
+    problem = failure("https://x/nope/admin/release", 405, headers, b'{"detail":"Method Not Allowed"}')
+    assert (
+        str(problem) == "https://x/nope/admin/release answered 405, which is not an answer of Headcount; check the URL."
+    )
 
 
 @pytest.mark.parametrize(
