@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from headcount.core import invitations
-from headcount.core.invitations import AWAY, Invitations, Progress
+from headcount.core.invitation_counts import InvitationCounts
+from headcount.core.invitations import AWAY, Invitations
 
 
 def everywhere(_: str) -> bool:
@@ -64,7 +65,7 @@ def test_a_page_on_another_route_is_asked_when_it_comes_there() -> None:
     pages, at_checkout = make(), set[str]()
     pages.add("a", 0.0)
     assert pages.due(1.0, at_checkout.__contains__) == []
-    assert pages.progress().waiting == 1
+    assert pages.counts().waiting == 1
     at_checkout.add("a")
     pages.navigated("a")
     pages.navigated("whoever")
@@ -99,7 +100,7 @@ def test_what_pages_say_is_counted_once_a_page() -> None:
     assert pages.reply("d", "refused")
     assert not pages.reply("x", "accepted"), "it was not asked"
     pages.discard("e", 0.0, farewell=True)
-    assert pages.progress() == Progress(6, 1, 1, {"form": 1, "other": 1}, 1, 1, 0)
+    assert pages.counts() == InvitationCounts(0, 6, 1, 1, {"form": 1, "other": 1}, 1, 1, 0)
 
 
 def test_a_page_that_comes_back_is_the_one_that_was_asked() -> None:
@@ -111,12 +112,12 @@ def test_a_page_that_comes_back_is_the_one_that_was_asked() -> None:
     pages.came_back("a", "b")
     pages.add("b", 1.0)
     assert pages.due(1.0, everywhere) == [], "it is not asked twice"
-    assert pages.progress() == Progress(invited=1, deferred={"media": 1})
+    assert pages.counts() == InvitationCounts(0, invited=1, deferred={"media": 1})
     pages.discard("b", 0.0, farewell=False)
     pages.expire(AWAY - 0.1)
-    assert pages.progress().gone == 0
+    assert pages.counts().gone == 0
     pages.expire(AWAY)
-    assert pages.progress() == Progress(invited=1, gone=1)
+    assert pages.counts() == InvitationCounts(0, invited=1, gone=1)
 
 
 def test_a_page_whose_stream_is_replaced_before_the_old_one_ends_keeps_its_turn() -> None:
@@ -128,7 +129,7 @@ def test_a_page_whose_stream_is_replaced_before_the_old_one_ends_keeps_its_turn(
     assert pages.due(0.9, everywhere) == ["b"], "it does not draw again"
     pages.came_back("b", "c")
     pages.discard("b", 0.0, farewell=False)
-    assert pages.progress() == Progress(invited=1, silent=1)
+    assert pages.counts() == InvitationCounts(0, invited=1, silent=1)
 
 
 def test_a_page_that_replaces_its_stream_again_and_again_takes_no_memory() -> None:
@@ -150,7 +151,7 @@ def test_a_page_is_asked_as_it_opens_if_it_is_due_and_nobody_else_is_looked_at()
     assert pages.ask_now("b", 1.0, everywhere)
     assert not pages.ask_now("b", 1.0, everywhere), "once"
     assert not pages.ask_now("x", 1.0, everywhere)
-    assert pages.progress() == Progress(invited=1, silent=1, waiting=2)
+    assert pages.counts() == InvitationCounts(0, invited=1, silent=1, waiting=2)
 
 
 def test_a_page_that_was_asked_by_another_node_is_not_asked_again() -> None:
@@ -159,7 +160,7 @@ def test_a_page_that_was_asked_by_another_node_is_not_asked_again() -> None:
     for _ in range(2):
         pages.note_asked("a")
     assert pages.due(1.0, everywhere) == []
-    assert pages.progress() == Progress(invited=1, silent=1)
+    assert pages.counts() == InvitationCounts(0, invited=1, silent=1)
 
 
 def test_another_version_starts_anew_and_the_same_one_goes_on() -> None:
@@ -167,9 +168,9 @@ def test_another_version_starts_anew_and_the_same_one_goes_on() -> None:
     pages.add("a", 0.0)
     pages.due(1.0, everywhere)
     pages.begin("v2")
-    assert pages.progress().invited == 1
+    assert pages.counts().invited == 1
     pages.begin("v3")
-    assert pages.progress() == Progress()
+    assert pages.counts() == InvitationCounts(0)
 
 
 def test_pages_that_are_away_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +181,7 @@ def test_pages_that_are_away_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     pages.due(1.0, everywhere)
     for number in range(5):
         pages.discard(str(number), 0.0, farewell=False)
-    assert pages.progress() == Progress(invited=5, gone=2, silent=3)
+    assert pages.counts() == InvitationCounts(0, invited=5, gone=2, silent=3)
 
 
 def test_pages_that_leave_before_their_turn_take_no_memory() -> None:
@@ -247,7 +248,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def everybody_is_somewhere(self) -> None:
-        found = self.pages.progress()
+        found = self.pages.counts()
         assert found.invited == len(self.asked)
         assert found.invited == (
             found.accepted + found.refused + sum(found.deferred.values()) + found.silent + found.gone

@@ -7,7 +7,8 @@ Tests: tests/cli/test_release.py.
 import asyncio
 import importlib
 import time
-from typing import Final, NamedTuple
+from collections.abc import Awaitable
+from typing import Final, NamedTuple, TypeVar
 
 from ..core.stats import Stats
 from ..errors import ClientError, NotAuthorized, Refused
@@ -23,6 +24,11 @@ INTERVAL: Final = 1.0
 
 ANSWER_TIMEOUT: Final = 10.0
 """Seconds that the server has to answer."""
+
+
+NO_ANSWER: Final = "The server sent nothing."
+
+T = TypeVar("T")
 
 
 class Outcome(NamedTuple):
@@ -51,21 +57,40 @@ def wait_settled(target: Target, version: str, timeout: float, lost_after: float
             return Outcome(INTERRUPTED, "Interrupted by Ctrl-C.")
 
 
+async def poll(target: Target, request: Awaitable[T], seconds: float = ANSWER_TIMEOUT) -> T | Outcome | str:
+    """
+    Ask a server once.
+
+    Args:
+        target: The server.
+        request: To it.
+        seconds: That it has to answer.
+
+    Returns:
+        Its answer; the end of the command, if asking again is of no use; or what went wrong, if that may pass.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await request
+    except NotAuthorized as denied:
+        return Outcome(ERROR, target.denied(denied))
+    except Refused as refused:
+        return Outcome(ERROR, str(refused))
+    except (ClientError, TimeoutError) as failed:
+        return str(failed)
+
+
 async def _wait(target: Target, version: str, timeout: float, lost_after: float, progress: Progress) -> Outcome:
     gate, started = ReleaseGate(version), time.monotonic()
-    contact, error = started, "The server sent nothing."
+    contact, error = started, NO_ANSWER
     while True:
         left = min(started + timeout, contact + lost_after) - time.monotonic()
-        stats: Stats | None = None
-        try:
-            async with asyncio.timeout(max(1.0, min(ANSWER_TIMEOUT, left))):
-                stats = await _fetch(target)
-        except NotAuthorized as denied:
-            return Outcome(ERROR, target.denied(denied))
-        except Refused as refused:
-            return Outcome(ERROR, str(refused))
-        except (ClientError, TimeoutError) as failed:
-            error = str(failed) or error
+        answer = await poll(target, _fetch(target), max(1.0, min(ANSWER_TIMEOUT, left)))
+        if isinstance(answer, Outcome):
+            return answer
+        stats = None if isinstance(answer, str) else answer
+        if isinstance(answer, str):
+            error = answer or error
         now = time.monotonic()
         verdict = gate.judge(now, stats)
         if verdict.done:

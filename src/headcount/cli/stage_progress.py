@@ -6,24 +6,17 @@ Tests: tests/cli/test_staged_release.py.
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from ..errors import ClientError, NotAuthorized, Refused
 from ..tools.terminal import printable
 from .output import span
 from .progress import Progress
-from .release_wait import Outcome
-from .rollout import ERROR, HELD, INTERRUPTED, LOST, TIMED_OUT
+from .release_wait import INTERVAL, NO_ANSWER, Outcome, poll
+from .rollout import HELD, INTERRUPTED, LOST, TIMED_OUT
 from .target import Target
 
 if TYPE_CHECKING:
     from ..client import Rollout
-
-INTERVAL: Final = 1.0
-"""Seconds between two requests."""
-
-ANSWER_TIMEOUT: Final = 10.0
-"""Seconds that the server has to answer."""
 
 
 def follow_stage(target: Target, version: str, lost_after: float) -> tuple[Outcome, "Rollout | None"]:
@@ -55,22 +48,18 @@ class _Follower:
         self._progress = progress
 
     async def run(self) -> Outcome:
-        contact, error = time.monotonic(), "The server sent nothing."
+        contact, error = time.monotonic(), NO_ANSWER
         while True:
-            try:
-                async with asyncio.timeout(ANSWER_TIMEOUT):
-                    rollout = await self._fetch()
-            except NotAuthorized as denied:
-                return Outcome(ERROR, self._target.denied(denied))
-            except Refused as refused:
-                return Outcome(ERROR, str(refused))
-            except (ClientError, TimeoutError) as failed:
-                error = str(failed) or error
+            answer = await poll(self._target, self._fetch())
+            if isinstance(answer, Outcome):
+                return answer
+            if isinstance(answer, str):
+                error = answer or error
             else:
-                self.last, contact = rollout, time.monotonic()
-                if (outcome := self._ended(rollout)) is not None:
+                self.last, contact = answer, time.monotonic()
+                if (outcome := self._ended(answer)) is not None:
                     return outcome
-                self._progress.show(sentence(rollout), _share(rollout), rollout.state)
+                self._progress.show(sentence(answer), _share(answer), answer.state)
             lost = time.monotonic() - contact
             if lost >= self._lost_after:
                 return Outcome(LOST, f"No contact with the server for {span(lost)}. {error} The release goes on.")

@@ -16,7 +16,19 @@ _COUNTED: Final = ("invited", "accepted", "refused", "silent", "gone", "waiting"
 
 
 class InvitationCounts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came of one node's invitations to the release with this number; see `Progress` in core/invitations.py."""
+    """
+    What came of the invitations of one node, or of several together, to the declaration with this number.
+
+    Attributes:
+        number: Of the declaration.
+        invited: Pages that were asked.
+        accepted: Pages that said that they reload.
+        refused: Pages whose user said no.
+        deferred: Open pages that a guard keeps, by its name.
+        silent: Open pages that have not answered.
+        gone: Pages that left, or reconnected to another server, without having accepted or refused.
+        waiting: Open outdated pages that were not asked yet.
+    """
 
     number: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     invited: Count = 0

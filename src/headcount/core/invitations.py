@@ -11,9 +11,10 @@ Tests: tests/core/test_invitations.py.
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Final, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias
+
+from .invitation_counts import InvitationCounts
 
 MAX_AWAY: Final = 20_000
 """Pages that were asked, whose streams ended, and that are known again if they come back."""
@@ -28,29 +29,6 @@ REASONS: Final = frozenset(
     {"guard", "form", "media", "dialog", "beforeunload", "storage", "early", "exhausted", "unserved"}
 )
 """Why pages are kept, by the names of headcount-client/release. Others are counted as `other`."""
-
-
-class Progress(NamedTuple):
-    """
-    What came of the invitations of one node.
-
-    Attributes:
-        invited: Pages that were asked.
-        accepted: Pages that said that they reload.
-        refused: Pages whose user said no.
-        deferred: Open pages that a guard keeps, by its name.
-        silent: Open pages that have not answered.
-        gone: Pages that left, or reconnected to another server, without having accepted or refused.
-        waiting: Open outdated pages that were not asked yet.
-    """
-
-    invited: int = 0
-    accepted: int = 0
-    refused: int = 0
-    deferred: Mapping[str, int] = MappingProxyType({})
-    silent: int = 0
-    gone: int = 0
-    waiting: int = 0
 
 
 class Invitations:
@@ -223,11 +201,12 @@ class Invitations:
             del self._away[page]
             self._end(said)
 
-    def progress(self) -> Progress:
-        """Return what came of the invitations. O(pages that were asked)."""
+    def counts(self, number: int = 0) -> InvitationCounts:
+        """Return what came of the invitations to the declaration with this number. O(pages that were asked)."""
         said = Counter(self._asked.values()) + Counter(reply for reply, _ in self._away.values())
         deferred = {name.partition(":")[2]: count for name, count in said.items() if name.startswith("deferred:")}
-        return Progress(
+        return InvitationCounts(
+            number,
             invited=self._invited,
             accepted=said["accepted"] + self._final["accepted"],
             refused=said["refused"] + self._final["refused"],

@@ -182,8 +182,9 @@ def _forwarded(
 
 
 def _declared(command: fleet_messages.DeclareRelease) -> Declaration:
-    version = parse_build_id(command.version)
-    return Declaration(command.number, version, command.unserved, command.stage, command.began, command.beside)
+    """Return the declaration, all of whose fields the message has."""
+    fields = {name: getattr(command, name) for name in Declaration.__struct_fields__}
+    return Declaration(**{**fields, "version": parse_build_id(command.version)})
 
 
 def _payload(message: bytes) -> Payload:

@@ -191,16 +191,7 @@ class RemoteCommands:
     async def release(self, released: Declaration) -> Answers:
         """Have all other nodes declare a version current. The `count` of an answer is of streams that were told."""
         return await self.calls.call_all(
-            lambda re: fleet_messages.DeclareRelease(
-                node=self._node,
-                re=re,
-                version=released.version,
-                number=released.number,
-                unserved=released.unserved,
-                stage=released.stage,
-                began=released.began,
-                beside=released.beside,
-            ),
+            lambda re: fleet_messages.DeclareRelease(node=self._node, re=re, **msgspec.structs.asdict(released)),
             ALL_TIMEOUT,
         )
 

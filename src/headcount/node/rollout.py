@@ -207,17 +207,7 @@ class Rollout:
         if released is None:
             return None
         with self._lock:
-            found = self._invitations.progress()
-        return InvitationCounts(
-            released.number,
-            found.invited,
-            found.accepted,
-            found.refused,
-            dict(found.deferred),
-            found.silent,
-            found.gone,
-            found.waiting,
-        )
+            return self._invitations.counts(released.number)
 
     def _is_outdated(self, connection_id: str, version: str) -> bool:
         return connection_id in self._registry and self._registry.info(connection_id).version != version
