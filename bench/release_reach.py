@@ -5,7 +5,7 @@ How soon pages hear of a release, and how evenly a staged release asks them.
     python bench/release_reach.py --pages 2000 --over 20
 
 Four server processes of one fleet on a real Valkey have the pages, half of them over SSE and half over WebSocket. One
-is told of a release: each page's time is that from the request to the arrival of the message, in this process. Then
+declares a release: each page's time is that from the request to the arrival of the message, in this process. Then
 another version is declared in stages; the messages of each second are counted, as they arrive.
 
 Prints both. Exits with 1 if the 99th percentile of a release is above 1 s, or a second of the stages has more than

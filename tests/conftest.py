@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,22 @@ os.environ["XDG_RUNTIME_DIR"] = _meeting_places.name
 def anyio_backend() -> str:
     """Run asynchronous tests on asyncio only; anyio would run them on trio as well where that is installed."""
     return "asyncio"
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Path:
+    """Return an empty folder for builds of a front end."""
+    top = tmp_path / "builds"
+    top.mkdir()
+    return top
+
+
+@pytest.fixture
+def no_descriptor_is_left() -> Iterator[None]:
+    """See to it that a test closes all that it opens."""
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.fixture

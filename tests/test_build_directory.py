@@ -1,7 +1,7 @@
 """Builds in a directory: which there are, and what a deletion leaves alone."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,19 +11,7 @@ from headcount.core.kept_builds import Build
 from headcount.errors import ConfigError
 from kit.builds import put
 
-
-@pytest.fixture
-def top(tmp_path: Path) -> Path:
-    top = tmp_path / "builds"
-    top.mkdir()
-    return top
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_is_left() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    assert len(os.listdir("/proc/self/fd")) == before
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
 
 def test_builds_are_directories_with_a_build_id_for_a_name(top: Path) -> None:

@@ -4,7 +4,6 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,7 @@ from headcount.build_files import BuildFiles, parse_layout
 from headcount.errors import ConfigError
 from kit.builds import put
 
-
-@pytest.fixture
-def top(tmp_path: Path) -> Path:
-    top = tmp_path / "builds"
-    top.mkdir()
-    return top
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_is_left() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    assert len(os.listdir("/proc/self/fd")) == before
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
 
 def read(builds: BuildFiles, path: str, *accepted: str) -> tuple[str, str] | None:

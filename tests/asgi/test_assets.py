@@ -1,4 +1,4 @@
-"""Files of kept builds over plain receive and send: which build answers, what caches are told, what is refused."""
+"""Files of kept builds over plain receive and send: which build answers, what headers tell caches, what is refused."""
 
 import asyncio
 import logging

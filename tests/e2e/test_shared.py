@@ -33,6 +33,15 @@ def open_tab(context: BrowserContext, path: str, strategy: str, version: str = "
     return page
 
 
+def open_viewer(context: BrowserContext) -> Page:
+    """Open a page of somebody who may see the figures; `snapshots` has all that it received."""
+    log_in(context)
+    viewer = context.new_page()
+    viewer.goto("/admin?watch=1&strategy=ws&v=viewer")
+    wait(viewer, "window.headcount && snapshot().authorized")
+    return viewer
+
+
 def streams(*pages: Page) -> int:
     """Streams that these pages have opened so far."""
     return sum(page.streams for page in pages)  # type: ignore[attr-defined]
@@ -70,11 +79,7 @@ def test_each_tab_is_followed_by_itself(new_context: NewContext, server: Server,
 def test_another_tab_takes_over_and_nobody_is_ever_counted_twice(
     new_context: NewContext, server: Server, strategy: str
 ) -> None:
-    watcher = new_context()
-    log_in(watcher)
-    viewer = watcher.new_page()
-    viewer.goto("/admin?watch=1&strategy=ws&v=viewer")
-    wait(viewer, "window.headcount && snapshot().authorized")
+    viewer = open_viewer(new_context())
     context = new_context()
     pages = [open_tab(context, f"/{number}", strategy) for number in range(4)]
     wait(viewer, "snapshot().versions.v1 === 4")
@@ -99,11 +104,7 @@ def test_a_tab_that_crashes_is_missed(new_context: NewContext, server: Server, s
 
 
 def test_a_leader_that_crashes_takes_nobody_with_it(new_context: NewContext, server: Server, strategy: str) -> None:
-    watcher = new_context()
-    log_in(watcher)
-    viewer = watcher.new_page()
-    viewer.goto("/admin?watch=1&strategy=ws&v=viewer")
-    wait(viewer, "window.headcount && snapshot().authorized")
+    viewer = open_viewer(new_context())
     context = new_context()
     leader, *others = (open_tab(context, f"/{number}", strategy) for number in range(4))
     wait(viewer, "snapshot().versions.v1 === 4")
@@ -205,11 +206,7 @@ def test_hidden_tabs_are_marked_and_a_browser_without_locks_shares_nothing(
 
 def test_no_figure_shows_that_another_tab_leads(new_context: NewContext, server: Server, strategy: str) -> None:
     """`make handovers` does it two hundred times."""
-    watcher = new_context()
-    log_in(watcher)
-    viewer = watcher.new_page()
-    viewer.goto("/admin?watch=1&strategy=ws&v=viewer")
-    wait(viewer, "window.headcount && snapshot().authorized")
+    viewer = open_viewer(new_context())
     context = new_context()
     tabs = [open_tab(context, f"/{number}", strategy) for number in range(3)]
     for number in range(int(os.environ.get("HANDOVERS", "3"))):

@@ -107,7 +107,7 @@ async def test_figures_are_exact_with_two_versions_in_one_fleet(kind: str, old: 
             await _shows(viewer, left, nodes)
         await _exact(servers, left, nodes)
 
-        # A release reaches the pages of both versions, whichever node is told, and new nodes give it one number.
+        # A release reaches the pages of both versions, whichever node declares it, and new nodes give it one number.
         numbers: list[int] = []
         for version, server in (("r1", servers[0]), ("r2", servers[1])):
             status, _ = await ask(server.url, "POST", BASE + "/admin/release", {"version": version}, TOKEN)

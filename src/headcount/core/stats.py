@@ -250,7 +250,7 @@ def release_fields(release: CurrentRelease | None) -> dict[str, Any]:
 
 
 def known_release_fields(release: CurrentRelease) -> dict[str, Any]:
-    """Return the same for a page, which is told nothing while no version was declared and none settled on."""
+    """Return the same for a page. It is empty while no version was declared and none settled on."""
     return {} if release.version is None else release_fields(release)
 
 

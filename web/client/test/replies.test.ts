@@ -80,7 +80,7 @@ describe.each(['sse', 'ws'] as const)('on %s', (strategy) => {
     expect(page.beacons).toEqual([['/__skew/release-reply', JSON.stringify({ connectionId: 'own', ...accepted })]]);
   });
 
-  test('without a stream, nobody is told anything', async () => {
+  test('without a stream, no reply is sent', async () => {
     const page = await open(strategy);
     await page.stream.breaks();
     page.headcount.reply(accepted);

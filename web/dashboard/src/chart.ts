@@ -36,6 +36,16 @@ export const timeAxis = (colour: Colours): uPlot.Axis => ({
     times.map((time) => new Date(time * 1000).toLocaleTimeString([], { hour: 'numeric', minute: '2-digit' })),
 });
 
+/** The axis of the values, with lines across the chart. */
+export const valueAxis = (colour: Colours, text: (value: number) => string, steps?: number[]): uPlot.Axis => ({
+  stroke: colour('muted'),
+  grid: { stroke: colour('line') },
+  ticks: { show: false },
+  size: 44,
+  ...(steps && { incrs: steps }),
+  values: (_, values) => values.map(text),
+});
+
 export function useChart(
   box: Ref<HTMLElement | null>,
   height: number,

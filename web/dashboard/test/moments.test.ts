@@ -21,7 +21,7 @@ test('a moment has the versions in the order of the chart, and the others togeth
   ]);
 });
 
-test('a moment is told in a sentence, and says when it has no figures or partial ones', () => {
+test('a sentence describes a moment, and says when it has no figures or partial ones', () => {
   expect(sentenceOf(AT, sample, ['v2', 'v1', 'old'])).toBe(`${clock(AT)}: 200 connections; v2 70%, v1 25%, old 5%`);
   expect(sentenceOf(AT, { ...sample, partial: true }, ['v2'])).toBe(
     `${clock(AT)}: 200 connections, partial; v2 70%, others 30%`,

@@ -85,7 +85,7 @@ function contrast(one: string, other: string): number {
   return (light! + 0.05) / (dark! + 0.05);
 }
 
-test('each colour is told from the ground in both schemes', () => {
+test('each colour stands out from the background in both schemes', () => {
   const sheet = readFileSync(join(import.meta.dirname, '../src/style.css'), 'utf8');
   const schemes = sheet.split('prefers-color-scheme: dark', 2);
   expect(schemes.length).toBe(2);
